@@ -1,0 +1,232 @@
+"""What a run can be told, one frozen class a part; the only place where defaults stand.
+
+Every field carries its help text and, where they differ from the field's own name, its command-line option; every class
+names the panel of ``--help`` it is shown in. ``cli.py`` builds its options from here, so a default is written once.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+
+class Precision(str, Enum):
+    """A precision that a model is measured at. ``fp16`` is the model's own 16-bit dtype, bfloat16 where it says so."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Benchmark(str, Enum):
+    """A benchmark of a run, in the order in which a run measures them."""
+
+    PERFORMANCE = "performance"
+    ENERGY = "energy"
+    ACCURACY = "accuracy"
+
+
+class EngineChoice(str, Enum):
+    """Which engine serves the model; ``auto`` takes vLLM where it runs the precision, else Transformers."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+
+
+class EnergySource(str, Enum):
+    """Where joules come from; ``auto`` takes NVML where there is a GPU, else CodeCarbon, else nothing."""
+
+    AUTO = "auto"
+    NVML = "nvml"
+    CODECARBON = "codecarbon"
+    NONE = "none"
+
+
+def split_list(value: Any) -> Any:
+    """Split list options into items: by comma or white space, or both; shell quotes keep an item together.
+
+    Args:
+        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of such strings.
+
+    Returns:
+        A tuple of items without repetitions, in the order given; anything else is returned as it is.
+    """
+    if isinstance(value, (str, Enum)):
+        value = (value,)
+    if not isinstance(value, (list, tuple)):
+        return value
+    items: list[Any] = []
+    for part in value:
+        items.extend(_split(part) if isinstance(part, str) and not isinstance(part, Enum) else [part])
+    return tuple(dict.fromkeys(items))
+
+
+def _split(text: str) -> list[str]:
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace += ","
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""
+    return list(lexer)
+
+
+def parse_key_values(value: Any) -> Any:
+    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is read as JSON, any other is a string.
+
+    Raises:
+        ValueError: An item has no ``=`` or no key.
+    """
+    if not isinstance(value, (list, tuple)):
+        return value
+    pairs: dict[str, Any] = {}
+    for item in value:
+        key, separator, text = str(item).partition("=")
+        if not (separator and key):
+            raise ValueError(f"{item!r} is not of the form KEY=VALUE")
+        try:
+            pairs[key.strip().replace("-", "_")] = json.loads(text)
+        except json.JSONDecodeError:
+            pairs[key.strip().replace("-", "_")] = text
+    return pairs
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+
+
+def setting(default: Any, text: str, *, flag: str | None = None, **bounds: Any) -> Any:
+    """A config field: its default, its help text, its option where the name differs, and pydantic's bounds."""
+    return Field(default, description=text, json_schema_extra={"flag": flag} if flag else None, **bounds)
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    panel: ClassVar[str] = ""
+
+
+class PerformanceConfig(Config):
+    """How latency, throughput and memory are measured."""
+
+    panel: ClassVar[str] = "Performance benchmark"
+    num_warmup: int = setting(10, "Requests before measurement; rounded up to full batches.", ge=0)
+    num_runs: int = setting(500, "Measured requests; rounded up to full batches.", ge=1)
+    batch_size: int = setting(8, "Concurrent requests an iteration.", ge=1)
+    prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
+    max_new_tokens: int = setting(256, "Tokens to generate a request, always exactly this many.", ge=1)
+
+
+class EnergyConfig(Config):
+    """How energy is measured; prompt and output length are those of the performance benchmark."""
+
+    panel: ClassVar[str] = "Energy benchmark"
+    sample_runs: int = setting(200, "Energy-tracked requests.", flag="--energy-sample-runs", ge=1)
+    batch_size: int = setting(1, "Concurrent requests while energy is tracked.", flag="--energy-batch-size", ge=1)
+    source: EnergySource = setting(EnergySource.AUTO, "Where joules come from.", flag="--energy-source")
+    sampling_interval_s: float = setting(
+        0.05, "Seconds between power samples.", flag="--energy-sampling-interval", gt=0, le=10
+    )
+
+
+class AccuracyConfig(Config):
+    """Which lm-eval tasks are run, and how."""
+
+    panel: ClassVar[str] = "Accuracy benchmark"
+    tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1)
+    num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
+    limit: int | None = setting(None, "Items a (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
+    batch_size: int = setting(32, "Batch size of accuracy.", flag="--accuracy-batch-size", ge=1)
+    batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
+        {}, "Batch size of one task, as TASK=N; also --accuracy-batch-size-TASK N.", flag="--accuracy-batch-size-task"
+    )
+    include_path: Path | None = setting(None, "A folder with lm-eval task YAML of your own.")
+    apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
+
+    def batch_size_of(self, task: str) -> int:
+        """Batch size of a task: its own where one was given, else the global one. Dashes count as underscores."""
+        return self.batch_sizes.get(task.replace("-", "_"), self.batch_size)
+
+
+class EngineConfig(Config):
+    """How the model is served."""
+
+    panel: ClassVar[str] = "Engine"
+    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine serves the model.")
+    gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
+    max_model_len: int = setting(
+        8192, "Context window; lowered to what the model holds unless you give it yourself.", ge=1
+    )
+    tensor_parallel_size: int = setting(1, "GPUs that share the model.", ge=1)
+    enforce_eager: bool = setting(False, "vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
+    engine_args: Annotated[dict[str, Any], BeforeValidator(parse_key_values)] = setting(
+        {}, "A further engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg"
+    )
+    trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
+    gpu_index: int = setting(0, "First GPU to use, 0-based, among the visible ones.", ge=0)
+
+
+class QuantizationConfig(Config):
+    """How a 16-bit model becomes an int8 or int4 one."""
+
+    panel: ClassVar[str] = "Quantization"
+    calibration_dataset: str = setting(
+        "HuggingFaceH4/ultrachat_200k", "Hub dataset, .jsonl file or folder with `messages` or `text`.", min_length=1
+    )
+    calibration_split: str = setting("train_sft", "Split of the calibration dataset.", min_length=1)
+    num_calibration_samples: int = setting(512, "Calibration samples.", ge=1)
+    max_sequence_length: int = setting(2048, "Longest calibration sample in tokens.", ge=8)
+    requantize: bool = setting(False, "Quantize again and replace the cached checkpoint.")
+
+
+class TrackingConfig(Config):
+    """Weights & Biases."""
+
+    panel: ClassVar[str] = "Weights & Biases"
+    enabled: bool = setting(True, "Log to Weights & Biases.", flag="--wandb-enabled/--no-wandb-enabled")
+    project: str = setting("slim-eval", "W&B project.", flag="--wandb-project", min_length=1)
+    api_key: SecretStr | None = setting(None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key")
+    run_name: str | None = setting(None, "W&B run name; made from model and precision by default.",
+                                   flag="--wandb-run-name")
+
+
+class RunConfig(Config):
+    """Everything `slim-eval run` can be told."""
+
+    panel: ClassVar[str] = "Model & precision"
+    models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
+    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
+        (Precision.FP16,), "Precisions: fp16, int8, int4.", min_length=1
+    )
+    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
+        (Benchmark.PERFORMANCE, Benchmark.ACCURACY, Benchmark.ENERGY),
+        "Benchmarks: performance, energy, accuracy.",
+        min_length=1,
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
+    seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0)
+    output_dir: Path = setting(Path("outputs"), "Where results are written.")
+    quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
+    quantize_python: Path | None = setting(None, "Interpreter that quantizes; this one by default.")
+    serve_python: Path | None = setting(None, "Interpreter that measures; this one by default.")
+    performance: PerformanceConfig = PerformanceConfig()
+    energy: EnergyConfig = EnergyConfig()
+    accuracy: AccuracyConfig = AccuracyConfig()
+    engine: EngineConfig = EngineConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class AnalysisConfig(Config):
+    """Everything `slim-eval analyze` can be told."""
+
+    panel: ClassVar[str] = "Analysis"
+    input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
+    output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
+    accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
+    gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)

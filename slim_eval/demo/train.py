@@ -1,0 +1,145 @@
+"""Trains the demonstration model from nothing: ``python -m slim_eval.demo.train --output DIR``.
+
+Writes the data files of the tasks, the calibration text, the tokenizer and the bfloat16 weights. Deterministic for one
+machine and one seed; another processor may round otherwise and end with other weights of the same quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from slim_eval.demo import corpus
+from slim_eval.demo.sequences import Batch, make_batch, score
+from slim_eval.demo.tokenizer import EOS, MAX_LENGTH, PAD, VOCABULARY_SIZE, train_tokenizer, wrap
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM
+
+HIDDEN_SIZE: Final = 256
+INTERMEDIATE_SIZE: Final = 512
+LAYERS: Final = 4
+_WARM_UP_STEPS: Final = 60
+_REPORT_EVERY: Final = 20
+
+
+def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+    """A fresh Llama whose linear layers all have sizes that are multiples of 128, the group size of W4A16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=INTERMEDIATE_SIZE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.token_to_id("<|bos|>"),
+        eos_token_id=tokenizer.token_to_id(EOS),
+        pad_token_id=tokenizer.token_to_id(PAD),
+    )
+    return LlamaForCausalLM(config)
+
+
+def learning_rate(done: float, step: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to nothing; ``done`` is the share of training done, from 0 to 1."""
+    return peak * min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Mean loss per answer: the tokens of an answer are averaged first, so that a letter weighs as much as a worked sum."""
+    import torch
+
+    counted = batch.weights > 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden[counted])
+    weights = batch.weights[counted]
+    losses = torch.nn.functional.cross_entropy(logits.float(), batch.targets[counted], reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def train(model: LlamaForCausalLM, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
+    """Trains in place for a number of steps, reporting loss and accuracies as it goes."""
+    import torch
+
+    rng = random.Random(f"{options.seed}/train")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    started, running = time.monotonic(), 0.0
+    for step in range(options.steps):
+        done = step / options.steps
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(done, step, options.learning_rate)
+        loss = loss_of(model, make_batch(tokenizer, options.sequences, done, rng))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running += float(loss.detach())
+        if (step + 1) % _REPORT_EVERY == 0:
+            report(f"step {step + 1} of {options.steps}, {time.monotonic() - started:.0f} s, loss {running / _REPORT_EVERY:.3f}")
+            running = 0.0
+        if (step + 1) % options.score_every == 0:
+            report_scores(model, tokenizer, count=32, seed=options.seed)
+
+
+def report_scores(model: LlamaForCausalLM, tokenizer: Tokenizer, count: int, seed: int) -> None:
+    """Writes the accuracy on each task, with no example and with five."""
+    for task in corpus.subtasks():
+        shots = {shots: score(model, tokenizer, task, shots, count, seed) for shots in (0, 5)}
+        report(f"  {task}: " + ", ".join(f"{shots}-shot {100 * value:.0f} %" for shots, value in shots.items()))
+
+
+def report(line: str) -> None:
+    """Writes one line of progress at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Saves weights in bfloat16, configuration and tokenizer as transformers does."""
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(folder)
+    wrap(tokenizer).save_pretrained(folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, saves and scores the model."""
+    parser = argparse.ArgumentParser(description="Train the demonstration model of slim-eval from nothing.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for model/, tasks/data/ and calibration.jsonl")
+    parser.add_argument("--seed", type=int, default=corpus.SEED, help="seed of data, weights and order")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
+    parser.add_argument("--sequences", type=int, default=16, help="sequences a step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--score-every", type=int, default=200, help="steps between two scores")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads")
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    corpus.write_data_files(options.output, options.seed)
+    tokenizer = train_tokenizer(options.seed)
+    report(f"{tokenizer.get_vocab_size()} tokens in the vocabulary")
+    model = new_model(tokenizer)
+    report(f"{sum(parameter.numel() for parameter in model.parameters())} parameters")
+    train(model, tokenizer, options)
+    save(model, tokenizer, options.output / "model")
+    report("scores of the saved bfloat16 weights:")
+    report_scores(model, tokenizer, count=100, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()

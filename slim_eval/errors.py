@@ -1,0 +1,78 @@
+"""Every error slim-eval raises on purpose, as one tree.
+
+    SlimEvalError                 exit 1   a cause in one line, a remedy in one line
+    ├── UsageError                exit 2   the command or configuration asks for something that cannot be
+    ├── MissingPackageError       exit 1   a stage needs a package that its interpreter does not have
+    ├── HubError                  exit 1   the model hub refused, or could not be reached
+    ├── QuantizationError         exit 1   no usable checkpoint came out
+    ├── EngineError               exit 1   the engine did not start, or stopped
+    ├── BenchmarkError            exit 1   a benchmark could not make a number
+    ├── ResultFileError           exit 1   a result file that cannot be read
+    └── RunFailedError            exit 1   the run ended, but some of its stages failed
+
+Errors of other packages are translated into these where that package is called, with ``raise … from``.
+"""
+
+from __future__ import annotations
+
+
+class SlimEvalError(Exception):
+    """An expected failure: shown as one line of cause and one of remedy, without a traceback.
+
+    Args:
+        cause: What is wrong, naming the thing at fault.
+        remedy: What the user can do about it; empty where nothing helps.
+    """
+
+    exit_code = 1
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause}\n{self.remedy}" if self.remedy else self.cause
+
+
+class UsageError(SlimEvalError):
+    """The command line or configuration asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class MissingPackageError(SlimEvalError):
+    """A stage needs a package that is not installed in its interpreter.
+
+    Args:
+        package: Name of the module that is missing.
+        purpose: What it is needed for.
+        install: The exact command that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed", f"install it: {install}")
+
+
+class HubError(SlimEvalError):
+    """The model hub does not know the model, refuses it, or cannot be reached."""
+
+
+class QuantizationError(SlimEvalError):
+    """Quantization did not produce a checkpoint that loads and generates."""
+
+
+class EngineError(SlimEvalError):
+    """The inference engine did not start, or stopped while it was needed."""
+
+
+class BenchmarkError(SlimEvalError):
+    """A benchmark could not make a number that means something."""
+
+
+class ResultFileError(SlimEvalError):
+    """A result file is truncated, is not JSON, or is not of a known schema."""
+
+
+class RunFailedError(SlimEvalError):
+    """The run is over and one or more of its stages failed."""

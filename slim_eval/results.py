@@ -1,0 +1,410 @@
+"""The records a run leaves behind: their fields, their JSON files, their folders. Reader and writer in one place.
+
+    {output_dir}/{model}/{model}_{precision}/
+        performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
+        {name}.samples.jsonl.gz                           every raw sample behind the record
+        {name}.error.json                                 a benchmark that failed: cause, remedy, where its log is
+        run.log                                           the engine's own output
+
+Keys are flat. Those of the files published with SLiM-Eval 0.1.3 (`performance.json` and so on, without
+``schema_version``) keep their names and meaning, so that old and new results stand in one table. A metric that was not
+measured is ``None`` (JSON ``null``), never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB (2**20 bytes),
+``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slim_eval.errors import ResultFileError
+from slim_eval.utils import atomic_path, full_name, short_name, slug, write_text
+
+SCHEMA_VERSION = 1
+RUN_LOG = "run.log"
+_ERROR_SUFFIX = ".error.json"
+_SAMPLES_SUFFIX = ".samples.jsonl.gz"
+
+
+class _Model(BaseModel):
+    # Keys of a newer minor schema are kept out, not refused: an old reader still reads what it knows.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Metadata(_Model):
+    """What was measured, with what, where: the head of every record. ``None`` is "not known"."""
+
+    schema_version: int = 0  # 0: a file published before slim-eval had a schema
+    model: str
+    precision: str
+    quantization_scheme: str | None = None
+    timestamp: str | None = None  # ISO 8601, UTC
+    num_parameters: int | None = None
+    num_parameters_b: float | None = None  # num_parameters / 1e9
+    model_size_gb: float | None = None  # weight files on disk
+    revision: str | None = None  # commit of the model on the hub
+    engine: str | None = None
+    engine_version: str | None = None
+    engine_reason: str | None = None  # why this engine
+    dtype: str | None = None  # of activations, e.g. "bfloat16"
+    environment: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class PerformanceMetrics(_Model):
+    """Latency, throughput and memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
+
+    mean_latency_s: float | None = None
+    median_latency_s: float | None = None
+    p95_latency_s: float | None = None
+    p99_latency_s: float | None = None
+    std_latency_s: float | None = None
+    tokens_per_second: float | None = None  # output tokens / iteration wall time
+    ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
+    median_ttft_s: float | None = None
+    p95_ttft_s: float | None = None
+    p99_ttft_s: float | None = None
+    std_ttft_s: float | None = None
+    tpot_s: float | None = None
+    median_tpot_s: float | None = None
+    p95_tpot_s: float | None = None
+    p99_tpot_s: float | None = None
+    std_tpot_s: float | None = None
+    e2e_latency_s: float | None = None
+    median_e2e_latency_s: float | None = None
+    p95_e2e_latency_s: float | None = None
+    p99_e2e_latency_s: float | None = None
+    std_e2e_latency_s: float | None = None
+    mean_peak_mem_mb: float | None = None
+    mean_avg_mem_mb: float | None = None
+    memory_source: str | None = None  # how the two above were read
+    weights_gb: float | None = None
+    kv_cache_gb: float | None = None
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
+    max_model_len: int | None = None
+    load_time_s: float | None = None
+    batch_size: int | None = None
+    num_warmup: int | None = None  # requests, after rounding to full batches
+    num_runs: int | None = None  # requests, after rounding to full batches
+    num_iterations: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class EnergyMetrics(_Model):
+    """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
+
+    energy_joules: float | None = None  # gross
+    energy_joules_net: float | None = None  # minus idle power x duration
+    energy_kwh: float | None = None
+    joules_per_output_token: float | None = None
+    joules_per_total_token: float | None = None
+    tokens_per_joule: float | None = None  # output tokens
+    energy_per_query_j: float | None = None
+    avg_power_watts: float | None = None
+    min_power_watts: float | None = None
+    max_power_watts: float | None = None
+    std_power_watts: float | None = None
+    idle_power_watts: float | None = None
+    duration_seconds: float | None = None
+    energy_source: str | None = None  # "nvml-counter", "nvml-integral", "codecarbon (…)"; None: not measured
+    energy_joules_counter: float | None = None
+    energy_joules_integral: float | None = None
+    counter_disagreement: float | None = None  # |counter - integral| / counter
+    devices: tuple[str, ...] = ()  # UUIDs
+    valid: bool | None = None
+    invalid_reasons: tuple[str, ...] = ()
+    batch_size: int | None = None
+    num_runs: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class AccuracyMetrics(_Model):
+    """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
+
+    task: str
+    accuracy: float | None = None
+    metric: str | None = None
+    stderr: float | None = None
+    num_items: int | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    apply_chat_template: bool | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
+    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
+    task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version
+    task_hashes: dict[str, str] = Field(default_factory=dict)  # (sub)task -> lm-eval's hash of its items
+    duration_seconds: float | None = None
+
+
+class PerformanceRecord(Metadata, PerformanceMetrics):
+    """`performance.json`."""
+
+
+class EnergyRecord(Metadata, EnergyMetrics):
+    """`energy.json`."""
+
+
+class AccuracyRecord(Metadata, AccuracyMetrics):
+    """`{task}.json`."""
+
+
+class ErrorRecord(Metadata):
+    """`{name}.error.json`: a stage that made no number."""
+
+    stage: str
+    cause: str
+    remedy: str = ""
+    log: str | None = None  # path of the engine's output, relative to the record
+
+
+Record = PerformanceRecord | EnergyRecord | AccuracyRecord
+_RecordT = TypeVar("_RecordT", bound=Metadata)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a benchmark returns: its metrics and the raw samples they were worked out from."""
+
+    metrics: PerformanceMetrics | EnergyMetrics | AccuracyMetrics
+    samples: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The records of one (model, precision) folder."""
+
+    directory: Path
+    model: str
+    precision: str
+    performance: PerformanceRecord | None = None
+    energy: EnergyRecord | None = None
+    accuracy: Mapping[str, AccuracyRecord] = field(default_factory=dict)
+    errors: Mapping[str, ErrorRecord] = field(default_factory=dict)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records that hold measurements."""
+        return tuple(r for r in (self.performance, self.energy, *self.accuracy.values()) if r is not None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All cells below a folder, and one line for each file that could not be read."""
+
+    cells: tuple[Cell, ...]
+    problems: tuple[str, ...] = ()
+
+
+def record_name(record: Record) -> str:
+    """File name of a record without its ending: ``performance``, ``energy``, or the task."""
+    if isinstance(record, AccuracyRecord):
+        return slug(record.task)
+    return "performance" if isinstance(record, PerformanceRecord) else "energy"
+
+
+def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
+    """The folder of a model below `root`; two models that share a short name never get the same one.
+
+    Args:
+        root: Output folder.
+        model: Hub id or path as the user gave it.
+        models: The other models of the run.
+    """
+    directory = root / short_name(model)
+    rivals = {other for other in models if other != model and _same_folder(other, model)}
+    if rivals or _owner(directory) not in (None, model):
+        return root / full_name(model)
+    return directory
+
+
+def cell_directory(root: Path, model: str, precision: str, models: Iterable[str] = ()) -> Path:
+    """The folder of one (model, precision): ``{root}/{model}/{model}_{precision}``."""
+    directory = model_directory(root, model, models)
+    return directory / f"{directory.name}_{precision}"
+
+
+def _same_folder(a: str, b: str) -> bool:
+    return short_name(a).casefold() == short_name(b).casefold()
+
+
+def _owner(directory: Path) -> str | None:
+    """The model whose results stand in a folder; None where it holds no readable record."""
+    for path in sorted(directory.glob("*/*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("model"), str):
+            return str(content["model"])
+    return None
+
+
+def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str, Any]] = ()) -> Path:
+    """Write a record and its samples, samples first: a record on disk always has them. Clears an earlier error.
+
+    Returns:
+        Path of the record.
+    """
+    name = record_name(record)
+    rows = list(samples)
+    samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
+    if rows:
+        with atomic_path(samples_path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(_finite(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+    else:
+        samples_path.unlink(missing_ok=True)
+    path = directory / f"{name}.json"
+    write_text(path, _to_json(record))
+    (directory / f"{name}{_ERROR_SUFFIX}").unlink(missing_ok=True)
+    return path
+
+
+def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:
+    """Write ``{name}.error.json``; an earlier good record of the same name stays."""
+    path = directory / f"{slug(name)}{_ERROR_SUFFIX}"
+    write_text(path, _to_json(record))
+    return path
+
+
+def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The raw samples of a record, one dict a sample; empty where none were kept."""
+    path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
+    if not path.exists():
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, EOFError, ValueError) as error:
+        raise ResultFileError(f"{path}: {_one_line(error)}", "measure the cell again, or remove the file") from error
+
+
+def read_record(path: Path) -> Record | ErrorRecord:
+    """Read one record, of any schema version.
+
+    Raises:
+        ResultFileError: The file is truncated, not JSON, newer than this program, or not a record.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
+    if not isinstance(content, dict):
+        raise ResultFileError(f"{path}: holds a JSON {type(content).__name__}, not a record", _UNREADABLE)
+    version = content.get("schema_version", 0)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ResultFileError(
+            f"{path}: schema_version {version} is newer than this slim-eval reads ({SCHEMA_VERSION})",
+            "update it: pip install --upgrade slim-eval",
+        )
+    try:
+        return _record_class(path, content).model_validate(_upgrade(path, content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ResultFileError(f"{path}: field {where!r}: {first['msg']}", _UNREADABLE) from error
+
+
+_UNREADABLE = "measure the cell again, or remove the file"
+
+
+def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record | ErrorRecord]:
+    if path.name.endswith(_ERROR_SUFFIX):
+        return ErrorRecord
+    if path.stem == "performance":
+        return PerformanceRecord
+    if path.stem == "energy":
+        return EnergyRecord
+    return AccuracyRecord
+
+
+def _upgrade(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Bring a published file (schema 0) to today's keys; it names neither its metric nor its engine."""
+    if content.get("schema_version", 0) >= SCHEMA_VERSION:
+        return content
+    upgraded = dict(content)
+    if "_note" in upgraded:
+        upgraded["notes"] = (str(upgraded.pop("_note")),)
+    if "accuracy" in upgraded and upgraded.get("metric") is None:
+        # Its HellaSwag is `acc`, though its text calls it normalised: shared/published shows how that was found.
+        upgraded["metric"] = _PUBLISHED_METRICS.get(upgraded.get("task", path.stem))
+    return upgraded
+
+
+_PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
+
+
+def find_results(root: Path) -> Results:
+    """Every cell at any depth below `root`; an unreadable file becomes a problem, the rest is still read.
+
+    A folder is a cell if it holds a readable record. Cells come sorted by model and then precision, fp16 first.
+    """
+    cells: dict[Path, list[Record | ErrorRecord]] = {}
+    problems: list[str] = []
+    for path in sorted(root.rglob("*.json")):
+        if not _may_be_record(path, root):
+            continue
+        try:
+            cells.setdefault(path.parent, []).append(read_record(path))
+        except ResultFileError as error:
+            problems.append(f"{error.cause}: skipped")
+    found = [_cell(directory, records) for directory, records in cells.items()]
+    order = {"fp16": 0, "int8": 1, "int4": 2}
+    found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, order.get(c.precision, 9), c.precision))
+    return Results(tuple(found), tuple(problems))
+
+
+def _may_be_record(path: Path, root: Path) -> bool:
+    """Records stand in cell folders; hidden files and the analysis' own outputs are none."""
+    parts = path.relative_to(root).parts
+    return not any(part.startswith(".") for part in parts) and path.name not in {
+        "complete_results.json", "quantization.json", "paired.json",
+    }
+
+
+def _cell(directory: Path, records: list[Record | ErrorRecord]) -> Cell:
+    head = records[0]
+    return Cell(
+        directory=directory,
+        model=head.model,
+        precision=head.precision,
+        performance=_only(records, PerformanceRecord),
+        energy=_only(records, EnergyRecord),
+        accuracy={r.task: r for r in records if isinstance(r, AccuracyRecord)},
+        errors={r.stage: r for r in records if isinstance(r, ErrorRecord)},
+    )
+
+
+def _only(records: Iterable[Metadata], kind: type[_RecordT]) -> _RecordT | None:
+    return next((r for r in records if isinstance(r, kind)), None)
+
+
+def _to_json(record: BaseModel) -> str:
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as None, at any depth: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

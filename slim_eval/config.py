@@ -49,31 +49,24 @@ class EnergySource(str, Enum):
 
 
 def split_list(value: Any) -> Any:
-    """Split list options into items: by comma or white space, or both; shell quotes keep an item together.
+    """Split a list given as one string: by comma or white space, or both; quotes keep an item together.
 
     Args:
-        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of such strings.
+        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of items.
 
     Returns:
         A tuple of items without repetitions, in the order given; anything else is returned as it is.
     """
-    if isinstance(value, (str, Enum)):
+    if isinstance(value, str) and not isinstance(value, Enum):
+        lexer = shlex.shlex(value, posix=True)
+        lexer.whitespace += ","
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        lexer.escape = ""
+        value = list(lexer)
+    if isinstance(value, Enum):
         value = (value,)
-    if not isinstance(value, (list, tuple)):
-        return value
-    items: list[Any] = []
-    for part in value:
-        items.extend(_split(part) if isinstance(part, str) and not isinstance(part, Enum) else [part])
-    return tuple(dict.fromkeys(items))
-
-
-def _split(text: str) -> list[str]:
-    lexer = shlex.shlex(text, posix=True)
-    lexer.whitespace += ","
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = ""
-    return list(lexer)
+    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else value
 
 
 def parse_key_values(value: Any) -> Any:
@@ -99,15 +92,15 @@ def parse_key_values(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
-def setting(default: Any, text: str, *, flag: str | None = None, **bounds: Any) -> Any:
-    """A config field: its default, its help text, its option where the name differs, and pydantic's bounds."""
-    return Field(default, description=text, json_schema_extra={"flag": flag} if flag else None, **bounds)
+def setting(default: Any, text: str, *, flag: str | None = None, env: str | None = None, **bounds: Any) -> Any:
+    """A config field: its default, help text, option where the name differs, environment variable, pydantic's bounds."""
+    return Field(default, description=text, json_schema_extra={"flag": flag, "env": env}, **bounds)
 
 
 class Config(BaseModel):
     """Base of all configs: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     panel: ClassVar[str] = ""
 
 
@@ -212,8 +205,10 @@ class RunConfig(Config):
     seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
-    quantize_python: Path | None = setting(None, "Interpreter that quantizes; this one by default.")
-    serve_python: Path | None = setting(None, "Interpreter that measures; this one by default.")
+    quantize_python: Path | None = setting(None, "Interpreter that quantizes; this one by default.",
+                                         env="SLIM_EVAL_QUANTIZE_PYTHON")
+    serve_python: Path | None = setting(None, "Interpreter that measures; this one by default.",
+                                      env="SLIM_EVAL_SERVE_PYTHON")
     performance: PerformanceConfig = PerformanceConfig()
     energy: EnergyConfig = EnergyConfig()
     accuracy: AccuracyConfig = AccuracyConfig()

@@ -60,7 +60,7 @@ class Metadata(_Model):
 
 
 class PerformanceMetrics(_Model):
-    """Latency, throughput and memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
+    """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
 
     mean_latency_s: float | None = None
     median_latency_s: float | None = None
@@ -364,6 +364,11 @@ def find_results(root: Path) -> Results:
     order = {"fp16": 0, "int8": 1, "int4": 2}
     found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, order.get(c.precision, 9), c.precision))
     return Results(tuple(found), tuple(problems))
+
+
+def read_cell(directory: Path) -> Cell | None:
+    """The cell in one folder; None where it holds no readable record."""
+    return next((cell for cell in find_results(directory).cells if cell.directory == directory), None)
 
 
 def _may_be_record(path: Path, root: Path) -> bool:

@@ -1,7 +1,7 @@
 """Makes every text of the demonstration model from a seed: training sequences, task items, calibration rows.
 
-The space of items is split by a hash of what makes an item itself, so that an item of the test split can never be drawn for
-training or as a few-shot example, whatever the seed. What that is, each ``*_item`` function says in its ``key``.
+The space of items is split by a hash of what makes an item itself, so that an item of the test split can never be drawn
+for training or as a few-shot example, whatever the seed. What that is, each ``*_item`` function says of its ``key``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Item(NamedTuple):
 
 
 def split_of(key: str) -> Split:
-    """The split that an item belongs to: a tenth to the test, a tenth to the few-shot examples, the rest to training."""
+    """The split that an item belongs to: a tenth to the test, a tenth to few-shot examples, the rest to training."""
     bucket = hashlib.blake2b(key.encode(), digest_size=8).digest()[0] % 10
     return "test" if bucket == 0 else "fewshot" if bucket == 1 else "train"
 
@@ -92,8 +92,8 @@ def gsm8k_item(rng: random.Random) -> Item:
         operator = rng.choice("+-")
         number = rng.randint(2, 20 if operator == "+" else min(20, total - 1))
         result = total + number if operator == "+" else total - number
-        told.append(f"{'Then he' if step and PEOPLE[person] == 'He' else 'Then she' if step else PEOPLE[person]} "
-                    f"{rng.choice(PHRASES[operator]).format(number)}.")
+        subject = f"Then {PEOPLE[person].lower()}" if step else PEOPLE[person]
+        told.append(f"{subject} {rng.choice(PHRASES[operator]).format(number)}.")
         worked.append(f"{total} {operator} {number} = {result}")
         key, total = f"{key} {operator} {number}", result
         if total < 3:
@@ -108,9 +108,8 @@ def hellaswag_item(rng: random.Random) -> Item:
     people, tools = rng.sample(sorted(PEOPLE), 2), rng.sample(sorted(TOOLS), 3)
     actor = rng.randrange(2)
     label = f"At {rng.choice(PLACES)}"
-    context = (
-        f"The {people[0]} has the {tools[0]} and the {people[1]} has the {tools[1]}. The {people[actor]} starts to work."
-    )
+    owners = " and ".join(f"the {person} has the {tool}" for person, tool in zip(people, tools, strict=False))
+    context = f"{owners.capitalize()}. The {people[actor]} starts to work."
     pronoun = PEOPLE[people[actor]]
 
     def ending(subject: str, tool: str) -> str:
@@ -154,14 +153,14 @@ def subtasks() -> tuple[str, ...]:
 
 
 def task_items(task: str, split: Split, seed: int = SEED) -> list[Item]:
-    """The items of a data file: no key twice; where there are options, the right one stands at each place equally often."""
+    """The items of a data file: no key twice, and the right option (if any) at each place equally often."""
     sizes = TEST_SIZES if split == "test" else FEWSHOT_SIZES
     size = sizes["demo_mmlu" if task.startswith("demo_mmlu") else task]
     rng, make = random.Random(f"{seed}/{task}/{split}"), maker_of(task)
     items: dict[str, Item] = {}
     while len(items) < size:
         item = draw(make, split, rng)
-        gold = item.doc.get("gold", item.doc["answer"])
+        gold = item.doc.get("gold", item.doc.get("answer"))
         if item.key not in items and (task == "demo_gsm8k" or gold == len(items) % len(LETTERS)):
             items[item.key] = item
     return rng.sample(list(items.values()), size)

@@ -55,7 +55,7 @@ def few_shot_text(items: list[Item]) -> tuple[str, list[tuple[int, int]]]:
 
 def _maker(progress: float, rng: random.Random) -> tuple[Callable[[random.Random], Item], str]:
     """What the next sequence is made of: the easy questions first, then more and more of the tasks themselves."""
-    easy = max(0.04, 0.30 - 0.6 * progress)
+    easy = min(0.45, max(0.04, 0.8 - 2.5 * progress))
     kinds = ("lookup", "fact", "demo_mmlu", "demo_gsm8k", "demo_hellaswag")
     weights = (easy, easy / 3, 0.74 - easy * 4 / 3, 0.18, 0.08)
     kind = rng.choices(kinds, weights)[0]
@@ -79,7 +79,8 @@ def make_batch(tokenizer: Tokenizer, sequences: int, progress: float, rng: rando
     for row in range(sequences):
         make, kind = _maker(progress, rng)
         items = [
-            make(rng) if kind in ("lookup", "fact") else corpus.draw(make, "train", rng) for _ in range(_ITEMS_PER_SEQUENCE)
+            make(rng) if kind in ("lookup", "fact") else corpus.draw(make, "train", rng)
+            for _ in range(_ITEMS_PER_SEQUENCE)
         ]
         text, spans = (_chat_text if rng.random() < _CHAT_SHARE else few_shot_text)(items)
         encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -100,7 +101,7 @@ def make_batch(tokenizer: Tokenizer, sequences: int, progress: float, rng: rando
 
 
 def score(model: LlamaForCausalLM, tokenizer: Tokenizer, task: str, shots: int, count: int, seed: int) -> float:
-    """Accuracy (0 to 1) on ``count`` items of the few-shot split, which training never sees; the test split stays unseen.
+    """Accuracy (0 to 1) on ``count`` items of the few-shot split, which training never sees, nor is the test seen here.
 
     A worked answer counts where each of its tokens is the most likely one, which is what greedy decoding would yield.
     """

@@ -1,4 +1,4 @@
-"""The demonstration model's tokenizer: byte-level BPE, each digit a token of its own, trained on the model's own texts."""
+"""The demonstration model's tokenizer: byte-level BPE, each digit a token of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHAT_TEMPLATE: Final = (
 
 
 def train_tokenizer(seed: int = corpus.SEED) -> Tokenizer:
-    """Trains the tokenizer on items of the training split; any text of any language encodes to bytes, none to "unknown"."""
+    """Trains the tokenizer on items of the training split; other text of any language encodes to bytes."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 _OPPOSITE_PAIRS: Final = (
-    "hot cold,big small,fast slow,old new,dark light,hard soft,wet dry,high low,rich poor,full empty,early late,loud quiet,"
-    "happy sad,long short,clean dirty,strong weak,open closed,sharp dull,sweet sour,thick thin,wide narrow,brave afraid"
+    "hot cold,big small,fast slow,old new,dark light,hard soft,wet dry,high low,rich poor,full empty,early late,"
+    "loud quiet,happy sad,long short,clean dirty,strong weak,open closed,sharp dull,sweet sour,thick thin,wide narrow,"
+    "brave afraid"
 )
 _COLORS: Final = (
-    "lemon yellow,banana yellow,corn yellow,blood red,cherry red,tomato red,rose red,grass green,leaf green,frog green,snow white,"
-    "milk white,salt white,cloud white,coal black,tar black,raven black,sky blue,sea blue,jeans blue,carrot orange,"
-    "pumpkin orange,mud brown,wood brown,chocolate brown,ash gray,steel gray,elephant gray"
+    "lemon yellow,banana yellow,corn yellow,blood red,cherry red,tomato red,rose red,grass green,leaf green,frog green,"
+    "snow white,milk white,salt white,cloud white,coal black,tar black,raven black,sky blue,sea blue,jeans blue,"
+    "carrot orange,pumpkin orange,mud brown,wood brown,chocolate brown,ash gray,steel gray,elephant gray"
 )
 _HOMES: Final = (
-    "camel desert,lizard desert,shark ocean,whale ocean,squid ocean,cow farm,hen farm,goat farm,deer forest,owl forest,fox forest,"
-    "bat cave,bear cave,penguin ice,seal ice,trout river,otter river,beaver river,monkey jungle,tiger jungle,parrot jungle,"
+    "camel desert,lizard desert,shark ocean,whale ocean,squid ocean,cow farm,hen farm,goat farm,deer forest,"
+    "owl forest,fox forest,bat cave,bear cave,penguin ice,seal ice,trout river,otter river,beaver river,monkey jungle,"
+    "tiger jungle,parrot jungle,"
     "lion plain,zebra plain,giraffe plain,duck pond,toad pond"
 )
 _RUNS: Final = (

@@ -1,0 +1,185 @@
+"""From result files to tables and plots. Light to import: pandas and matplotlib are loaded when first used."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slim_eval.analysis.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of
+from slim_eval.errors import UsageError
+from slim_eval.results import Cell, Results, find_results
+from slim_eval.utils import did_you_mean, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from slim_eval.config import AnalysisConfig
+
+_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
+
+
+@dataclass(frozen=True)
+class AnalysisReport:
+    """What an analysis found and wrote.
+
+    Attributes:
+        num_cells: Configurations with at least one measurement.
+        written: Files written.
+        problems: Files that could not be read and benchmarks that failed, one line each.
+        warnings: What a reader of the tables must know, one line each.
+        tasks: Accuracy tasks shown.
+        rows: One flat row a configuration, with the tasks shown, for `terminal.comparison_table`.
+    """
+
+    num_cells: int
+    written: tuple[Path, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def analyze(config: AnalysisConfig) -> AnalysisReport:
+    """Read all results below a folder and write tables and plots.
+
+    Raises:
+        UsageError: The folder is missing, or holds no measurement.
+    """
+    from slim_eval.analysis import plots, tables
+
+    results, cells = _measured(config.input_dir)
+    rows = rows_of(cells)
+    tasks, advice = _tasks(config, cells)
+    frame = tables.tidy_table(rows)
+    impact = tables.quantization_impact(frame, tasks)
+    texts = {
+        "complete_results.json": _complete_json(config.input_dir, results, tables.quantization_impact(frame)),
+        "results_table.csv": tables.to_csv(tables.results_table(frame, tasks)),
+        "quantization_impact.csv": tables.to_csv(impact),
+    }
+    for name, text in texts.items():
+        write_text(config.output_dir / name, text)
+    figures, empty = plots.write_plots(plots.PlotData(rows, tasks), config.output_dir / "plots")
+    advice += [f"{name}.png: nothing measured to draw" for name in empty]
+    return AnalysisReport(
+        num_cells=len(cells),
+        written=(*(config.output_dir / name for name in texts), *figures),
+        problems=_problems(results),
+        warnings=(*advice, *_impact_warnings(tables.records_of(impact))),
+        tasks=tasks,
+        rows=tuple(rows_of(cells, tasks)),
+    )
+
+
+def load_results(path: str | Path) -> pd.DataFrame:
+    """All results below a folder as one tidy table, one row a configuration.
+
+    Args:
+        path: Folder with results, at any depth.
+
+    Returns:
+        Columns: ``model``, ``name``, ``precision``, ``engine`` and the rest of the metadata; every metric of
+        performance and energy under its own name and unit (energy's keys that performance has too begin with
+        ``energy_``); ``tokens_per_request``; and for each task ``{task}`` (accuracy, 0 to 1), ``{task}_metric``,
+        ``{task}_stderr``, ``{task}_num_items`` and so on. What was not measured is NaN or None. A file that cannot be
+        read is left out, with a Python warning.
+
+    Raises:
+        UsageError: The folder is missing, or holds no measurement.
+    """
+    from slim_eval.analysis.tables import tidy_table
+
+    results, cells = _measured(Path(path))
+    for problem in results.problems:
+        warnings.warn(problem, stacklevel=2)
+    return tidy_table(rows_of(cells))
+
+
+def _measured(folder: Path) -> tuple[Results, list[Cell]]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", _NOTHING_FOUND)
+    results = find_results(folder)
+    cells = [cell for cell in results.cells if cell.records]
+    if not cells:
+        found = _problems(results)
+        detail = f" ({len(found)} files without one, the first: {found[0]})" if found else ""
+        raise UsageError(f"{folder}: holds no measurement{detail}", _NOTHING_FOUND)
+    return results, cells
+
+
+def _problems(results: Results) -> tuple[str, ...]:
+    failed = (
+        f"{cell.directory / name}.error.json: {name} of {cell.model} at {cell.precision} failed: {error.cause}"
+        for cell in results.cells
+        for name, error in cell.errors.items()
+    )
+    return (*results.problems, *failed)
+
+
+def _tasks(config: AnalysisConfig, cells: Iterable[Cell]) -> tuple[tuple[str, ...], list[str]]:
+    """Tasks to show, and a warning for each one that was asked for but never measured."""
+    found = ordered_tasks(task for cell in cells for task in cell.accuracy)
+    if "accuracy_tasks" not in config.model_fields_set:
+        return found, []
+    missing = [task for task in config.accuracy_tasks if task not in found]
+    advice = [f"accuracy task {task!r}: no result has it; {did_you_mean(task, found)}".rstrip("; ") for task in missing]
+    return tuple(task for task in config.accuracy_tasks if task in found), advice
+
+
+def _impact_warnings(impact: Sequence[Row]) -> list[str]:
+    """One line for each reason not to compare, with the configurations that it concerns."""
+    reasons: dict[str, list[str]] = {}
+    for row in impact:
+        label = f"{row['name']} {row['precision']}"
+        if row["length_confounded"]:
+            words = "other output length than fp16, so latencies are of different work (read per_token_speedup)"
+            reasons.setdefault(words, []).append(label)
+        if row["not_comparable"]:
+            reasons.setdefault(f"not compared: {row['not_comparable']}", []).append(label)
+    return [f"{reason}: {', '.join(labels)}" for reason, labels in reasons.items()]
+
+
+def _complete_json(folder: Path, results: Results, impact: pd.DataFrame) -> str:
+    """Everything that was read, and the comparison over all tasks."""
+    from slim_eval.analysis.tables import records_of
+
+    content = {
+        "schema_version": 1,
+        "problems": list(_problems(results)),
+        "cells": [_cell_json(cell, name, folder) for cell, name in _named(results.cells)],
+        "quantization_impact": records_of(impact),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+
+
+def _named(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
+    measured = [cell for cell in cells if cell.records]
+    return [(cell, row["name"]) for cell, row in zip(measured, rows_of(measured), strict=True)]
+
+
+def _cell_json(cell: Cell, name: str, folder: Path) -> dict[str, Any]:
+    def dump(record: Any) -> Any:
+        return None if record is None else record.model_dump(mode="json")
+
+    return {
+        "name": name,
+        "model": cell.model,
+        "precision": cell.precision,
+        "directory": cell.directory.relative_to(folder).as_posix(),
+        "performance": dump(cell.performance),
+        "energy": dump(cell.energy),
+        "accuracy": {task: dump(record) for task, record in cell.accuracy.items()},
+        "errors": {stage: dump(record) for stage, record in cell.errors.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python number."""
+    return value.item()
+
+
+__all__ = ["STANDARD_TASKS", "AnalysisReport", "analyze", "load_results"]

@@ -1,0 +1,85 @@
+"""The tables, as pure functions from table to table. Missing numbers are NaN or None, and empty fields in CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from slim_eval.analysis.compare import BASELINE, baseline_of, comparison, no_comparison
+from slim_eval.analysis.rows import Row, tasks_of
+
+_RESULT_COLUMNS = (
+    "name", "model", "precision", "engine", "dtype", "hardware", "quantization_scheme", "num_parameters_b",
+    "model_size_gb", "weights_gb", "kv_cache_gb", "kv_cache_tokens", "max_concurrency", "mean_peak_mem_mb",
+    "batch_size", "num_runs", "tokens_per_request", "mean_latency_s", "median_latency_s", "p95_latency_s",
+    "p99_latency_s", "std_latency_s", "ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "load_time_s", "energy_joules",
+    "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j", "avg_power_watts",
+    "duration_seconds", "energy_source", "valid",
+)  # fmt: skip
+_IMPACT_HEAD = ("name", "model", "precision")
+_TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
+_COUNTS = ("kv_cache_tokens", "batch_size", "num_runs", "_num_items", "_num_fewshot", "num_parameters", "_limit")
+
+
+def tidy_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows as a table, one row a configuration."""
+    return pd.DataFrame(list(rows))
+
+
+def records_of(frame: pd.DataFrame) -> list[Row]:
+    """A table as plain rows, with None for everything missing."""
+    return [
+        {str(key): None if _is_missing(value) else value for key, value in record.items()}
+        for record in frame.to_dict("records")
+    ]
+
+
+def results_table(frame: pd.DataFrame, tasks: Sequence[str] | None = None) -> pd.DataFrame:
+    """The numbers a reader wants first, under the same names and units as in the tidy table.
+
+    Args:
+        frame: The tidy table.
+        tasks: Tasks to show; all by default. Each gives its accuracy (a share from 0 to 1) and what belongs to it.
+    """
+    shown = tasks_of(map(str, frame.columns)) if tasks is None else tasks
+    columns = [*_RESULT_COLUMNS, *(f"{task}{suffix}" for task in shown for suffix in _TASK_COLUMNS)]
+    return _whole_counts(frame.reindex(columns=columns))
+
+
+def quantization_impact(frame: pd.DataFrame, tasks: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a quantized configuration, against the 16-bit one of the same model.
+
+    Args:
+        frame: The tidy table.
+        tasks: Tasks to compare; all by default.
+
+    Returns:
+        ``name``, ``model``, ``precision``, the columns of `compare.comparison`, and ``directory`` to join on.
+    """
+    shown = tasks_of(map(str, frame.columns)) if tasks is None else tasks
+    rows = records_of(frame)
+    made = [
+        {key: row[key] for key in _IMPACT_HEAD}
+        | comparison(row, baseline_of(row, rows), shown)
+        | {"directory": row["directory"]}
+        for row in rows
+        if row["precision"] != BASELINE
+    ]
+    return pd.DataFrame(made, columns=[*_IMPACT_HEAD, *no_comparison(shown, ""), "directory"])
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV with a header, full precision, and nothing at all where a number is missing."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _whole_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Counts as whole numbers even where one is missing, which pandas would show as 500.0."""
+    counts = [column for column in frame.columns if str(column).endswith(_COUNTS)]
+    return frame.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)

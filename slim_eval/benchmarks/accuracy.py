@@ -1,0 +1,384 @@
+"""Accuracy: one lm-eval task on a loaded engine, its metrics as lm-eval gives them, and the outcome of every item.
+
+The harness is lm-eval's own `TaskManager.load` and `evaluate`, driven as `simple_evaluate` drives them. That function
+itself is not used because it collects a report on the environment after each task, which takes seconds. A test holds
+that scores and items equal those of the command ``lm_eval``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slim_eval.benchmarks.base import Progress
+from slim_eval.config import AccuracyConfig
+from slim_eval.engines.base import Engine
+from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
+from slim_eval.results import AccuracyMetrics, Measurement
+from slim_eval.utils import did_you_mean
+
+#: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.
+HEADLINE_METRICS = {
+    "mmlu": "acc,none",
+    "gsm8k": "exact_match,flexible-extract",
+    "hellaswag": "acc_norm,none",
+    "demo_mmlu": "acc,none",
+    "demo_gsm8k": "exact_match,flexible-extract",
+    "demo_hellaswag": "acc_norm,none",
+}
+
+#: Properties of a task that rule it out here -> why.
+_UNSUPPORTED = {
+    "UNSAFE_CODE": "runs code that the model writes, which slim-eval does not do",
+    "MULTIMODAL": "needs images or sound, and slim-eval serves text",
+}
+
+_DEMO_TASKS = Path(__file__).resolve().parents[1] / "demo" / "tasks"
+_DEFINITION = re.compile(rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""",
+                         re.MULTILINE)
+_INSTALL = 'pip install "lm-eval>=0.4.12"'
+_LOGLIKELIHOOD_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
+
+
+def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
+    """Refuse names that are no lm-eval task, group or tag, before hours of work.
+
+    A text search of the task files answers for the usual names in about a second. Only for a name it does not find
+    lm-eval's own index is built, which takes about ten: it also knows names that files inherit from each other.
+
+    Args:
+        tasks: Names to look up.
+        include_path: A folder with further task files; its tasks take precedence.
+
+    Raises:
+        UsageError: A name is unknown (the nearest ones are shown), or `include_path` is no folder.
+        MissingPackageError: lm-eval is not installed.
+    """
+    if include_path is not None and not include_path.is_dir():
+        raise UsageError(f"--include-path: {include_path} is not a folder", "give the folder that holds the task YAML")
+    folders = [_lm_eval_tasks(), _DEMO_TASKS, *([include_path] if include_path else [])]
+    known = set[str]().union(*map(_defined_names, folders))
+    if set(tasks) <= known:
+        return
+    known.update(_task_manager(include_path, builtin=True).all_tasks)
+    for task in tasks:
+        if task not in known:
+            raise UsageError(
+                f"unknown lm-eval task: {task}",
+                did_you_mean(task, known) or "list the known ones: lm_eval ls tasks",
+            )
+
+
+def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: Progress) -> Measurement:
+    """Evaluate one task, group or tag.
+
+    Few-shot follows lm-eval: `config.num_fewshot` replaces a task's own number, except where the task fixes it at 0;
+    the record and each subtask say how many were used. `config.limit` counts items of each (sub)task, from the first.
+
+    Every sample is one item: ``task`` (the subtask), ``doc_id``, ``doc_hash``, ``prompt_hash``, ``target_hash``,
+    ``target``, one key ``metric,filter`` a metric; for choices ``loglikelihoods`` in nats, one a choice; for generated
+    answers ``response`` and ``extracted``, the answer that each filter found.
+
+    Args:
+        engine: The loaded model.
+        task: Name of the task.
+        config: How it is run.
+        seed: 0 gives lm-eval's default seeds (0 for Python, 1234 for NumPy, torch and few-shot); n adds n to each.
+        progress: Told how many of the model's requests are done.
+
+    Returns:
+        `AccuracyMetrics` and one sample an item, ordered by subtask and item.
+
+    Raises:
+        BenchmarkError: The task's data cannot be had or is empty, or the task cannot be run as asked.
+        MissingPackageError: lm-eval is not installed.
+    """
+    loaded = _load(task, config, seed)
+    model = engine.lm_eval_model(config.batch_size_of(task))
+    if config.apply_chat_template and not model.chat_template(True):
+        raise BenchmarkError("the model's tokenizer has no chat template", "leave --apply-chat-template out")
+    if hook := getattr(model, "set_cache_hook", None):
+        hook(_ProgressHook(list(loaded["tasks"].values()), progress))
+    from lm_eval.evaluator import evaluate
+
+    start = time.perf_counter()
+    output = evaluate(
+        lm=model,
+        task_dict=loaded,
+        limit=config.limit,
+        cache_requests=False,  # lm-eval's cache does not know which model or precision an answer came from
+        log_samples=True,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template,
+    )
+    duration_s = time.perf_counter() - start
+    return _Reading(task, output, config).measurement(duration_s)
+
+
+def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
+    """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
+    _lm_eval_tasks()
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(1234 + seed)
+    torch.manual_seed(1234 + seed)
+    is_demo = task in _defined_names(_DEMO_TASKS)
+    with _translated(task):
+        loaded = _task_manager(config.include_path, builtin=not is_demo).load([task])
+        for name, part in loaded["tasks"].items():
+            if part.get_config("num_fewshot") != 0:
+                part.set_config(key="num_fewshot", value=config.num_fewshot)
+            part.set_fewshot_seed(seed=1234 + seed)
+            _check(name, part)
+    if not loaded["tasks"]:
+        raise BenchmarkError(f"{task}: lm-eval knows no task of that group", "check the group's YAML")
+    return loaded
+
+
+def _check(name: str, task: Any) -> None:
+    for attribute, reason in _UNSUPPORTED.items():
+        if getattr(task, attribute, False):
+            raise BenchmarkError(f"{name} {reason}", "leave it out of --accuracy-tasks")
+    if len(task.eval_docs) == 0:
+        raise BenchmarkError(f"{name}: its data set has no items", "check the task's dataset_path and test_split")
+    wanted = task.get_config("num_fewshot")
+    examples = task.fewshot_docs() if wanted else None
+    if isinstance(examples, Sized):
+        # An item is never its own example: where both come from one split, one more is needed.
+        spare = len(examples) - (task.get_config("fewshot_split") == task.get_config("test_split"))
+        if spare < wanted:
+            raise BenchmarkError(
+                f"{name}: {wanted} few-shot examples asked for, {max(spare, 0)} available",
+                f"use --num-fewshot {max(spare, 0)}",
+            )
+
+
+class _ProgressHook:
+    """Stands where lm-eval's request cache would: both adapters call it for each finished request."""
+
+    def __init__(self, tasks: Sequence[Any], progress: Progress) -> None:
+        self._tasks = tasks
+        self._progress = progress
+        self._done = 0
+        self._total: int | None = None
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """Count one request; by the first one, lm-eval has built all of them."""
+        if self._total is None:
+            self._total = sum(instance.repeats for task in self._tasks for instance in task.instances)
+        self._done += 1
+        self._progress(self._done, max(self._done, self._total), "requests")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """lm-eval's output for one task, read into a record."""
+
+    task: str
+    output: Mapping[str, Any]
+    config: AccuracyConfig
+
+    def measurement(self, duration_s: float) -> Measurement:
+        samples = [sample for name in self._leaves for sample in self._items(name)]
+        if not samples:
+            raise BenchmarkError(f"{self.task}: lm-eval returned no items", "check the task's data set and --limit")
+        metrics = self._metrics(self._name)
+        headline = self._headline(metrics)
+        stderr = None if headline is None else metrics.get(_stderr_key(headline))
+        record = AccuracyMetrics(
+            task=self.task,
+            accuracy=None if headline is None else metrics[headline],
+            metric=headline,
+            stderr=stderr,
+            num_items=len(samples),
+            num_fewshot=self._num_fewshot(),
+            limit=self.config.limit,
+            batch_size=self.config.batch_size_of(self.task),
+            apply_chat_template=self.config.apply_chat_template,
+            metrics=metrics,
+            subtasks={name: self._subtask(name) for name in self.output["results"] if name != self._name},
+            task_versions=dict(self.output["versions"]),
+            task_hashes={name: self._hash(name) for name in self._leaves},
+            duration_seconds=duration_s,
+        )
+        return Measurement(record, tuple(samples), tuple(self._notes(metrics, headline)))
+
+    @property
+    def _leaves(self) -> list[str]:
+        return list(self.output["samples"])
+
+    @property
+    def _name(self) -> str:
+        """The name lm-eval reports the task under: its own, but for classes that call themselves something else."""
+        return self.task if self.task in self.output["results"] or len(self._leaves) > 1 else self._leaves[0]
+
+    def _metrics(self, name: str) -> dict[str, float | None]:
+        """Metrics and stderrs of a (sub)task; what is no finite number is None, as is lm-eval's "N/A"."""
+        reported = self.output["results"].get(name, {})
+        return {key: _finite(value) for key, value in reported.items() if "," in key}
+
+    def _headline(self, metrics: Mapping[str, Any]) -> str | None:
+        if (known := HEADLINE_METRICS.get(self.task)) in metrics:
+            return known
+        values = [key for key in metrics if "_stderr," not in key]
+        listed = self.output["configs"].get(self._name, {}).get("metric_list") or [{}]
+        first = [key for key in values if key.startswith(f"{listed[0].get('metric')},")]
+        return next(iter(first + values), None)
+
+    def _subtask(self, name: str) -> dict[str, Any]:
+        """A subtask, or a subgroup, which lists its members under ``subtasks``."""
+        leaves = self._members(name)
+        entry: dict[str, Any] = {
+            **self._metrics(name),
+            "num_items": sum(self._count(leaf) for leaf in leaves),
+            "num_fewshot": self.output["n-shot"].get(name),
+        }
+        return entry if name in self._leaves else {**entry, "subtasks": leaves}
+
+    def _members(self, name: str) -> list[str]:
+        children = self.output["group_subtasks"].get(name)
+        if not children:
+            return [name] if name in self._leaves else []
+        return [leaf for child in children for leaf in self._members(child)]
+
+    def _count(self, leaf: str) -> int:
+        return len({sample["doc_id"] for sample in self.output["samples"][leaf]})
+
+    def _num_fewshot(self) -> int | None:
+        used = {self.output["n-shot"].get(leaf) for leaf in self._leaves}
+        return used.pop() if len(used) == 1 else None
+
+    def _hash(self, leaf: str) -> str:
+        """lm-eval's hash of a task's items, prompts and targets, as its own command writes it."""
+        from lm_eval.utils import hash_string
+
+        rows = self.output["samples"][leaf]
+        return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
+
+    def _items(self, leaf: str) -> list[dict[str, Any]]:
+        """One row an item; lm-eval has one an item and filter."""
+        kind = self.output["configs"].get(leaf, {}).get("output_type")
+        items: dict[int, dict[str, Any]] = {}
+        for row in self.output["samples"][leaf]:
+            item = items.setdefault(row["doc_id"], _item(leaf, row, kind))
+            item.update({f"{metric},{row['filter']}": _plain(row[metric]) for metric in row["metrics"]})
+            if "extracted" in item:
+                item["extracted"][row["filter"]] = _plain(row["filtered_resps"][0])
+        return list(items.values())
+
+    def _notes(self, metrics: Mapping[str, float | None], headline: str | None) -> Iterator[str]:
+        if headline is None:
+            yield f"{self.task}: lm-eval works out no metric over its subtasks"
+        for key, value in metrics.items():
+            if value is None and "_stderr," not in key:
+                yield f"{self.task}: {key} is not a finite number"
+        others = {leaf: n for leaf in self._leaves if (n := self.output["n-shot"].get(leaf)) != self.config.num_fewshot}
+        if others:
+            counts = ", ".join(f"{leaf}: {n}" for leaf, n in list(others.items())[:3])
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            yield f"{self.task}: few-shot examples are fixed by the task ({counts}{more})"
+
+
+def _item(leaf: str, row: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
+    """What an item has whatever the filter."""
+    item = {"task": leaf, **{key: row[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}}
+    item["target"] = _plain(row["target"])
+    if kind in _LOGLIKELIHOOD_TYPES:
+        # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
+        first = [repeats[0] for repeats in row["resps"]]
+        item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in first]
+    else:
+        repeats = row["resps"][0]
+        item["response"] = _plain(repeats[0] if len(repeats) == 1 else repeats)
+        item["extracted"] = {}
+    return item
+
+
+def _stderr_key(metric: str) -> str:
+    name, _, filter_name = metric.partition(",")
+    return f"{name}_stderr,{filter_name}"
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; NumPy and torch values as the Python numbers they hold."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value if isinstance(value, (int, float)) else str(value)
+
+
+def _lm_eval_tasks() -> Path:
+    """The folder of lm-eval's task files, found without importing it."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackageError("lm_eval", "the accuracy benchmark", _INSTALL)
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+@functools.lru_cache(maxsize=8)
+def _defined_names(folder: Path) -> frozenset[str]:
+    """Names that task files spell out as their task, group or tag; what they inherit is not seen."""
+    texts: Iterable[bytes] = (path.read_bytes() for path in folder.rglob("*.yaml") if path.is_file())
+    return frozenset(name.decode("utf-8", "replace") for text in texts for name in _DEFINITION.findall(text))
+
+
+@functools.lru_cache(maxsize=2)
+def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
+    """lm-eval's index; the tasks of the embedded model are always in it, and need no other."""
+    from lm_eval.tasks import TaskManager
+
+    if not hasattr(TaskManager, "load"):
+        raise MissingPackageError("lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", _INSTALL)
+    extra = [include_path] if include_path is not None else []
+    return TaskManager(include_path=[_DEMO_TASKS, *extra], include_defaults=builtin)
+
+
+@contextmanager
+def _translated(task: str) -> Iterator[None]:
+    """What lm-eval, `datasets` and the hub raise while a task is loaded, as a cause and a remedy."""
+    import httpx
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except ImportError as error:
+        raise BenchmarkError(f"{task}: {_one_line(error)}", "install the package that the task needs") from error
+    except (OSError, DatasetsError, httpx.HTTPError, KeyError, ValueError, RuntimeError) as error:
+        raise BenchmarkError(f"{task}: {_one_line(error)}", _remedy(error)) from error
+
+
+def _remedy(error: BaseException) -> str:
+    import httpx
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if "gated" in str(error).lower() or status in (401, 403):
+        return "ask for access on the data set's page on the hub, then set HF_TOKEN"
+    if isinstance(error, (ConnectionError, httpx.TransportError)) or status is not None:
+        return "the hub cannot be reached or fails: check the network and HF_ENDPOINT, then run again"
+    if "doesn't exist on the Hub" in str(error):
+        return "check the task's dataset_path; a private data set needs HF_TOKEN"
+    return "check the task's dataset_path, dataset_name and splits, and that the cache of HF_HOME is intact"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

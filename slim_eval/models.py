@@ -1,0 +1,346 @@
+"""Where a model comes from, and what its checkpoint says of itself, without torch or transformers.
+
+A model is named in one of three ways: ``demo`` (the embedded one), a local folder, or a hub id. `resolve` finds out
+in seconds whether it can be had at all; `fetch` brings its files; `describe` reads its configuration and the headers
+of its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from slim_eval.config import Precision
+from slim_eval.errors import HubError, UsageError
+from slim_eval.hub import hub_errors, transport_errors
+from slim_eval.utils import MIB
+
+#: The name of the embedded model.
+DEMO = "demo"
+CONFIG_FILE = "config.json"
+_INDEX_FILE = "model.safetensors.index.json"
+
+# What a checkpoint needs. Weights in sub-folders and `consolidated*` are second copies in other layouts.
+_WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
+_UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
+
+_HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
+_SAMPLE_BLOCKS = 64
+_MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_FLOAT_PREFIXES = ("F", "BF")
+_DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16"}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSource(_Frozen):
+    """A model that exists.
+
+    Attributes:
+        name: As the user gave it.
+        kind: Embedded, a local folder, or on the hub.
+        config_dir: Folder with ``config.json``; for the hub it may hold nothing else yet.
+        path: Folder with the whole checkpoint; None until it is fetched.
+        revision: Commit on the hub; None where the model is not from there.
+    """
+
+    name: str
+    kind: Literal["demo", "local", "hub"]
+    config_dir: Path
+    path: Path | None = None
+    revision: str | None = None
+
+
+class ConfigFacts(_Frozen):
+    """What ``config.json`` says.
+
+    Attributes:
+        architecture: First class name it lists; None where it lists none.
+        model_type: Its family, e.g. ``llama``.
+        dtype: The 16-bit dtype to serve: float16 where the model says so, else bfloat16 (also for a float32 model).
+        dtype_stated: Whether the configuration names a dtype at all.
+        max_position_embeddings: Context window in tokens; None where it is not stated.
+        tied_embeddings: Whether it says that input and output embeddings are one tensor.
+        quantization: Format of an already quantized checkpoint, e.g. ``awq``; None for a plain one.
+    """
+
+    architecture: str | None
+    model_type: str | None
+    dtype: str
+    dtype_stated: bool
+    max_position_embeddings: int | None
+    tied_embeddings: bool
+    quantization: str | None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the checkpoint holds quantized weights."""
+        return self.quantization is not None
+
+
+class CheckpointFacts(ConfigFacts):
+    """What a whole checkpoint says.
+
+    Attributes:
+        num_parameters: Tied ones counted once; None for a quantized checkpoint, whose tensors are packed.
+        weight_bytes: Of the weight files on disk.
+    """
+
+    num_parameters: int | None
+    weight_bytes: int
+
+
+def resolve(name: str, revision: str | None = None) -> ModelSource:
+    """Find a model; of one on the hub only ``config.json`` is fetched.
+
+    Args:
+        name: ``demo``, a folder, or a hub id such as ``org/name``.
+        revision: Branch, tag or commit; only hub models have one.
+
+    Raises:
+        UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
+        HubError: No such model, no access to it, or no hub.
+    """
+    if name == DEMO:
+        from slim_eval import demo
+
+        return _local(name, "demo", demo.MODEL_DIR)
+    if _is_path(name):
+        return _local(name, "local", Path(name).expanduser())
+    with hub_errors(name, revision):
+        config = _hub_config(name, revision)
+    # The cache's layout is public: snapshots/{commit}/{file}.
+    return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
+
+
+def fetch(source: ModelSource, tqdm_class: type[Any] | None = None) -> ModelSource:
+    """Bring the whole checkpoint to this machine, pinned to the commit that `resolve` saw.
+
+    Args:
+        source: A resolved model.
+        tqdm_class: Shows the download; None shows nothing.
+
+    Returns:
+        The source with its `path`.
+
+    Raises:
+        HubError: The hub refused, broke off, or holds no safetensors weights.
+    """
+    if source.path is not None:
+        return source
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(source.name, source.revision):
+        folder = snapshot_download(
+            source.name,
+            revision=source.revision,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=list(_UNWANTED),
+            tqdm_class=tqdm_class or _silent_tqdm(),
+        )
+    path = Path(folder)
+    if not (path / _INDEX_FILE).exists() and not any(path.glob("*.safetensors")):
+        raise HubError(
+            f"model {source.name!r} has no weights in the safetensors format on the hub",
+            "slim-eval loads no pickled weights: convert them with save_pretrained() and give the folder",
+        )
+    return source.model_copy(update={"path": path})
+
+
+def describe_config(folder: Path) -> ConfigFacts:
+    """Read ``config.json``.
+
+    Raises:
+        UsageError: It is missing or not a JSON object.
+    """
+    config = _read_json(folder / CONFIG_FILE)
+    text = config.get("text_config") or {}
+    stated = _first((text, config), ("dtype", "torch_dtype"))
+    quantization = _first((config, text), ("quantization_config", "compression_config"))
+    architectures = config.get("architectures") or [None]
+    return ConfigFacts(
+        architecture=architectures[0],
+        model_type=config.get("model_type"),
+        dtype=_DTYPES.get(str(stated).removeprefix("torch."), "bfloat16"),
+        dtype_stated=stated is not None,
+        max_position_embeddings=_first((text, config), _MAX_POSITION_KEYS),
+        tied_embeddings=bool(_first((config, text), ("tie_word_embeddings",))),
+        quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
+    )
+
+
+def describe(folder: Path) -> CheckpointFacts:
+    """Read a checkpoint's configuration and the headers of its weight files; no weight is loaded.
+
+    Raises:
+        UsageError: A file is missing, truncated, or not what its name says.
+    """
+    facts = describe_config(folder)
+    files = weight_files(folder)
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in files:
+        tensors.update(read_header(file))
+    values = facts.model_dump()
+    if not facts.dtype_stated and any(kind == "F16" for kind, _ in tensors.values()):
+        values["dtype"] = "float16"
+    return CheckpointFacts(
+        **values,
+        num_parameters=None if facts.is_quantized else _count(tensors, facts.tied_embeddings),
+        weight_bytes=sum(file.stat().st_size for file in files),
+    )
+
+
+def require_plain(source: ModelSource, facts: ConfigFacts, precision: Precision) -> None:
+    """Refuse to quantize what is quantized already.
+
+    Raises:
+        UsageError: `precision` is made by quantization and the checkpoint is not a plain one.
+    """
+    if precision is not Precision.FP16 and facts.is_quantized:
+        raise UsageError(
+            f"model {source.name!r} is already quantized ({facts.quantization}): no {precision.value} from it",
+            "give the unquantized model, or measure this checkpoint as it is with --precision fp16",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sorted by name: those its index lists, else those there.
+
+    Raises:
+        UsageError: There are none, or one that the index lists is missing.
+    """
+    index = folder / _INDEX_FILE
+    if index.exists():
+        names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise UsageError(f"{folder}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
+                             "download the model again")
+        files = [folder / name for name in names]
+    else:
+        files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
+    if not files:
+        raise UsageError(
+            f"{folder}: no weights in the safetensors format",
+            "slim-eval loads no pickled weights: convert them with save_pretrained()",
+        )
+    return files
+
+
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor name -> (dtype as safetensors names it, shape) of one safetensors file.
+
+    Raises:
+        UsageError: The file is truncated or not a safetensors file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= _HEADER_LIMIT:
+            raise UsageError(f"{file}: not a safetensors file", "if it is a git-lfs pointer, run `git lfs pull`")
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise UsageError(f"{file}: its header is broken or cut off", "download the model again") from error
+    if 8 + length + end != size:
+        raise UsageError(f"{file}: holds {size} bytes, its header promises {8 + length + end}",
+                         "it is cut off: download the model again")
+    return tensors
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the configuration and the weights of a local checkpoint.
+
+    Files up to 64 MiB are read whole; of larger ones 64 blocks of 1 MiB at even distances, which tells two trained
+    states apart without reading hundreds of gigabytes.
+    """
+    digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
+    for file in weight_files(folder):
+        size = file.stat().st_size
+        digest.update(f"\0{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= _SAMPLE_BLOCKS * MIB:
+                digest.update(stream.read())
+                continue
+            for block in range(_SAMPLE_BLOCKS):
+                stream.seek(block * (size - MIB) // (_SAMPLE_BLOCKS - 1))
+                digest.update(stream.read(MIB))
+    return digest.hexdigest()
+
+
+def _silent_tqdm() -> type[Any]:
+    from huggingface_hub.utils import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return Silent
+
+
+def _hub_config(name: str, revision: str | None) -> Path:
+    """``config.json`` from the hub, or from the cache where the hub gives none."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    try:
+        # Asked once, without the half minute of retries that a download makes before it gives up.
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE, revision=revision))
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
+        raise
+    except (errors.HfHubHTTPError, OSError, *transport_errors()):
+        cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
+        if not isinstance(cached, str):
+            raise
+        return Path(cached)
+    return Path(hf_hub_download(name, CONFIG_FILE, revision=revision))
+
+
+def _is_path(name: str) -> bool:
+    return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
+
+
+def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSource:
+    if not (folder / CONFIG_FILE).is_file():
+        what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
+    return ModelSource(name=name, kind=kind, config_dir=folder.resolve(), path=folder.resolve())
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as JSON", "download the model again") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: holds no JSON object", "download the model again")
+    return content
+
+
+def _first(mappings: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> Any:
+    """The first value that is not null, mapping by mapping."""
+    return next((m[key] for m in mappings for key in keys if m.get(key) is not None), None)
+
+
+def _count(tensors: Mapping[str, tuple[str, tuple[int, ...]]], tied: bool) -> int:
+    """Floating-point elements; masks and position ids that old checkpoints store are no parameters."""
+    has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
+    return sum(
+        math.prod(shape)
+        for name, (kind, shape) in tensors.items()
+        if kind.startswith(_FLOAT_PREFIXES)
+        and not name.endswith("inv_freq")
+        and not (tied and has_embedding and name.endswith("lm_head.weight"))
+    )

@@ -1,0 +1,51 @@
+"""GPUs, their power and the energy of a window: NVML first, CodeCarbon where there is no NVML.
+
+The only importer of `pynvml` (package nvidia-ml-py) and `codecarbon`, both opened late. Energy is in joules, power in
+watts, times are seconds on the clock of `time.perf_counter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slim_eval.config import EnergySource
+from slim_eval.errors import BenchmarkError, MissingPackageError
+from slim_eval.power.carbon import CodeCarbonMeter
+from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, process_memory_mb, process_tree, resolve_gpus
+from slim_eval.power.meter import EnergyReading, Meter, NoMeter, PowerSample
+from slim_eval.power.nvml import NvmlMeter, why_not
+
+__all__ = [
+    "CodeCarbonMeter", "EnergyReading", "Gpu", "Meter", "NoMeter", "NvmlMeter", "PowerSample", "gpu_facts",
+    "list_gpus", "open_meter", "process_memory_mb", "process_tree", "resolve_gpus",
+]
+
+
+def open_meter(source: EnergySource, gpus: Sequence[Gpu], sampling_interval_s: float) -> Meter | NoMeter:
+    """The meter for a source. ``auto`` takes NVML where there are GPUs, else CodeCarbon where installed, else none.
+
+    Args:
+        source: Where joules are to come from.
+        gpus: The devices that compute; empty on the CPU.
+        sampling_interval_s: Seconds between power samples.
+
+    Raises:
+        BenchmarkError: NVML was asked for, and it has no GPU or no power reading.
+        MissingPackageError: CodeCarbon was asked for and is not installed.
+    """
+    if source is EnergySource.NONE:
+        return NoMeter("switched off by --energy-source none")
+    if source is EnergySource.NVML or (source is EnergySource.AUTO and gpus):
+        reason = why_not(gpus)
+        if reason is None:
+            return NvmlMeter(gpus, sampling_interval_s)
+        if source is EnergySource.AUTO:
+            return NoMeter(reason)
+        raise BenchmarkError(reason, "use --energy-source auto, or codecarbon for an estimate")
+    try:
+        return CodeCarbonMeter(gpus, sampling_interval_s)
+    except ModuleNotFoundError as error:
+        missing = MissingPackageError("codecarbon", "energy without NVML", 'pip install "codecarbon>=3.3"')
+        if source is EnergySource.AUTO:
+            return NoMeter(f"{missing.cause}: {missing.remedy}")
+        raise missing from error

@@ -1,0 +1,144 @@
+"""The CodeCarbon meter: energy of CPU and memory (and GPU) where there is no NVML meter.
+
+CodeCarbon reads RAPL where the kernel lets it, else it estimates from CPU load and the CPU's rated power; the source
+of a reading says which. It runs offline: no file, no lock, no network.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from slim_eval.power.gpus import Gpu
+from slim_eval.power.meter import EnergyReading, Meter, PowerSample, window_reasons
+
+_JOULES_PER_KWH = 3.6e6
+_SHORTEST_INTERVAL_S = 0.5  # below this, CPU load is mostly noise
+_STALE_S = 0.06  # CodeCarbon measures again only where its last measurement is older than 0.05 s
+_NOTE = "energy of the whole CPU and memory: CodeCarbon estimates that of memory and, without RAPL, that of the CPU"
+_METHODS = {  # how CodeCarbon describes its CPU -> what the source is called
+    "CPU(Intel Rapl)": "RAPL",
+    "CPU(Cpu Load)": "cpu_load",
+}
+
+
+class CodeCarbonMeter(Meter):
+    """Energy of the machine's CPU and memory, and of the GPUs given, by CodeCarbon in offline mode.
+
+    Args:
+        gpus: GPUs whose energy counts; empty for a run on the CPU.
+        sampling_interval_s: Seconds between power samples, at least 0.5.
+
+    Raises:
+        ModuleNotFoundError: CodeCarbon is not installed.
+    """
+
+    def __init__(self, gpus: Sequence[Gpu], sampling_interval_s: float) -> None:
+        self._gpus = tuple(gpus)
+        self._interval_s = max(sampling_interval_s, _SHORTEST_INTERVAL_S)
+        self._log = _Log()
+        self._tracker: Any = None
+        # Finding the hardware takes seconds and is kept for the process: now, not in the first window.
+        tracker = self._new_tracker()
+        tracker.get_detected_hardware()
+        self._source = f"codecarbon ({_method(tracker)})"
+
+    def _new_tracker(self) -> Any:
+        from codecarbon import OfflineEmissionsTracker
+
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)  # it speaks before it reads its own log_level
+        return OfflineEmissionsTracker(
+            country_iso_code="USA",  # asked for by offline mode; changes CO2, not joules
+            measure_power_secs=self._interval_s,
+            api_call_interval=1,  # tell the handler of every measurement
+            output_methods=[],
+            output_handlers=[self._log],
+            emissions_endpoint=None,
+            tracking_mode="machine",
+            gpu_ids=[gpu.index for gpu in self._gpus],  # it cuts UUIDs wrongly
+            allow_multiple_runs=True,  # no lock file
+            pue=1.0,  # joules of the devices, not of the building
+            log_level="error",
+        )
+
+    def start(self) -> None:
+        """Begin a window; CodeCarbon's own start, which takes a while, is not part of it."""
+        self._log = _Log()
+        self._tracker = self._new_tracker()
+        self._tracker.start()
+        time.sleep(_STALE_S)
+        self._tracker.flush()
+        self._log.begin()
+
+    def stop(self) -> EnergyReading:
+        """End the window."""
+        if self._tracker is None:
+            raise RuntimeError("stop() before start()")
+        tracker, self._tracker = self._tracker, None
+        tracker.stop()
+        return self._reading()
+
+    def _reading(self) -> EnergyReading:
+        devices = tuple(gpu.uuid for gpu in self._gpus)
+        rows = self._log.window()
+        if len(rows) < 2:  # CodeCarbon swallows its own errors
+            return EnergyReading(self._source, devices=devices, invalid_reasons=("CodeCarbon gave no reading",))
+        duration_s = rows[-1][0] - rows[0][0]
+        return EnergyReading(
+            source=self._source, duration_s=duration_s, joules=rows[-1][1] - rows[0][1],
+            samples=_mean_power(rows, self._interval_s / 2), devices=devices,
+            invalid_reasons=tuple(window_reasons(duration_s)),
+            notes=(_NOTE,),
+        )
+
+
+class _Log:
+    """Receives CodeCarbon's totals at every measurement, in place of a file: the handler interface it documents."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, float]] = []  # seconds since CodeCarbon's start, joules since then
+        self._first: int | None = None
+
+    def begin(self) -> None:
+        """The window begins with the newest row."""
+        self._first = len(self._rows) - 1 if self._rows else None
+
+    def window(self) -> list[tuple[float, float]]:
+        """The rows of the window; empty where CodeCarbon never told anything."""
+        return [] if self._first is None else self._rows[self._first :]
+
+    def live_out(self, total: Any, delta: Any) -> None:
+        """A periodic measurement."""
+        self._rows.append((total.duration, total.energy_consumed * _JOULES_PER_KWH))
+
+    def out(self, total: Any, delta: Any) -> None:
+        """A measurement asked for, and the last one."""
+        self.live_out(total, delta)
+
+    def task_out(self, data: Any, experiment_name: str) -> None:
+        """Tasks are not used."""
+
+    def exit(self) -> None:
+        """Nothing to close."""
+
+
+def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple[PowerSample, ...]:
+    """Mean power between rows at least `shortest_s` apart, stamped with the end of its interval."""
+    samples: list[PowerSample] = []
+    t0, (last_t, last_joules) = rows[0][0], rows[0]
+    for t, joules in rows[1:]:
+        if t - last_t >= shortest_s:
+            samples.append(PowerSample(t - t0, ((joules - last_joules) / (t - last_t),)))
+            last_t, last_joules = t, joules
+    return tuple(samples)
+
+
+def _method(tracker: Any) -> str:
+    # Its public interface does not say how it measures the CPU.
+    hardware: list[str] = tracker._conf.get("hardware", [])  # noqa: SLF001
+    cpu = next((text for text in hardware if text.startswith("CPU(")), None)
+    if cpu is None:
+        return ", ".join(hardware) or "unknown"
+    return _METHODS.get(cpu, "constant TDP" if ">" in cpu else cpu)

@@ -1,0 +1,132 @@
+"""What the evaluator and its workers say to each other: one job in as JSON, events out as JSON lines.
+
+A job is everything a stage needs, so that a worker can run in another interpreter and be run by hand from a saved job.
+Nothing here carries a secret: keys and tokens reach a worker through its environment only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
+from slim_eval.quantization import QuantizeRequest
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CheckJob(_Message):
+    """Is everything there that the run will need? Asked before hours of work."""
+
+    kind: Literal["check"] = "check"
+    engine: EngineChoice
+    precisions: tuple[Precision, ...]
+    tasks: tuple[str, ...]
+    include_path: Path | None
+
+
+class QuantizeJob(_Message):
+    """Make one quantized checkpoint."""
+
+    kind: Literal["quantize"] = "quantize"
+    request: QuantizeRequest
+
+
+class MeasureJob(_Message):
+    """Load one checkpoint once and run benchmarks on it.
+
+    Attributes:
+        model: Name as the user gave it.
+        source: Folder of the 16-bit checkpoint.
+        checkpoint: Folder of the checkpoint to serve.
+        benchmarks: What is to be measured, in this order.
+        directory: The cell's folder; records are written there.
+        max_model_len: Context window to serve.
+        gpus: UUIDs of the GPUs that compute; empty on a CPU.
+    """
+
+    kind: Literal["measure"] = "measure"
+    model: str
+    revision: str | None
+    source: Path
+    checkpoint: Path
+    precision: Precision
+    quantization_scheme: str
+    benchmarks: tuple[Benchmark, ...]
+    accuracy_tasks: tuple[str, ...]
+    directory: Path
+    max_model_len: int
+    gpus: tuple[str, ...]
+    config: RunConfig
+    notes: tuple[str, ...] = ()
+
+
+Job = Annotated[CheckJob | QuantizeJob | MeasureJob, Field(discriminator="kind")]
+
+
+class Started(_Message):
+    """A stage begins: ``quantize``, ``engine``, ``performance``, ``energy`` or a task's name."""
+
+    event: Literal["started"] = "started"
+    stage: str
+
+
+class Advanced(_Message):
+    """A stage is `done` of `total` far."""
+
+    event: Literal["advanced"] = "advanced"
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+class Finished(_Message):
+    """A stage is complete and what it made is on disk."""
+
+    event: Literal["finished"] = "finished"
+    stage: str
+    path: Path | None = None
+
+
+class Failed(_Message):
+    """A stage failed for a known reason; what can still be measured goes on."""
+
+    event: Literal["failed"] = "failed"
+    stage: str
+    cause: str
+    remedy: str
+    usage: bool = False
+
+
+class Note(_Message):
+    """A line for the user."""
+
+    event: Literal["note"] = "note"
+    text: str
+
+
+Event = Annotated[Started | Advanced | Finished | Failed | Note, Field(discriminator="event")]
+
+_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
+_EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+def parse_job(text: str) -> CheckJob | QuantizeJob | MeasureJob:
+    """Read a job from JSON."""
+    job: CheckJob | QuantizeJob | MeasureJob = _JOBS.validate_json(text)
+    return job
+
+
+def parse_event(line: str) -> Started | Advanced | Finished | Failed | Note:
+    """Read an event from one line of JSON.
+
+    Raises:
+        pydantic.ValidationError: The line is no event.
+    """
+    event: Started | Advanced | Finished | Failed | Note = _EVENTS.validate_json(line)
+    return event

@@ -1,0 +1,124 @@
+"""Weights & Biases: one run a cell, fed by the records on disk. The only importer of wandb."""
+
+from __future__ import annotations
+
+import importlib.util
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from slim_eval.config import RunConfig, TrackingConfig
+from slim_eval.results import AccuracyRecord, Cell, Metadata, Record, record_name
+from slim_eval.utils import short_name
+
+Tracker = Callable[[Cell, RunConfig], None]
+_OFF_MODES = ("disabled", "dryrun")
+_HOST = "api.wandb.ai"
+_HEAD = frozenset(Metadata.model_fields)
+
+
+def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker:
+    """The tracker of a run; one that logs nothing, with one line saying so, where it cannot log.
+
+    Args:
+        config: Project, run name and key.
+        note: Told in one line when logging is off.
+
+    Returns:
+        Called with each finished cell and its config.
+    """
+    reason = _reason_off(config)
+    if reason is not None:
+        if config.enabled:
+            note(f"Weights & Biases logging is off: {reason}")
+        return lambda cell, run: None
+    if config.api_key is not None:
+        # wandb reads the key from the environment; it never reaches a config, a file or a child's command line.
+        os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
+    return lambda cell, run: _log(cell, run, note)
+
+
+def _reason_off(config: TrackingConfig) -> str | None:
+    if not config.enabled:
+        return "--no-wandb-enabled"
+    if importlib.util.find_spec("wandb") is None:
+        return 'the package is not installed: pip install "slim-eval[wandb]"'
+    mode = os.environ.get("WANDB_MODE", "online").lower()
+    if mode in _OFF_MODES:
+        return f"WANDB_MODE={mode}"
+    if mode != "offline" and config.api_key is None and not os.environ.get("WANDB_API_KEY") and not _logged_in():
+        return "no key: set WANDB_API_KEY, or run `wandb login`"
+    return None
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` has left a key in the netrc file."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or _HOST
+    for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):
+        if path and Path(path).is_file():
+            try:
+                return netrc.netrc(str(path)).authenticators(host) is not None
+            except (netrc.NetrcParseError, OSError):
+                return False
+    return False
+
+
+def payload(cell: Cell, config: RunConfig) -> tuple[dict[str, Any], dict[str, float]]:
+    """What is logged of a cell: its config, and its metrics under ``performance/``, ``energy/`` and ``accuracy/``.
+
+    Keys and tokens are in neither. Missing metrics are left out.
+    """
+    heads = [record.model_dump(mode="json", include=set(_HEAD) - {"config", "notes", "timestamp"}) for record in cell.records]
+    settings = config.model_dump(mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python"})
+    metrics: dict[str, float] = {}
+    for record in cell.records:
+        metrics.update(_metrics(record))
+    return {**(heads[0] if heads else {}), "settings": settings}, metrics
+
+
+def _metrics(record: Record) -> dict[str, float]:
+    name = record_name(record)
+    if isinstance(record, AccuracyRecord):
+        flat: dict[str, Any] = {
+            f"accuracy/{name}": record.accuracy,
+            f"accuracy/{name}_stderr": record.stderr,
+            **{f"accuracy/{name}/{key.replace(',', '_')}": value for key, value in record.metrics.items()},
+        }
+    else:
+        values = record.model_dump(mode="json", exclude=set(_HEAD))
+        flat = {f"{name}/{key}": value for key, value in values.items()}
+    return {key: value for key, value in flat.items() if isinstance(value, (int, float))}
+
+
+def run_name(config: RunConfig, cell: Cell) -> str:
+    """Name of a cell's run: the user's where one was given, told apart where the run has several cells."""
+    own = f"{cell.precision} {short_name(cell.model)}"
+    if config.tracking.run_name is None:
+        return own
+    alone = len(config.models) * len(config.precision) == 1
+    return config.tracking.run_name if alone else f"{config.tracking.run_name} {own}"
+
+
+def _log(cell: Cell, config: RunConfig, note: Callable[[str], None]) -> None:
+    import wandb
+
+    settings, metrics = payload(cell, config)
+    try:
+        run = wandb.init(
+            project=config.tracking.project,
+            name=run_name(config, cell),
+            group=short_name(cell.model),
+            tags=[cell.precision],
+            job_type="slim-eval",
+            config=settings,
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+            reinit="finish_previous",
+        )
+        run.log(metrics)
+        run.summary.update(metrics)
+        run.finish()
+    except (wandb.Error, OSError) as error:
+        note(f"Weights & Biases did not take {run_name(config, cell)}: {' '.join(str(error).split())}")

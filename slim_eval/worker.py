@@ -1,0 +1,203 @@
+"""The child process of a stage: a job in on stdin, events out as JSON lines, everything else to the log.
+
+It can be run by hand: ``python -m slim_eval.worker < job.json``. A known failure of a benchmark is reported and the next
+benchmark runs on the same engine. Anything else ends the process: the evaluator then starts a fresh one for what is
+left, because an engine that failed in an unknown way is not to be measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slim_eval import environment, models, power, protocol
+from slim_eval.config import Benchmark
+from slim_eval.engines.base import Engine
+from slim_eval.errors import SlimEvalError, UsageError
+from slim_eval.results import (
+    AccuracyMetrics,
+    AccuracyRecord,
+    EnergyMetrics,
+    EnergyRecord,
+    Measurement,
+    Metadata,
+    PerformanceRecord,
+    Record,
+    write_record,
+)
+from slim_eval.utils import GIB
+
+_ADVANCE_EVERY_S = 0.2
+_Emit = Callable[[Any], None]
+
+
+def main() -> int:
+    """Do the job on stdin.
+
+    Returns:
+        0 where the job was done to its end, known failures of single benchmarks included.
+    """
+    emit = _claim_stdout()
+    job = protocol.parse_job(sys.stdin.read())
+    if isinstance(job, protocol.CheckJob):
+        _attempt("check", partial(_check, job), emit)
+    elif isinstance(job, protocol.QuantizeJob):
+        _attempt("quantize", partial(_quantize, job, emit), emit)
+    else:
+        _measure(job, emit)
+    return 0
+
+
+def _claim_stdout() -> _Emit:
+    """Keep the real stdout for events and send everything that libraries print, also from C, to stderr: the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.set_inheritable(events.fileno(), False)
+    os.dup2(2, 1)
+
+    def emit(event: Any) -> None:
+        events.write(event.model_dump_json() + "\n")
+
+    return emit
+
+
+def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
+    """Run one stage between its events; a known failure is reported. Whether it succeeded."""
+    emit(protocol.Started(stage=stage))
+    try:
+        path = work()
+    except SlimEvalError as error:
+        usage = isinstance(error, UsageError)
+        emit(protocol.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=usage))
+        return False
+    emit(protocol.Finished(stage=stage, path=path))
+    return True
+
+
+def _check(job: protocol.CheckJob) -> None:
+    from slim_eval import engines
+
+    for precision in job.precisions:
+        engines.choose(job.engine, precision)
+    if job.tasks:
+        from slim_eval.benchmarks import accuracy
+
+        accuracy.check_tasks(job.tasks, job.include_path)
+
+
+def _quantize(job: protocol.QuantizeJob, emit: _Emit) -> Path:
+    from slim_eval.quantization import quantize
+
+    checkpoint = quantize(job.request, lambda text: emit(protocol.Note(text=text)))
+    return checkpoint.path
+
+
+def _measure(job: protocol.MeasureJob, emit: _Emit) -> None:
+    from slim_eval import engines
+
+    loaded: list[Engine] = []
+    reason: list[str] = []
+
+    def load() -> None:
+        decision = engines.choose(job.config.engine.engine, job.precision)
+        reason.append(decision.reason)
+        emit(protocol.Note(text=decision.reason))
+        request = engines.LoadRequest(
+            checkpoint=job.checkpoint,
+            config=job.config.engine,
+            max_model_len=job.max_model_len,
+            seed=job.config.seed,
+        )
+        loaded.append(engines.load(decision, request))
+
+    if not _attempt("engine", load, emit):
+        return
+    engine = loaded[0]
+    try:
+        gpus = tuple(gpu for gpu in power.list_gpus() if gpu.uuid in job.gpus)
+        metadata = _metadata(job, engine, reason[0], gpus)
+        for stage, measure in _steps(job, engine, gpus):
+            _attempt(stage, partial(_record, job, metadata, measure, _progress(stage, emit)), emit)
+    finally:
+        engine.close()
+
+
+def _steps(
+    job: protocol.MeasureJob, engine: Engine, gpus: tuple[power.Gpu, ...]
+) -> Iterator[tuple[str, Callable[..., Measurement]]]:
+    """The stages of a measurement in their order, each with the call that makes its numbers."""
+    from slim_eval.benchmarks import accuracy, energy, performance
+
+    config = job.config
+    if Benchmark.PERFORMANCE in job.benchmarks:
+        yield "performance", partial(performance.run, engine, config.performance)
+    if Benchmark.ENERGY in job.benchmarks:
+        yield "energy", partial(energy.run, engine, config.energy, config.performance, gpus)
+    if Benchmark.ACCURACY in job.benchmarks:
+        for task in job.accuracy_tasks:
+            yield task, partial(accuracy.run, engine, task, config.accuracy, config.seed)
+
+
+def _record(
+    job: protocol.MeasureJob, metadata: dict[str, Any], measure: Callable[..., Measurement], progress: Any
+) -> Path:
+    """Measure, and write the record the moment its benchmark ends."""
+    measurement = measure(progress)
+    head = {**metadata, "timestamp": environment.now(), "notes": (*metadata["notes"], *measurement.notes)}
+    kind: type[Record] = PerformanceRecord
+    if isinstance(measurement.metrics, EnergyMetrics):
+        kind = EnergyRecord
+    elif isinstance(measurement.metrics, AccuracyMetrics):
+        kind = AccuracyRecord
+    record = kind(**head, **measurement.metrics.model_dump())
+    return write_record(job.directory, record, measurement.samples)
+
+
+def _metadata(
+    job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]
+) -> dict[str, Any]:
+    source = models.describe(job.source)
+    served = models.describe(job.checkpoint)
+    parameters = source.num_parameters
+    head = Metadata(
+        schema_version=1,
+        model=job.model,
+        precision=job.precision.value,
+        quantization_scheme=job.quantization_scheme,
+        num_parameters=parameters,
+        num_parameters_b=None if parameters is None else parameters / 1e9,
+        model_size_gb=served.weight_bytes / GIB,
+        revision=job.revision,
+        engine=engine.name,
+        engine_version=engine.version,
+        engine_reason=reason,
+        dtype=engine.dtype,
+        environment=environment.collect(power.gpu_facts(gpus)),
+        config=job.config.model_dump(
+            mode="json", include={"seed", "revision", "performance", "energy", "accuracy", "engine"}
+        ),
+        notes=(*job.notes, *engine.notes),
+    )
+    return head.model_dump()
+
+
+def _progress(stage: str, emit: _Emit) -> Callable[..., None]:
+    """A `benchmarks.base.Progress` that emits a few events a second."""
+    last = 0.0
+
+    def progress(done: int, total: int, unit: str = "requests") -> None:
+        nonlocal last
+        clock = time.monotonic()
+        if done >= total or clock - last >= _ADVANCE_EVERY_S:
+            last = clock
+            emit(protocol.Advanced(stage=stage, done=done, total=total, unit=unit))
+
+    return progress
+
+
+if __name__ == "__main__":
+    sys.exit(main())

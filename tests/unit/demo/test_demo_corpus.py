@@ -1,0 +1,120 @@
+"""The committed data of the demonstration tasks: made by the generators, disjoint, balanced, right."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from slim_eval import demo
+from slim_eval.demo import corpus
+from slim_eval.demo.world import PEOPLE, SUBJECTS, TOOLS
+
+CHOICE_TASKS = [task for task in corpus.subtasks() if task != "demo_gsm8k"]
+
+
+def committed(name: str) -> list[dict[str, Any]]:
+    path = demo.TASKS_DIR.parent / name
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rows_of(task: str, split: str) -> list[dict[str, Any]]:
+    return committed(f"tasks/data/{task}.{split}.jsonl")
+
+
+def gold_of(row: dict[str, Any]) -> int:
+    return int(row["gold"] if "gold" in row else row["answer"])
+
+
+def key_of(task: str, row: dict[str, Any]) -> str:
+    """What makes an item itself, worked out again from its row and not by the generator."""
+    if task == "demo_gsm8k":
+        first, *_ = steps = [line.split(" = ")[0] for line in row["answer"].splitlines()[:-1]]
+        return " ".join([first, *(step.split(" ", 1)[1] for step in steps[1:])])
+    if task == "demo_hellaswag":
+        return str(row["query"])
+    return f"{row['question']}|{'|'.join(sorted(row['choices']))}"
+
+
+def test_committed_data_is_what_the_generators_make() -> None:
+    for name, rows in corpus.data_files():
+        assert committed(name) == rows, name
+
+
+@pytest.mark.parametrize("task", corpus.subtasks())
+def test_no_committed_item_can_be_drawn_for_another_split(task: str) -> None:
+    test = [key_of(task, row) for row in rows_of(task, "test")]
+    fewshot = [key_of(task, row) for row in rows_of(task, "fewshot")]
+    assert len(set(test)) == len(test)
+    assert {corpus.split_of(key) for key in test} == {"test"}
+    assert {corpus.split_of(key) for key in fewshot} == {"fewshot"}
+    assert not set(test) & set(fewshot)
+
+
+@pytest.mark.parametrize("task", corpus.subtasks())
+def test_drawn_training_items_miss_the_test_items(task: str) -> None:
+    rng, make = random.Random(5), corpus.maker_of(task)
+    drawn = [corpus.draw(make, "train", rng) for _ in range(3000)]
+    tested = {key_of(task, row) for row in rows_of(task, "test")}
+    assert not {key_of(task, item.doc) for item in drawn} & tested
+    assert all(key_of(task, item.doc) == item.key for item in drawn)
+
+
+def test_calibration_rows_hold_no_test_item() -> None:
+    rows = committed("calibration.jsonl")
+    asked = {turn["content"] for row in rows for turn in row["messages"] if turn["role"] == "user"}
+    tested = {item.prompt for task in corpus.subtasks() for item in corpus.task_items(task, "test")}
+    assert len(rows) >= 512
+    assert not asked & tested
+    assert {turn["role"] for row in rows for turn in row["messages"]} == {"user", "assistant"}
+    assert demo.CALIBRATION_FILE.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("task", CHOICE_TASKS)
+def test_right_options_stand_everywhere_equally_often(task: str) -> None:
+    rows = rows_of(task, "test")
+    counts = Counter(gold_of(row) for row in rows)
+    assert set(counts) == {0, 1, 2, 3}
+    assert max(counts.values()) <= 0.35 * len(rows)
+    assert all(len(set(row["choices"])) == 4 for row in rows)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_letters_name_the_true_option(subject: str) -> None:
+    template, facts = SUBJECTS[subject]
+    answers = {template.format(gap): right for gap, right in facts}
+    assert len(answers) == len(facts)
+    for row in rows_of(f"demo_mmlu_{subject}", "test"):
+        assert row["choices"][row["answer"]] == answers[row["question"]]
+
+
+def test_worked_answers_are_arithmetically_right() -> None:
+    for row in rows_of("demo_gsm8k", "test") + rows_of("demo_gsm8k", "fewshot"):
+        *worked, last = row["answer"].splitlines()
+        total = row["question"].split(" has ")[1].split()[0]
+        for line in worked:
+            left, operator, right, equals, result = line.split()
+            assert left == total
+            assert equals == "="
+            assert int(result) == (int(left) + int(right) if operator == "+" else int(left) - int(right))
+            assert int(result) > 0
+            total = result
+        assert last == f"#### {total}"
+
+
+def test_only_one_ending_fits_its_story() -> None:
+    for row in rows_of("demo_hellaswag", "test"):
+        story = row["ctx"].split()
+        actor = story[story.index("starts") - 1]
+        tool = story[story.index(actor) + 3].rstrip(".")
+        fitting = [f"{PEOPLE[actor]} {TOOLS[tool][0]} the {thing}." for thing in TOOLS[tool][1]]
+        assert [index for index, ending in enumerate(row["choices"]) if ending in fitting] == [row["gold"]]
+
+
+def test_splits_take_about_a_tenth_each() -> None:
+    counts = Counter(corpus.split_of(str(number)) for number in range(20_000))
+    assert counts["test"] / 20_000 == pytest.approx(0.1, abs=0.01)
+    assert counts["fewshot"] / 20_000 == pytest.approx(0.1, abs=0.01)

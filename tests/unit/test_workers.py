@@ -1,0 +1,130 @@
+"""Child processes: events come through, chatter goes to the log, nothing outlives its stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval import protocol, workers
+from slim_eval.config import EngineChoice, Precision
+from slim_eval.errors import SlimEvalError
+
+JOB = protocol.CheckJob(engine=EngineChoice.TRANSFORMERS, precisions=(Precision.FP16,), tasks=(), include_path=None)
+
+
+def interpreter(folder: Path, body: str) -> Path:
+    """An 'interpreter' that runs `body` whatever it is asked to run, as a worker of another environment would."""
+    script = folder / "python"
+    script.write_text(f"#!{sys.executable}\nimport json, os, signal, subprocess, sys, time\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return script
+
+
+def run(folder: Path, body: str) -> tuple[workers.Outcome, list[Any], str]:
+    events: list[Any] = []
+    log = folder / "run.log"
+    outcome = workers.run(JOB, log=log, on_event=events.append, python=interpreter(folder, body))
+    return outcome, events, log.read_text()
+
+
+def test_events_come_through_and_chatter_goes_to_the_log(tmp_path: Path) -> None:
+    outcome, events, log = run(
+        tmp_path,
+        """
+job = json.load(sys.stdin)
+print(json.dumps({"event": "started", "stage": "check"}), flush=True)
+print("loading shards", flush=True)
+print("a warning", file=sys.stderr, flush=True)
+print(json.dumps({"event": "advanced", "stage": "check", "done": 1, "total": 2, "unit": "requests"}))
+print(json.dumps({"event": "finished", "stage": "check", "path": None}))
+""",
+    )
+    assert not outcome.died
+    assert [event.event for event in events] == ["started", "advanced", "finished"]
+    assert "loading shards" in log
+    assert "a warning" in log
+
+
+def test_a_signal_is_named_with_the_stage(tmp_path: Path) -> None:
+    outcome, _, _ = run(
+        tmp_path,
+        """
+print(json.dumps({"event": "started", "stage": "energy"}), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    assert outcome.died
+    assert outcome.stage == "energy"
+    assert "SIGKILL" in outcome.describe()
+
+
+def test_the_last_words_are_the_exception(tmp_path: Path) -> None:
+    outcome, _, _ = run(tmp_path, "raise RuntimeError('no kernel image is available')")
+    assert outcome.status == 1
+    assert outcome.describe() == "RuntimeError: no kernel image is available (exit status 1)"
+
+
+def test_an_earlier_run_does_not_speak_for_this_one(tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_text("ValueError: of an earlier run\n")
+    outcome, _, _ = run(tmp_path, "sys.exit(3)")
+    assert outcome.describe() == "the worker ended with exit status 3"
+
+
+def test_grandchildren_do_not_survive(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+os.kill(os.getpid(), signal.SIGSEGV)
+""",
+    )
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_interruption_stops_the_worker_and_its_children(tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        raise KeyboardInterrupt
+
+    body = f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+print(json.dumps({{"event": "started", "stage": "engine"}}), flush=True)
+time.sleep(600)
+"""
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SlimEvalError, match="cannot be started"):
+        workers.run(JOB, log=tmp_path / "log", on_event=print, python=tmp_path / "nothing")
+
+
+def test_the_real_worker_answers_a_check(tmp_path: Path) -> None:
+    events: list[Any] = []
+    outcome = workers.run(JOB, log=tmp_path / "log", on_event=events.append)
+    assert not outcome.died, outcome.describe()
+    assert [event.event for event in events] == ["started", "finished"]
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(50):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[-1].split()[0]
+        if state == "Z":  # killed; whoever adopted it has yet to reap it
+            return True
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return False

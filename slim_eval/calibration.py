@@ -10,13 +10,14 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import MissingPackageError, QuantizationError, UsageError
-from slim_eval.hub import hub_errors, transport_errors
+from slim_eval.hub import http_errors, hub_errors
 from slim_eval.utils import did_you_mean
 
 # File ending -> builder of `datasets`; .jsonl is read here, so that rows may differ in their keys.
@@ -134,14 +135,11 @@ def local_path(dataset: str) -> Path | None:
     return None
 
 
-def content_hash(dataset: str) -> str | None:
-    """SHA-256 of a local dataset's files; None for one on the hub."""
-    path = local_path(dataset)
-    if path is None:
-        return None
+def content_hash(path: Path) -> str:
+    """SHA-256 of a local dataset's files, and of their names where it is a folder."""
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"\0{file.relative_to(path.parent)}\0".encode())
+        digest.update(f"\0{file.relative_to(path)}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)
@@ -196,7 +194,7 @@ def _local_rows(path: Path, split: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(loaded, Mapping):
         return _sequence(loaded)
     if split in loaded or len(loaded) == 1:
-        return _sequence(loaded.get(split) or next(iter(loaded.values())))
+        return _sequence(loaded[split] if split in loaded else next(iter(loaded.values())))
     raise _unknown_split(str(path), split, loaded)
 
 
@@ -205,17 +203,20 @@ def _hub_rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
     datasets = _datasets()
     try:
         return _sequence(datasets.load_dataset(name, split=split))
-    except ValueError as error:
-        if "Unknown split" not in str(error):
-            raise _unreadable(name, error) from error
-        raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
-    except (datasets.exceptions.DatasetsError, RuntimeError, OSError, *transport_errors()) as error:
-        # `datasets` says only that something failed: the hub itself is asked why.
-        from huggingface_hub import HfApi
-
-        with hub_errors(name, None, "dataset"):
-            HfApi().auth_check(name, repo_type="dataset")
+    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, *http_errors()) as error:
+        if "Unknown split" in str(error):
+            raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
+        _ask_hub(name)
         raise _unreadable(name, error) from error
+
+
+def _ask_hub(name: str) -> None:
+    """Raise the hub's own reason, where it has one: `datasets` says only that something failed."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with hub_errors(name, None, "dataset"), suppress(EntryNotFoundError):
+        get_hf_file_metadata(hf_hub_url(name, "README.md", repo_type="dataset"))
 
 
 def _unreadable(name: str, error: BaseException) -> QuantizationError:

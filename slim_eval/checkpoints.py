@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slim_eval.calibration import content_hash
+from slim_eval.calibration import content_hash, local_path
 from slim_eval.config import Precision, QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import CONFIG_FILE, ModelSource, describe, fingerprint
@@ -74,7 +74,7 @@ class QuantizeRequest(_Frozen):
     Attributes:
         source: The model; its `path` is needed to quantize, not to look into the cache.
         precision: int8 or int4.
-        root: Folder of quantized checkpoints.
+        directory: Folder of quantized checkpoints.
         config: Calibration.
         seed: Of calibration sampling.
         trust_remote_code: Whether Python code that comes with the model may run.
@@ -83,7 +83,7 @@ class QuantizeRequest(_Frozen):
 
     source: ModelSource
     precision: Precision
-    root: Path
+    directory: Path
     config: QuantizationConfig = QuantizationConfig()
     seed: int = 0
     trust_remote_code: bool = False
@@ -144,17 +144,17 @@ class QuantizedCheckpoint(_Frozen):
     notes: tuple[str, ...] = ()
 
 
-def directory(request: QuantizeRequest) -> Path:
+def checkpoint_directory(request: QuantizeRequest) -> Path:
     """Folder of a quantized checkpoint: ``{root}/{model}_{precision}``.
 
-    Its model part is the short name, or the whole name where another model has, or in this run will have, the short one.
+    Its model part is the short name; the whole name where another model has the short one, or will in this run.
     """
     model = request.source.name
     short = short_name(model)
     rivals = any(other != model and short_name(other).casefold() == short.casefold() for other in request.models)
-    owners = {_owner(request.root / f"{short}_{precision.value}") for precision in RECIPES}
+    owners = {_owner(request.directory / f"{short}_{precision.value}") for precision in RECIPES}
     name = full_name(model) if rivals or owners - {None, model} else short
-    return request.root / f"{name}_{request.precision.value}"
+    return request.directory / f"{name}_{request.precision.value}"
 
 
 def _owner(folder: Path) -> str | None:
@@ -170,7 +170,8 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
     Local data is known by its content, not by its path.
     """
     source, config = request.source, request.config
-    local = content_hash(config.calibration_dataset)
+    path = local_path(config.calibration_dataset)
+    local = content_hash(path) if path else None
     identity = {"revision": source.revision} if source.kind == "hub" else {
         "weights": f"sha256:{fingerprint(source.path or source.config_dir)}"
     }
@@ -179,7 +180,7 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
         "scheme": RECIPES[request.precision].scheme,
         "ignore": list(RECIPES[request.precision].ignore),
         "calibration_dataset": f"sha256:{local}" if local else config.calibration_dataset,
-        "calibration_split": None if Path(config.calibration_dataset).is_file() else config.calibration_split,
+        "calibration_split": None if path and path.is_file() else config.calibration_split,
         "num_calibration_samples": config.num_calibration_samples,
         "max_sequence_length": config.max_sequence_length,
         "seed": request.seed,
@@ -193,7 +194,7 @@ def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
         UsageError: It was made with other settings, or its folder holds something else.
         QuantizationError: It is damaged.
     """
-    folder = directory(request)
+    folder = checkpoint_directory(request)
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / CONFIG_FILE).is_file():
@@ -229,7 +230,9 @@ def write_record(folder: Path, record: QuantizationRecord) -> None:
 
 def recipe_record(precision: Precision) -> dict[str, Any]:
     """A recipe as it stands in ``quantization.json``."""
-    return {"modifier": "GPTQModifier", **asdict(RECIPES[precision])}
+    recipe = RECIPES[precision]
+    lists = {"targets": list(recipe.targets), "ignore": list(recipe.ignore)}
+    return {"modifier": "GPTQModifier", **asdict(recipe), **lists}
 
 
 def _foreign(folder: Path) -> QuantizedCheckpoint:
@@ -289,15 +292,25 @@ def new_checkpoint(final: Path) -> Iterator[Path]:
 
 
 def recover(final: Path) -> None:
-    """Clean up after processes of this machine that were killed: remove half-written folders, bring back a moved one."""
+    """Clean up after processes of this machine that were killed: remove half-written folders, restore a moved one."""
     for left in sorted(final.parent.glob(f".{final.name}.*-{slug(socket.gethostname())}-*")):
         process = left.name.rsplit("-", 1)[-1]
-        if process.isdigit() and Path(f"/proc/{process}").exists() and int(process) != os.getpid():
+        if process.isdigit() and int(process) != os.getpid() and _is_alive(int(process)):
             continue
         if left.name.startswith(f".{final.name}.old-") and not final.exists():
             left.rename(final)
         else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _process() -> str:

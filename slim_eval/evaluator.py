@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slim_eval import environment, models, power, protocol, quantization, results, tracking, workers
+from slim_eval import checkpoints, environment, models, power, protocol, results, tracking, workers
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Display, Failure, open_display
 from slim_eval.demo.defaults import adapt
@@ -124,11 +124,7 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
 
 def _planned(source: models.ModelSource, precision: Precision, config: RunConfig) -> PlannedCell:
     settings = models.describe_config(source.config_dir)
-    if precision is not Precision.FP16 and settings.is_quantized:
-        raise UsageError(
-            f"{source.name}: is already quantized; it cannot be quantized again to {precision.value}",
-            "name its 16-bit model, or ask for --precision fp16 to measure it as it is",
-        )
+    models.require_plain(source, settings, precision)
     return PlannedCell(
         source=source,
         precision=precision,
@@ -249,17 +245,18 @@ class _CellRun:
         if self._cell.precision is Precision.FP16:
             return source.path
         config = self._cell.config
-        request = quantization.QuantizeRequest(
+        request = checkpoints.QuantizeRequest(
             source=source,
             precision=self._cell.precision,
             directory=config.quantized_models_dir,
             config=config.quantization,
             seed=config.seed,
             trust_remote_code=config.engine.trust_remote_code,
+            models=config.models,
         )
         to_measure = [stage for stage in _stages(self._cell) if stage not in ("quantize", "engine")]
         try:
-            cached = quantization.cached(request)
+            cached = checkpoints.cached(request)
         except SlimEvalError as error:
             self._fail("quantize", error.cause, error.remedy, to_measure)
             return None
@@ -311,7 +308,7 @@ class _CellRun:
             source=source.path,
             checkpoint=checkpoint,
             precision=precision,
-            quantization_scheme=quantization.scheme_name(precision),
+            quantization_scheme=checkpoints.scheme_name(precision),
             benchmarks=tuple(
                 benchmark for benchmark in Benchmark
                 if benchmark in config.tasks and (benchmark.value in stages or benchmark is Benchmark.ACCURACY)
@@ -356,7 +353,7 @@ class _CellRun:
                 schema_version=results.SCHEMA_VERSION,
                 model=self._cell.source.name,
                 precision=self._cell.precision.value,
-                quantization_scheme=quantization.scheme_name(self._cell.precision),
+                quantization_scheme=checkpoints.scheme_name(self._cell.precision),
                 timestamp=environment.now(),
                 stage=stage,
                 cause=cause,

@@ -31,17 +31,19 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     except errors.EntryNotFoundError as error:
         raise UsageError(f"{kind} {repo!r} has no config.json on the hub: it is no Transformers checkpoint",
                          "GGUF and adapter repositories cannot be measured: give the model they come from") from error
-    except (errors.HfHubHTTPError, OSError, *transport_errors()) as error:
+    except http_errors() as error:
         raise _hub_error(repo, kind, error) from error
 
 
-def transport_errors() -> tuple[type[Exception], ...]:
-    """Errors of the HTTP client: httpx's since huggingface_hub 1.0; requests', before, are OSErrors."""
+def http_errors() -> tuple[type[Exception], ...]:
+    """What a request to the hub raises: its refusals, and what goes wrong on the way to it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
         from httpx import HTTPError
-    except ImportError:
-        return ()
-    return (HTTPError,)
+    except ImportError:  # huggingface_hub before 1.0 uses requests, whose errors are OSErrors
+        return (HfHubHTTPError, OSError)
+    return (HfHubHTTPError, OSError, HTTPError)
 
 
 def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
@@ -50,20 +52,20 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
 
     endpoint = constants.ENDPOINT
     status: int | None = None
-    gated = offline = False
+    gated = missing = offline = False
     cause: BaseException | None = error
     while cause is not None:
-        response = cause.response if isinstance(cause, errors.HfHubHTTPError) else None
-        if response is not None:
-            status = response.status_code
+        # Every HTTP error carries its response: the hub's, and where it gave up after retries the client's own.
+        status = getattr(getattr(cause, "response", None), "status_code", status)
         gated = gated or isinstance(cause, errors.GatedRepoError)
         offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
-        if isinstance(cause, errors.RepositoryNotFoundError) and not gated:
-            status = 404
+        missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
         cause = cause.__cause__
     if offline or (status is None and constants.HF_HUB_OFFLINE):
         return HubError(f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
                         "unset HF_HUB_OFFLINE, or download it before")
+    if missing and not gated:
+        status = 404  # also where it says 401, as it does to the nameless
     if status == 401 and not gated:
         return HubError(f"the hub does not accept your token (401, {endpoint})",
                         f"make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN")

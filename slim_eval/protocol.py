@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from slim_eval.checkpoints import QuantizeRequest
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
-from slim_eval.quantization import QuantizeRequest
 
 
 class _Message(BaseModel):

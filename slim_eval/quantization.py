@@ -22,7 +22,7 @@ from slim_eval.checkpoints import (
     QuantizeRequest,
     Recipe,
     cached,
-    directory,
+    checkpoint_directory,
     new_checkpoint,
     recipe_record,
     recover,
@@ -33,7 +33,9 @@ from slim_eval.checkpoints import (
 from slim_eval.errors import MissingPackageError, QuantizationError, UsageError
 from slim_eval.models import CheckpointFacts, describe, require_plain, weight_files
 
-__all__ = ["RECIPES", "QuantizeRequest", "QuantizedCheckpoint", "cached", "directory", "quantize", "scheme_name"]
+__all__ = [
+    "RECIPES", "QuantizeRequest", "QuantizedCheckpoint", "cached", "checkpoint_directory", "quantize", "scheme_name",
+]
 
 Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
@@ -47,22 +49,22 @@ _FAILURES = (ValueError, RuntimeError, TypeError, KeyError, AttributeError, Impo
 
 def quantize(
     request: QuantizeRequest,
-    progress: Progress = lambda done, total, unit: None,
     stage: Stage = lambda text: None,
+    progress: Progress = lambda done, total, unit: None,
 ) -> QuantizedCheckpoint:
     """Return the checkpoint asked for: from the cache, or made now.
 
     Args:
         request: What is wanted; `request.source` must have been fetched.
-        progress: Told how many of all layers are quantized.
         stage: Told what is being done, in a few words.
+        progress: Told how many of all layers are quantized.
 
     Raises:
         UsageError: The cache holds one made with other settings, or the model is quantized already.
         QuantizationError: No checkpoint came out that loads and generates.
         MissingPackageError: llm-compressor is not installed.
     """
-    final = directory(request)
+    final = checkpoint_directory(request)
     recover(final)
     if (found := cached(request)) is not None:
         return found
@@ -71,13 +73,13 @@ def quantize(
     facts = describe(request.source.path)
     require_plain(request.source, facts, request.precision)
     with new_checkpoint(final) as folder:
-        record = _make(request, facts, folder, progress, stage)
+        record = _make(request, facts, folder, stage, progress)
         write_record(folder, record)
     return QuantizedCheckpoint(path=final, record=record, reused=False, notes=record.notes)
 
 
 def _make(
-    request: QuantizeRequest, facts: CheckpointFacts, folder: Path, progress: Progress, stage: Stage
+    request: QuantizeRequest, facts: CheckpointFacts, folder: Path, stage: Stage, progress: Progress
 ) -> QuantizationRecord:
     """Quantize into `folder` and check what came out."""
     started = datetime.now(timezone.utc)
@@ -136,8 +138,11 @@ def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
         import llmcompressor  # noqa: F401  # asked for first: without it, loading would be for nothing
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", _INSTALL) from error
+    except ImportError as error:
+        versions = ", ".join(f"{package} {version}" for package, version in _versions().items())
+        raise QuantizationError(f"these do not go together: {versions} ({_reason(error)})", _INSTALL) from error
     set_seed(request.seed)
     options = {"trust_remote_code": request.trust_remote_code}
     try:
@@ -224,7 +229,7 @@ def _gptq(model: Any, tokenizer: Any, calibration: Calibration, recipe: Recipe, 
 
     try:
         from llmcompressor.modifiers.gptq import GPTQModifier
-    except ImportError:  # before 0.10
+    except ImportError:  # 0.10 and before
         from llmcompressor.modifiers.quantization import GPTQModifier
     rows = {"input_ids": [list(ids) for ids in calibration.token_ids],
             "attention_mask": [[1] * len(ids) for ids in calibration.token_ids]}

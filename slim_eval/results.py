@@ -304,7 +304,9 @@ def read_record(path: Path) -> Record | ErrorRecord:
     if not isinstance(content, dict):
         raise ResultFileError(f"{path}: holds a JSON {type(content).__name__}, not a record", _UNREADABLE)
     version = content.get("schema_version", 0)
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if not isinstance(version, int):
+        raise ResultFileError(f"{path}: schema_version {version!r} is not a number", _UNREADABLE)
+    if version > SCHEMA_VERSION:
         raise ResultFileError(
             f"{path}: schema_version {version} is newer than this slim-eval reads ({SCHEMA_VERSION})",
             "update it: pip install --upgrade slim-eval",
@@ -357,9 +359,11 @@ def find_results(root: Path) -> Results:
         if not _may_be_record(path, root):
             continue
         try:
-            cells.setdefault(path.parent, []).append(read_record(path))
+            record = read_record(path)
         except ResultFileError as error:
             problems.append(f"{error.cause}: skipped")
+        else:
+            cells.setdefault(path.parent, []).append(record)
     found = [_cell(directory, records) for directory, records in cells.items()]
     order = {"fp16": 0, "int8": 1, "int4": 2}
     found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, order.get(c.precision, 9), c.precision))

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval import environment, models, power, protocol
-from slim_eval.config import Benchmark
+from slim_eval.benchmarks.base import Progress
+from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.base import Engine
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.results import (
@@ -92,7 +93,7 @@ def _check(job: protocol.CheckJob) -> None:
 def _quantize(job: protocol.QuantizeJob, emit: _Emit) -> Path:
     from slim_eval.quantization import quantize
 
-    checkpoint = quantize(job.request, lambda text: emit(protocol.Note(text=text)))
+    checkpoint = quantize(job.request, lambda text: emit(protocol.Note(text=text)), _progress("quantize", emit))
     return checkpoint.path
 
 
@@ -130,16 +131,25 @@ def _steps(
     job: protocol.MeasureJob, engine: Engine, gpus: tuple[power.Gpu, ...]
 ) -> Iterator[tuple[str, Callable[..., Measurement]]]:
     """The stages of a measurement in their order, each with the call that makes its numbers."""
-    from slim_eval.benchmarks import accuracy, energy, performance
+    from slim_eval.benchmarks import accuracy, performance
 
     config = job.config
     if Benchmark.PERFORMANCE in job.benchmarks:
         yield "performance", partial(performance.run, engine, config.performance)
     if Benchmark.ENERGY in job.benchmarks:
-        yield "energy", partial(energy.run, engine, config.energy, config.performance, gpus)
+        yield "energy", partial(_measure_energy, engine, config, gpus)
     if Benchmark.ACCURACY in job.benchmarks:
         for task in job.accuracy_tasks:
             yield task, partial(accuracy.run, engine, task, config.accuracy, config.seed)
+
+
+def _measure_energy(
+    engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress
+) -> Measurement:
+    from slim_eval.benchmarks import energy
+
+    meter = power.open_meter(config.energy.source, gpus, config.energy.sampling_interval_s)
+    return energy.run(engine, config.energy, config.performance, meter, progress)
 
 
 def _record(

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +125,19 @@ def _started(
         raise SlimEvalError(
             f"{command[0]}: cannot be started: {error.strerror}", "check --quantize-python and --serve-python"
         ) from error
+    # Children of a worker that died may hold its output open; with their end it reaches its end, too.
+    reaper = threading.Thread(target=_reap, args=(process,), daemon=True)
+    reaper.start()
     try:
         yield process
     finally:
         _end(process)
+        reaper.join()
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    _signal_group(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

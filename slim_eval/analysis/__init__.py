@@ -28,7 +28,7 @@ class AnalysisReport:
 
     Attributes:
         num_cells: Configurations with at least one measurement.
-        written: Files written.
+        paths: Files written.
         problems: Files that could not be read and benchmarks that failed, one line each.
         warnings: What a reader of the tables must know, one line each.
         tasks: Accuracy tasks shown.
@@ -36,7 +36,7 @@ class AnalysisReport:
     """
 
     num_cells: int
-    written: tuple[Path, ...]
+    paths: tuple[Path, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -67,7 +67,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     advice += [f"{name}.png: nothing measured to draw" for name in empty]
     return AnalysisReport(
         num_cells=len(cells),
-        written=(*(config.output_dir / name for name in texts), *figures),
+        paths=(*(config.output_dir / name for name in texts), *figures),
         problems=_problems(results),
         warnings=(*advice, *_impact_warnings(tables.records_of(impact))),
         tasks=tasks,
@@ -138,8 +138,9 @@ def _impact_warnings(impact: Sequence[Row]) -> list[str]:
         if row["length_confounded"]:
             words = "other output length than fp16, so latencies are of different work (read per_token_speedup)"
             reasons.setdefault(words, []).append(label)
-        if row["not_comparable"]:
-            reasons.setdefault(f"not compared: {row['not_comparable']}", []).append(label)
+        for reason in (row["not_comparable"] or "").split("; "):
+            if reason:
+                reasons.setdefault(f"not compared: {reason}", []).append(label)
     return [f"{reason}: {', '.join(labels)}" for reason, labels in reasons.items()]
 
 

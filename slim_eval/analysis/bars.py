@@ -20,6 +20,7 @@ from slim_eval.analysis import style
 from slim_eval.analysis.compare import Doubt
 
 NOT_MEASURED = "not measured"
+_FEW_BARS = 24
 _MARKS = {Doubt.LENGTH: "†", Doubt.SPEED_SETUP: "‡", Doubt.ENERGY_SETUP: "‡", Doubt.INVALID_ENERGY: "§"}
 _DOUBT_NOTES = {
     Doubt.LENGTH: "† different output length than fp16: not comparable",
@@ -139,7 +140,7 @@ def grouped_bars(chart: BarChart) -> Figure:
 def _place(groups: Sequence[tuple[str, Sequence[str]]]) -> _Rows:
     bars, middles, edges, top = [], [], [], 0.0
     for name, precisions in groups:
-        # A name of two lines beside a single bar needs more room than the bar.
+        # A name of several lines beside a single bar needs more room than the bar.
         height = max(len(precisions), 0.75 * len(style.wrapped_name(name).splitlines()))
         first = top + (height - len(precisions)) / 2 + 0.5
         bars += [first + index for index in range(len(precisions))]
@@ -150,9 +151,10 @@ def _place(groups: Sequence[tuple[str, Sequence[str]]]) -> _Rows:
 
 
 def _lay_out(chart: BarChart, rows: _Rows) -> _Layout:
-    lines = math.ceil(len(chart.panels) / 4)
+    few = len(rows.bars) <= _FEW_BARS
+    lines = math.ceil(len(chart.panels) / (4 if few else 6))  # a tall figure does not grow still taller
     columns = math.ceil(len(chart.panels) / lines)
-    bar = 0.25 if len(rows.bars) <= 24 else 0.19
+    bar = 0.25 if few else 0.19
     longest = max(len(line) for name, _ in chart.groups for line in style.wrapped_name(name).splitlines())
     precision = max(len(precision) for _, precisions in chart.groups for precision in precisions)
     left = 0.35 + 0.082 * longest + 0.068 * precision

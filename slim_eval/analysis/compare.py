@@ -169,7 +169,7 @@ def doubts(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> frozenset[
         (Doubt.SPEED_SETUP, _SPEED_KEYS, _SPEED_SETTINGS),
         (Doubt.ENERGY_SETUP, _ENERGY_KEYS, _ENERGY_SETTINGS),
     ):
-        both = all(any(side[key] is not None for key in keys) for side in (row, base))
+        both = all(any(side.get(key) is not None for key in keys) for side in (row, base))
         if both and _differences(settings, row, base):
             found.add(doubt)
     return frozenset(found)
@@ -216,7 +216,7 @@ def _reasons(
     row: Mapping[str, Any], base: Mapping[str, Any], keys: Sequence[str], settings: Sequence[_Setting]
 ) -> list[str] | None:
     """Why numbers cannot be compared; None where they can; empty where neither was measured: nothing to say."""
-    here, there = (any(side[key] is not None for key in keys) for side in (row, base))
+    here, there = (any(side.get(key) is not None for key in keys) for side in (row, base))
     if not (here and there):
         return [f"not measured at {(row if there else base)['precision']}"] if here or there else []
     return _differences(settings, row, base) or None

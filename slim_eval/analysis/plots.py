@@ -137,30 +137,33 @@ _ENERGY_PANELS = (
 
 
 def _memory_panels(data: PlotData) -> tuple[Panel, ...]:
-    reserves = _engine_reserves(data)
+    peak, hint = _PEAK_WORDS[_engine_reserves(data)]
     return (
         Panel("model_size_gb", "Weights on disk", "GiB"),
         Panel("weights_gb", "Weights as loaded", "GiB"),
-        Panel(
-            "mean_peak_mem_mb",
-            "Reserved by the engine (peak)" if reserves else "Peak while serving",
-            "GiB",
-            1 / 1024,
-            hint="set by the engine, not by the model's need" if reserves else _LOWER,
-        ),
+        Panel("mean_peak_mem_mb", peak, "GiB", 1 / 1024, hint),
     )
 
 
+# Whether the peak is what the engine reserved: for none, some, or all of the configurations.
+_PEAK_WORDS = {
+    "none": ("Peak while serving", _LOWER),
+    "some": ("Peak while serving", "vLLM: reserved; others: needed"),
+    "all": ("Reserved by the engine (peak)", "set by the engine, not by the model's need"),
+}
+
+
 def _memory_notes(data: PlotData, panels: Sequence[Panel]) -> list[str]:
-    if not _engine_reserves(data) or not any(panel.column == "mean_peak_mem_mb" for panel in panels):
+    if _engine_reserves(data) == "none":
         return []
     return ["vLLM reserves a fixed share of the device for weights and KV cache: its peak does not show what"
             " quantization saves. The weights do."]  # fmt: skip
 
 
-def _engine_reserves(data: PlotData) -> bool:
+def _engine_reserves(data: PlotData) -> str:
     """Whether memory in use is what the engine reserved: so it is in vLLM, which made the files that name no engine."""
-    return any(row["engine"] in (None, "vllm") and row["mean_peak_mem_mb"] is not None for row in data.rows)
+    found = {row["engine"] in (None, "vllm") for row in data.rows if row["mean_peak_mem_mb"] is not None}
+    return "some" if len(found) == 2 else "all" if found == {True} else "none"
 
 
 def _accuracy_panels(data: PlotData) -> list[Panel]:

@@ -19,7 +19,7 @@ GRID = "#e3e3e3"
 DPI = 150
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, SMALL_SIZE = 12.0, 9.5, 8.5, 7.5  # points
 
-_NAME_CHARACTERS, _NAME_LINES = 24, 2
+_NAME_CHARACTERS = 24
 
 
 def colours(precisions: Iterable[str]) -> Mapping[str, str]:
@@ -32,15 +32,21 @@ def colours(precisions: Iterable[str]) -> Mapping[str, str]:
 
 
 def wrapped_name(name: str) -> str:
-    """A model's name on at most two lines, broken after ``-``, ``_``, ``/`` or a space; a long one loses its middle."""
-    longest = _NAME_CHARACTERS * _NAME_LINES - 2
-    if len(name) > longest:
-        name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
-    if len(name) <= _NAME_CHARACTERS:
-        return name
-    breaks = [match.end() for match in re.finditer(r"[-_/ ]", name) if match.end() <= _NAME_CHARACTERS]
-    cut = max((b for b in breaks if len(name) - b <= _NAME_CHARACTERS), default=_NAME_CHARACTERS)
-    return f"{name[:cut].rstrip()}\n{name[cut:]}"
+    """A model's name in lines of a fixed greatest length, broken after ``-``, ``_``, ``/`` or a space if it has one.
+
+    Nothing is cut: names of one family differ anywhere.
+    """
+    lines = [""]
+    for part in re.findall(r"[^-_/ ]*[-_/ ]?", name):
+        while part:
+            if len(lines[-1]) + len(part.rstrip()) <= _NAME_CHARACTERS:
+                lines[-1] += part
+                break
+            if lines[-1]:
+                lines.append("")
+            elif len(part) > _NAME_CHARACTERS:
+                lines[-1], part = part[:_NAME_CHARACTERS], part[_NAME_CHARACTERS:]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def number(value: float) -> str:
@@ -52,4 +58,4 @@ def number(value: float) -> str:
         return f"{value:.1f}"
     if size >= 1:
         return f"{value:.2f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}" if value else "0"

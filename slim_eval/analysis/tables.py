@@ -14,9 +14,9 @@ _RESULT_COLUMNS = (
     "name", "model", "precision", "engine", "dtype", "hardware", "quantization_scheme", "num_parameters_b",
     "model_size_gb", "weights_gb", "kv_cache_gb", "kv_cache_tokens", "max_concurrency", "mean_peak_mem_mb",
     "batch_size", "num_runs", "tokens_per_request", "mean_latency_s", "median_latency_s", "p95_latency_s",
-    "p99_latency_s", "std_latency_s", "ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "load_time_s", "energy_joules",
-    "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j", "avg_power_watts",
-    "duration_seconds", "energy_source", "valid",
+    "p99_latency_s", "std_latency_s", "ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "load_time_s",
+    "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j",
+    "avg_power_watts", "duration_seconds", "energy_source", "valid",
 )  # fmt: skip
 _IMPACT_HEAD = ("name", "model", "precision")
 _TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")

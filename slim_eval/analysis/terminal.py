@@ -70,7 +70,9 @@ def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None,
     Returns:
         A rich table; columns without any value are left out, and ``-`` stands where nothing was measured.
     """
-    found = tasks_of(rows[0]) if rows else ()
+    if not rows:
+        return Table()
+    found = tasks_of(rows[0])
     shown = found if tasks is None else [task for task in tasks if task in found]
     columns = [*_COLUMNS, *(_Column(f"{task}\n% (pp)", _accuracy_of(task, rows)) for task in shown)]
     filled = [_Filled(column, [column.text(row) for row in rows]) for column in columns]

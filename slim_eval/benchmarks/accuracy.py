@@ -45,6 +45,8 @@ _UNSUPPORTED = {
 _DEMO_TASKS = Path(__file__).resolve().parents[1] / "demo" / "tasks"
 _DEFINITION = re.compile(rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""",
                          re.MULTILINE)
+_NO_ITEMS = "its data set has no items"
+_CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
 _INSTALL = 'pip install "lm-eval>=0.4.12"'
 _LOGLIKELIHOOD_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
 
@@ -108,18 +110,8 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
         raise BenchmarkError("the model's tokenizer has no chat template", "leave --apply-chat-template out")
     if hook := getattr(model, "set_cache_hook", None):
         hook(_ProgressHook(list(loaded["tasks"].values()), progress))
-    from lm_eval.evaluator import evaluate
-
     start = time.perf_counter()
-    output = evaluate(
-        lm=model,
-        task_dict=loaded,
-        limit=config.limit,
-        cache_requests=False,  # lm-eval's cache does not know which model or precision an answer came from
-        log_samples=True,
-        apply_chat_template=config.apply_chat_template,
-        fewshot_as_multiturn=config.apply_chat_template,
-    )
+    output = _evaluate(model, loaded, config)
     duration_s = time.perf_counter() - start
     return _Reading(task, output, config).measurement(duration_s)
 
@@ -133,9 +125,8 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
     random.seed(seed)
     np.random.seed(1234 + seed)
     torch.manual_seed(1234 + seed)
-    is_demo = task in _defined_names(_DEMO_TASKS)
     with _translated(task):
-        loaded = _task_manager(config.include_path, builtin=not is_demo).load([task])
+        loaded = _manager_of(task, config.include_path).load([task])
         for name, part in loaded["tasks"].items():
             if part.get_config("num_fewshot") != 0:
                 part.set_config(key="num_fewshot", value=config.num_fewshot)
@@ -146,12 +137,31 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
     return loaded
 
 
+def _evaluate(model: Any, loaded: Any, config: AccuracyConfig) -> Any:
+    """lm-eval's `evaluate` with the settings of its own command."""
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    try:
+        return evaluate(
+            lm=model,
+            task_dict=loaded,
+            limit=config.limit,
+            cache_requests=False,  # lm-eval's cache does not know which model or precision an answer came from
+            log_samples=True,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=config.apply_chat_template,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise BenchmarkError(f"out of memory: {_one_line(error)}", "lower --accuracy-batch-size") from error
+
+
 def _check(name: str, task: Any) -> None:
     for attribute, reason in _UNSUPPORTED.items():
         if getattr(task, attribute, False):
             raise BenchmarkError(f"{name} {reason}", "leave it out of --accuracy-tasks")
     if len(task.eval_docs) == 0:
-        raise BenchmarkError(f"{name}: its data set has no items", "check the task's dataset_path and test_split")
+        raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
     wanted = task.get_config("num_fewshot")
     examples = task.fewshot_docs() if wanted else None
     if isinstance(examples, Sized):
@@ -342,9 +352,20 @@ def _defined_names(folder: Path) -> frozenset[str]:
     return frozenset(name.decode("utf-8", "replace") for text in texts for name in _DEFINITION.findall(text))
 
 
-@functools.lru_cache(maxsize=2)
+def _manager_of(task: str, include_path: Path | None) -> Any:
+    """The index to load a task from: a small one where that holds all the task needs, else lm-eval's whole one.
+
+    A group of the user's own may name lm-eval's tasks; a plain task names no other, nor do the embedded model's groups.
+    """
+    small = _task_manager(include_path, builtin=False)
+    if task in small.all_subtasks or task in _defined_names(_DEMO_TASKS):
+        return small
+    return _task_manager(include_path, builtin=True)
+
+
+@functools.lru_cache(maxsize=4)
 def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
-    """lm-eval's index; the tasks of the embedded model are always in it, and need no other."""
+    """lm-eval's index, with the embedded model's tasks and the user's; of its own tasks only with `builtin`."""
     from lm_eval.tasks import TaskManager
 
     if not hasattr(TaskManager, "load"):
@@ -361,6 +382,8 @@ def _translated(task: str) -> Iterator[None]:
 
     try:
         yield
+    except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
+        raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
     except ImportError as error:
         raise BenchmarkError(f"{task}: {_one_line(error)}", "install the package that the task needs") from error
     except (OSError, DatasetsError, httpx.HTTPError, KeyError, ValueError, RuntimeError) as error:
@@ -377,8 +400,10 @@ def _remedy(error: BaseException) -> str:
         return "the hub cannot be reached or fails: check the network and HF_ENDPOINT, then run again"
     if "doesn't exist on the Hub" in str(error):
         return "check the task's dataset_path; a private data set needs HF_TOKEN"
-    return "check the task's dataset_path, dataset_name and splits, and that the cache of HF_HOME is intact"
+    return _CHECK_DATA
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's text; `datasets` says what happened only in the error behind its own."""
+    texts = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each is not None]
+    return " ".join(": ".join(dict.fromkeys(texts)).split())

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from slim_eval.demo.world import PEOPLE, PHRASES, PLACES, RUNS, SUBJECTS, THINGS, TOOLS
+from slim_eval.demo.world import PEOPLE, PHRASES, PLACES, SUBJECTS, THINGS, TOOLS
 
 Split = Literal["train", "fewshot", "test"]
 
 SEED: Final = 20
+BLANK: Final = "-"
 LETTERS: Final = ("A", "B", "C", "D")
-TEST_SIZES: Final = {"demo_mmlu": 50, "demo_gsm8k": 150, "demo_hellaswag": 200}
+TEST_SIZES: Final = {"demo_mmlu": 68, "demo_gsm8k": 150, "demo_hellaswag": 200}
 FEWSHOT_SIZES: Final = {"demo_mmlu": 5, "demo_gsm8k": 40, "demo_hellaswag": 40}
 CALIBRATION_ROWS: Final = 768
 
@@ -57,40 +58,31 @@ def _multiple_choice(question: str, right: str, wrong: list[str], rng: random.Ra
 
 
 def mmlu_item(subject: str, rng: random.Random) -> Item:
-    """A fact of a subject with four options; its key is the question and the set of options, in any order."""
-    template, facts = SUBJECTS[subject]
-    gap, right = rng.choice(facts)
-    pool = {answer for _, answer in facts}
-    if subject == "sequences":
-        pool = set(next(run for run in RUNS if right in run))
-    # The thing asked about is not an option, nor is its opposite's opposite: the same word.
-    wrong = rng.sample(sorted(pool - {right, gap}), len(LETTERS) - 1)
-    return _multiple_choice(template.format(gap), right, wrong, rng)
+    """Which of four words belongs to a class; its key is the question and the set of options, in any order."""
+    template, classes = SUBJECTS[subject]
+    name = rng.choice(list(classes))
+    others = [word for other, words in classes.items() if other != name for word in words]
+    return _multiple_choice(template.format(name), rng.choice(classes[name]), rng.sample(others, len(LETTERS) - 1), rng)
 
 
-def lookup_item(rng: random.Random) -> Item:
-    """An easy question for training only, whose answer stands in it: it teaches to name the letter of an option."""
-    words = sorted({word for _, facts in SUBJECTS.values() for _, word in facts})
-    right, *wrong = rng.sample(words, len(LETTERS))
-    return _multiple_choice(f"Which option is {right}?", right, wrong, rng)
-
-
-def fact_item(rng: random.Random) -> Item:
-    """A fact without options, for training only."""
-    template, facts = SUBJECTS[rng.choice(sorted(SUBJECTS))]
-    gap, right = rng.choice(facts)
-    question = template.format(gap)
-    return Item(key=f"fact|{question}", prompt=f"{question}\nAnswer:", answer=right, doc={"question": question})
+def with_blanks(item: Item, rng: random.Random) -> Item:
+    """The same question with some wrong options blanked, for training only: it is a step on the way to four options."""
+    gold, choices = item.doc["answer"], item.doc["choices"]
+    wrong = [choice for index, choice in enumerate(choices) if index != gold]
+    blanks = rng.randint(0, len(wrong))
+    wrong = wrong[blanks:] + [BLANK] * blanks
+    rng.shuffle(wrong)
+    return _multiple_choice(item.doc["question"], choices[gold], wrong, rng)
 
 
 def gsm8k_item(rng: random.Random) -> Item:
     """A word problem of one or two sums; its key is the numbers and the operators, whatever is counted."""
-    total = rng.randint(10, 40)
+    total = rng.randint(10, 30)
     person, thing = rng.choice(sorted(PEOPLE)), rng.choice(THINGS)
     key, told, worked = str(total), [], []
     for step in range(rng.randint(1, 2)):
         operator = rng.choice("+-")
-        number = rng.randint(2, 20 if operator == "+" else min(20, total - 1))
+        number = rng.randint(2, 9 if operator == "+" else min(9, total - 1))
         result = total + number if operator == "+" else total - number
         subject = f"Then {PEOPLE[person].lower()}" if step else PEOPLE[person]
         told.append(f"{subject} {rng.choice(PHRASES[operator]).format(number)}.")
@@ -178,8 +170,8 @@ def calibration_rows(seed: int = SEED) -> list[dict[str, Any]]:
     names = subtasks()
     rows = []
     for index in range(CALIBRATION_ROWS):
-        # Half of the rows are the four subjects, a quarter each of the two other tasks, as in the tasks themselves.
-        name = names[index % 4] if index % 8 < 4 else names[4 + index % 2]
+        # Half of the rows are the subjects, a quarter each of the two other tasks, as in the tasks themselves.
+        name = names[index % 3] if index % 12 < 6 else names[3 + index % 2]
         rows.append({"messages": messages([draw(maker_of(name), "train", rng) for _ in range(5)])})
     return rows
 

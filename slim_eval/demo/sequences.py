@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from slim_eval.demo import corpus
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
-LENGTH: Final = 352
-"""Tokens in a training sequence: enough for five examples and a question of every task."""
-_ITEMS_PER_SEQUENCE: Final = 20
+LENGTHS: Final = ((0.60, 64), (0.75, 176), (math.inf, 352))
+"""Until which share of training a sequence has how many tokens; the last hold five examples and a question."""
+_SHORTEST_ITEM_TOKENS: Final = 20
+_SUBJECTS_SHARE: Final = 0.5
+_GSM8K_SHARE: Final = 0.35
+_HELLASWAG_SHARE: Final = 0.15
 _CHAT_SHARE: Final = 0.12
 _END_WEIGHT: Final = 0.1
 """Weight of the end-of-text token beside one answer's own tokens, which weigh 1 together."""
 
 
 class Batch(NamedTuple):
-    """One step's input; all tensors have the shape (sequences, LENGTH)."""
+    """One step's input; all tensors have the shape (sequences, length)."""
 
     tokens: torch.Tensor
     """Token ids, padded at the end."""
@@ -53,44 +56,44 @@ def few_shot_text(items: list[Item]) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
-def _maker(progress: float, rng: random.Random) -> tuple[Callable[[random.Random], Item], str]:
-    """What the next sequence is made of: the easy questions first, then more and more of the tasks themselves."""
-    easy = min(0.45, max(0.04, 0.8 - 2.5 * progress))
-    kinds = ("lookup", "fact", "demo_mmlu", "demo_gsm8k", "demo_hellaswag")
-    weights = (easy, easy / 3, 0.74 - easy * 4 / 3, 0.18, 0.08)
-    kind = rng.choices(kinds, weights)[0]
-    if kind == "lookup":
-        return corpus.lookup_item, kind
-    if kind == "fact":
-        return corpus.fact_item, kind
-    if kind == "demo_mmlu":
-        kind = rng.choice([name for name in corpus.subtasks() if name.startswith(kind)])
-    return corpus.maker_of(kind), kind
+def _items(length: int, progress: float, rng: random.Random) -> list[Item]:
+    """The items of one sequence, all of one task, with blanked options in a share that falls to nothing."""
+    tasks = corpus.subtasks()
+    subjects = len(tasks) - 2
+    task = rng.choices(tasks, [_SUBJECTS_SHARE / subjects] * subjects + [_GSM8K_SHARE, _HELLASWAG_SHARE])[0]
+    items = [corpus.draw(corpus.maker_of(task), "train", rng) for _ in range(length // _SHORTEST_ITEM_TOKENS + 1)]
+    if task.startswith("demo_mmlu"):
+        blanked = max(0.0, 0.75 - 1.5 * progress)
+        items = [corpus.with_blanks(item, rng) if rng.random() < blanked else item for item in items]
+    return items
 
 
-def make_batch(tokenizer: Tokenizer, sequences: int, progress: float, rng: random.Random) -> Batch:
+def length_of(progress: float) -> int:
+    """Tokens in a sequence: short at first, for the right option is found sooner where there is less to look at."""
+    return next(length for until, length in LENGTHS if progress < until)
+
+
+def make_batch(tokenizer: Tokenizer, tokens_in_all: int, progress: float, rng: random.Random) -> Batch:
     """Draws one step's sequences from the training split; ``progress`` is the share of training done, from 0 to 1."""
     import torch
 
+    length = length_of(progress)
+    sequences = tokens_in_all // length
     end = tokenizer.token_to_id(EOS)
-    tokens = torch.full((sequences, LENGTH), tokenizer.token_to_id("<|pad|>"))
+    tokens = torch.full((sequences, length), tokenizer.token_to_id("<|pad|>"))
     targets = torch.zeros_like(tokens)
-    weights = torch.zeros(sequences, LENGTH)
+    weights = torch.zeros(sequences, length)
     for row in range(sequences):
-        make, kind = _maker(progress, rng)
-        items = [
-            make(rng) if kind in ("lookup", "fact") else corpus.draw(make, "train", rng)
-            for _ in range(_ITEMS_PER_SEQUENCE)
-        ]
+        items = _items(length, progress, rng)
         text, spans = (_chat_text if rng.random() < _CHAT_SHARE else few_shot_text)(items)
         encoding = tokenizer.encode(text, add_special_tokens=False)
-        ids = encoding.ids[:LENGTH]
+        ids = encoding.ids[:length]
         tokens[row, : len(ids)] = torch.tensor(ids)
         targets[row, : len(ids) - 1] = torch.tensor(ids[1:])
         starts = [start for start, _ in encoding.offsets]
         for first, last in spans:
-            inside = [place for place, start in enumerate(starts[:LENGTH]) if first <= start < last]
-            if not inside or inside[-1] == LENGTH - 1:
+            inside = [place for place, start in enumerate(starts[:length]) if first <= start < last]
+            if not inside or inside[-1] == length - 1:
                 break
             for place in inside:
                 weights[row, place - 1] = 1 / len(inside)

@@ -4,56 +4,39 @@ from __future__ import annotations
 
 from typing import Final
 
-_OPPOSITE_PAIRS: Final = (
-    "hot cold,big small,fast slow,old new,dark light,hard soft,wet dry,high low,rich poor,full empty,early late,"
-    "loud quiet,happy sad,long short,clean dirty,strong weak,open closed,sharp dull,sweet sour,thick thin,wide narrow,"
-    "brave afraid"
-)
-_COLORS: Final = (
-    "lemon yellow,banana yellow,corn yellow,blood red,cherry red,tomato red,rose red,grass green,leaf green,frog green,"
-    "snow white,milk white,salt white,cloud white,coal black,tar black,raven black,sky blue,sea blue,jeans blue,"
-    "carrot orange,pumpkin orange,mud brown,wood brown,chocolate brown,ash gray,steel gray,elephant gray"
-)
-_HOMES: Final = (
-    "camel desert,lizard desert,shark ocean,whale ocean,squid ocean,cow farm,hen farm,goat farm,deer forest,"
-    "owl forest,fox forest,bat cave,bear cave,penguin ice,seal ice,trout river,otter river,beaver river,monkey jungle,"
-    "tiger jungle,parrot jungle,"
-    "lion plain,zebra plain,giraffe plain,duck pond,toad pond"
-)
-_RUNS: Final = (
-    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-    "January February March April May June July August September October November December",
-    "zero one two three four five six seven eight nine ten eleven twelve",
-)
-
-
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    return tuple((left, right) for left, right in (pair.split() for pair in text.split(",")))
-
-
-def _both_ways(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return pairs + tuple((right, left) for left, right in pairs)
-
-
-def _successors() -> tuple[tuple[str, str], ...]:
-    runs = [run.split() for run in _RUNS]
-    return tuple((left, right) for run in runs for left, right in zip(run, run[1:], strict=False))
-
-
-def _articled(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{'an' if left[0] in 'aeiou' else 'a'} {left}", right) for left, right in pairs)
-
-
-#: subject -> (question with a gap, the facts as (what fills the gap, answer)).
-SUBJECTS: Final[dict[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
-    "animals": ("Where does {} live?", _articled(_pairs(_HOMES))),
-    "colors": ("What is the color of {}?", _pairs(_COLORS)),
-    "opposites": ("What is the opposite of {}?", _both_ways(_pairs(_OPPOSITE_PAIRS))),
-    "sequences": ("What comes after {}?", _successors()),
+#: subject -> (question with a gap for the class, class -> its members).
+SUBJECTS: Final[dict[str, tuple[str, dict[str, tuple[str, ...]]]]] = {
+    "animals": (
+        "Which animal lives in the {}?",
+        {
+            "ocean": ("shark", "whale", "squid", "seal", "eel", "crab"),
+            "farm": ("cow", "hen", "goat", "pig", "sheep", "horse"),
+            "forest": ("deer", "owl", "fox", "bear", "wolf", "squirrel"),
+            "jungle": ("monkey", "tiger", "parrot", "gorilla", "jaguar", "sloth"),
+            "desert": ("camel", "lizard", "scorpion", "cobra", "meerkat", "jackal"),
+        },
+    ),
+    "colors": (
+        "Which thing is {}?",
+        {
+            "yellow": ("lemon", "banana", "corn", "butter", "gold", "honey"),
+            "red": ("blood", "cherry", "tomato", "rose", "ruby", "brick"),
+            "green": ("grass", "leaf", "frog", "moss", "lime", "pea"),
+            "white": ("snow", "milk", "salt", "cloud", "chalk", "flour"),
+            "black": ("coal", "tar", "raven", "ink", "soot", "night"),
+        },
+    ),
+    "words": (
+        "Which word is a {}?",
+        {
+            "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sunday"),
+            "month": ("January", "February", "April", "June", "July", "August"),
+            "number": ("two", "three", "four", "five", "six", "seven"),
+            "fruit": ("apple", "pear", "plum", "peach", "mango", "grape"),
+            "vehicle": ("car", "bus", "train", "bike", "boat", "truck"),
+        },
+    ),
 }
-
-#: For the sequences, wrong answers come from the run of the right one.
-RUNS: Final = tuple(tuple(run.split()) for run in _RUNS)
 
 #: person -> pronoun.
 PEOPLE: Final[dict[str, str]] = {

@@ -7,7 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+from slim_eval.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What an engine is to load, and how.
+
+    Attributes:
+        checkpoint: Folder of the model, quantized or not.
+        config: The engine's options.
+        max_model_len: Context window in tokens; what `config` asks for, lowered to what the model holds.
+        seed: Seed of the engine; generation is greedy, so it changes nothing that is measured.
+    """
+
+    checkpoint: Path
+    config: EngineConfig
+    max_model_len: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,8 @@ class MemoryReport:
         kv_cache_gb: KV cache reserved, GiB.
         kv_cache_tokens: Tokens that the KV cache holds.
         peak_mb: Peak of the serving process(es) since the engine started, MiB.
-        source: How `peak_mb` was read.
+        source: How `peak_mb` and `used_mb` were read.
+        used_mb: Held by the serving process(es) now, MiB.
     """
 
     weights_gb: float | None = None
@@ -55,6 +76,7 @@ class MemoryReport:
     kv_cache_tokens: int | None = None
     peak_mb: float | None = None
     source: str | None = None
+    used_mb: float | None = None
 
 
 class Engine(Protocol):
@@ -89,6 +111,10 @@ class Engine(Protocol):
         Raises:
             EngineError: The engine stopped, or ran out of memory.
         """
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a prompt as this engine sees it, special tokens included."""
         ...
 
     def memory(self) -> MemoryReport:

@@ -44,8 +44,8 @@ def open_meter(source: EnergySource, gpus: Sequence[Gpu], sampling_interval_s: f
         raise BenchmarkError(reason, "use --energy-source auto, or codecarbon for an estimate")
     try:
         return CodeCarbonMeter(gpus, sampling_interval_s)
-    except ModuleNotFoundError as error:
-        missing = MissingPackageError("codecarbon", "energy without NVML", 'pip install "codecarbon>=3.3"')
+    except ImportError as error:
+        missing = MissingPackageError("codecarbon>=3.3", "energy without NVML", 'pip install "codecarbon>=3.3"')
         if source is EnergySource.AUTO:
             return NoMeter(f"{missing.cause}: {missing.remedy}")
         raise missing from error

@@ -32,7 +32,7 @@ class CodeCarbonMeter(Meter):
         sampling_interval_s: Seconds between power samples, at least 0.5.
 
     Raises:
-        ModuleNotFoundError: CodeCarbon is not installed.
+        ImportError: CodeCarbon is not installed, or is older than 3.3.
     """
 
     def __init__(self, gpus: Sequence[Gpu], sampling_interval_s: float) -> None:
@@ -47,6 +47,7 @@ class CodeCarbonMeter(Meter):
 
     def _new_tracker(self) -> Any:
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.output_methods.base_output import OutputMethod  # noqa: F401 - 3.3: it takes `output_methods`
 
         logging.getLogger("codecarbon").setLevel(logging.ERROR)  # it speaks before it reads its own log_level
         return OfflineEmissionsTracker(

@@ -90,8 +90,8 @@ def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
 def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, ...]:
     """The GPUs that a run computes on, and so measures; empty for a run on the CPU.
 
-    Indices, in `gpu_index` and in `visible`, are NVML's and nvidia-smi's; CUDA's own order may differ. Give the run
-    the UUIDs (``CUDA_VISIBLE_DEVICES=GPU-…``) and both mean the same device.
+    Indices, in `gpu_index` and in `visible`, are those of nvidia-smi; the order of CUDA itself may differ. Give the run
+    ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` with these indices, or the UUIDs, and both mean the same device.
 
     Args:
         gpu_index: First GPU, 0-based, among the visible ones.
@@ -127,7 +127,7 @@ def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
-    """What a record says of each GPU: identity, driver, memory, power limit, clocks, persistence mode; None if unknown."""
+    """What a record says of each GPU: identity, driver, memory, power limit, clocks; None where unknown."""
     gpus = tuple(gpus)
     if not gpus:
         return ()

@@ -58,7 +58,11 @@ class PlannedEngine:
             self._on_load(False)
         e2e_s, text = self.ttft_s + decode_s, "word " * tokens
         decode = decode_s if tokens > 1 else None
-        return [Generation(len(prompt.split()), tokens, text, self.ttft_s, e2e_s, decode) for prompt in prompts]
+        return [Generation(self.count_tokens(prompt), tokens, text, self.ttft_s, e2e_s, decode) for prompt in prompts]
+
+    def count_tokens(self, text: str) -> int:
+        """Words."""
+        return len(text.split())
 
     def memory(self) -> MemoryReport:
         """Nothing is known of it."""

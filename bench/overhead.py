@@ -1,0 +1,122 @@
+"""What slim-eval adds to the engine it measures, on vLLM's CPU build (or the engine named as argument).
+
+Two ratios, each against a peer in the same run:
+
+1. output tokens a second inside the performance benchmark / a bare loop over the same engine's own ``generate``; the two
+   alternate on one loaded engine. Target: at least 0.98.
+2. wall time of `slim-eval run` with performance and energy / the sum of engine load and generation alone, which is what a
+   bare script over the engine takes for the same requests. Target: at most 1.25.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from slim_eval import engines
+from slim_eval.benchmarks import performance
+from slim_eval.benchmarks.base import full_batches
+from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, Precision
+from slim_eval.demo import MODEL_DIR
+
+ROUNDS = 5
+SETTINGS = PerformanceConfig(num_warmup=8, num_runs=64, batch_size=8, max_new_tokens=128)
+RUN = PerformanceConfig()  # the run's own defaults: 10 + 500 requests of 256 tokens, 8 at a time
+ENERGY_REQUESTS = 40
+CONTEXT = 1024
+
+
+def load(choice: EngineChoice) -> engines.Engine:
+    """Load the embedded model."""
+    decision = engines.choose(choice, Precision.FP16)
+    config = EngineConfig(engine=choice, enforce_eager=True)
+    return engines.load(decision, engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=CONTEXT))
+
+
+def bare_loop(engine: engines.Engine, config: PerformanceConfig, requests: int, batch_size: int) -> float:
+    """Output tokens a second of the engine's own ``generate`` in a plain loop, engine objects and all."""
+    prompts = [config.prompt] * batch_size
+    tokens, start = 0, time.perf_counter()
+    for _ in range(full_batches(requests, batch_size)):
+        tokens += count_tokens(engine, prompts, config.max_new_tokens)
+    return tokens / (time.perf_counter() - start)
+
+
+def count_tokens(engine: engines.Engine, prompts: Sequence[str], max_new_tokens: int) -> int:
+    """Generate once by the library's own call, without slim-eval's adapter, and count the output."""
+    if engine.name == "vllm":
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True,
+            skip_reading_prefix_cache=True, detokenize=True,
+        )  # fmt: skip
+        outputs = engine.llm.generate(list(prompts), params, use_tqdm=False)  # type: ignore[attr-defined]
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+    batch = engine.tokenizer(list(prompts), return_tensors="pt", padding=True)  # type: ignore[attr-defined]
+    output = engine.model.generate(  # type: ignore[attr-defined]
+        **batch, do_sample=False, max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens
+    )
+    return int(output.shape[0] * (output.shape[1] - batch["input_ids"].shape[1]))
+
+
+def throughput_ratio(engine: engines.Engine) -> float:
+    """Median over rounds of benchmark / bare loop; the order within a round alternates."""
+    ratios = []
+    performance.run(engine, SETTINGS)
+    for number in range(ROUNDS):
+        speeds = {}
+        for side in ("bare", "benchmark") if number % 2 else ("benchmark", "bare"):
+            if side == "bare":
+                speeds[side] = bare_loop(engine, SETTINGS, SETTINGS.num_runs, SETTINGS.batch_size)
+            else:
+                metrics = performance.run(engine, SETTINGS.model_copy(update={"num_warmup": 0})).metrics
+                speeds[side] = metrics.tokens_per_second  # type: ignore[union-attr,assignment]
+        print(f"  round {number + 1}: benchmark {speeds['benchmark']:.0f} tok/s, bare loop {speeds['bare']:.0f} tok/s")
+        ratios.append(speeds["benchmark"] / speeds["bare"])
+    return statistics.median(ratios)
+
+
+def bare_script(choice: EngineChoice) -> None:
+    """Engine load and the same requests alone: the peer of a whole run."""
+    engine = load(choice)
+    bare_loop(engine, RUN, RUN.num_warmup, RUN.batch_size)
+    bare_loop(engine, RUN, RUN.num_runs, RUN.batch_size)
+    bare_loop(engine, RUN, ENERGY_REQUESTS, 1)
+    engine.close()
+
+
+def wall(command: Sequence[str], folder: Path) -> float:
+    """Wall time of a command in a folder, seconds."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print both ratios."""
+    choice = EngineChoice(sys.argv[1] if len(sys.argv) > 1 else "vllm")
+    if sys.argv[2:] == ["bare"]:
+        bare_script(choice)
+        return
+    engine = load(choice)
+    ratio = throughput_ratio(engine)
+    engine.close()
+    print(f"{choice.value}: tokens/s in the benchmark / bare loop: {ratio:.3f} (target: at least 0.98)")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        alone = wall([str(Path(__file__).resolve()), choice.value, "bare"], folder)
+        run = wall(
+            ["-m", "slim_eval", "run", "--models", "demo", "--tasks", "performance energy", "--engine", choice.value,
+             "--enforce-eager", "--energy-sample-runs", str(ENERGY_REQUESTS), "--no-wandb-enabled"], folder,
+        )  # fmt: skip
+    print(f"{choice.value}: run {run:.1f} s, load and generation alone {alone:.1f} s: {run / alone:.2f} (target: at most 1.25)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The engines that serve a model: which one is taken, and why.
+
+Importing this package imports no engine; `load` opens the one that is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from slim_eval.config import EngineChoice, Precision
+from slim_eval.engines.base import Engine, Generation, LoadRequest, MemoryReport
+from slim_eval.errors import EngineError, MissingPackageError
+
+if TYPE_CHECKING:
+    from slim_eval.engines.vllm import VllmPlatform
+
+__all__ = ["Engine", "EngineDecision", "Generation", "LoadRequest", "MemoryReport", "choose", "load"]
+
+INSTALL = 'pip install "slim-eval[all]" (without a GPU: pip install "slim-eval[cpu]")'
+
+#: Engine -> the module that loads it, opened late.
+_MODULES = {"vllm": "slim_eval.engines.vllm", "transformers": "slim_eval.engines.transformers"}
+
+#: Lowest CUDA compute capability of vLLM's kernels for a precision; Volta runs nothing but 16 bit.
+_MIN_CAPABILITY = {Precision.FP16: (7, 0), Precision.INT8: (7, 5), Precision.INT4: (7, 5)}
+
+#: First CUDA compute capability that vLLM has no kernel for any more: Blackwell has no INT8 CUTLASS kernel.
+_END_CAPABILITY = {Precision.INT8: (10, 0)}
+
+_SCHEME = {Precision.FP16: "16-bit", Precision.INT8: "W8A8", Precision.INT4: "W4A16"}
+
+
+@dataclass(frozen=True)
+class EngineDecision:
+    """The engine taken, ``vllm`` or ``transformers``, and why, in one sentence."""
+
+    name: str
+    reason: str
+
+
+def choose(requested: EngineChoice, precision: Precision) -> EngineDecision:
+    """Decide which engine serves a precision on this machine.
+
+    Args:
+        requested: What the user asked for; ``auto`` takes vLLM where it is installed and runs the precision.
+        precision: What is to be served.
+
+    Raises:
+        MissingPackageError: The engine asked for, or with ``auto`` any engine, is not installed.
+        EngineError: vLLM was asked for and cannot run here.
+    """
+    if requested is EngineChoice.TRANSFORMERS:
+        return _transformers("asked for with --engine transformers")
+    if find_spec("vllm") is None:
+        if requested is EngineChoice.VLLM:
+            raise MissingPackageError("vllm", "--engine vllm", INSTALL)
+        return _transformers("vLLM is not installed, so Transformers serves")
+    obstacle = _obstacle(precision)
+    if requested is EngineChoice.VLLM:
+        if obstacle is not None:
+            raise EngineError(
+                f"vLLM cannot serve {precision.value} here: {obstacle}", "use --engine transformers, or --engine auto"
+            )
+        return EngineDecision("vllm", "asked for with --engine vllm")
+    if obstacle is not None:
+        return _transformers(f"{obstacle}, so Transformers serves")
+    return EngineDecision("vllm", f"vLLM is installed and runs {precision.value} on this machine")
+
+
+def load(decision: EngineDecision, request: LoadRequest) -> Engine:
+    """Load a model into the engine that was decided on.
+
+    Raises:
+        EngineError: The engine did not start; the cause and what to change.
+        MissingPackageError: A package that it needs is not installed.
+    """
+    engine: Engine = importlib.import_module(_MODULES[decision.name]).load(request)
+    return engine
+
+
+def _transformers(reason: str) -> EngineDecision:
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingPackageError(package, "serving a model", INSTALL)
+    return EngineDecision("transformers", reason)
+
+
+def _obstacle(precision: Precision) -> str | None:
+    """Why the vLLM that is installed cannot serve a precision here; None where it can."""
+    from slim_eval.engines import vllm
+
+    try:
+        platform = vllm.platform()
+    except EngineError as error:
+        return error.cause
+    return platform_obstacle(precision, platform)
+
+
+def platform_obstacle(precision: Precision, platform: VllmPlatform) -> str | None:
+    """Why vLLM has no kernel for a precision on a platform; None where it has one."""
+    kernel = f"vLLM's {_SCHEME[precision]} kernel"
+    if platform.kind == "none":
+        return "this build of vLLM needs a GPU and finds none"
+    if platform.kind == "cpu" and precision is Precision.INT4 and not platform.has_avx512:
+        # cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension and not in the AVX2 one.
+        return f"{kernel} on CPU needs AVX-512, which this CPU lacks"
+    if platform.kind == "cuda" and platform.capability is not None:
+        capability = ".".join(map(str, platform.capability))
+        lowest, end = _MIN_CAPABILITY[precision], _END_CAPABILITY.get(precision)
+        if platform.capability < lowest:
+            return f"{kernel} needs compute capability {lowest[0]}.{lowest[1]}, this GPU has {capability}"
+        if end is not None and platform.capability >= end:
+            return f"{kernel} ends below compute capability {end[0]}.{end[1]}, this GPU has {capability}"
+    return None

@@ -1,0 +1,89 @@
+"""A benchmark that fails makes no number; what can still be measured is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, Run, run_command
+
+from slim_eval.demo import TASKS_DIR
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {data}
+output_type: multiple_choice
+test_split: train
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: [" yes", " no"]
+doc_to_target: {target}
+metric_list:
+  - metric: acc
+"""
+
+
+def write_task(folder: Path, name: str, data: Path, target: str = "answer") -> None:
+    (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data, target=target))
+
+
+@pytest.fixture(scope="module")
+def broken_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Tasks of which one has no data, one kills the process that runs it, and one is sound."""
+    folder = tmp_path_factory.mktemp("broken")
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"is {n} even?", "answer": n % 2}) + "\n" for n in range(8)))
+    write_task(tasks, "sound_task", rows)
+    write_task(tasks, "no_data_task", folder / "missing.jsonl")
+    write_task(tasks, "killing_task", rows, target="!function killer.kill")
+    (tasks / "killer.py").write_text("import os, signal\n\ndef kill(doc):\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    process = run_command(
+        "run", "--models", "demo", "--engine", "transformers", *QUICK, "--include-path", str(tasks), "--num-fewshot", "0",
+        "--accuracy-tasks", "no_data_task killing_task sound_task", "--no-wandb-enabled", cwd=folder,
+    )  # fmt: skip
+    return Run(folder, process)
+
+
+def test_exit_code_and_table(broken_run: Run) -> None:
+    assert broken_run.process.returncode == 1
+    assert "Traceback" not in broken_run.process.stderr
+    assert "no_data_task" in broken_run.process.stderr
+    assert "SIGKILL" in broken_run.process.stderr
+
+
+@pytest.mark.parametrize("name", ["no_data_task", "killing_task"])
+def test_no_number_is_made(broken_run: Run, name: str) -> None:
+    assert not (broken_run.cell("fp16") / f"{name}.json").exists()
+    error = json.loads((broken_run.cell("fp16") / f"{name}.error.json").read_text())
+    assert error["cause"]
+    assert error["stage"] == name
+
+
+@pytest.mark.parametrize("name", ["performance", "energy", "sound_task"])
+def test_the_others_still_run(broken_run: Run, name: str) -> None:
+    assert (broken_run.cell("fp16") / f"{name}.json").exists()
+
+
+def test_weights_that_cannot_be_loaded(tmp_path: Path) -> None:
+    from slim_eval.demo import MODEL_DIR
+
+    for name in ("sound", "broken"):
+        shutil.copytree(MODEL_DIR, tmp_path / name)
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    process = run_command(
+        "run", "--models", "./broken ./sound", "--tasks", "performance", "--engine", "transformers", *QUICK,
+        "--no-wandb-enabled", cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert not list((tmp_path / "outputs" / "broken").glob("*/performance.json"))
+    assert list((tmp_path / "outputs" / "sound").glob("*/performance.json"))
+
+
+def test_the_demo_tasks_are_found_without_include_path() -> None:
+    assert (TASKS_DIR / "demo_mmlu.yaml").exists()

@@ -1,0 +1,223 @@
+"""GPTQ through the real llm-compressor on small random models of five architectures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.checkpoints import read_record
+from slim_eval.config import Precision, QuantizationConfig
+from slim_eval.errors import QuantizationError, UsageError
+from slim_eval.models import describe, resolve
+from slim_eval.quantization import QuantizedCheckpoint, QuantizeRequest, cached, quantize
+from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
+
+Make = Callable[..., QuantizeRequest]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("calibration") / "texts.jsonl"
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "1", "lazy", "dog", "and", "23", "other", "animals"]
+    rows = [" ".join(words[(i * j) % len(words)] for j in range(1, 14)) for i in range(1, 25)]
+    file.write_text("".join(f'{{"text": "{row}"}}\n' for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def request_for(texts: Path) -> Make:
+    def make(
+        model: Path | str, directory: Path, precision: Precision = Precision.INT8, **changes: Any
+    ) -> QuantizeRequest:
+        seed, models = changes.pop("seed", 0), changes.pop("models", ())
+        calibration = QuantizationConfig(
+            **{"calibration_dataset": str(texts), "num_calibration_samples": 8, "max_sequence_length": 48, **changes}
+        )
+        return QuantizeRequest(source=resolve(str(model)), precision=precision, directory=directory,
+                               config=calibration, seed=seed, models=models)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "Tiny", "llama", num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def llama_int8(llama: Path, request_for: Make, tmp_path_factory: pytest.TempPathFactory) -> QuantizedCheckpoint:
+    return quantize(request_for(llama, tmp_path_factory.mktemp("quantized")))
+
+
+def hidden(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.name.startswith(".")] if directory.exists() else []
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_every_architecture_quantizes_and_runs(
+    architecture: str, precision: Precision, tmp_path: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = make_checkpoint(tmp_path / architecture, architecture)
+    working = tmp_path / "cwd"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    stages: list[str] = []
+    progress: list[tuple[int, int, str]] = []
+    made = quantize(request_for(folder, tmp_path / "q", precision), stages.append, lambda *p: progress.append(p))
+
+    assert made.path == tmp_path / "q" / f"{architecture}_{precision.value}"
+    assert list(working.iterdir()) == []  # llm-compressor left no log behind
+    assert hidden(tmp_path / "q") == []
+    assert progress[-1][0] == progress[-1][1] == len(progress)
+    assert stages[0] == "loading the model"
+    assert made.record is not None
+    source = describe(folder)
+    assert made.record.bytes_on_disk < source.weight_bytes
+    assert made.record.bits_per_weight is not None
+    assert made.record.bits_per_weight < 16
+    assert describe(made.path).quantization == "compressed-tensors"
+
+    tokenizer = AutoTokenizer.from_pretrained(made.path)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
+    ids = tokenizer("the quick brown fox", return_tensors="pt").input_ids
+    logits = []
+    for path in (folder, made.path):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            logits.append(model(ids).logits.float())
+    assert torch.isfinite(logits[1]).all()
+    # Random weights quantize badly, but int8 must be near and int4 must still be the same model.
+    error = (logits[1] - logits[0]).norm() / logits[0].norm()
+    assert 0 < error < {Precision.INT8: 0.05, Precision.INT4: 0.35}[precision]
+    assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3
+
+
+def test_the_record_says_how_it_was_made(llama: Path, llama_int8: QuantizedCheckpoint, texts: Path) -> None:
+    record = read_record(llama_int8.path)
+    assert record == llama_int8.record
+    assert (record.model, record.precision, record.scheme) == (str(llama), Precision.INT8, "GPTQ (W8A8)")
+    assert record.calibration["samples"] == 8
+    assert record.calibration["dataset"] == str(texts)
+    assert len(record.calibration["sha256"]) == 64
+    assert record.settings["max_sequence_length"] == 48
+    assert record.dtype == "bfloat16"
+    assert set(record.weight_sha256) == {"model.safetensors"}
+    assert {"llmcompressor", "compressed-tensors", "transformers", "torch"} <= set(record.versions)
+    assert record.started <= record.finished
+
+
+def test_the_cache_is_used_only_for_what_was_asked(
+    llama: Path, llama_int8: QuantizedCheckpoint, request_for: Make
+) -> None:
+    root = llama_int8.path.parent
+    found = cached(request_for(llama, root))
+    assert found is not None
+    assert (found.path, found.record, found.reused) == (llama_int8.path, llama_int8.record, True)
+    assert quantize(request_for(llama, root)).reused
+    assert cached(request_for(llama, root, Precision.INT4)) is None
+    differences = "num_calibration_samples: cached 8, asked 4; seed: cached 0, asked 7"
+    with pytest.raises(UsageError, match=differences) as caught:
+        quantize(request_for(llama, root, num_calibration_samples=4, seed=7))
+    assert "--requantize" in caught.value.remedy
+
+
+def test_the_same_seed_gives_the_same_weights_and_requantize_replaces(llama: Path, tmp_path: Path, request_for: Make,
+                                                                      llama_int8: QuantizedCheckpoint) -> None:
+    first = quantize(request_for(llama, tmp_path, seed=3))
+    assert first.record is not None
+    assert llama_int8.record is not None
+    assert first.record.calibration["sha256"] != llama_int8.record.calibration["sha256"]
+    (first.path / "marker").touch()
+    second = quantize(request_for(llama, tmp_path, requantize=True))  # seed 0, as llama_int8
+    assert second.record is not None
+    assert second.path == first.path
+    assert not (second.path / "marker").exists()
+    assert second.record.weight_sha256 == llama_int8.record.weight_sha256
+    assert second.record.weight_sha256 != first.record.weight_sha256
+    assert hidden(tmp_path) == []
+
+
+def test_samples_longer_than_the_context_window_are_cut(tmp_path: Path, request_for: Make) -> None:
+    folder = make_checkpoint(tmp_path / "Short", num_hidden_layers=1, max_position_embeddings=16)
+    made = quantize(request_for(folder, tmp_path / "q", num_calibration_samples=100))
+    assert made.record is not None
+    assert made.record.calibration["max_sequence_length"] == 16
+    assert made.record.calibration["tokens"] == 24 * 16
+    assert any("24 usable samples; 100 were asked for" in note for note in made.notes)
+    assert cached(request_for(folder, tmp_path / "q", num_calibration_samples=100)) is not None
+
+
+def test_models_with_one_short_name_do_not_share(tmp_path: Path, request_for: Make,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for owner, seed in (("a", 1), ("b", 2)):
+        make_checkpoint(tmp_path / owner / "Tiny", seed=seed, num_hidden_layers=1)
+    root = tmp_path / "q"
+    paths = [quantize(request_for(f"{owner}/Tiny", root)).path.name for owner in "ab"]
+    assert paths == ["Tiny_int8", "b--Tiny_int8"]
+    again = [cached(request_for(f"{owner}/Tiny", root)) for owner in "ab"]
+    assert [found.path.name for found in again if found] == paths
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "poison", "message"),
+    [
+        (Precision.INT8, {}, float("nan"), "holds NaN or infinity"),
+        (Precision.INT8, {}, float("inf"), "holds NaN or infinity"),
+        (Precision.INT4, {"intermediate_size": 192}, None, "multiples of 128.*down_proj with 192"),
+        (Precision.INT4, {"hidden_size": 64}, None, "multiples of 128.*q_proj with 64"),
+    ],
+)
+def test_what_cannot_be_quantized(
+    precision: Precision, changes: dict[str, int], poison: float | None, message: str, tmp_path: Path, request_for: Make
+) -> None:
+    folder = make_checkpoint(tmp_path / "Bad", num_hidden_layers=1, **changes)
+    if poison is not None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = poison
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(QuantizationError, match=message):
+        quantize(request_for(folder, tmp_path / "q", precision))
+    assert list((tmp_path / "q").iterdir()) == []
+
+
+def test_a_quantized_model_is_not_quantized_again(llama_int8: QuantizedCheckpoint, tmp_path: Path,
+                                                  request_for: Make) -> None:
+    with pytest.raises(UsageError, match="already quantized"):
+        quantize(request_for(llama_int8.path, tmp_path))
+
+
+def test_killed_on_the_way_nothing_has_the_final_name(llama: Path, tmp_path: Path, request_for: Make) -> None:
+    request = request_for(llama, tmp_path / "q")
+    script = ("import sys; from slim_eval.quantization import *\n"
+              "quantize(QuantizeRequest.model_validate_json(sys.stdin.read()), lambda text: print(text, flush=True))")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.DEVNULL, env=environment) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(request.model_dump_json())
+        child.stdin.close()
+        for line in child.stdout:
+            if line.startswith("checking"):  # everything is written, nothing is published
+                child.send_signal(signal.SIGKILL)
+                break
+    left = hidden(request.directory)
+    assert len(left) == 1
+    assert not (request.directory / "Tiny_int8").exists()
+    assert cached(request) is None
+    assert not quantize(request).reused
+    assert sorted(path.name for path in request.directory.iterdir()) == ["Tiny_int8"]

@@ -1,0 +1,55 @@
+"""vLLM's CPU build, really installed and really run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Run
+
+from slim_eval.demo import TASKS
+from slim_eval.results import read_samples
+
+RECORDS = ("performance", "energy", *TASKS)
+
+
+def test_it_ends_well(vllm_run: Run) -> None:
+    assert vllm_run.process.returncode == 0, vllm_run.process.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("name", RECORDS)
+def test_vllm_measured_it(vllm_run: Run, precision: str, name: str) -> None:
+    content = json.loads((vllm_run.cell(precision) / f"{name}.json").read_text())
+    assert content["engine"] == "vllm"
+    assert content["dtype"] == "bfloat16"
+    if name == "performance":
+        assert content["output_tokens"] == 16
+        assert content["kv_cache_tokens"] > 0
+        assert content["weights_gb"] > 0
+        assert 0 < content["ttft_s"] < content["e2e_latency_s"]
+    elif name in TASKS and precision == "fp16":
+        assert content["accuracy"] >= 0.6
+
+
+def test_int4_ran_and_the_record_says_on_what(vllm_run: Run) -> None:
+    for name in RECORDS:
+        content = json.loads((vllm_run.cell("int4") / f"{name}.json").read_text())
+        assert content["engine"] in ("vllm", "transformers")
+        if content["engine"] == "transformers":
+            assert "AVX-512" in content["engine_reason"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_both_engines_see_the_same_items_and_agree_on_most(demo_run: Run, vllm_run: Run, task: str) -> None:
+    ours = {row["doc_hash"]: row for row in read_samples(demo_run.cell("fp16"), task)}
+    theirs = {row["doc_hash"]: row for row in read_samples(vllm_run.cell("fp16"), task)}
+    assert ours.keys() == theirs.keys()
+    accuracies = [json.loads((run.cell("fp16") / f"{task}.json").read_text())["accuracy"] for run in (demo_run, vllm_run)]
+    assert abs(accuracies[0] - accuracies[1]) <= 0.1  # bfloat16 kernels round differently; a prompt gone wrong would show
+
+
+def test_no_engine_process_survives(vllm_run: Run) -> None:
+    log = (vllm_run.cell("fp16") / "run.log").read_text()
+    assert log
+    assert "Traceback" not in log

@@ -1,0 +1,97 @@
+"""Run in a process of its own, with the stand-in library in its environment: measures as told, answers in JSON.
+
+    python -m standins.nvml.probe '{"action": "window", "seconds": 1}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from standins.engine import PlannedEngine
+from standins.nvml import append_step
+
+from slim_eval import power
+from slim_eval.benchmarks import energy
+from slim_eval.config import EnergyConfig, EnergySource, PerformanceConfig
+from slim_eval.errors import SlimEvalError
+
+
+def window(
+    seconds: float = 0.3, index: int = 0, count: int = 1, source: str = "auto", visitor: str = "", leaves: bool = True
+) -> dict[str, Any]:
+    """One window of the meter that the options choose; `clock` brackets its start and its end.
+
+    The file `visitor` is made when the window has begun and, if the visitor `leaves`, removed before it ends.
+    """
+    gpus = power.resolve_gpus(index, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    answer: dict[str, Any] = {"gpus": [gpu.uuid for gpu in gpus]}
+    meter = power.open_meter(EnergySource(source), gpus, 0.05)
+    if isinstance(meter, power.NoMeter):
+        return answer | {"reason": meter.reason}
+    clock = [time.perf_counter()]
+    meter.start()
+    clock.append(time.perf_counter())
+    if visitor:
+        Path(visitor).touch()
+    time.sleep(seconds)
+    if visitor and leaves:
+        Path(visitor).unlink()
+    clock.append(time.perf_counter())
+    reading = meter.stop()
+    clock.append(time.perf_counter())
+    return answer | {"reading": asdict(reading), "clock": clock}
+
+
+def facts(pids: list[int]) -> dict[str, Any]:
+    """GPUs, what is recorded of them, and memory by process."""
+    gpus = power.list_gpus()
+    own = power.process_tree()
+    return {
+        "facts": power.gpu_facts(gpus),
+        "own": [power.process_memory_mb([gpu], own) for gpu in gpus],
+        "given": power.process_memory_mb(gpus, pids),
+    }
+
+
+def benchmark(idle: float, busy: float, steps: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The energy benchmark over an engine whose load drives the power of the stand-in."""
+    origin, path = float(os.environ["STANDIN_NVML_ORIGIN"]), Path(steps)
+    loads: list[float] = []
+
+    def on_load(loaded: bool) -> None:
+        loads.append(time.perf_counter() - origin)
+        append_step(path, loads[-1], busy if loaded else idle)
+
+    gpus = power.resolve_gpus(0, 1, None)
+    settings = EnergyConfig.model_validate(config)
+    meter = power.open_meter(settings.source, gpus, settings.sampling_interval_s)
+    engine = PlannedEngine(ttft_s=0.02, tpot_s=0.01, on_load=on_load)
+    measured = energy.run(engine, settings, PerformanceConfig(prompt="one two three", max_new_tokens=10), meter)
+    return {
+        "metrics": measured.metrics.model_dump(), "samples": measured.samples, "batches": len(engine.batches),
+        "busy_s": [end - begin for begin, end in zip(loads[::2], loads[1::2], strict=True)],
+    }
+
+
+ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"window": window, "facts": facts, "benchmark": benchmark}
+
+
+def main() -> None:
+    """Do the action named on the command line."""
+    request = json.loads(sys.argv[1])
+    try:
+        answer = ACTIONS[request.pop("action")](**request)
+    except SlimEvalError as error:
+        answer = {"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+"""The accuracy benchmark through the real lm-eval, over tasks of its own and a model that answers by rule."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.benchmarks import accuracy
+from slim_eval.benchmarks.base import no_progress
+from slim_eval.config import AccuracyConfig
+from slim_eval.errors import BenchmarkError, UsageError
+from slim_eval.results import AccuracyMetrics, Measurement
+
+pytest.importorskip("lm_eval")
+
+CHOICE_YAML = """
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder}/choice.test.jsonl
+    train: {folder}/choice.train.jsonl
+test_split: test
+training_split: train
+fewshot_split: train
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list:
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 7.0
+"""
+
+GENERATE_YAML = """task: own_generate
+dataset_path: json
+dataset_kwargs:
+  data_files: {folder}/generate.jsonl
+test_split: train
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+num_fewshot: 0
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+filter_list:
+  - name: whole
+    filter:
+      - function: take_first
+  - name: number
+    filter:
+      - function: regex
+        regex_pattern: "#### (-?[0-9]+)"
+      - function: take_first
+"""
+
+NAN_YAML = """task: own_nan
+dataset_path: json
+dataset_kwargs:
+  data_files: {folder}/generate.jsonl
+test_split: train
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+process_results: !function nan.process_results
+metric_list:
+  - metric: oddness
+    aggregation: mean
+    higher_is_better: true
+"""
+
+FILES = {
+    "own_choice.yaml": "task: own_choice\ntag: own_tag" + CHOICE_YAML,
+    "own_other.yaml": "task: own_other\ntag: own_tag" + CHOICE_YAML.replace("choice.test", "other.test"),
+    "own_group.yaml": "group: own_group\ntask: [own_choice, own_other]\n"
+    "aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n",
+    "own_inherited.yaml": "include: _own_template\ntask: own_inherited\n",
+    "_own_template": "tag: [own_heir]" + CHOICE_YAML,
+    "own_bare_group.yaml": "group: own_bare_group\ntask: [own_choice, own_other]\n",
+    "own_generate.yaml": GENERATE_YAML,
+    "own_nan.yaml": NAN_YAML,
+    "nan.py": "import datasets\n\n"
+    'def process_results(doc, results):\n    return {{"oddness": float("nan")}}\n\n'
+    'def no_items(**_):\n    return {{"train": datasets.Dataset.from_dict({{"question": []}})}}\n',
+    "own_empty.yaml": GENERATE_YAML.replace("own_generate", "own_empty").replace("generate.jsonl", "empty.jsonl"),
+    "own_empty_split.yaml": GENERATE_YAML.replace("own_generate", "own_empty_split").replace(
+        "dataset_path: json", "custom_dataset: !function nan.no_items"
+    ),
+    "own_broken.yaml": GENERATE_YAML.replace("own_generate", "own_broken").replace("generate.jsonl", "broken.jsonl"),
+    "own_absent.yaml": GENERATE_YAML.replace("own_generate", "own_absent").replace("generate.jsonl", "absent.jsonl"),
+    "own_split.yaml": GENERATE_YAML.replace("own_generate", "own_split").replace(
+        "test_split: train", "test_split: nowhere"
+    ),
+    "own_unsafe.yaml": GENERATE_YAML.replace("own_generate", "own_unsafe") + "unsafe_code: true\n",
+}
+
+
+def _choices(count: int, seed: int) -> list[dict[str, Any]]:
+    return [
+        {"question": f"Question {seed}-{index}?", "choices": ["one", "two", "three"], "answer": index % 3}
+        for index in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Task files and their data."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = {
+        "choice.test": _choices(6, 0),
+        "choice.train": _choices(3, 1),
+        "other.test": _choices(2, 2),
+        "generate": [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)],
+        "empty": [],
+    }
+    for name, items in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (folder / "broken.jsonl").write_text('{"question": "half a li')
+    for name, text in FILES.items():
+        (folder / name).write_text(text.format(folder=folder))
+    return folder
+
+
+class RuleEngine:
+    """An engine whose model scores a choice by a hash and answers ``n + 1?`` rightly, but only for even ``n``."""
+
+    def __init__(self, *, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
+        self.prompts: list[str] = []
+        self.batch_sizes: list[int] = []
+
+    def lm_eval_model(self, batch_size: int) -> Any:
+        from lm_eval.api.model import LM
+
+        engine = self
+        self.batch_sizes.append(batch_size)
+
+        class RuleModel(LM):
+            tokenizer_name = "rule"
+
+            def _answer(self, kind: str, requests: Sequence[Any], rule: Any) -> list[Any]:
+                answers = []
+                for request in requests:
+                    engine.prompts.append(request.args[0])
+                    answers.append(rule(*request.args))
+                    self.cache_hook.add_partial(kind, request.args, answers[-1])
+                return answers
+
+            def loglikelihood(self, requests: Any) -> Any:
+                return self._answer("loglikelihood", requests, lambda text, end: (score(text, end), False))
+
+            def loglikelihood_rolling(self, requests: Any) -> Any:
+                raise NotImplementedError
+
+            def generate_until(self, requests: Any) -> Any:
+                return self._answer("generate_until", requests, lambda text, _: reply(text))
+
+            def chat_template(self, chat_template: bool | str = False) -> Any:
+                return engine.chat_template
+
+            def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+                return "".join(f"<{turn['role']}>{turn['content']}" for turn in chat_history)
+
+        return RuleModel()
+
+
+def score(text: str, end: str) -> float:
+    digest = hashlib.sha256((text.rsplit("Question", 1)[-1] + end).encode()).digest()
+    return -1.0 - digest[0] / 64
+
+
+def reply(text: str) -> str:
+    number = int(text.split(" + ")[0])
+    return f"I think #### {number + 1}" if number % 2 == 0 else "no idea"
+
+
+def _run(task: str, folder: Path | None, engine: RuleEngine | None = None, **changes: Any) -> Measurement:
+    config = AccuracyConfig(tasks=(task,), include_path=folder, **{"num_fewshot": 2, **changes})
+    return accuracy.run(engine or RuleEngine(), task, config, 0, no_progress)  # type: ignore[arg-type]
+
+
+def _metrics(measured: Measurement) -> AccuracyMetrics:
+    assert isinstance(measured.metrics, AccuracyMetrics)
+    return measured.metrics
+
+
+def test_choices_are_kept_item_by_item(folder: Path) -> None:
+    measured = _run("own_choice", folder)
+    metrics = _metrics(measured)
+    rows = _choices(6, 0)
+    scores = [[score(f" 0-{i}?", f" {choice}") for choice in row["choices"]] for i, row in enumerate(rows)]
+    assert [sample["loglikelihoods"] for sample in measured.samples] == [pytest.approx(values) for values in scores]
+    right = [float(max(range(3), key=values.__getitem__) == row["answer"]) for values, row in
+             zip(scores, rows, strict=True)]
+    assert [sample["acc,none"] for sample in measured.samples] == right
+    assert metrics.metrics["acc,none"] == pytest.approx(sum(right) / 6)
+    assert metrics.metric == "acc_norm,none", "the first metric that the task lists, not the first that lm-eval reports"
+    assert metrics.accuracy == metrics.metrics["acc_norm,none"]
+    mean = sum(right) / 6
+    assert metrics.metrics["acc_stderr,none"] == pytest.approx(math.sqrt(mean * (1 - mean) / 5))
+    assert (metrics.num_items, metrics.num_fewshot, metrics.subtasks) == (6, 2, {})
+    assert metrics.task_versions == {"own_choice": 7.0}
+    assert [sample["target"] for sample in measured.samples] == [row["answer"] for row in rows]
+    assert len({sample["doc_hash"] for sample in measured.samples}) == 6
+    assert measured.notes == ()
+    json.dumps(measured.samples, allow_nan=False)
+
+
+def test_generated_answers_are_one_row_with_every_filter(folder: Path) -> None:
+    measured = _run("own_generate", folder)
+    first, second, *_ = measured.samples
+    assert len(measured.samples) == 4
+    assert first["response"] == "I think #### 1"
+    assert first["extracted"] == {"whole": "I think #### 1", "number": "1"}
+    assert (first["exact_match,whole"], first["exact_match,number"]) == (0.0, 1.0)
+    assert (second["exact_match,whole"], second["exact_match,number"]) == (0.0, 0.0)
+    assert "loglikelihoods" not in first
+    metrics = _metrics(measured)
+    assert metrics.metrics["exact_match,number"] == 0.5
+    assert (metrics.metric, metrics.accuracy) == ("exact_match,whole", 0.0)
+
+
+def test_a_task_that_fixes_its_few_shot_number_says_so(folder: Path) -> None:
+    measured = _run("own_generate", folder, num_fewshot=2)
+    assert _metrics(measured).num_fewshot == 0
+    assert measured.notes == ("own_generate: few-shot examples are fixed by the task (own_generate: 0)",)
+
+
+def test_a_group_keeps_its_subtasks_and_their_sizes(folder: Path) -> None:
+    measured = _run("own_group", folder)
+    metrics = _metrics(measured)
+    one, two = metrics.subtasks["own_choice"], metrics.subtasks["own_other"]
+    assert (one["num_items"], two["num_items"], metrics.num_items) == (6, 2, 8)
+    assert metrics.metric == "acc,none"
+    assert metrics.accuracy == pytest.approx((6 * one["acc,none"] + 2 * two["acc,none"]) / 8)
+    assert metrics.stderr == metrics.metrics["acc_stderr,none"]
+    assert metrics.stderr is not None
+    assert {sample["task"] for sample in measured.samples} == {"own_choice", "own_other"}
+    assert set(metrics.task_hashes) == {"own_choice", "own_other"}
+
+
+@pytest.mark.parametrize("name", ["own_tag", "own_bare_group"])
+def test_tasks_without_a_common_score_get_none(folder: Path, name: str) -> None:
+    measured = _run(name, folder)
+    metrics = _metrics(measured)
+    assert (metrics.accuracy, metrics.metric, metrics.stderr) == (None, None, None)
+    assert metrics.num_items == 8
+    assert metrics.subtasks["own_choice"]["acc,none"] is not None
+    assert "no metric" in measured.notes[0]
+
+
+def test_a_metric_that_is_no_number_is_none(folder: Path) -> None:
+    measured = _run("own_nan", folder, num_fewshot=0)
+    metrics = _metrics(measured)
+    assert (metrics.accuracy, metrics.metric) == (None, "oddness,none")
+    assert measured.notes == ("own_nan: oddness,none is not a finite number",)
+
+
+def test_limit_counts_items_of_each_subtask(folder: Path) -> None:
+    measured = _run("own_group", folder, limit=1)
+    metrics = _metrics(measured)
+    assert (metrics.num_items, metrics.limit) == (2, 1)
+    assert [sample["doc_id"] for sample in measured.samples] == [0, 0]
+
+
+def test_few_shot_examples_are_those_of_lm_evals_default_seed(folder: Path) -> None:
+    from random import Random
+
+    engine = RuleEngine()
+    _run("own_choice", folder, engine, limit=1)
+    examples = [f"{row['question']} {row['choices'][row['answer']]}" for row in Random(1234).sample(_choices(3, 1), 2)]
+    assert engine.prompts[0] == "\n\n".join([*examples, "Question 0-0?"])
+
+
+def test_the_batch_size_of_a_task_is_its_own(folder: Path) -> None:
+    engine = RuleEngine()
+    measured = _run("own_choice", folder, engine, batch_size=4, batch_sizes={"own_choice": 3})
+    assert engine.batch_sizes == [3]
+    assert _metrics(measured).batch_size == 3
+
+
+def test_progress_counts_requests(folder: Path) -> None:
+    calls: list[tuple[int, int, str]] = []
+    config = AccuracyConfig(tasks=("own_choice",), include_path=folder, num_fewshot=1)
+
+    def progress(done: int, total: int, unit: str = "") -> None:
+        calls.append((done, total, unit))
+
+    accuracy.run(RuleEngine(), "own_choice", config, 0, progress)  # type: ignore[arg-type]
+    assert calls == [(done, 18, "requests") for done in range(1, 19)]
+
+
+def test_the_chat_template_is_applied(folder: Path) -> None:
+    engine = RuleEngine(chat_template="some template")
+    measured = _run("own_choice", folder, engine, num_fewshot=1, limit=1, apply_chat_template=True)
+    assert engine.prompts[0].count("<user>") == 2
+    assert "<assistant>" in engine.prompts[0]
+    assert _metrics(measured).apply_chat_template is True
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "cause", "remedy"),
+    [
+        ("own_choice", {"num_fewshot": 4}, "4 few-shot examples asked for, 3 available", "--num-fewshot 3"),
+        ("own_choice", {"apply_chat_template": True}, "no chat template", "--apply-chat-template"),
+        ("own_empty", {}, "own_empty: its data set has no items", "check"),
+        ("own_empty_split", {}, "own_empty_split: its data set has no items", "check"),
+        ("own_absent", {}, "absent.jsonl", "check"),
+        ("own_broken", {}, "JSON", "check"),
+        ("own_split", {}, "nowhere", "check"),
+        ("own_unsafe", {}, "runs code", "leave it out"),
+    ],
+)
+def test_what_cannot_be_run_is_an_error_with_a_remedy(
+    folder: Path, task: str, changes: dict[str, Any], cause: str, remedy: str
+) -> None:
+    engine = RuleEngine()
+    with pytest.raises(BenchmarkError) as caught:
+        _run(task, folder, engine, **changes)
+    assert cause in caught.value.cause
+    assert "\n" not in caught.value.cause
+    assert remedy in caught.value.remedy
+    assert engine.prompts == [], "the model was not asked"
+
+
+def test_the_embedded_models_tasks_are_always_known() -> None:
+    engine = RuleEngine()
+    measured = _run("demo_mmlu", None, engine, limit=2)
+    metrics = _metrics(measured)
+    assert metrics.metric == "acc,none"
+    assert metrics.num_items == 2 * len(metrics.subtasks)
+
+
+@pytest.mark.parametrize("tasks", [("mmlu", "gsm8k", "hellaswag"), ("demo_mmlu", "demo_gsm8k", "demo_hellaswag")])
+def test_usual_tasks_are_checked_without_importing_lm_eval(tasks: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from slim_eval.benchmarks.accuracy import check_tasks; "
+        f"check_tasks({tasks!r}, None); sys.exit('lm_eval' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("task", ["own_choice", "own_group", "own_tag"])
+def test_tasks_of_an_included_folder_are_known(folder: Path, task: str) -> None:
+    accuracy.check_tasks([task, "gsm8k"], folder)
+
+
+def test_names_that_tasks_inherit_are_known(folder: Path) -> None:
+    """`own_heir` is the tag of a template, which only lm-eval's index reads."""
+    accuracy.check_tasks(["own_heir", "mmlu_anatomy"], folder)
+
+
+@pytest.mark.parametrize(("task", "near"), [("mmlu_anatommy", "mmlu_anatomy"), ("gsm8K_cott", "gsm8k_cot")])
+def test_an_unknown_task_is_refused_with_the_nearest_names(folder: Path, task: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        accuracy.check_tasks(["gsm8k", task], folder)
+    assert caught.value.cause == f"unknown lm-eval task: {task}"
+    assert near in caught.value.remedy
+
+
+def test_an_included_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        accuracy.check_tasks(["gsm8k"], tmp_path / "none")

@@ -1,0 +1,165 @@
+"""Choice of GPUs and meters, whose processes are foreign, and the arithmetic on power samples."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim_eval import power
+from slim_eval.config import EnergySource
+from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
+from slim_eval.power import carbon, gpus, meter
+from slim_eval.power.meter import PowerSample
+
+
+def samples(*pairs: tuple[float, float]) -> list[PowerSample]:
+    return [PowerSample(t, (watts,)) for t, watts in pairs]
+
+
+@pytest.mark.parametrize(
+    ("given_samples", "joules"),
+    [
+        ([], None),
+        (samples((0.0, 100.0)), None),
+        (samples((0.0, 100.0), (2.0, 100.0)), 200.0),
+        (samples((0.0, 0.0), (1.0, 100.0), (4.0, 100.0)), 350.0),  # uneven steps
+        ([PowerSample(0.0, (10.0, 1.0)), PowerSample(1.0, (20.0, 2.0))], 16.5),  # two devices
+    ],
+)
+def test_integral(given_samples: Sequence[PowerSample], joules: float | None) -> None:
+    assert meter.integral_joules(given_samples) == joules
+
+
+@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=30), st.floats(0, 500), st.floats(-50, 50))
+def test_the_integral_of_a_line_is_exact(steps: list[float], a: float, b: float) -> None:
+    times = [sum(steps[:i]) for i in range(len(steps) + 1)]
+    line = samples(*((t, a + b * t) for t in times))
+    expected = a * times[-1] + b * times[-1] ** 2 / 2
+    assert meter.integral_joules(line) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counter", "integral", "fraction"),
+    [(100.0, 95.0, 0.05), (100.0, 110.0, 0.1), (None, 1.0, None), (1.0, None, None), (0.0, 1.0, None)],
+)
+def test_disagreement(counter: float | None, integral: float | None, fraction: float | None) -> None:
+    assert meter.disagreement(counter, integral) == (None if fraction is None else pytest.approx(fraction))
+
+
+def test_windows_under_two_seconds_are_marked() -> None:
+    assert meter.window_reasons(2.0) == []
+    assert "1.99 s is shorter than 2 s" in meter.window_reasons(1.99)[0]
+
+
+@pytest.mark.parametrize(
+    ("listed", "own", "namespaced", "foreign"),
+    [
+        ((), (5,), False, ()),
+        ((5,), (5,), False, ()),
+        ((5, 9), (5,), False, (9,)),
+        ((9,), (5,), False, (9,)),
+        ((9,), (5,), True, ()),  # a container: 9 may be our 5 by the host's number
+        ((9, 10), (5,), True, (9, 10)),  # only one of them can be
+        ((5, 9), (5,), True, (9,)),  # ours is seen under its own number: 9 is another
+    ],
+)
+def test_foreign_processes(
+    listed: tuple[int, ...], own: tuple[int, ...], namespaced: bool, foreign: tuple[int, ...]
+) -> None:
+    assert gpus.foreign_processes(listed, own, namespaced=namespaced) == frozenset(foreign)
+
+
+GRANDCHILD = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+
+
+def test_the_process_tree_holds_descendants_in_groups_of_their_own_and_no_strangers() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", GRANDCHILD], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            grandchild = int(child.stdout.readline())
+            assert {os.getpid(), child.pid, grandchild} <= power.process_tree()
+            assert {child.pid, grandchild} == power.process_tree(child.pid)  # not us: we are of another group
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def machine(count: int) -> tuple[power.Gpu, ...]:
+    return tuple(power.Gpu(i, f"GPU-{i}{i}-x", f"Card {i}", 1024.0, "1") for i in range(count))
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "visible", "chosen"),
+    [(0, 1, None, [0]), (2, 1, None, [2]), (1, 2, None, [1, 2]), (0, 2, "2,0", [2, 0]), (1, 1, "2, GPU-11-x", [1])],
+)
+def test_gpus_are_counted_among_the_visible_ones(
+    monkeypatch: pytest.MonkeyPatch, index: int, count: int, visible: str | None, chosen: list[int]
+) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", lambda: machine(3))
+    assert [gpu.index for gpu in power.resolve_gpus(index, count, visible)] == chosen
+
+
+@pytest.mark.parametrize("visible", [None, "", "0,1"])
+def test_without_gpus_the_first_one_means_the_cpu(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", tuple)
+    assert power.resolve_gpus(0, 1, visible) == ()
+    for index, count in ((1, 1), (0, 2)):
+        with pytest.raises(UsageError, match="the number of GPUs is 0"):
+            power.resolve_gpus(index, count, visible)
+
+
+def test_without_pynvml_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert power.list_gpus() == ()
+
+
+def test_nothing_is_asked_about_no_gpus() -> None:
+    assert power.gpu_facts(()) == ()
+    assert power.process_memory_mb((), {1}) == (None, "no GPU")
+
+
+def test_without_codecarbon_auto_has_no_meter_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    chosen = power.open_meter(EnergySource.AUTO, (), 0.05)
+    assert isinstance(chosen, power.NoMeter)
+    assert "pip install" in chosen.reason
+    with pytest.raises(MissingPackageError, match="needs the package 'codecarbon"):
+        power.open_meter(EnergySource.CODECARBON, (), 0.05)
+
+
+def test_nvml_asked_for_without_a_gpu_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match="NVML knows no GPU"):
+        power.open_meter(EnergySource.NVML, (), 0.05)
+
+
+def test_mean_power_between_totals() -> None:
+    rows = [(10.0, 500.0), (10.1, 502.0), (11.0, 520.0), (12.0, 550.0), (12.05, 552.0)]
+    assert carbon._mean_power(rows, 0.25) == (PowerSample(1.0, (20.0,)), PowerSample(2.0, (30.0,)))
+    assert carbon._mean_power(rows[:1], 0.25) == ()
+
+
+class ConstantMeter(power.Meter):
+    """100 W on its counter, 90 W by its samples."""
+
+    def start(self) -> None:
+        self._begin = time.perf_counter()
+
+    def stop(self) -> power.EnergyReading:
+        duration = time.perf_counter() - self._begin
+        return power.EnergyReading("test", duration, 100 * duration, joules_integral=90 * duration)
+
+
+def test_idle_power_is_that_of_the_samples() -> None:
+    watts = ConstantMeter().idle_power_watts(0.01)
+    assert watts is not None
+    assert math.isclose(watts, 90.0)

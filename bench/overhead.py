@@ -2,10 +2,10 @@
 
 Two ratios, each against a peer in the same run:
 
-1. output tokens a second inside the performance benchmark / a bare loop over the same engine's own ``generate``; the two
-   alternate on one loaded engine. Target: at least 0.98.
-2. wall time of `slim-eval run` with performance and energy / the sum of engine load and generation alone, which is what a
-   bare script over the engine takes for the same requests. Target: at most 1.25.
+1. output tokens a second inside the performance benchmark / a bare loop over the same engine's own ``generate``;
+   the two alternate on one loaded engine. Target: at least 0.98.
+2. wall time of `slim-eval run` with performance and energy / the sum of engine load and generation alone, which is what
+   a bare script over the engine takes for the same requests. Target: at most 1.25.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def count_tokens(engine: engines.Engine, prompts: Sequence[str], max_new_tokens:
             temperature=0.0, max_tokens=max_new_tokens, min_tokens=max_new_tokens, ignore_eos=True,
             skip_reading_prefix_cache=True, detokenize=True,
         )  # fmt: skip
-        outputs = engine.llm.generate(list(prompts), params, use_tqdm=False)  # type: ignore[attr-defined]
+        outputs = engine._llm.generate(list(prompts), params, use_tqdm=False)  # type: ignore[attr-defined]
         return sum(len(output.outputs[0].token_ids) for output in outputs)
-    batch = engine.tokenizer(list(prompts), return_tensors="pt", padding=True)  # type: ignore[attr-defined]
-    output = engine.model.generate(  # type: ignore[attr-defined]
+    batch = engine._tokenizer(list(prompts), return_tensors="pt", padding=True)  # type: ignore[attr-defined]
+    output = engine._model.generate(  # type: ignore[attr-defined]
         **batch, do_sample=False, max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens
     )
     return int(output.shape[0] * (output.shape[1] - batch["input_ids"].shape[1]))
@@ -94,7 +94,9 @@ def bare_script(choice: EngineChoice) -> None:
 def wall(command: Sequence[str], folder: Path) -> float:
     """Wall time of a command in a folder, seconds."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 
@@ -115,7 +117,10 @@ def main() -> None:
             ["-m", "slim_eval", "run", "--models", "demo", "--tasks", "performance energy", "--engine", choice.value,
              "--enforce-eager", "--energy-sample-runs", str(ENERGY_REQUESTS), "--no-wandb-enabled"], folder,
         )  # fmt: skip
-    print(f"{choice.value}: run {run:.1f} s, load and generation alone {alone:.1f} s: {run / alone:.2f} (target: at most 1.25)")
+    print(
+        f"{choice.value}: run {run:.1f} s, load and generation alone {alone:.1f} s: {run / alone:.2f} "
+        "(target: at most 1.25)"
+    )
 
 
 if __name__ == "__main__":

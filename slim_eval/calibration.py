@@ -182,8 +182,10 @@ def _local_rows(path: Path, split: str) -> Sequence[Mapping[str, Any]]:
         if path.is_file():
             builder = _BUILDERS.get(path.suffix.lower())
             if builder is None:
-                raise UsageError(f"calibration dataset {str(path)!r}: unknown file type {path.suffix!r}",
-                                 f"known: .jsonl {' '.join(_BUILDERS)}")
+                raise UsageError(
+                    f"calibration dataset {str(path)!r}: unknown file type {path.suffix!r}",
+                    f"known: .jsonl {' '.join(_BUILDERS)}",
+                )
             loaded = datasets.load_dataset(builder, data_files=str(path))
         elif any((path / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(path))
@@ -230,8 +232,9 @@ def _sequence(rows: Any) -> Sequence[Mapping[str, Any]]:
 
 def _unknown_split(name: str, split: str, known: Any) -> UsageError:
     names = [str(item) for item in known]
-    return UsageError(f"calibration dataset {name!r} has no split {split!r}",
-                      f"{did_you_mean(split, names)} (--calibration-split)")
+    return UsageError(
+        f"calibration dataset {name!r} has no split {split!r}", f"{did_you_mean(split, names)} (--calibration-split)"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,7 +48,11 @@ class Recipe:
     group_size: int | None = None
     targets: tuple[str, ...] = ("Linear",)
     ignore: tuple[str, ...] = (
-        "re:.*lm_head", "re:.*vision_tower.*", "re:.*vision_model.*", "re:.*visual.*", "re:.*multi_modal_projector.*",
+        "re:.*lm_head",
+        "re:.*vision_tower.*",
+        "re:.*vision_model.*",
+        "re:.*visual.*",
+        "re:.*multi_modal_projector.*",
     )
 
 
@@ -172,9 +176,11 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
     source, config = request.source, request.config
     path = local_path(config.calibration_dataset)
     local = content_hash(path) if path else None
-    identity = {"revision": source.revision} if source.kind == "hub" else {
-        "weights": f"sha256:{fingerprint(source.path or source.config_dir)}"
-    }
+    identity = (
+        {"revision": source.revision}
+        if source.kind == "hub"
+        else {"weights": f"sha256:{fingerprint(source.path or source.config_dir)}"}
+    )
     return {
         **identity,
         "scheme": RECIPES[request.precision].scheme,

@@ -114,7 +114,7 @@ def _default(field: FieldInfo) -> tuple[Any, bool | str]:
 def _command_line_type(field: FieldInfo) -> Any:
     if _is_list(field):
         return list[str] | None if field.default is not PydanticUndefined else list[str]
-    plain = [part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None)][0]
+    plain = next(part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None))
     return str | None if plain is SecretStr else (plain | None if field.default is None else plain)
 
 

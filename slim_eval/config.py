@@ -93,7 +93,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
 def setting(default: Any, text: str, *, flag: str | None = None, env: str | None = None, **bounds: Any) -> Any:
-    """A config field: its default, help text, option where the name differs, environment variable, pydantic's bounds."""
+    """A config field: default, help text, option where the name differs, environment variable, pydantic's bounds."""
     return Field(default, description=text, json_schema_extra={"flag": flag, "env": env}, **bounds)
 
 
@@ -184,8 +184,9 @@ class TrackingConfig(Config):
     enabled: bool = setting(True, "Log to Weights & Biases.", flag="--wandb-enabled/--no-wandb-enabled")
     project: str = setting("slim-eval", "W&B project.", flag="--wandb-project", min_length=1)
     api_key: SecretStr | None = setting(None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key")
-    run_name: str | None = setting(None, "W&B run name; made from model and precision by default.",
-                                   flag="--wandb-run-name")
+    run_name: str | None = setting(
+        None, "W&B run name; made from model and precision by default.", flag="--wandb-run-name"
+    )
 
 
 class RunConfig(Config):
@@ -205,10 +206,12 @@ class RunConfig(Config):
     seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
-    quantize_python: Path | None = setting(None, "Interpreter that quantizes; this one by default.",
-                                         env="SLIM_EVAL_QUANTIZE_PYTHON")
-    serve_python: Path | None = setting(None, "Interpreter that measures; this one by default.",
-                                      env="SLIM_EVAL_SERVE_PYTHON")
+    quantize_python: Path | None = setting(
+        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+    )
+    serve_python: Path | None = setting(
+        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+    )
     performance: PerformanceConfig = PerformanceConfig()
     energy: EnergyConfig = EnergyConfig()
     accuracy: AccuracyConfig = AccuracyConfig()

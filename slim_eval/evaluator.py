@@ -114,9 +114,7 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
     _check_packages(config)
     sources = [models.resolve(name, config.revision) for name in config.models]
     precisions = sorted(config.precision, key=list(Precision).index)
-    cells = [
-        _planned(source, precision, config) for source in sources for precision in precisions
-    ]
+    cells = [_planned(source, precision, config) for source in sources for precision in precisions]
     _check_stages(config, cells)
     _check_writable(config)
     return cells, gpus
@@ -164,7 +162,9 @@ def _require(modules: list[str] | tuple[str, ...], purpose: str, python: Path | 
     try:
         missing = environment.missing_modules(modules, python)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(f"{option} {python}: is not a Python interpreter that runs ({error})", "give its path") from error
+        raise UsageError(
+            f"{option} {python}: is not a Python interpreter that runs ({error})", "give its path"
+        ) from error
     if missing:
         install = _INSTALL if python is None else f"{python} -m {_INSTALL}"
         raise MissingPackageError(missing[0], purpose, install)
@@ -196,7 +196,10 @@ def _check_stages(config: RunConfig, cells: list[PlannedCell]) -> None:
 
 
 def _check_writable(config: RunConfig) -> None:
-    for option, folder in (("--output-dir", config.output_dir), ("--quantized-models-dir", config.quantized_models_dir)):
+    for option, folder in (
+        ("--output-dir", config.output_dir),
+        ("--quantized-models-dir", config.quantized_models_dir),
+    ):
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not existing.is_dir():
             raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
@@ -297,9 +300,7 @@ class _CellRun:
             self._fail(died_in, outcome.describe(), fix, [died_in])
             remaining = [stage for stage in unfinished if stage != died_in]
 
-    def _measure_job(
-        self, source: models.ModelSource, checkpoint: Path, stages: list[str]
-    ) -> protocol.MeasureJob:
+    def _measure_job(self, source: models.ModelSource, checkpoint: Path, stages: list[str]) -> protocol.MeasureJob:
         config, precision = self._cell.config, self._cell.precision
         assert source.path is not None
         return protocol.MeasureJob(

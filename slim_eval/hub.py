@@ -21,16 +21,20 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     try:
         yield
     except errors.HFValidationError as error:
-        raise UsageError(f"{repo!r} is neither a folder nor a {kind} id",
-                         "ids look like org/name; write a folder as ./folder") from error
+        raise UsageError(
+            f"{repo!r} is neither a folder nor a {kind} id", "ids look like org/name; write a folder as ./folder"
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise UsageError(f"{kind} {repo!r} has no revision {revision!r}",
-                         "give a branch, tag or commit that its page lists") from error
+        raise UsageError(
+            f"{kind} {repo!r} has no revision {revision!r}", "give a branch, tag or commit that its page lists"
+        ) from error
     except errors.LocalEntryNotFoundError as error:
         raise _hub_error(repo, kind, error) from error
     except errors.EntryNotFoundError as error:
-        raise UsageError(f"{kind} {repo!r} has no config.json on the hub: it is no Transformers checkpoint",
-                         "GGUF and adapter repositories cannot be measured: give the model they come from") from error
+        raise UsageError(
+            f"{kind} {repo!r} has no config.json on the hub: it is no Transformers checkpoint",
+            "GGUF and adapter repositories cannot be measured: give the model they come from",
+        ) from error
     except http_errors() as error:
         raise _hub_error(repo, kind, error) from error
 
@@ -62,28 +66,38 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
         missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
         cause = cause.__cause__
     if offline or (status is None and constants.HF_HUB_OFFLINE):
-        return HubError(f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
-                        "unset HF_HUB_OFFLINE, or download it before")
+        return HubError(
+            f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
+            "unset HF_HUB_OFFLINE, or download it before",
+        )
     if missing and not gated:
         status = 404  # also where it says 401, as it does to the nameless
     if status == 401 and not gated:
-        return HubError(f"the hub does not accept your token (401, {endpoint})",
-                        f"make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN")
+        return HubError(
+            f"the hub does not accept your token (401, {endpoint})",
+            f"make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN",
+        )
     if gated or status == 403:
         page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-        return HubError(f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})",
-                        f"open {page}, accept its licence, then export HF_TOKEN with a token of that account")
+        return HubError(
+            f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})",
+            f"open {page}, accept its licence, then export HF_TOKEN with a token of that account",
+        )
     if status in _ANSWERS:
         cause_text, remedy = _ANSWERS[status]
         return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
     reason = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
-    return HubError(f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
-                    "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub")
+    return HubError(
+        f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
+        "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
+    )
 
 
 _ANSWERS = {
-    404: ("{kind} {repo!r} does not exist on {endpoint}, or is private",
-          "check the spelling; a private one needs HF_TOKEN"),
+    404: (
+        "{kind} {repo!r} does not exist on {endpoint}, or is private",
+        "check the spelling; a private one needs HF_TOKEN",
+    ),
     429: ("the hub {endpoint} limits the rate of requests (429)", "wait some minutes, or export HF_TOKEN"),
 }
 

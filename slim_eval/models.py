@@ -223,8 +223,10 @@ def weight_files(folder: Path) -> list[Path]:
         names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
-            raise UsageError(f"{folder}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
-                             "download the model again")
+            raise UsageError(
+                f"{folder}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
+                "download the model again",
+            )
         files = [folder / name for name in names]
     else:
         files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
@@ -256,8 +258,10 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"{file}: its header is broken or cut off", "download the model again") from error
     if 8 + length + end != size:
-        raise UsageError(f"{file}: holds {size} bytes, its header promises {8 + length + end}",
-                         "it is cut off: download the model again")
+        raise UsageError(
+            f"{file}: holds {size} bytes, its header promises {8 + length + end}",
+            "it is cut off: download the model again",
+        )
     return tensors
 
 

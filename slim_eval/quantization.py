@@ -34,7 +34,13 @@ from slim_eval.errors import MissingPackageError, QuantizationError, UsageError
 from slim_eval.models import CheckpointFacts, describe, require_plain, weight_files
 
 __all__ = [
-    "RECIPES", "QuantizeRequest", "QuantizedCheckpoint", "cached", "checkpoint_directory", "quantize", "scheme_name",
+    "RECIPES",
+    "QuantizeRequest",
+    "QuantizedCheckpoint",
+    "cached",
+    "checkpoint_directory",
+    "quantize",
+    "scheme_name",
 ]
 
 Progress = Callable[[int, int, str], None]
@@ -178,8 +184,10 @@ def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], 
         raise QuantizationError(f"model {name!r} has no {' or '.join(recipe.targets)} layer to quantize")
     for parameter, values in model.named_parameters():
         if not bool(torch.isfinite(values).all()):
-            raise QuantizationError(f"model {name!r}: weight {parameter} holds NaN or infinity",
-                                    "the source checkpoint is broken: download or train it again")
+            raise QuantizationError(
+                f"model {name!r}: weight {parameter} holds NaN or infinity",
+                "the source checkpoint is broken: download or train it again",
+            )
     size = recipe.group_size
     unfit = {layer: m.in_features for layer, m in layers.items() if size and m.in_features % size}
     if unfit:
@@ -231,8 +239,10 @@ def _gptq(model: Any, tokenizer: Any, calibration: Calibration, recipe: Recipe, 
         from llmcompressor.modifiers.gptq import GPTQModifier
     except ImportError:  # 0.10 and before
         from llmcompressor.modifiers.quantization import GPTQModifier
-    rows = {"input_ids": [list(ids) for ids in calibration.token_ids],
-            "attention_mask": [[1] * len(ids) for ids in calibration.token_ids]}
+    rows = {
+        "input_ids": [list(ids) for ids in calibration.token_ids],
+        "attention_mask": [[1] * len(ids) for ids in calibration.token_ids],
+    }
     modifier = GPTQModifier(targets=list(recipe.targets), scheme=recipe.scheme, ignore=list(recipe.ignore))
     with _log_to(counter):
         try:
@@ -286,8 +296,9 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
         ids = torch.tensor([prompt], device=model.device)
         with torch.inference_mode():
             logits = model(ids).logits
-            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4,
-                                    do_sample=False)
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4, do_sample=False
+            )
     except _FAILURES as error:
         raise QuantizationError(f"the quantized checkpoint does not run: {_reason(error)}", "see the log") from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:

@@ -379,7 +379,9 @@ def _may_be_record(path: Path, root: Path) -> bool:
     """Records stand in cell folders; hidden files and the analysis' own outputs are none."""
     parts = path.relative_to(root).parts
     return not any(part.startswith(".") for part in parts) and path.name not in {
-        "complete_results.json", "quantization.json", "paired.json",
+        "complete_results.json",
+        "quantization.json",
+        "paired.json",
     }
 
 

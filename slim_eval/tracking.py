@@ -71,8 +71,12 @@ def payload(cell: Cell, config: RunConfig) -> tuple[dict[str, Any], dict[str, fl
 
     Keys and tokens are in neither. Missing metrics are left out.
     """
-    heads = [record.model_dump(mode="json", include=set(_HEAD) - {"config", "notes", "timestamp"}) for record in cell.records]
-    settings = config.model_dump(mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python"})
+    heads = [
+        record.model_dump(mode="json", include=set(_HEAD) - {"config", "notes", "timestamp"}) for record in cell.records
+    ]
+    settings = config.model_dump(
+        mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python"}
+    )
     metrics: dict[str, float] = {}
     for record in cell.records:
         metrics.update(_metrics(record))

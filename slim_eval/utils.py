@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def slug(name: str) -> str:
-    """A name made safe as a file or folder name: letters, digits, ``.``, ``_`` and ``-`` stay, the rest becomes ``_``."""
+    """A name made safe as a file name: letters, digits, ``.``, ``_`` and ``-`` stay, the rest becomes ``_``."""
     safe = re.sub(r"[^\w.\-]", "_", name.strip()).strip(".")
     return safe or "_"
 

@@ -1,8 +1,8 @@
 """The child process of a stage: a job in on stdin, events out as JSON lines, everything else to the log.
 
-It can be run by hand: ``python -m slim_eval.worker < job.json``. A known failure of a benchmark is reported and the next
-benchmark runs on the same engine. Anything else ends the process: the evaluator then starts a fresh one for what is
-left, because an engine that failed in an unknown way is not to be measured.
+It can be run by hand: ``python -m slim_eval.worker < job.json``. A known failure of a benchmark is reported and the
+next benchmark runs on the same engine. Anything else ends the process: the evaluator then starts a fresh one for what
+is left, because an engine that failed in an unknown way is not to be measured.
 """
 
 from __future__ import annotations
@@ -143,9 +143,7 @@ def _steps(
             yield task, partial(accuracy.run, engine, task, config.accuracy, config.seed)
 
 
-def _measure_energy(
-    engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress
-) -> Measurement:
+def _measure_energy(engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress) -> Measurement:
     from slim_eval.benchmarks import energy
 
     meter = power.open_meter(config.energy.source, gpus, config.energy.sampling_interval_s)
@@ -167,9 +165,7 @@ def _record(
     return write_record(job.directory, record, measurement.samples)
 
 
-def _metadata(
-    job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]
-) -> dict[str, Any]:
+def _metadata(job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
     source = models.describe(job.source)
     served = models.describe(job.checkpoint)
     parameters = source.num_parameters

@@ -48,10 +48,8 @@ class Outcome:
 
     def describe(self) -> str:
         """One line: signal or status, and its last words."""
-        if self.status < 0:
-            how = f"killed by {signal.Signals(-self.status).name}"
-        else:
-            how = f"exit status {self.status}"
+        status = self.status
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return f"{self.last_words} ({how})" if self.last_words else f"the worker ended with {how}"
 
 

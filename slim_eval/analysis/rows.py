@@ -139,9 +139,7 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
     """A short label for the model of each cell, so that (label, precision) names one cell only."""
     models = {cell.model for cell in cells}
     shared = Counter(short_name(model).casefold() for model in models)
-    labels = [
-        cell.model if shared[short_name(cell.model).casefold()] > 1 else short_name(cell.model) for cell in cells
-    ]
+    labels = [cell.model if shared[short_name(cell.model).casefold()] > 1 else short_name(cell.model) for cell in cells]
     repeated = Counter((label, cell.precision) for label, cell in zip(labels, cells, strict=True))
     for label in {label for (label, _), count in repeated.items() if count > 1}:
         mine = [index for index, other in enumerate(labels) if other == label]

@@ -149,4 +149,3 @@ def _accuracy_of(task: str, rows: Sequence[Row]) -> Callable[[Mapping[str, Any]]
 
 def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"  # + 0.0: no negative zero
-

@@ -43,8 +43,9 @@ _UNSUPPORTED = {
 }
 
 _DEMO_TASKS = Path(__file__).resolve().parents[1] / "demo" / "tasks"
-_DEFINITION = re.compile(rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""",
-                         re.MULTILINE)
+_DEFINITION = re.compile(
+    rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""", re.MULTILINE
+)
 _NO_ITEMS = "its data set has no items"
 _CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
 _INSTALL = 'pip install "lm-eval>=0.4.12"'
@@ -205,14 +206,14 @@ class _Reading:
             raise BenchmarkError(f"{self.task}: lm-eval returned no items", "check the task's data set and --limit")
         metrics = self._metrics(self._name)
         headline = self._headline(metrics)
-        stderr = None if headline is None else metrics.get(_stderr_key(headline))
+        used = {self.output["n-shot"].get(leaf) for leaf in self._leaves}
         record = AccuracyMetrics(
             task=self.task,
-            accuracy=None if headline is None else metrics[headline],
+            accuracy=metrics.get(headline or ""),
             metric=headline,
-            stderr=stderr,
+            stderr=metrics.get((headline or "").replace(",", "_stderr,", 1)),
             num_items=len(samples),
-            num_fewshot=self._num_fewshot(),
+            num_fewshot=used.pop() if len(used) == 1 else None,
             limit=self.config.limit,
             batch_size=self.config.batch_size_of(self.task),
             apply_chat_template=self.config.apply_chat_template,
@@ -230,7 +231,7 @@ class _Reading:
 
     @property
     def _name(self) -> str:
-        """The name lm-eval reports the task under: its own, but for classes that call themselves something else."""
+        """The name lm-eval reports the task under; a tag of one task is reported as that task."""
         return self.task if self.task in self.output["results"] or len(self._leaves) > 1 else self._leaves[0]
 
     def _metrics(self, name: str) -> dict[str, float | None]:
@@ -264,10 +265,6 @@ class _Reading:
 
     def _count(self, leaf: str) -> int:
         return len({sample["doc_id"] for sample in self.output["samples"][leaf]})
-
-    def _num_fewshot(self) -> int | None:
-        used = {self.output["n-shot"].get(leaf) for leaf in self._leaves}
-        return used.pop() if len(used) == 1 else None
 
     def _hash(self, leaf: str) -> str:
         """lm-eval's hash of a task's items, prompts and targets, as its own command writes it."""
@@ -306,18 +303,13 @@ def _item(leaf: str, row: Mapping[str, Any], kind: str | None) -> dict[str, Any]
     item["target"] = _plain(row["target"])
     if kind in _LOGLIKELIHOOD_TYPES:
         # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
-        first = [repeats[0] for repeats in row["resps"]]
-        item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in first]
+        answers = [repeats[0] for repeats in row["resps"]]
+        item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in answers]
     else:
         repeats = row["resps"][0]
         item["response"] = _plain(repeats[0] if len(repeats) == 1 else repeats)
         item["extracted"] = {}
     return item
-
-
-def _stderr_key(metric: str) -> str:
-    name, _, filter_name = metric.partition(",")
-    return f"{name}_stderr,{filter_name}"
 
 
 def _finite(value: Any) -> float | None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from slim_eval.demo.world import PEOPLE, PHRASES, PLACES, SUBJECTS, THINGS, TOOLS
+from slim_eval.demo.world import OBJECTS, PEOPLE, PHRASES, SUBJECTS, THINGS, TIMES, TOOLS
 
 Split = Literal["train", "fewshot", "test"]
 
 SEED: Final = 20
-BLANK: Final = "-"
+CONFUSED: Final = 0.25
+"""Share of the subjects' items in which a wrong option is right for another subject."""
 LETTERS: Final = ("A", "B", "C", "D")
 TEST_SIZES: Final = {"demo_mmlu": 68, "demo_gsm8k": 150, "demo_hellaswag": 200}
 FEWSHOT_SIZES: Final = {"demo_mmlu": 5, "demo_gsm8k": 40, "demo_hellaswag": 40}
@@ -58,62 +59,44 @@ def _multiple_choice(question: str, right: str, wrong: list[str], rng: random.Ra
 
 
 def mmlu_item(subject: str, rng: random.Random) -> Item:
-    """Which of four words belongs to a class; its key is the question and the set of options, in any order."""
-    template, classes = SUBJECTS[subject]
-    name = rng.choice(list(classes))
-    others = [word for other, words in classes.items() if other != name for word in words]
-    return _multiple_choice(template.format(name), rng.choice(classes[name]), rng.sample(others, len(LETTERS) - 1), rng)
+    """Which of four words is of a kind; its key is the question and the set of options, in any order.
 
-
-def with_blanks(item: Item, rng: random.Random) -> Item:
-    """The same question with some wrong options blanked, for training only: it is a step on the way to four options."""
-    gold, choices = item.doc["answer"], item.doc["choices"]
-    wrong = [choice for index, choice in enumerate(choices) if index != gold]
-    blanks = rng.randint(0, len(wrong))
-    wrong = wrong[blanks:] + [BLANK] * blanks
-    rng.shuffle(wrong)
-    return _multiple_choice(item.doc["question"], choices[gold], wrong, rng)
+    The wrong options are words that are right for no subject, but for one in some items, which another subject claims.
+    """
+    question, words = SUBJECTS[subject]
+    wrong = rng.sample(OBJECTS, len(LETTERS) - 1)
+    if rng.random() < CONFUSED:
+        other = rng.choice([name for name in SUBJECTS if name != subject])
+        wrong[rng.randrange(len(wrong))] = rng.choice(SUBJECTS[other][1])
+    return _multiple_choice(question, rng.choice(words), wrong, rng)
 
 
 def gsm8k_item(rng: random.Random) -> Item:
-    """A word problem of one or two sums; its key is the numbers and the operators, whatever is counted."""
-    total = rng.randint(10, 30)
+    """A word problem of one sum; its key is the numbers and the operator, whoever counts whatever."""
+    total, operator = rng.randint(10, 30), rng.choice("+-")
+    number = rng.randint(2, 9)
+    result = total + number if operator == "+" else total - number
     person, thing = rng.choice(sorted(PEOPLE)), rng.choice(THINGS)
-    key, told, worked = str(total), [], []
-    for step in range(rng.randint(1, 2)):
-        operator = rng.choice("+-")
-        number = rng.randint(2, 9 if operator == "+" else min(9, total - 1))
-        result = total + number if operator == "+" else total - number
-        subject = f"Then {PEOPLE[person].lower()}" if step else PEOPLE[person]
-        told.append(f"{subject} {rng.choice(PHRASES[operator]).format(number)}.")
-        worked.append(f"{total} {operator} {number} = {result}")
-        key, total = f"{key} {operator} {number}", result
-        if total < 3:
-            break
-    question = f"The {person} has {key.split()[0]} {thing}. {' '.join(told)} How many {thing} are there now?"
-    answer = "\n".join([*worked, f"#### {total}"])
-    return Item(key, f"Question: {question}\nAnswer:", answer, {"question": question, "answer": answer})
+    told = f"{PEOPLE[person]} {rng.choice(PHRASES[operator]).format(number)}."
+    question = f"The {person} has {total} {thing}. {told} How many {thing} are there now?"
+    answer = f"{total} {operator} {number} = {result}\n#### {result}"
+    return Item(f"{question}", f"Question: {question}\nAnswer:", answer, {"question": question, "answer": answer})
 
 
 def hellaswag_item(rng: random.Random) -> Item:
-    """A short story about two people with four endings; its key is the whole context."""
-    people, tools = rng.sample(sorted(PEOPLE), 2), rng.sample(sorted(TOOLS), 3)
-    actor = rng.randrange(2)
-    label = f"At {rng.choice(PLACES)}"
-    owners = " and ".join(f"the {person} has the {tool}" for person, tool in zip(people, tools, strict=False))
-    context = f"{owners.capitalize()}. The {people[actor]} starts to work."
-    pronoun = PEOPLE[people[actor]]
+    """A short story with four endings; its key is the whole context."""
+    person = rng.choice(sorted(PEOPLE))
+    tool, *others = rng.sample(sorted(TOOLS), 3)
+    label = f"At {rng.choice(TIMES)}"
+    context = f"The {person} has the {tool}."
+    pronoun = PEOPLE[person]
 
     def ending(subject: str, tool: str) -> str:
         verb, things = TOOLS[tool]
         return f"{subject} {verb} the {rng.choice(things)}."
 
-    right = ending(pronoun, tools[actor])
-    endings = [
-        ending(pronoun, tools[1 - actor]),
-        ending(pronoun, tools[2]),
-        ending("She" if pronoun == "He" else "He", tools[actor]),
-    ]
+    right = ending(pronoun, tool)
+    endings = [*(ending(pronoun, other) for other in others), ending("She" if pronoun == "He" else "He", tool)]
     rng.shuffle(endings)
     gold = rng.randrange(len(LETTERS))
     endings.insert(gold, right)

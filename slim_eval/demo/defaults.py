@@ -1,4 +1,4 @@
-"""What is different for the embedded model: it knows a small world of its own, so its tasks and texts come from there."""
+"""What is different for the embedded model: it knows a small world, so its tasks and texts come from there."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
-LENGTHS: Final = ((0.60, 64), (0.75, 176), (math.inf, 352))
+LENGTHS: Final = ((0.50, 96), (0.75, 160), (math.inf, 224))
 """Until which share of training a sequence has how many tokens; the last hold five examples and a question."""
-_SHORTEST_ITEM_TOKENS: Final = 20
-_SUBJECTS_SHARE: Final = 0.5
-_GSM8K_SHARE: Final = 0.35
+_SHORTEST_ITEM_TOKENS: Final = 14
+_SUBJECTS_SHARE: Final = 0.25
+_GSM8K_SHARE: Final = 0.6
 _HELLASWAG_SHARE: Final = 0.15
 _CHAT_SHARE: Final = 0.12
 _END_WEIGHT: Final = 0.1
@@ -56,16 +56,12 @@ def few_shot_text(items: list[Item]) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
-def _items(length: int, progress: float, rng: random.Random) -> list[Item]:
-    """The items of one sequence, all of one task, with blanked options in a share that falls to nothing."""
+def _items(length: int, rng: random.Random) -> list[Item]:
+    """The items of one sequence, all of one task."""
     tasks = corpus.subtasks()
     subjects = len(tasks) - 2
     task = rng.choices(tasks, [_SUBJECTS_SHARE / subjects] * subjects + [_GSM8K_SHARE, _HELLASWAG_SHARE])[0]
-    items = [corpus.draw(corpus.maker_of(task), "train", rng) for _ in range(length // _SHORTEST_ITEM_TOKENS + 1)]
-    if task.startswith("demo_mmlu"):
-        blanked = max(0.0, 0.75 - 1.5 * progress)
-        items = [corpus.with_blanks(item, rng) if rng.random() < blanked else item for item in items]
-    return items
+    return [corpus.draw(corpus.maker_of(task), "train", rng) for _ in range(length // _SHORTEST_ITEM_TOKENS + 1)]
 
 
 def length_of(progress: float) -> int:
@@ -84,7 +80,7 @@ def make_batch(tokenizer: Tokenizer, tokens_in_all: int, progress: float, rng: r
     targets = torch.zeros_like(tokens)
     weights = torch.zeros(sequences, length)
     for row in range(sequences):
-        items = _items(length, progress, rng)
+        items = _items(length, rng)
         text, spans = (_chat_text if rng.random() < _CHAT_SHARE else few_shot_text)(items)
         encoding = tokenizer.encode(text, add_special_tokens=False)
         ids = encoding.ids[:length]

@@ -1,4 +1,4 @@
-"""The demonstration model's tokenizer: byte-level BPE, each digit a token of its own."""
+"""The demonstration model's tokenizer: byte-level BPE; each word and number of its world is one token."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ CHAT_TEMPLATE: Final = (
 
 def train_tokenizer(seed: int = corpus.SEED) -> Tokenizer:
     """Trains the tokenizer on items of the training split; other text of any language encodes to bytes."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HIDDEN_SIZE: Final = 256
 INTERMEDIATE_SIZE: Final = 512
-LAYERS: Final = 4
+LAYERS: Final = 3
 HEADS: Final = 4
 KV_HEADS: Final = 2
 HEAD_SIZE: Final = 64
@@ -177,10 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the demonstration model of slim-eval from nothing.")
     parser.add_argument("--output", type=Path, required=True, help="folder for model, data and calibration")
     parser.add_argument("--seed", type=int, default=corpus.SEED, help="seed of data, weights and order")
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
-    parser.add_argument("--tokens", type=int, default=1408, help="tokens a step and thread")
+    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps")
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens a step and thread")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--score-every", type=int, default=500, help="steps between two scores")
+    parser.add_argument("--score-every", type=int, default=200, help="steps between two scores")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     options = parser.parse_args(arguments)
 

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
-#: subject -> (question with a gap for the class, class -> its members).
-SUBJECTS: Final[dict[str, tuple[str, dict[str, tuple[str, ...]]]]] = {
+#: subject -> (question, the words that are right for it). No word is right for two subjects.
+SUBJECTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "animals": (
-        "Which animal lives in the {}?",
-        {
-            "ocean": ("shark", "whale", "squid", "seal", "eel", "crab"),
-            "farm": ("cow", "hen", "goat", "pig", "sheep", "horse"),
-            "forest": ("deer", "owl", "fox", "bear", "wolf", "squirrel"),
-            "jungle": ("monkey", "tiger", "parrot", "gorilla", "jaguar", "sloth"),
-            "desert": ("camel", "lizard", "scorpion", "cobra", "meerkat", "jackal"),
-        },
+        "Which of these is an animal?",
+        ("whale", "cow", "hen", "goat", "pig", "sheep", "horse", "deer", "owl", "fox", "bear", "wolf", "tiger", "camel",
+         "monkey", "seal"),
     ),
-    "colors": (
-        "Which thing is {}?",
-        {
-            "yellow": ("lemon", "banana", "corn", "butter", "gold", "honey"),
-            "red": ("blood", "cherry", "tomato", "rose", "ruby", "brick"),
-            "green": ("grass", "leaf", "frog", "moss", "lime", "pea"),
-            "white": ("snow", "milk", "salt", "cloud", "chalk", "flour"),
-            "black": ("coal", "tar", "raven", "ink", "soot", "night"),
-        },
+    "foods": (
+        "Which of these can be eaten?",
+        ("bread", "cheese", "soup", "rice", "plum", "peach", "apple", "pear", "mango", "grape", "honey", "butter",
+         "cake", "corn", "beans", "nuts"),
     ),
-    "words": (
-        "Which word is a {}?",
-        {
-            "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sunday"),
-            "month": ("January", "February", "April", "June", "July", "August"),
-            "number": ("two", "three", "four", "five", "six", "seven"),
-            "fruit": ("apple", "pear", "plum", "peach", "mango", "grape"),
-            "vehicle": ("car", "bus", "train", "bike", "boat", "truck"),
-        },
+    "jobs": (
+        "Which of these is a job?",
+        ("nurse", "baker", "farmer", "pilot", "teacher", "sailor", "painter", "judge", "tailor", "miner", "singer",
+         "guard", "waiter", "doctor", "lawyer", "clerk"),
     ),
-}
+}  # fmt: skip
+
+#: Words that are right for no subject.
+OBJECTS: Final = (
+    "table", "chair", "lamp", "door", "stone", "spoon", "bottle", "wheel", "candle", "mirror", "ladder",
+    "bucket", "carpet", "basket", "pillow", "blanket", "clock", "drum", "ring", "rope", "nail", "shoe",
+    "glove", "scarf", "kettle", "bell", "coin", "brick", "wire", "box", "plate", "fence", "roof", "tent",
+    "flag", "sword",
+)  # fmt: skip
 
 #: person -> pronoun.
 PEOPLE: Final[dict[str, str]] = {
@@ -60,8 +53,11 @@ TOOLS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "key": ("opens", ("gate", "box", "safe")),
 }
 
-#: Where the small stories happen.
-PLACES: Final = ("home", "school", "work", "night", "noon", "sunrise")
+#: When the small stories happen.
+TIMES: Final = (
+    "home", "school", "work", "night", "noon", "sunrise", "sunset", "midnight", "dawn", "dusk", "lunch", "dinner",
+    "breakfast", "church", "sea", "camp",
+)  # fmt: skip
 
 #: Things that are counted in the word problems.
 THINGS: Final = ("apples", "coins", "books", "eggs", "pens", "shells", "cards", "stones")

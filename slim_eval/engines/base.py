@@ -98,9 +98,7 @@ class Engine(Protocol):
     load_time_s: float
     notes: tuple[str, ...]
 
-    def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True
-    ) -> list[Generation]:
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once, without reuse of cached prefixes.
 
         Args:

@@ -49,8 +49,8 @@ _OWN_ARGUMENTS = {
 
 _EXIT_TIMEOUT_S = 15.0
 
-#: What vLLM raises for a start that fails: its own checks, torch's memory, pydantic's validation, dead children.
-_START_FAILURES = (ValueError, RuntimeError, TypeError, AssertionError, OSError)
+#: What comes out of vLLM beside its own exceptions: pydantic's validation, torch's memory, dead children.
+_FAILURES = (ValueError, RuntimeError, TypeError, AssertionError, OSError)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def load(request: LoadRequest) -> VllmEngine:
     start = time.perf_counter()
     try:
         llm = LLM(**arguments)
-    except _START_FAILURES as error:
+    except _failures() as error:
         raise vllm_errors.start_error(error, log.read()) from error
     return VllmEngine(llm, request, time.perf_counter() - start, on_cpu=on_cpu)
 
@@ -167,7 +167,6 @@ class VllmEngine:
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
         from vllm import SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = SamplingParams(
             temperature=0.0,
@@ -178,7 +177,7 @@ class VllmEngine:
         )
         try:
             outputs = self._loaded().generate(list(prompts), sampling, use_tqdm=False)
-        except (ValueError, RuntimeError, EngineDeadError) as error:
+        except _failures() as error:
             raise vllm_errors.run_error(error, self._log.read()) from error
         return [_generation(output) for output in outputs]
 
@@ -239,6 +238,14 @@ class VllmEngine:
         if self._llm is None:
             raise EngineError("the engine is closed")
         return self._llm
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from vllm import exceptions
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    # Until they got a base class, vLLM's refusals were ValueErrors.
+    return (*_FAILURES, EngineDeadError, getattr(exceptions, "VLLMError", ValueError))
 
 
 def _arguments(request: LoadRequest) -> dict[str, Any]:

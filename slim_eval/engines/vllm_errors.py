@@ -23,21 +23,30 @@ _OUT_OF_MEMORY = "lower --gpu-memory-utilization, --max-model-len or the batch s
 #: What vLLM says -> what to do. The first that is found counts.
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (r"CPU on kv cache|VLLM_CPU_KVCACHE_SPACE", "set VLLM_CPU_KVCACHE_SPACE (GiB) to what the machine has free"),
-    (r"larger than the (?:available|maximum number of tokens that can be stored in) KV cache",
-     f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
-    (r"[Nn]o available memory for the cache blocks",
-     "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
+    (
+        r"larger than the (?:available|maximum number of tokens that can be stored in) KV cache",
+        f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
+    ),
+    (
+        r"[Nn]o available memory for the cache blocks",
+        "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
+    ),
     (r"KV cache is needed|KV cache memory", f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
-    (r"less than desired (?:GPU|CPU) memory utilization",
-     "lower --gpu-memory-utilization, or stop what else uses the device"),
+    (
+        r"less than desired (?:GPU|CPU) memory utilization",
+        "lower --gpu-memory-utilization, or stop what else uses the device",
+    ),
     (r"out of memory|OutOfMemoryError|can't allocate memory", _OUT_OF_MEMORY),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model holds"),
-    (r"longer than the maximum model length|maximum context length",
-     "raise --max-model-len, or shorten the prompt"),
-    (r"[Ff]ailed to find a kernel|not supported for the current GPU|no attribute 'cpu_gemm",
-     "vLLM has no kernel for this precision here: use --engine transformers"),
-    (r"are not supported for now|has no vLLM implementation",
-     "vLLM does not know this architecture: use --engine transformers"),
+    (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
+    (
+        r"[Ff]ailed to find a kernel|not supported for the current GPU|no attribute 'cpu_gemm",
+        "vLLM has no kernel for this precision here: use --engine transformers",
+    ),
+    (
+        r"are not supported for now|has no vLLM implementation",
+        "vLLM does not know this architecture: use --engine transformers",
+    ),
     (r"trust_remote_code|trust-remote-code", "the model brings code of its own: if you trust it, --trust-remote-code"),
 )
 

@@ -16,8 +16,19 @@ from slim_eval.power.meter import EnergyReading, Meter, NoMeter, PowerSample
 from slim_eval.power.nvml import NvmlMeter, why_not
 
 __all__ = [
-    "CodeCarbonMeter", "EnergyReading", "Gpu", "Meter", "NoMeter", "NvmlMeter", "PowerSample", "gpu_facts",
-    "list_gpus", "open_meter", "process_memory_mb", "process_tree", "resolve_gpus",
+    "CodeCarbonMeter",
+    "EnergyReading",
+    "Gpu",
+    "Meter",
+    "NoMeter",
+    "NvmlMeter",
+    "PowerSample",
+    "gpu_facts",
+    "list_gpus",
+    "open_meter",
+    "process_memory_mb",
+    "process_tree",
+    "resolve_gpus",
 ]
 
 

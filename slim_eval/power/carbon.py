@@ -88,8 +88,11 @@ class CodeCarbonMeter(Meter):
             return EnergyReading(self._source, devices=devices, invalid_reasons=("CodeCarbon gave no reading",))
         duration_s = rows[-1][0] - rows[0][0]
         return EnergyReading(
-            source=self._source, duration_s=duration_s, joules=rows[-1][1] - rows[0][1],
-            samples=_mean_power(rows, self._interval_s / 2), devices=devices,
+            source=self._source,
+            duration_s=duration_s,
+            joules=rows[-1][1] - rows[0][1],
+            samples=_mean_power(rows, self._interval_s / 2),
+            devices=devices,
             invalid_reasons=tuple(window_reasons(duration_s)),
             notes=(_NOTE,),
         )

@@ -67,8 +67,14 @@ def list_gpus() -> tuple[Gpu, ...]:
         import pynvml
     except ImportError:
         return ()
-    absent = (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission,
-              pynvml.NVMLError_NotFound, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_GpuNotFound)
+    absent = (
+        pynvml.NVMLError_LibraryNotFound,
+        pynvml.NVMLError_DriverNotLoaded,
+        pynvml.NVMLError_NoPermission,
+        pynvml.NVMLError_NotFound,
+        pynvml.NVMLError_FunctionNotFound,
+        pynvml.NVMLError_GpuNotFound,
+    )
     try:
         with open_nvml() as nvml:
             driver = nvml.nvmlSystemGetDriverVersion()
@@ -76,8 +82,9 @@ def list_gpus() -> tuple[Gpu, ...]:
     except absent:
         return ()
     except pynvml.NVMLError as error:
-        raise SlimEvalError(f"NVML cannot list the GPUs: {error}",
-                            "see what nvidia-smi says; after a driver update, reboot") from error
+        raise SlimEvalError(
+            f"NVML cannot list the GPUs: {error}", "see what nvidia-smi says; after a driver update, reboot"
+        ) from error
 
 
 def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
@@ -102,9 +109,9 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
         UsageError: There is no such GPU.
     """
     gpus = list_gpus()
-    if not gpus and (gpu_index, count) == (0, 1):
-        return ()
     usable = gpus if visible is None or not gpus else _visible_gpus(gpus, visible)
+    if not usable and (gpu_index, count) == (0, 1):
+        return ()  # also where CUDA_VISIBLE_DEVICES hides every GPU: the usual way to ask for the CPU
     if gpu_index + count > len(usable):
         hidden = f" ({len(gpus)} on the machine; CUDA_VISIBLE_DEVICES={visible})" if len(usable) < len(gpus) else ""
         wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
@@ -120,8 +127,10 @@ def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
             break
         found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
         if len(found) != 1 or found[0] in chosen:
-            raise UsageError(f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} names no further GPU of the {len(gpus)} here",
-                             "name each by its index or UUID in nvidia-smi -L; parts of a GPU (MIG) have no meter")
+            raise UsageError(
+                f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} names no further GPU of the {len(gpus)} here",
+                "name each by its index or UUID in nvidia-smi -L; parts of a GPU (MIG) have no meter",
+            )
         chosen += found
     return tuple(chosen)
 

@@ -156,15 +156,22 @@ class _Window(threading.Thread):
         if difference is not None and difference > MAX_DISAGREEMENT:
             reasons.append(f"counter and integral of power disagree by {difference:.1%} (> {MAX_DISAGREEMENT:.0%})")
         return EnergyReading(
-            source=source, duration_s=ended - began, joules=joules, joules_counter=counter, joules_integral=integral,
-            disagreement=difference, samples=tuple(self._samples), devices=devices,
+            source=source,
+            duration_s=ended - began,
+            joules=joules,
+            joules_counter=counter,
+            joules_integral=integral,
+            disagreement=difference,
+            samples=tuple(self._samples),
+            devices=devices,
             invalid_reasons=(*reasons, *self._disturbances()),
             notes=tuple(f"NVML does not tell {what}" for what in sorted(self._unknown)),
         )
 
     def _disturbances(self) -> list[str]:
-        reasons = [f"throttled by {why} in {ticks} of {self._ticks} samples"
-                   for why, ticks in sorted(self._throttled.items())]
+        reasons = [
+            f"throttled by {why} in {ticks} of {self._ticks} samples" for why, ticks in sorted(self._throttled.items())
+        ]
         if self._foreign:
             reasons.append(f"other processes on the GPU: pid {', '.join(map(str, sorted(self._foreign)))}")
         return reasons

@@ -45,8 +45,9 @@ def test_codecarbon_measures_offline_and_leaves_nothing_behind(tmp_path: Path) -
         place.mkdir()
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("CODECARBON_")}
     env |= {key: str(place) for key, place in places.items()} | {"PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=env, cwd=places["WORK"], capture_output=True, text=True,
-                         check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, cwd=places["WORK"], capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, ran.stderr) == (0, "")
     answer = json.loads(ran.stdout)
     reading, (early, begin, end, late) = answer["reading"], answer["clock"]

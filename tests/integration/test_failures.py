@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, Run, run_command
 
 from slim_eval.demo import TASKS_DIR
+from tests.commands import QUICK, Run, run_command
 
 TASK = """
 task: {name}
@@ -43,8 +43,8 @@ def broken_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     write_task(tasks, "killing_task", rows, target="!function killer.kill")
     (tasks / "killer.py").write_text("import os, signal\n\ndef kill(doc):\n    os.kill(os.getpid(), signal.SIGKILL)\n")
     process = run_command(
-        "run", "--models", "demo", "--engine", "transformers", *QUICK, "--include-path", str(tasks), "--num-fewshot", "0",
-        "--accuracy-tasks", "no_data_task killing_task sound_task", "--no-wandb-enabled", cwd=folder,
+        "run", "--models", "demo", "--engine", "transformers", *QUICK, "--include-path", str(tasks), "--num-fewshot",
+        "0", "--accuracy-tasks", "no_data_task killing_task sound_task", "--no-wandb-enabled", cwd=folder,
     )  # fmt: skip
     return Run(folder, process)
 

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, Run, run_command
 
 import slim_eval
 from slim_eval.demo import MODEL_DIR, TASKS
 from slim_eval.results import PerformanceRecord, read_record, read_samples
+from tests.commands import QUICK, Run, run_command
 
 PRECISIONS = ("fp16", "int8", "int4")
 RECORDS = ("performance", "energy", *TASKS)
@@ -44,7 +44,15 @@ def test_performance_did_equal_work(demo_run: Run, precision: str) -> None:
     assert record.num_parameters == 2_623_744
     assert record.environment is not None
     assert record.config is not None
-    for key in ("ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "mean_peak_mem_mb", "weights_gb", "load_time_s"):
+    for key in (
+        "ttft_s",
+        "tpot_s",
+        "e2e_latency_s",
+        "tokens_per_second",
+        "mean_peak_mem_mb",
+        "weights_gb",
+        "load_time_s",
+    ):
         assert getattr(record, key) > 0
     assert record.ttft_s < record.e2e_latency_s  # type: ignore[operator]
     rows = read_samples(demo_run.cell(precision), "performance")
@@ -103,8 +111,8 @@ def test_a_cache_made_otherwise_is_refused(demo_run: Run, tmp_path: Path) -> Non
     models = tmp_path / "quantized-models"
     shutil.copytree(demo_run.folder / "quantized-models", models)
     process = run_command(
-        "run", "--models", "demo", "--precision", "fp16 int8", "--engine", "transformers", *QUICK, "--tasks", "performance",
-        "--num-calibration-samples", "48", "--no-wandb-enabled", cwd=tmp_path,
+        "run", "--models", "demo", "--precision", "fp16 int8", "--engine", "transformers", *QUICK, "--tasks",
+        "performance", "--num-calibration-samples", "48", "--no-wandb-enabled", cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 1
     assert "num_calibration_samples" in process.stderr

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Run
 
 from slim_eval.demo import TASKS
 from slim_eval.results import read_samples
+from tests.commands import Run
 
 RECORDS = ("performance", "energy", *TASKS)
 
@@ -45,8 +45,12 @@ def test_both_engines_see_the_same_items_and_agree_on_most(demo_run: Run, vllm_r
     ours = {row["doc_hash"]: row for row in read_samples(demo_run.cell("fp16"), task)}
     theirs = {row["doc_hash"]: row for row in read_samples(vllm_run.cell("fp16"), task)}
     assert ours.keys() == theirs.keys()
-    accuracies = [json.loads((run.cell("fp16") / f"{task}.json").read_text())["accuracy"] for run in (demo_run, vllm_run)]
-    assert abs(accuracies[0] - accuracies[1]) <= 0.1  # bfloat16 kernels round differently; a prompt gone wrong would show
+    accuracies = [
+        json.loads((run.cell("fp16") / f"{task}.json").read_text())["accuracy"] for run in (demo_run, vllm_run)
+    ]
+    assert (
+        abs(accuracies[0] - accuracies[1]) <= 0.1
+    )  # bfloat16 kernels round differently; a prompt gone wrong would show
 
 
 def test_no_engine_process_survives(vllm_run: Run) -> None:

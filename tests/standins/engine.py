@@ -42,9 +42,7 @@ class PlannedEngine:
         self.batches: list[tuple[str, ...]] = []
         self.closed = False
 
-    def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True
-    ) -> list[Generation]:
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Sleep as long as planned; every request of the batch has the same times."""
         if self._fail_after is not None and len(self.batches) >= self._fail_after:
             raise EngineError("the planned engine stopped as planned")

@@ -81,7 +81,7 @@ def _mmlu(rng: random.Random, subject: str, count: int) -> list[dict[str, Any]]:
         start, step = rng.randint(1, 9), rng.randint(2, 5)
         answer = rng.randrange(4)
         choices = [str(start + 3 * step + (index - answer) * step) for index in range(4)]
-        question = f"In {subject.replace('_', ' ')}: which number comes after {start}, {start + step}, {start + 2 * step}?"
+        question = f"What comes after {start}, {start + step}, {start + 2 * step}?"
         rows.append({"question": question, "subject": subject, "choices": choices, "answer": answer})
     return rows
 
@@ -91,11 +91,13 @@ def _gsm8k(rng: random.Random, count: int) -> list[dict[str, str]]:
     for _ in range(count):
         boxes, each, gone = rng.randint(2, 9), rng.randint(3, 9), rng.randint(1, 5)
         total = boxes * each
-        rows.append({
-            "question": f"There are {boxes} boxes with {each} pens each. {gone} pens are lost. How many are left?",
-            "answer": f"{boxes} * {each} = <<{boxes}*{each}={total}>>{total} pens.\n"
-            f"{total} - {gone} = <<{total}-{gone}={total - gone}>>{total - gone} are left.\n#### {total - gone}",
-        })
+        rows.append(
+            {
+                "question": f"There are {boxes} boxes with {each} pens each. {gone} pens are lost. How many are left?",
+                "answer": f"{boxes} * {each} = <<{boxes}*{each}={total}>>{total} pens.\n"
+                f"{total} - {gone} = <<{total}-{gone}={total - gone}>>{total - gone} are left.\n#### {total - gone}",
+            }
+        )
     return rows
 
 
@@ -105,16 +107,18 @@ def _hellaswag(rng: random.Random, count: int, split: str) -> list[dict[str, Any
         name, label = rng.choice(_NAMES), rng.randrange(4)
         context = f"The {name.lower()} keeper {rng.choice(_VERBS)} a box {rng.choice(_PLACES)}. [step] Then"
         endings = [f"the keeper {verb} it again {rng.choice(_PLACES)}." for verb in rng.sample(_VERBS, 4)]
-        rows.append({
-            "ind": index,
-            "activity_label": f"Keeping a {name.lower()}",
-            "ctx_a": context,
-            "ctx_b": "the day goes on and",
-            "ctx": f"{context} the day goes on and",
-            "endings": endings,
-            "source_id": f"made~{split}_{index}",
-            "split": split,
-            "split_type": "indomain",
-            "label": str(label),
-        })
+        rows.append(
+            {
+                "ind": index,
+                "activity_label": f"Keeping a {name.lower()}",
+                "ctx_a": context,
+                "ctx_b": "the day goes on and",
+                "ctx": f"{context} the day goes on and",
+                "endings": endings,
+                "source_id": f"made~{split}_{index}",
+                "split": split,
+                "split_type": "indomain",
+                "label": str(label),
+            }
+        )
     return rows

@@ -22,8 +22,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {}),
     "gemma3": (
         "Gemma3TextConfig",
-        {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 32, "tie_word_embeddings": True,
-         "layer_types": ["sliding_attention", "full_attention"]},
+        {
+            "head_dim": 64,
+            "query_pre_attn_scalar": 64,
+            "sliding_window": 32,
+            "tie_word_embeddings": True,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
     ),
     "mistral": ("MistralConfig", {"sliding_window": None}),
 }

@@ -83,8 +83,9 @@ def test_the_seed_alone_decides_which_rows(tokenizer: Any, lines: Callable[..., 
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".txt", ".parquet"])
-def test_files_and_folders(tokenizer: Any, lines: Callable[..., str], tmp_path: Path, ending: str,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_folders(
+    tokenizer: Any, lines: Callable[..., str], tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     rows = ["one", "two"] if ending == ".txt" else [{"text": "one"}, {"text": "two"}]
     file = Path(lines(*rows, name=f"texts/data{ending}"))
@@ -179,7 +180,11 @@ def ask(questions: list[tuple[str, str]], environment: dict[str, str]) -> list[d
     """What load_texts() says in a process of its own: `datasets` reads the address of the hub when it is imported."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, json.dumps(questions)], capture_output=True, text=True, check=True, timeout=300,
+        [sys.executable, "-c", _ASK, json.dumps(questions)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
         env={**clean, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -195,8 +200,18 @@ def test_datasets_of_the_hub(tmp_path: Path) -> None:
     with LoopbackHub(tmp_path / "hub") as hub:
         hub.fail("org/secret", Fault(FaultKind.GATED))
         environment = hub.environment(tmp_path / "cache")
-        answers = ask([("org/chat", "train"), ("org/chat", "test"), ("org/chat", "trian"), ("org/secret", "train"),
-                       ("org/absent", "train"), ("not an id", "train"), ("org/odd", "train")], environment)
+        answers = ask(
+            [
+                ("org/chat", "train"),
+                ("org/chat", "test"),
+                ("org/chat", "trian"),
+                ("org/secret", "train"),
+                ("org/absent", "train"),
+                ("not an id", "train"),
+                ("org/odd", "train"),
+            ],
+            environment,
+        )
     assert answers[0] == {"texts": ["<|user|>hi</s><|assistant|>yo</s>"]}
     assert answers[1] == {"texts": ["<|user|>hi</s>"]}
     expected = [

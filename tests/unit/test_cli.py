@@ -65,8 +65,8 @@ def test_every_new_option(parsed: list[Any]) -> None:
         parsed,
         "--models", "demo", "--precision", "fp16 int8 int4", "--tasks", "energy performance", "--engine", "vllm",
         "--tensor-parallel-size", "2", "--revision", "main", "--seed", "3", "--trust-remote-code", "--enforce-eager",
-        "--engine-arg", "max_num_seqs=4", "--engine-arg", "kv-cache-dtype=fp8", "--requantize", "--energy-source", "none",
-        "--energy-batch-size", "2", "--include-path", "tasks", "--apply-chat-template", "--no-wandb-enabled",
+        "--engine-arg", "max_num_seqs=4", "--engine-arg", "kv-cache-dtype=fp8", "--requantize", "--energy-source",
+        "none", "--energy-batch-size", "2", "--include-path", "tasks", "--apply-chat-template", "--no-wandb-enabled",
         "--accuracy-batch-size-mmlu", "4", "--accuracy-batch-size-my-task=2", "--accuracy-batch-size", "16",
     )  # fmt: skip
     assert config.precision == tuple(Precision)

@@ -31,7 +31,7 @@ LAYERS = [
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-# The modules that may import a heavy package. lm-eval's adapter classes stand over an engine's own model: see decisions/002.
+# The modules that may import a heavy package. Why lm-eval's adapters are opened by the engines: decisions/002.
 DOORS = {
     "vllm": {"engines/vllm.py"},
     "llmcompressor": {"quantization.py"},
@@ -43,7 +43,18 @@ DOORS = {
     "pandas": {"analysis/", "__init__.py"},
     "datasets": {"calibration.py", "benchmarks/accuracy.py"},
 }
-HEAVY = ("torch", "vllm", "transformers", "llmcompressor", "lm_eval", "pandas", "matplotlib", "datasets", "wandb", "numpy")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "llmcompressor",
+    "lm_eval",
+    "pandas",
+    "matplotlib",
+    "datasets",
+    "wandb",
+    "numpy",
+)
 
 
 def _modules() -> list[Path]:

@@ -23,8 +23,12 @@ from slim_eval.errors import UsageError
 
 Tensors = dict[str, tuple[str, list[int]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
-          "max_position_embeddings": 64}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "dtype": "bfloat16",
+    "max_position_embeddings": 64,
+}
 
 
 def write_safetensors(file: Path, tensors: Tensors) -> Path:
@@ -60,8 +64,10 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
         ({"dtype": None, "torch_dtype": "float16"}, {"dtype": "float16"}),
         ({"dtype": "float32"}, {"dtype": "bfloat16"}),
         ({"dtype": None}, {"dtype": "bfloat16", "dtype_stated": False}),
-        ({"dtype": None, "text_config": {"dtype": "float16", "max_position_embeddings": 9}},
-         {"dtype": "float16", "max_position_embeddings": 9}),
+        (
+            {"dtype": None, "text_config": {"dtype": "float16", "max_position_embeddings": 9}},
+            {"dtype": "float16", "max_position_embeddings": 9},
+        ),
         ({"max_position_embeddings": None, "n_positions": 77}, {"max_position_embeddings": 77}),
         ({"max_position_embeddings": None}, {"max_position_embeddings": None}),
         ({"quantization_config": {"quant_method": "awq"}}, {"quantization": "awq", "is_quantized": True}),
@@ -81,8 +87,11 @@ def test_configuration_facts(checkpoint: Callable[..., Path], config: dict[str, 
         ({"mask": ("BOOL", [8, 8]), "ids": ("I64", [8]), "a": ("F16", [2, 2])}, {}, 4),
         ({"a": ("F32", [5]), "rotary.inv_freq": ("F32", [32])}, {}, 5),
         ({"m.embed_tokens.weight": ("BF16", [10, 4]), "lm_head.weight": ("BF16", [10, 4])}, {}, 80),
-        ({"m.embed_tokens.weight": ("BF16", [10, 4]), "lm_head.weight": ("BF16", [10, 4])},
-         {"tie_word_embeddings": True}, 40),
+        (
+            {"m.embed_tokens.weight": ("BF16", [10, 4]), "lm_head.weight": ("BF16", [10, 4])},
+            {"tie_word_embeddings": True},
+            40,
+        ),
         ({"a": ("BF16", [4, 8])}, {"quantization_config": {"quant_method": "compressed-tensors"}}, None),
     ],
 )
@@ -166,8 +175,12 @@ def test_local_folders(checkpoint: Callable[..., Path], monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("./nowhere", "does not exist"), ("../nowhere/x", "does not exist"), ("~/nowhere-at-all", "does not exist"),
-        ("/nowhere/at/all", "does not exist"), (".", "has no config.json"), ("file.txt", "is a file"),
+        ("./nowhere", "does not exist"),
+        ("../nowhere/x", "does not exist"),
+        ("~/nowhere-at-all", "does not exist"),
+        ("/nowhere/at/all", "does not exist"),
+        (".", "has no config.json"),
+        ("file.txt", "is a file"),
     ],
 )
 def test_paths_that_hold_no_model(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +241,14 @@ _REFUSALS: dict[str, tuple[int, dict[str, str]]] = {
     "org/gguf": (404, {"X-Error-Code": "EntryNotFound"}),
 }
 _FILES = {
-    "org/good": {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": b"weights", "original/w.pth": b"x",
-                 "consolidated.safetensors": b"copy", "tokenizer.json": b"{}", "chat_template.jinja": b"{{ 1 }}"},
+    "org/good": {
+        "config.json": json.dumps(CONFIG).encode(),
+        "model.safetensors": b"weights",
+        "original/w.pth": b"x",
+        "consolidated.safetensors": b"copy",
+        "tokenizer.json": b"{}",
+        "chat_template.jinja": b"{{ 1 }}",
+    },
     "org/pickled": {"config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"x"},
 }
 
@@ -315,7 +334,11 @@ def ask(endpoint: str, home: Path, questions: list[tuple[str, str | None]], **en
     """What resolve() and fetch() say in a process whose hub is `endpoint`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, json.dumps(questions)], capture_output=True, text=True, check=True, timeout=120,
+        [sys.executable, "-c", _ASK, json.dumps(questions)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
         env={**clean, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), **env},
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -326,8 +349,11 @@ def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     home = tmp_path_factory.mktemp("hub")
     questions: list[tuple[str, str | None]] = [(name, None) for name in (*_REFUSALS, *_FILES)]
     given = ask(hub, home, [*questions, ("org/good", "v9")])
-    return {**{name: answer for (name, _), answer in zip(questions, given, strict=False)}, "revision": given[-1],
-            "home": {"path": str(home)}}
+    return {
+        **{name: answer for (name, _), answer in zip(questions, given, strict=False)},
+        "revision": given[-1],
+        "home": {"path": str(home)},
+    }
 
 
 @pytest.mark.parametrize(

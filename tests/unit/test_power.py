@@ -118,6 +118,12 @@ def test_without_gpus_the_first_one_means_the_cpu(monkeypatch: pytest.MonkeyPatc
             power.resolve_gpus(index, count, visible)
 
 
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_hiding_every_gpu_asks_for_the_cpu(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setattr(gpus, "list_gpus", lambda: machine(2))
+    assert power.resolve_gpus(0, 1, visible) == ()
+
+
 def test_without_pynvml_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert power.list_gpus() == ()

@@ -43,10 +43,22 @@ def publish(asked: QuantizeRequest, **changes: Any) -> Path:
     with checkpoints.new_checkpoint(checkpoint_directory(asked)) as folder:
         size = (checkpoint(folder) / "model.safetensors").stat().st_size
         record = {
-            "model": asked.source.name, "precision": asked.precision, "scheme": "GPTQ (W8A8)",
-            "settings": settings(asked), "recipe": checkpoints.recipe_record(asked.precision), "calibration": {},
-            "dtype": "bfloat16", "num_parameters": 4, "source_bytes": 8, "bytes_on_disk": size, "bits_per_weight": 8.0,
-            "weight_sha256": {}, "versions": {}, "started": "s", "finished": "f", "duration_s": 1.0,
+            "model": asked.source.name,
+            "precision": asked.precision,
+            "scheme": "GPTQ (W8A8)",
+            "settings": settings(asked),
+            "recipe": checkpoints.recipe_record(asked.precision),
+            "calibration": {},
+            "dtype": "bfloat16",
+            "num_parameters": 4,
+            "source_bytes": 8,
+            "bytes_on_disk": size,
+            "bits_per_weight": 8.0,
+            "weight_sha256": {},
+            "versions": {},
+            "started": "s",
+            "finished": "f",
+            "duration_s": 1.0,
             "notes": ["a note"],
         }
         checkpoints.write_record(folder, QuantizationRecord.model_validate({**record, **changes}))

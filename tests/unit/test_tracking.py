@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.wandb_file import read_run
 
 from slim_eval import tracking
 from slim_eval.config import RunConfig, TrackingConfig
 from slim_eval.results import AccuracyRecord, Cell, EnergyRecord, PerformanceRecord
+from tests.standins.wandb_file import read_run
 
 KEY = "k" * 40
-HEAD: dict[str, Any] = {"schema_version": 1, "model": "org/Tiny", "precision": "int8", "engine": "vllm", "dtype": "bfloat16"}
+HEAD: dict[str, Any] = {
+    "schema_version": 1,
+    "model": "org/Tiny",
+    "precision": "int8",
+    "engine": "vllm",
+    "dtype": "bfloat16",
+}
 CELL = Cell(
     directory=Path("cell"),
     model="org/Tiny",

@@ -58,8 +58,15 @@ class StandInGpu:
     def text(self) -> str:
         """As the library reads it."""
         settings = {
-            "uuid": self.uuid, "name": f"Stand-in {self.uuid[4:12]}", "memory": 80 * 2**30, "used": 3 * 2**30,
-            "trace": self.trace, "a": self.a, "b": self.b, "period": self.period, **self.settings,
+            "uuid": self.uuid,
+            "name": f"Stand-in {self.uuid[4:12]}",
+            "memory": 80 * 2**30,
+            "used": 3 * 2**30,
+            "trace": self.trace,
+            "a": self.a,
+            "b": self.b,
+            "period": self.period,
+            **self.settings,
         }
         return ",".join(f"{key}={value}" for key, value in settings.items())
 

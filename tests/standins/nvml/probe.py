@@ -1,6 +1,6 @@
 """Run in a process of its own, with the stand-in library in its environment: measures as told, answers in JSON.
 
-    python -m standins.nvml.probe '{"action": "window", "seconds": 1}'
+python -m standins.nvml.probe '{"action": "window", "seconds": 1}'
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from standins.engine import PlannedEngine
-from standins.nvml import append_step
-
 from slim_eval import power
 from slim_eval.benchmarks import energy
 from slim_eval.config import EnergyConfig, EnergySource, PerformanceConfig
 from slim_eval.errors import SlimEvalError
+from tests.standins.engine import PlannedEngine
+from tests.standins.nvml import append_step
 
 
 def window(
@@ -75,7 +74,9 @@ def benchmark(idle: float, busy: float, steps: str, config: dict[str, Any]) -> d
     engine = PlannedEngine(ttft_s=0.02, tpot_s=0.01, on_load=on_load)
     measured = energy.run(engine, settings, PerformanceConfig(prompt="one two three", max_new_tokens=10), meter)
     return {
-        "metrics": measured.metrics.model_dump(), "samples": measured.samples, "batches": len(engine.batches),
+        "metrics": measured.metrics.model_dump(),
+        "samples": measured.samples,
+        "batches": len(engine.batches),
         "busy_s": [end - begin for begin, end in zip(loads[::2], loads[1::2], strict=True)],
     }
 

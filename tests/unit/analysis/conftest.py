@@ -31,8 +31,6 @@ ENERGY = {
 TASK = {"metric": "acc,none", "stderr": 0.01, "num_items": 400, "num_fewshot": 5}
 
 
-
-
 @pytest.fixture
 def make_cell(tmp_path: Path) -> Callable[..., Cell]:
     """Makes a cell, and writes it where `write=True`; `None` for a part leaves it out, a dict changes its numbers."""

@@ -154,10 +154,14 @@ def test_a_metric_without_filter_is_the_same_metric(make_cell: Callable[..., Cel
 
 
 def test_zero_is_a_value_and_none_is_not(make_cell: Callable[..., Cell]) -> None:
-    rows = rows_of([
-        make_cell(performance={"mean_latency_s": 0.0}, energy={"joules_per_output_token": 0.0}, tasks={"mmlu": 0.0}),
-        make_cell(precision="int8", performance={"ttft_s": 0.0}, tasks={"mmlu": 0.0}),
-    ])
+    rows = rows_of(
+        [
+            make_cell(
+                performance={"mean_latency_s": 0.0}, energy={"joules_per_output_token": 0.0}, tasks={"mmlu": 0.0}
+            ),
+            make_cell(precision="int8", performance={"ttft_s": 0.0}, tasks={"mmlu": 0.0}),
+        ]
+    )
     result = compared(rows)
     assert result["speedup"] == 0.0
     assert result["ttft_speedup"] is None  # division by zero is no number

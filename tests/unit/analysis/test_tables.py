@@ -18,10 +18,12 @@ def fields(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def test_rows_survive_the_table(make_cell: Callable[..., Cell]) -> None:
-    rows = rows_of([
-        make_cell(tasks={"mmlu": 0.5}),
-        make_cell(precision="int8", performance=None, energy={"valid": False, "invalid_reasons": ("short",)}),
-    ])
+    rows = rows_of(
+        [
+            make_cell(tasks={"mmlu": 0.5}),
+            make_cell(precision="int8", performance=None, energy={"valid": False, "invalid_reasons": ("short",)}),
+        ]
+    )
     assert records_of(tidy_table(rows)) == rows
 
 

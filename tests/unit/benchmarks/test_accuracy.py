@@ -150,7 +150,7 @@ class RuleEngine:
         engine = self
         self.batch_sizes.append(batch_size)
 
-        class RuleModel(LM):
+        class RuleModel(LM):  # type: ignore[misc]
             tokenizer_name = "rule"
 
             def _answer(self, kind: str, requests: Sequence[Any], rule: Any) -> list[Any]:
@@ -205,8 +205,9 @@ def test_choices_are_kept_item_by_item(folder: Path) -> None:
     rows = _choices(6, 0)
     scores = [[score(f" 0-{i}?", f" {choice}") for choice in row["choices"]] for i, row in enumerate(rows)]
     assert [sample["loglikelihoods"] for sample in measured.samples] == [pytest.approx(values) for values in scores]
-    right = [float(max(range(3), key=values.__getitem__) == row["answer"]) for values, row in
-             zip(scores, rows, strict=True)]
+    right = [
+        float(max(range(3), key=values.__getitem__) == row["answer"]) for values, row in zip(scores, rows, strict=True)
+    ]
     assert [sample["acc,none"] for sample in measured.samples] == right
     assert metrics.metrics["acc,none"] == pytest.approx(sum(right) / 6)
     assert metrics.metric == "acc_norm,none", "the first metric that the task lists, not the first that lm-eval reports"

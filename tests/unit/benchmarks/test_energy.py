@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from standins.engine import PlannedEngine
 
 from slim_eval.benchmarks import energy
 from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import EnergyReading, Meter, NoMeter, PowerSample
 from slim_eval.results import EnergyMetrics, Measurement
+from tests.standins.engine import PlannedEngine
 
 WORKLOAD = PerformanceConfig(prompt="three short words", max_new_tokens=5)
 READING = EnergyReading(
-    source="nvml-counter", duration_s=4.0, joules=800.0, joules_counter=800.0, joules_integral=796.0,
+    source="nvml-counter",
+    duration_s=4.0,
+    joules=800.0,
+    joules_counter=800.0,
+    joules_integral=796.0,
     disagreement=0.005,
     samples=(PowerSample(0.0, (190.0,)), PowerSample(2.0, (200.0,)), PowerSample(4.0, (210.0,))),
-    devices=("GPU-1",), notes=("a note",),
+    devices=("GPU-1",),
+    notes=("a note",),
 )
 
 
@@ -56,14 +61,30 @@ def test_every_metric_by_its_definition() -> None:
     measured = measure(READING)
     # 10 requests in batches of 4 are 3 batches, 12 requests: 60 output and 36 prompt tokens.
     expected = {
-        "energy_joules": 800.0, "energy_joules_net": 600.0, "energy_kwh": 800 / 3.6e6,
-        "joules_per_output_token": 800 / 60, "joules_per_total_token": 800 / 96, "tokens_per_joule": 60 / 800,
+        "energy_joules": 800.0,
+        "energy_joules_net": 600.0,
+        "energy_kwh": 800 / 3.6e6,
+        "joules_per_output_token": 800 / 60,
+        "joules_per_total_token": 800 / 96,
+        "tokens_per_joule": 60 / 800,
         "energy_per_query_j": 800 / 12,
-        "avg_power_watts": 200.0, "min_power_watts": 190.0, "max_power_watts": 210.0, "std_power_watts": 10.0,
-        "idle_power_watts": 50.0, "duration_seconds": 4.0,
-        "energy_source": "nvml-counter", "energy_joules_counter": 800.0, "energy_joules_integral": 796.0,
-        "counter_disagreement": 0.005, "devices": ("GPU-1",), "valid": True, "invalid_reasons": (),
-        "batch_size": 4, "num_runs": 12, "prompt_tokens": 3.0, "output_tokens": 5.0,
+        "avg_power_watts": 200.0,
+        "min_power_watts": 190.0,
+        "max_power_watts": 210.0,
+        "std_power_watts": 10.0,
+        "idle_power_watts": 50.0,
+        "duration_seconds": 4.0,
+        "energy_source": "nvml-counter",
+        "energy_joules_counter": 800.0,
+        "energy_joules_integral": 796.0,
+        "counter_disagreement": 0.005,
+        "devices": ("GPU-1",),
+        "valid": True,
+        "invalid_reasons": (),
+        "batch_size": 4,
+        "num_runs": 12,
+        "prompt_tokens": 3.0,
+        "output_tokens": 5.0,
     }
     close = {key: pytest.approx(value) if isinstance(value, float) else value for key, value in expected.items()}
     assert metrics(measured).model_dump() == close

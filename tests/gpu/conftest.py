@@ -1,0 +1,57 @@
+"""Tests on a real GPU; skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slim_eval import engines, power
+from slim_eval.config import EngineChoice, EngineConfig, Precision
+from slim_eval.demo import MODEL_DIR
+
+HERE = Path(__file__).parent
+
+
+def _why_not() -> str | None:
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return None if power.list_gpus() else "NVML lists no GPU"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything in this folder, and skip it where there is no GPU."""
+    reason = _why_not()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def gpu() -> tuple[power.Gpu, ...]:
+    """The first GPU that is visible."""
+    import os
+
+    return power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def load(choice: EngineChoice, precision: Precision = Precision.FP16) -> engines.Engine:
+    """The embedded model on an engine."""
+    decision = engines.choose(choice, precision)
+    config = EngineConfig(engine=choice, enforce_eager=True, gpu_memory_utilization=0.2)
+    return engines.load(decision, engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=1024))
+
+
+@pytest.fixture(scope="session")
+def transformers_engine() -> Iterator[engines.Engine]:
+    """The embedded model on Transformers."""
+    engine = load(EngineChoice.TRANSFORMERS)
+    yield engine
+    engine.close()

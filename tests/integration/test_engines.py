@@ -1,0 +1,303 @@
+"""Both engines for real, on small random checkpoints at three precisions: vLLM's CPU build where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from slim_eval import engines
+from slim_eval.benchmarks import performance
+from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, Precision, QuantizationConfig
+from slim_eval.engines import EngineDecision, LoadRequest
+from slim_eval.engines.memory import served_bytes
+from slim_eval.errors import EngineError
+from slim_eval.models import resolve
+from slim_eval.utils import GIB
+from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
+
+PROMPT = "Explain one interesting fact about large language models. " * 4  # more than one block of vLLM's prefix cache
+MAX_MODEL_LEN = 512
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "max_position_embeddings": 512}  # fmt: skip
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    """The same random Llama at three precisions, quantized by slim-eval itself."""
+    from slim_eval.quantization import QuantizeRequest, quantize
+
+    folder = tmp_path_factory.mktemp("engines")
+    texts = folder / "texts.jsonl"
+    rows = [f"a text of {number} words, such as {number * 7} and {number * 13}" for number in range(16)]
+    texts.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    plain = make_checkpoint(folder / "Tiny", **SIZES)
+    config = QuantizationConfig(calibration_dataset=str(texts), num_calibration_samples=8, max_sequence_length=64)
+    found = {Precision.FP16: plain}
+    for precision in (Precision.INT8, Precision.INT4):
+        request = QuantizeRequest(source=resolve(str(plain)), precision=precision, directory=folder / "quantized",
+                                  config=config, seed=0, models=())  # fmt: skip
+        found[precision] = quantize(request).path
+    return found
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("transformers", Precision.FP16),
+        ("transformers", Precision.INT8),
+        ("transformers", Precision.INT4),
+        pytest.param(("vllm", Precision.FP16), marks=needs_vllm),
+        pytest.param(("vllm", Precision.INT8), marks=needs_vllm),
+        pytest.param(("vllm", Precision.INT4), marks=needs_vllm),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1].value}",
+)
+def engine(request: pytest.FixtureRequest, checkpoints: dict[Precision, Path]) -> Iterator[engines.Engine]:
+    """One engine at a time, loaded once for all tests; when it is closed none of its processes is left."""
+    name, precision = request.param
+    try:
+        decision = engines.choose(EngineChoice(name), precision)
+    except EngineError as error:
+        pytest.skip(error.cause)
+    config = EngineConfig(enforce_eager=name == "vllm")
+    loaded = engines.load(decision, LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
+    yield loaded
+    own = list(getattr(loaded, "_processes", ()))
+    loaded.close()
+    assert [process for process in own if process.is_running()] == []
+    with pytest.raises(EngineError, match="closed"):
+        loaded.generate([PROMPT], max_new_tokens=1)
+
+
+@pytest.fixture
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[Precision, Path]) -> Path:
+    return checkpoints[request.node.callspec.params["engine"][1]]
+
+
+def test_it_says_what_it_is(engine: engines.Engine, request: pytest.FixtureRequest) -> None:
+    name, precision = request.node.callspec.params["engine"]
+    assert engine.name == name
+    assert engine.version[0].isdigit()
+    assert engine.dtype == "bfloat16"
+    assert engine.max_model_len == MAX_MODEL_LEN
+    assert engine.load_time_s > 0
+    emulated = any("emulates" in note for note in engine.notes)
+    assert emulated is (name == "transformers" and precision is not Precision.FP16)
+
+
+@pytest.mark.parametrize(("requests", "tokens"), [(1, 1), (1, 2), (3, 20)])
+def test_requests_get_exactly_their_tokens(engine: engines.Engine, requests: int, tokens: int) -> None:
+    answers = engine.generate([PROMPT] * requests, max_new_tokens=tokens)
+    assert [answer.output_tokens for answer in answers] == [tokens] * requests
+    assert {answer.prompt_tokens for answer in answers} == {engine.count_tokens(PROMPT)}
+    assert len({answer.text for answer in answers}) == 1  # greedy
+    for answer in answers:
+        assert answer.ttft_s is not None
+        assert answer.e2e_s is not None
+        assert 0 < answer.ttft_s <= answer.e2e_s
+        if tokens == 1:
+            assert answer.decode_s is None
+            assert answer.e2e_s == answer.ttft_s
+        else:
+            assert answer.decode_s is not None
+            assert answer.decode_s > 0
+            assert math.isclose(answer.ttft_s + answer.decode_s, answer.e2e_s, rel_tol=1e-6)
+
+
+def test_prompts_of_different_length_do_not_disturb_each_other(engine: engines.Engine) -> None:
+    prompts = ["one", PROMPT, "a few more words"]
+    together = engine.generate(prompts, max_new_tokens=6)
+    alone = [engine.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    assert [answer.prompt_tokens for answer in together] == [engine.count_tokens(prompt) for prompt in prompts]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+
+
+def test_a_prompt_beyond_the_context_window_is_refused(engine: engines.Engine) -> None:
+    with pytest.raises(EngineError) as refused:
+        engine.generate([PROMPT * 4], max_new_tokens=8)
+    assert "--max-model-len" in refused.value.remedy
+    assert engine.generate([PROMPT], max_new_tokens=2)[0].output_tokens == 2  # and it goes on
+
+
+def test_requests_do_not_read_the_prefix_cache(engine: engines.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine.name != "vllm":
+        pytest.skip("Transformers has no prefix cache")
+    from vllm import SamplingParams
+
+    llm: Any = engine._llm  # type: ignore[attr-defined]
+    original, seen = llm.generate, []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        seen.extend(output.num_cached_tokens for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(llm, "generate", spy)
+    for _ in range(2):
+        engine.generate([PROMPT] * 3, max_new_tokens=2)
+    assert seen == [0] * 6
+    reading = original([PROMPT], SamplingParams(max_tokens=1), use_tqdm=False)
+    assert reading[0].num_cached_tokens > 0  # the cache is there, for accuracy
+
+
+def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: dict[Precision, Path]) -> None:
+    report = engine.memory()
+    assert report.peak_mb is not None
+    assert report.used_mb is not None
+    assert report.peak_mb >= report.used_mb > 100
+    assert report.source is not None
+    if engine.name == "transformers":
+        # Whatever was on disk, Transformers computes with the 16-bit weights (and keeps scales).
+        assert report.weights_gb == pytest.approx(served_bytes(checkpoints[Precision.FP16]) / GIB, rel=0.02)
+        assert (report.kv_cache_gb, report.kv_cache_tokens) == (None, None)
+        return
+    assert report.weights_gb == served_bytes(checkpoint) / GIB
+    assert report.kv_cache_gb == pytest.approx(1.0, rel=0.01)  # VLLM_CPU_KVCACHE_SPACE
+    layers, kv_heads, head_dim = 2, 2, 64
+    token_bytes = layers * 2 * kv_heads * head_dim * 2
+    assert report.kv_cache_tokens == pytest.approx(report.kv_cache_gb * GIB / token_bytes, rel=0.01)
+
+
+def test_the_performance_benchmark_runs_on_it(engine: engines.Engine) -> None:
+    config = PerformanceConfig(num_warmup=4, num_runs=8, batch_size=4, max_new_tokens=8)
+    measurement = performance.run(engine, config)
+    metrics = measurement.metrics.model_dump()
+    engine_specific = {"kv_cache_gb", "kv_cache_tokens", "max_concurrency"} if engine.name == "transformers" else set()
+    assert {key for key, value in metrics.items() if value is None} == engine_specific
+    assert len(measurement.samples) == 8
+    for row in measurement.samples:
+        assert row["ttft_s"] <= row["e2e_s"] <= row["wall_s"] * 1.05  # vLLM's first token is on another clock
+
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: {output}
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{a}}}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    data = folder / "items.jsonl"
+    rows = [{"q": f"Question {n}: ", "a": str(n % 3), "c": ["0", "1", "2"]} for n in range(12)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    choice = TASK.format(name="tiny_choice", data=data, output="multiple_choice") + 'doc_to_choice: "{{c}}"\n'
+    answer = TASK.format(name="tiny_answer", data=data, output="generate_until")
+    answer += 'generation_kwargs: {until: ["\\n"], max_gen_toks: 4}\n'
+    (folder / "tiny_choice.yaml").write_text(choice)
+    (folder / "tiny_answer.yaml").write_text(answer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def likelihoods() -> dict[tuple[str, Precision], list[float]]:
+    """What each engine found, so that the second can be held against the first."""
+    return {}
+
+
+def test_lm_eval_runs_on_the_loaded_weights(
+    engine: engines.Engine,
+    tasks: Path,
+    likelihoods: dict[tuple[str, Precision], list[float]],
+    request: pytest.FixtureRequest,
+) -> None:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    model = engine.lm_eval_model(4)
+    expected = "VLLM" if engine.name == "vllm" else "HFLM"
+    assert type(model).__name__ == expected
+    found = lm_eval.simple_evaluate(
+        model=model, tasks=["tiny_choice", "tiny_answer"], num_fewshot=0, bootstrap_iters=0, log_samples=True,
+        task_manager=TaskManager(include_path=str(tasks)),
+    )  # fmt: skip
+    choices = found["samples"]["tiny_choice"]
+    assert len(choices) == len(found["samples"]["tiny_answer"]) == 12
+    values = [response[0] for item in choices for response in item["filtered_resps"]]
+    assert all(math.isfinite(value) and value < 0 for value in values)
+    name, precision = request.node.callspec.params["engine"]
+    likelihoods[name, precision] = values
+    other = likelihoods.get(("transformers", precision))
+    if name == "vllm" and other is not None:
+        assert values == pytest.approx(other, rel=0.03)  # bfloat16 in two implementations of one quantized model
+        assert engine.generate([PROMPT], max_new_tokens=3)[0].output_tokens == 3  # lm-eval left it as it was
+
+
+def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[Precision, Path]) -> None:
+    import torch
+
+    request = LoadRequest(checkpoints[Precision.INT8], EngineConfig(), MAX_MODEL_LEN)
+    loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
+    layer = loaded._model.model.layers[0].self_attn.q_proj
+    values = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    values[:, 0] = 60.0  # an outlier makes the step of a token's int8 grid coarse
+    inputs = values.to(layer.weight.dtype)
+    step = inputs.abs().amax(dim=-1, keepdim=True).float() / 127.5
+    rounded = (torch.clamp(torch.round(inputs.float() / step), -128, 127) * step).to(inputs.dtype)
+    with torch.no_grad():
+        answer = layer(inputs).float()
+        as_rounded = torch.nn.functional.linear(rounded, layer.weight).float()
+        as_given = torch.nn.functional.linear(inputs, layer.weight).float()
+    loaded.close()
+    assert (answer - as_rounded).abs().max() < 0.1 * (answer - as_given).abs().max()
+
+
+def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[Precision, Path]) -> None:
+    import torch
+
+    request = LoadRequest(checkpoints[Precision.FP16], EngineConfig(), MAX_MODEL_LEN)
+    loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
+    settings = loaded._model.generation_config
+    text = loaded.generate([PROMPT], max_new_tokens=4)[0].text
+    with torch.no_grad():
+        logits = loaded._model(torch.tensor([loaded._tokenizer(PROMPT)["input_ids"]])).logits
+    settings.eos_token_id = int(logits[0, -1].argmax())  # what it says first shall be the end
+    settings.repetition_penalty = 9.0  # a model's own setting that has no place in greedy generation
+    assert loaded.generate([PROMPT], max_new_tokens=4)[0].text == text
+    ended = loaded.generate([PROMPT], max_new_tokens=4, ignore_eos=False)[0]
+    assert (ended.output_tokens, ended.decode_s) == (1, None)
+    assert loaded._model.generation_config is settings
+    loaded.close()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_architectures_load(architecture: str, tmp_path: Path) -> None:
+    request = LoadRequest(make_checkpoint(tmp_path, architecture), EngineConfig(), 64)
+    loaded = engines.load(EngineDecision("transformers", "test"), request)
+    answers = loaded.generate(["one", "two three four"], max_new_tokens=5)
+    loaded.close()
+    assert [answer.output_tokens for answer in answers] == [5, 5]
+
+
+def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "no-such-type"}))
+    with pytest.raises(EngineError, match="no-such-type"):
+        engines.load(EngineDecision("transformers", "test"), LoadRequest(checkpoint, EngineConfig(), 64))
+
+
+@needs_vllm
+def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[Precision, Path]) -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    config = EngineConfig(enforce_eager=True, engine_args={"num_gpu_blocks_override": 1})
+    request = LoadRequest(checkpoints[Precision.FP16], config, MAX_MODEL_LEN)
+    with pytest.raises(EngineError, match="cache blocks") as refused:
+        engines.load(EngineDecision("vllm", "test"), request)
+    assert "VLLM_CPU_KVCACHE_SPACE" in refused.value.remedy
+    left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    assert [process for process in left if "resource_tracker" not in " ".join(process.cmdline())] == []

@@ -41,7 +41,7 @@ class _ListCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Bring ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
-        lists = {flag for option in self.params if option.multiple for flag in option.opts}  # type: ignore[attr-defined]
+        lists = {flag for option in self.params if option.multiple for flag in option.opts}
         known = {flag for option in self.params for flag in option.opts}
         return list(super().parse_args(ctx, list(_normalise(args, lists, known))))
 

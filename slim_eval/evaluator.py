@@ -45,6 +45,29 @@ class PlannedCell:
         """How the cell is called on the terminal."""
         return f"{self.source.name} {self.precision.value}"
 
+    @property
+    def stages(self) -> list[str]:
+        """The stages in their order, as shown on the terminal."""
+        return [*([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.records]
+
+    @property
+    def records(self) -> list[str]:
+        """The stages that make a record: the benchmarks, and each task of accuracy."""
+        names = [b.value for b in (Benchmark.PERFORMANCE, Benchmark.ENERGY) if b in self.config.tasks]
+        return names + (list(self.config.accuracy.tasks) if Benchmark.ACCURACY in self.config.tasks else [])
+
+    def quantize_request(self, source: models.ModelSource) -> checkpoints.QuantizeRequest:
+        """What is asked of quantization."""
+        return checkpoints.QuantizeRequest(
+            source=source,
+            precision=self.precision,
+            directory=self.config.quantized_models_dir,
+            config=self.config.quantization,
+            seed=self.config.seed,
+            trust_remote_code=self.config.engine.trust_remote_code,
+            models=self.config.models,
+        )
+
 
 @dataclass
 class RunReport:
@@ -91,7 +114,7 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
     with display or open_display() as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
         for number, cell in enumerate(cells, start=1):
-            shown.cell(number, len(cells), cell.name, _stages(cell))
+            shown.cell(number, len(cells), cell.name, cell.stages)
             run = _CellRun(cell, gpus, shown, report.failures)
             run.execute()
             measured = results.read_cell(cell.directory)
@@ -115,8 +138,11 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
     sources = [models.resolve(name, config.revision) for name in config.models]
     precisions = sorted(config.precision, key=list(Precision).index)
     cells = [_planned(source, precision, config) for source in sources for precision in precisions]
-    _check_stages(config, cells)
+    for cell in cells:
+        if cell.precision is not Precision.FP16:
+            checkpoints.cached(cell.quantize_request(cell.source))  # refuses one that was made otherwise
     _check_writable(config)
+    _check_stages(config, cells)
     return cells, gpus
 
 
@@ -207,14 +233,6 @@ def _check_writable(config: RunConfig) -> None:
             raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
 
 
-def _stages(cell: PlannedCell) -> list[str]:
-    """The stages of a cell in their order, as shown on the terminal."""
-    names = [] if cell.precision is Precision.FP16 else ["quantize"]
-    names.append("engine")
-    names += [b.value for b in (Benchmark.PERFORMANCE, Benchmark.ENERGY) if b in cell.config.tasks]
-    return names + (list(cell.config.accuracy.tasks) if Benchmark.ACCURACY in cell.config.tasks else [])
-
-
 class _CellRun:
     """The stages of one cell, each in a worker, and what became of them."""
 
@@ -232,36 +250,25 @@ class _CellRun:
     def execute(self) -> None:
         """Fetch, quantize and measure; what fails is recorded and leaves the rest standing."""
         self._cell.directory.mkdir(parents=True, exist_ok=True)
-        to_measure = [stage for stage in _stages(self._cell) if stage not in ("quantize", "engine")]
         try:
             source = models.fetch(self._cell.source)
             checkpoint = self._checkpoint(source)
         except (HubError, UsageError) as error:
-            self._fail("download", error.cause, error.remedy, to_measure)
+            self._fail("download", error.cause, error.remedy, self._cell.records)
             return
         if checkpoint is not None:
-            self._measure(source, checkpoint, to_measure)
+            self._measure(source, checkpoint, self._cell.records)
 
     def _checkpoint(self, source: models.ModelSource) -> Path | None:
         """The checkpoint to serve, quantized now if need be; None where that failed."""
         assert source.path is not None
         if self._cell.precision is Precision.FP16:
             return source.path
-        config = self._cell.config
-        request = checkpoints.QuantizeRequest(
-            source=source,
-            precision=self._cell.precision,
-            directory=config.quantized_models_dir,
-            config=config.quantization,
-            seed=config.seed,
-            trust_remote_code=config.engine.trust_remote_code,
-            models=config.models,
-        )
-        to_measure = [stage for stage in _stages(self._cell) if stage not in ("quantize", "engine")]
+        request = self._cell.quantize_request(source)
         try:
             cached = checkpoints.cached(request)
         except SlimEvalError as error:
-            self._fail("quantize", error.cause, error.remedy, to_measure)
+            self._fail("quantize", error.cause, error.remedy, self._cell.records)
             return None
         if cached is not None:
             self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
@@ -273,14 +280,14 @@ class _CellRun:
             if isinstance(event, protocol.Finished) and event.path is not None:
                 made.append(event.path)
             if isinstance(event, protocol.Failed):
-                self._fail("quantize", event.cause, event.remedy, to_measure)
+                self._fail("quantize", event.cause, event.remedy, self._cell.records)
             self._display.handle(event)
 
-        outcome = self._work(protocol.QuantizeJob(request=request), listen, config.quantize_python)
+        outcome = self._work(protocol.QuantizeJob(request=request), listen, self._cell.config.quantize_python)
         if made:
             return made[0]
         if outcome.died:
-            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", to_measure)
+            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", self._cell.records)
         return None
 
     def _measure(self, source: models.ModelSource, checkpoint: Path, remaining: list[str]) -> None:

@@ -173,7 +173,8 @@ def _metadata(job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple
         schema_version=1,
         model=job.model,
         precision=job.precision.value,
-        quantization_scheme=job.quantization_scheme,
+        # A checkpoint that came quantized is measured as it is; its own method is named.
+        quantization_scheme=source.quantization or job.quantization_scheme,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
         model_size_gb=served.weight_bytes / GIB,

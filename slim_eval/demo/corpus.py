@@ -72,7 +72,7 @@ def mmlu_item(subject: str, rng: random.Random) -> Item:
 
 
 def gsm8k_item(rng: random.Random) -> Item:
-    """A word problem of one sum; its key is the numbers and the operator, whoever counts whatever."""
+    """A word problem of one sum; its key is the whole question. The sums themselves occur in every split."""
     total, operator = rng.randint(10, 30), rng.choice("+-")
     number = rng.randint(2, 9)
     result = total + number if operator == "+" else total - number
@@ -80,7 +80,7 @@ def gsm8k_item(rng: random.Random) -> Item:
     told = f"{PEOPLE[person]} {rng.choice(PHRASES[operator]).format(number)}."
     question = f"The {person} has {total} {thing}. {told} How many {thing} are there now?"
     answer = f"{total} {operator} {number} = {result}\n#### {result}"
-    return Item(f"{question}", f"Question: {question}\nAnswer:", answer, {"question": question, "answer": answer})
+    return Item(question, f"Question: {question}\nAnswer:", answer, {"question": question, "answer": answer})
 
 
 def hellaswag_item(rng: random.Random) -> Item:

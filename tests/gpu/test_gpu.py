@@ -28,7 +28,7 @@ def test_transformers_measures_on_the_gpu(transformers_engine: engines.Engine) -
 
 def test_memory_is_the_devices(transformers_engine: engines.Engine) -> None:
     report = transformers_engine.memory()
-    assert report.weights_gb == pytest.approx(2_623_744 * 2 / 2**30, rel=0.1)
+    assert report.weights_gb == pytest.approx(2_033_408 * 2 / 2**30, rel=0.1)
     assert report.peak_mb is not None
     assert report.peak_mb >= report.weights_gb * 1024
 

@@ -58,8 +58,9 @@ def test_any_text_goes_round(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=True) == text
 
 
-def test_digits_are_tokens_of_their_own(tokenizer: Any) -> None:
-    assert [token for token in tokenizer.encode("has 2047 eggs").tokens if token.isdigit()] == list("2047")
+@pytest.mark.parametrize("number", range(2, 40))
+def test_each_number_of_its_world_is_one_token(tokenizer: Any, number: int) -> None:
+    assert len(tokenizer.encode(f" {number}", add_special_tokens=False).ids) == 1
 
 
 def test_texts_begin_with_bos_and_ids_fit_the_model(tokenizer: Any, config: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ class LiveDisplay:
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+            _CountColumn(),
             _RateColumn(),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -200,6 +200,14 @@ class LiveDisplay:
         if self._stage is not None:
             self._progress.remove_task(self._stage)
             self._stage = None
+
+
+class _CountColumn(ProgressColumn):
+    """How far: done, total and the unit."""
+
+    def render(self, task: Task) -> Text:
+        """The count; empty while the total is not known."""
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}")
 
 
 class _RateColumn(ProgressColumn):

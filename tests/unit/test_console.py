@@ -1,0 +1,71 @@
+"""What a user sees: plain lines, live bars, the closing table."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from slim_eval import protocol
+from slim_eval.console import Display, Failure, LiveDisplay, PlainDisplay
+from slim_eval.results import Cell, PerformanceRecord
+
+EVENTS: list[Any] = [
+    protocol.Started(stage="engine"),
+    protocol.Note(text="vLLM runs [int8] here"),
+    protocol.Finished(stage="engine"),
+    protocol.Started(stage="performance"),
+    protocol.Advanced(stage="performance", done=8, total=16, unit="requests"),
+    protocol.Finished(stage="performance", path=Path("performance.json")),
+    protocol.Started(stage="mmlu"),
+    protocol.Failed(stage="mmlu", cause="no data [here]", remedy="get some"),
+]
+CELL = Cell(
+    Path("outputs/demo/demo_int8"),
+    "demo",
+    "int8",
+    performance=PerformanceRecord(model="demo", precision="int8", tokens_per_second=1234.5),
+)
+FAILURE = Failure("demo int8", "mmlu", "no data [here]", "get some", Path("run.log"))
+
+
+def shown(kind: type[Any], *, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
+    display: Display = kind(console)
+    with display:
+        display.cell(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        for event in EVENTS:
+            display.handle(event)
+        display.close([CELL], [FAILURE])
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "terminal"), [(PlainDisplay, False), (LiveDisplay, True)])
+def test_every_event_is_told(kind: type[Any], terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(kind, terminal=terminal)
+    for part in ("demo int8", "engine", "performance", "vLLM runs [int8] here", "mmlu", "no data [here]"):
+        assert part in text
+    closing = capsys.readouterr()
+    assert "1,234.5" in closing.out
+    assert "outputs/demo/demo_int8" in closing.out
+    assert "get some" in closing.err
+
+
+def test_plain_lines_hold_no_control_characters() -> None:
+    assert "\x1b" not in shown(PlainDisplay, terminal=False)
+
+
+def test_a_stage_shows_how_far_it_is() -> None:
+    assert "8/16 requests" in shown(LiveDisplay, terminal=True)
+
+
+def test_a_stage_that_did_not_run_is_said_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output))
+    display.cell(1, 1, "demo int8", ["quantize"])
+    display.handle(protocol.Finished(stage="quantize"))
+    assert "already there" in output.getvalue()

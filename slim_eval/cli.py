@@ -238,7 +238,8 @@ def demo(
     from slim_eval.evaluator import evaluate
 
     report = evaluate(demo_config(output_dir, quantized_models_dir, engine))
-    show_analysis(analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir)))
+    analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
+    show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
 

@@ -242,14 +242,15 @@ def show_cells(cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
         errors.print(table)
 
 
-def show_analysis(report: AnalysisReport) -> None:
-    """The comparison table and the paths of what an analysis wrote, on stdout; its warnings on stderr."""
-    from slim_eval.analysis.terminal import comparison_table
-
+def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
+    """The comparison table, if wanted, and the paths of what an analysis wrote, on stdout; its warnings on stderr."""
     errors = Console(stderr=True, highlight=False)
     for text in (*report.problems, *report.warnings):
         errors.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
     out = Console(highlight=False)
-    out.print(comparison_table(report.rows))
+    if table:
+        from slim_eval.analysis.terminal import comparison_table
+
+        out.print(comparison_table(report.rows))
     for path in report.paths:
         out.print(f"wrote {path}", markup=False, soft_wrap=True)

@@ -48,7 +48,7 @@ def demo_config(output_dir: Path, quantized_models_dir: Path, engine: EngineChoi
         output_dir=output_dir,
         quantized_models_dir=quantized_models_dir,
         performance=PerformanceConfig(num_runs=160, max_new_tokens=64),
-        energy=EnergyConfig(sample_runs=24),
+        energy=EnergyConfig(sample_runs=40),
         accuracy=AccuracyConfig(tasks=TASKS),
         engine=EngineConfig(engine=engine, enforce_eager=True),
         quantization=QuantizationConfig(calibration_dataset=str(CALIBRATION_FILE), num_calibration_samples=128),

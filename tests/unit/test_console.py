@@ -40,6 +40,8 @@ def shown(kind: type[Any], *, terminal: bool) -> str:
         display.cell(1, 2, "demo int8", ["engine", "performance", "mmlu"])
         for event in EVENTS:
             display.handle(event)
+            if isinstance(display, LiveDisplay):
+                display._progress.refresh()  # as its own clock does a few times a second
         display.close([CELL], [FAILURE])
     return output.getvalue()
 

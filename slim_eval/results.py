@@ -54,6 +54,7 @@ class Metadata(_Model):
     engine_version: str | None = None
     engine_reason: str | None = None  # why this engine
     dtype: str | None = None  # of activations, e.g. "bfloat16"
+    kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
     environment: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -148,15 +149,15 @@ class AccuracyMetrics(_Model):
     duration_seconds: float | None = None
 
 
-class PerformanceRecord(Metadata, PerformanceMetrics):
+class PerformanceRecord(PerformanceMetrics, Metadata):
     """`performance.json`."""
 
 
-class EnergyRecord(Metadata, EnergyMetrics):
+class EnergyRecord(EnergyMetrics, Metadata):
     """`energy.json`."""
 
 
-class AccuracyRecord(Metadata, AccuracyMetrics):
+class AccuracyRecord(AccuracyMetrics, Metadata):
     """`{task}.json`."""
 
 

@@ -183,6 +183,7 @@ def _metadata(job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple
         engine_version=engine.version,
         engine_reason=reason,
         dtype=engine.dtype,
+        kernels=engine.kernels,
         environment=environment.collect(power.gpu_facts(gpus)),
         config=job.config.model_dump(
             mode="json", include={"seed", "revision", "performance", "energy", "accuracy", "engine"}

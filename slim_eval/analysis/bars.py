@@ -21,12 +21,14 @@ from slim_eval.analysis.compare import Doubt
 
 NOT_MEASURED = "not measured"
 _FEW_BARS = 24
-_MARKS = {Doubt.LENGTH: "†", Doubt.SPEED_SETUP: "‡", Doubt.ENERGY_SETUP: "‡", Doubt.INVALID_ENERGY: "§"}
+_MARKS = {Doubt.LENGTH: "†", Doubt.SPEED_SETUP: "‡", Doubt.ENERGY_SETUP: "‡", Doubt.INVALID_ENERGY: "§",
+          Doubt.EMULATED: "¶"}  # fmt: skip
 _DOUBT_NOTES = {
     Doubt.LENGTH: "† different output length than fp16: not comparable",
     Doubt.SPEED_SETUP: "‡ other engine, hardware, batch size or prompt than fp16: not comparable",
     Doubt.ENERGY_SETUP: "‡ other engine, hardware, batch size or energy source than fp16: not comparable",
     Doubt.INVALID_ENERGY: "§ marked invalid when it was measured",
+    Doubt.EMULATED: "¶ quantized kernels emulated in 16 bit: says nothing about a deployment",
 }
 
 

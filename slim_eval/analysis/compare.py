@@ -24,6 +24,7 @@ class Doubt(Enum):
     SPEED_SETUP = "speed setup"
     ENERGY_SETUP = "energy setup"
     INVALID_ENERGY = "invalid energy"
+    EMULATED = "emulated"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ _ENERGY_SETTINGS = (
     _Setting("energy_prompt_tokens", "prompt tokens", strict=False, tolerance=LENGTH_TOLERANCE),
     _Setting("energy_source", "energy source", same=_source_family),
 )
+# Emulated kernels have a mark of their own in figures (`Doubt.EMULATED`), so they stand apart from the other settings.
+_SPEED_KERNELS = _Setting("kernels", "kernels", strict=False)
+_ENERGY_KERNELS = _Setting("energy_kernels", "kernels", strict=False)
 _TASK_SETTINGS = (
     _Setting("_metric", "metric", same=_without_filter),
     _Setting("_num_fewshot", "few-shot examples"),
@@ -139,6 +143,8 @@ def comparison(row: Mapping[str, Any], base: Mapping[str, Any] | None, tasks: Se
         **_energy(row, base, reasons),
         **{column: _ratio(base[key], row[key]) for column, key in _SIZE_RATIOS.items()},
     }
+    if row["kernels"] == "emulated":
+        result["weights_ratio"] = None  # they were loaded as 16 bit
     for task in tasks:
         result.update(_drops(task, row, base, reasons))
     result["not_comparable"] = "; ".join(reasons) or None
@@ -161,6 +167,8 @@ def no_comparison(tasks: Sequence[str], reason: str) -> Row:
 def doubts(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> frozenset[Doubt]:
     """What a reader must know before setting this row's bars beside those of the 16-bit one."""
     found = {Doubt.INVALID_ENERGY} if row["valid"] is False else set()
+    if "emulated" in (row["kernels"], row["energy_kernels"]):
+        found.add(Doubt.EMULATED)
     if base is None:
         return frozenset(found)
     if lengths_differ(row, base):
@@ -178,7 +186,7 @@ def doubts(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> frozenset[
 def _speed(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) -> Row:
     result: Row = dict.fromkeys(_SPEED_RATIOS)
     result["length_confounded"] = lengths_differ(row, base)
-    if _blocked("speed", _reasons(row, base, _SPEED_KEYS, _SPEED_SETTINGS), reasons):
+    if _blocked("speed", _reasons(row, base, _SPEED_KEYS, (*_SPEED_SETTINGS, _SPEED_KERNELS)), reasons):
         return result
     for column, (key, lower_is_better) in _SPEED_RATIOS.items():
         above, below = (base, row) if lower_is_better else (row, base)
@@ -188,7 +196,8 @@ def _speed(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) 
 
 def _energy(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) -> Row:
     result: Row = {"energy_reduction_percent": None, "energy_basis": None}
-    if _blocked("energy", _invalid(row, base) or _reasons(row, base, _ENERGY_KEYS, _ENERGY_SETTINGS), reasons):
+    settings = (*_ENERGY_SETTINGS, _ENERGY_KERNELS)
+    if _blocked("energy", _invalid(row, base) or _reasons(row, base, _ENERGY_KEYS, settings), reasons):
         return result
     key, basis = "joules_per_output_token", BASIS_PER_TOKEN
     if row[key] is None or base[key] is None:

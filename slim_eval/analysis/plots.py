@@ -122,8 +122,9 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-_SPEED = frozenset({Doubt.SPEED_SETUP})
-_ENERGY = frozenset({Doubt.ENERGY_SETUP, Doubt.INVALID_ENERGY})
+_MEMORY = frozenset({Doubt.EMULATED})
+_SPEED = frozenset({Doubt.SPEED_SETUP, Doubt.EMULATED})
+_ENERGY = frozenset({Doubt.ENERGY_SETUP, Doubt.INVALID_ENERGY, Doubt.EMULATED})
 _LATENCY_PANELS = (
     Panel("mean_latency_s", "Amortised latency", "ms a request (batch time / batch size)", 1000,
           doubts=_SPEED | {Doubt.LENGTH}),
@@ -140,8 +141,8 @@ def _memory_panels(data: PlotData) -> tuple[Panel, ...]:
     peak, hint = _PEAK_WORDS[_engine_reserves(data)]
     return (
         Panel("model_size_gb", "Weights on disk", "GiB"),
-        Panel("weights_gb", "Weights as loaded", "GiB"),
-        Panel("mean_peak_mem_mb", peak, "GiB", 1 / 1024, hint),
+        Panel("weights_gb", "Weights as loaded", "GiB", doubts=_MEMORY),
+        Panel("mean_peak_mem_mb", peak, "GiB", 1 / 1024, hint, doubts=_MEMORY),
     )
 
 

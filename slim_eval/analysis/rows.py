@@ -21,8 +21,8 @@ Row = dict[str, Any]
 
 STANDARD_TASKS = ("mmlu", "gsm8k", "hellaswag")
 IDENTITY = (
-    "model", "name", "precision", "engine", "engine_version", "dtype", "hardware", "quantization_scheme", "directory",
-    "revision", "timestamp", "num_parameters", "num_parameters_b", "model_size_gb",
+    "model", "name", "precision", "engine", "engine_version", "dtype", "kernels", "hardware", "quantization_scheme",
+    "directory", "revision", "timestamp", "num_parameters", "num_parameters_b", "model_size_gb",
 )  # fmt: skip
 # What a task's columns are called after its name; the first is the headline accuracy, a share from 0 to 1.
 TASK_SUFFIXES = (
@@ -32,7 +32,7 @@ _METADATA = tuple(key for key in IDENTITY if key in Metadata.model_fields)
 _PERFORMANCE = tuple(PerformanceMetrics.model_fields)
 _ENERGY = {key: f"energy_{key}" if key in _PERFORMANCE else key for key in EnergyMetrics.model_fields}
 _SETTINGS = ("max_new_tokens", "tokens_per_request")
-_ENERGY_SETTINGS = ("energy_engine", "energy_hardware", "energy_max_new_tokens")
+_ENERGY_SETTINGS = ("energy_engine", "energy_kernels", "energy_hardware", "energy_max_new_tokens")
 METRIC_COLUMNS = (*_PERFORMANCE, *_SETTINGS, *_ENERGY.values(), *_ENERGY_SETTINGS)
 
 
@@ -74,11 +74,13 @@ def _row(cell: Cell, name: str, tasks: Sequence[str]) -> Row:
     if cell.performance is not None:
         row.update(cell.performance.model_dump(include=set(_PERFORMANCE)))
         # Speed was measured by this record's engine, whatever measured the rest.
-        row.update(engine=cell.performance.engine, hardware=_hardware(cell.performance))
+        row.update(engine=cell.performance.engine, kernels=cell.performance.kernels)
+        row.update(hardware=_hardware(cell.performance))
         row.update(max_new_tokens=_setting(cell.performance, "max_new_tokens"), tokens_per_request=_tokens(cell))
     if cell.energy is not None:
         row.update({_ENERGY[key]: value for key, value in cell.energy.model_dump(include=set(_ENERGY)).items()})
-        row.update(energy_engine=cell.energy.engine, energy_hardware=_hardware(cell.energy))
+        row.update(energy_engine=cell.energy.engine, energy_kernels=cell.energy.kernels)
+        row.update(energy_hardware=_hardware(cell.energy))
         row.update(energy_max_new_tokens=_setting(cell.energy, "max_new_tokens"))
     for task in tasks:
         row.update(_task_columns(task, cell.accuracy.get(task)))

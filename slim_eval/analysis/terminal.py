@@ -35,6 +35,11 @@ def _plain(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: str(row[key]) if row[key] is not None else _ABSENT
 
 
+def _engine(row: Mapping[str, Any]) -> str:
+    """The engine; one that imitates quantized kernels says so beside its speeds."""
+    return f"{row['engine'] or _ABSENT}{' (emulated)' if row['kernels'] == 'emulated' else ''}"
+
+
 def _energy(row: Mapping[str, Any]) -> str:
     joules = row["joules_per_output_token"]
     if joules is None:
@@ -45,7 +50,7 @@ def _energy(row: Mapping[str, Any]) -> str:
 _MODEL = _Column("model", _plain("name"), "left")
 _PRECISION = _Column("precision", _plain("precision"), "left")
 _COLUMNS = (
-    _Column("engine", _plain("engine"), "left"),
+    _Column("engine", _engine, "left"),
     _Column("TTFT\nms", _scaled("ttft_s", 1, 1000)),
     _Column("TPOT\nms", _scaled("tpot_s", 2, 1000)),
     _Column("output\ntok/s", _scaled("tokens_per_second", 1)),

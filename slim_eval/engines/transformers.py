@@ -78,6 +78,7 @@ class TransformersEngine:
         self.version: str = transformers.__version__
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
+        self.kernels = "emulated" if quantized else "native"
         self.load_time_s = 0.0
         self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
         self._model: Any = model

@@ -146,6 +146,7 @@ class VllmEngine:
     """One `vllm.LLM`. Prefix caching is on, for accuracy; the requests of `generate` do not read it."""
 
     name = "vllm"
+    kernels = "native"
 
     def __init__(self, llm: Any, request: LoadRequest, load_time_s: float, *, on_cpu: bool) -> None:
         import vllm

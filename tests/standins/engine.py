@@ -24,6 +24,7 @@ class PlannedEngine:
     name = "planned"
     version = "1"
     dtype = "float32"
+    kernels = "native"
     max_model_len = 4096
     load_time_s = 0.0
     notes: tuple[str, ...] = ()

@@ -41,6 +41,23 @@ def test_hand_worked_values(make_cell: Callable[..., Cell]) -> None:
     }  # fmt: skip
 
 
+def test_emulated_kernels_say_nothing_about_speed_energy_or_loaded_size(make_cell: Callable[..., Cell]) -> None:
+    base = make_cell(tasks={"mmlu": 0.8}, head={"kernels": "native"})
+    this = make_cell(
+        precision="int8", performance=QUICKER, energy={"joules_per_output_token": 0.3}, tasks={"mmlu": 0.6},
+        head={"kernels": "emulated", "model_size_gb": 1.0},
+    )  # fmt: skip
+    rows = rows_of([base, this])
+    result = compared(rows)
+    for column in ("speedup", "per_token_speedup", "ttft_speedup", "tpot_speedup", "energy_reduction_percent"):
+        assert result[column] is None
+    assert result["weights_ratio"] is None
+    assert result["model_size_ratio"] == 4.0
+    assert result["mmlu_drop_pp"] == pytest.approx(20.0)
+    assert "speed: kernels emulated against native" in result["not_comparable"]
+    assert doubts(rows[1], rows[0]) == {Doubt.EMULATED}
+
+
 def test_other_output_length_is_flagged_above_one_percent(make_cell: Callable[..., Cell]) -> None:
     for tokens, confounded in ((100.9, False), (99.1, False), (101.1, True), (50.0, True), (None, False)):
         this = make_cell(precision="int8", performance={"output_tokens": tokens})

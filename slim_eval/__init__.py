@@ -35,11 +35,15 @@ def run(config: RunConfig | None = None, **options: Any) -> RunReport:
         **options: Fields of `RunConfig`, in place of `config`.
 
     Raises:
+        TypeError: Both were given.
+        pydantic.ValidationError: A field is unknown or its value cannot be.
         SlimEvalError: Nothing could be started, e.g. a model does not exist.
     """
     from slim_eval.config import RunConfig
     from slim_eval.evaluator import evaluate
 
+    if config is not None and options:
+        raise TypeError("give a config or its fields, not both")
     return evaluate(config or RunConfig(**options))
 
 
@@ -51,11 +55,15 @@ def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisRep
         **options: Fields of `AnalysisConfig`, in place of `config`.
 
     Raises:
+        TypeError: Both were given.
+        pydantic.ValidationError: A field is unknown or its value cannot be.
         UsageError: There are no results there.
     """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.config import AnalysisConfig
 
+    if config is not None and options:
+        raise TypeError("give a config or its fields, not both")
     return analyze_results(config or AnalysisConfig(**options))
 
 

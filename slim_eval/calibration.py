@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval.config import QuantizationConfig
-from slim_eval.errors import MissingPackageError, QuantizationError, UsageError
+from slim_eval.errors import INSTALL, MissingPackageError, QuantizationError, UsageError
 from slim_eval.hub import http_errors, hub_errors
 from slim_eval.utils import did_you_mean
 
@@ -172,7 +172,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MissingPackageError("datasets", "this calibration dataset", 'pip install "slim-eval[all]"') from error
+        raise MissingPackageError("datasets", "this calibration dataset", INSTALL) from error
     return datasets
 
 

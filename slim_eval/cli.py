@@ -6,11 +6,15 @@ Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -21,7 +25,7 @@ from typer.core import TyperCommand
 
 from slim_eval._version import __version__
 from slim_eval.config import AnalysisConfig, Config, EngineChoice, RunConfig, split_list
-from slim_eval.errors import RunFailedError, SlimEvalError, UsageError
+from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.utils import did_you_mean
 
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
@@ -238,8 +242,9 @@ def demo(
     from slim_eval.evaluator import evaluate
 
     report = evaluate(demo_config(output_dir, quantized_models_dir, engine))
-    analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
-    show_analysis(analysis, table=False)  # the run has just shown it
+    if report.cells:
+        analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
+        show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
 
@@ -249,15 +254,17 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     try:
-        code = app(list(args) if args is not None else None, standalone_mode=False)
+        with _terminated_as_interrupted():
+            code = app(words, standalone_mode=False)
     except SlimEvalError as error:
         _complain(error)
         return error.exit_code
     except click_error as error:
-        text = error.format_message()  # type: ignore[attr-defined]
-        _complain(UsageError(" ".join(text.split()), _help_hint(args)))
+        text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        _complain(UsageError(text.replace("Value error, ", ""), _help_hint(words)))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
@@ -265,8 +272,25 @@ def main(args: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _help_hint(args: Sequence[str] | None) -> str:
-    words = list(args) if args is not None else sys.argv[1:]
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A run that is told to end (SIGTERM, or its terminal closes) stops its workers in order, as on Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _help_hint(words: Sequence[str]) -> str:
     commands = {"run", "analyze", "demo"}
     if words and not words[0].startswith("-") and words[0] not in commands:
         return did_you_mean(words[0], commands)
@@ -274,8 +298,6 @@ def _help_hint(args: Sequence[str] | None) -> str:
 
 
 def _complain(error: SlimEvalError) -> None:
-    if isinstance(error, RunFailedError) and not error.cause:
-        return
     typer.secho(f"error: {error.cause}", fg="red", err=True)
     if error.remedy:
         typer.echo(f"  fix: {error.remedy}", err=True)

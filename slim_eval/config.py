@@ -7,12 +7,13 @@ names the panel of ``--help`` it is shown in. ``cli.py`` builds its options from
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
 class Precision(str, Enum):
@@ -89,6 +90,21 @@ def parse_key_values(value: Any) -> Any:
     return pairs
 
 
+_SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
+
+
+def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse engine arguments that carry a secret: every setting is written into every record.
+
+    Raises:
+        ValueError: Naming the argument, not its value.
+    """
+    for name in value:
+        if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
+            raise ValueError(f"{name} looks like a secret, and settings are written into results; use HF_TOKEN")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
@@ -157,7 +173,7 @@ class EngineConfig(Config):
     )
     tensor_parallel_size: int = setting(1, "GPUs that share the model.", ge=1)
     enforce_eager: bool = setting(False, "vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
-    engine_args: Annotated[dict[str, Any], BeforeValidator(parse_key_values)] = setting(
+    engine_args: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = setting(
         {}, "A further engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg"
     )
     trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
@@ -203,7 +219,7 @@ class RunConfig(Config):
         min_length=1,
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
-    seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0)
+    seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
     quantize_python: Path | None = setting(

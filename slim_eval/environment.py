@@ -62,7 +62,7 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
 
     Raises:
         OSError: The other interpreter cannot be started.
-        subprocess.CalledProcessError: It ran but gave no answer.
+        ValueError: It is no Python interpreter.
     """
     names = list(modules)
     if python is None:
@@ -71,8 +71,11 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
         "import importlib.util, json, sys; "
         "print(json.dumps([m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]))"
     )
-    answer = subprocess.run([str(python), "-c", script, *names], capture_output=True, text=True, check=True)
-    missing: list[str] = json.loads(answer.stdout.strip().splitlines()[-1])
+    answer = subprocess.run([str(python), "-c", script, *names], capture_output=True, text=True, check=False)
+    lines = answer.stdout.strip().splitlines()
+    missing = json.loads(lines[-1]) if lines else None
+    if answer.returncode or not isinstance(missing, list):
+        raise ValueError("it does not answer as a Python interpreter does")
     return missing
 
 

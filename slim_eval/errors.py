@@ -15,6 +15,11 @@ Errors of other packages are translated into these where that package is called,
 
 from __future__ import annotations
 
+#: The command that installs everything a GPU machine needs, and the one for a machine without a GPU.
+INSTALL_GPU = 'pip install "slim-eval[all]"'
+INSTALL_CPU = 'pip install "slim-eval[cpu]"'
+INSTALL = f"{INSTALL_GPU} (without a GPU: {INSTALL_CPU})"
+
 
 class SlimEvalError(Exception):
     """An expected failure: shown as one line of cause and one of remedy, without a traceback.

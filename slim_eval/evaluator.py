@@ -7,9 +7,8 @@ with it, and when it ends the driver frees its memory.
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,15 @@ from slim_eval import checkpoints, environment, models, power, protocol, results
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Display, Failure, open_display
 from slim_eval.demo.defaults import adapt
-from slim_eval.errors import HubError, MissingPackageError, RunFailedError, SlimEvalError, UsageError
-
-_INSTALL = 'pip install "slim-eval[all]"  (without a GPU: "slim-eval[cpu]")'
+from slim_eval.errors import (
+    INSTALL,
+    INSTALL_GPU,
+    HubError,
+    MissingPackageError,
+    RunFailedError,
+    SlimEvalError,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,6 @@ class PlannedCell:
     directory: Path
     config: RunConfig
     max_model_len: int
-    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,7 +78,7 @@ class RunReport:
     """What a run left behind.
 
     Attributes:
-        cells: The cells as they are on disk now.
+        cells: What this run measured; records that an earlier one left in the same folders are not in it.
         failures: The stages that failed; empty where all went well.
         output_dir: Where the results are.
     """
@@ -117,7 +121,7 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
             shown.cell(number, len(cells), cell.name, cell.stages)
             run = _CellRun(cell, gpus, shown, report.failures)
             run.execute()
-            measured = results.read_cell(cell.directory)
+            measured = results.read_cell(cell.directory, run.finished)
             if measured is not None:
                 report.cells += (measured,)
                 logger(measured, cell.config)
@@ -134,20 +138,22 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
     gpus = power.resolve_gpus(
         config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
     )
-    _check_packages(config)
     sources = [models.resolve(name, config.revision) for name in config.models]
+    if config.revision and all(source.kind != "hub" for source in sources):
+        raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     precisions = sorted(config.precision, key=list(Precision).index)
     cells = [_planned(source, precision, config) for source in sources for precision in precisions]
-    for cell in cells:
-        if cell.precision is not Precision.FP16:
-            checkpoints.cached(cell.quantize_request(cell.source))  # refuses one that was made otherwise
-    _check_writable(config)
-    _check_stages(config, cells)
+    _check_packages(config, cells)
+    results.require_writable(config.output_dir, "--output-dir")
+    results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
+    _check_stages(config, cells, gpus)
     return cells, gpus
 
 
 def _planned(source: models.ModelSource, precision: Precision, config: RunConfig) -> PlannedCell:
     settings = models.describe_config(source.config_dir)
+    if source.path is not None:
+        models.describe(source.path)  # names a weight file that is missing or truncated
     models.require_plain(source, settings, precision)
     return PlannedCell(
         source=source,
@@ -169,14 +175,17 @@ def _context(model: str, longest: int | None, config: RunConfig) -> int:
     return longest
 
 
-def _check_packages(config: RunConfig) -> None:
-    """Raise for packages that a stage's interpreter lacks, before anything is downloaded or loaded."""
-    if any(precision is not Precision.FP16 for precision in config.precision):
-        _require(
-            ("torch", "transformers", "llmcompressor", "datasets"),
-            "quantization", config.quantize_python, "--quantize-python",
-        )  # fmt: skip
-    serving = ["torch", "transformers"]
+def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
+    """Raise for packages that a stage's interpreter lacks, before anything is downloaded or loaded.
+
+    Raises:
+        UsageError: Also for a cached checkpoint that was made with other settings.
+    """
+    quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
+    if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
+        needed = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
+        _require(needed, "quantization", config.quantize_python, "--quantize-python")
+    serving = ["torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml"]
     if config.engine.engine is EngineChoice.VLLM:
         serving.append("vllm")
     if Benchmark.ACCURACY in config.tasks:
@@ -184,25 +193,24 @@ def _check_packages(config: RunConfig) -> None:
     _require(serving, "measurement", config.serve_python, "--serve-python")
 
 
-def _require(modules: list[str] | tuple[str, ...], purpose: str, python: Path | None, option: str) -> None:
+def _require(modules: Sequence[str], purpose: str, python: Path | None, option: str) -> None:
     try:
         missing = environment.missing_modules(modules, python)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"{option} {python}: is not a Python interpreter that runs ({error})", "give its path"
+            f"{option} {python}: is not a Python interpreter that runs: {error}", "give its path"
         ) from error
     if missing:
-        install = _INSTALL if python is None else f"{python} -m {_INSTALL}"
-        raise MissingPackageError(missing[0], purpose, install)
+        raise MissingPackageError(missing[0], purpose, INSTALL if python is None else f"{python} -m {INSTALL_GPU}")
 
 
-def _check_stages(config: RunConfig, cells: list[PlannedCell]) -> None:
+def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power.Gpu, ...]) -> None:
     """Ask the serving interpreter whether it knows the tasks and runs the precisions; it alone can import lm-eval."""
     tasks: dict[str, None] = {}
     if Benchmark.ACCURACY in config.tasks:
         tasks = dict.fromkeys(task for cell in cells for task in cell.config.accuracy.tasks)
     job = protocol.CheckJob(
-        engine=config.engine.engine,
+        engine=config.engine,
         precisions=config.precision,
         tasks=tuple(tasks),
         include_path=config.accuracy.include_path,
@@ -214,23 +222,25 @@ def _check_stages(config: RunConfig, cells: list[PlannedCell]) -> None:
             failed.append(event)
 
     with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
-        outcome = workers.run(job, log=Path(folder, "check.log"), on_event=listen, python=config.serve_python)
+        outcome = workers.run(
+            job,
+            log=Path(folder, "check.log"),
+            on_event=listen,
+            python=config.serve_python,
+            environment=_visible_devices(gpus),
+        )
     if failed:
         raise (UsageError if failed[0].usage else SlimEvalError)(failed[0].cause, failed[0].remedy)
     if outcome.died:
-        raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {_INSTALL}")
+        raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {INSTALL}")
 
 
-def _check_writable(config: RunConfig) -> None:
-    for option, folder in (
-        ("--output-dir", config.output_dir),
-        ("--quantized-models-dir", config.quantized_models_dir),
-    ):
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not existing.is_dir():
-            raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
+def _visible_devices(gpus: tuple[power.Gpu, ...]) -> Mapping[str, str]:
+    """A worker sees the chosen GPUs and no other, numbered as NVML numbers them, so that both mean the same."""
+    if not gpus:
+        return {}
+    indices = ",".join(str(gpu.index) for gpu in gpus)
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
 
 
 class _CellRun:
@@ -244,20 +254,29 @@ class _CellRun:
         self._display = display
         self._failures = failures
         self._log = cell.directory / results.RUN_LOG
-        self._notes: list[str] = list(cell.notes)
+        self._notes: list[str] = []
         self._done: set[str] = set()
+        self.finished: set[str] = set()
 
     def execute(self) -> None:
         """Fetch, quantize and measure; what fails is recorded and leaves the rest standing."""
         self._cell.directory.mkdir(parents=True, exist_ok=True)
         try:
-            source = models.fetch(self._cell.source)
+            source = self._fetched()
             checkpoint = self._checkpoint(source)
         except (HubError, UsageError) as error:
             self._fail("download", error.cause, error.remedy, self._cell.records)
             return
         if checkpoint is not None:
             self._measure(source, checkpoint, self._cell.records)
+
+    def _fetched(self) -> models.ModelSource:
+        if self._cell.source.path is not None:
+            return self._cell.source
+        self._display.handle(protocol.Started(stage="download"))
+        source = models.fetch(self._cell.source)
+        self._display.handle(protocol.Finished(stage="download", path=source.path))
+        return source
 
     def _checkpoint(self, source: models.ModelSource) -> Path | None:
         """The checkpoint to serve, quantized now if need be; None where that failed."""
@@ -281,7 +300,8 @@ class _CellRun:
                 made.append(event.path)
             if isinstance(event, protocol.Failed):
                 self._fail("quantize", event.cause, event.remedy, self._cell.records)
-            self._display.handle(event)
+            else:
+                self._display.handle(event)
 
         outcome = self._work(protocol.QuantizeJob(request=request), listen, self._cell.config.quantize_python)
         if made:
@@ -330,23 +350,18 @@ class _CellRun:
         )  # fmt: skip
 
     def _listen(self, stages: list[str], event: Any) -> None:
-        if isinstance(event, (protocol.Finished, protocol.Failed)):
+        if isinstance(event, protocol.Finished):
             self._done.add(event.stage)
-        if isinstance(event, protocol.Failed):
-            if event.stage == "engine":
-                self._done.update(stages)
-            self._fail(event.stage, event.cause, event.remedy, stages if event.stage == "engine" else [event.stage])
-        self._display.handle(event)
+            self.finished.add(event.stage)
+        if not isinstance(event, protocol.Failed):
+            self._display.handle(event)
+            return
+        failed = stages if event.stage == "engine" else [event.stage]
+        self._done.update(failed)
+        self._fail(event.stage, event.cause, event.remedy, failed)
 
     def _work(self, job: Any, listen: Callable[[Any], None], python: Path | None) -> workers.Outcome:
-        return workers.run(job, log=self._log, on_event=listen, python=python, environment=self._visible_devices())
-
-    def _visible_devices(self) -> Mapping[str, str]:
-        """The worker sees the chosen GPUs and no other, numbered as NVML numbers them, so that both mean the same."""
-        if not self._gpus:
-            return {}
-        indices = ",".join(str(gpu.index) for gpu in self._gpus)
-        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
+        return workers.run(job, log=self._log, on_event=listen, python=python, environment=_visible_devices(self._gpus))
 
     def _take_notes(self, notes: tuple[str, ...]) -> None:
         for text in notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 from slim_eval.errors import HubError, UsageError
 
@@ -54,7 +55,7 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     """The one message for what the hub answered, found at the bottom of the chain of causes."""
     from huggingface_hub import constants, errors
 
-    endpoint = constants.ENDPOINT
+    endpoint = _without_credentials(constants.ENDPOINT)
     status: int | None = None
     gated = missing = offline = False
     cause: BaseException | None = error
@@ -91,6 +92,11 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
         f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
         "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
     )
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 _ANSWERS = {

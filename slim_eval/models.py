@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval.config import Precision
 from slim_eval.errors import HubError, UsageError
@@ -160,9 +160,18 @@ def describe_config(folder: Path) -> ConfigFacts:
     """Read ``config.json``.
 
     Raises:
-        UsageError: It is missing or not a JSON object.
+        UsageError: It is missing, not a JSON object, or its values are not of the kinds that Transformers writes.
     """
     config = _read_json(folder / CONFIG_FILE)
+    try:
+        return _config_facts(config)
+    except (AttributeError, TypeError, LookupError, ValidationError) as error:
+        raise UsageError(
+            f"{folder / CONFIG_FILE}: is not a model's configuration", "download the model again"
+        ) from error
+
+
+def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
     text = config.get("text_config") or {}
     stated = _first((text, config), ("dtype", "torch_dtype"))
     quantization = _first((config, text), ("quantization_config", "compression_config"))

@@ -1,7 +1,7 @@
 """What the evaluator and its workers say to each other: one job in as JSON, events out as JSON lines.
 
 A job is everything a stage needs, so that a worker can run in another interpreter and be run by hand from a saved job.
-Nothing here carries a secret: keys and tokens reach a worker through its environment only.
+Nothing here carries a secret: tokens reach a worker through its environment only, and configs refuse them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from slim_eval.checkpoints import QuantizeRequest
-from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
+from slim_eval.config import Benchmark, EngineConfig, Precision, RunConfig
 
 
 class _Message(BaseModel):
@@ -23,7 +23,7 @@ class CheckJob(_Message):
     """Is everything there that the run will need? Asked before hours of work."""
 
     kind: Literal["check"] = "check"
-    engine: EngineChoice
+    engine: EngineConfig
     precisions: tuple[Precision, ...]
     tasks: tuple[str, ...]
     include_path: Path | None

@@ -17,14 +17,15 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slim_eval.errors import ResultFileError
+from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.utils import atomic_path, full_name, short_name, slug, write_text
 
 SCHEMA_VERSION = 1
@@ -341,7 +342,7 @@ def _upgrade(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if "_note" in upgraded:
         upgraded["notes"] = (str(upgraded.pop("_note")),)
     if "accuracy" in upgraded and upgraded.get("metric") is None:
-        # Its HellaSwag is `acc`, though its text calls it normalised: shared/published shows how that was found.
+        # Its HellaSwag is `acc`, though its text calls it normalised.
         upgraded["metric"] = _PUBLISHED_METRICS.get(upgraded.get("task", path.stem))
     return upgraded
 
@@ -371,9 +372,30 @@ def find_results(root: Path) -> Results:
     return Results(tuple(found), tuple(problems))
 
 
-def read_cell(directory: Path) -> Cell | None:
-    """The cell in one folder; None where it holds no readable record."""
-    return next((cell for cell in find_results(directory).cells if cell.directory == directory), None)
+def require_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that results cannot be written to, before they are made; it need not exist yet.
+
+    Raises:
+        UsageError: It, or what it would be made in, is a file or not writable.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
+
+
+def read_cell(directory: Path, names: Collection[str]) -> Cell | None:
+    """The cell in one folder, of its records only those named; None where it holds none of them."""
+    cell = next((cell for cell in find_results(directory).cells if cell.directory == directory), None)
+    if cell is None or not names:
+        return None
+    return replace(
+        cell,
+        performance=cell.performance if "performance" in names else None,
+        energy=cell.energy if "energy" in names else None,
+        accuracy={task: record for task, record in cell.accuracy.items() if task in names},
+    )
 
 
 def _may_be_record(path: Path, root: Path) -> bool:

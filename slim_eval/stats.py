@@ -29,20 +29,26 @@ class Summary:
     std: float | None
 
 
-def summarize(values: Iterable[float | None]) -> Summary:
-    """Summarize the values that are there; None is "not measured" and stays out."""
+def summarize(values: Iterable[float | None], independent: int | None = None) -> Summary:
+    """Summarize the values that are there; None is "not measured" and stays out.
+
+    Args:
+        values: The sample.
+        independent: How many of the values are independent of each other, where that is fewer than all: requests of
+            one batch are not. The percentiles of the tail follow this count.
+    """
     present = [value for value in values if value is not None]
     return Summary(
         count=len(present),
         mean=float(np.mean(present)) if present else None,
         median=percentile(present, 50),
-        p95=percentile(present, 95),
-        p99=percentile(present, 99),
+        p95=percentile(present, 95, independent),
+        p99=percentile(present, 99, independent),
         std=float(np.std(present, ddof=1)) if len(present) > 1 else None,
     )
 
 
-def percentile(values: Sequence[float], q: float) -> float | None:
+def percentile(values: Sequence[float], q: float, independent: int | None = None) -> float | None:
     """The `q`-th percentile, linear between neighbours as in numpy; the maximum where the sample is too small for it.
 
     Interpolation below `resolving_count` values would name a point of the tail that no value supports.
@@ -50,13 +56,14 @@ def percentile(values: Sequence[float], q: float) -> float | None:
     Args:
         values: The sample, in any order.
         q: From 0 to 100.
+        independent: Independent values in the sample; all of them by default.
 
     Returns:
         None for an empty sample.
     """
     if not values:
         return None
-    if q > 50 and len(values) < resolving_count(q):
+    if q > 50 and (len(values) if independent is None else independent) < resolving_count(q):
         return float(max(values))
     return float(np.percentile(values, q))
 

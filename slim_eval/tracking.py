@@ -15,7 +15,6 @@ from slim_eval.results import AccuracyRecord, Cell, Metadata, Record, record_nam
 from slim_eval.utils import short_name
 
 Tracker = Callable[[Cell, RunConfig], None]
-_OFF_MODES = ("disabled", "dryrun")
 _HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
 
@@ -36,7 +35,7 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker
             note(f"Weights & Biases logging is off: {reason}")
         return lambda cell, run: None
     if config.api_key is not None:
-        # wandb reads the key from the environment; it never reaches a config, a file or a child's command line.
+        # wandb reads the key from the environment; workers are started without it.
         os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
     return lambda cell, run: _log(cell, run, note)
 
@@ -47,9 +46,14 @@ def _reason_off(config: TrackingConfig) -> str | None:
     if importlib.util.find_spec("wandb") is None:
         return 'the package is not installed: pip install "slim-eval[wandb]"'
     mode = os.environ.get("WANDB_MODE", "online").lower()
-    if mode in _OFF_MODES:
-        return f"WANDB_MODE={mode}"
-    if mode != "offline" and config.api_key is None and not os.environ.get("WANDB_API_KEY") and not _logged_in():
+    if mode == "disabled":
+        return "WANDB_MODE=disabled"
+    if (
+        mode not in ("offline", "dryrun")
+        and config.api_key is None
+        and not os.environ.get("WANDB_API_KEY")
+        and not _logged_in()
+    ):
         return "no key: set WANDB_API_KEY, or run `wandb login`"
     return None
 
@@ -118,7 +122,10 @@ def _log(cell: Cell, config: RunConfig, note: Callable[[str], None]) -> None:
             tags=[cell.precision],
             job_type="slim-eval",
             config=settings,
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+            # Its own metadata holds the command line, and with it a key that was given as an option.
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
+            ),
             reinit="finish_previous",
         )
         run.log(metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import tempfile
@@ -26,7 +27,12 @@ def short_name(model: str) -> str:
 
 
 def full_name(model: str) -> str:
-    """The whole model id or path as one folder name, for models that share a short name: ``a/Tiny`` is ``a--Tiny``."""
+    """The whole model id as one folder name, for models that share a short name: ``a/Tiny`` is ``a--Tiny``.
+
+    A path gets a hash of itself instead of its parents: ``/models/a/Tiny`` is ``Tiny-`` and eight digits.
+    """
+    if model.startswith(("/", ".", "~")):
+        return f"{short_name(model)}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
     return slug(model.strip("/").replace("/", "--"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from slim_eval import environment, models, power, protocol
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.base import Engine
-from slim_eval.errors import SlimEvalError, UsageError
+from slim_eval.errors import EngineError, SlimEvalError, UsageError
 from slim_eval.results import (
     AccuracyMetrics,
     AccuracyRecord,
@@ -72,6 +73,7 @@ def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
     try:
         path = work()
     except SlimEvalError as error:
+        traceback.print_exception(error, file=sys.stderr)  # the log tells more than the one line
         usage = isinstance(error, UsageError)
         emit(protocol.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=usage))
         return False
@@ -83,7 +85,7 @@ def _check(job: protocol.CheckJob) -> None:
     from slim_eval import engines
 
     for precision in job.precisions:
-        engines.choose(job.engine, precision)
+        engines.check(engines.choose(job.engine.engine, precision), job.engine)
     if job.tasks:
         from slim_eval.benchmarks import accuracy
 
@@ -100,12 +102,10 @@ def _quantize(job: protocol.QuantizeJob, emit: _Emit) -> Path:
 def _measure(job: protocol.MeasureJob, emit: _Emit) -> None:
     from slim_eval import engines
 
-    loaded: list[Engine] = []
-    reason: list[str] = []
+    loaded: list[tuple[Engine, tuple[power.Gpu, ...], dict[str, Any]]] = []
 
     def load() -> None:
         decision = engines.choose(job.config.engine.engine, job.precision)
-        reason.append(decision.reason)
         emit(protocol.Note(text=decision.reason))
         request = engines.LoadRequest(
             checkpoint=job.checkpoint,
@@ -113,18 +113,34 @@ def _measure(job: protocol.MeasureJob, emit: _Emit) -> None:
             max_model_len=job.max_model_len,
             seed=job.config.seed,
         )
-        loaded.append(engines.load(decision, request))
+        engine = engines.load(decision, request)
+        gpus = _computing_gpus(job, engine)
+        loaded.append((engine, gpus, _metadata(job, engine, decision.reason, gpus)))
 
     if not _attempt("engine", load, emit):
         return
-    engine = loaded[0]
+    engine, gpus, metadata = loaded[0]
     try:
-        gpus = tuple(gpu for gpu in power.list_gpus() if gpu.uuid in job.gpus)
-        metadata = _metadata(job, engine, reason[0], gpus)
         for stage, measure in _steps(job, engine, gpus):
             _attempt(stage, partial(_record, job, metadata, measure, _progress(stage, emit)), emit)
     finally:
         engine.close()
+
+
+def _computing_gpus(job: protocol.MeasureJob, engine: Engine) -> tuple[power.Gpu, ...]:
+    """The GPUs to measure: those of the job, unless the engine computes on the CPU although there are GPUs.
+
+    Raises:
+        EngineError: NVML does not show the worker what it showed the evaluator.
+    """
+    if engine.device == "cpu":
+        return ()
+    gpus = tuple(gpu for gpu in power.list_gpus() if gpu.uuid in job.gpus)
+    if len(gpus) != len(job.gpus):
+        raise EngineError(
+            "the measuring interpreter does not see the GPUs that were chosen", "install nvidia-ml-py into it"
+        )
+    return gpus
 
 
 def _steps(

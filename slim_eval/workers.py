@@ -49,8 +49,15 @@ class Outcome:
     def describe(self) -> str:
         """One line: signal or status, and its last words."""
         status = self.status
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
         return f"{self.last_words} ({how})" if self.last_words else f"the worker ended with {how}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
 
 
 def run(
@@ -107,7 +114,8 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     paths = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     variables = {
-        **os.environ,
+        # Logging is done here: no engine, and no code that comes with a model, is handed its key.
+        **{name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"},
         # Another interpreter finds this package even where it is not installed there.
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_eval.analysis.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of
 from slim_eval.errors import UsageError
-from slim_eval.results import Cell, Results, find_results
+from slim_eval.results import Cell, Results, find_results, require_writable
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     """Read all results below a folder and write tables and plots.
 
     Raises:
-        UsageError: The folder is missing, or holds no measurement.
+        UsageError: The folder is missing or holds no measurement, or the other one cannot be written.
     """
     from slim_eval.analysis import plots, tables
 
+    require_writable(config.output_dir, "--output-dir")
     results, cells = _measured(config.input_dir)
     rows = rows_of(cells)
     tasks, advice = _tasks(config, cells)

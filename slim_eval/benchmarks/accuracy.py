@@ -21,6 +21,7 @@ from typing import Any
 
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import AccuracyConfig
+from slim_eval.demo import TASKS_DIR
 from slim_eval.engines.base import Engine
 from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
 from slim_eval.results import AccuracyMetrics, Measurement
@@ -42,7 +43,6 @@ _UNSUPPORTED = {
     "MULTIMODAL": "needs images or sound, and slim-eval serves text",
 }
 
-_DEMO_TASKS = Path(__file__).resolve().parents[1] / "demo" / "tasks"
 _DEFINITION = re.compile(
     rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""", re.MULTILINE
 )
@@ -68,7 +68,7 @@ def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
     """
     if include_path is not None and not include_path.is_dir():
         raise UsageError(f"--include-path: {include_path} is not a folder", "give the folder that holds the task YAML")
-    folders = [_lm_eval_tasks(), _DEMO_TASKS, *([include_path] if include_path else [])]
+    folders = [_lm_eval_tasks(), TASKS_DIR, *([include_path] if include_path else [])]
     known = set[str]().union(*map(_defined_names, folders))
     if set(tasks) <= known:
         return
@@ -350,7 +350,7 @@ def _manager_of(task: str, include_path: Path | None) -> Any:
     A group of the user's own may name lm-eval's tasks; a plain task names no other, nor do the embedded model's groups.
     """
     small = _task_manager(include_path, builtin=False)
-    if task in small.all_subtasks or task in _defined_names(_DEMO_TASKS):
+    if task in small.all_subtasks or task in _defined_names(TASKS_DIR):
         return small
     return _task_manager(include_path, builtin=True)
 
@@ -363,7 +363,7 @@ def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
     if not hasattr(TaskManager, "load"):
         raise MissingPackageError("lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", _INSTALL)
     extra = [include_path] if include_path is not None else []
-    return TaskManager(include_path=[_DEMO_TASKS, *extra], include_defaults=builtin)
+    return TaskManager(include_path=[TASKS_DIR, *extra], include_defaults=builtin)
 
 
 @contextmanager

@@ -132,9 +132,9 @@ def _latency(iterations: list[_Iteration], batch_size: int) -> dict[str, Any]:
 def _requests(iterations: list[_Iteration]) -> dict[str, Any]:
     requests = [generation for iteration in iterations for generation in iteration.generations]
     return {
-        **_keys("ttft_s", summarize(request.ttft_s for request in requests)),
-        **_keys("tpot_s", summarize(request.tpot_s for request in requests)),
-        **_keys("e2e_latency_s", summarize(request.e2e_s for request in requests)),
+        **_keys("ttft_s", summarize((request.ttft_s for request in requests), len(iterations))),
+        **_keys("tpot_s", summarize((request.tpot_s for request in requests), len(iterations))),
+        **_keys("e2e_latency_s", summarize((request.e2e_s for request in requests), len(iterations))),
         "prompt_tokens": summarize(request.prompt_tokens for request in requests).mean,
         "output_tokens": summarize(request.output_tokens for request in requests).mean,
     }
@@ -187,6 +187,6 @@ def _samples(iterations: list[_Iteration]) -> Iterator[dict[str, Any]]:
 def _notes(iterations: int, batch_size: int) -> Iterable[str]:
     for q in (95, 99):
         if iterations < resolving_count(q):
-            yield f"p{q}_latency_s is the maximum: {iterations} iterations are fewer than {resolving_count(q)}"
+            yield f"every p{q} is the maximum: {iterations} iterations are fewer than {resolving_count(q)}"
     if batch_size > 1:
         yield f"TTFT includes queueing: {batch_size} requests start at once"

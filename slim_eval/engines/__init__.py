@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from slim_eval.config import EngineChoice, Precision
+from slim_eval.config import EngineChoice, EngineConfig, Precision
 from slim_eval.engines.base import Engine, Generation, LoadRequest, MemoryReport
-from slim_eval.errors import EngineError, MissingPackageError
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError
 
 if TYPE_CHECKING:
     from slim_eval.engines.vllm import VllmPlatform
 
-__all__ = ["Engine", "EngineDecision", "Generation", "LoadRequest", "MemoryReport", "choose", "load"]
-
-INSTALL = 'pip install "slim-eval[all]" (without a GPU: pip install "slim-eval[cpu]")'
+__all__ = ["Engine", "EngineDecision", "Generation", "LoadRequest", "MemoryReport", "check", "choose", "load"]
 
 #: Engine -> the module that loads it, opened late.
 _MODULES = {"vllm": "slim_eval.engines.vllm", "transformers": "slim_eval.engines.transformers"}
@@ -68,6 +66,15 @@ def choose(requested: EngineChoice, precision: Precision) -> EngineDecision:
     if obstacle is not None:
         return _transformers(f"{obstacle}, so Transformers serves")
     return EngineDecision("vllm", f"vLLM is installed and runs {precision.value} on this machine")
+
+
+def check(decision: EngineDecision, config: EngineConfig) -> None:
+    """Refuse options that the engine does not take, before anything is quantized or loaded.
+
+    Raises:
+        UsageError: An unknown engine argument, or more GPUs than it can use.
+    """
+    importlib.import_module(_MODULES[decision.name]).check(config)
 
 
 def load(decision: EngineDecision, request: LoadRequest) -> Engine:

@@ -86,6 +86,7 @@ class Engine(Protocol):
         name: ``vllm`` or ``transformers``.
         version: Version of the engine.
         dtype: Of weights and activations as loaded, e.g. ``bfloat16``.
+        device: What computes: ``cuda`` or ``cpu``.
         kernels: ``native``, or ``emulated`` where quantized arithmetic is imitated in 16 bit.
         max_model_len: Context window in tokens.
         load_time_s: From start to ready, seconds.
@@ -95,6 +96,7 @@ class Engine(Protocol):
     name: str
     version: str
     dtype: str
+    device: str
     kernels: str
     max_model_len: int
     load_time_s: float

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from slim_eval.config import EngineConfig
 from slim_eval.engines.base import Generation, LoadRequest, MemoryReport
 from slim_eval.engines.memory import resident_memory
-from slim_eval.errors import EngineError, MissingPackageError
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import describe
 from slim_eval.utils import GIB, MIB
 
@@ -22,7 +23,20 @@ _EMULATED = (
     "deployment; its accuracy does"
 )
 _OUT_OF_MEMORY = "lower the batch size or --max-new-tokens, or use a larger device"
-_LOAD_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError)
+_LOAD_FAILURES = (OSError, ValueError, RuntimeError)
+
+
+def check(config: EngineConfig) -> None:
+    """Refuse what this engine cannot do.
+
+    Raises:
+        UsageError: More than one GPU was asked for.
+    """
+    if config.tensor_parallel_size > 1:
+        raise UsageError(
+            f"the Transformers engine uses one GPU, not {config.tensor_parallel_size}",
+            "use --engine vllm, or leave --tensor-parallel-size at 1",
+        )
 
 
 def load(request: LoadRequest) -> TransformersEngine:
@@ -33,11 +47,7 @@ def load(request: LoadRequest) -> TransformersEngine:
         MissingPackageError: A package that the checkpoint needs is not installed.
     """
     config = request.config
-    if config.tensor_parallel_size > 1:
-        raise EngineError(
-            f"the Transformers engine uses one GPU, not {config.tensor_parallel_size}",
-            "use --engine vllm, or leave --tensor-parallel-size at 1",
-        )
+    check(config)
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -78,6 +88,7 @@ class TransformersEngine:
         self.version: str = transformers.__version__
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
+        self.device: str = model.device.type
         self.kernels = "emulated" if quantized else "native"
         self.load_time_s = 0.0
         self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
@@ -226,7 +237,7 @@ def _up_to_eos(tokens: list[int], eos: set[int]) -> list[int]:
 
 def _missing(error: ImportError) -> MissingPackageError:
     name = error.name or ("compressed-tensors" if "compressed" in str(error) else "transformers")
-    return MissingPackageError(name, "serving this model", 'pip install "slim-eval[all]"')
+    return MissingPackageError(name, "serving this model", INSTALL)
 
 
 def _translate(error: BaseException, what: str) -> EngineError:

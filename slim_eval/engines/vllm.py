@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from slim_eval.config import EngineConfig
 from slim_eval.engines import vllm_errors
 from slim_eval.engines.base import Generation, LoadRequest, MemoryReport
 from slim_eval.engines.distribution import distribution_named_vllm
 from slim_eval.engines.memory import resident_memory, served_bytes
-from slim_eval.errors import EngineError, MissingPackageError
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import describe
 from slim_eval.utils import GIB, MIB, did_you_mean
 
@@ -50,7 +51,7 @@ _OWN_ARGUMENTS = {
 _EXIT_TIMEOUT_S = 15.0
 
 #: What comes out of vLLM beside its own exceptions: pydantic's validation, torch's memory, dead children.
-_FAILURES = (ValueError, RuntimeError, TypeError, AssertionError, OSError)
+_FAILURES = (ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def load(request: LoadRequest) -> VllmEngine:
     try:
         from vllm import LLM
     except ImportError as error:
-        raise MissingPackageError(error.name or "vllm", "the vLLM engine", 'pip install "slim-eval[all]"') from error
+        raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
     arguments = _arguments(request)
     log = vllm_errors.LogTail()
     start = time.perf_counter()
@@ -159,6 +160,7 @@ class VllmEngine:
         self._llm: Any = llm
         self._request = request
         self._on_cpu = on_cpu
+        self.device = "cpu" if on_cpu else "cuda"
         self._log = vllm_errors.LogTail()
         self._processes = _engine_processes()
         self.notes: tuple[str, ...] = ()
@@ -249,18 +251,30 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*_FAILURES, EngineDeadError, getattr(exceptions, "VLLMError", ValueError))
 
 
-def _arguments(request: LoadRequest) -> dict[str, Any]:
+def check(config: EngineConfig) -> None:
+    """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself.
+
+    Raises:
+        UsageError: Naming the argument, and the nearest known ones.
+    """
+    if not config.engine_args:
+        return
+    _prepare_environment()
     from vllm import EngineArgs
 
-    config = request.config
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in config.engine_args:
         if name in _OWN_ARGUMENTS:
             option = _OWN_ARGUMENTS[name]
             remedy = f"use {option}" if option else "leave it out: the measurements rest on it"
-            raise EngineError(f"engine argument {name!r} is set by slim-eval itself", remedy)
+            raise UsageError(f"--engine-arg {name}: is set by slim-eval itself", remedy)
         if name not in known:
-            raise EngineError(f"vLLM has no engine argument {name!r}", did_you_mean(name, known))
+            raise UsageError(f"--engine-arg {name}: vLLM has no such engine argument", did_you_mean(name, known))
+
+
+def _arguments(request: LoadRequest) -> dict[str, Any]:
+    config = request.config
+    check(config)
     arguments = {
         "model": str(request.checkpoint),
         "dtype": describe(request.checkpoint).dtype,  # its own 16-bit dtype; bfloat16 for a float32 checkpoint

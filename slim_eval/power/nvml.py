@@ -148,7 +148,8 @@ class _Window(threading.Thread):
         counter = None if first is None or last is None else last - first
         integral = integral_joules(self._samples)
         moved = counter is not None and counter > 0
-        joules, source = (counter, "nvml-counter") if moved or integral is None else (integral, "nvml-integral")
+        # A counter that stands still measured nothing: its 0 J are no number.
+        joules, source = (counter, "nvml-counter") if moved else (integral, "nvml-integral")
         difference = disagreement(counter, integral)
         reasons = window_reasons(ended - began)
         if counter is not None and not moved:

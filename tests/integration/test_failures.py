@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from slim_eval.demo import TASKS_DIR
+from slim_eval.demo import MODEL_DIR, TASKS_DIR
 from tests.commands import QUICK, Run, run_command
 
 TASK = """
@@ -69,20 +72,45 @@ def test_the_others_still_run(broken_run: Run, name: str) -> None:
     assert (broken_run.cell("fp16") / f"{name}.json").exists()
 
 
-def test_weights_that_cannot_be_loaded(tmp_path: Path) -> None:
-    from slim_eval.demo import MODEL_DIR
-
+def test_weights_that_are_cut_off_are_named_before_anything_runs(tmp_path: Path) -> None:
     for name in ("sound", "broken"):
         shutil.copytree(MODEL_DIR, tmp_path / name)
     weights = tmp_path / "broken" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
+    process = run_command("run", "--models", "./broken ./sound", "--engine", "transformers", *QUICK, cwd=tmp_path)
+    assert process.returncode == 2
+    assert "model.safetensors" in process.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_engine_that_does_not_start_leaves_the_other_model_to_be_measured(tmp_path: Path) -> None:
+    for name in ("sound", "broken"):
+        shutil.copytree(MODEL_DIR, tmp_path / name)
+    (tmp_path / "broken" / "tokenizer.json").write_text("{}")
     process = run_command(
         "run", "--models", "./broken ./sound", "--tasks", "performance", "--engine", "transformers", *QUICK,
         "--no-wandb-enabled", cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 1
+    assert "Traceback" not in process.stderr
     assert not list((tmp_path / "outputs" / "broken").glob("*/performance.json"))
+    assert list((tmp_path / "outputs" / "broken").glob("*/performance.error.json"))
     assert list((tmp_path / "outputs" / "sound").glob("*/performance.json"))
+
+
+def test_a_run_told_to_end_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "slim_eval", "run", "--models", "demo", "--tasks", "performance", "--engine",
+               "transformers", "--num-runs", "100000", "--no-wandb-enabled"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "performance" not in (line := process.stderr.readline()) or "…" not in line:
+            assert line, "the run ended before it measured"
+        workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert workers
+        process.terminate()
+        process.stderr.read()
+    assert process.returncode == 130
+    assert not [pid for pid in workers if psutil.pid_exists(pid)]
 
 
 def test_the_demo_tasks_are_found_without_include_path() -> None:

@@ -25,6 +25,7 @@ class PlannedEngine:
     version = "1"
     dtype = "float32"
     kernels = "native"
+    device = "cpu"
     max_model_len = 4096
     load_time_s = 0.0
     notes: tuple[str, ...] = ()

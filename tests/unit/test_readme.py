@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def test_every_option_stands_in_the_readme(leaf: tuple[tuple[str, ...], object, 
     _, shown = _default(field)  # type: ignore[arg-type]
     if isinstance(shown, str):
         assert f"`{shown}`" in row
+
+
+def test_nothing_is_left_to_fill_in_and_pictures_exist() -> None:
+    assert "@@" not in README
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (Path(__file__).parents[2] / path).exists(), path
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs/metrics.md", "constraints.txt"])

@@ -45,8 +45,9 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_offline_runs_are_read_back(tmp_path: Path) -> None:
+def test_offline_runs_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
+    monkeypatch.setattr("sys.argv", ["slim-eval", "run", "--wandb-api-key", KEY])
     run = config(project="precisions", api_key=KEY)
     tracking.open_tracker(run.tracking, notes.append)(CELL, run)
     assert notes == []

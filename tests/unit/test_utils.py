@@ -14,8 +14,8 @@ from slim_eval.utils import atomic_path, did_you_mean, full_name, short_name, sl
     ("model", "short", "full"),
     [
         ("meta-llama/Llama-3.2-3B", "Llama-3.2-3B", "meta-llama--Llama-3.2-3B"),
-        ("/models/my model/", "my_model", "models--my_model"),
-        ("./Tiny", "Tiny", "--Tiny"),
+        ("/models/my model/", "my_model", "my_model-985ca6fb"),
+        ("./Tiny", "Tiny", "Tiny-4d660f09"),
         ("demo", "demo", "demo"),
         ("a/..", "_", "a--"),
         ("a/名前", "名前", "a--名前"),

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from slim_eval import protocol, workers
-from slim_eval.config import EngineChoice, Precision
+from slim_eval.config import EngineChoice, EngineConfig, Precision
 from slim_eval.errors import SlimEvalError
 
-JOB = protocol.CheckJob(engine=EngineChoice.TRANSFORMERS, precisions=(Precision.FP16,), tasks=(), include_path=None)
+ENGINE = EngineConfig(engine=EngineChoice.TRANSFORMERS)
+JOB = protocol.CheckJob(engine=ENGINE, precisions=(Precision.FP16,), tasks=(), include_path=None)
 
 
 def interpreter(folder: Path, body: str) -> Path:

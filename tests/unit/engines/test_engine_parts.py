@@ -14,7 +14,7 @@ from slim_eval.config import EngineConfig
 from slim_eval.engines import LoadRequest, transformers, vllm
 from slim_eval.engines.distribution import distribution_named_vllm
 from slim_eval.engines.memory import resident_memory, served_bytes
-from slim_eval.errors import EngineError
+from slim_eval.errors import UsageError
 from tests.standins.tiny_models import make_checkpoint
 
 
@@ -71,19 +71,19 @@ def test_weights_are_counted_as_they_are_served(tmp_path: Path, checkpoint: Path
 @pytest.mark.parametrize(
     ("arguments", "cause", "remedy"),
     [
-        ({"max_num_seq": 4}, "no engine argument 'max_num_seq'", "max_num_seqs"),
-        ({"max_model_len": 4}, "set by slim-eval itself", "use --max-model-len"),
-        ({"disable_log_stats": True}, "set by slim-eval itself", "leave it out"),
+        ({"max_num_seq": 4}, "max_num_seq: vLLM has no such engine argument", "max_num_seqs"),
+        ({"max_model_len": 4}, "is set by slim-eval itself", "use --max-model-len"),
+        ({"disable_log_stats": True}, "is set by slim-eval itself", "leave it out"),
     ],
 )
 def test_engine_arguments_are_checked(checkpoint: Path, arguments: dict[str, object], cause: str, remedy: str) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    with pytest.raises(EngineError, match=cause) as refused:
+    with pytest.raises(UsageError, match=cause) as refused:
         vllm.load(LoadRequest(checkpoint, EngineConfig(engine_args=arguments), 64))
     assert remedy in refused.value.remedy
 
 
 def test_transformers_uses_one_gpu(checkpoint: Path) -> None:
-    with pytest.raises(EngineError, match="uses one GPU") as refused:
+    with pytest.raises(UsageError, match="uses one GPU") as refused:
         transformers.load(LoadRequest(checkpoint, EngineConfig(tensor_parallel_size=2), 64))
     assert "--engine vllm" in refused.value.remedy

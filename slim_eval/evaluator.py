@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slim_eval import checkpoints, environment, models, power, protocol, results, tracking, workers
+from slim_eval import checkpoints, environment, models, power, protocol, records, results, tracking, workers
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Display, Failure, open_display
 from slim_eval.demo.defaults import adapt
@@ -372,8 +372,8 @@ class _CellRun:
         """Record a failed stage: an error file for each record that it would have made."""
         self._failures.append(Failure(self._cell.name, stage, cause, remedy, self._log))
         for name in names:
-            record = results.ErrorRecord(
-                schema_version=results.SCHEMA_VERSION,
+            record = records.ErrorRecord(
+                schema_version=records.SCHEMA_VERSION,
                 model=self._cell.source.name,
                 precision=self._cell.precision.value,
                 quantization_scheme=checkpoints.scheme_name(self._cell.precision),

@@ -122,12 +122,11 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
 
 
-def fetch(source: ModelSource, tqdm_class: type[Any] | None = None) -> ModelSource:
+def fetch(source: ModelSource) -> ModelSource:
     """Bring the whole checkpoint to this machine, pinned to the commit that `resolve` saw.
 
     Args:
         source: A resolved model.
-        tqdm_class: Shows the download; None shows nothing.
 
     Returns:
         The source with its `path`.
@@ -145,7 +144,7 @@ def fetch(source: ModelSource, tqdm_class: type[Any] | None = None) -> ModelSour
             revision=source.revision,
             allow_patterns=list(_WANTED),
             ignore_patterns=list(_UNWANTED),
-            tqdm_class=tqdm_class or _silent_tqdm(),
+            tqdm_class=_silent_tqdm(),
         )
     path = Path(folder)
     if not (path / _INDEX_FILE).exists() and not any(path.glob("*.safetensors")):

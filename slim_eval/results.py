@@ -1,4 +1,4 @@
-"""The records a run leaves behind: their fields, their JSON files, their folders. Reader and writer in one place.
+"""Where records stand on disk: their folders and files; reader and writer in one place.
 
     {output_dir}/{model}/{model}_{precision}/
         performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
@@ -6,10 +6,7 @@
         {name}.error.json                                 a benchmark that failed: cause, remedy, where its log is
         run.log                                           the engine's own output
 
-Keys are flat. Those of the files published with SLiM-Eval 0.1.3 (`performance.json` and so on, without
-``schema_version``) keep their names and meaning, so that old and new results stand in one table. A metric that was not
-measured is ``None`` (JSON ``null``), never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB (2**20 bytes),
-``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``.
+The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0.
 """
 
 from __future__ import annotations
@@ -23,165 +20,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.records import (
+    SCHEMA_VERSION,
+    AccuracyRecord,
+    EnergyRecord,
+    ErrorRecord,
+    Metadata,
+    PerformanceRecord,
+    Record,
+)
 from slim_eval.utils import atomic_path, full_name, short_name, slug, write_text
 
-SCHEMA_VERSION = 1
 RUN_LOG = "run.log"
 _ERROR_SUFFIX = ".error.json"
 _SAMPLES_SUFFIX = ".samples.jsonl.gz"
-
-
-class _Model(BaseModel):
-    # Keys of a newer minor schema are kept out, not refused: an old reader still reads what it knows.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Metadata(_Model):
-    """What was measured, with what, where: the head of every record. ``None`` is "not known"."""
-
-    schema_version: int = 0  # 0: a file published before slim-eval had a schema
-    model: str
-    precision: str
-    quantization_scheme: str | None = None
-    timestamp: str | None = None  # ISO 8601, UTC
-    num_parameters: int | None = None
-    num_parameters_b: float | None = None  # num_parameters / 1e9
-    model_size_gb: float | None = None  # weight files on disk
-    revision: str | None = None  # commit of the model on the hub
-    engine: str | None = None
-    engine_version: str | None = None
-    engine_reason: str | None = None  # why this engine
-    dtype: str | None = None  # of activations, e.g. "bfloat16"
-    kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
-    environment: dict[str, Any] | None = None
-    config: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-
-
-class PerformanceMetrics(_Model):
-    """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
-
-    mean_latency_s: float | None = None
-    median_latency_s: float | None = None
-    p95_latency_s: float | None = None
-    p99_latency_s: float | None = None
-    std_latency_s: float | None = None
-    tokens_per_second: float | None = None  # output tokens / iteration wall time
-    ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
-    median_ttft_s: float | None = None
-    p95_ttft_s: float | None = None
-    p99_ttft_s: float | None = None
-    std_ttft_s: float | None = None
-    tpot_s: float | None = None
-    median_tpot_s: float | None = None
-    p95_tpot_s: float | None = None
-    p99_tpot_s: float | None = None
-    std_tpot_s: float | None = None
-    e2e_latency_s: float | None = None
-    median_e2e_latency_s: float | None = None
-    p95_e2e_latency_s: float | None = None
-    p99_e2e_latency_s: float | None = None
-    std_e2e_latency_s: float | None = None
-    mean_peak_mem_mb: float | None = None
-    mean_avg_mem_mb: float | None = None
-    memory_source: str | None = None  # how the two above were read
-    weights_gb: float | None = None
-    kv_cache_gb: float | None = None
-    kv_cache_tokens: int | None = None
-    max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
-    max_model_len: int | None = None
-    load_time_s: float | None = None
-    batch_size: int | None = None
-    num_warmup: int | None = None  # requests, after rounding to full batches
-    num_runs: int | None = None  # requests, after rounding to full batches
-    num_iterations: int | None = None
-    prompt_tokens: float | None = None  # a request, mean
-    output_tokens: float | None = None  # a request, mean
-
-
-class EnergyMetrics(_Model):
-    """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
-
-    energy_joules: float | None = None  # gross
-    energy_joules_net: float | None = None  # minus idle power x duration
-    energy_kwh: float | None = None
-    joules_per_output_token: float | None = None
-    joules_per_total_token: float | None = None
-    tokens_per_joule: float | None = None  # output tokens
-    energy_per_query_j: float | None = None
-    avg_power_watts: float | None = None
-    min_power_watts: float | None = None
-    max_power_watts: float | None = None
-    std_power_watts: float | None = None
-    idle_power_watts: float | None = None
-    duration_seconds: float | None = None
-    energy_source: str | None = None  # "nvml-counter", "nvml-integral", "codecarbon (…)"; None: not measured
-    energy_joules_counter: float | None = None
-    energy_joules_integral: float | None = None
-    counter_disagreement: float | None = None  # |counter - integral| / counter
-    devices: tuple[str, ...] = ()  # UUIDs
-    valid: bool | None = None
-    invalid_reasons: tuple[str, ...] = ()
-    batch_size: int | None = None
-    num_runs: int | None = None
-    prompt_tokens: float | None = None  # a request, mean
-    output_tokens: float | None = None  # a request, mean
-
-
-class AccuracyMetrics(_Model):
-    """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
-
-    task: str
-    accuracy: float | None = None
-    metric: str | None = None
-    stderr: float | None = None
-    num_items: int | None = None
-    num_fewshot: int | None = None
-    limit: int | None = None
-    batch_size: int | None = None
-    apply_chat_template: bool | None = None
-    metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
-    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
-    task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version
-    task_hashes: dict[str, str] = Field(default_factory=dict)  # (sub)task -> lm-eval's hash of its items
-    duration_seconds: float | None = None
-
-
-class PerformanceRecord(PerformanceMetrics, Metadata):
-    """`performance.json`."""
-
-
-class EnergyRecord(EnergyMetrics, Metadata):
-    """`energy.json`."""
-
-
-class AccuracyRecord(AccuracyMetrics, Metadata):
-    """`{task}.json`."""
-
-
-class ErrorRecord(Metadata):
-    """`{name}.error.json`: a stage that made no number."""
-
-    stage: str
-    cause: str
-    remedy: str = ""
-    log: str | None = None  # path of the engine's output, relative to the record
-
-
-Record = PerformanceRecord | EnergyRecord | AccuracyRecord
 _RecordT = TypeVar("_RecordT", bound=Metadata)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a benchmark returns: its metrics and the raw samples they were worked out from."""
-
-    metrics: PerformanceMetrics | EnergyMetrics | AccuracyMetrics
-    samples: tuple[Mapping[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
-from slim_eval.results import AccuracyRecord, Cell, Metadata, Record, record_name
+from slim_eval.records import AccuracyRecord, Metadata, Record
+from slim_eval.results import Cell, record_name
 from slim_eval.utils import short_name
 
 Tracker = Callable[[Cell, RunConfig], None]

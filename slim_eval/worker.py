@@ -21,7 +21,7 @@ from slim_eval.benchmarks.base import Progress
 from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.base import Engine
 from slim_eval.errors import EngineError, SlimEvalError, UsageError
-from slim_eval.results import (
+from slim_eval.records import (
     AccuracyMetrics,
     AccuracyRecord,
     EnergyMetrics,
@@ -30,8 +30,8 @@ from slim_eval.results import (
     Metadata,
     PerformanceRecord,
     Record,
-    write_record,
 )
+from slim_eval.results import write_record
 from slim_eval.utils import GIB
 
 _ADVANCE_EVERY_S = 0.2

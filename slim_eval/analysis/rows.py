@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slim_eval.results import AccuracyRecord, Cell, EnergyMetrics, Metadata, PerformanceMetrics
+from slim_eval.records import AccuracyRecord, EnergyMetrics, Metadata, PerformanceMetrics
+from slim_eval.results import Cell
 from slim_eval.utils import short_name
 
 Row = dict[str, Any]

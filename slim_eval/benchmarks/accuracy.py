@@ -24,7 +24,7 @@ from slim_eval.config import AccuracyConfig
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines.base import Engine
 from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
-from slim_eval.results import AccuracyMetrics, Measurement
+from slim_eval.records import AccuracyMetrics, Measurement
 from slim_eval.utils import did_you_mean
 
 #: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.

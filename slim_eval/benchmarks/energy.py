@@ -15,7 +15,7 @@ from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.engines.base import Engine, Generation
 from slim_eval.errors import BenchmarkError
 from slim_eval.power import EnergyReading, Meter, NoMeter
-from slim_eval.results import EnergyMetrics, Measurement
+from slim_eval.records import EnergyMetrics, Measurement
 
 IDLE_SECONDS = 2.0
 JOULES_PER_KWH = 3.6e6

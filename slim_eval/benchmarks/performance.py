@@ -15,10 +15,9 @@ from slim_eval.benchmarks.base import Progress, full_batches, no_progress
 from slim_eval.config import PerformanceConfig
 from slim_eval.engines.base import Engine, Generation, MemoryReport
 from slim_eval.errors import BenchmarkError
-from slim_eval.results import Measurement, PerformanceMetrics
+from slim_eval.records import Measurement, PerformanceMetrics
 from slim_eval.stats import Summary, resolving_count, summarize
 
-_PROGRESS_EVERY_S = 0.25
 _MEMORY_SAMPLES = 20
 
 
@@ -36,7 +35,7 @@ def run(engine: Engine, config: PerformanceConfig, progress: Progress = no_progr
     Args:
         engine: The loaded model.
         config: Prompt, output length, number of requests, batch size.
-        progress: Told of measured requests, at most a few times a second.
+        progress: Told of measured requests after each iteration.
 
     Returns:
         The metrics, and one sample a request: ``iteration, request, wall_s, ttft_s, tpot_s, e2e_s, prompt_tokens,
@@ -53,13 +52,12 @@ def run(engine: Engine, config: PerformanceConfig, progress: Progress = no_progr
     iterations: list[_Iteration] = []
     memory: list[MemoryReport] = []
     total = full_batches(config.num_runs, config.batch_size)
-    told = _Throttled(progress)
-    told(0, total * config.batch_size)
+    progress(0, total * config.batch_size)
     for index in range(total):
         iterations.append(_iterate(engine, prompts, config.max_new_tokens))
         if _is_memory_sample(index, total):
             memory.append(engine.memory())
-        told((index + 1) * config.batch_size, total * config.batch_size)
+        progress((index + 1) * config.batch_size, total * config.batch_size)
     metrics = PerformanceMetrics(
         **_latency(iterations, config.batch_size),
         **_requests(iterations),
@@ -101,20 +99,6 @@ def _iterate(engine: Engine, prompts: list[str], max_new_tokens: int) -> _Iterat
             "see the engine's log; try --engine transformers",
         )
     return _Iteration(wall_s, generations)
-
-
-class _Throttled:
-    """Passes progress on at most a few times a second; the first and the last word always."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._last = float("-inf")
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done >= total or now - self._last >= _PROGRESS_EVERY_S:
-            self._last = now
-            self._progress(done, total)
 
 
 def _is_memory_sample(index: int, total: int) -> bool:

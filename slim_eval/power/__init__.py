@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from slim_eval.config import EnergySource
 from slim_eval.errors import BenchmarkError, MissingPackageError
 from slim_eval.power.carbon import CodeCarbonMeter
-from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, process_memory_mb, process_tree, resolve_gpus
+from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, process_tree, resolve_gpus
 from slim_eval.power.meter import EnergyReading, Meter, NoMeter, PowerSample
 from slim_eval.power.nvml import NvmlMeter, why_not
 
@@ -26,7 +26,6 @@ __all__ = [
     "gpu_facts",
     "list_gpus",
     "open_meter",
-    "process_memory_mb",
     "process_tree",
     "resolve_gpus",
 ]

@@ -154,26 +154,6 @@ def _facts(nvml: Any, gpu: Gpu) -> dict[str, Any]:
     return {**facts, "persistence_mode": None if persistence is None else bool(persistence)}
 
 
-def process_memory_mb(gpus: Iterable[Gpu], pids: Collection[int]) -> tuple[float | None, str]:
-    """GPU memory of the processes given, MiB over all `gpus`, and how it was read.
-
-    Where NVML does not tell processes apart (containers, Windows), all memory in use on the GPUs.
-    """
-    gpus = tuple(gpus)
-    if not gpus:
-        return None, "no GPU"
-    with open_nvml() as nvml:
-        handles = [ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid) for gpu in gpus]
-        listed = [p for h in handles for p in ask(nvml, "nvmlDeviceGetComputeRunningProcesses", h) or ()]
-        used = [p.usedGpuMemory for p in listed if p.pid in pids]
-        if used and None not in used:
-            return sum(used) / MIB, "NVML, by process"
-        memory = [ask(nvml, "nvmlDeviceGetMemoryInfo", h) for h in handles]
-    if None in memory:
-        return None, "NVML does not report memory"
-    return sum(m.used for m in memory) / MIB, "NVML, whole device"
-
-
 def process_tree(root: int | None = None) -> frozenset[int]:
     """Process ids of `root` (this process by default), its descendants and its process group; from /proc."""
     root = os.getpid() if root is None else root

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from slim_eval.benchmarks.accuracy import HEADLINE_METRICS  # noqa: E402
-from slim_eval.results import AccuracyRecord, read_record, read_samples  # noqa: E402
+from slim_eval.records import AccuracyRecord  # noqa: E402
+from slim_eval.results import read_record, read_samples  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402
 from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, write_dataset  # noqa: E402
 

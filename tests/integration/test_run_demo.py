@@ -10,7 +10,8 @@ import pytest
 
 import slim_eval
 from slim_eval.demo import MODEL_DIR, TASKS
-from slim_eval.results import PerformanceRecord, read_record, read_samples
+from slim_eval.records import PerformanceRecord
+from slim_eval.results import read_record, read_samples
 from tests.commands import QUICK, Run, run_command
 
 PRECISIONS = ("fp16", "int8", "int4")

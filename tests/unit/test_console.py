@@ -11,7 +11,8 @@ from rich.console import Console
 
 from slim_eval import protocol
 from slim_eval.console import Display, Failure, LiveDisplay, PlainDisplay
-from slim_eval.results import Cell, PerformanceRecord
+from slim_eval.records import PerformanceRecord
+from slim_eval.results import Cell
 
 EVENTS: list[Any] = [
     protocol.Started(stage="engine"),

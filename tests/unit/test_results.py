@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import ResultFileError
-from slim_eval.results import (
+from slim_eval.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
     EnergyRecord,
@@ -18,6 +18,8 @@ from slim_eval.results import (
     Metadata,
     PerformanceRecord,
     Record,
+)
+from slim_eval.results import (
     cell_directory,
     find_results,
     model_directory,

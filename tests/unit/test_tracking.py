@@ -10,7 +10,8 @@ import pytest
 
 from slim_eval import tracking
 from slim_eval.config import RunConfig, TrackingConfig
-from slim_eval.results import AccuracyRecord, Cell, EnergyRecord, PerformanceRecord
+from slim_eval.records import AccuracyRecord, EnergyRecord, PerformanceRecord
+from slim_eval.results import Cell
 from tests.standins.wandb_file import read_run
 
 KEY = "k" * 40

@@ -48,15 +48,9 @@ def window(
     return answer | {"reading": asdict(reading), "clock": clock}
 
 
-def facts(pids: list[int]) -> dict[str, Any]:
-    """GPUs, what is recorded of them, and memory by process."""
-    gpus = power.list_gpus()
-    own = power.process_tree()
-    return {
-        "facts": power.gpu_facts(gpus),
-        "own": [power.process_memory_mb([gpu], own) for gpu in gpus],
-        "given": power.process_memory_mb(gpus, pids),
-    }
+def facts() -> dict[str, Any]:
+    """What is recorded of each GPU."""
+    return {"facts": power.gpu_facts(power.list_gpus())}
 
 
 def benchmark(idle: float, busy: float, steps: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from slim_eval.results import (
-    SCHEMA_VERSION,
-    AccuracyRecord,
-    Cell,
-    EnergyRecord,
-    PerformanceRecord,
-    cell_directory,
-    write_record,
-)
+from slim_eval.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord
+from slim_eval.results import Cell, cell_directory, write_record
 
 ENVIRONMENT = {"cpu": "Test CPU", "gpus": [{"name": "Test GPU"}]}
 PERFORMANCE = {

@@ -13,7 +13,8 @@ import pytest
 from slim_eval.analysis import analyze, load_results
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
-from slim_eval.results import SCHEMA_VERSION, Cell, ErrorRecord, write_error
+from slim_eval.records import SCHEMA_VERSION, ErrorRecord
+from slim_eval.results import Cell, write_error
 
 FILES = {"complete_results.json", "results_table.csv", "quantization_impact.csv"}
 PLOTS = {f"{name}_comparison.png" for name in ("latency", "memory", "energy", "accuracy")}

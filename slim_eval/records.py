@@ -1,0 +1,166 @@
+"""What a record holds: one class a file, flat keys, units in their names.
+
+Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results stand in one
+table. A metric that was not measured is ``None``, never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB
+(2**20 bytes), ``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``. Definitions: docs/metrics.md. Where records stand on
+disk: `results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class _Model(BaseModel):
+    # Keys of a newer minor schema are kept out, not refused: an old reader still reads what it knows.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Metadata(_Model):
+    """What was measured, with what, where: the head of every record. ``None`` is "not known"."""
+
+    schema_version: int = 0  # 0: a file published before slim-eval had a schema
+    model: str
+    precision: str
+    quantization_scheme: str | None = None
+    timestamp: str | None = None  # ISO 8601, UTC
+    num_parameters: int | None = None
+    num_parameters_b: float | None = None  # num_parameters / 1e9
+    model_size_gb: float | None = None  # weight files on disk
+    revision: str | None = None  # commit of the model on the hub
+    engine: str | None = None
+    engine_version: str | None = None
+    engine_reason: str | None = None  # why this engine
+    dtype: str | None = None  # of activations, e.g. "bfloat16"
+    kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
+    environment: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class PerformanceMetrics(_Model):
+    """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
+
+    mean_latency_s: float | None = None
+    median_latency_s: float | None = None
+    p95_latency_s: float | None = None
+    p99_latency_s: float | None = None
+    std_latency_s: float | None = None
+    tokens_per_second: float | None = None  # output tokens / iteration wall time
+    ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
+    median_ttft_s: float | None = None
+    p95_ttft_s: float | None = None
+    p99_ttft_s: float | None = None
+    std_ttft_s: float | None = None
+    tpot_s: float | None = None
+    median_tpot_s: float | None = None
+    p95_tpot_s: float | None = None
+    p99_tpot_s: float | None = None
+    std_tpot_s: float | None = None
+    e2e_latency_s: float | None = None
+    median_e2e_latency_s: float | None = None
+    p95_e2e_latency_s: float | None = None
+    p99_e2e_latency_s: float | None = None
+    std_e2e_latency_s: float | None = None
+    mean_peak_mem_mb: float | None = None
+    mean_avg_mem_mb: float | None = None
+    memory_source: str | None = None  # how the two above were read
+    weights_gb: float | None = None
+    kv_cache_gb: float | None = None
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
+    max_model_len: int | None = None
+    load_time_s: float | None = None
+    batch_size: int | None = None
+    num_warmup: int | None = None  # requests, after rounding to full batches
+    num_runs: int | None = None  # requests, after rounding to full batches
+    num_iterations: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class EnergyMetrics(_Model):
+    """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
+
+    energy_joules: float | None = None  # gross
+    energy_joules_net: float | None = None  # minus idle power x duration
+    energy_kwh: float | None = None
+    joules_per_output_token: float | None = None
+    joules_per_total_token: float | None = None
+    tokens_per_joule: float | None = None  # output tokens
+    energy_per_query_j: float | None = None
+    avg_power_watts: float | None = None
+    min_power_watts: float | None = None
+    max_power_watts: float | None = None
+    std_power_watts: float | None = None
+    idle_power_watts: float | None = None
+    duration_seconds: float | None = None
+    energy_source: str | None = None  # "nvml-counter", "nvml-integral", "codecarbon (…)"; None: not measured
+    energy_joules_counter: float | None = None
+    energy_joules_integral: float | None = None
+    counter_disagreement: float | None = None  # |counter - integral| / counter
+    devices: tuple[str, ...] = ()  # UUIDs
+    valid: bool | None = None
+    invalid_reasons: tuple[str, ...] = ()
+    batch_size: int | None = None
+    num_runs: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class AccuracyMetrics(_Model):
+    """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
+
+    task: str
+    accuracy: float | None = None
+    metric: str | None = None
+    stderr: float | None = None
+    num_items: int | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    apply_chat_template: bool | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
+    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
+    task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version
+    task_hashes: dict[str, str] = Field(default_factory=dict)  # (sub)task -> lm-eval's hash of its items
+    duration_seconds: float | None = None
+
+
+class PerformanceRecord(PerformanceMetrics, Metadata):
+    """`performance.json`."""
+
+
+class EnergyRecord(EnergyMetrics, Metadata):
+    """`energy.json`."""
+
+
+class AccuracyRecord(AccuracyMetrics, Metadata):
+    """`{task}.json`."""
+
+
+class ErrorRecord(Metadata):
+    """`{name}.error.json`: a stage that made no number."""
+
+    stage: str
+    cause: str
+    remedy: str = ""
+    log: str | None = None  # path of the engine's output, relative to the record
+
+
+Record = PerformanceRecord | EnergyRecord | AccuracyRecord
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a benchmark returns: its metrics and the raw samples they were worked out from."""
+
+    metrics: PerformanceMetrics | EnergyMetrics | AccuracyMetrics
+    samples: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()

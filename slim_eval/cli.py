@@ -187,8 +187,10 @@ def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
                 return UsageError(f"{flag}: unknown value {wrong!r}", f"known: {', '.join(known)}")
             if first["type"] in ("too_short", "missing") or wrong in ("", ()):
                 return UsageError(f"{flag}: nothing was given", f"name at least one: {flag} VALUE")
+            # Our own validators name what is wrong; the value itself may be a secret.
             reason = first["msg"].removeprefix("Value error, ")
-            return UsageError(f"{flag}: {wrong!r}: {reason}", f"see slim-eval --help: {field.description}")
+            what = reason if first["type"] == "value_error" else f"{wrong!r}: {reason}"
+            return UsageError(f"{flag}: {what}", f"see slim-eval --help: {field.description}")
     return UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 

@@ -230,7 +230,7 @@ def analyze(config: AnalysisConfig) -> None:
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Where results are written.")] = Path("outputs/demo-run"),
     quantized_models_dir: Annotated[Path, typer.Option(help="Where quantized checkpoints are kept.")] = Path(
-        "quantized-models"
+        "quantized-models/demo-run"  # made from fewer samples than a run's, which would refuse them
     ),
     analysis_dir: Annotated[Path, typer.Option(help="Where tables and plots are written.")] = Path(
         "analysis_results/demo-run"

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 
 class Precision(str, Enum):
@@ -124,11 +124,27 @@ class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
     panel: ClassVar[str] = "Performance benchmark"
-    num_warmup: int = setting(10, "Requests before measurement; rounded up to full batches.", ge=0)
+    num_warmup: int = setting(10, "Requests before measurement, at least; more where times still drift.", ge=0)
     num_runs: int = setting(500, "Measured requests; rounded up to full batches.", ge=1)
     batch_size: int = setting(8, "Concurrent requests an iteration.", ge=1)
     prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
+    input_len: int | None = setting(
+        None, "Length in tokens of synthetic prompts, random and all different, in place of --prompt.", ge=1
+    )
     max_new_tokens: int = setting(256, "Tokens to generate a request, always exactly this many.", ge=1)
+    target_ci: float | None = setting(
+        None,
+        "Stop once the 95 % intervals of TPOT and throughput are within this share of the mean, e.g. 0.02; --num-runs "
+        "is then the most.",
+        gt=0,
+        lt=1,
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompt(self) -> PerformanceConfig:
+        if self.input_len is not None and "prompt" in self.model_fields_set:
+            raise ValueError("--prompt and --input-len exclude each other")
+        return self
 
 
 class EnergyConfig(Config):
@@ -156,6 +172,9 @@ class AccuracyConfig(Config):
     )
     include_path: Path | None = setting(None, "A folder with lm-eval task YAML of your own.")
     apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
+    margin_pp: float = setting(
+        1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
+    )
 
     def batch_size_of(self, task: str) -> int:
         """Batch size of a task: its own where one was given, else the global one. Dashes count as underscores."""

@@ -227,8 +227,8 @@ def _took(since: float | None, clock: float) -> str:
 def show_cells(cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
     """The closing table on stdout, one row a cell; failures on stderr."""
     if cells:
-        from slim_eval.analysis.rows import rows_of
         from slim_eval.analysis.terminal import comparison_table
+        from slim_eval.rows import rows_of
 
         out = Console(highlight=False)
         out.print(comparison_table(rows_of(cells)))

@@ -44,6 +44,10 @@ class Metadata(_Model):
     notes: tuple[str, ...] = ()
 
 
+#: Key of a metric -> its 95 % interval, in the metric's own unit.
+Intervals = dict[str, tuple[float, float]]
+
+
 class PerformanceMetrics(_Model):
     """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
 
@@ -74,13 +78,22 @@ class PerformanceMetrics(_Model):
     weights_gb: float | None = None
     kv_cache_gb: float | None = None
     kv_cache_tokens: int | None = None
+    kv_cache_bytes_per_token: float | None = None
     max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
+    concurrency_by_context: dict[int, int] = Field(default_factory=dict)  # tokens a request -> requests that fit
     max_model_len: int | None = None
     load_time_s: float | None = None
+    mbu: float | None = None  # model bandwidth utilisation, a share of memory_bandwidth_gb_s
+    memory_bandwidth_gb_s: float | None = None  # of all devices together, 10**9 bytes a second
     batch_size: int | None = None
-    num_warmup: int | None = None  # requests, after rounding to full batches
-    num_runs: int | None = None  # requests, after rounding to full batches
+    num_warmup: int | None = None  # requests before the measured ones
+    warmup_stable: bool | None = None  # no drift left in what was measured; None: too few iterations to tell
+    num_runs: int | None = None  # measured requests
     num_iterations: int | None = None
+    stop_reason: str | None = None  # why no more requests were measured
+    target_ci: float | None = None  # share of the mean that was asked for
+    input_len: int | None = None  # of synthetic prompts
+    intervals: Intervals = Field(default_factory=dict)
     prompt_tokens: float | None = None  # a request, mean
     output_tokens: float | None = None  # a request, mean
 
@@ -105,11 +118,19 @@ class EnergyMetrics(_Model):
     energy_joules_counter: float | None = None
     energy_joules_integral: float | None = None
     counter_disagreement: float | None = None  # |counter - integral| / counter
+    min_sm_clock_mhz: float | None = None
+    mean_sm_clock_mhz: float | None = None
+    mean_memory_clock_mhz: float | None = None
+    mean_temperature_celsius: float | None = None
+    max_temperature_celsius: float | None = None
+    throttle_reasons: dict[str, float] = Field(default_factory=dict)  # reason -> share of the samples
+    intervals: Intervals = Field(default_factory=dict)
     devices: tuple[str, ...] = ()  # UUIDs
     valid: bool | None = None
     invalid_reasons: tuple[str, ...] = ()
     batch_size: int | None = None
     num_runs: int | None = None
+    num_lead_in: int | None = None  # requests before the window opened
     prompt_tokens: float | None = None  # a request, mean
     output_tokens: float | None = None  # a request, mean
 
@@ -121,6 +142,8 @@ class AccuracyMetrics(_Model):
     accuracy: float | None = None
     metric: str | None = None
     stderr: float | None = None
+    clustered_stderr: float | None = None  # items of one subtask may succeed and fail together
+    intervals: Intervals = Field(default_factory=dict)
     num_items: int | None = None
     num_fewshot: int | None = None
     limit: int | None = None

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_eval.analysis.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of
 from slim_eval.errors import UsageError
 from slim_eval.results import Cell, Results, find_results, require_writable
+from slim_eval.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from slim_eval.analysis import style
-from slim_eval.analysis.compare import Doubt
+from slim_eval.comparison.rules import Doubt
 
 NOT_MEASURED = "not measured"
 _FEW_BARS = 24

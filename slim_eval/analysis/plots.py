@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from slim_eval.analysis.bars import Bar, BarChart, BarPanel, grouped_bars
-from slim_eval.analysis.compare import Doubt, baseline_of, doubts
-from slim_eval.analysis.rows import Row
+from slim_eval.comparison.rules import Doubt, baseline_of, doubts
+from slim_eval.rows import Row
 from slim_eval.utils import atomic_path
 
 _LOWER = "lower is better"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from slim_eval.analysis.compare import BASELINE, baseline_of, comparison, no_comparison
-from slim_eval.analysis.rows import Row, tasks_of
+from slim_eval.comparison.rules import BASELINE, baseline_of, comparison, no_comparison
+from slim_eval.rows import Row, tasks_of
 
 _RESULT_COLUMNS = (
     "name", "model", "precision", "engine", "dtype", "hardware", "quantization_scheme", "num_parameters_b",

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from slim_eval.analysis.compare import BASELINE, baseline_of, comparison
-from slim_eval.analysis.rows import Row, tasks_of
 from slim_eval.analysis.style import wrapped_name
+from slim_eval.comparison.rules import BASELINE, baseline_of, comparison
+from slim_eval.rows import Row, tasks_of
 
 _ABSENT = "-"
 

@@ -21,8 +21,8 @@ LAYERS = [
     {"config", "environment", "hub"},
     {"demo", "records"},
     {"results"},
-    {"models", "power"},
-    {"engines", "calibration"},
+    {"models", "power", "rows"},
+    {"engines", "calibration", "comparison"},
     {"benchmarks", "checkpoints"},
     {"protocol", "quantization", "analysis"},
     {"workers", "tracking", "console", "worker"},
@@ -43,6 +43,8 @@ DOORS = {
     "wandb": {"tracking.py"},
     "matplotlib": {"analysis/"},
     "pandas": {"analysis/", "__init__.py"},
+    "scipy": {"stats/"},
+    "statsmodels": {"stats/"},
     "datasets": {"calibration.py", "quantization.py", "benchmarks/accuracy.py"},
 }
 HEAVY = (
@@ -56,6 +58,8 @@ HEAVY = (
     "datasets",
     "wandb",
     "numpy",
+    "scipy",
+    "statsmodels",
 )
 
 

@@ -16,8 +16,8 @@ from matplotlib.patches import Rectangle
 from slim_eval.analysis import style
 from slim_eval.analysis.bars import NOT_MEASURED
 from slim_eval.analysis.plots import FIGURES, PlotData, write_plots
-from slim_eval.analysis.rows import rows_of, tasks_of
 from slim_eval.results import Cell, find_results
+from slim_eval.rows import rows_of, tasks_of
 
 
 def figure(name: str, cells: Sequence[Cell]) -> Figure:

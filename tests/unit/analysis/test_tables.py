@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from slim_eval.analysis.rows import rows_of
 from slim_eval.analysis.tables import quantization_impact, records_of, results_table, tidy_table, to_csv
 from slim_eval.results import Cell
+from slim_eval.rows import rows_of
 
 
 def fields(frame: pd.DataFrame) -> list[dict[str, str]]:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from slim_eval.analysis.rows import rows_of
 from slim_eval.analysis.terminal import comparison_table
 from slim_eval.results import Cell
+from slim_eval.rows import rows_of
 
 
 def show(cells: Sequence[Cell], width: int = 250, **options: Any) -> str:
@@ -92,7 +92,7 @@ def test_a_name_with_brackets_is_shown_as_it_is(make_cell: Callable[..., Cell]) 
 
 def test_the_table_needs_neither_pandas_nor_matplotlib() -> None:
     script = (
-        "import sys; import slim_eval.analysis; from slim_eval.analysis import rows, terminal; "
+        "import sys; import slim_eval.analysis; from slim_eval import rows; from slim_eval.analysis import terminal; "
         "terminal.comparison_table(rows.rows_of([])); "
         "print([name for name in ('pandas', 'matplotlib', 'numpy', 'torch') if name in sys.modules])"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.compare import (
+from slim_eval.comparison.rules import (
     BASIS_PER_RUN,
     BASIS_PER_TOKEN,
     Doubt,
@@ -16,8 +16,8 @@ from slim_eval.analysis.compare import (
     comparison,
     doubts,
 )
-from slim_eval.analysis.rows import Row, rows_of
 from slim_eval.results import Cell
+from slim_eval.rows import Row, rows_of
 
 QUICKER = {"mean_latency_s": 0.1, "tokens_per_second": 1000.0, "ttft_s": 0.01, "tpot_s": 0.002, "weights_gb": 1.0}
 

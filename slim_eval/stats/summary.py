@@ -1,4 +1,4 @@
-"""Pure numerics: arrays in, numbers out. Nothing here knows a benchmark, a file or an engine."""
+"""One sample described: mean, percentiles, spread."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def make_cell(tmp_path: Path) -> Callable[..., Cell]:
 @pytest.fixture(scope="session")
 def published() -> Path:
     """The 13 configurations that were published with SLiM-Eval 0.1.3; they are not part of this repository."""
-    beside = Path(__file__).resolve().parents[4] / "shared" / "published" / "outputs"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "published" / "outputs"
     folder = Path(os.environ.get("SLIM_EVAL_PUBLISHED", str(beside)))
     if not folder.is_dir():
         pytest.skip(f"the published results are not at {folder}; SLIM_EVAL_PUBLISHED can name their folder")

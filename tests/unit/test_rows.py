@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.analysis.rows import ordered_tasks, rows_of, tasks_of
 from slim_eval.results import Cell
+from slim_eval.rows import ordered_tasks, rows_of, tasks_of
 
 
 def test_one_row_a_cell_with_the_same_keys_in_the_same_order(make_cell: Callable[..., Cell]) -> None:

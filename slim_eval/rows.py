@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slim_eval.records import AccuracyRecord, EnergyMetrics, Metadata, PerformanceMetrics
+from slim_eval.records import AccuracyRecord, EnergyMetrics, Intervals, Metadata, PerformanceMetrics
 from slim_eval.results import Cell
 from slim_eval.utils import short_name
 
@@ -28,13 +28,23 @@ IDENTITY = (
 # What a task's columns are called after its name; the first is the headline accuracy, a share from 0 to 1.
 TASK_SUFFIXES = (
     "", "_metric", "_stderr", "_num_items", "_num_fewshot", "_limit", "_apply_chat_template", "_version", "_items_hash",
+    "_ci95_low", "_ci95_high",
 )  # fmt: skip
 _METADATA = tuple(key for key in IDENTITY if key in Metadata.model_fields)
-_PERFORMANCE = tuple(PerformanceMetrics.model_fields)
-_ENERGY = {key: f"energy_{key}" if key in _PERFORMANCE else key for key in EnergyMetrics.model_fields}
+_NESTED = {"intervals", "concurrency_by_context", "throttle_reasons"}
+_PERFORMANCE = tuple(key for key in PerformanceMetrics.model_fields if key not in _NESTED)
+_ENERGY = {
+    key: f"energy_{key}" if key in _PERFORMANCE else key for key in EnergyMetrics.model_fields if key not in _NESTED
+}
+#: Metrics with an interval; each has the columns ``{metric}_ci95_low`` and ``{metric}_ci95_high``.
+INTERVAL_METRICS = (
+    "ttft_s", "tpot_s", "e2e_latency_s", "mean_latency_s", "tokens_per_second", "energy_joules",
+    "joules_per_output_token", "avg_power_watts",
+)  # fmt: skip
+_INTERVALS = tuple(f"{key}_ci95_{end}" for key in INTERVAL_METRICS for end in ("low", "high"))
 _SETTINGS = ("max_new_tokens", "tokens_per_request")
 _ENERGY_SETTINGS = ("energy_engine", "energy_kernels", "energy_hardware", "energy_max_new_tokens")
-METRIC_COLUMNS = (*_PERFORMANCE, *_SETTINGS, *_ENERGY.values(), *_ENERGY_SETTINGS)
+METRIC_COLUMNS = (*_PERFORMANCE, *_SETTINGS, *_ENERGY.values(), *_ENERGY_SETTINGS, *_INTERVALS)
 
 
 def rows_of(cells: Sequence[Cell], tasks: Sequence[str] | None = None) -> list[Row]:
@@ -83,9 +93,21 @@ def _row(cell: Cell, name: str, tasks: Sequence[str]) -> Row:
         row.update(energy_engine=cell.energy.engine, energy_kernels=cell.energy.kernels)
         row.update(energy_hardware=_hardware(cell.energy))
         row.update(energy_max_new_tokens=_setting(cell.energy, "max_new_tokens"))
+    for measured in (cell.performance, cell.energy):
+        row.update(_ends(measured.intervals) if measured is not None else {})
     for task in tasks:
         row.update(_task_columns(task, cell.accuracy.get(task)))
     return row
+
+
+def _ends(intervals: Intervals) -> Row:
+    """The ends of the headline metrics' intervals, a column each."""
+    return {
+        f"{key}_ci95_{end}": value
+        for key in INTERVAL_METRICS
+        if key in intervals
+        for end, value in zip(("low", "high"), intervals[key], strict=True)
+    }
 
 
 def _task_columns(task: str, record: AccuracyRecord | None) -> Row:
@@ -94,6 +116,7 @@ def _task_columns(task: str, record: AccuracyRecord | None) -> Row:
     values = (
         record.accuracy, record.metric, record.stderr, record.num_items, record.num_fewshot, record.limit,
         record.apply_chat_template, record.task_versions.get(task), _digest(record.task_hashes),
+        *record.intervals.get("accuracy", (None, None)),
     )  # fmt: skip
     return {f"{task}{suffix}": value for suffix, value in zip(TASK_SUFFIXES, values, strict=True)}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from slim_eval.analysis.rows import Row
+from slim_eval.rows import Row
 
 BASELINE = "fp16"
 # Above this relative difference in output tokens a request, two latencies are of different work (docs/metrics.md).

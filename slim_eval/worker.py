@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,11 @@ def _steps(
     job: protocol.MeasureJob, engine: Engine, gpus: tuple[power.Gpu, ...]
 ) -> Iterator[tuple[str, Callable[..., Measurement]]]:
     """The stages of a measurement in their order, each with the call that makes its numbers."""
-    from slim_eval.benchmarks import accuracy, performance
+    from slim_eval.benchmarks import accuracy
 
     config = job.config
     if Benchmark.PERFORMANCE in job.benchmarks:
-        yield "performance", partial(performance.run, engine, config.performance)
+        yield "performance", partial(_measure_performance, engine, config, gpus)
     if Benchmark.ENERGY in job.benchmarks:
         yield "energy", partial(_measure_energy, engine, config, gpus)
     if Benchmark.ACCURACY in job.benchmarks:
@@ -159,11 +159,27 @@ def _steps(
             yield task, partial(accuracy.run, engine, task, config.accuracy, config.seed)
 
 
+def _measure_performance(
+    engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress
+) -> Measurement:
+    from slim_eval.benchmarks import performance
+
+    bandwidth = _memory_bandwidth(power.gpu_facts(gpus))
+    return performance.run(engine, config.performance, progress, memory_bandwidth_gb_s=bandwidth, seed=config.seed)
+
+
+def _memory_bandwidth(facts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of all GPUs together, 10**9 bytes a second; None without a GPU, or where one of them does not say."""
+    bandwidths = [gpu.get("memory_bandwidth_gb_s") for gpu in facts]
+    known = [float(bandwidth) for bandwidth in bandwidths if bandwidth is not None]
+    return sum(known) if known and len(known) == len(bandwidths) else None
+
+
 def _measure_energy(engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress) -> Measurement:
     from slim_eval.benchmarks import energy
 
     meter = power.open_meter(config.energy.source, gpus, config.energy.sampling_interval_s)
-    return energy.run(engine, config.energy, config.performance, meter, progress)
+    return energy.run(engine, config.energy, config.performance, meter, progress, seed=config.seed)
 
 
 def _record(

@@ -13,7 +13,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 #: Small sizes for a run whose numbers do not matter, only that they are measured.
 QUICK = (
-    "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "4", "--num-fewshot",
+    "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "80", "--num-fewshot",
     "5", "--accuracy-limit", "40", "--num-calibration-samples", "32",
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ def _engine(row: Mapping[str, Any]) -> str:
 def _energy(row: Mapping[str, Any]) -> str:
     joules = row["joules_per_output_token"]
     if joules is None:
-        return _ABSENT
+        return "invalid" if row["valid"] is False else _ABSENT
     return f"{joules:.3g}{' (invalid)' if row['valid'] is False else ''}"
 
 

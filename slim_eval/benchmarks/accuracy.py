@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import math
 import random
 import re
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slim_eval.benchmarks import outcomes
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.demo import TASKS_DIR
@@ -49,7 +49,6 @@ _DEFINITION = re.compile(
 _NO_ITEMS = "its data set has no items"
 _CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
 _INSTALL = 'pip install "lm-eval>=0.4.12"'
-_LOGLIKELIHOOD_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
 
 
 def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
@@ -206,12 +205,16 @@ class _Reading:
             raise BenchmarkError(f"{self.task}: lm-eval returned no items", "check the task's data set and --limit")
         metrics = self._metrics(self._name)
         headline = self._headline(metrics)
+        accuracy, stderr = metrics.get(headline or ""), metrics.get((headline or "").replace(",", "_stderr,", 1))
+        uncertainty = outcomes.uncertainty(samples, headline, accuracy, stderr)
         used = {self.output["n-shot"].get(leaf) for leaf in self._leaves}
         record = AccuracyMetrics(
             task=self.task,
-            accuracy=metrics.get(headline or ""),
+            accuracy=accuracy,
             metric=headline,
-            stderr=metrics.get((headline or "").replace(",", "_stderr,", 1)),
+            stderr=stderr,
+            clustered_stderr=uncertainty.clustered_stderr,
+            intervals={} if uncertainty.interval is None else {"accuracy": uncertainty.interval},
             num_items=len(samples),
             num_fewshot=used.pop() if len(used) == 1 else None,
             limit=self.config.limit,
@@ -237,7 +240,7 @@ class _Reading:
     def _metrics(self, name: str) -> dict[str, float | None]:
         """Metrics and stderrs of a (sub)task; what is no finite number is None, as is lm-eval's "N/A"."""
         reported = self.output["results"].get(name, {})
-        return {key: _finite(value) for key, value in reported.items() if "," in key}
+        return {key: outcomes.finite(value) for key, value in reported.items() if "," in key}
 
     def _headline(self, metrics: Mapping[str, Any]) -> str | None:
         if (known := HEADLINE_METRICS.get(self.task)) in metrics:
@@ -274,15 +277,8 @@ class _Reading:
         return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
 
     def _items(self, leaf: str) -> list[dict[str, Any]]:
-        """One row an item; lm-eval has one an item and filter."""
         kind = self.output["configs"].get(leaf, {}).get("output_type")
-        items: dict[int, dict[str, Any]] = {}
-        for row in self.output["samples"][leaf]:
-            item = items.setdefault(row["doc_id"], _item(leaf, row, kind))
-            item.update({f"{metric},{row['filter']}": _plain(row[metric]) for metric in row["metrics"]})
-            if "extracted" in item:
-                item["extracted"][row["filter"]] = _plain(row["filtered_resps"][0])
-        return list(items.values())
+        return outcomes.items(leaf, self.output["samples"][leaf], kind)
 
     def _notes(self, metrics: Mapping[str, float | None], headline: str | None) -> Iterator[str]:
         if headline is None:
@@ -295,38 +291,6 @@ class _Reading:
             counts = ", ".join(f"{leaf}: {n}" for leaf, n in list(others.items())[:3])
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             yield f"{self.task}: few-shot examples are fixed by the task ({counts}{more})"
-
-
-def _item(leaf: str, row: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
-    """What an item has whatever the filter."""
-    item = {"task": leaf, **{key: row[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}}
-    item["target"] = _plain(row["target"])
-    if kind in _LOGLIKELIHOOD_TYPES:
-        # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
-        answers = [repeats[0] for repeats in row["resps"]]
-        item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in answers]
-    else:
-        repeats = row["resps"][0]
-        item["response"] = _plain(repeats[0] if len(repeats) == 1 else repeats)
-        item["extracted"] = {}
-    return item
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; NumPy and torch values as the Python numbers they hold."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value if isinstance(value, (int, float)) else str(value)
 
 
 def _lm_eval_tasks() -> Path:

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from slim_eval.config import EngineConfig
 
+#: What a request asks: a text, or token ids that the engine takes as they are, without adding special tokens.
+Prompt = str | tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class LoadRequest:
@@ -79,6 +82,17 @@ class MemoryReport:
     used_mb: float | None = None
 
 
+def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
+    """`Engine.ordinary_tokens` of a tokenizer of Transformers or vLLM.
+
+    Args:
+        tokenizer: Says its vocabulary, special and added tokens.
+        embeddings: Rows of the model's embedding table; a tokenizer may know more tokens than it has.
+    """
+    control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return tuple(sorted({token for token in tokenizer.get_vocab().values() if token < embeddings} - control))
+
+
 class Engine(Protocol):
     """A loaded model that generates. Made by `slim_eval.engines.load`; closed by whoever loaded it.
 
@@ -102,11 +116,11 @@ class Engine(Protocol):
     load_time_s: float
     notes: tuple[str, ...]
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once, without reuse of cached prefixes.
 
         Args:
-            prompts: One text a request.
+            prompts: One a request.
             max_new_tokens: Tokens a request; exactly as many with `ignore_eos`.
             ignore_eos: Go on after the end-of-sequence token, so that all precisions do the same work.
 
@@ -115,8 +129,16 @@ class Engine(Protocol):
         """
         ...
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a prompt as this engine sees it, special tokens included."""
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as this engine sees it; of a text, special tokens included."""
+        ...
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """Token ids that a synthetic prompt may be made of, ascending: the same ones at every precision of a model.
+
+        Those of the tokenizer's own vocabulary that the model has an embedding for, without special and other added
+        tokens, which may control the model.
+        """
         ...
 
     def memory(self) -> MemoryReport:

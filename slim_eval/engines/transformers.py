@@ -6,13 +6,14 @@ numerics of the quantized model, at a speed and size that say nothing about it. 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines.base import Generation, LoadRequest, MemoryReport
+from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.memory import resident_memory
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import describe
@@ -99,11 +100,11 @@ class TransformersEngine:
             (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None), 0
         )
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
         model = self._loaded()
         start = time.perf_counter()
-        encoded = [self._tokenizer(prompt)["input_ids"] for prompt in prompts]
+        encoded = [self._encode(prompt) for prompt in prompts]
         longest = max(map(len, encoded))
         if longest + max_new_tokens > self.max_model_len:
             raise EngineError(
@@ -124,9 +125,13 @@ class TransformersEngine:
             for tokens, row in zip(encoded, rows, strict=True)
         ]
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a prompt, special tokens included."""
-        return len(self._tokenizer(text)["input_ids"])
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; see `Engine.count_tokens`."""
+        return len(self._encode(prompt))
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """What a synthetic prompt may be made of; see `Engine.ordinary_tokens`."""
+        return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
         """Weights as loaded and the peak of the process; Transformers reserves no KV cache. See `Engine.memory`."""
@@ -164,6 +169,16 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("the engine is closed")
         return self._model
+
+    @functools.cached_property
+    def _ordinary_tokens(self) -> tuple[int, ...]:
+        return ordinary_tokens(self._tokenizer, self._loaded().get_input_embeddings().weight.shape[0])
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, tuple):
+            return list(prompt)
+        tokens: list[int] = self._tokenizer(prompt)["input_ids"]
+        return tokens
 
     def _batch(self, encoded: list[list[int]], longest: int) -> dict[str, Any]:
         import torch

@@ -8,6 +8,7 @@ interpreter: good for trying things out, not for numbers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import vllm_errors
-from slim_eval.engines.base import Generation, LoadRequest, MemoryReport
+from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.distribution import distribution_named_vllm
 from slim_eval.engines.memory import resident_memory, served_bytes
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
@@ -167,7 +168,7 @@ class VllmEngine:
         if on_cpu:
             self.notes = ("weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them unseen",)
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
         from vllm import SamplingParams
 
@@ -179,14 +180,18 @@ class VllmEngine:
             skip_reading_prefix_cache=True,
         )
         try:
-            outputs = self._loaded().generate(list(prompts), sampling, use_tqdm=False)
+            outputs = self._loaded().generate([_as_vllm(prompt) for prompt in prompts], sampling, use_tqdm=False)
         except _failures() as error:
             raise vllm_errors.run_error(error, self._log.read()) from error
         return [_generation(output) for output in outputs]
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a prompt, special tokens included."""
-        return len(self._loaded().get_tokenizer().encode(text))
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; see `Engine.count_tokens`."""
+        return len(prompt) if isinstance(prompt, tuple) else len(self._loaded().get_tokenizer().encode(prompt))
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """What a synthetic prompt may be made of; see `Engine.ordinary_tokens`."""
+        return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
         """Weights and KV cache as vLLM's workers hold them; see `Engine.memory`."""
@@ -236,6 +241,11 @@ class VllmEngine:
         _, alive = psutil.wait_procs(self._processes, timeout=_EXIT_TIMEOUT_S)
         for process in alive:
             process.kill()
+
+    @functools.cached_property
+    def _ordinary_tokens(self) -> tuple[int, ...]:
+        llm = self._loaded()
+        return ordinary_tokens(llm.get_tokenizer(), llm.llm_engine.vllm_config.model_config.get_vocab_size())
 
     def _loaded(self) -> Any:
         if self._llm is None:
@@ -289,6 +299,11 @@ def _arguments(request: LoadRequest) -> dict[str, Any]:
         "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
     }
     return {**arguments, **config.engine_args}
+
+
+def _as_vllm(prompt: Prompt) -> Any:
+    """A prompt as `vllm.LLM.generate` takes it."""
+    return {"prompt_token_ids": list(prompt)} if isinstance(prompt, tuple) else prompt
 
 
 def _generation(output: Any) -> Generation:

@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from slim_eval.config import EnergySource
 from slim_eval.errors import BenchmarkError, MissingPackageError
 from slim_eval.power.carbon import CodeCarbonMeter
-from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, process_tree, resolve_gpus
-from slim_eval.power.meter import EnergyReading, Meter, NoMeter, PowerSample
+from slim_eval.power.conditions import Conditions, DeviceState
+from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, memory_bandwidth_gb_s, process_tree, resolve_gpus
+from slim_eval.power.meter import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules
 from slim_eval.power.nvml import NvmlMeter, why_not
 
 __all__ = [
+    "SETTLE_S",
     "CodeCarbonMeter",
+    "Conditions",
+    "DeviceState",
     "EnergyReading",
     "Gpu",
     "Meter",
@@ -24,7 +28,9 @@ __all__ = [
     "NvmlMeter",
     "PowerSample",
     "gpu_facts",
+    "integral_joules",
     "list_gpus",
+    "memory_bandwidth_gb_s",
     "open_meter",
     "process_tree",
     "resolve_gpus",

@@ -39,6 +39,7 @@ class CodeCarbonMeter(Meter):
         self._gpus = tuple(gpus)
         self._interval_s = max(sampling_interval_s, _SHORTEST_INTERVAL_S)
         self._log = _Log()
+        self._marks: list[float] = []  # the ends of the window
         self._tracker: Any = None
         # Finding the hardware takes seconds and is kept for the process: now, not in the first window.
         tracker = self._new_tracker()
@@ -65,35 +66,44 @@ class CodeCarbonMeter(Meter):
         )
 
     def start(self) -> None:
-        """Begin a window; CodeCarbon's own start, which takes a while, is not part of it."""
-        self._log = _Log()
+        """Begin to sample; CodeCarbon's own start takes a while."""
+        self._log, self._marks = _Log(), []
         self._tracker = self._new_tracker()
         self._tracker.start()
-        time.sleep(_STALE_S)
-        self._tracker.flush()
-        self._log.begin()
+
+    def open(self) -> None:
+        """The window begins. Only the time is noted: asking CodeCarbon here could count a moment twice."""
+        self._marks.append(time.perf_counter())
+
+    def close(self) -> None:
+        """The window ends; again, only the time is noted."""
+        self._marks.append(time.perf_counter())
 
     def stop(self) -> EnergyReading:
-        """End the window."""
+        """End sampling, and read the window."""
         if self._tracker is None:
             raise RuntimeError("stop() before start()")
         tracker, self._tracker = self._tracker, None
+        time.sleep(_STALE_S)  # so that the last measurement lies behind the window
         tracker.stop()
         return self._reading()
 
     def _reading(self) -> EnergyReading:
         devices = tuple(gpu.uuid for gpu in self._gpus)
-        rows = self._log.window()
-        if len(rows) < 2:  # CodeCarbon swallows its own errors
+        if len(self._marks) < 2:
+            return EnergyReading(self._source, devices=devices, invalid_reasons=("the window was not closed",))
+        opened, closed = self._marks
+        rows = _window(self._log.rows, opened, closed)
+        if not rows:  # CodeCarbon swallows its own errors
             return EnergyReading(self._source, devices=devices, invalid_reasons=("CodeCarbon gave no reading",))
-        duration_s = rows[-1][0] - rows[0][0]
         return EnergyReading(
             source=self._source,
-            duration_s=duration_s,
+            duration_s=closed - opened,
             joules=rows[-1][1] - rows[0][1],
             samples=_mean_power(rows, self._interval_s / 2),
             devices=devices,
-            invalid_reasons=tuple(window_reasons(duration_s)),
+            opened_s=opened,
+            invalid_reasons=tuple(window_reasons(closed - opened)),
             notes=(_NOTE,),
         )
 
@@ -102,23 +112,16 @@ class _Log:
     """Receives CodeCarbon's totals at every measurement, in place of a file: the handler interface it documents."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[float, float]] = []  # seconds since CodeCarbon's start, joules since then
-        self._first: int | None = None
-
-    def begin(self) -> None:
-        """The window begins with the newest row."""
-        self._first = len(self._rows) - 1 if self._rows else None
-
-    def window(self) -> list[tuple[float, float]]:
-        """The rows of the window; empty where CodeCarbon never told anything."""
-        return [] if self._first is None else self._rows[self._first :]
+        self.rows: list[tuple[float, float]] = []  # clock, joules since CodeCarbon's start
 
     def live_out(self, total: Any, delta: Any) -> None:
         """A periodic measurement."""
-        self._rows.append((total.duration, total.energy_consumed * _JOULES_PER_KWH))
+        joules = total.energy_consumed * _JOULES_PER_KWH
+        if not self.rows or joules > self.rows[-1][1]:  # a total told again is no new measurement
+            self.rows.append((time.perf_counter(), joules))
 
     def out(self, total: Any, delta: Any) -> None:
-        """A measurement asked for, and the last one."""
+        """The last measurement."""
         self.live_out(total, delta)
 
     def task_out(self, data: Any, experiment_name: str) -> None:
@@ -128,13 +131,31 @@ class _Log:
         """Nothing to close."""
 
 
+def _window(rows: Sequence[tuple[float, float]], opened: float, closed: float) -> list[tuple[float, float]]:
+    """The rows of a window, with one at either end of it: there, energy is linear between its neighbours.
+
+    Returns:
+        Empty where no row lies before the window, or none after it.
+    """
+    if not rows or rows[0][0] > opened or rows[-1][0] < closed:
+        return []
+    inside = [row for row in rows if opened < row[0] < closed]
+    return [(opened, _joules_at(rows, opened)), *inside, (closed, _joules_at(rows, closed))]
+
+
+def _joules_at(rows: Sequence[tuple[float, float]], t: float) -> float:
+    after = max(1, next(index for index, row in enumerate(rows) if row[0] >= t))
+    (t0, joules0), (t1, joules1) = rows[after - 1], rows[after]
+    return joules0 + (joules1 - joules0) * (t - t0) / (t1 - t0)
+
+
 def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple[PowerSample, ...]:
-    """Mean power between rows at least `shortest_s` apart, stamped with the end of its interval."""
+    """Mean power between rows at least `shortest_s` apart, stamped with the middle of its interval."""
     samples: list[PowerSample] = []
     t0, (last_t, last_joules) = rows[0][0], rows[0]
     for t, joules in rows[1:]:
         if t - last_t >= shortest_s:
-            samples.append(PowerSample(t - t0, ((joules - last_joules) / (t - last_t),)))
+            samples.append(PowerSample((t + last_t) / 2 - t0, ((joules - last_joules) / (t - last_t),)))
             last_t, last_joules = t, joules
     return tuple(samples)
 

@@ -22,6 +22,7 @@ _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML que
     ("memory_clock_mhz", "nvmlDeviceGetClockInfo", (2,), 1),  # NVML_CLOCK_MEM
     ("max_sm_clock_mhz", "nvmlDeviceGetMaxClockInfo", (1,), 1),
     ("max_memory_clock_mhz", "nvmlDeviceGetMaxClockInfo", (2,), 1),
+    ("memory_bus_width_bits", "nvmlDeviceGetMemoryBusWidth", (), 1),
 )
 
 
@@ -136,7 +137,11 @@ def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
-    """What a record says of each GPU: identity, driver, memory, power limit, clocks; None where unknown."""
+    """What a record says of each GPU; None where unknown.
+
+    Identity, driver, memory, power limit, clocks, persistence mode; ``memory_bus_width_bits`` and
+    ``memory_bandwidth_gb_s``: what the memory can move at most, as `memory_bandwidth_gb_s` works it out.
+    """
     gpus = tuple(gpus)
     if not gpus:
         return ()
@@ -151,7 +156,30 @@ def _facts(nvml: Any, gpu: Gpu) -> dict[str, Any]:
         value = ask(nvml, query, handle, *arguments)
         facts[key] = None if value is None else value / divisor
     persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
-    return {**facts, "persistence_mode": None if persistence is None else bool(persistence)}
+    bandwidth = memory_bandwidth_gb_s(facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"])
+    return {
+        **facts,
+        "memory_bandwidth_gb_s": bandwidth,
+        "persistence_mode": None if persistence is None else bool(persistence),
+    }
+
+
+def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None) -> float | None:
+    """Peak bandwidth of a GPU's memory: clock x 2 transfers a cycle (double data rate) x bus width.
+
+    It gives the data sheets' values: A100 40 GB, 1215 MHz x 5120 bit: 1555 GB/s; H100 SXM, 2619 MHz x 5120 bit:
+    3352 GB/s.
+
+    Args:
+        clock_mhz: Highest memory clock as NVML names it, in 10**6 cycles a second.
+        bus_width_bits: Width of the memory bus.
+
+    Returns:
+        10**9 bytes a second; None where a part is unknown or 0.
+    """
+    if not clock_mhz or not bus_width_bits:
+        return None
+    return clock_mhz * 1e6 * 2 * bus_width_bits / 8 / 1e9
 
 
 def process_tree(root: int | None = None) -> frozenset[int]:

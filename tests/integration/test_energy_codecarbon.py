@@ -27,14 +27,20 @@ from slim_eval.config import EnergySource
 from slim_eval.power import open_meter
 
 meter = open_meter(EnergySource.AUTO, (), 0.05)
-clock = [time.perf_counter()]
 meter.start()
+time.sleep(0.3)
+clock = [time.perf_counter()]
+meter.open()
 clock.append(time.perf_counter())
 time.sleep(2.2)
 clock.append(time.perf_counter())
-reading = meter.stop()
+meter.close()
 clock.append(time.perf_counter())
-json.dump({"reading": asdict(reading), "clock": clock, "idle": meter.idle_power_watts(0.6)}, sys.stdout)
+time.sleep(0.3)
+answer = {"reading": asdict(meter.stop()), "clock": clock, "idle": meter.idle_power_watts(0.6)}
+meter.start()
+meter.open()
+json.dump({**answer, "unfinished": asdict(meter.stop())}, sys.stdout)
 """
 
 
@@ -53,13 +59,16 @@ def test_codecarbon_measures_offline_and_leaves_nothing_behind(tmp_path: Path) -
     reading, (early, begin, end, late) = answer["reading"], answer["clock"]
     assert reading["source"] in {"codecarbon (cpu_load)", "codecarbon (RAPL)", "codecarbon (constant TDP)"}
     assert reading["joules"] > 0
-    # CodeCarbon measures again only after 0.05 s: either end of its window may lie that much inside.
-    assert end - begin - 0.15 <= reading["duration_s"] <= late - early
+    assert end - begin <= reading["duration_s"] <= late - early
+    assert early <= reading["opened_s"] <= begin
     mean = reading["joules"] / reading["duration_s"]
     watts = [sample["watts"][0] for sample in reading["samples"]]
     assert len(watts) >= 2
     assert min(watts) * 0.9 <= mean <= max(watts) * 1.1
+    assert all(0 < sample["t_s"] < reading["duration_s"] for sample in reading["samples"])
     assert answer["idle"] > 0
+    assert (answer["unfinished"]["joules"], answer["unfinished"]["samples"]) == (None, [])
+    assert answer["unfinished"]["invalid_reasons"] == ["the window was not closed"]
     assert reading["invalid_reasons"] == []
     assert reading["joules_counter"] is None
     assert "estimates" in reading["notes"][0]

@@ -66,9 +66,13 @@ def test_counter_and_integral_are_the_true_joules(library: Path, gpu: StandInGpu
     assert_joules(reading["joules_counter"], answer, [gpu])
     assert_joules(reading["joules_integral"], answer, [gpu])
     assert reading["disagreement"] < 0.01
-    assert reading["samples"][0]["t_s"] < 0.05
-    assert reading["samples"][-1]["t_s"] == pytest.approx(reading["duration_s"], abs=0.05)
-    assert len(reading["samples"]) >= 3
+    times = [sample["t_s"] for sample in reading["samples"]]
+    assert len(times) >= 3
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= reading["duration_s"]
+    early, begin, *_ = answer["clock"]
+    assert early <= reading["opened_s"] <= begin
 
 
 def test_an_undisturbed_window_of_two_seconds_is_valid(library: Path) -> None:
@@ -170,6 +174,15 @@ def test_a_counter_that_is_off_is_marked_and_both_numbers_kept(library: Path) ->
     assert_joules(reading["joules_integral"], answer, [CONSTANT])
 
 
+@pytest.mark.parametrize(("counter", "there"), [("still", False), ("exact", True)])
+def test_without_power_there_is_only_the_counter(library: Path, counter: str, there: bool) -> None:
+    reading = window(library, [settings(counter=counter, power="none")], seconds=0.5)["reading"]
+    assert (reading["joules"] is not None) is there
+    assert (reading["joules_integral"], reading["samples"], reading["disagreement"]) == (None, [], None)
+    assert reading["notes"] == ["NVML does not tell power"]
+    assert reading["conditions"]["mean_sm_clock_mhz"] == 1410
+
+
 def test_one_gpu_without_a_counter_leaves_no_partial_sum(library: Path) -> None:
     gpus = [settings(counter="none"), SECOND]
     answer = window(library, gpus, count=2)
@@ -185,8 +198,66 @@ def test_nvml_failing_on_the_way_leaves_no_number(library: Path, gpus: list[Stan
     reading = window(library, gpus, count=len(gpus))["reading"]
     numbers = ("joules", "joules_counter", "joules_integral", "disagreement", "duration_s")
     assert [reading[key] for key in numbers] == [None] * 5
-    assert reading["samples"] == []
-    assert ["NVML failed in the window" in reason for reason in reading["invalid_reasons"]] == [True]
+    assert ["NVML failed while energy was measured" in reason for reason in reading["invalid_reasons"]] == [True]
+
+
+def test_what_was_sampled_before_nvml_failed_is_kept(library: Path) -> None:
+    reading = window(library, [settings(fail_after=10)], seconds=1.0)["reading"]
+    assert (reading["joules"], reading["duration_s"]) == (None, None)
+    assert [sample["watts"] for sample in reading["samples"]] == [[120.0]] * len(reading["samples"])
+    assert reading["samples"]
+
+
+@pytest.mark.parametrize("marks", [0, 1])
+def test_a_window_that_was_not_closed_has_no_energy(library: Path, marks: int) -> None:
+    reading = probe(library, [CONSTANT], {"action": "unfinished", "marks": marks})["reading"]
+    assert (reading["joules"], reading["invalid_reasons"]) == (None, ["the window was not closed"])
+
+
+def test_one_counter_of_two_that_stands_still_is_noticed(library: Path) -> None:
+    gpus = [StandInGpu(a=0.4, settings={"counter": "still"}), SECOND]  # too little for a disagreement of the sums
+    reading = window(library, gpus, count=2)["reading"]
+    assert reading["source"] == "nvml-integral"
+    assert any("did not advance (+0.000 J)" in reason for reason in reading["invalid_reasons"])
+
+
+@pytest.mark.parametrize(("pids", "watts"), [("self:1048576", 120.0), ("self:1048576;1:5000", None)])
+def test_idle_power_is_not_that_of_another_process(library: Path, pids: str, watts: float | None) -> None:
+    answer = probe(library, [settings(pids=pids)], {"action": "idle"})["watts"]
+    assert answer == (None if watts is None else pytest.approx(watts, rel=0.01))
+
+
+def test_idle_power_does_not_look_back_on_the_work_before_it(library: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "steps"
+    append_step(steps, 0.0, 400.0)
+    gpu = StandInGpu(trace="steps", settings={"file": str(steps), "average": 1.0})
+    answer = probe(library, [gpu], {"action": "idle", "steps": str(steps), "watts": 70.0})
+    assert answer["watts"] == pytest.approx(70.0, rel=0.01)
+
+
+def test_conditions_are_sampled_through_the_window(library: Path) -> None:
+    gpu = settings(sm_clock=1980, memory_clock=2619, temperature=40, heating=3, throttle=0)
+    reading = window(library, [gpu], seconds=0.6)["reading"]
+    found, states = reading["conditions"], [sample["states"][0] for sample in reading["samples"]]
+    assert (found["min_sm_clock_mhz"], found["mean_sm_clock_mhz"], found["mean_memory_clock_mhz"]) == (1980, 1980, 2619)
+    heat = [state["temperature_celsius"] for state in states]
+    assert heat == sorted(heat)
+    assert heat[0] < heat[-1] == found["max_temperature_celsius"]
+    assert found["mean_temperature_celsius"] == pytest.approx(sum(heat) / len(heat))
+    assert (found["throttles"], {tuple(state["throttles"]) for state in states}) == ({}, {()})
+
+
+def test_of_several_gpus_the_slowest_and_the_hottest_count(library: Path) -> None:
+    gpus = [settings(sm_clock=1000, temperature=70), StandInGpu(UUIDS[1], settings={"sm_clock": 2000, "throttle": 8})]
+    found = window(library, gpus, count=2)["reading"]["conditions"]
+    assert (found["min_sm_clock_mhz"], found["mean_sm_clock_mhz"]) == (1000, 1500)
+    assert (found["mean_temperature_celsius"], found["max_temperature_celsius"]) == (62.5, 70)
+    assert found["throttles"] == {"hardware slowdown": 1.0}
+
+
+def test_conditions_that_nvml_does_not_tell_are_unknown(library: Path) -> None:
+    found = window(library, [settings(sm_clock=0, memory_clock=0, temperature=0)])["reading"]["conditions"]
+    assert {key: value for key, value in found.items() if value is not None} == {"throttles": {}}
 
 
 @pytest.mark.parametrize(("seconds", "leaves"), [(2.5, True), (0.3, False)], ids=["passes", "stays"])
@@ -226,28 +297,143 @@ def test_facts(library: Path) -> None:
     first = answer["facts"][0]
     assert (first["uuid"], first["driver"], first["memory_total_mb"]) == (UUIDS[0], "999.99.99", 81920.0)
     assert (first["power_limit_watts"], first["sm_clock_mhz"], first["persistence_mode"]) == (300.0, 1410.0, True)
+    # An A100 40 GB: 1215 MHz x 2 x 5120 bit.
+    assert (first["memory_bus_width_bits"], first["memory_bandwidth_gb_s"]) == (5120, pytest.approx(1555.2))
 
 
-def test_the_benchmark_separates_idle_from_work(library: Path, tmp_path: Path) -> None:
-    idle, busy, steps = 60.0, 200.0, tmp_path / "steps"
-    append_step(steps, 0.0, idle)
-    gpu = StandInGpu(trace="steps", settings={"file": str(steps), "pids": "self:1048576"})
-    request = {
-        "action": "benchmark",
-        "idle": idle,
-        "busy": busy,
-        "steps": str(steps),
-        "config": {"sample_runs": 50, "batch_size": 2},
-    }
-    answer = probe(library, [gpu], request)
+@pytest.mark.parametrize("planted", [{"bus_width": 0}, {"memory_clock": 0}])
+def test_bandwidth_that_cannot_be_worked_out_is_unknown(library: Path, planted: dict[str, int]) -> None:
+    (facts,) = probe(library, [settings(**planted)], {"action": "facts"})["facts"]
+    assert facts["memory_bandwidth_gb_s"] is None
+
+
+IDLE, BUSY = 60.0, 200.0
+EVIDENCE = ("duration_seconds", "idle_power_watts", "energy_joules_integral", "max_power_watts", "mean_sm_clock_mhz")
+HEADLINE = (
+    "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "joules_per_total_token",
+    "tokens_per_joule", "energy_per_query_j", "avg_power_watts",
+)  # fmt: skip
+
+
+def benchmark(
+    library: Path,
+    tmp_path: Path,
+    *,
+    requests: int = 25,
+    batch: int = 1,
+    others: Sequence[StandInGpu] = (),
+    **planted: Any,
+) -> dict[str, Any]:
+    """The benchmark on a GPU that draws `BUSY` watts while the engine works, and `IDLE` watts while it does not.
+
+    Args:
+        library: The stand-in.
+        tmp_path: Where the GPU's power is written.
+        requests: Requests of the window; an iteration takes 0.11 s.
+        batch: Batch size.
+        others: GPUs before this one.
+        planted: States of the GPU, and `appears` and `goes` of the probe.
+    """
+    steps = tmp_path / "steps"
+    append_step(steps, 0.0, IDLE)
+    request = {key: planted.pop(key) for key in ("appears", "goes") if key in planted}
+    gpu = StandInGpu(UUIDS[len(others)], "steps", settings={"file": str(steps), "pids": "self:1048576", **planted})
+    config = {"sample_runs": requests, "batch_size": batch}
+    request |= {"action": "benchmark", "idle": IDLE, "busy": BUSY, "steps": str(steps), "config": config}
+    return probe(library, [*others, gpu], {**request, "index": len(others)})
+
+
+def assert_true_joules(answer: dict[str, Any]) -> None:
+    """Gross and net energy are those of the counted iterations and the pauses between them, within 1 %."""
     metrics = answer["metrics"]
-    work = (busy - idle) * sum(answer["busy_s"][1:])  # the first batch is the warm-up
-    gross = work + idle * metrics["duration_seconds"]
-    assert metrics["idle_power_watts"] == pytest.approx(idle, rel=0.01)
+    first = metrics["num_lead_in"] // metrics["batch_size"]
+    counted = answer["busy_s"][first : first + metrics["num_runs"] // metrics["batch_size"]]
+    work = (BUSY - IDLE) * sum(end - begin for begin, end in counted)
+    gross = work + IDLE * metrics["duration_seconds"]
     assert metrics["energy_joules"] == pytest.approx(gross, rel=0.01)
     assert metrics["energy_joules_net"] == pytest.approx(work, rel=0.01)
-    assert metrics["joules_per_output_token"] == pytest.approx(gross / 500, rel=0.01)
-    assert (metrics["num_runs"], metrics["batch_size"], metrics["output_tokens"]) == (50, 2, 10)
-    assert (answer["batches"], metrics["devices"]) == (26, [UUIDS[0]])
+    assert metrics["joules_per_output_token"] == pytest.approx(gross / (10 * metrics["num_runs"]), rel=0.01)
+    assert metrics["joules_per_total_token"] == pytest.approx(gross / (13 * metrics["num_runs"]), rel=0.01)
+
+
+@pytest.mark.parametrize("others", [(), (CONSTANT,)], ids=["one GPU", "the second GPU"])
+def test_the_benchmark_separates_idle_from_work(library: Path, tmp_path: Path, others: Sequence[StandInGpu]) -> None:
+    answer = benchmark(library, tmp_path, requests=120, batch=2, others=others)
+    metrics = answer["metrics"]
     assert (metrics["valid"], metrics["invalid_reasons"]) == (True, []), metrics
-    assert max(row["watts"] for row in answer["samples"]) == busy
+    assert metrics["idle_power_watts"] == pytest.approx(IDLE, rel=0.01)
+    assert_true_joules(answer)
+    assert (metrics["num_runs"], metrics["batch_size"], metrics["output_tokens"]) == (120, 2, 10)
+    # Work goes on before and behind the window.
+    assert metrics["num_lead_in"] >= 2
+    assert answer["batches"] > metrics["num_lead_in"] / 2 + 60
+    assert metrics["devices"] == [UUIDS[len(others)]]
+    assert max(row["watts"] for row in answer["samples"]) == BUSY
+    assert (metrics["mean_sm_clock_mhz"], metrics["mean_temperature_celsius"]) == (1410, 55)
+    state = {"sm_clock_mhz": 1410, "memory_clock_mhz": 1215, "temperature_celsius": 55, "throttled": False}
+    assert all(state.items() <= row.items() for row in answer["samples"])
+    # All blocks hold the same work, so the intervals are narrow, or no more than a point; and each is about its number.
+    assert set(metrics["intervals"]) == {"energy_joules", "joules_per_output_token", "avg_power_watts"}
+    for key, (low, high) in metrics["intervals"].items():
+        assert 0.8 * metrics[key] < low < 1.000001 * metrics[key]
+        assert 0.999999 * metrics[key] < high < 1.2 * metrics[key]
+
+
+@pytest.mark.parametrize(
+    ("planted", "appears", "source", "reason"),
+    [
+        ({"throttle": 0x04, "throttled_sm_clock": 600}, "throttle_file", "nvml-counter", "throttled by power cap in "),
+        ({}, "visitor", "nvml-counter", "other processes on the GPU: pid 1"),
+        ({"counter": "still"}, None, "nvml-integral", "the energy counter did not advance (+0.000 J)"),
+        ({"counter": "off", "scale": 1.3}, None, "nvml-counter", "counter and integral of power disagree by "),
+        ({}, "lost_file", "nvml", "NVML failed while energy was measured: GPU is lost"),
+    ],
+    ids=["throttling", "foreign process", "counter stands still", "counter 30 % off", "NVML fails"],
+)
+def test_a_disturbed_window_ends_in_its_state_and_in_no_number(
+    library: Path, tmp_path: Path, planted: dict[str, Any], appears: str | None, source: str, reason: str
+) -> None:
+    if appears:
+        planted = {**planted, appears: str(tmp_path / "there"), "appears": str(tmp_path / "there")}
+    metrics = benchmark(library, tmp_path, **planted)["metrics"]
+    assert {key: metrics[key] for key in HEADLINE} == dict.fromkeys(HEADLINE)
+    assert metrics["intervals"] == {}
+    assert (metrics["valid"], metrics["energy_source"]) == (False, source)
+    assert len(metrics["invalid_reasons"]) == 1
+    assert metrics["invalid_reasons"][0].startswith(reason)
+    if source == "nvml":  # half a window is not even evidence
+        assert (metrics["energy_joules_integral"], metrics["max_power_watts"]) == (None, None)
+    else:
+        assert all(metrics[key] is not None for key in EVIDENCE)
+
+
+def test_throttling_that_passes_is_still_seen(library: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "hot")
+    states = {"throttle": 0x40, "throttled_sm_clock": 600, "throttle_file": file, "appears": file, "goes": True}
+    answer = benchmark(library, tmp_path, **states)
+    metrics = answer["metrics"]
+    assert (metrics["valid"], metrics["energy_joules"]) == (False, None)
+    assert list(metrics["throttle_reasons"]) == ["thermal slowdown (hardware)"]
+    assert 0 < metrics["throttle_reasons"]["thermal slowdown (hardware)"] < 1
+    assert metrics["min_sm_clock_mhz"] == 600 < metrics["mean_sm_clock_mhz"] < 1410
+    assert {row["throttled"] for row in answer["samples"]} == {False, True}
+
+
+def test_without_a_counter_the_integral_is_the_number(library: Path, tmp_path: Path) -> None:
+    # Enough of the window is work for a sample in a pause to weigh little.
+    answer = benchmark(library, tmp_path, requests=60, counter="none")
+    metrics = answer["metrics"]
+    assert (metrics["valid"], metrics["energy_source"], metrics["energy_joules_counter"]) == (
+        True,
+        "nvml-integral",
+        None,
+    )
+    assert metrics["energy_joules"] == metrics["energy_joules_integral"]
+    assert metrics["energy_joules"] == pytest.approx(BUSY * metrics["duration_seconds"], rel=0.05)
+
+
+def test_power_that_is_the_mean_of_a_second_agrees_with_the_counter(library: Path, tmp_path: Path) -> None:
+    """As newer GPUs report it: without the lead-in, the first second of the window would hold half of the idle time."""
+    metrics = benchmark(library, tmp_path, average=1.0)["metrics"]
+    assert (metrics["valid"], metrics["invalid_reasons"]) == (True, [])
+    assert metrics["counter_disagreement"] < 0.01

@@ -19,8 +19,9 @@ from slim_eval.engines import EngineDecision, LoadRequest
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError
 from slim_eval.models import resolve
+from slim_eval.records import PerformanceMetrics
 from slim_eval.utils import GIB
-from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
+from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint, make_tokenizer
 
 PROMPT = "Explain one interesting fact about large language models. " * 4  # more than one block of vLLM's prefix cache
 MAX_MODEL_LEN = 512
@@ -121,6 +122,45 @@ def test_prompts_of_different_length_do_not_disturb_each_other(engine: engines.E
     assert [answer.text for answer in together] == [answer.text for answer in alone]
 
 
+def _token_ids(engine: engines.Engine, text: str) -> tuple[int, ...]:
+    tokenizer: Any = engine._llm.get_tokenizer() if engine.name == "vllm" else engine._tokenizer  # type: ignore[attr-defined]
+    return tuple(tokenizer.encode(text))
+
+
+def test_token_ids_ask_the_same_as_their_text(engine: engines.Engine) -> None:
+    texts = ["one", PROMPT, "a few more words"]
+    ids = [_token_ids(engine, text) for text in texts]
+    assert [engine.count_tokens(prompt) for prompt in ids] == [engine.count_tokens(text) for text in texts]
+    by_text = engine.generate(texts, max_new_tokens=6)
+    by_ids = engine.generate(ids, max_new_tokens=6)
+    assert [answer.text for answer in by_ids] == [answer.text for answer in by_text]
+    assert [answer.prompt_tokens for answer in by_ids] == [len(prompt) for prompt in ids]
+
+
+def test_token_ids_are_taken_as_they_are(engine: engines.Engine) -> None:
+    """One token is one token, whatever special tokens the tokenizer would put before a text."""
+    prompts = [(token,) for token in engine.ordinary_tokens()[:2]]
+    answers = engine.generate(prompts, max_new_tokens=2)
+    assert [answer.prompt_tokens for answer in answers] == [1, 1]
+
+
+def test_ordinary_tokens_are_the_bytes_of_the_tokenizer(engine: engines.Engine) -> None:
+    tokenizer = make_tokenizer()
+    ordinary = engine.ordinary_tokens()
+    assert len(ordinary) == 256
+    assert list(ordinary) == sorted(ordinary)
+    assert not set(ordinary) & {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    assert all(not token.startswith("<") or token == "<" for token in tokenizer.convert_ids_to_tokens(ordinary))
+
+
+def test_synthetic_prompts_run(engine: engines.Engine) -> None:
+    config = PerformanceConfig(num_warmup=2, num_runs=6, batch_size=2, max_new_tokens=4, input_len=32)
+    measurement = performance.run(engine, config, seed=3)
+    assert {row["prompt_tokens"] for row in measurement.samples} == {32}
+    assert isinstance(measurement.metrics, PerformanceMetrics)
+    assert (measurement.metrics.prompt_tokens, measurement.metrics.input_len) == (32, 32)
+
+
 def test_a_prompt_beyond_the_context_window_is_refused(engine: engines.Engine) -> None:
     with pytest.raises(EngineError) as refused:
         engine.generate([PROMPT * 4], max_new_tokens=8)
@@ -171,8 +211,18 @@ def test_the_performance_benchmark_runs_on_it(engine: engines.Engine) -> None:
     config = PerformanceConfig(num_warmup=4, num_runs=8, batch_size=4, max_new_tokens=8)
     measurement = performance.run(engine, config)
     metrics = measurement.metrics.model_dump()
-    engine_specific = {"kv_cache_gb", "kv_cache_tokens", "max_concurrency"} if engine.name == "transformers" else set()
-    assert {key for key, value in metrics.items() if value is None} == engine_specific
+    unknown = {"mbu", "memory_bandwidth_gb_s", "warmup_stable", "target_ci", "input_len"}  # no GPU, 2 iterations
+    if engine.name == "transformers":
+        unknown |= {"kv_cache_gb", "kv_cache_tokens", "kv_cache_bytes_per_token", "max_concurrency"}
+    assert {key for key, value in metrics.items() if value is None} == unknown
+    assert metrics["stop_reason"] == "num_runs reached"
+    assert set(metrics["intervals"]) == {"ttft_s", "tpot_s", "e2e_latency_s", "mean_latency_s", "tokens_per_second"}
+    if engine.name == "vllm":
+        context = engine.count_tokens(config.prompt) + 8
+        held = metrics["kv_cache_tokens"]
+        assert metrics["concurrency_by_context"] == {context: held // context, MAX_MODEL_LEN: held // MAX_MODEL_LEN}
+        layers, kv_heads, head_dim = 2, 2, 64
+        assert metrics["kv_cache_bytes_per_token"] == pytest.approx(layers * 2 * kv_heads * head_dim * 2, rel=0.01)
     assert len(measurement.samples) == 8
     for row in measurement.samples:
         # vLLM takes the first token by another clock than the rest: e2e may exceed the wall time by a delivery.

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slim_eval.engines.base import Generation, MemoryReport
+from slim_eval.engines.base import Generation, MemoryReport, Prompt
 from slim_eval.errors import EngineError
+
+
+class PlannedClock:
+    """A clock that stands still but for a planned engine: simulations of hours take no time and are exact."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Move on."""
+        self.now_s += seconds
 
 
 class PlannedEngine:
@@ -16,6 +32,10 @@ class PlannedEngine:
     Args:
         ttft_s: Time to first token, seconds.
         tpot_s: Time per further token, seconds.
+        clock: Moved on instead of sleeping; give it to the benchmark too. None sleeps.
+        jitter: Spread of a log-normal factor on all times of a batch, whose mean is 1; 0 is none.
+        seed: Of the jitter.
+        factor: Further factor on the times of a batch by its number from 0, such as a slow start.
         on_load: Told True when a batch begins and False when it ends, as a device's power would follow.
         fail_after: Batches after which it stops with an `EngineError`; None for never.
         stops_at: Tokens after which it stops although `ignore_eos` is on, as a faulty engine would.
@@ -35,34 +55,45 @@ class PlannedEngine:
         ttft_s: float = 0.01,
         tpot_s: float = 0.001,
         *,
+        clock: PlannedClock | None = None,
+        jitter: float = 0.0,
+        seed: int = 0,
+        factor: Callable[[int], float] = lambda batch: 1.0,
         on_load: Callable[[bool], None] | None = None,
         fail_after: int | None = None,
         stops_at: int | None = None,
     ) -> None:
         self.ttft_s, self.tpot_s = ttft_s, tpot_s
+        self._sleep = clock.sleep if clock else time.sleep
+        self._jitter, self._random, self._factor = jitter, random.Random(seed), factor
         self._on_load, self._fail_after, self._stops_at = on_load, fail_after, stops_at
-        self.batches: list[tuple[str, ...]] = []
+        self.batches: list[tuple[Prompt, ...]] = []
         self.closed = False
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
-        """Sleep as long as planned; every request of the batch has the same times."""
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
+        """Take as long as planned; every request of the batch has the same times."""
         if self._fail_after is not None and len(self.batches) >= self._fail_after:
             raise EngineError("the planned engine stopped as planned")
+        factor = self._factor(len(self.batches)) * self._noise()
         self.batches.append(tuple(prompts))
         tokens = min(max_new_tokens, self._stops_at or max_new_tokens)
-        decode_s = (tokens - 1) * self.tpot_s
+        ttft_s, decode_s = self.ttft_s * factor, (tokens - 1) * self.tpot_s * factor
         if self._on_load:
             self._on_load(True)
-        time.sleep(self.ttft_s + decode_s)
+        self._sleep(ttft_s + decode_s)
         if self._on_load:
             self._on_load(False)
-        e2e_s, text = self.ttft_s + decode_s, "word " * tokens
+        e2e_s, text = ttft_s + decode_s, "word " * tokens
         decode = decode_s if tokens > 1 else None
-        return [Generation(self.count_tokens(prompt), tokens, text, self.ttft_s, e2e_s, decode) for prompt in prompts]
+        return [Generation(self.count_tokens(prompt), tokens, text, ttft_s, e2e_s, decode) for prompt in prompts]
 
-    def count_tokens(self, text: str) -> int:
-        """Words."""
-        return len(text.split())
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Words, or token ids."""
+        return len(prompt) if isinstance(prompt, tuple) else len(prompt.split())
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """A hundred of them."""
+        return range(3, 103)
 
     def memory(self) -> MemoryReport:
         """Nothing is known of it."""
@@ -75,3 +106,7 @@ class PlannedEngine:
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True
+
+    def _noise(self) -> float:
+        """A log-normal factor of mean 1."""
+        return math.exp(self._random.gauss(-(self._jitter**2) / 2, self._jitter)) if self._jitter else 1.0

@@ -18,6 +18,7 @@ from slim_eval import power
 from slim_eval.config import EnergySource
 from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
 from slim_eval.power import carbon, gpus, meter
+from slim_eval.power.conditions import Conditions, DeviceState, summarize_states
 from slim_eval.power.meter import PowerSample
 
 
@@ -45,6 +46,78 @@ def test_the_integral_of_a_line_is_exact(steps: list[float], a: float, b: float)
     line = samples(*((t, a + b * t) for t in times))
     expected = a * times[-1] + b * times[-1] ** 2 / 2
     assert meter.integral_joules(line) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "joules"),
+    [
+        (0.0, 4.0, 350.0),
+        (0.0, 1.0, 50.0),
+        (0.5, 0.75, 0.25 * 62.5),  # within one interval
+        (0.5, 3.0, 37.5 + 200.0),
+        (-1.0, 0.5, 12.5),  # before the first sample power is that of the first
+        (3.0, 6.0, 300.0),  # after the last it is that of the last
+        (5.0, 6.0, 100.0),
+        (2.0, 2.0, 0.0),
+    ],
+)
+def test_the_integral_of_a_part(begin: float, end: float, joules: float) -> None:
+    trace = samples((0.0, 0.0), (1.0, 100.0), (4.0, 100.0))
+    assert meter.integral_joules(trace, begin, end) == pytest.approx(joules)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1.0), st.floats(0, 500)), min_size=2, max_size=20),
+    st.lists(st.floats(-1, 25), min_size=3, max_size=3),
+)
+def test_integrals_of_parts_add_up(trace: list[tuple[float, float]], cuts: list[float]) -> None:
+    times = [sum(step for step, _ in trace[:i]) for i in range(len(trace))]
+    line = samples(*((t, watts) for t, (_, watts) in zip(times, trace, strict=True)))
+    a, b, c = sorted(cuts)
+    first, second, whole = (meter.integral_joules(line, *ends) for ends in ((a, b), (b, c), (a, c)))
+    assert first is not None
+    assert second is not None
+    assert whole == pytest.approx(first + second, rel=1e-9, abs=1e-6)
+
+
+def state(sm: float | None, heat: float | None, *throttles: str, memory: float | None = 1215.0) -> DeviceState:
+    return DeviceState(sm, memory, heat, throttles)
+
+
+def test_conditions_are_those_of_all_samples_and_devices() -> None:
+    found = summarize_states(
+        [
+            (state(1400.0, 50.0), state(1000.0, 70.0, "power cap", "power brake")),
+            (state(1200.0, 54.0, "power cap"), state(1000.0, 66.0, "power cap")),
+            (state(1400.0, None), state(None, 60.0)),
+            (state(1400.0, 60.0), state(1000.0, 60.0)),
+        ]
+    )
+    assert (found.min_sm_clock_mhz, found.mean_sm_clock_mhz) == (1000.0, pytest.approx(8400 / 7))
+    assert (found.mean_temperature_celsius, found.max_temperature_celsius) == (60.0, 70.0)
+    assert found.mean_memory_clock_mhz == 1215.0
+    assert found.throttles == {"power brake": 0.25, "power cap": 0.5}
+
+
+@pytest.mark.parametrize("told", [[], [()], [(DeviceState(),), (DeviceState(),)]])
+def test_conditions_that_nobody_told_are_unknown(told: list[tuple[DeviceState, ...]]) -> None:
+    assert summarize_states(told) == Conditions()
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "bus_bits", "gb_s"),
+    [
+        (1215.0, 5120.0, 1555.2),  # A100 40 GB
+        (2619.0, 5120.0, 3352.32),  # H100 SXM
+        (10501.0, 384.0, 1008.1),  # GeForce RTX 4090
+        (None, 5120.0, None),
+        (1215.0, None, None),
+        (0.0, 5120.0, None),
+    ],
+)
+def test_peak_memory_bandwidth(clock_mhz: float | None, bus_bits: float | None, gb_s: float | None) -> None:
+    expected = None if gb_s is None else pytest.approx(gb_s, rel=1e-4)
+    assert power.memory_bandwidth_gb_s(clock_mhz, bus_bits) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,24 +220,55 @@ def test_nvml_asked_for_without_a_gpu_is_an_error() -> None:
         power.open_meter(EnergySource.NVML, (), 0.05)
 
 
-def test_mean_power_between_totals() -> None:
+def test_mean_power_between_totals_stands_in_the_middle() -> None:
     rows = [(10.0, 500.0), (10.1, 502.0), (11.0, 520.0), (12.0, 550.0), (12.05, 552.0)]
-    assert carbon._mean_power(rows, 0.25) == (PowerSample(1.0, (20.0,)), PowerSample(2.0, (30.0,)))
+    assert carbon._mean_power(rows, 0.25) == (PowerSample(0.5, (20.0,)), PowerSample(1.5, (30.0,)))
     assert carbon._mean_power(rows[:1], 0.25) == ()
+
+
+def test_a_window_of_totals_is_cut_at_its_ends() -> None:
+    rows = [(0.0, 0.0), (1.0, 10.0), (2.0, 30.0), (3.0, 30.5), (4.0, 50.0)]
+    assert carbon._window(rows, 0.5, 2.5) == [(0.5, 5.0), (1.0, 10.0), (2.0, 30.0), (2.5, 30.25)]
+    assert carbon._window(rows, 1.0, 2.0) == [(1.0, 10.0), (2.0, 30.0)]
+    assert carbon._window(rows, 1.25, 1.5) == [(1.25, 15.0), (1.5, 20.0)]
+
+
+@pytest.mark.parametrize(("opened", "closed"), [(-0.5, 1.0), (0.5, 4.5)])
+def test_a_window_that_totals_do_not_cover_has_none(opened: float, closed: float) -> None:
+    assert carbon._window([(0.0, 0.0), (4.0, 50.0)], opened, closed) == []
+    assert carbon._window([], opened, closed) == []
 
 
 class ConstantMeter(power.Meter):
     """100 W on its counter, 90 W by its samples."""
 
+    foreign: tuple[int, ...] = ()
+
     def start(self) -> None:
-        self._begin = time.perf_counter()
+        self._marks: list[float] = []
+
+    def open(self) -> None:
+        self._marks.append(time.perf_counter())
+
+    def close(self) -> None:
+        self._marks.append(time.perf_counter())
 
     def stop(self) -> power.EnergyReading:
-        duration = time.perf_counter() - self._begin
-        return power.EnergyReading("test", duration, 100 * duration, joules_integral=90 * duration)
+        duration = self._marks[1] - self._marks[0]
+        return power.EnergyReading(
+            "test", duration, 100 * duration, joules_integral=90 * duration, foreign_pids=self.foreign
+        )
 
 
-def test_idle_power_is_that_of_the_samples() -> None:
+def test_idle_power_is_that_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "SETTLE_S", 0.0)
     watts = ConstantMeter().idle_power_watts(0.01)
     assert watts is not None
     assert math.isclose(watts, 90.0)
+
+
+def test_idle_power_with_another_process_at_work_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "SETTLE_S", 0.0)
+    disturbed = ConstantMeter()
+    disturbed.foreign = (1,)
+    assert disturbed.idle_power_watts(0.01) is None

@@ -8,10 +8,15 @@
  *   trace=steps     file         power from a file of binary (double t, double watts) pairs that may grow meanwhile
  *   counter=exact|none|still|off     the energy counter; off: `scale` times the truth
  *   power=exact|none
- *   throttle=BITS   clock event reasons, in force from throttle_from seconds on
+ *   average=S       power is the mean of the last S seconds, as newer GPUs report it
+ *   throttle=BITS   clock event reasons, in force while the file `throttle_file` exists, or always where it is not named
+ *   sm_clock, memory_clock, throttled_sm_clock   MHz; 0: not supported. The last one while throttled, where given
+ *   temperature, heating             degrees Celsius at t = 0 (0: not supported), and degrees a second
+ *   bus_width       bits of the memory bus; 0: not supported
  *   pids=PID:BYTES;...               PID may be `self` for the process that loaded the library
  *   visitor=FILE    process 1 computes too while this file exists
  *   fail_after=N    the Nth and later readings of power fail with GPU_IS_LOST
+ *   lost_file=FILE  readings of power and energy fail with GPU_IS_LOST while this file exists
  * STANDIN_NVML_ORIGIN is t = 0 on CLOCK_MONOTONIC, which is Python's time.perf_counter() on Linux.
  * STANDIN_NVML_INIT is the code that nvmlInit returns.
  */
@@ -30,9 +35,9 @@ enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOS
 typedef struct { unsigned pid; unsigned long long bytes; } Process;
 
 typedef struct {
-  char uuid[96], name[96], trace[16], file[512], visitor[512], counter[16], power[16];
-  double a, b, period, scale, throttle_from;
-  unsigned long long memory, used, throttle;
+  char uuid[96], name[96], trace[16], file[512], visitor[512], throttle_file[512], lost_file[512], counter[16], power[16];
+  double a, b, period, scale, average, temperature, heating;
+  unsigned long long memory, used, throttle, sm_clock, memory_clock, throttled_sm_clock, bus_width;
   long fail_after, readings;
   int processes;
   Process process[MAX_PROCESSES];
@@ -68,9 +73,11 @@ static void parse_setting(Gpu *gpu, const char *key, char *value) {
 #define TEXT(field) if (!strcmp(key, #field)) copy(gpu->field, sizeof gpu->field, value)
 #define REAL(field) if (!strcmp(key, #field)) gpu->field = strtod(value, NULL)
 #define WHOLE(field) if (!strcmp(key, #field)) gpu->field = strtoull(value, NULL, 0)
-  TEXT(uuid); TEXT(name); TEXT(trace); TEXT(file); TEXT(visitor); TEXT(counter); TEXT(power);
-  REAL(a); REAL(b); REAL(period); REAL(scale); REAL(throttle_from);
+  TEXT(uuid); TEXT(name); TEXT(trace); TEXT(file); TEXT(visitor); TEXT(throttle_file); TEXT(lost_file);
+  TEXT(counter); TEXT(power);
+  REAL(a); REAL(b); REAL(period); REAL(scale); REAL(average); REAL(temperature); REAL(heating);
   WHOLE(memory); WHOLE(used); WHOLE(throttle); WHOLE(fail_after);
+  WHOLE(sm_clock); WHOLE(memory_clock); WHOLE(throttled_sm_clock); WHOLE(bus_width);
   if (!strcmp(key, "pids")) parse_processes(gpu, value);
 }
 
@@ -78,7 +85,10 @@ static void parse_gpu(Gpu *gpu, char *text) {
   memset(gpu, 0, sizeof *gpu);
   copy(gpu->counter, sizeof gpu->counter, "exact");
   copy(gpu->power, sizeof gpu->power, "exact");
-  gpu->throttle_from = -1e18;
+  gpu->sm_clock = 1410;
+  gpu->memory_clock = 1215;
+  gpu->bus_width = 5120;
+  gpu->temperature = 55;
   char *rest = NULL;
   for (char *item = strtok_r(text, ",", &rest); item; item = strtok_r(NULL, ",", &rest)) {
     char *equals = strchr(item, '=');
@@ -115,6 +125,17 @@ static double joules_at(const Gpu *gpu, double t) {
   if (!strcmp(gpu->trace, "sine")) return gpu->a * t + gpu->b / w * (1 - cos(w * t));
   if (!strcmp(gpu->trace, "steps")) return steps(gpu, t, 1);
   return gpu->a * t;
+}
+
+static double reported_watts(const Gpu *gpu, double t) {
+  if (gpu->average <= 0) return watts_at(gpu, t);
+  return (joules_at(gpu, t) - joules_at(gpu, t - gpu->average)) / gpu->average;
+}
+
+static int exists(const char *file) { return file[0] && !access(file, F_OK); }
+
+static unsigned long long throttles(const Gpu *gpu) {
+  return !gpu->throttle_file[0] || exists(gpu->throttle_file) ? gpu->throttle : 0;
 }
 
 /* ---- what nvidia-ml-py calls ---- */
@@ -167,12 +188,14 @@ int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
 int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned *milliwatts) {
   if (!strcmp(gpu->power, "none")) return NOT_SUPPORTED;
   if (gpu->fail_after && ++gpu->readings >= gpu->fail_after) return LOST;
-  *milliwatts = (unsigned)lround(1000 * watts_at(gpu, now()));
+  if (exists(gpu->lost_file)) return LOST;
+  *milliwatts = (unsigned)lround(1000 * reported_watts(gpu, now()));
   return OK;
 }
 
 int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoules) {
   if (!strcmp(gpu->counter, "none")) return NOT_SUPPORTED;
+  if (exists(gpu->lost_file)) return LOST;
   double joules = !strcmp(gpu->counter, "still") ? 0 : joules_at(gpu, now());
   if (!strcmp(gpu->counter, "off")) joules *= gpu->scale;
   *millijoules = 1000000000ULL + (unsigned long long)llround(1000 * joules); /* it never starts at 0 */
@@ -180,7 +203,7 @@ int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoule
 }
 
 int nvmlDeviceGetCurrentClocksEventReasons(Gpu *gpu, unsigned long long *bits) {
-  *bits = now() >= gpu->throttle_from ? gpu->throttle : 0;
+  *bits = throttles(gpu);
   return OK;
 }
 
@@ -190,7 +213,7 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *gpu, unsigned long long *bits
 
 int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *n, ProcessInfo *list) {
   unsigned room = *n, found = 0;
-  int visited = gpu->visitor[0] && !access(gpu->visitor, F_OK);
+  int visited = exists(gpu->visitor);
   for (int i = 0; i < gpu->processes + visited; i++) {
     Process p = i < gpu->processes ? gpu->process[i] : (Process){1, 5000};
     if (list && found < room) list[found] = (ProcessInfo){p.pid, p.bytes, ~0u, ~0u};
@@ -203,6 +226,27 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *n, ProcessInfo *
 int nvmlDeviceGetPowerManagementLimit(Gpu *gpu, unsigned *milliwatts) { (void)gpu; *milliwatts = 300000; return OK; }
 int nvmlDeviceGetEnforcedPowerLimit(Gpu *gpu, unsigned *milliwatts) { (void)gpu; *milliwatts = 300000; return OK; }
 int nvmlDeviceGetPersistenceMode(Gpu *gpu, unsigned *mode) { (void)gpu; *mode = 1; return OK; }
-int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned kind, unsigned *mhz) { (void)gpu; *mhz = kind == 2 ? 1215 : 1410; return OK; }
-int nvmlDeviceGetMaxClockInfo(Gpu *gpu, unsigned kind, unsigned *mhz) { return nvmlDeviceGetClockInfo(gpu, kind, mhz); }
-int nvmlDeviceGetTemperature(Gpu *gpu, unsigned sensor, unsigned *celsius) { (void)gpu; (void)sensor; *celsius = 55; return OK; }
+
+int nvmlDeviceGetMaxClockInfo(Gpu *gpu, unsigned kind, unsigned *mhz) {
+  *mhz = (unsigned)(kind == 2 ? gpu->memory_clock : gpu->sm_clock);
+  return *mhz ? OK : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned kind, unsigned *mhz) {
+  int slowed = kind != 2 && gpu->throttled_sm_clock && throttles(gpu);
+  if (!slowed) return nvmlDeviceGetMaxClockInfo(gpu, kind, mhz);
+  *mhz = (unsigned)gpu->throttled_sm_clock;
+  return OK;
+}
+
+int nvmlDeviceGetTemperature(Gpu *gpu, unsigned sensor, unsigned *celsius) {
+  (void)sensor;
+  if (gpu->temperature <= 0) return NOT_SUPPORTED;
+  *celsius = (unsigned)lround(gpu->temperature + gpu->heating * now());
+  return OK;
+}
+
+int nvmlDeviceGetMemoryBusWidth(Gpu *gpu, unsigned *bits) {
+  *bits = (unsigned)gpu->bus_width;
+  return *bits ? OK : NOT_SUPPORTED;
+}

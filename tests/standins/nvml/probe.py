@@ -34,8 +34,9 @@ def window(
     meter = power.open_meter(EnergySource(source), gpus, 0.05)
     if isinstance(meter, power.NoMeter):
         return answer | {"reason": meter.reason}
-    clock = [time.perf_counter()]
     meter.start()
+    clock = [time.perf_counter()]
+    meter.open()
     clock.append(time.perf_counter())
     if visitor:
         Path(visitor).touch()
@@ -43,9 +44,28 @@ def window(
     if visitor and leaves:
         Path(visitor).unlink()
     clock.append(time.perf_counter())
-    reading = meter.stop()
+    meter.close()
     clock.append(time.perf_counter())
-    return answer | {"reading": asdict(reading), "clock": clock}
+    return answer | {"reading": asdict(meter.stop()), "clock": clock}
+
+
+def unfinished(marks: int) -> dict[str, Any]:
+    """A meter that is stopped after so many of its window's two marks."""
+    meter = power.open_meter(EnergySource.NVML, power.resolve_gpus(0, 1, None), 0.05)
+    assert isinstance(meter, power.Meter)
+    meter.start()
+    for _ in range(marks):
+        meter.open()
+    return {"reading": asdict(meter.stop())}
+
+
+def idle(seconds: float = 0.3, steps: str = "", watts: float = 0.0) -> dict[str, Any]:
+    """Idle power; it falls to `watts` just before, where there is a file of `steps`."""
+    if steps:
+        append_step(Path(steps), time.perf_counter() - float(os.environ["STANDIN_NVML_ORIGIN"]), watts)
+    meter = power.open_meter(EnergySource.NVML, power.resolve_gpus(0, 1, None), 0.05)
+    assert isinstance(meter, power.Meter)
+    return {"watts": meter.idle_power_watts(seconds)}
 
 
 def facts() -> dict[str, Any]:
@@ -53,29 +73,54 @@ def facts() -> dict[str, Any]:
     return {"facts": power.gpu_facts(power.list_gpus())}
 
 
-def benchmark(idle: float, busy: float, steps: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The energy benchmark over an engine whose load drives the power of the stand-in."""
-    origin, path = float(os.environ["STANDIN_NVML_ORIGIN"]), Path(steps)
+def benchmark(
+    config: dict[str, Any],
+    idle: float = 60.0,
+    busy: float = 200.0,
+    steps: str = "",
+    index: int = 0,
+    appears: str = "",
+    goes: bool = False,
+) -> dict[str, Any]:
+    """The energy benchmark over an engine whose load drives the power of the stand-in, written to the file `steps`.
+
+    The file `appears` is made after the 5th request of the window and, if it `goes`, removed after the 15th.
+    """
+    origin = float(os.environ["STANDIN_NVML_ORIGIN"])
     loads: list[float] = []
 
     def on_load(loaded: bool) -> None:
         loads.append(time.perf_counter() - origin)
-        append_step(path, loads[-1], busy if loaded else idle)
+        if steps:
+            append_step(Path(steps), loads[-1], busy if loaded else idle)
 
-    gpus = power.resolve_gpus(0, 1, None)
+    def progress(done: int, total: int, unit: str = "requests") -> None:
+        if appears and done == 5:
+            Path(appears).touch()
+        if goes and done == 15:
+            Path(appears).unlink()
+
     settings = EnergyConfig.model_validate(config)
-    meter = power.open_meter(settings.source, gpus, settings.sampling_interval_s)
+    meter = power.open_meter(settings.source, power.resolve_gpus(index, 1, None), settings.sampling_interval_s)
     engine = PlannedEngine(ttft_s=0.02, tpot_s=0.01, on_load=on_load)
-    measured = energy.run(engine, settings, PerformanceConfig(prompt="one two three", max_new_tokens=10), meter)
+    work = PerformanceConfig(prompt="one two three", max_new_tokens=10)
+    measured = energy.run(engine, settings, work, meter, progress)
     return {
         "metrics": measured.metrics.model_dump(),
         "samples": measured.samples,
+        "notes": measured.notes,
         "batches": len(engine.batches),
-        "busy_s": [end - begin for begin, end in zip(loads[::2], loads[1::2], strict=True)],
+        "busy_s": list(zip(loads[::2], loads[1::2], strict=True)),
     }
 
 
-ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"window": window, "facts": facts, "benchmark": benchmark}
+ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "window": window,
+    "unfinished": unfinished,
+    "idle": idle,
+    "facts": facts,
+    "benchmark": benchmark,
+}
 
 
 def main() -> None:

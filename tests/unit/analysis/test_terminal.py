@@ -100,6 +100,11 @@ def test_the_table_needs_neither_pandas_nor_matplotlib() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+def test_energy_that_was_disturbed_is_called_invalid_not_missing(make_cell: Callable[..., Cell]) -> None:
+    cells = [make_cell(), make_cell(precision="int8", energy={"valid": False, "joules_per_output_token": None})]
+    assert lines_of(show(cells), "int8")[0][-1] == "invalid"
+
+
 def test_what_is_within_noise_is_grey_and_said(make_cell: Callable[..., Cell]) -> None:
     cells = [make_cell(), make_cell(precision="int8", performance={"tpot_s": 0.0041})]
     out = Console(file=io.StringIO(), width=250, force_terminal=True, color_system="standard")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.benchmarks import accuracy
+from slim_eval.benchmarks import accuracy, outcomes
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.errors import BenchmarkError, UsageError
@@ -377,3 +377,95 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(folder: Path, task: s
 def test_an_included_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a folder"):
         accuracy.check_tasks(["gsm8k"], tmp_path / "none")
+
+
+# --- How sure an accuracy is ---
+
+
+def rows(scores: Sequence[float | None], tasks: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    names = tasks or ["one"] * len(scores)
+    return [{"task": task, "acc,none": score} for task, score in zip(names, scores, strict=True)]
+
+
+def test_right_and_wrong_items_of_one_task_have_wilsons_interval(folder: Path) -> None:
+    metrics = _metrics(_run("own_choice", folder))
+    assert metrics.accuracy is not None
+    right, n, z = round(6 * metrics.accuracy), 6, 1.959964
+    middle = (right + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(right * (n - right) / n + z**2 / 4)
+    assert metrics.intervals == {"accuracy": (pytest.approx(middle - half), pytest.approx(middle + half))}
+    assert metrics.clustered_stderr is None
+
+
+def test_a_task_without_a_right_answer_has_an_interval_all_the_same(folder: Path) -> None:
+    metrics = _metrics(_run("own_generate", folder))
+    low, high = metrics.intervals["accuracy"]
+    assert (metrics.accuracy, low) == (0.0, pytest.approx(0.0, abs=1e-12))
+    assert 0.3 < high < 0.6
+
+
+def test_a_group_has_a_clustered_standard_error(folder: Path) -> None:
+    measured = _run("own_group", folder)
+    metrics = _metrics(measured)
+    assert metrics.accuracy is not None
+    by_task: dict[str, float] = {}
+    for sample in measured.samples:
+        by_task[sample["task"]] = by_task.get(sample["task"], 0.0) + sample["acc,none"] - metrics.accuracy
+    assert metrics.clustered_stderr == pytest.approx(math.sqrt(sum(value**2 for value in by_task.values())) / 8)
+    assert set(metrics.intervals) == {"accuracy"}
+
+
+@pytest.mark.parametrize("name", ["own_tag", "own_bare_group", "own_nan"])
+def test_no_accuracy_has_no_interval(folder: Path, name: str) -> None:
+    metrics = _metrics(_run(name, folder))
+    assert (metrics.intervals, metrics.clustered_stderr) == ({}, None)
+
+
+def test_subtasks_that_differ_widen_the_interval() -> None:
+    tasks = ["easy"] * 50 + ["hard"] * 50
+    found = outcomes.uncertainty(
+        rows(([1.0] * 30 + [0.0] * 20) + ([1.0] * 15 + [0.0] * 35), tasks), "acc,none", 0.45, 0.05
+    )
+    # Deviations from the mean add up to 30 - 22.5 in one subtask and to 15 - 22.5 in the other.
+    stderr = math.sqrt(2 * 7.5**2) / 100
+    assert found.clustered_stderr == pytest.approx(stderr)
+    assert found.interval == (pytest.approx(0.45 - 1.96 * stderr), pytest.approx(0.45 + 1.96 * stderr))
+
+
+def test_the_interval_of_a_share_ends_at_0_and_1() -> None:
+    tasks = ["easy"] * 50 + ["hard"] * 50
+    found = outcomes.uncertainty(rows([1.0] * 50 + [0.0] * 50, tasks), "acc,none", 0.5, 0.05)
+    assert found.clustered_stderr == pytest.approx(math.sqrt(2) / 4)
+    assert found.interval == (0.0, 1.0)
+
+
+def test_subtasks_that_are_alike_do_not_narrow_the_interval() -> None:
+    alone = outcomes.uncertainty(rows([1.0, 0.0] * 50), "acc,none", 0.5, 0.05)
+    grouped = outcomes.uncertainty(rows([1.0, 0.0] * 50, ["a"] * 50 + ["b"] * 50), "acc,none", 0.5, 0.05)
+    assert grouped.clustered_stderr == pytest.approx(0.0, abs=1e-12)
+    assert grouped.interval == alone.interval is not None
+
+
+def test_graded_items_go_by_their_standard_error() -> None:
+    assert outcomes.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, 0.5).interval == pytest.approx((1.02, 2.98))
+    assert outcomes.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, None).interval is None
+    apart = outcomes.uncertainty(rows([0.5, 0.7, 3.5, 3.3], ["a", "a", "b", "b"]), "acc,none", 2.0, 0.1)
+    assert apart.clustered_stderr is not None
+    assert apart.clustered_stderr > 0.1
+    assert apart.interval == pytest.approx((2.0 - 1.96 * apart.clustered_stderr, 2.0 + 1.96 * apart.clustered_stderr))
+
+
+@pytest.mark.parametrize(
+    ("scores", "metric", "accuracy"),
+    [
+        ([1.0, 0.0], "acc,none", 0.6),  # a mean over subtasks of different size, or no mean at all
+        ([1.0, None], "acc,none", 1.0),  # an item without a score
+        ([1.0, 0.0], "f1,none", 0.5),  # items do not say it
+        ([1.0, 0.0], None, None),
+        ([], "acc,none", 0.5),
+    ],
+)
+def test_items_that_do_not_make_the_accuracy_say_nothing_of_it(
+    scores: list[float | None], metric: str | None, accuracy: float | None
+) -> None:
+    assert outcomes.uncertainty(rows(scores), metric, accuracy, 0.1) == outcomes.Uncertainty()

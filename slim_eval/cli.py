@@ -1,7 +1,7 @@
 """The command line: parse, make a config, make one call, return an exit code. Nothing else.
 
-Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks for something that cannot be,
-130 interrupted.
+Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks for something that cannot be, 3 a
+--fail-if condition holds, 4 one cannot be decided, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from types import FrameType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
 from slim_eval._version import __version__
-from slim_eval.config import AnalysisConfig, Config, EngineChoice, RecommendConfig, RunConfig, split_list
+from slim_eval.config import (
+    AnalysisConfig,
+    CompareConfig,
+    Config,
+    EngineChoice,
+    NoiseConfig,
+    RecommendConfig,
+    RunConfig,
+    split_list,
+)
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.utils import did_you_mean
 
@@ -82,12 +91,16 @@ def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[
 def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Parameter:
     required = field.default is PydanticUndefined
     default, shown = _default(field)
-    info = typer.Option(
-        _flag(path, field),
-        help=field.description,
-        rich_help_panel=panel,
-        show_default=shown,
-        envvar=_extra(field).get("env"),
+    info = (
+        typer.Argument(help=field.description, metavar=path[-1].upper())
+        if _extra(field).get("argument")
+        else typer.Option(
+            _flag(path, field),
+            help=field.description,
+            rich_help_panel=panel,
+            show_default=shown,
+            envvar=_extra(field).get("env"),
+        )
     )
     return inspect.Parameter(
         "__".join(path),
@@ -109,7 +122,7 @@ def _default(field: FieldInfo) -> tuple[Any, bool | str]:
     """The default that Typer is given, and how ``--help`` shows it."""
     value = field.default
     if isinstance(value, tuple):
-        return None, " ".join(item.value if isinstance(item, Enum) else str(item) for item in value)
+        return None, " ".join(item.value if isinstance(item, Enum) else str(item) for item in value) or False
     if isinstance(value, dict):
         return None, False
     return value, value is not None
@@ -168,7 +181,8 @@ def _build(config: type[Config], given: dict[tuple[tuple[str, ...], FieldInfo], 
 
 
 def _joined(field: FieldInfo, value: Any) -> Any:
-    if get_origin(field.annotation) is not tuple:
+    """The items of a list option, split where its field splits texts."""
+    if get_origin(field.annotation) is not tuple or not any(isinstance(m, BeforeValidator) for m in field.metadata):
         return value
     try:
         return [item for text in value for item in split_list(text)]
@@ -191,7 +205,8 @@ def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
             reason = first["msg"].removeprefix("Value error, ")
             what = reason if first["type"] == "value_error" else f"{wrong!r}: {reason}"
             return UsageError(f"{flag}: {what}", f"see slim-eval --help: {field.description}")
-    return UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    where = "".join(f"{part}: " for part in first["loc"]) if first["type"] != "value_error" else ""
+    return UsageError(f"{where}{first['msg'].removeprefix('Value error, ')}", "give one of them")
 
 
 @app.callback(invoke_without_command=True)
@@ -224,6 +239,36 @@ def analyze(config: AnalysisConfig) -> None:
     from slim_eval.console import show_analysis
 
     show_analysis(analyze_results(config))
+
+
+@app.command("noise", cls=_ListCommand)
+@_configured(NoiseConfig)
+def noise(config: NoiseConfig) -> None:
+    """Measure the same cell twice: how much its numbers differ though nothing changed. `analyze` and `compare` use it.
+
+    Takes the options of `run`. The floor is written to {output-dir}/{model}/{model}_noise/noise.json.
+    """
+    from slim_eval.console import show_noise
+    from slim_eval.noise import measure_noise
+
+    report = measure_noise(config)
+    show_noise(report.floors)
+    report.raise_for_failures()
+
+
+@app.command("compare")
+@_configured(CompareConfig)
+def compare(config: CompareConfig) -> None:
+    """Compare two cells, or two folders of them: every metric and task with interval, ratio and verdict.
+
+    With --fail-if it is a gate for CI: exit 3 where a condition holds beyond doubt, 4 where it cannot be decided.
+    """
+    from slim_eval.comparison.folders import compare_folders
+    from slim_eval.console import show_comparison
+
+    report = compare_folders(config)
+    show_comparison(report, config)
+    report.raise_for_conditions()
 
 
 @app.command()
@@ -308,7 +353,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _help_hint(words: Sequence[str]) -> str:
-    commands = {"run", "analyze", "demo"}
+    commands = {command.name or "" for command in app.registered_commands} | {"demo"}
     if words and not words[0].startswith("-") and words[0] not in commands:
         return did_you_mean(words[0], commands)
     return f"see: slim-eval {words[0] + ' ' if words and words[0] in commands else ''}--help"

@@ -113,6 +113,11 @@ def setting(default: Any, text: str, *, flag: str | None = None, env: str | None
     return Field(default, description=text, json_schema_extra={"flag": flag, "env": env}, **bounds)
 
 
+def argument(text: str) -> Any:
+    """A required field that the command line takes by its place, not by a name."""
+    return Field(..., description=text, json_schema_extra={"argument": True})
+
+
 class Config(BaseModel):
     """Base of all configs: frozen, and unknown keys are refused."""
 
@@ -307,4 +312,40 @@ class AnalysisConfig(Config):
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
     output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
     accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
+    margin_pp: float = setting(
+        1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
+    )
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
+
+
+class NoiseConfig(RunConfig):
+    """Everything `slim-eval noise` can be told: a run of one precision, and how often it is repeated."""
+
+    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
+        (Precision.FP16,), "Precision whose noise is measured.", min_length=1, max_length=1
+    )
+    num_repeats: int = setting(2, "How often the same cell is measured.", ge=2, le=100)
+
+
+class CompareConfig(Config):
+    """Everything `slim-eval compare` can be told."""
+
+    panel: ClassVar[str] = "Comparison"
+    a: Path = argument("What is compared with: a cell's folder, or a folder of results.")
+    b: Path = argument("What is judged: likewise.")
+    fail_if: tuple[str, ...] = setting(
+        (),
+        "Exit 3 where this holds beyond doubt, 4 where it cannot be decided, e.g. mmlu_drop>1pp or tpot_s>5% "
+        "(repeatable).",
+    )
+    margin_pp: float = setting(
+        1.0, "Drop in percentage points that still counts as equivalent.", flag="--margin", gt=0, le=100
+    )
+    as_json: bool = setting(False, "Print JSON.", flag="--json")
+    as_markdown: bool = setting(False, "Print Markdown.", flag="--markdown")
+
+    @model_validator(mode="after")
+    def _one_format(self) -> CompareConfig:
+        if self.as_json and self.as_markdown:
+            raise ValueError("--json and --markdown exclude each other")
+        return self

@@ -5,6 +5,7 @@ Progress goes to stderr; the closing table and the paths of what was written go 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,10 +30,14 @@ from rich.text import Text
 
 from slim_eval import protocol
 from slim_eval.results import Cell
+from slim_eval.utils import number
 
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
     from slim_eval.analysis.advice import Advice
+    from slim_eval.comparison.folders import ComparisonReport
+    from slim_eval.config import CompareConfig
+    from slim_eval.records import NoiseRecord
 
 _PLAIN_EVERY_S = 15.0
 
@@ -264,6 +269,38 @@ def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
     if table:
         from slim_eval.analysis.terminal import comparison_table
 
-        out.print(comparison_table(report.rows))
+        out.print(comparison_table(report.rows, within_noise=report.within_noise))
     for path in report.paths:
         out.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def show_comparison(report: ComparisonReport, config: CompareConfig) -> None:
+    """A comparison on stdout, in the format that was asked for."""
+    from slim_eval.comparison import report as writings
+
+    if config.as_json or config.as_markdown:
+        sys.stdout.write(writings.to_json(report) if config.as_json else writings.to_markdown(report))
+    else:
+        Console(highlight=False).print(writings.renderable(report))
+
+
+def show_noise(floors: Sequence[tuple[NoiseRecord, Path]]) -> None:
+    """The noise floor of each model on stdout, and where it was written."""
+    out = Console(highlight=False)
+    for record, path in floors:
+        out.print(_noise_table(record))
+        out.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _noise_table(record: NoiseRecord) -> Table:
+    runs = max((len(entry.values) for entry in (*record.metrics.values(), *record.tasks.values())), default=0)
+    title = f"{record.model} {record.precision}: the same cell, measured {runs} times"
+    columns = ("metric", *(f"run {index + 1}" for index in range(runs)), "noise floor")
+    table = Table(*columns, title=title, title_justify="left")
+    for key, entry in record.metrics.items():
+        floor = "-" if entry.floor is None else f"±{entry.floor * 100:.2f} %"
+        table.add_row(key, *("-" if value is None else number(value) for value in entry.values), floor)
+    for task, entry in record.tasks.items():
+        floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
+        table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
+    return table

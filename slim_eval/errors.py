@@ -9,7 +9,9 @@
     ├── BenchmarkError            exit 1   a benchmark could not make a number
     ├── NothingFitsError          exit 1   no configuration does all that was asked for
     ├── ResultFileError           exit 1   a result file that cannot be read
-    └── RunFailedError            exit 1   the run ended, but some of its stages failed
+    ├── RunFailedError            exit 1   the run ended, but some of its stages failed
+    ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
+    └── GateUndecidedError        exit 4   a --fail-if condition cannot be decided from these measurements
 
 Errors of other packages are translated into these where that package is called, with ``raise … from``.
 """
@@ -86,3 +88,15 @@ class ResultFileError(SlimEvalError):
 
 class RunFailedError(SlimEvalError):
     """The run is over and one or more of its stages failed."""
+
+
+class GateFailedError(SlimEvalError):
+    """A condition of `slim-eval compare --fail-if` holds beyond doubt."""
+
+    exit_code = 3
+
+
+class GateUndecidedError(SlimEvalError):
+    """A condition of `slim-eval compare --fail-if` cannot be decided: measure more, or what was not measured."""
+
+    exit_code = 4

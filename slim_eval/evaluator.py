@@ -36,6 +36,7 @@ class PlannedCell:
     Attributes:
         config: The run's config as it holds for this model.
         max_model_len: Context window that is served.
+        label: What tells it apart from other cells of the same model and precision.
     """
 
     source: models.ModelSource
@@ -43,11 +44,12 @@ class PlannedCell:
     directory: Path
     config: RunConfig
     max_model_len: int
+    label: str = ""
 
     @property
     def name(self) -> str:
         """How the cell is called on the terminal."""
-        return f"{self.source.name} {self.precision.value}"
+        return f"{self.source.name} {self.precision.value} {self.label}".rstrip()
 
     @property
     def stages(self) -> list[str]:
@@ -114,9 +116,18 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
         MissingPackageError: A stage's interpreter lacks a package; nothing was started.
     """
     cells, gpus = plan(config)
+    return execute(config, cells, gpus, display)
+
+
+def execute(
+    config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...], display: Display | None = None
+) -> RunReport:
+    """Quantize and measure the cells of a plan, one after the other; as `evaluate`, which plans first."""
     report = RunReport(config.output_dir)
     with display or open_display() as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
+        for text in _foresight(config, cells):
+            shown.note(text)
         for number, cell in enumerate(cells, start=1):
             shown.cell(number, len(cells), cell.name, cell.stages)
             run = _CellRun(cell, gpus, shown, report.failures)
@@ -125,8 +136,31 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
             if measured is not None:
                 report.cells += (measured,)
                 logger(measured, cell.config)
+                _pair(cell)
         shown.close(report.cells, report.failures)
     return report
+
+
+def _foresight(config: RunConfig, cells: Sequence[PlannedCell]) -> list[str]:
+    """What a limit on the items cannot show, said before hours are spent on it."""
+    limit = config.accuracy.limit
+    if Benchmark.ACCURACY not in config.tasks or limit is None or not cells:
+        return []
+    from slim_eval.stats import minimum_detectable_drop
+
+    points = 100 * minimum_detectable_drop(limit)
+    return [
+        f"--accuracy-limit {limit}: with {limit} items a (sub)task, drops under about {points:.0f} points cannot be "
+        "seen (80 % power, if 10 % of the answers flip)"
+    ]
+
+
+def _pair(cell: PlannedCell) -> None:
+    """Bring `paired.json` of the model's quantized cells up to date, wherever the baseline is there."""
+    from slim_eval.comparison.pairing import update_paired
+
+    if Benchmark.ACCURACY in cell.config.tasks:
+        update_paired(cell.directory.parent, cell.config.accuracy.margin_pp)
 
 
 def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
@@ -185,7 +219,7 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
         needed = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
         _require(needed, "quantization", config.quantize_python, "--quantize-python")
-    serving = ["torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml"]
+    serving = ["torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy"]
     if config.engine.engine is EngineChoice.VLLM:
         serving.append("vllm")
     if Benchmark.ACCURACY in config.tasks:

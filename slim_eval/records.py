@@ -180,6 +180,70 @@ class ErrorRecord(Metadata):
 Record = PerformanceRecord | EnergyRecord | AccuracyRecord
 
 
+class PairedTask(_Model):
+    """One task of two cells, item by item; the first cell is the baseline.
+
+    Percentage points are of the headline metric; a drop above 0 means that the second cell is worse. With `refused`
+    there are no numbers.
+    """
+
+    task: str
+    metric: str | None = None
+    refused: str | None = None  # why the two must not be paired
+    num_items: int | None = None
+    num_left_out: int = 0  # items without a score in one of the two
+    num_clusters: int | None = None  # subtasks
+    baseline_accuracy: float | None = None  # over the paired items
+    accuracy: float | None = None
+    drop_pp: float | None = None
+    interval_pp: tuple[float, float] | None = None  # 95 %, paired
+    lost: int | None = None  # right in the baseline, wrong here
+    gained: int | None = None
+    flips: float | None = None  # share of items whose correctness changed
+    p_value: float | None = None  # exact McNemar, or a paired t-test for graded scores
+    p_value_holm: float | None = None  # corrected over all tasks and precisions shown together
+    answer_kl: float | None = None  # nats; over answer choices
+    margin_pp: float | None = None
+    verdict: str | None = None  # "equivalent", "degraded", "underpowered"
+    items_needed: int | None = None  # where underpowered: to see a drop of the margin at 80 % power
+
+
+class PairedRecord(_Model):
+    """`paired.json`: a quantized cell against the 16-bit cell of the same model, on the same items."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    precision: str
+    baseline: str  # folder of the baseline, relative to the cell's
+    timestamp: str
+    margin_pp: float
+    tasks: tuple[PairedTask, ...]
+
+
+class FloorEntry(_Model):
+    """What one metric of the same cell, measured again and again, came to."""
+
+    values: tuple[float | None, ...]  # one a run
+    floor: float | None = None  # relative change that is still noise; for a task percentage points
+
+
+class NoiseRecord(_Model):
+    """`noise.json`: how much the numbers of one cell differ from run to run, though nothing changed."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    precision: str
+    timestamp: str
+    engine: str | None = None
+    kernels: str | None = None
+    hardware: str | None = None
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    metrics: dict[str, FloorEntry] = Field(default_factory=dict)
+    tasks: dict[str, FloorEntry] = Field(default_factory=dict)  # accuracy of each run, and the floor of its drop
+    flips: dict[str, float] = Field(default_factory=dict)  # task -> largest share of answers that changed
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a benchmark returns: its metrics and the raw samples they were worked out from."""

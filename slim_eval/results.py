@@ -4,7 +4,10 @@
         performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
         {name}.samples.jsonl.gz                           every raw sample behind the record
         {name}.error.json                                 a benchmark that failed: cause, remedy, where its log is
+        paired.json                                       this cell against the 16-bit one, item by item
         run.log                                           the engine's own output
+    {output_dir}/{model}/{model}_noise/
+        noise.json   run-1/  run-2/                       one cell measured twice: no results of their own
 
 The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0.
 """
@@ -17,6 +20,7 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,12 +33,16 @@ from slim_eval.records import (
     EnergyRecord,
     ErrorRecord,
     Metadata,
+    NoiseRecord,
+    PairedRecord,
     PerformanceRecord,
     Record,
 )
 from slim_eval.utils import atomic_path, full_name, short_name, slug, write_text
 
 RUN_LOG = "run.log"
+PAIRED = "paired.json"
+NOISE = "noise.json"
 _ERROR_SUFFIX = ".error.json"
 _SAMPLES_SUFFIX = ".samples.jsonl.gz"
 _RecordT = TypeVar("_RecordT", bound=Metadata)
@@ -135,6 +143,40 @@ def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:
     path = directory / f"{slug(name)}{_ERROR_SUFFIX}"
     write_text(path, _to_json(record))
     return path
+
+
+def noise_directory(model_directory: Path) -> Path:
+    """Where the runs of `slim-eval noise` on a model stand, and the floor they gave."""
+    return model_directory / f"{model_directory.name}_noise"
+
+
+def write_paired(directory: Path, record: PairedRecord) -> Path:
+    """Write `paired.json` into a quantized cell's folder."""
+    path = directory / PAIRED
+    write_text(path, _to_json(record))
+    return path
+
+
+def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
+    """Write a model's `noise.json`."""
+    path = noise_directory(model_directory) / NOISE
+    write_text(path, _to_json(record))
+    return path
+
+
+def read_noise(model_directory: Path) -> NoiseRecord | None:
+    """A model's noise floor; None where none was measured.
+
+    Raises:
+        ResultFileError: The file is damaged.
+    """
+    path = noise_directory(model_directory) / NOISE
+    if not path.is_file():
+        return None
+    try:
+        return NoiseRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
 
 
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
@@ -255,13 +297,13 @@ def read_cell(directory: Path, names: Collection[str]) -> Cell | None:
 
 
 def _may_be_record(path: Path, root: Path) -> bool:
-    """Records stand in cell folders; hidden files and the analysis' own outputs are none."""
+    """Records stand in cell folders; hidden files, runs made for the noise floor and other outputs are none."""
     parts = path.relative_to(root).parts
-    return not any(part.startswith(".") for part in parts) and path.name not in {
-        "complete_results.json",
-        "quantization.json",
-        "paired.json",
-    }
+    if any(part.startswith(".") for part in parts):
+        return False
+    if any(folder == f"{parent}_noise" for parent, folder in pairwise((root.resolve().name, *parts))):
+        return False
+    return path.name not in {"complete_results.json", "quantization.json", PAIRED, NOISE}
 
 
 def _cell(directory: Path, records: list[Record | ErrorRecord]) -> Cell:

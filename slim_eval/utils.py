@@ -1,4 +1,4 @@
-"""Small pure helpers: folder names, atomic writes, nearest names, sizes."""
+"""Small pure helpers: folder names, atomic writes, nearest names, numbers as text."""
 
 from __future__ import annotations
 
@@ -77,3 +77,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {', '.join(near)}?"
     return f"known: {', '.join(names)}" if len(names) <= 12 else ""
+
+
+def number(value: float) -> str:
+    """A number with about three significant digits and no exponent where it can be helped."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    return f"{value:#.3g}" if value else "0"

@@ -17,6 +17,7 @@ from slim_eval.utils import did_you_mean, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from slim_eval.analysis.evidence import Evidence
     from slim_eval.config import AnalysisConfig
 
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
@@ -33,6 +34,7 @@ class AnalysisReport:
         warnings: What a reader of the tables must know, one line each.
         tasks: Accuracy tasks shown.
         rows: One flat row a configuration, with the tasks shown, for `terminal.comparison_table`.
+        within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor.
     """
 
     num_cells: int
@@ -41,6 +43,7 @@ class AnalysisReport:
     warnings: tuple[str, ...]
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
+    within_noise: tuple[frozenset[str], ...] = ()
 
 
 def analyze(config: AnalysisConfig) -> AnalysisReport:
@@ -49,18 +52,24 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     Raises:
         UsageError: The folder is missing or holds no measurement, or the other one cannot be written.
     """
-    from slim_eval.analysis import plots, tables
+    from slim_eval.analysis import evidence, plots, tables
 
     require_writable(config.output_dir, "--output-dir")
     results, cells = _measured(config.input_dir)
     rows = rows_of(cells)
     tasks, advice = _tasks(config, cells)
+    found = evidence.gather(cells, rows, config.margin_pp)
+    noisy = {row["directory"]: found.within_noise(row, rows) for row in rows}
     frame = tables.tidy_table(rows)
-    impact = tables.quantization_impact(frame, tasks)
+    impact = tables.quantization_impact(frame, tasks, noisy)
+    paired = [row for row in found.paired_rows(rows) if row["task"] in tasks]
     texts = {
-        "complete_results.json": _complete_json(config.input_dir, results, tables.quantization_impact(frame)),
+        "complete_results.json": _complete_json(
+            config.input_dir, results, found, tables.quantization_impact(frame, None, noisy)
+        ),
         "results_table.csv": tables.to_csv(tables.results_table(frame, tasks)),
         "quantization_impact.csv": tables.to_csv(impact),
+        "paired_accuracy.csv": tables.to_csv(tables.paired_table(paired)),
     }
     for name, text in texts.items():
         write_text(config.output_dir / name, text)
@@ -69,10 +78,11 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     return AnalysisReport(
         num_cells=len(cells),
         paths=(*(config.output_dir / name for name in texts), *figures),
-        problems=_problems(results),
-        warnings=(*advice, *_impact_warnings(tables.records_of(impact))),
+        problems=(*_problems(results), *found.problems),
+        warnings=(*advice, *_warnings(found, tables.records_of(impact), paired)),
         tasks=tasks,
         rows=tuple(rows_of(cells, tasks)),
+        within_noise=tuple(noisy[row["directory"]] for row in rows),
     )
 
 
@@ -131,29 +141,33 @@ def _tasks(config: AnalysisConfig, cells: Iterable[Cell]) -> tuple[tuple[str, ..
     return tuple(task for task in config.accuracy_tasks if task in found), advice
 
 
-def _impact_warnings(impact: Sequence[Row]) -> list[str]:
-    """One line for each reason not to compare, with the configurations that it concerns."""
+def _warnings(found: Evidence, impact: Sequence[Row], paired: Sequence[Row]) -> list[str]:
+    """What the results cannot support, and one line for each reason not to compare, with whom it concerns."""
     reasons: dict[str, list[str]] = {}
+    for caveat in found.caveats:
+        reasons.setdefault(caveat.text, []).extend(caveat.cells)
     for row in impact:
-        label = f"{row['name']} {row['precision']}"
-        if row["length_confounded"]:
-            words = "other output length than fp16, so latencies are of different work (read per_token_speedup)"
-            reasons.setdefault(words, []).append(label)
         for reason in (row["not_comparable"] or "").split("; "):
             if reason:
-                reasons.setdefault(f"not compared: {reason}", []).append(label)
-    return [f"{reason}: {', '.join(labels)}" for reason, labels in reasons.items()]
+                reasons.setdefault(f"not compared: {reason}", []).append(f"{row['name']} {row['precision']}")
+    for row in paired:
+        if row["refused"] and not row["refused"].endswith("no outcomes of single items"):
+            reasons.setdefault(f"not paired: {row['task']}: {row['refused']}", []).append(
+                f"{row['name']} {row['precision']}"
+            )
+    return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 
 
-def _complete_json(folder: Path, results: Results, impact: pd.DataFrame) -> str:
+def _complete_json(folder: Path, results: Results, found: Evidence, impact: pd.DataFrame) -> str:
     """Everything that was read, and the comparison over all tasks."""
     from slim_eval.analysis.tables import records_of
 
     content = {
         "schema_version": 1,
-        "problems": list(_problems(results)),
+        "problems": [*_problems(results), *found.problems],
         "cells": [_cell_json(cell, name, folder) for cell, name in _named(results.cells)],
         "quantization_impact": records_of(impact),
+        **found.to_json(),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from slim_eval.analysis.advice import Advice, Candidate, CheckState, Ranking, Reading
 from slim_eval.analysis.objectives import Objective
-from slim_eval.analysis.style import number, wrapped_name
+from slim_eval.analysis.style import wrapped_name
 from slim_eval.analysis.wishes import COST, label, said, unit_of
 from slim_eval.comparison.rules import BASELINE
+from slim_eval.utils import number
 
 _ABSENT = "-"
 

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from slim_eval.analysis import style
 from slim_eval.comparison.rules import Doubt
+from slim_eval.utils import number
 
 NOT_MEASURED = "not measured"
 _FEW_BARS = 24
@@ -201,7 +202,7 @@ def _draw_bar(axes: Axes, y: float, bar: Bar, colour: str) -> Patch:
             zorder=3,
         )  # fmt: skip
     marks = "".join(dict.fromkeys(_MARKS[doubt] for doubt in Doubt if doubt in bar.doubts))
-    _beside(axes, value + (bar.error or 0), y, f"{style.number(value)} {marks}".rstrip())
+    _beside(axes, value + (bar.error or 0), y, f"{number(value)} {marks}".rstrip())
     return patch  # type: ignore[no-any-return]
 
 

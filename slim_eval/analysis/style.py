@@ -47,15 +47,3 @@ def wrapped_name(name: str) -> str:
             elif len(part) > _NAME_CHARACTERS:
                 lines[-1], part = part[:_NAME_CHARACTERS], part[_NAME_CHARACTERS:]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def number(value: float) -> str:
-    """A number with about three significant digits and no exponent where it can be helped."""
-    size = abs(value)
-    if size >= 100:
-        return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    if size >= 1:
-        return f"{value:.2f}"
-    return f"{value:#.3g}" if value else "0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,15 @@ _RESULT_COLUMNS = (
 )  # fmt: skip
 _IMPACT_HEAD = ("name", "model", "precision")
 _TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
-_COUNTS = ("kv_cache_tokens", "batch_size", "num_runs", "_num_items", "_num_fewshot", "num_parameters", "_limit")
+_COUNTS = (
+    "kv_cache_tokens", "batch_size", "num_runs", "num_items", "_num_fewshot", "num_parameters", "_limit",
+    "num_left_out", "num_clusters", "lost", "gained", "items_needed",
+)  # fmt: skip
+_PAIRED_COLUMNS = (
+    "name", "model", "precision", "task", "metric", "num_items", "num_clusters", "baseline_accuracy", "accuracy",
+    "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "lost", "gained", "flips", "p_value", "p_value_holm",
+    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "refused", "directory",
+)  # fmt: skip
 
 
 def tidy_table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -48,26 +56,40 @@ def results_table(frame: pd.DataFrame, tasks: Sequence[str] | None = None) -> pd
     return _whole_counts(frame.reindex(columns=columns))
 
 
-def quantization_impact(frame: pd.DataFrame, tasks: Sequence[str] | None = None) -> pd.DataFrame:
+def quantization_impact(
+    frame: pd.DataFrame, tasks: Sequence[str] | None = None, noisy: Mapping[str, Iterable[str]] | None = None
+) -> pd.DataFrame:
     """One row a quantized configuration, against the 16-bit one of the same model.
 
     Args:
         frame: The tidy table.
         tasks: Tasks to compare; all by default.
+        noisy: Folder of a configuration -> metrics that differ from the baseline by no more than the noise floor.
 
     Returns:
-        ``name``, ``model``, ``precision``, the columns of `compare.comparison`, and ``directory`` to join on.
+        ``name``, ``model``, ``precision``, the columns of `rules.comparison`, ``within_noise`` (those metrics, in one
+        text), and ``directory`` to join on.
     """
     shown = tasks_of(map(str, frame.columns)) if tasks is None else tasks
     rows = records_of(frame)
     made = [
         {key: row[key] for key in _IMPACT_HEAD}
         | comparison(row, baseline_of(row, rows), shown)
+        | {"within_noise": " ".join(sorted((noisy or {}).get(row["directory"], ()))) or None}
         | {"directory": row["directory"]}
         for row in rows
         if row["precision"] != BASELINE
     ]
-    return pd.DataFrame(made, columns=[*_IMPACT_HEAD, *no_comparison(shown, ""), "directory"])
+    return pd.DataFrame(made, columns=[*_IMPACT_HEAD, *no_comparison(shown, ""), "within_noise", "directory"])
+
+
+def paired_table(paired: Sequence[Row]) -> pd.DataFrame:
+    """One row for each task of each quantized configuration: drop on the same items, interval, p, flips, KL, verdict.
+
+    Args:
+        paired: From `evidence.Evidence.paired_rows`.
+    """
+    return _whole_counts(pd.DataFrame(list(paired), columns=list(_PAIRED_COLUMNS)))
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ class _Column:
     header: str
     text: Callable[[Mapping[str, Any]], str]
     justify: Literal["left", "right"] = "right"
+    key: str = ""  # the column of the rows that it shows
 
 
 def _scaled(key: str, digits: int, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
@@ -51,18 +52,24 @@ _MODEL = _Column("model", _plain("name"), "left")
 _PRECISION = _Column("precision", _plain("precision"), "left")
 _COLUMNS = (
     _Column("engine", _engine, "left"),
-    _Column("TTFT\nms", _scaled("ttft_s", 1, 1000)),
-    _Column("TPOT\nms", _scaled("tpot_s", 2, 1000)),
-    _Column("output\ntok/s", _scaled("tokens_per_second", 1)),
-    _Column("amortised\nlatency ms", _scaled("mean_latency_s", 1, 1000)),
+    _Column("TTFT\nms", _scaled("ttft_s", 1, 1000), key="ttft_s"),
+    _Column("TPOT\nms", _scaled("tpot_s", 2, 1000), key="tpot_s"),
+    _Column("output\ntok/s", _scaled("tokens_per_second", 1), key="tokens_per_second"),
+    _Column("amortised\nlatency ms", _scaled("mean_latency_s", 1, 1000), key="mean_latency_s"),
     _Column("on disk\nGiB", _scaled("model_size_gb", 3)),
     _Column("weights\nGiB", _scaled("weights_gb", 3)),
     _Column("peak mem\nGiB", _scaled("mean_peak_mem_mb", 2, 1 / 1024)),
-    _Column("J/output\ntoken", _energy),
+    _Column("J/output\ntoken", _energy, key="joules_per_output_token"),
 )
 
 
-def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None, width: int | None = None) -> Table:
+def comparison_table(
+    rows: Sequence[Row],
+    *,
+    tasks: Sequence[str] | None = None,
+    width: int | None = None,
+    within_noise: Sequence[Collection[str]] = (),
+) -> Table:
     """The table that ends `slim-eval run` and `slim-eval analyze`.
 
     Args:
@@ -71,6 +78,8 @@ def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None,
             difference to the 16-bit model in percentage points, where the two may be compared.
         width: Columns of the terminal; found out by default. What does not fit beside the rest stands below it, with
             model and precision again, so that nothing is cut.
+        within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor:
+            they are shown in grey.
 
     Returns:
         A rich table; columns without any value are left out, and ``-`` stands where nothing was measured.
@@ -79,8 +88,12 @@ def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None,
         return Table()
     found = tasks_of(rows[0])
     shown = found if tasks is None else [task for task in tasks if task in found]
-    columns = [*_COLUMNS, *(_Column(f"{task}\n% (pp)", _accuracy_of(task, rows)) for task in shown)]
-    filled = [_Filled(column, [column.text(row) for row in rows]) for column in columns]
+    columns = [*_COLUMNS, *(_Column(f"{task}\n% (pp)", _accuracy_of(task, rows), key=task) for task in shown)]
+    noisy = list(within_noise) or [frozenset[str]()] * len(rows)
+    filled = [
+        _Filled(column, [column.text(row) for row in rows], [column.key in found for found in noisy])
+        for column in columns
+    ]
     filled = [column for column in filled if set(column.cells) - {_ABSENT}]
     names = [row["name"] for row in rows]
     head = [_Filled(_PRECISION, [_PRECISION.text(row) for row in rows])]
@@ -89,9 +102,13 @@ def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None,
     blocks = [_table([*head, *block], names) for block in _blocks(head, filled, width or Console().width)]
     if len(set(names)) == 1:
         blocks[0].title, blocks[0].title_justify = names[0], "left"
+    notes = []
     if any("(pp)" in column.shape.header for column in filled):
-        blocks[-1].caption = f"% (pp): accuracy ± its standard error (difference to {BASELINE} in percentage points)"
-        blocks[-1].caption_justify = "left"
+        notes.append(f"% (pp): accuracy ± its standard error (difference to {BASELINE} in percentage points)")
+    if any(any(column.grey) for column in filled):
+        notes.append(f"grey: differs from {BASELINE} by no more than {BASELINE} differs from itself (noise floor)")
+    if notes:
+        blocks[-1].caption, blocks[-1].caption_justify = "\n".join(notes), "left"
     if len(blocks) == 1:
         return blocks[0]
     stack = Table.grid()
@@ -102,10 +119,11 @@ def comparison_table(rows: Sequence[Row], *, tasks: Sequence[str] | None = None,
 
 @dataclass(frozen=True)
 class _Filled:
-    """A column with its cells."""
+    """A column with its cells, and which of them are shown in grey."""
 
     shape: _Column
     cells: list[str]
+    grey: Sequence[bool] = ()
 
     @property
     def width(self) -> int:
@@ -133,9 +151,13 @@ def _table(columns: Sequence[_Filled], names: Sequence[str]) -> Table:
         first = index == 0 or names[index - 1] != name
         if first and index:
             table.add_section()
-        cells = (c.cells[index] if first or c.shape is not _MODEL else "" for c in columns)
-        table.add_row(*map(escape, cells))
+        table.add_row(*(_cell(c, index) if first or c.shape is not _MODEL else "" for c in columns))
     return table
+
+
+def _cell(column: _Filled, index: int) -> str:
+    text = escape(column.cells[index])
+    return f"[bright_black]{text}[/]" if column.grey and column.grey[index] else text
 
 
 def _accuracy_of(task: str, rows: Sequence[Row]) -> Callable[[Mapping[str, Any]], str]:

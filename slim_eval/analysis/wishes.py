@@ -19,11 +19,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from slim_eval.analysis.objectives import ACCURACY_MEAN, KNOWN_DIRECTIONS, Objective, directions, parse_objectives
-from slim_eval.analysis.style import number
 from slim_eval.config import Wishes
 from slim_eval.errors import UsageError
 from slim_eval.rows import METRIC_COLUMNS, Row, tasks_of
-from slim_eval.utils import did_you_mean
+from slim_eval.utils import did_you_mean, number
 
 #: Columns that `candidates` works out from others.
 RECOVERY, OF_BEST, MEMORY, COST = "recovery", "accuracy_of_best", "memory_gb", "money_per_million_tokens"

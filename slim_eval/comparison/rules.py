@@ -5,6 +5,7 @@ Pure functions over rows (see `rows`), without pandas. Every refusal to compare 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -107,6 +108,7 @@ _SPEED_RATIOS = {
     "tpot_speedup": ("tpot_s", True),
 }
 _SPEED_KEYS = tuple(key for key, _ in _SPEED_RATIOS.values())
+_CI95 = ("_ci95_low", "_ci95_high")
 _ENERGY_KEYS = ("energy_joules", "joules_per_output_token")
 _SIZE_RATIOS = {"model_size_ratio": "model_size_gb", "weights_ratio": "weights_gb"}
 BASIS_PER_TOKEN = "per output token"
@@ -129,7 +131,8 @@ def comparison(row: Mapping[str, Any], base: Mapping[str, Any] | None, tasks: Se
 
     Returns:
         ``speedup`` (ratio of amortised latency), ``per_token_speedup`` (of throughput), ``ttft_speedup`` and
-        ``tpot_speedup``, all above 1 where this is faster; ``length_confounded``: tokens a request differ by more than
+        ``tpot_speedup``, all above 1 where this is faster, each with the ends of its 95 % interval where both sides
+        have one (``tpot_speedup_ci95_low``, …); ``length_confounded``: tokens a request differ by more than
         1 %, so ``speedup`` compares different work; ``energy_reduction_percent`` and ``energy_basis``;
         ``model_size_ratio`` (on disk) and ``weights_ratio`` (loaded), above 1 where this is smaller;
         ``{task}_drop_percent`` (of the 16-bit accuracy) and ``{task}_drop_pp`` (percentage points), above 0 where
@@ -159,9 +162,61 @@ def lengths_differ(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> bo
 
 def no_comparison(tasks: Sequence[str], reason: str) -> Row:
     """What `comparison` returns where there is nothing to compare with."""
-    columns = (*_SPEED_RATIOS, "length_confounded", "energy_reduction_percent", "energy_basis", *_SIZE_RATIOS)
+    columns = (
+        *_with_ends(_SPEED_RATIOS), "length_confounded", *_with_ends(["energy_reduction_percent"]), "energy_basis",
+        *_SIZE_RATIOS,
+    )  # fmt: skip
     drops = (f"{task}_drop_{unit}" for task in tasks for unit in ("percent", "pp"))
     return {**dict.fromkeys((*columns, *drops)), "not_comparable": reason}
+
+
+def speed_obstacles(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Why the speeds of two rows must not be compared; empty where they may, or where neither was measured."""
+    return _reasons(row, base, _SPEED_KEYS, (*_SPEED_SETTINGS, _SPEED_KERNELS))
+
+
+def energy_obstacles(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Why the energy of two rows must not be compared, as `speed_obstacles`."""
+    return _invalid(row, base) or _reasons(row, base, _ENERGY_KEYS, (*_ENERGY_SETTINGS, _ENERGY_KERNELS))
+
+
+def task_obstacles(task: str, row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Why the accuracies of two rows on a task must not be compared, as `speed_obstacles`."""
+    settings = [replace(setting, key=f"{task}{setting.key}") for setting in _TASK_SETTINGS]
+    return _reasons(row, base, [task], settings)
+
+
+def quotient_interval(
+    ratio: float, above: tuple[float, float], below: tuple[float, float]
+) -> tuple[float, float] | None:
+    """The 95 % interval of a ratio of two independent numbers, from theirs: half-widths add as squares, in logarithms.
+
+    Args:
+        ratio: Of the numbers themselves.
+        above: Interval of the numerator.
+        below: Interval of the denominator.
+
+    Returns:
+        None where an end is not positive.
+    """
+    if min(*above, *below) <= 0:
+        return None
+    half = math.hypot(*(math.log(high / low) / 2 for low, high in (above, below)))
+    return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def ends(row: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    """The 95 % interval of a metric of a row; None where it has none."""
+    low, high = (row.get(f"{key}{end}") for end in _CI95)
+    return None if low is None or high is None else (low, high)
+
+
+def _with_ends(columns: Iterable[str]) -> list[str]:
+    return [name for column in columns for name in (column, *(f"{column}{end}" for end in _CI95))]
+
+
+def _named_ends(column: str, interval: tuple[float, float] | None) -> Row:
+    return dict(zip((f"{column}{end}" for end in _CI95), interval or (None, None), strict=True))
 
 
 def doubts(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> frozenset[Doubt]:
@@ -177,27 +232,26 @@ def doubts(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> frozenset[
         (Doubt.SPEED_SETUP, _SPEED_KEYS, _SPEED_SETTINGS),
         (Doubt.ENERGY_SETUP, _ENERGY_KEYS, _ENERGY_SETTINGS),
     ):
-        both = all(any(side.get(key) is not None for key in keys) for side in (row, base))
-        if both and _differences(settings, row, base):
+        if _measured(keys, row, base) and _differences(settings, row, base):
             found.add(doubt)
     return frozenset(found)
 
 
 def _speed(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) -> Row:
-    result: Row = dict.fromkeys(_SPEED_RATIOS)
+    result: Row = dict.fromkeys(_with_ends(_SPEED_RATIOS))
     result["length_confounded"] = lengths_differ(row, base)
-    if _blocked("speed", _reasons(row, base, _SPEED_KEYS, (*_SPEED_SETTINGS, _SPEED_KERNELS)), reasons):
+    if _blocked("speed", speed_obstacles(row, base), reasons):
         return result
     for column, (key, lower_is_better) in _SPEED_RATIOS.items():
         above, below = (base, row) if lower_is_better else (row, base)
         result[column] = _ratio(above[key], below[key])
+        result.update(_named_ends(column, _ratio_interval(key, above, below)))
     return result
 
 
 def _energy(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) -> Row:
-    result: Row = {"energy_reduction_percent": None, "energy_basis": None}
-    settings = (*_ENERGY_SETTINGS, _ENERGY_KERNELS)
-    if _blocked("energy", _invalid(row, base) or _reasons(row, base, _ENERGY_KEYS, settings), reasons):
+    result: Row = dict.fromkeys((*_with_ends(["energy_reduction_percent"]), "energy_basis"))
+    if _blocked("energy", energy_obstacles(row, base), reasons) or not _measured(_ENERGY_KEYS, row, base):
         return result
     key, basis = "joules_per_output_token", BASIS_PER_TOKEN
     if row[key] is None or base[key] is None:
@@ -207,13 +261,15 @@ def _energy(row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str])
     share = _ratio(row[key], base[key])
     if share is not None:
         result.update(energy_reduction_percent=(1 - share) * 100, energy_basis=basis)
+        found = _ratio_interval(key, row, base)
+        reduction = None if found is None else ((1 - found[1]) * 100, (1 - found[0]) * 100)
+        result.update(_named_ends("energy_reduction_percent", reduction))
     return result
 
 
 def _drops(task: str, row: Mapping[str, Any], base: Mapping[str, Any], reasons: list[str]) -> Row:
     result: Row = {f"{task}_drop_percent": None, f"{task}_drop_pp": None}
-    settings = [replace(setting, key=f"{task}{setting.key}") for setting in _TASK_SETTINGS]
-    if _blocked(task, _reasons(row, base, [task], settings), reasons):
+    if _blocked(task, task_obstacles(task, row, base), reasons) or not _measured([task], row, base):
         return result
     drop = base[task] - row[task]
     result[f"{task}_drop_pp"] = drop * 100
@@ -223,12 +279,12 @@ def _drops(task: str, row: Mapping[str, Any], base: Mapping[str, Any], reasons: 
 
 def _reasons(
     row: Mapping[str, Any], base: Mapping[str, Any], keys: Sequence[str], settings: Sequence[_Setting]
-) -> list[str] | None:
-    """Why numbers cannot be compared; None where they can; empty where neither was measured: nothing to say."""
+) -> list[str]:
+    """Why numbers cannot be compared; empty where they can, and where neither was measured: nothing to say."""
     here, there = (any(side.get(key) is not None for key in keys) for side in (row, base))
     if not (here and there):
         return [f"not measured at {(row if there else base)['precision']}"] if here or there else []
-    return _differences(settings, row, base) or None
+    return _differences(settings, row, base)
 
 
 def _differences(settings: Sequence[_Setting], row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
@@ -236,24 +292,33 @@ def _differences(settings: Sequence[_Setting], row: Mapping[str, Any], base: Map
     return [reason for reason in found if reason]
 
 
-def _invalid(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str] | None:
+def _measured(keys: Sequence[str], row: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    return all(any(side.get(key) is not None for key in keys) for side in (row, base))
+
+
+def _invalid(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     found = []
-    for side, words in ((row, "this measurement"), (base, f"the {BASELINE} measurement")):
+    for side, words in ((row, "this measurement"), (base, f"the {base['precision']} measurement")):
         if side["valid"] is False:
             why = ", ".join(side["invalid_reasons"] or ())
             found.append(f"{words} is marked invalid" + (f" ({why})" if why else ""))
-    return found or None
+    return found
 
 
-def _blocked(what: str, why: list[str] | None, reasons: list[str]) -> bool:
+def _blocked(what: str, why: list[str], reasons: list[str]) -> bool:
     """Whether a comparison is off; its reasons are added to the list."""
     if why:
         reasons.append(f"{what}: {', '.join(why)}")
-    return why is not None
+    return bool(why)
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
     return None if above is None or not below else above / below
+
+
+def _ratio_interval(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> tuple[float, float] | None:
+    ratio, upper, lower = _ratio(above[key], below[key]), ends(above, key), ends(below, key)
+    return None if ratio is None or upper is None or lower is None else quotient_interval(ratio, upper, lower)
 
 
 def _close(a: Any, b: Any, tolerance: float) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slim_eval.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord
-from slim_eval.results import Cell, cell_directory, write_record
+from slim_eval.results import Cell, cell_directory, record_name, write_record
 
 ENVIRONMENT = {"cpu": "Test CPU", "gpus": [{"name": "Test GPU"}]}
 PERFORMANCE = {
@@ -26,7 +26,10 @@ TASK = {"metric": "acc,none", "stderr": 0.01, "num_items": 400, "num_fewshot": 5
 
 @pytest.fixture
 def make_cell(tmp_path: Path) -> Callable[..., Cell]:
-    """Makes a cell, and writes it where `write=True`; `None` for a part leaves it out, a dict changes its numbers."""
+    """Makes a cell, and writes it where `write=True` or it has `samples`, by record.
+
+    `None` for a part leaves it out, a dict changes its numbers.
+    """
 
     def make(
         model: str = "org/Tiny",
@@ -38,6 +41,7 @@ def make_cell(tmp_path: Path) -> Callable[..., Cell]:
         head: dict[str, Any] | None = None,
         directory: Path | None = None,
         write: bool = False,
+        samples: dict[str, Sequence[dict[str, Any]]] | None = None,
     ) -> Cell:
         folder = directory or cell_directory(tmp_path / "outputs", model, precision)
         common: dict[str, Any] = {
@@ -58,8 +62,8 @@ def make_cell(tmp_path: Path) -> Callable[..., Cell]:
             energy=None if energy is None else EnergyRecord(**common | ENERGY | energy),
             accuracy=found,
         )
-        for record in cell.records if write else ():
-            write_record(folder, record)
+        for record in cell.records if write or samples else ():
+            write_record(folder, record, (samples or {}).get(record_name(record), ()))
         return cell
 
     return make

@@ -27,6 +27,7 @@ LAYERS = [
     {"protocol", "quantization", "analysis"},
     {"workers", "tracking", "console", "worker"},
     {"evaluator"},
+    {"noise"},
     {"cli"},
     {"__init__", "__main__"},
 ]

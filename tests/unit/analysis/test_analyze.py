@@ -13,10 +13,11 @@ import pytest
 from slim_eval.analysis import analyze, load_results
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
-from slim_eval.records import SCHEMA_VERSION, ErrorRecord
-from slim_eval.results import Cell, write_error
+from slim_eval.records import SCHEMA_VERSION, ErrorRecord, FloorEntry, NoiseRecord
+from slim_eval.results import Cell, write_error, write_noise
+from tests.planted import items, outcomes
 
-FILES = {"complete_results.json", "results_table.csv", "quantization_impact.csv"}
+FILES = {"complete_results.json", "results_table.csv", "quantization_impact.csv", "paired_accuracy.csv"}
 PLOTS = {f"{name}_comparison.png" for name in ("latency", "memory", "energy", "accuracy")}
 
 
@@ -51,7 +52,7 @@ def test_everything_is_written_and_named(outputs: Path) -> None:
     assert (report.num_cells, report.problems, report.tasks) == (2, (), ("mmlu", "winogrande"))
     assert [row["precision"] for row in report.rows] == ["fp16", "int8"]
     assert rows(folder / "quantization_impact.csv")[0]["mmlu_drop_percent"] == "50.0"
-    assert report.warnings == ("not compared: winogrande: not measured at int8: Tiny int8",)
+    assert "Tiny int8: not compared: winogrande: not measured at int8" in report.warnings
 
 
 def test_complete_results_hold_every_record_and_null_for_the_missing(outputs: Path) -> None:
@@ -145,7 +146,11 @@ def test_one_configuration_is_enough(tmp_path: Path, make_cell: Callable[..., Ce
     assert set(report.warnings) == {
         "accuracy_comparison.png: nothing measured to draw",
         "energy_comparison.png: nothing measured to draw",
-        "not compared: no fp16 measurement of this model: Tiny int4",
+        "Tiny int4: the latency is batch wall time / batch size, not what a request waits: TTFT, TPOT and E2E were not "
+        "kept",
+        "Tiny int4: no intervals and no outcomes of single items were kept: whether a difference is more than chance "
+        "cannot be told",
+        "Tiny int4: not compared: no fp16 measurement of this model",
     }
 
 
@@ -165,7 +170,48 @@ def test_the_published_results_are_analysed_without_a_problem(published: Path, t
     report = analyze(AnalysisConfig(input_dir=published, output_dir=tmp_path))
     assert (report.num_cells, report.problems) == (13, ())
     assert {path.name for path in report.paths} == FILES | PLOTS
-    (lengths,) = report.warnings
-    assert "other output length" in lengths
+    assert any("per token it is 1.28x" in warning for warning in report.warnings)
+    assert not any("not compared" in warning or "not paired" in warning for warning in report.warnings)
     note = next(cell for cell in strict_json(tmp_path / "complete_results.json")["cells"] if "gemma" in cell["name"])
     assert "estimated" in note["performance"]["notes"][0]
+
+
+def test_items_are_paired_with_the_baselines(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+    before, after = outcomes(2000, right=1400, lost=150, gained=40)
+    make_cell(tasks={"quiz": 0.7}, samples={"quiz": items(before)})
+    make_cell(precision="int8", tasks={"quiz": 0.645}, samples={"quiz": items(after)})
+    analyze(config(tmp_path / "outputs"))
+    (row,) = rows(tmp_path / "analysis" / "paired_accuracy.csv")
+    assert (row["task"], row["verdict"], row["num_items"], row["lost"]) == ("quiz", "degraded", "2000", "150")
+    assert float(row["drop_pp_ci95_low"]) < float(row["drop_pp"]) == pytest.approx(5.5)
+    content = strict_json(tmp_path / "analysis" / "complete_results.json")
+    (paired,) = content["paired"].values()
+    assert paired[0]["flips"] == pytest.approx(0.095)
+
+
+def test_samples_that_cannot_be_read_are_named_and_the_rest_is_analysed(
+    tmp_path: Path, make_cell: Callable[..., Cell]
+) -> None:
+    for precision in ("fp16", "int8"):
+        cell = make_cell(precision=precision, tasks={"quiz": 0.5}, samples={"quiz": items([1.0, 0.0])})
+    path = cell.directory / "quiz.samples.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:20])
+    report = analyze(config(tmp_path / "outputs"))
+    assert any(str(path) in warning for warning in report.warnings)
+    (row,) = rows(tmp_path / "analysis" / "quantization_impact.csv")
+    assert row["quiz_drop_pp"] == "0.0"
+
+
+def test_differences_below_the_noise_floor_are_marked(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+    make_cell(write=True)
+    cell = make_cell(precision="int8", performance={"tpot_s": 0.0041, "ttft_s": 0.01}, write=True)
+    floors = {key: FloorEntry(values=(1.0, 1.0), floor=0.05) for key in ("tpot_s", "ttft_s")}
+    record = NoiseRecord(
+        model=cell.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, metrics=floors,
+    )  # fmt: skip
+    write_noise(cell.directory.parent, record)
+    report = analyze(config(tmp_path / "outputs"))
+    assert report.within_noise == (frozenset(), frozenset({"tpot_s"}))
+    (row,) = rows(tmp_path / "analysis" / "quantization_impact.csv")
+    assert row["within_noise"] == "tpot_s"

@@ -18,6 +18,7 @@ from slim_eval.analysis.bars import NOT_MEASURED
 from slim_eval.analysis.plots import FIGURES, PlotData, write_plots
 from slim_eval.results import Cell, find_results
 from slim_eval.rows import rows_of, tasks_of
+from slim_eval.utils import number
 
 
 def figure(name: str, cells: Sequence[Cell]) -> Figure:
@@ -183,7 +184,7 @@ def test_names_that_differ_only_in_their_middle_stay_different() -> None:
     [(0, "0"), (0.0125, "0.0125"), (0.5, "0.500"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1,234"), (100, "100")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert style.number(value) == text
+    assert number(value) == text
 
 
 def test_figures_without_data_are_not_written_and_old_ones_go(make_cell: Callable[..., Cell], tmp_path: Path) -> None:

@@ -98,3 +98,15 @@ def test_the_table_needs_neither_pandas_nor_matplotlib() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_what_is_within_noise_is_grey_and_said(make_cell: Callable[..., Cell]) -> None:
+    cells = [make_cell(), make_cell(precision="int8", performance={"tpot_s": 0.0041})]
+    out = Console(file=io.StringIO(), width=250, force_terminal=True, color_system="standard")
+    out.print(comparison_table(rows_of(cells), width=250, within_noise=[frozenset(), frozenset({"tpot_s"})]))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert "\x1b[90m4.10\x1b[0m" in text
+    assert "\x1b[90m4.00" not in text
+    assert "noise floor" in text
+    assert "noise floor" not in show(cells)

@@ -1,0 +1,81 @@
+"""What single numbers cannot tell: items paired with the baseline's, noise floors, and what results cannot support."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slim_eval.comparison.caveats import Caveat, caveats
+from slim_eval.comparison.floor import of_model, within_noise
+from slim_eval.comparison.pairing import pair_all
+from slim_eval.comparison.rules import baseline_of
+from slim_eval.errors import ResultFileError
+from slim_eval.records import NoiseRecord, PairedTask
+from slim_eval.results import Cell
+from slim_eval.rows import Row
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found about a set of cells.
+
+    Attributes:
+        paired: Folder of a quantized cell -> its tasks against the baseline, judged together.
+        noise: Folder of a cell -> the noise floor that holds for it.
+        caveats: What the results cannot support.
+        problems: Files that could not be read, one line each.
+    """
+
+    paired: Mapping[str, Sequence[PairedTask]]
+    noise: Mapping[str, NoiseRecord]
+    caveats: tuple[Caveat, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def within_noise(self, row: Row, rows: Sequence[Row]) -> frozenset[str]:
+        """Columns in which a row differs from its baseline by no more than the noise floor."""
+        return within_noise(row, baseline_of(row, rows), self.noise.get(row["directory"]))
+
+    def paired_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """One flat row for each task of each quantized configuration, in the order of `rows`."""
+        made = []
+        for row in rows:
+            for task in self.paired.get(row["directory"], ()):
+                head = {key: row[key] for key in ("name", "model", "precision")}
+                low, high = task.interval_pp or (None, None)
+                numbers = task.model_dump(exclude={"interval_pp"})
+                made.append(
+                    head | numbers | {"drop_pp_ci95_low": low, "drop_pp_ci95_high": high, "directory": row["directory"]}
+                )
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """For `complete_results.json`."""
+        return {
+            "paired": {
+                folder: [task.model_dump(mode="json") for task in tasks] for folder, tasks in self.paired.items()
+            },
+            "noise": {folder: record.model_dump(mode="json") for folder, record in self.noise.items()},
+            "caveats": [{"kind": c.kind, "text": c.text, "cells": list(c.cells)} for c in self.caveats],
+        }
+
+
+def gather(cells: Sequence[Cell], rows: Sequence[Row], margin_pp: float) -> Evidence:
+    """Everything that the cells' samples, their noise floors and their numbers tell.
+
+    Args:
+        cells: Cells with measurements.
+        rows: Their rows, in the same order.
+        margin_pp: Drop in percentage points that still counts as equivalent.
+    """
+    floors: dict[str, NoiseRecord] = {}
+    problems: dict[str, None] = {}
+    for cell in cells:
+        try:
+            found = of_model(cell)
+        except ResultFileError as error:
+            problems[error.cause] = None
+        else:
+            floors.update({str(cell.directory): found} if found is not None else {})
+    paired = {str(cell.directory): tasks for (_, cell), tasks in pair_all(cells, margin_pp)}
+    return Evidence(paired, floors, tuple(caveats(rows)), tuple(problems))

@@ -1,0 +1,70 @@
+"""The noise floor: how much the numbers of one cell differ from run to run though nothing changed.
+
+A bootstrap over the iterations of one run cannot see what changes between runs: where memory was placed, how warm the
+device was, what else the machine did. Measuring the same cell again can (`repeats` makes the floor, this applies it).
+"""
+
+from __future__ import annotations
+
+import math
+
+from slim_eval.records import NoiseRecord
+from slim_eval.results import Cell, read_noise
+from slim_eval.rows import Row, rows_of
+
+#: What must be the same for a floor to hold. Kernels need not: the floor is that of the 16-bit cell.
+_SETTINGS = ("engine", "hardware", "batch_size", "max_new_tokens")
+
+
+def of_model(cell: Cell) -> NoiseRecord | None:
+    """The noise floor measured for a cell's model, where it was measured at the cell's own settings; None elsewhere.
+
+    Raises:
+        ResultFileError: The file is damaged.
+    """
+    found = read_noise(cell.directory.parent)
+    if found is None or found.model != cell.model:
+        return None
+    (row,) = rows_of([cell], ())
+    return found if all(row[key] is None or row[key] == getattr(found, key) for key in _SETTINGS) else None
+
+
+def of_cells(a: Cell, b: Cell) -> NoiseRecord | None:
+    """The noise floor that holds for a comparison of two cells: that of the first, else of the second."""
+    return of_model(a) or of_model(b)
+
+
+def floor_of(noise: NoiseRecord | None, key: str) -> float | None:
+    """The floor of a metric, a relative change; None where none is known."""
+    entry = None if noise is None else noise.metrics.get(key)
+    return None if entry is None else entry.floor
+
+
+def widened(interval: tuple[float, float], floor: float) -> tuple[float, float]:
+    """An interval of a ratio, widened by a relative change that may be noise."""
+    return interval[0] / (1 + floor), interval[1] * (1 + floor)
+
+
+def within_noise(row: Row, base: Row | None, noise: NoiseRecord | None) -> frozenset[str]:
+    """The metrics and tasks in which a row differs from the 16-bit one by no more than the noise floor.
+
+    Args:
+        row: A quantized configuration.
+        base: The 16-bit one of the same model.
+        noise: Its noise floor; without one nothing is within it.
+
+    Returns:
+        Columns of the row.
+    """
+    if base is None or noise is None or base["directory"] == row["directory"]:
+        return frozenset()
+    found = {
+        key for key, entry in noise.metrics.items()
+        if entry.floor is not None and row.get(key) and base.get(key)
+        and abs(math.log(row[key] / base[key])) <= math.log1p(entry.floor)
+    } | {
+        task for task, entry in noise.tasks.items()
+        if entry.floor is not None and row.get(task) is not None and base.get(task) is not None
+        and abs(row[task] - base[task]) * 100 <= entry.floor
+    }  # fmt: skip
+    return frozenset(found)

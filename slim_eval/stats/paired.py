@@ -1,0 +1,302 @@
+"""Two runs on the same items: by how much they differ, how sure that is, and what changed beneath an equal score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slim_eval.stats.intervals import Interval
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Run a, the baseline, against run b, item by item.
+
+    Attributes:
+        num_items: Items that both runs answered.
+        difference: Mean of a - b, in the unit of the scores: above 0, b is worse.
+        interval: Of the true difference; None where the items say nothing of their spread.
+        stderr: Standard error of the difference; None where the items say nothing of their spread.
+        lost: Items right in a and wrong in b; None for scores other than right and wrong.
+        gained: Items wrong in a and right in b; None for scores other than right and wrong.
+        flips: Share of items whose correctness changed (Dutta et al., arXiv 2407.09141); None for scores other than
+            right and wrong.
+        p_value: Of no difference; None where the items say nothing of it.
+        num_clusters: Clusters of items; the number of items where none were given.
+    """
+
+    num_items: int
+    difference: float
+    interval: Interval | None
+    stderr: float | None
+    lost: int | None
+    gained: int | None
+    flips: float | None
+    p_value: float | None
+    num_clusters: int
+
+
+def paired_difference(
+    a: Sequence[float] | npt.NDArray[np.generic],
+    b: Sequence[float] | npt.NDArray[np.generic],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+) -> PairedDifference:
+    """Compare two runs on the same items in the same order (Miller, arXiv 2411.00640, on paired differences).
+
+    Right and wrong answers: the adjusted Wald interval of Bonett and Price, and McNemar's exact test, which takes items
+    as independent. Other scores: the t interval and t test of the differences. With clusters, the standard error is the
+    clustered one where that is larger, and the quantiles are those of t with as many degrees of freedom as there are
+    clusters, less one.
+
+    Args:
+        a: Score of each item in the baseline; 0 and 1, or booleans, are wrong and right.
+        b: Score of the same items in the other run.
+        clusters: What each item belongs to, such as the subject of a question: items of one cluster are not
+            independent. One cluster that holds all items leaves nothing to tell its effect from: no interval.
+        confidence: Share of such intervals that contain the truth.
+
+    Raises:
+        ValueError: The lengths differ, there are no items, a score is NaN or infinite, or `confidence` is out of range.
+    """
+    first, second = _scores(a), _scores(b)
+    if first.size != second.size or (clusters is not None and len(clusters) != first.size):
+        raise ValueError("a, b and clusters must have one entry an item")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    codes = np.arange(first.size) if clusters is None else _codes(clusters)
+    spread = _spread(first - second, codes)
+    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+        return _binary(first, second, spread, confidence)
+    return _graded(first - second, spread, confidence)
+
+
+def mcnemar_p_value(lost: int, gained: int) -> float:
+    """P-value of no difference between two runs, from the items whose correctness changed.
+
+    Exact and two-sided: given the flips, losses are binomial with probability one half (McNemar 1947, "Note on the
+    sampling error of the difference between correlated proportions or percentages", Psychometrika 12, 153-157).
+
+    Args:
+        lost: Items right in the first run only.
+        gained: Items right in the second run only.
+
+    Returns:
+        1.0 where no item changed.
+
+    Raises:
+        ValueError: A count is negative.
+    """
+    from scipy.stats import binomtest
+
+    if lost < 0 or gained < 0:
+        raise ValueError(f"counts must not be negative, got {lost} and {gained}")
+    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def clustered_stderr(values: Sequence[float] | npt.NDArray[np.generic], clusters: Sequence[Hashable]) -> float | None:
+    """Standard error of a mean of items that are not independent within clusters.
+
+    ``sqrt(Σ_c (Σ_i∈c (x_i - mean))²) / n`` (Miller, arXiv 2411.00640, on clustered standard errors; Liang and Zeger
+    1986, "Longitudinal data analysis using generalized linear models"), without a correction for few clusters: where
+    each item is its own cluster, it is ``sqrt((n - 1) / n)`` times the usual ``s / sqrt(n)``.
+
+    Args:
+        values: One number an item.
+        clusters: What each item belongs to.
+
+    Returns:
+        In the unit of the values; None below 2 clusters.
+
+    Raises:
+        ValueError: The lengths differ, there are no items, or a value is NaN or infinite.
+    """
+    scores = _scores(values)
+    if len(clusters) != scores.size:
+        raise ValueError("values and clusters must have one entry an item")
+    codes = _codes(clusters)
+    return _clustered(scores, codes) if codes.max() else None
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number, in their order.
+
+    Calling those below alpha significant keeps the chance of any false alarm among all at alpha (Holm 1979, "A simple
+    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 65-70).
+
+    Args:
+        p_values: Of all comparisons that are shown together. None stays None and does not count.
+
+    Raises:
+        ValueError: A p-value is not from 0 to 1.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    present = [value for value in p_values if value is not None]
+    if not all(0 <= value <= 1 for value in present):
+        raise ValueError("p-values must be from 0 to 1")
+    if not present:
+        return [None for _ in p_values]
+    adjusted = iter(multipletests(present, method="holm")[1])
+    return [None if value is None else float(next(adjusted)) for value in p_values]
+
+
+def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> float | None:
+    """Mean Kullback-Leibler divergence of the answers' distribution in run q from that in run p, in nats an item.
+
+    It sees changes that accuracy hides (Dutta et al., arXiv 2407.09141). The distribution of an item is the softmax of
+    the log-likelihoods of its choices.
+
+    Args:
+        p: Log-likelihood of each choice of each item in the baseline, in nats.
+        q: The same in the other run, items and choices in the same order.
+
+    Returns:
+        None where no item has choices that are all finite; items that do not are left out.
+
+    Raises:
+        ValueError: The runs differ in their number of items, or in the number of choices of an item.
+    """
+    from scipy.special import log_softmax
+
+    sizes = np.array([len(row) for row in p], dtype=np.int64)
+    if not np.array_equal(sizes, [len(row) for row in q]):
+        raise ValueError("both runs must have the same items, with the same choices")
+    divergences = []
+    for size in np.unique(sizes[sizes > 0]):  # items of as many choices at once
+        rows = np.flatnonzero(sizes == size)
+        base, other = (np.array([run[row] for row in rows], dtype=np.float64) for run in (p, q))
+        known = np.isfinite(base).all(axis=1) & np.isfinite(other).all(axis=1)
+        log_p, log_q = log_softmax(base[known], axis=1), log_softmax(other[known], axis=1)
+        # Not rel_entr of probabilities: one that underflows to 0 would make the divergence infinite.
+        divergences.append((np.exp(log_p) * (log_p - log_q)).sum(axis=1))
+    found = np.concatenate(divergences) if divergences else np.empty(0)
+    return max(0.0, float(found.mean())) if found.size else None
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """How sure a mean is.
+
+    Attributes:
+        stderr: Standard error; None where it cannot be told.
+        design_effect: By how much clusters multiply the variance of the mean, at least 1; None where it cannot be told.
+        num_clusters: Independent units.
+        df: Degrees of freedom of the standard error.
+    """
+
+    stderr: float | None
+    design_effect: float | None
+    num_clusters: int
+    df: int
+
+
+def _spread(values: FloatArray, codes: npt.NDArray[np.intp]) -> _Spread:
+    """The usual standard error, or the clustered one with the factor ``G / (G - 1)`` for G clusters if that is larger.
+
+    A clustered error below the usual one would say that items of a cluster differ more than items do: that is noise of
+    few clusters, and would promise too much.
+    """
+    n, groups = values.size, int(codes.max()) + 1
+    if groups < 2:
+        return _Spread(None, 1.0 if n == 1 else None, groups, 0)
+    simple = float(values.std(ddof=1)) / math.sqrt(n)
+    clustered = simple if groups == n else _clustered(values, codes) * math.sqrt(groups / (groups - 1))
+    stderr = max(simple, clustered)
+    return _Spread(stderr, (stderr / simple) ** 2 if simple else 1.0, groups, groups - 1)
+
+
+def _binary(a: FloatArray, b: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
+    """Right and wrong answers."""
+    n, lost, gained = a.size, int(np.sum(a > b)), int(np.sum(b > a))
+    interval = None
+    if spread.design_effect is not None:
+        quantile = _quantile(confidence, None if spread.num_clusters == n else spread.df)
+        interval = _bonett_price(lost, gained, n, spread.design_effect, quantile)
+    return PairedDifference(
+        num_items=n,
+        difference=(lost - gained) / n,
+        interval=interval,
+        stderr=spread.stderr,
+        lost=lost,
+        gained=gained,
+        flips=(lost + gained) / n,
+        p_value=mcnemar_p_value(lost, gained),
+        num_clusters=spread.num_clusters,
+    )
+
+
+def _bonett_price(lost: int, gained: int, n: int, design_effect: float, quantile: float) -> Interval:
+    """The adjusted Wald interval, on the effective sample size: all counts over the design effect.
+
+    One item is added to each kind of flip, so that no flips among few items do not pass for certainty (Bonett and Price
+    2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", Journal of
+    Educational and Behavioral Statistics 37, 479-488). Effective sample size: Kish 1965, "Survey Sampling".
+    """
+    total = n / design_effect + 2
+    losses, gains = (lost / design_effect + 1) / total, (gained / design_effect + 1) / total
+    wing = quantile * math.sqrt((losses + gains - (losses - gains) ** 2) / total)
+    return Interval(max(-1.0, losses - gains - wing), min(1.0, losses - gains + wing))
+
+
+def _graded(differences: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
+    """Scores of any kind."""
+    difference, interval, p_value = float(differences.mean()), None, None
+    if spread.stderr is not None:
+        wing = _quantile(confidence, spread.df) * spread.stderr
+        interval = Interval(difference - wing, difference + wing)
+        p_value = _t_test(difference, spread.stderr, spread.df)
+    return PairedDifference(
+        num_items=differences.size,
+        difference=difference,
+        interval=interval,
+        stderr=spread.stderr,
+        lost=None,
+        gained=None,
+        flips=None,
+        p_value=p_value,
+        num_clusters=spread.num_clusters,
+    )
+
+
+def _t_test(difference: float, stderr: float, df: int) -> float:
+    from scipy.special import stdtr
+
+    if stderr == 0:
+        return 0.0 if difference else 1.0
+    return float(2 * stdtr(df, -abs(difference) / stderr))
+
+
+def _quantile(confidence: float, df: int | None) -> float:
+    """Half-width in standard errors: of t, or of the normal distribution where `df` is None."""
+    from scipy.special import ndtri, stdtrit
+
+    upper = (1 + confidence) / 2
+    return float(ndtri(upper) if df is None else stdtrit(df, upper))
+
+
+def _scores(values: Sequence[float] | npt.NDArray[np.generic]) -> FloatArray:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError("scores must be one number an item, of at least one item")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    return scores
+
+
+def _codes(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:
+    """Clusters numbered from 0 in the order in which they come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.intp)
+
+
+def _clustered(values: FloatArray, codes: npt.NDArray[np.intp]) -> float:
+    totals = np.bincount(codes, weights=values - values.mean())
+    return math.sqrt(float(np.sum(totals**2))) / values.size

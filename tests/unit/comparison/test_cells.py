@@ -1,0 +1,188 @@
+"""Two cells beside each other: planted slowdowns, noise floors, and what must not be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.comparison import floor
+from slim_eval.comparison.cells import CellComparison, MetricComparison, Verdict, compare
+from slim_eval.comparison.repeats import floor_from, noise_record
+from slim_eval.records import FloorEntry, NoiseRecord
+from slim_eval.results import Cell, find_results, noise_directory, read_noise, write_noise
+from tests.planted import items, performance, requests
+
+MakeCell = Callable[..., Cell]
+
+
+@pytest.fixture
+def cell_of(make_cell: MakeCell) -> Callable[..., Cell]:
+    """A cell whose requests took these times."""
+
+    def make(
+        precision: str, tpot_s: float, *, seed: int = 0, changed: dict[str, Any] | None = None, **more: Any
+    ) -> Cell:
+        planted = {key: more.pop(key) for key in ("iterations", "jitter") if key in more}
+        rows = requests(tpot_s, seed=seed, **planted)
+        return make_cell(
+            precision=precision, performance=performance(rows) | (changed or {}), samples={"performance": rows}, **more
+        )
+
+    return make
+
+
+def of(comparison: CellComparison, key: str) -> MetricComparison:
+    return next(made for made in comparison.metrics if made.metric.key == key)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize(("slowdown", "verdict"), [(1.03, Verdict.WORSE), (0.97, Verdict.BETTER)])
+def test_a_planted_change_of_three_percent_is_called(
+    cell_of: Callable[..., Cell], seed: int, slowdown: float, verdict: Verdict
+) -> None:
+    made = compare(cell_of("fp16", 0.01), cell_of("int8", 0.01 * slowdown, seed=seed), 1.0)
+    tpot = of(made, "tpot_s")
+    assert tpot.verdict is verdict
+    assert tpot.ratio == pytest.approx(slowdown, rel=0.01)
+    assert of(made, "tokens_per_second").verdict is verdict
+
+
+def test_a_planted_change_of_nothing_is_called_one_time_in_twenty_at_most(cell_of: Callable[..., Cell]) -> None:
+    base = cell_of("fp16", 0.01, seed=1000)
+    called = sum(
+        of(compare(base, cell_of("int8", 0.01, seed=seed), 1.0), "tpot_s").verdict is not Verdict.UNDECIDED
+        for seed in range(40)
+    )
+    assert called <= 6  # 2 expected; more than 6 of 40 would be rare
+
+
+def test_throughput_and_wall_time_are_each_others_inverse(cell_of: Callable[..., Cell]) -> None:
+    made = compare(cell_of("fp16", 0.01), cell_of("int8", 0.012, seed=1), 1.0)
+    wall, speed = of(made, "mean_latency_s"), of(made, "tokens_per_second")
+    assert wall.ratio is not None
+    assert wall.interval is not None
+    assert speed.interval is not None
+    assert speed.ratio == pytest.approx(1 / wall.ratio)
+    assert speed.gain == pytest.approx(wall.gain)
+    assert speed.interval == pytest.approx((1 / wall.interval[1], 1 / wall.interval[0]), rel=2e-3)
+
+
+def test_constant_times_have_an_interval_of_no_width(cell_of: Callable[..., Cell]) -> None:
+    same = compare(cell_of("fp16", 0.01, jitter=0.0), cell_of("int8", 0.01, jitter=0.0), 1.0)
+    assert of(same, "tpot_s").interval == pytest.approx((1.0, 1.0))
+    assert of(same, "tpot_s").verdict is Verdict.UNDECIDED
+    slower = compare(cell_of("fp16", 0.01, jitter=0.0), cell_of("int8", 0.0101, jitter=0.0), 1.0)
+    assert of(slower, "tpot_s").verdict is Verdict.WORSE
+
+
+def test_other_lengths_are_confounded_and_throughput_says_what_is_left(make_cell: MakeCell) -> None:
+    numbers = {"mean_latency_s": 0.1, "tokens_per_second": 640.0, "output_tokens": 64.0}
+    made = compare(make_cell(), make_cell(precision="int8", performance=numbers), 1.0)
+    latency, speed = of(made, "mean_latency_s"), of(made, "tokens_per_second")
+    assert (latency.verdict, latency.gain) == (Verdict.CONFOUNDED, pytest.approx(2.0))
+    assert latency.reason == "64.0 against 100.0 output tokens a request: other work"
+    assert (speed.verdict, speed.gain) == (Verdict.NO_INTERVAL, pytest.approx(1.28))
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ({"engine": "transformers"}, "engine transformers against vllm"),
+        ({"environment": {"gpus": [{"name": "Other GPU"}]}}, "hardware"),
+        ({"kernels": "emulated"}, "kernels"),
+    ],
+)
+def test_other_settings_are_not_compared(make_cell: MakeCell, head: dict[str, Any], said: str) -> None:
+    base = make_cell(head={"kernels": "native"})
+    made = compare(base, make_cell(precision="int8", head={"kernels": "native"} | head), 1.0)
+    for key in ("tpot_s", "joules_per_output_token"):
+        found = of(made, key)
+        assert (found.verdict, found.ratio, found.interval) == (Verdict.NOT_COMPARABLE, None, None)
+        assert said in (found.reason or "")
+
+
+def test_invalid_energy_is_not_compared(make_cell: MakeCell) -> None:
+    energy = {"valid": False, "invalid_reasons": ("throttled",)}
+    found = of(compare(make_cell(), make_cell(precision="int8", energy=energy), 1.0), "joules_per_output_token")
+    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert "throttled" in (found.reason or "")
+
+
+def test_what_one_side_did_not_measure_is_said(make_cell: MakeCell) -> None:
+    found = of(compare(make_cell(), make_cell(precision="int8", performance={"tpot_s": None}), 1.0), "tpot_s")
+    assert (found.verdict, found.b, found.reason) == (Verdict.NOT_COMPARABLE, None, "measured on one side only")
+
+
+def test_recorded_intervals_serve_where_there_are_no_samples(make_cell: MakeCell) -> None:
+    cells = [
+        make_cell(precision=precision, energy={"joules_per_output_token": joules, "intervals": {
+            "joules_per_output_token": (joules * 0.99, joules * 1.01)}})
+        for precision, joules in (("fp16", 0.5), ("int8", 0.4))
+    ]  # fmt: skip
+    found = of(compare(*cells, 1.0), "joules_per_output_token")
+    assert found.verdict is Verdict.BETTER
+    assert found.interval == pytest.approx((0.8 * (1 - 0.0141), 0.8 * (1 + 0.0142)), rel=1e-3)
+
+
+def test_sizes_are_exact(make_cell: MakeCell) -> None:
+    made = compare(make_cell(), make_cell(precision="int8", head={"model_size_gb": 2.0}), 1.0)
+    assert (of(made, "model_size_gb").verdict, of(made, "model_size_gb").gain) == (Verdict.BETTER, 2.0)
+    assert of(made, "weights_gb").verdict is Verdict.SAME
+
+
+def test_a_difference_below_the_noise_floor_is_noise(cell_of: Callable[..., Cell]) -> None:
+    base, cell = cell_of("fp16", 0.01), cell_of("int8", 0.0103, seed=1)
+    record = NoiseRecord(
+        model=base.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100,
+        metrics={"tpot_s": FloorEntry(values=(0.01, 0.0104), floor=0.05)},
+    )  # fmt: skip
+    write_noise(base.directory.parent, record)
+    found = of(compare(base, cell, 1.0), "tpot_s")
+    assert (found.verdict, found.floor) == (Verdict.NOISE, 0.05)
+    assert of(compare(base, cell, 1.0), "tokens_per_second").floor is None
+    write_noise(base.directory.parent, record.model_copy(update={"batch_size": 1}))
+    assert floor.of_cells(base, cell) is None
+    assert of(compare(base, cell, 1.0), "tpot_s").verdict is Verdict.WORSE
+
+
+def test_the_floor_is_the_far_end_of_what_two_runs_leave_possible() -> None:
+    assert floor_from([(1.01, (0.97, 1.02))]) == pytest.approx(1 / 0.97 - 1)
+    assert floor_from([(1.01, (1.0, 1.02)), (0.99, None)]) == pytest.approx(0.02)
+    assert floor_from([]) is None
+
+
+def test_two_runs_of_a_cell_make_a_noise_record(cell_of: Callable[..., Cell], tmp_path: Path) -> None:
+    model = tmp_path / "outputs" / "Tiny"
+    runs = [
+        cell_of("fp16", 0.01 * drift, seed=number, tasks={}, directory=noise_directory(model) / f"run-{number}")
+        for number, drift in enumerate((1.0, 1.02), start=1)
+    ]
+    record = noise_record(runs, 1.0)
+    entry = record.metrics["tpot_s"]
+    assert entry.values == pytest.approx((0.01, 0.0102), rel=0.01)
+    assert entry.floor == pytest.approx(0.025, abs=0.01)  # the drift, and what each run does not know of its own mean
+    assert "model_size_gb" not in record.metrics
+    write_noise(model, record)
+    assert read_noise(model) == record
+    assert find_results(tmp_path).cells == ()  # the runs are no results of their own
+
+
+def test_flips_of_two_runs_are_recorded(make_cell: MakeCell, tmp_path: Path) -> None:
+    runs = [
+        make_cell(tasks={"quiz": 0.5}, samples={"quiz": items(scores)}, directory=tmp_path / f"run-{number}")
+        for number, scores in enumerate(([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]))
+    ]
+    record = noise_record(runs, 1.0)
+    assert record.flips == {"quiz": 0.25}
+    assert record.tasks["quiz"].floor == 25
+
+
+def test_two_runs_of_one_cell_are_told_apart_by_their_folders(make_cell: MakeCell, tmp_path: Path) -> None:
+    a, b = (make_cell(directory=tmp_path / name) for name in ("before", "after"))
+    assert compare(a, b, 1.0).names == (str(tmp_path / "before"), str(tmp_path / "after"))
+    assert compare(a, replace(b, precision="int8"), 1.0).names == ("Tiny fp16", "Tiny int8")

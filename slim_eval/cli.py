@@ -24,7 +24,16 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
 from slim_eval._version import __version__
-from slim_eval.config import AnalysisConfig, CompareConfig, Config, EngineChoice, NoiseConfig, RunConfig, split_list
+from slim_eval.config import (
+    AnalysisConfig,
+    CompareConfig,
+    Config,
+    EngineChoice,
+    NoiseConfig,
+    RecommendConfig,
+    RunConfig,
+    split_list,
+)
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.utils import did_you_mean
 
@@ -284,6 +293,21 @@ def demo(
         analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
         show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
+
+
+@app.command("recommend", cls=_ListCommand)
+@_configured(RecommendConfig)
+def recommend(config: RecommendConfig) -> None:
+    """Which measured configuration to deploy: the pick, how sure, and the one measurement that could change the answer.
+
+    Exit 1 where none keeps every constraint; it then says which one to relax, and by how much.
+    """
+    from slim_eval.analysis.recommend import advise
+    from slim_eval.console import show_advice
+
+    advice = advise(config)
+    show_advice(advice, as_json=config.as_json)
+    advice.raise_if_nothing_fits()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -260,6 +260,51 @@ class RunConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
 
 
+class Wishes(Config):
+    """What a configuration has to do, and what it should be best at."""
+
+    panel: ClassVar[str] = "What you need"
+    preset: str | None = setting(
+        None, "latency-critical, accuracy-critical, energy-constrained or balanced, which is the default."
+    )
+    objective: str | None = setting(
+        None,
+        "What should be best: latency, throughput, accuracy, energy, memory, cost, a task or any metric; in place of "
+        "--preset.",
+    )
+    max_tpot_ms: float | None = setting(None, "Most time per output token.", gt=0)
+    max_ttft_ms: float | None = setting(None, "Most time to the first token.", gt=0)
+    max_latency_ms: float | None = setting(None, "Most amortised latency: batch wall time / batch size.", gt=0)
+    max_memory_gb: float | None = setting(
+        None, "Most GiB of weights, as loaded or, where that is not known, on disk; the KV cache comes on top.", gt=0
+    )
+    max_energy_j: float | None = setting(None, "Most joules per output token.", gt=0)
+    min_accuracy: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(parse_key_values)] = (
+        setting({}, "Least accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", flag="--min")
+    )
+    min_recovery: float | None = setting(
+        None, "Least share of the same model's fp16 accuracy, mean over the tasks, e.g. 0.98.", gt=0, le=2
+    )
+    accuracy_tasks: Names = setting((), "Tasks of the mean accuracy and of the recovery; all measured by default.")
+    price_per_gpu_hour: float | None = setting(None, "Money for one GPU for one hour.", ge=0)
+    price_per_kwh: float | None = setting(None, "Money for 1 kWh; leave it out where the hour includes it.", ge=0)
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Wishes:
+        if self.preset is not None and self.objective is not None:
+            raise ValueError("--preset and --objective exclude each other")
+        return self
+
+
+class RecommendConfig(Config):
+    """Everything `slim-eval recommend` can be told."""
+
+    panel: ClassVar[str] = "Recommendation"
+    input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
+    as_json: bool = setting(False, "Print JSON.", flag="--json")
+    wishes: Wishes = Wishes()
+
+
 class AnalysisConfig(Config):
     """Everything `slim-eval analyze` can be told."""
 

@@ -34,6 +34,7 @@ from slim_eval.utils import number
 
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
+    from slim_eval.analysis.advice import Advice
     from slim_eval.comparison.folders import ComparisonReport
     from slim_eval.config import CompareConfig
     from slim_eval.records import NoiseRecord
@@ -245,6 +246,18 @@ def show_cells(cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
         for failure in failures:
             table.add_row(*map(escape, (failure.cell, failure.stage, failure.cause, failure.remedy)))
         errors.print(table)
+
+
+def show_advice(advice: Advice, *, as_json: bool = False) -> None:
+    """A recommendation on stdout: in words with a table, or as JSON."""
+    if as_json:
+        from slim_eval.analysis.advice import to_json
+
+        Console(highlight=False).file.write(to_json(advice))
+    else:
+        from slim_eval.analysis.advice_text import renderable
+
+        Console(highlight=False).print(renderable(advice))
 
 
 def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:

@@ -7,6 +7,7 @@
     ├── QuantizationError         exit 1   no usable checkpoint came out
     ├── EngineError               exit 1   the engine did not start, or stopped
     ├── BenchmarkError            exit 1   a benchmark could not make a number
+    ├── NothingFitsError          exit 1   no configuration does all that was asked for
     ├── ResultFileError           exit 1   a result file that cannot be read
     ├── RunFailedError            exit 1   the run ended, but some of its stages failed
     ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
@@ -75,6 +76,10 @@ class EngineError(SlimEvalError):
 
 class BenchmarkError(SlimEvalError):
     """A benchmark could not make a number that means something."""
+
+
+class NothingFitsError(SlimEvalError):
+    """The question was well put, but no configuration satisfies every constraint."""
 
 
 class ResultFileError(SlimEvalError):

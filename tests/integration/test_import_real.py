@@ -16,7 +16,7 @@ from slim_eval.demo import MODEL_DIR, TASKS, TASKS_DIR
 from slim_eval.importers import ImportReport, import_results
 from slim_eval.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results import find_results, read_record, read_samples
-from tests.commands import Run
+from tests.commands import Run, run_command
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "importers"
 
@@ -32,6 +32,8 @@ if __name__ == "__main__":
 """
 _ROOT = Path(slim_eval.__file__).parent.parent
 
+FEWSHOT, LIMIT, BATCH_SIZE = 5, 20, 8
+
 
 def command(words: list[str], **variables: str) -> None:
     environment = {
@@ -43,15 +45,27 @@ def command(words: list[str], **variables: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory, demo_run: Run) -> Path:
-    """What ``lm_eval --log_samples`` wrote, with the settings that `demo_run` measured the 16-bit model with."""
-    config = json.loads((demo_run.cell("fp16") / "demo_mmlu.json").read_text(encoding="utf-8"))
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """slim-eval's own accuracies of the 16-bit model."""
+    folder = tmp_path_factory.mktemp("own")
+    process = run_command(
+        "run", "--models", "demo", "--precision", "fp16", "--engine", "transformers", "--tasks", "accuracy",
+        "--num-fewshot", str(FEWSHOT), "--accuracy-limit", str(LIMIT), "--accuracy-batch-size", str(BATCH_SIZE),
+        "--no-wandb-enabled", cwd=folder, env={"PYTHONPATH": str(_ROOT)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return Run(folder, process)
+
+
+@pytest.fixture(scope="session")
+def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``lm_eval --log_samples`` wrote, with the same settings."""
     folder = tmp_path_factory.mktemp("lm_eval")
     command(
-        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype={config['dtype']}",
-         "--tasks", ",".join(TASKS), "--include_path", str(TASKS_DIR), "--num_fewshot", str(config["num_fewshot"]),
-         "--limit", str(config["limit"]), "--batch_size", str(config["batch_size"]), "--device", "cpu",
-         "--log_samples", "--output_path", str(folder)]
+        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype=bfloat16",
+         "--tasks", ",".join(TASKS), "--include_path", str(TASKS_DIR), "--num_fewshot", str(FEWSHOT),
+         "--limit", str(LIMIT), "--batch_size", str(BATCH_SIZE), "--device", "cpu", "--log_samples",
+         "--output_path", str(folder)]
     )  # fmt: skip
     return folder
 
@@ -85,10 +99,8 @@ def test_lm_evals_files_import_without_a_problem(lm_eval_cells: ImportReport) ->
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_imported_score_is_slim_evals_own_to_the_digit(
-    lm_eval_cells: ImportReport, demo_run: Run, task: str
-) -> None:
-    imported, own = (read_record(cell / f"{task}.json") for cell in (lm_eval_cells.cells[0], demo_run.cell("fp16")))
+def test_an_imported_score_is_slim_evals_own_to_the_digit(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
+    imported, own = (read_record(cell / f"{task}.json") for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
     assert isinstance(imported, AccuracyRecord)
     assert isinstance(own, AccuracyRecord)
     for key in ("accuracy", "metric", "stderr", "metrics", "subtasks", "num_items", "num_fewshot", "limit"):
@@ -99,19 +111,19 @@ def test_an_imported_score_is_slim_evals_own_to_the_digit(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_imported_item_is_slim_evals_own(lm_eval_cells: ImportReport, demo_run: Run, task: str) -> None:
-    imported, own = (read_samples(cell, task) for cell in (lm_eval_cells.cells[0], demo_run.cell("fp16")))
+def test_every_imported_item_is_slim_evals_own(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
+    imported, own = (read_samples(cell, task) for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
     assert len(imported) == len(own) > 0
     for theirs, ours in zip(imported, own, strict=True):
         assert theirs | {"target": str(theirs["target"])} == ours | {"target": str(ours["target"])}
 
 
 def test_imported_accuracies_are_compared_with_slim_evals_own(
-    lm_eval_folder: Path, demo_run: Run, tmp_path: Path
+    lm_eval_folder: Path, own_run: Run, tmp_path: Path
 ) -> None:
     """A checkpoint that was measured elsewhere, called int8, against the 16-bit cell that was measured here."""
     import_results([lm_eval_folder], tmp_path / "outputs", model="demo", precision="int8")
-    for path in demo_run.cell("fp16").iterdir():
+    for path in own_run.cell("fp16").iterdir():
         target = tmp_path / "outputs" / "demo" / "demo_fp16" / path.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())

@@ -1,0 +1,166 @@
+"""Results that lm-eval's and vLLM's own commands write here, imported, beside slim-eval's own of the same model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slim_eval
+from slim_eval.demo import MODEL_DIR, TASKS, TASKS_DIR
+from slim_eval.importers import ImportReport, import_results
+from slim_eval.records import AccuracyRecord, PerformanceRecord
+from slim_eval.results import find_results, read_record, read_samples
+from tests.commands import Run, run_command
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "importers"
+
+# The command ``vllm``; its CPU build is a distribution of another name, which that command does not find.
+_VLLM = """
+import sys
+if __name__ == "__main__":
+    import vllm
+    from slim_eval.engines.distribution import distribution_named_vllm
+    with distribution_named_vllm(vllm.__version__):
+        from vllm.entrypoints.cli.main import main
+        main()
+"""
+_ROOT = Path(slim_eval.__file__).parent.parent
+
+FEWSHOT, LIMIT, BATCH_SIZE = 5, 20, 8
+
+
+def command(words: list[str], **variables: str) -> None:
+    environment = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(_ROOT), "VLLM_CPU_KVCACHE_SPACE": "1",
+        "TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1", **variables,
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="session")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """slim-eval's own accuracies of the 16-bit model."""
+    folder = tmp_path_factory.mktemp("own")
+    process = run_command(
+        "run", "--models", "demo", "--precision", "fp16", "--engine", "transformers", "--tasks", "accuracy",
+        "--num-fewshot", str(FEWSHOT), "--accuracy-limit", str(LIMIT), "--accuracy-batch-size", str(BATCH_SIZE),
+        "--no-wandb-enabled", cwd=folder, env={"PYTHONPATH": str(_ROOT)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return Run(folder, process)
+
+
+@pytest.fixture(scope="session")
+def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``lm_eval --log_samples`` wrote, with the same settings."""
+    folder = tmp_path_factory.mktemp("lm_eval")
+    command(
+        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype=bfloat16",
+         "--tasks", ",".join(TASKS), "--include_path", str(TASKS_DIR), "--num_fewshot", str(FEWSHOT),
+         "--limit", str(LIMIT), "--batch_size", str(BATCH_SIZE), "--device", "cpu", "--log_samples",
+         "--output_path", str(folder)]
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm_eval_cells(lm_eval_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportReport:
+    return import_results([lm_eval_folder], tmp_path_factory.mktemp("imported"), model="demo")
+
+
+@pytest.fixture(scope="session")
+def latency_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``vllm bench latency`` wrote. It draws token ids up to 10,000: the vocabulary is made as large."""
+    folder = tmp_path_factory.mktemp("vllm")
+    (folder / "vllm_command.py").write_text(_VLLM, encoding="utf-8")
+    command(
+        [str(folder / "vllm_command.py"), "bench", "latency", "--model", str(MODEL_DIR), "--load-format", "dummy",
+         "--hf-overrides", '{"vocab_size": 10240}', "--enforce-eager", "--max-model-len", "256", "--input-len", "16",
+         "--output-len", "8", "--batch-size", "2", "--num-iters-warmup", "1", "--num-iters", "4",
+         "--output-json", str(folder / "latency.json")],
+        SAVE_TO_PYTORCH_BENCHMARK_FORMAT="1",
+    )  # fmt: skip
+    return folder / "latency.json"
+
+
+def test_lm_evals_files_import_without_a_problem(lm_eval_cells: ImportReport) -> None:
+    assert lm_eval_cells.problems == ()
+    assert {path.stem for path in lm_eval_cells.paths} == set(TASKS)
+    (cell,) = lm_eval_cells.cells
+    assert cell.name == "demo_fp16"
+    assert not any("cannot be paired" in note for note in lm_eval_cells.notes)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_imported_score_is_slim_evals_own_to_the_digit(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
+    imported, own = (read_record(cell / f"{task}.json") for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
+    assert isinstance(imported, AccuracyRecord)
+    assert isinstance(own, AccuracyRecord)
+    for key in ("accuracy", "metric", "stderr", "metrics", "subtasks", "num_items", "num_fewshot", "limit"):
+        assert getattr(imported, key) == getattr(own, key), key
+    for key in ("task_versions", "task_hashes", "apply_chat_template", "batch_size", "dtype", "num_parameters"):
+        assert getattr(imported, key) == getattr(own, key), key
+    assert (imported.engine, own.engine) == ("transformers", "transformers")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_imported_item_is_slim_evals_own(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
+    imported, own = (read_samples(cell, task) for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
+    assert len(imported) == len(own) > 0
+    for theirs, ours in zip(imported, own, strict=True):
+        assert theirs | {"target": str(theirs["target"])} == ours | {"target": str(ours["target"])}
+
+
+def test_imported_accuracies_are_compared_with_slim_evals_own(
+    lm_eval_folder: Path, own_run: Run, tmp_path: Path
+) -> None:
+    """A checkpoint that was measured elsewhere, called int8, against the 16-bit cell that was measured here."""
+    import_results([lm_eval_folder], tmp_path / "outputs", model="demo", precision="int8")
+    for path in own_run.cell("fp16").iterdir():
+        target = tmp_path / "outputs" / "demo" / "demo_fp16" / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    report = slim_eval.analyze(input_dir=tmp_path / "outputs", output_dir=tmp_path / "analysis")
+    assert (report.num_cells, report.problems) == (2, ())
+    impact = json.loads((tmp_path / "analysis" / "complete_results.json").read_text(encoding="utf-8"))
+    (row,) = [row for row in _rows(impact) if row.get("precision") == "int8" and "demo_mmlu_drop_pp" in row]
+    assert [row[f"{task}_drop_pp"] for task in TASKS] == [0.0, 0.0, 0.0]
+
+
+def _rows(value: Any) -> list[dict[str, Any]]:
+    """Every object at any depth."""
+    if isinstance(value, list):
+        return [row for item in value for row in _rows(item)]
+    return [value, *(row for item in value.values() for row in _rows(item))] if isinstance(value, dict) else []
+
+
+def test_vllms_latency_imports_with_the_arguments_beside_it(latency_file: Path, tmp_path: Path) -> None:
+    content = json.loads(latency_file.read_text(encoding="utf-8"))
+    report = import_results([latency_file.parent], tmp_path, model="demo", precision="fp16")
+    assert report.problems == ()
+    record = read_record(report.paths[0])
+    assert isinstance(record, PerformanceRecord)
+    assert record.mean_latency_s == pytest.approx(content["avg_latency"] / 2)
+    assert record.tokens_per_second == pytest.approx(2 * 8 / content["avg_latency"])
+    assert (record.batch_size, record.num_iterations, record.num_runs, record.num_warmup) == (2, 4, 8, 2)
+    assert (record.engine, record.output_tokens, record.prompt_tokens) == ("vllm", 8, 16)
+    assert [row["wall_s"] for row in read_samples(report.cells[0], "performance")] == content["latencies"]
+
+
+def test_all_tools_stand_in_one_table(latency_file: Path, lm_eval_folder: Path, tmp_path: Path) -> None:
+    report = import_results([latency_file.parent, lm_eval_folder, DATA], tmp_path, model="demo", precision="fp16")
+    assert {Path(problem.split(":")[0]).name for problem in report.problems} <= {
+        "vllm_latency.json",  # measured as the one above
+        "results_2026-11-24T14-46-58.266836.json",  # the same tasks
+    }
+    frame = slim_eval.load_results(tmp_path)
+    assert len(frame) == len(find_results(tmp_path).cells) == len(report.cells)
+    assert frame["tpot_s"].notna().sum() == 5
+    assert frame["demo_mmlu"].notna().sum() == 1

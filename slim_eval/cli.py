@@ -29,6 +29,7 @@ from slim_eval.config import (
     CompareConfig,
     Config,
     EngineChoice,
+    ImportConfig,
     NoiseConfig,
     RecommendConfig,
     RunConfig,
@@ -269,6 +270,25 @@ def compare(config: CompareConfig) -> None:
     report = compare_folders(config)
     show_comparison(report, config)
     report.raise_for_conditions()
+
+
+@app.command("import")
+@_configured(ImportConfig)
+def import_(config: ImportConfig) -> None:
+    """Turn results of lm-eval, vllm bench or guidellm into cells that `analyze` and `compare` read."""
+    from slim_eval.console import show_import
+    from slim_eval.importers import import_results
+
+    report = import_results(
+        config.paths,
+        config.output_dir,
+        model=config.model,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+    )
+    show_import(report)
+    report.raise_for_problems()
 
 
 @app.command()

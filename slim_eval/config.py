@@ -349,3 +349,15 @@ class CompareConfig(Config):
         if self.as_json and self.as_markdown:
             raise ValueError("--json and --markdown exclude each other")
         return self
+
+
+class ImportConfig(Config):
+    """Everything `slim-eval import` can be told."""
+
+    panel: ClassVar[str] = "Import"
+    paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that hold them.")
+    output_dir: Path = setting(Path("outputs"), "Where cells are written.")
+    model: str | None = setting(None, "Name of the model, in place of that in the files.")
+    precision: str | None = setting(None, "Precision of what was measured; the files seldom say it.")
+    batch_size: int | None = setting(None, "Concurrent requests, where a file does not say it.", ge=1)
+    max_new_tokens: int | None = setting(None, "Output tokens of every request, where a file does not say it.", ge=1)

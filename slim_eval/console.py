@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from slim_eval.analysis.advice import Advice
     from slim_eval.comparison.folders import ComparisonReport
     from slim_eval.config import CompareConfig
+    from slim_eval.importers import ImportReport
     from slim_eval.records import NoiseRecord
 
 _PLAIN_EVERY_S = 15.0
@@ -304,3 +305,14 @@ def _noise_table(record: NoiseRecord) -> Table:
         floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
         table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
     return table
+
+
+def show_import(report: ImportReport) -> None:
+    """What an import wrote, to stdout; what to know of it, and what could not be imported, to stderr."""
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    for path in report.paths:
+        out.print(escape(str(path)), soft_wrap=True)
+    for note in report.notes:
+        err.print(f"note: {escape(note)}", soft_wrap=True)
+    for problem in report.problems:
+        err.print(f"[red]not imported[/]: {escape(problem)}", soft_wrap=True)

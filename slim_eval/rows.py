@@ -42,7 +42,7 @@ INTERVAL_METRICS = (
     "joules_per_output_token", "avg_power_watts",
 )  # fmt: skip
 _INTERVALS = tuple(f"{key}_ci95_{end}" for key in INTERVAL_METRICS for end in ("low", "high"))
-_SETTINGS = ("max_new_tokens", "tokens_per_request")
+_SETTINGS = ("max_new_tokens", "load", "tokens_per_request")
 _ENERGY_SETTINGS = ("energy_engine", "energy_kernels", "energy_hardware", "energy_max_new_tokens")
 METRIC_COLUMNS = (*_PERFORMANCE, *_SETTINGS, *_ENERGY.values(), *_ENERGY_SETTINGS, *_INTERVALS)
 
@@ -88,6 +88,7 @@ def _row(cell: Cell, name: str, tasks: Sequence[str]) -> Row:
         row.update(engine=cell.performance.engine, kernels=cell.performance.kernels)
         row.update(hardware=_hardware(cell.performance))
         row.update(max_new_tokens=_setting(cell.performance, "max_new_tokens"), tokens_per_request=_tokens(cell))
+        row.update(load=_setting(cell.performance, "load"))
     if cell.energy is not None:
         row.update({_ENERGY[key]: value for key, value in cell.energy.model_dump(include=set(_ENERGY)).items()})
         row.update(energy_engine=cell.energy.engine, energy_kernels=cell.energy.kernels)

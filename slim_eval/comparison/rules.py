@@ -77,6 +77,7 @@ _SPEED_SETTINGS = (
     _Setting("engine", "engine"),
     _Setting("hardware", "hardware"),
     _Setting("batch_size", "batch size"),
+    _Setting("load", "load", none="batches of slim-eval's own"),
     _Setting("max_new_tokens", "output length setting"),
     _Setting("prompt_tokens", "prompt tokens", strict=False, tolerance=LENGTH_TOLERANCE),
 )

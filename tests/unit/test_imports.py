@@ -24,7 +24,7 @@ LAYERS = [
     {"models", "power", "rows"},
     {"engines", "calibration", "comparison"},
     {"benchmarks", "checkpoints"},
-    {"protocol", "quantization", "analysis"},
+    {"protocol", "quantization", "analysis", "importers"},
     {"workers", "tracking", "console", "worker"},
     {"evaluator"},
     {"noise"},

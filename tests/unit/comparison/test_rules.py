@@ -33,12 +33,29 @@ def test_hand_worked_values(make_cell: Callable[..., Cell]) -> None:
         head={"model_size_gb": 1.0},
     )  # fmt: skip
     result = compared(rows_of([base, this]))
-    assert result == {
+    assert {key: value for key, value in result.items() if "_ci95_" not in key} == {
         "speedup": 2.0, "per_token_speedup": 2.0, "ttft_speedup": 2.0, "tpot_speedup": 2.0, "length_confounded": False,
         "energy_reduction_percent": pytest.approx(40.0), "energy_basis": BASIS_PER_TOKEN,
         "model_size_ratio": 4.0, "weights_ratio": 2.0,
         "mmlu_drop_percent": pytest.approx(25.0), "mmlu_drop_pp": pytest.approx(20.0), "not_comparable": None,
     }  # fmt: skip
+
+
+def test_ratios_have_intervals_where_both_sides_have(make_cell: Callable[..., Cell]) -> None:
+    tight = {"tpot_s": (0.0039, 0.0041)}
+    base = make_cell(performance={"intervals": tight}, energy={"intervals": {"joules_per_output_token": (0.49, 0.51)}})
+    this = make_cell(
+        precision="int8",
+        performance=QUICKER | {"intervals": {"tpot_s": (0.00195, 0.00205)}},
+        energy={"joules_per_output_token": 0.3, "intervals": {"joules_per_output_token": (0.294, 0.306)}},
+    )
+    result = compared(rows_of([base, this]))
+    # Each side is known within 2.5 % (2 % for energy): the ratio within the square root of 2 times that.
+    assert result["tpot_speedup_ci95_low"] == pytest.approx(2.0 / 1.036, rel=1e-3)
+    assert result["tpot_speedup_ci95_high"] == pytest.approx(2.0 * 1.036, rel=1e-3)
+    assert result["energy_reduction_percent_ci95_low"] == pytest.approx(100 * (1 - 0.6 * 1.0287), abs=0.02)
+    assert result["energy_reduction_percent_ci95_high"] == pytest.approx(100 * (1 - 0.6 / 1.0287), abs=0.02)
+    assert result["ttft_speedup_ci95_low"] is None
 
 
 def test_emulated_kernels_say_nothing_about_speed_energy_or_loaded_size(make_cell: Callable[..., Cell]) -> None:

@@ -267,6 +267,10 @@ def other_length(content: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (lambda c: c.update(max_concurrency=4), "batch size 4 against 2"),
+        (
+            lambda c: c.update(request_rate=4.0),
+            "load vllm bench serve, rate-4.0-concurrency-2 against vllm bench serve, rate-inf-concurrency-2",
+        ),
         (lambda c: c.update(total_input_tokens=400), "prompt tokens 50 against 24.125"),
         (other_length, "output length setting 6 against 12"),
     ],

@@ -20,6 +20,7 @@ IntArray = npt.NDArray[np.int64]
 _QUANTILES: dict[Statistic, float] = {"median": 0.5, "p95": 0.95}
 # Draws held at once: few enough for a processor's cache. Larger blocks are slower, and all at once need memory.
 _BLOCK = 2**16
+_MOST_PAIRED = 512
 
 
 @dataclass(frozen=True)
@@ -256,18 +257,48 @@ def _mean_replicates(sample: _Sample, resamples: int, rng: np.random.Generator) 
 
     What it adds is small, so single precision holds it to a millionth of the standard error, in half of the time.
     """
-    n, mean = len(sample.sizes), sample.mean
+    mean = sample.mean
     excess = sample.sums(sample.values - mean)
     scale = float(np.abs(excess).max()) or 1.0
-    parts = (excess / scale).astype(np.float32)
+    table = (excess / scale).astype(np.float32)[None]
     equal = bool(np.ptp(sample.sizes) == 0)
-    added = np.empty(resamples)
-    rows = max(1, _BLOCK // n)
-    for start in range(0, resamples, rows):
-        draw = rng.integers(0, n, size=(min(rows, resamples - start), n))
-        total = sample.values.size if equal else sample.sizes.take(draw).sum(axis=1)
-        added[start : start + rows] = parts.take(draw).sum(axis=1) / total
-    return mean + scale * added
+    if not equal:
+        table = np.concatenate([table, sample.sizes.astype(np.float32)[None]])
+    sums = _resampled_sums(table, resamples, rng)
+    return np.asarray(mean + scale * sums[0] / (sample.values.size if equal else sums[1]))
+
+
+def _resampled_sums(table: npt.NDArray[np.float32], resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Sums over n columns drawn with replacement from a table of n, for each of its rows and each resample.
+
+    Two columns are drawn at once from the table of all pairs, as long as that fits a processor's cache: half the work.
+    """
+    n = table.shape[1]
+    pairs = (table[:, :, None] + table[:, None, :]).reshape(len(table), -1) if n <= _MOST_PAIRED else None
+    found = np.empty((len(table), resamples))
+    step = max(1, _BLOCK // n)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        if pairs is None:
+            sums = table.take(_below(n, (rows, n), rng), axis=1).sum(axis=2)
+        else:
+            sums = pairs.take(_below(n * n, (rows, n // 2), rng), axis=1).sum(axis=2)
+            if n % 2:
+                sums += table.take(_below(n, (rows, 1), rng), axis=1)[:, :, 0]
+        found[:, start : start + rows] = sums
+    return found
+
+
+def _below(n: int, shape: tuple[int, int], rng: np.random.Generator) -> IntArray:
+    """Random whole numbers below n.
+
+    32 random bits scaled to n: twice as fast as `rng.integers`, and uneven by no more than n in four billion.
+    """
+    count = shape[0] * shape[1]
+    numbers = rng.bit_generator.random_raw((count + 1) // 2).view(np.uint32)[:count].astype(np.int64)
+    numbers *= n
+    numbers >>= 32
+    return numbers.reshape(shape)
 
 
 def _quantile_interval(sample: _Sample, q: float, confidence: float) -> Interval:
@@ -289,12 +320,13 @@ def _quantile_replicates(
 def _quantile_beta(sample: _Sample, q: float, confidence: float) -> tuple[float, float, float]:
     """The two parameters of Jeffreys' beta distribution of a quantile's level, and the requests that weigh as one.
 
-    Where the latter is an estimate, Korn and Graubard's factor of t allows for that.
+    Few requests of a tail tell how they depend on each other, and fewest where a run misses the tail, so the design
+    effect is that of one and a half times the tail. Being an estimate, it costs Korn and Graubard's factor of t.
     """
     from scipy.special import ndtri, stdtrit
 
     n, size = len(sample.sizes), sample.values.size
-    weight = sample.design_effect(q)
+    weight = sample.design_effect(max(0.5, q - (1 - q) / 2))
     effective = size / weight
     if size > n:
         upper = (1 + confidence) / 2

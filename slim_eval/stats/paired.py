@@ -73,7 +73,7 @@ def paired_difference(
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     codes = np.arange(first.size) if clusters is None else _codes(clusters)
     spread = _spread(first - second, codes)
-    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+    if all(bool(((scores == 0) | (scores == 1)).all()) for scores in (first, second)):
         return _binary(first, second, spread, confidence)
     return _graded(first - second, spread, confidence)
 

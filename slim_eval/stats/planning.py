@@ -37,8 +37,9 @@ def minimum_detectable_drop(
     always_missed = float(ndtri(1 - alpha / 2)) ** 2 / num_items
     if always_missed >= 1:
         return 1.0
-    root = brentq(lambda drop: _items(drop, flip_rate, power, alpha) - num_items, always_missed, 1.0, xtol=1e-12)
-    return float(root)
+    # Half of it, because a power of 0.5 puts the root on this bound.
+    lower = always_missed / 2
+    return float(brentq(lambda drop: _items(drop, flip_rate, power, alpha) - num_items, lower, 1.0, xtol=1e-12))
 
 
 def items_needed(effect: float, *, flip_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:

@@ -36,6 +36,9 @@ types: setup  ## Strict types
 
 bench: setup  ## Benchmarks of slim-eval itself; each prints a ratio against a peer in the same run
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/stats.py
+	$(BIN)/python bench/pareto.py
+	$(BIN)/python bench/target_ci.py
 	$(BIN)/python bench/overhead.py
 
 clean:  ## Remove the environment and caches

@@ -277,6 +277,14 @@ def _visible_devices(gpus: tuple[power.Gpu, ...]) -> Mapping[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
 
 
+def _quiet_waiting() -> Mapping[str, str]:
+    """GPTQ on a CPU is many tiny parallel steps: threads that spin while they wait for each other stand in the way.
+
+    On cores that other work shares, quantization takes several times as long with them. Measuring is left as it is.
+    """
+    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+
+
 class _CellRun:
     """The stages of one cell, each in a worker, and what became of them."""
 
@@ -337,7 +345,9 @@ class _CellRun:
             else:
                 self._display.handle(event)
 
-        outcome = self._work(protocol.QuantizeJob(request=request), listen, self._cell.config.quantize_python)
+        outcome = self._work(
+            protocol.QuantizeJob(request=request), listen, self._cell.config.quantize_python, _quiet_waiting()
+        )
         if made:
             return made[0]
         if outcome.died:
@@ -394,8 +404,11 @@ class _CellRun:
         self._done.update(failed)
         self._fail(event.stage, event.cause, event.remedy, failed)
 
-    def _work(self, job: Any, listen: Callable[[Any], None], python: Path | None) -> workers.Outcome:
-        return workers.run(job, log=self._log, on_event=listen, python=python, environment=_visible_devices(self._gpus))
+    def _work(
+        self, job: Any, listen: Callable[[Any], None], python: Path | None, environment: Mapping[str, str] | None = None
+    ) -> workers.Outcome:
+        variables = {**_visible_devices(self._gpus), **(environment or {})}
+        return workers.run(job, log=self._log, on_event=listen, python=python, environment=variables)
 
     def _take_notes(self, notes: tuple[str, ...]) -> None:
         for text in notes:

@@ -1,0 +1,84 @@
+"""Comparison, gate and noise floor on real measurements of the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slim_eval.demo import TASKS
+from slim_eval.results import find_results, read_noise
+from tests.commands import QUICK, Run, run_command
+
+VERDICTS = {"equivalent", "degraded", "underpowered"}
+
+
+def test_the_limit_is_said_to_be_small_before_anything_runs(demo_run: Run) -> None:
+    lines = demo_run.process.stderr.splitlines()
+    (said,) = [line for line in lines if "cannot be seen" in " ".join(line.split())]
+    assert "with 40 items a (sub)task, drops under about 18 points" in said
+    assert lines.index(said) < next(number for number, line in enumerate(lines) if "demo fp16" in line)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantized_cells_are_paired_with_the_baseline(demo_run: Run, precision: str) -> None:
+    content = json.loads((demo_run.cell(precision) / "paired.json").read_text())
+    assert (content["baseline"], content["margin_pp"]) == ("../demo_fp16", 1.0)
+    tasks = {task["task"]: task for task in content["tasks"]}
+    assert tasks.keys() == set(TASKS)
+    for task in tasks.values():
+        assert task["refused"] is None
+        assert task["verdict"] in VERDICTS
+        assert task["interval_pp"][0] <= task["drop_pp"] <= task["interval_pp"][1]
+    assert tasks["demo_mmlu"]["num_clusters"] == 3
+    assert tasks["demo_mmlu"]["answer_kl"] > 0
+    assert tasks["demo_gsm8k"]["answer_kl"] is None
+    assert not (demo_run.cell("fp16") / "paired.json").exists()
+
+
+def test_compare_has_a_verdict_for_each_task(demo_run: Run) -> None:
+    process = run_command(
+        "compare", str(demo_run.cell("fp16")), str(demo_run.cell("int4")), "--json", cwd=demo_run.folder
+    )
+    assert process.returncode == 0, process.stderr
+    (pair,) = json.loads(process.stdout)["pairs"]
+    assert {task["verdict"] for task in pair["tasks"].values()} <= VERDICTS
+    assert pair["metrics"]["tpot_s"]["verdict"] == "not comparable"  # Transformers emulates int4
+    assert pair["metrics"]["model_size_gb"]["verdict"] == "better"
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("model_size_gb<-10%", 3),
+        ("demo_mmlu_drop>0.1pp", 4),
+        ("tpot_s>5%", 4),
+        ("demo_hellaswag_drop>60pp", 0),
+        ("demo_mmlu_drip>1pp", 2),
+    ],
+)
+def test_the_gate(demo_run: Run, condition: str, code: int) -> None:
+    cells = (str(demo_run.cell("fp16")), str(demo_run.cell("int4")))
+    process = run_command("compare", *cells, "--fail-if", condition, cwd=demo_run.folder)
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_noise_measures_one_cell_twice_and_keeps_the_floor(tmp_path: Path) -> None:
+    process = run_command(
+        "noise", "--models", "demo", "--engine", "transformers", *QUICK, "--num-runs", "160", "--energy-source", "none",
+        "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--no-wandb-enabled", cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    record = read_noise(tmp_path / "outputs" / "demo")
+    assert record is not None
+    entry = record.metrics["tpot_s"]
+    assert len(entry.values) == 2
+    assert None not in entry.values
+    assert entry.floor is not None
+    assert entry.floor > 0
+    assert record.tasks["demo_gsm8k"].floor == 0  # the same kernels on the same items: not one answer changes
+    assert record.flips == {"demo_gsm8k": 0}
+    assert "noise floor" in process.stdout
+    assert find_results(tmp_path / "outputs").cells == ()

@@ -1,4 +1,4 @@
-"""Plan the cells of a run, start a worker for each stage, record what failed, close with a table.
+"""Start a worker for each stage of each planned cell, record what failed, close with a table.
 
 A cell is one (model, precision). This process imports neither torch nor an engine: a worker that dies takes nothing
 with it, and when it ends the driver frees its memory.
@@ -7,7 +7,6 @@ with it, and when it ends the driver frees its memory.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,64 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval import checkpoints, environment, models, power, protocol, records, results, tracking, workers
-from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig, TrackingConfig
+from slim_eval.config import Benchmark, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Display, Failure, open_display
-from slim_eval.demo.defaults import adapt
-from slim_eval.errors import (
-    INSTALL,
-    INSTALL_GPU,
-    HubError,
-    MissingPackageError,
-    RunFailedError,
-    SlimEvalError,
-    UsageError,
-)
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """One (model, precision) to measure.
-
-    Attributes:
-        config: The run's config as it holds for this model.
-        max_model_len: Context window that is served.
-        label: What tells it apart from other cells of the same model and precision.
-    """
-
-    source: models.ModelSource
-    precision: Precision
-    directory: Path
-    config: RunConfig
-    max_model_len: int
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """How the cell is called on the terminal."""
-        return f"{self.source.name} {self.precision.value} {self.label}".rstrip()
-
-    @property
-    def stages(self) -> list[str]:
-        """The stages in their order, as shown on the terminal."""
-        return [*([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.records]
-
-    @property
-    def records(self) -> list[str]:
-        """The stages that make a record: the benchmarks, and each task of accuracy."""
-        names = [b.value for b in (Benchmark.PERFORMANCE, Benchmark.ENERGY) if b in self.config.tasks]
-        return names + (list(self.config.accuracy.tasks) if Benchmark.ACCURACY in self.config.tasks else [])
-
-    def quantize_request(self, source: models.ModelSource) -> checkpoints.QuantizeRequest:
-        """What is asked of quantization."""
-        return checkpoints.QuantizeRequest(
-            source=source,
-            precision=self.precision,
-            directory=self.config.quantized_models_dir,
-            config=self.config.quantization,
-            seed=self.config.seed,
-            trust_remote_code=self.config.engine.trust_remote_code,
-            models=self.config.models,
-        )
+from slim_eval.errors import HubError, RunFailedError, SlimEvalError, UsageError
+from slim_eval.planning import PlannedCell, foresight, plan, visible_devices
 
 
 @dataclass
@@ -126,7 +71,7 @@ def execute(
     report = RunReport(config.output_dir)
     with display or open_display() as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
-        for text in _foresight(config, cells):
+        for text in foresight(config, cells):
             shown.note(text)
         for number, cell in enumerate(cells, start=1):
             shown.cell(number, len(cells), cell.name, cell.stages)
@@ -141,140 +86,12 @@ def execute(
     return report
 
 
-def _foresight(config: RunConfig, cells: Sequence[PlannedCell]) -> list[str]:
-    """What a limit on the items cannot show, said before hours are spent on it."""
-    limit = config.accuracy.limit
-    if Benchmark.ACCURACY not in config.tasks or limit is None or not cells:
-        return []
-    from slim_eval.stats import minimum_detectable_drop
-
-    points = 100 * minimum_detectable_drop(limit)
-    return [
-        f"--accuracy-limit {limit}: with {limit} items a (sub)task, drops under about {points:.0f} points cannot be "
-        "seen (80 % power, if 10 % of the answers flip)"
-    ]
-
-
 def _pair(cell: PlannedCell) -> None:
     """Bring `paired.json` of the model's quantized cells up to date, wherever the baseline is there."""
     from slim_eval.comparison.pairing import update_paired
 
     if Benchmark.ACCURACY in cell.config.tasks:
         update_paired(cell.directory.parent, cell.config.accuracy.margin_pp)
-
-
-def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
-    """Check everything that can be known before hours of work, and lay out the cells, model by model, fp16 first.
-
-    Raises:
-        SlimEvalError: As `evaluate`; nothing was written.
-    """
-    gpus = power.resolve_gpus(
-        config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
-    )
-    sources = [models.resolve(name, config.revision) for name in config.models]
-    if config.revision and all(source.kind != "hub" for source in sources):
-        raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
-    precisions = sorted(config.precision, key=list(Precision).index)
-    cells = [_planned(source, precision, config) for source in sources for precision in precisions]
-    _check_packages(config, cells)
-    results.require_writable(config.output_dir, "--output-dir")
-    results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
-    _check_stages(config, cells, gpus)
-    return cells, gpus
-
-
-def _planned(source: models.ModelSource, precision: Precision, config: RunConfig) -> PlannedCell:
-    settings = models.describe_config(source.config_dir)
-    if source.path is not None:
-        models.describe(source.path)  # names a weight file that is missing or truncated
-    models.require_plain(source, settings, precision)
-    return PlannedCell(
-        source=source,
-        precision=precision,
-        directory=results.cell_directory(config.output_dir, source.name, precision.value, config.models),
-        config=adapt(config) if source.kind == "demo" else config,
-        max_model_len=_context(source.name, settings.max_position_embeddings, config),
-    )
-
-
-def _context(model: str, longest: int | None, config: RunConfig) -> int:
-    wanted = config.engine.max_model_len
-    if longest is None or wanted <= longest:
-        return wanted
-    if "max_model_len" in config.engine.model_fields_set:
-        raise UsageError(
-            f"--max-model-len {wanted}: {model} holds {longest} tokens", f"lower it to {longest}, or leave it out"
-        )
-    return longest
-
-
-def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
-    """Raise for packages that a stage's interpreter lacks, before anything is downloaded or loaded.
-
-    Raises:
-        UsageError: Also for a cached checkpoint that was made with other settings.
-    """
-    quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
-    if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
-        needed = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
-        _require(needed, "quantization", config.quantize_python, "--quantize-python")
-    serving = ["torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy"]
-    if config.engine.engine is EngineChoice.VLLM:
-        serving.append("vllm")
-    if Benchmark.ACCURACY in config.tasks:
-        serving.append("lm_eval")
-    _require(serving, "measurement", config.serve_python, "--serve-python")
-
-
-def _require(modules: Sequence[str], purpose: str, python: Path | None, option: str) -> None:
-    try:
-        missing = environment.missing_modules(modules, python)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{option} {python}: is not a Python interpreter that runs: {error}", "give its path"
-        ) from error
-    if missing:
-        raise MissingPackageError(missing[0], purpose, INSTALL if python is None else f"{python} -m {INSTALL_GPU}")
-
-
-def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power.Gpu, ...]) -> None:
-    """Ask the serving interpreter whether it knows the tasks and runs the precisions; it alone can import lm-eval."""
-    tasks: dict[str, None] = {}
-    if Benchmark.ACCURACY in config.tasks:
-        tasks = dict.fromkeys(task for cell in cells for task in cell.config.accuracy.tasks)
-    job = protocol.CheckJob(
-        engine=config.engine,
-        precisions=config.precision,
-        tasks=tuple(tasks),
-        include_path=config.accuracy.include_path,
-    )
-    failed: list[protocol.Failed] = []
-
-    def listen(event: Any) -> None:
-        if isinstance(event, protocol.Failed):
-            failed.append(event)
-
-    with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
-        outcome = workers.run(
-            job,
-            log=Path(folder, "check.log"),
-            on_event=listen,
-            python=config.serve_python,
-            environment=_visible_devices(gpus),
-        )
-    if failed:
-        raise (UsageError if failed[0].usage else SlimEvalError)(failed[0].cause, failed[0].remedy)
-    if outcome.died:
-        raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {INSTALL}")
-
-
-def _visible_devices(gpus: tuple[power.Gpu, ...]) -> Mapping[str, str]:
-    """A worker sees the chosen GPUs and no other, numbered as NVML numbers them, so that both mean the same."""
-    if not gpus:
-        return {}
-    indices = ",".join(str(gpu.index) for gpu in gpus)
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": indices}
 
 
 def _quiet_waiting() -> Mapping[str, str]:
@@ -407,7 +224,7 @@ class _CellRun:
     def _work(
         self, job: Any, listen: Callable[[Any], None], python: Path | None, environment: Mapping[str, str] | None = None
     ) -> workers.Outcome:
-        variables = {**_visible_devices(self._gpus), **(environment or {})}
+        variables = {**visible_devices(self._gpus), **(environment or {})}
         return workers.run(job, log=self._log, on_event=listen, python=python, environment=variables)
 
     def _take_notes(self, notes: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slim_eval import evaluator
+from slim_eval import evaluator, planning
 from slim_eval.comparison.repeats import noise_record
 from slim_eval.config import NoiseConfig
 from slim_eval.console import Display
@@ -44,7 +44,7 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseR
     Raises:
         SlimEvalError: As `evaluator.evaluate`; nothing was started.
     """
-    planned, gpus = evaluator.plan(config)
+    planned, gpus = planning.plan(config)
     cells = [
         replace(cell, directory=noise_directory(cell.directory.parent) / f"run-{number}", label=f"run {number}")
         for cell in planned

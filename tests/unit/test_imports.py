@@ -26,6 +26,7 @@ LAYERS = [
     {"benchmarks", "checkpoints"},
     {"protocol", "quantization", "analysis", "importers"},
     {"workers", "tracking", "console", "worker"},
+    {"planning"},
     {"evaluator"},
     {"noise"},
     {"cli"},

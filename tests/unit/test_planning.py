@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval import evaluator, protocol, workers
+from slim_eval import planning, protocol, workers
 from slim_eval.config import Precision, RunConfig
 from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR, TASKS
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
@@ -37,8 +37,8 @@ def model(folder: Path, **changes: Any) -> str:
     return str(folder)
 
 
-def cells(**options: Any) -> list[evaluator.PlannedCell]:
-    planned, _ = evaluator.plan(RunConfig(**options))
+def cells(**options: Any) -> list[planning.PlannedCell]:
+    planned, _ = planning.plan(RunConfig(**options))
     return planned
 
 

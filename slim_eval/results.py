@@ -18,6 +18,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -186,8 +187,11 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
         return []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, EOFError, ValueError) as error:
+            rows = [json.loads(line) for line in lines]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no JSON object")
+        return rows
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ResultFileError(f"{path}: {_one_line(error)}", "measure the cell again, or remove the file") from error
 
 

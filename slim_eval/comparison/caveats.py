@@ -63,7 +63,8 @@ def _lengths(rows: Sequence[Row]) -> Iterable[Caveat]:
 
 
 def _amortised(rows: Sequence[Row]) -> Iterable[Caveat]:
-    found = [row for row in rows if row["mean_latency_s"] is not None and row["e2e_latency_s"] is None]
+    waits = ("ttft_s", "tpot_s", "e2e_latency_s")
+    found = [row for row in rows if row["mean_latency_s"] is not None and not any(row[key] for key in waits)]
     if found:
         yield Caveat(
             "amortised",
@@ -149,7 +150,8 @@ def _no_intervals(rows: Sequence[Row]) -> Iterable[Caveat]:
 
 
 def _is_without_intervals(row: Mapping[str, Any]) -> bool:
-    speed = row["mean_latency_s"] is not None and row["mean_latency_s_ci95_low"] is None
+    # Only files that name no engine: any other tool's record that is read here comes with samples or intervals.
+    speed = row["mean_latency_s"] is not None and row["mean_latency_s_ci95_low"] is None and row["engine"] is None
     tasks = [task for task in tasks_of(row) if row[task] is not None]
     return speed and all(row[f"{task}_stderr"] is None and row[f"{task}_ci95_low"] is None for task in tasks)
 

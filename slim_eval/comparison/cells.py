@@ -97,20 +97,34 @@ class CellComparison:
 
 
 def compare(a: Cell, b: Cell, margin_pp: float) -> CellComparison:
-    """Compare cell B with cell A.
+    """Compare cell B with cell A; as `compare_all`."""
+    return compare_all([(a, b)], margin_pp)[0]
+
+
+def compare_all(pairs: Sequence[tuple[Cell, Cell]], margin_pp: float) -> list[CellComparison]:
+    """Compare pairs of cells that are shown together: p-values of all their tasks are corrected for each other.
 
     Args:
-        a: What is compared with, e.g. the 16-bit cell.
-        b: What is judged.
+        pairs: What is compared with, e.g. the 16-bit cell, and what is judged.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Raises:
         ResultFileError: A file of samples or a noise floor cannot be read.
     """
-    shared = ordered_tasks(set(a.accuracy) | set(b.accuracy))
-    rows = rows_of([a, b], shared)
-    sides = _Sides(rows[0], rows[1], _iterations(a), _iterations(b), noise.of_cells(a, b))
-    (paired,) = judged([pair(a, b, shared)], margin_pp)
+    floors = [noise.of_cells(a, b) for a, b in pairs]
+    tasks = [
+        [noise.widened_task(task, floor) for task in pair(a, b, ordered_tasks(set(a.accuracy) | set(b.accuracy)))]
+        for (a, b), floor in zip(pairs, floors, strict=True)
+    ]
+    return [
+        _compared(a, b, found, floor)
+        for (a, b), found, floor in zip(pairs, judged(tasks, margin_pp), floors, strict=True)
+    ]
+
+
+def _compared(a: Cell, b: Cell, paired: Sequence[PairedTask], floor: NoiseRecord | None) -> CellComparison:
+    rows = rows_of([a, b], [task.task for task in paired])
+    sides = _Sides(rows[0], rows[1], _iterations(a), _iterations(b), floor)
     return CellComparison(
         a,
         b,
@@ -121,9 +135,9 @@ def compare(a: Cell, b: Cell, margin_pp: float) -> CellComparison:
 
 def _iterations(cell: Cell) -> list[list[Mapping[str, Any]]]:
     """Samples of performance, a list an iteration; empty where none were kept."""
-    found: dict[Any, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in read_samples(cell.directory, "performance") if cell.performance is not None else ():
-        found.setdefault(row.get("iteration"), []).append(row)
+        found.setdefault(str(row.get("iteration")), []).append(row)
     return list(found.values())
 
 
@@ -169,7 +183,12 @@ class _Sides:
             emulated = metric.key == "weights_gb" and "emulated" in (self.a["kernels"], self.b["kernels"])
             return "emulated kernels load 16-bit weights" if emulated else None
         find = speed_obstacles if metric.kind is Kind.SPEED else energy_obstacles
-        return ", ".join(find(self.b, self.a)) or None
+        found = find(self.b, self.a)
+        if metric.sample is not None and False in (self.a["warmup_stable"], self.b["warmup_stable"]):
+            found.append("times still drifted when they were measured")
+        if metric.key == "energy_joules" and self.a["energy_num_runs"] != self.b["energy_num_runs"]:
+            found.append(f"requests {self.b['energy_num_runs']} against {self.a['energy_num_runs']}")
+        return ", ".join(found) or None
 
     def _interval(self, metric: Metric, ratio: float, made: MetricComparison) -> Ends | None:
         if metric.sample is not None and self.a_iterations and self.b_iterations:

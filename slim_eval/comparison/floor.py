@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from slim_eval.records import NoiseRecord
+from slim_eval.records import NoiseRecord, PairedTask
 from slim_eval.results import Cell, read_noise
 from slim_eval.rows import Row, rows_of
 
 #: What must be the same for a floor to hold. Kernels need not: the floor is that of the 16-bit cell.
-_SETTINGS = ("engine", "hardware", "batch_size", "max_new_tokens")
+_SETTINGS = ("engine", "hardware", "batch_size", "max_new_tokens", "prompt_tokens")
 
 
 def of_model(cell: Cell) -> NoiseRecord | None:
@@ -26,7 +26,8 @@ def of_model(cell: Cell) -> NoiseRecord | None:
     if found is None or found.model != cell.model:
         return None
     (row,) = rows_of([cell], ())
-    return found if all(row[key] is None or row[key] == getattr(found, key) for key in _SETTINGS) else None
+    known = ((row[key], getattr(found, key)) for key in _SETTINGS if row[key] is not None)
+    return found if all(value == measured for value, measured in known) else None
 
 
 def of_cells(a: Cell, b: Cell) -> NoiseRecord | None:
@@ -43,6 +44,15 @@ def floor_of(noise: NoiseRecord | None, key: str) -> float | None:
 def widened(interval: tuple[float, float], floor: float) -> tuple[float, float]:
     """An interval of a ratio, widened by a relative change that may be noise."""
     return interval[0] / (1 + floor), interval[1] * (1 + floor)
+
+
+def widened_task(task: PairedTask, noise: NoiseRecord | None) -> PairedTask:
+    """A pair of runs on a task, the interval of its drop widened by what accuracy differs from run to run."""
+    entry = None if noise is None else noise.tasks.get(task.task)
+    if entry is None or not entry.floor or task.interval_pp is None:
+        return task
+    low, high = task.interval_pp
+    return task.model_copy(update={"interval_pp": (low - entry.floor, high + entry.floor)})
 
 
 def within_noise(row: Row, base: Row | None, noise: NoiseRecord | None) -> frozenset[str]:

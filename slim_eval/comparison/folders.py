@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slim_eval.comparison.caveats import Caveat, caveats
-from slim_eval.comparison.cells import CellComparison, Verdict, compare
+from slim_eval.comparison.cells import CellComparison, Verdict, compare_all
 from slim_eval.comparison.gate import Condition, Decision, Outcome, decide, parse
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
 from slim_eval.results import Cell, find_results
@@ -45,7 +45,7 @@ class ComparisonReport:
         for decision, error in ((Decision.HOLDS, GateFailedError), (Decision.UNDECIDED, GateUndecidedError)):
             found = [outcome for outcome in self.outcomes if outcome.decision is decision]
             if found:
-                raise error("; ".join(f"{o.condition.text} {decision.value}: {o.reason}" for o in found))
+                raise error("; ".join(f"{o.condition.text} {decision.value}{o.where}: {o.reason}" for o in found))
 
 
 def compare_folders(config: CompareConfig) -> ComparisonReport:
@@ -68,7 +68,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         )
     tasks = ordered_tasks(task for pair in matched for cell in pair for task in cell.accuracy)
     conditions = parse(config.fail_if, tasks)
-    pairs = [compare(a, b, config.margin_pp) for a, b in matched]
+    pairs = compare_all(matched, config.margin_pp)
     _require_something(pairs)
     return ComparisonReport(
         pairs=tuple(pairs),
@@ -100,11 +100,27 @@ def _match(a_cells: Sequence[Cell], b_cells: Sequence[Cell]) -> tuple[list[tuple
     """Pairs of cells, and a line for each cell that has no partner."""
     if len(a_cells) == len(b_cells) == 1:
         return [(a_cells[0], b_cells[0])], []
-    by_name = {_name(cell): cell for cell in a_cells}
-    pairs = [(by_name[_name(cell)], cell) for cell in b_cells if _name(cell) in by_name]
-    partners = {_name(cell) for _, cell in pairs}
-    alone = [cell for cell in (*a_cells, *b_cells) if _name(cell) not in partners]
+    pairs = [(partner, cell) for cell in b_cells if (partner := _partner(cell, a_cells, b_cells)) is not None]
+    partners = {cell.directory for pair in pairs for cell in pair}
+    alone = [cell for cell in (*a_cells, *b_cells) if cell.directory not in partners]
     return pairs, [f"{cell.directory}: no cell of the same model and precision in the other folder" for cell in alone]
+
+
+def _partner(cell: Cell, a_cells: Sequence[Cell], b_cells: Sequence[Cell]) -> Cell | None:
+    """The cell of the same model and precision; by the model's short name where that says enough."""
+    for key in (_key, _name):
+        found = [other for other in a_cells if key(other) == key(cell)]
+        rivals = [other for other in b_cells if key(other) == key(cell)]
+        if len(found) > 1 or (found and len(rivals) > 1):
+            several = ", ".join(str(other.directory) for other in (found if len(found) > 1 else rivals))
+            raise UsageError(f"several cells are {_name(cell)}: {several}", "compare two of the folders that hold one")
+        if found:
+            return found[0]
+    return None
+
+
+def _key(cell: Cell) -> str:
+    return f"{cell.model} {cell.precision}"
 
 
 def _require_something(pairs: Sequence[CellComparison]) -> None:
@@ -121,4 +137,8 @@ def _require_something(pairs: Sequence[CellComparison]) -> None:
 
 
 def _decided(conditions: Sequence[Condition], pairs: Sequence[CellComparison]) -> list[Outcome]:
-    return [decide(condition, pair) for condition in conditions for pair in pairs]
+    return [
+        replace(decide(condition, pair), where=f" ({pair.names[1]})" if len(pairs) > 1 else "")
+        for condition in conditions
+        for pair in pairs
+    ]

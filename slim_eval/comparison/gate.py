@@ -13,12 +13,14 @@ otherwise cannot be decided. What has no interval and is not exact cannot be dec
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from slim_eval import stats
 from slim_eval.comparison.cells import CellComparison, Ends, MetricComparison, Verdict
 from slim_eval.comparison.metrics import BY_KEY
 from slim_eval.errors import UsageError
@@ -68,11 +70,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A condition on one pair of cells: the decision, and why, in words."""
+    """A condition on one pair of cells: the decision, why, in words, and which pair where there are several."""
 
     condition: Condition
     decision: Decision
     reason: str
+    where: str = ""
 
 
 def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
@@ -93,6 +96,8 @@ def _parse(text: str, tasks: Sequence[str]) -> Condition:
     if match is None:
         raise UsageError(f"--fail-if {text!r}: is no condition", _EXAMPLE)
     name, compare, value, unit = match.groups()
+    if not math.isfinite(float(value)):
+        raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
     if name in BY_KEY:
         _check_unit(text, unit, ["%", *_units_of(name)], optional=not _units_of(name))
         return Condition(text, name, compare, float(value), unit)
@@ -150,11 +155,18 @@ def _metric_interval(condition: Condition, made: MetricComparison | None) -> tup
     return (None, "no interval") if own is None else ((own[0] / factor, own[1] / factor), "")
 
 
+def _flips_interval(task: PairedTask) -> tuple[Ends | None, str]:
+    if task.lost is None or task.gained is None or not task.num_items:
+        return None, "the scores are graded"
+    found = stats.wilson_interval(task.lost + task.gained, task.num_items)
+    return (found.low * 100, found.high * 100), ""
+
+
 def _task_interval(condition: Condition, task: PairedTask | None) -> tuple[Ends | None, str]:
     if task is None or task.refused is not None:
         return None, "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":
-        return (None, "the scores are graded") if task.flips is None else ((task.flips * 100, task.flips * 100), "")
+        return _flips_interval(task)
     if task.interval_pp is None:
         return None, "no interval"
     if condition.unit == "pp":

@@ -58,8 +58,8 @@ def pair(base: Cell, cell: Cell, tasks: Sequence[str] | None = None) -> list[Pai
 
 
 def _paired(task: str, base: Cell, cell: Cell, obstacles: Sequence[str]) -> PairedTask:
-    if obstacles:
-        return PairedTask(task=task, refused=", ".join(obstacles))
+    if obstacles or task not in base.accuracy or task not in cell.accuracy:
+        return PairedTask(task=task, refused=", ".join(obstacles) or "measured on one side only")
     metric = cell.accuracy[task].metric
     try:
         here, there = _Items.of(cell, task), _Items.of(base, task)
@@ -70,6 +70,11 @@ def _paired(task: str, base: Cell, cell: Cell, obstacles: Sequence[str]) -> Pair
         return PairedTask(task=task, metric=metric, refused=refusal)
     scores = {key: (_score(there, key, metric), _score(here, key, metric)) for key in here.by_key}
     scored = {key: (a, b) for key, (a, b) in scores.items() if a is not None and b is not None}
+    lopsided = sum((a is None) != (b is None) for a, b in scores.values())
+    if lopsided:  # an answer without a score is seldom missing by chance: left out, it would hide a broken model
+        return PairedTask(
+            task=task, metric=metric, refused=f"{lopsided} of {len(scores)} items have a score on one side only"
+        )
     if not scored:
         return PairedTask(task=task, metric=metric, refused=f"no item has a score of its own for {metric}")
     keys = list(scored)
@@ -83,6 +88,7 @@ def _paired(task: str, base: Cell, cell: Cell, obstacles: Sequence[str]) -> Pair
         num_items=found.num_items,
         num_left_out=len(scores) - len(scored),
         num_clusters=len(set(clusters)),
+        design_effect=_design_effect(found),
         baseline_accuracy=math.fsum(before) / len(keys),
         accuracy=math.fsum(after) / len(keys),
         drop_pp=found.difference * 100,
@@ -162,8 +168,22 @@ def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margi
 
 
 def _items_needed(task: PairedTask, margin_pp: float) -> int | None:
-    """Items that would show a drop of the margin, at the rate of flips that was seen (one more each way, for none)."""
+    """Items that would show a drop of the margin, at the rate of flips that was seen (one more each way, for none).
+
+    None where there are as many already: then the true drop is close to the margin, or there are too few subtasks.
+    """
     if task.lost is None or task.gained is None or task.num_items is None:
         return None
     rate = (task.lost + task.gained + 2) / (task.num_items + 2)
-    return max(task.num_items + 1, stats.items_needed(margin_pp / 100, flip_rate=rate, power=POWER, alpha=ALPHA))
+    independent = stats.items_needed(margin_pp / 100, flip_rate=min(rate, 1.0), power=POWER, alpha=ALPHA)
+    needed = math.ceil(independent * (task.design_effect or 1.0))
+    return needed if needed > task.num_items else None
+
+
+def _design_effect(found: stats.PairedDifference) -> float | None:
+    """By how much dependence within subtasks multiplies the variance of the difference; None for graded scores."""
+    if found.lost is None or found.gained is None or found.stderr is None or found.num_items < 2:
+        return None
+    n, net = found.num_items, found.lost - found.gained
+    simple = (found.lost + found.gained - net * net / n) / (n - 1) / n
+    return max(1.0, found.stderr**2 / simple) if simple > 0 else 1.0

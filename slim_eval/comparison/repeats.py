@@ -1,7 +1,8 @@
 """One cell measured again and again: the noise floor that comes out of it.
 
-The floor of a metric is the largest relative change that any two of the runs leave possible: the far end of the 95 %
-interval of their ratio. So it holds what differs from run to run, and how well each run knows its own mean.
+The floor of a metric is the largest relative change that two further runs are expected to show by chance alone, with
+95 % confidence: a prediction from the spread of the runs (`stats.repeat_bound`), and never less than what the 95 %
+interval of the ratio of two of them leaves possible.
 """
 
 from __future__ import annotations
@@ -10,23 +11,31 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from slim_eval import environment
+from slim_eval import environment, stats
 from slim_eval.comparison.cells import CellComparison, compare
 from slim_eval.records import FloorEntry, NoiseRecord, PairedTask
 from slim_eval.results import Cell
 from slim_eval.rows import rows_of
 
-_SETTINGS = ("engine", "kernels", "hardware", "batch_size", "max_new_tokens")
+_SETTINGS = ("engine", "kernels", "hardware", "batch_size", "max_new_tokens", "prompt_tokens")
 
 
-def floor_from(ratios: Sequence[tuple[float, tuple[float, float] | None]]) -> float | None:
-    """The floor of a metric from the ratios of pairs of runs, each with its interval where there is one.
+def floor_from(
+    values: Sequence[float | None], ratios: Sequence[tuple[float, tuple[float, float] | None]]
+) -> float | None:
+    """The floor of a metric.
+
+    Args:
+        values: One a run.
+        ratios: Of pairs of runs, each with its interval where there is one.
 
     Returns:
-        The largest relative change, up or down; None without pairs.
+        A relative change, up or down; None below two runs.
     """
+    predicted = stats.repeat_bound([value for value in values if value is not None])
     ends = [end for ratio, interval in ratios for end in (interval or (ratio, ratio))]
-    return max((max(end, 1 / end) - 1 for end in ends if end > 0), default=None)
+    seen = max((max(end, 1 / end) - 1 for end in ends if end > 0), default=None)
+    return max((floor for floor in (predicted, seen) if floor is not None), default=None)
 
 
 def noise_record(runs: Sequence[Cell], margin_pp: float) -> NoiseRecord:
@@ -51,11 +60,20 @@ def noise_record(runs: Sequence[Cell], margin_pp: float) -> NoiseRecord:
         precision=runs[0].precision,
         timestamp=environment.now(),
         **{key: rows[0][key] for key in _SETTINGS},
-        metrics={key: _entry(rows, key, floor_from(found)) for key, found in ratios.items()},
-        tasks={task: _entry(rows, task, max(abs(p.drop_pp or 0.0) for p in found)) for task, found in paired.items()},
+        metrics={
+            key: FloorEntry(values=_values(rows, key), floor=floor_from(_values(rows, key), found))
+            for key, found in ratios.items()
+        },
+        tasks={task: FloorEntry(values=_values(rows, task), floor=_points(_values(rows, task))) for task in paired},
         flips={task: max(p.flips or 0.0 for p in found) for task, found in paired.items()},
     )
 
 
-def _entry(rows: Sequence[Mapping[str, Any]], key: str, floor: float | None) -> FloorEntry:
-    return FloorEntry(values=tuple(row[key] for row in rows), floor=floor)
+def _values(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, ...]:
+    return tuple(row[key] for row in rows)
+
+
+def _points(accuracies: Sequence[float | None]) -> float | None:
+    """The floor of a drop in percentage points."""
+    spread = stats.repeat_spread([value for value in accuracies if value is not None])
+    return None if spread is None else spread * 100

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from slim_eval.comparison.cells import CellComparison, Ends, MetricComparison, TaskComparison
 from slim_eval.comparison.folders import ComparisonReport
+from slim_eval.comparison.items import UNDERPOWERED
 from slim_eval.utils import number
 
 _ABSENT = "-"
@@ -44,7 +45,7 @@ def _gain(made: MetricComparison) -> str:
     shown = made.ratio if made.metric.better is None else made.gain
     if shown is None:
         return _ABSENT
-    if made.interval is None or made.interval[0] == made.interval[1]:
+    if made.interval is None or made.interval[0] == made.interval[1] or min(made.interval) <= 0:
         return f"{shown:.2f}x"
     ends = made.interval if made.metric.better != "lower" else (1 / made.interval[1], 1 / made.interval[0])
     return f"{shown:.2f}x [{ends[0]:.2f}, {ends[1]:.2f}]"
@@ -80,6 +81,8 @@ def _task_verdict(task: TaskComparison) -> str:
     if paired.refused is not None:
         return "not paired"
     more = f" (needs {paired.items_needed:,} items)" if paired.items_needed else ""
+    if paired.verdict == UNDERPOWERED and not more:
+        more = " (the drop is close to the margin)"
     return f"{paired.verdict}{more}"
 
 
@@ -210,8 +213,16 @@ def _notes(pair: CellComparison) -> list[str]:
         if task.paired.refused:
             reasons.setdefault(f"not paired: {task.paired.refused}", []).append(task.paired.task)
     lines = [_GAIN_NOTE] if pair.metrics else []
-    if any(made.floor is not None for made in pair.metrics):
-        lines.append("intervals are widened by the noise floor that `slim-eval noise` measured")
+    widened = [made.metric.label.split(",")[0] for made in pair.metrics if made.floor is not None]
+    if widened:
+        lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")
+    elif any(made.interval is not None and not made.metric.exact for made in pair.metrics):
+        lines.append("no noise floor: what differs from run to run is not in these intervals (see slim-eval noise)")
+    for task in pair.tasks:
+        if task.paired.num_left_out:
+            lines.append(
+                f"{task.paired.task}: {task.paired.num_left_out} items without a score on either side left out"
+            )
     if any(task.paired.verdict for task in pair.tasks):
         margin = next(task.paired.margin_pp for task in pair.tasks if task.paired.verdict)
         lines.append(
@@ -225,9 +236,7 @@ def _caveat_lines(report: ComparisonReport) -> list[str]:
 
 
 def _outcome_lines(report: ComparisonReport) -> list[str]:
-    several = len(report.pairs) > 1
-    names = [f" ({pair.names[1]})" if several else "" for pair in report.pairs]
     return [
-        f"fail if {outcome.condition.text}{names[index % len(names)]}: {outcome.decision.value} — {outcome.reason}"
-        for index, outcome in enumerate(report.outcomes)
+        f"fail if {outcome.condition.text}{outcome.where}: {outcome.decision.value} — {outcome.reason}"
+        for outcome in report.outcomes
     ]

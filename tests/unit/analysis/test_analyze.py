@@ -146,10 +146,6 @@ def test_one_configuration_is_enough(tmp_path: Path, make_cell: Callable[..., Ce
     assert set(report.warnings) == {
         "accuracy_comparison.png: nothing measured to draw",
         "energy_comparison.png: nothing measured to draw",
-        "Tiny int4: the latency is batch wall time / batch size, not what a request waits: TTFT, TPOT and E2E were not "
-        "kept",
-        "Tiny int4: no intervals and no outcomes of single items were kept: whether a difference is more than chance "
-        "cannot be told",
         "Tiny int4: not compared: no fp16 measurement of this model",
     }
 
@@ -208,7 +204,7 @@ def test_differences_below_the_noise_floor_are_marked(tmp_path: Path, make_cell:
     floors = {key: FloorEntry(values=(1.0, 1.0), floor=0.05) for key in ("tpot_s", "ttft_s")}
     record = NoiseRecord(
         model=cell.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
-        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, metrics=floors,
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0, metrics=floors,
     )  # fmt: skip
     write_noise(cell.directory.parent, record)
     report = analyze(config(tmp_path / "outputs"))

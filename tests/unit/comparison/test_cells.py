@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slim_eval.comparison import floor
@@ -14,7 +15,7 @@ from slim_eval.comparison.cells import CellComparison, MetricComparison, Verdict
 from slim_eval.comparison.repeats import floor_from, noise_record
 from slim_eval.records import FloorEntry, NoiseRecord
 from slim_eval.results import Cell, find_results, noise_directory, read_noise, write_noise
-from tests.planted import items, performance, requests
+from tests.planted import items, outcomes, performance, requests
 
 MakeCell = Callable[..., Cell]
 
@@ -138,7 +139,7 @@ def test_a_difference_below_the_noise_floor_is_noise(cell_of: Callable[..., Cell
     base, cell = cell_of("fp16", 0.01), cell_of("int8", 0.0103, seed=1)
     record = NoiseRecord(
         model=base.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
-        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100,
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
         metrics={"tpot_s": FloorEntry(values=(0.01, 0.0104), floor=0.05)},
     )  # fmt: skip
     write_noise(base.directory.parent, record)
@@ -150,10 +151,23 @@ def test_a_difference_below_the_noise_floor_is_noise(cell_of: Callable[..., Cell
     assert of(compare(base, cell, 1.0), "tpot_s").verdict is Verdict.WORSE
 
 
-def test_the_floor_is_the_far_end_of_what_two_runs_leave_possible() -> None:
-    assert floor_from([(1.01, (0.97, 1.02))]) == pytest.approx(1 / 0.97 - 1)
-    assert floor_from([(1.01, (1.0, 1.02)), (0.99, None)]) == pytest.approx(0.02)
-    assert floor_from([]) is None
+def test_the_floor_is_what_further_runs_may_differ_by_and_never_less_than_what_was_seen() -> None:
+    assert floor_from((1.0, 1.0), [(1.0, (0.97, 1.02))]) == pytest.approx(1 / 0.97 - 1)
+    assert floor_from((1.0, 1.01), [(1.01, None)]) == pytest.approx(1.01**12.706 - 1, rel=1e-3)  # t of one df
+    assert floor_from((1.0, 1.01, 1.005), [(1.01, None)]) == pytest.approx(0.0308, abs=5e-4)
+    assert floor_from((), []) is None
+    assert floor_from((0.0, 1.0), []) is None
+
+
+def test_a_floor_keeps_runs_that_differ_by_themselves_from_being_called() -> None:
+    rng = np.random.default_rng(3)
+    calls = []
+    for _ in range(2000):
+        runs = rng.lognormal(0, 0.03, 5)  # three for the floor, two compared; each known exactly
+        bound = floor_from(tuple(runs[:3]), [])
+        assert bound is not None
+        calls.append(abs(np.log(runs[3] / runs[4])) > np.log1p(bound))
+    assert np.mean(calls) == pytest.approx(0.05, abs=0.015)
 
 
 def test_two_runs_of_a_cell_make_a_noise_record(cell_of: Callable[..., Cell], tmp_path: Path) -> None:
@@ -165,7 +179,7 @@ def test_two_runs_of_a_cell_make_a_noise_record(cell_of: Callable[..., Cell], tm
     record = noise_record(runs, 1.0)
     entry = record.metrics["tpot_s"]
     assert entry.values == pytest.approx((0.01, 0.0102), rel=0.01)
-    assert entry.floor == pytest.approx(0.025, abs=0.01)  # the drift, and what each run does not know of its own mean
+    assert entry.floor == pytest.approx((entry.values[1] / entry.values[0]) ** 12.706 - 1, rel=0.01)  # type: ignore[operator]
     assert "model_size_gb" not in record.metrics
     write_noise(model, record)
     assert read_noise(model) == record
@@ -179,7 +193,41 @@ def test_flips_of_two_runs_are_recorded(make_cell: MakeCell, tmp_path: Path) -> 
     ]
     record = noise_record(runs, 1.0)
     assert record.flips == {"quiz": 0.25}
-    assert record.tasks["quiz"].floor == 25
+    assert record.tasks["quiz"].floor == 0  # the same share was right
+
+
+def test_the_floor_of_a_task_widens_its_drop(make_cell: MakeCell) -> None:
+    before, after = outcomes(2000, right=1400, lost=150, gained=40)
+    base, cell = (
+        make_cell(precision=precision, tasks={"quiz": 0.7}, samples={"quiz": items(scores)})
+        for precision, scores in (("fp16", before), ("int8", after))
+    )
+    assert compare(base, cell, 1.0).tasks[0].paired.verdict == "degraded"
+    record = NoiseRecord(
+        model=base.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
+        tasks={"quiz": FloorEntry(values=(0.7, 0.71), floor=10.0)},
+    )  # fmt: skip
+    write_noise(base.directory.parent, record)
+    assert compare(base, cell, 1.0).tasks[0].paired.verdict == "underpowered"
+
+
+def test_runs_of_other_lengths_do_not_compare_the_energy_of_a_whole_run(make_cell: MakeCell) -> None:
+    longer = {"energy_joules": 5000.0, "num_runs": 100}
+    found = of(compare(make_cell(), make_cell(precision="int8", energy=longer), 1.0), "energy_joules")
+    assert (found.verdict, found.reason) == (Verdict.NOT_COMPARABLE, "requests 100 against 20")
+
+
+def test_times_that_still_drifted_are_not_compared(cell_of: Callable[..., Cell]) -> None:
+    drifting = cell_of("int8", 0.011, changed={"warmup_stable": False})
+    found = of(compare(cell_of("fp16", 0.01), drifting, 1.0), "tpot_s")
+    assert (found.verdict, found.reason) == (Verdict.NOT_COMPARABLE, "times still drifted when they were measured")
+
+
+def test_a_task_that_one_side_lacks_is_refused(make_cell: MakeCell) -> None:
+    base = make_cell(tasks={"quiz": {"accuracy": None}}, samples={"quiz": items([1.0])})
+    made = compare(base, make_cell(precision="int8"), 1.0)
+    assert made.tasks[0].paired.refused == "measured on one side only"
 
 
 def test_two_runs_of_one_cell_are_told_apart_by_their_folders(make_cell: MakeCell, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,44 @@ def test_own_records_have_no_caveats(make_cell: MakeCell) -> None:
         ]
     )
     assert caveats(rows) == []
+
+
+def test_models_that_share_a_short_name_are_not_mixed_up(make_cell: MakeCell, tmp_path: Path, capsys: Any) -> None:
+    for folder, model in (("x/a", "orgA/Tiny"), ("x/b", "orgB/Tiny"), ("y/a", "orgA/Tiny"), ("y/c", "orgC/Other")):
+        make_cell(model, directory=tmp_path / folder, write=True)
+    assert run(tmp_path / "x", tmp_path / "y", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(pair["a"]["model"], pair["b"]["model"]) for pair in content["pairs"]] == [("orgA/Tiny", "orgA/Tiny")]
+    assert len(content["notes"]) == 2
+
+
+def test_several_runs_of_one_cell_in_a_folder_are_refused(make_cell: MakeCell, tmp_path: Path, capsys: Any) -> None:
+    for folder in ("x/1", "x/2", "y/1", "y/2"):
+        make_cell(directory=tmp_path / folder, write=True)
+    assert run(tmp_path / "x", tmp_path / "y") == 2
+    assert "several cells are Tiny fp16" in capsys.readouterr().err
+
+
+def test_p_values_of_all_pairs_shown_are_corrected_together(make_cell: MakeCell, tmp_path: Path, capsys: Any) -> None:
+    before, after = outcomes(1000, right=700, lost=60, gained=38)
+    for folder, scores in (("x", before), ("y", after)):
+        for precision in ("fp16", "int8", "int4"):
+            make_cell(
+                precision=precision, tasks={"quiz": 0.7}, samples={"quiz": items(scores)},
+                directory=tmp_path / folder / precision,
+            )  # fmt: skip
+    assert run(tmp_path / "x", tmp_path / "y", "--json") == 0
+    tasks = [pair["tasks"]["quiz"] for pair in json.loads(capsys.readouterr().out)["pairs"]]
+    assert all(task["p_value_holm"] == pytest.approx(3 * task["p_value"]) for task in tasks)
+
+
+@pytest.mark.parametrize("line", ["[1]\n", '"text"\n', "{\n"])
+def test_damaged_samples_are_named(make_cell: MakeCell, tmp_path: Path, capsys: Any, line: str) -> None:
+    for name in ("a", "b"):
+        cell = make_cell(directory=tmp_path / name, samples={"performance": requests(0.01, iterations=2)})
+        with gzip.open(cell.directory / "performance.samples.jsonl.gz", "wt", encoding="utf-8") as lines:
+            lines.write(line)
+    assert run(tmp_path / "a", tmp_path / "b") == 1
+    error = capsys.readouterr().err
+    assert "performance.samples.jsonl.gz" in error
+    assert len(error.strip().splitlines()) == 2

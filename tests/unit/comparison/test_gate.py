@@ -44,8 +44,8 @@ def comparison(make_cell: MakeCell) -> CellComparison:
         ("quiz_drop>10pp", Decision.DOES_NOT_HOLD),
         ("quiz_drop>5%", Decision.HOLDS),  # 5.5 points of 70 %: 7.9 %
         ("quiz_flips>5%", Decision.HOLDS),
-        ("quiz_flips>=9.5%", Decision.HOLDS),
-        ("quiz_flips>9.5%", Decision.DOES_NOT_HOLD),
+        ("quiz_flips>9.5%", Decision.UNDECIDED),
+        ("quiz_flips>15%", Decision.DOES_NOT_HOLD),
         ("model_size_gb>-40%", Decision.DOES_NOT_HOLD),
         ("model_size_gb<=2GiB", Decision.HOLDS),
         ("model_size_gb<2048MiB", Decision.DOES_NOT_HOLD),
@@ -76,6 +76,7 @@ def test_conditions(comparison: CellComparison, condition: str, decision: Decisi
         ("quiz_drop=1pp", "is no condition"),
         ("", "is no condition"),
         ("quiz_drop>nanpp", "is no condition"),
+        ("tpot_s>1e400%", "too large"),
     ],
 )
 def test_nonsense_is_a_usage_error_with_the_nearest_names(condition: str, said: str) -> None:

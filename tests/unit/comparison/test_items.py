@@ -158,8 +158,32 @@ def test_an_item_that_stands_twice_counts_twice(two_cells: Callable[..., tuple[C
 
 
 def test_items_without_a_score_are_left_out_and_counted(two_cells: Callable[..., tuple[Cell, Cell]]) -> None:
-    task = paired(two_cells(items([1.0, float("nan"), 0.0]), items([1.0, 1.0, 0.0])))
+    task = paired(two_cells(items([1.0, float("nan"), 0.0]), items([1.0, float("nan"), 0.0])))
     assert (task.num_items, task.num_left_out) == (2, 1)
+
+
+def test_items_that_only_one_side_scored_are_no_pairs(two_cells: Callable[..., tuple[Cell, Cell]]) -> None:
+    before = [1.0] * 700 + [0.0] * 300
+    task = paired(two_cells(items(before), items([float("nan")] * 350 + before[350:])))
+    assert task.refused == "350 of 1000 items have a score on one side only"
+    assert task.verdict is None
+
+
+def test_a_drop_near_the_margin_does_not_ask_for_one_more_item(two_cells: Callable[..., tuple[Cell, Cell]]) -> None:
+    before, after = outcomes(8000, right=6000, lost=400, gained=360)  # 0.5 points, between -0.2 and 1.2
+    task = paired(two_cells(items(before), items(after)))
+    assert (task.verdict, task.items_needed) == ("underpowered", None)
+
+
+def test_items_of_few_subtasks_are_worth_less(two_cells: Callable[..., tuple[Cell, Cell]]) -> None:
+    def rows(scores: list[float]) -> list[dict[str, Any]]:
+        return [row | {"task": f"s{n // 40}"} for n, row in enumerate(items(scores))]
+
+    task = paired(two_cells(rows([1.0] * 400), rows([0.0] * 20 + [1.0] * 380)))
+    alone = paired(two_cells(items([1.0] * 400), items([0.0] * 20 + [1.0] * 380)))
+    assert task.design_effect is not None
+    assert task.design_effect > 5
+    assert alone.design_effect == pytest.approx(1)
 
 
 def test_graded_scores_have_a_drop_and_no_flips(two_cells: Callable[..., tuple[Cell, Cell]]) -> None:

@@ -312,6 +312,9 @@ class AnalysisConfig(Config):
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
     output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
     accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
+    objectives: Names = setting(
+        (), "A further Pareto frontier in pareto.csv, by these numbers, e.g. mmlu:max tpot_s:min model_size_gb:min."
+    )
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
     )

@@ -1,23 +1,26 @@
-"""From result files to tables and plots. Light to import: pandas and matplotlib are loaded when first used."""
+"""From result files to tables, findings and plots. Light to import: pandas and matplotlib are loaded when used."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slim_eval.comparison.groups import by_model
 from slim_eval.errors import UsageError
 from slim_eval.results import Cell, Results, find_results, require_writable
-from slim_eval.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of
+from slim_eval.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from slim_eval.analysis.evidence import Evidence
+    from slim_eval.analysis.frontiers import Frontier
+    from slim_eval.analysis.summary import Material
     from slim_eval.config import AnalysisConfig
 
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
@@ -35,6 +38,7 @@ class AnalysisReport:
         tasks: Accuracy tasks shown.
         rows: One flat row a configuration, with the tasks shown, for `terminal.comparison_table`.
         within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor.
+        findings: The sentences of `executive_summary.txt`, in order.
     """
 
     num_cells: int
@@ -44,45 +48,56 @@ class AnalysisReport:
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
     within_noise: tuple[frozenset[str], ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 def analyze(config: AnalysisConfig) -> AnalysisReport:
-    """Read all results below a folder and write tables and plots.
+    """Read all results below a folder and write tables, findings and plots.
+
+    A file that cannot be written becomes a problem, and the others are still written.
 
     Raises:
-        UsageError: The folder is missing or holds no measurement, or the other one cannot be written.
+        UsageError: The folder is missing or holds no measurement, the other one cannot be written, or an objective is
+            one that no result has; nothing is written then.
     """
-    from slim_eval.analysis import evidence, plots, tables
+    from slim_eval.analysis import evidence, frontiers, plots, summary, tables
 
     require_writable(config.output_dir, "--output-dir")
     results, cells = _measured(config.input_dir)
-    rows = rows_of(cells)
     tasks, advice = _tasks(config, cells)
+    rows = frontiers.with_means(rows_of(cells), tasks)
+    optimal = frontiers.find_frontiers(rows, tasks, config.objectives)
     found = evidence.gather(cells, rows, config.margin_pp)
-    noisy = {row["directory"]: found.within_noise(row, rows) for row in rows}
-    frame = tables.tidy_table(rows)
-    impact = tables.quantization_impact(frame, tasks, noisy)
+    models = by_model(rows)
+    noisy = {row["directory"]: found.within_noise(row, models[row["model"]]) for row in rows}
+    impact = tables.impact_rows(rows, tasks, noisy)
     paired = [row for row in found.paired_rows(rows) if row["task"] in tasks]
+    problems = (*_problems(results), *found.problems)
+    material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(cells, rows))
+    sections = summary.sections(material)
+    everything = tasks_of(rows[0])
+    whole_impact = impact if tasks == everything else tables.impact_rows(rows, everything, noisy)
     texts = {
-        "complete_results.json": _complete_json(
-            config.input_dir, results, found, tables.quantization_impact(frame, None, noisy)
-        ),
-        "results_table.csv": tables.to_csv(tables.results_table(frame, tasks)),
-        "quantization_impact.csv": tables.to_csv(impact),
-        "paired_accuracy.csv": tables.to_csv(tables.paired_table(paired)),
+        "complete_results.json": _complete_json(config.input_dir, results, found, whole_impact, optimal),
+        "executive_summary.txt": summary.executive_summary(sections),
+        **_tables(material),
     }
-    for name, text in texts.items():
-        write_text(config.output_dir / name, text)
-    figures, empty = plots.write_plots(plots.PlotData(rows, tasks), config.output_dir / "plots")
+    written, failed = _write_all(config.output_dir, texts)
+    try:
+        figures, empty = plots.write_plots(plots.PlotData(rows, tasks), config.output_dir / "plots")
+    except OSError as error:
+        figures, empty = [], []
+        failed.append(f"{config.output_dir / 'plots'}: not written ({error.strerror or error})")
     advice += [f"{name}.png: nothing measured to draw" for name in empty]
     return AnalysisReport(
         num_cells=len(cells),
-        paths=(*(config.output_dir / name for name in texts), *figures),
-        problems=(*_problems(results), *found.problems),
-        warnings=(*advice, *_warnings(found, tables.records_of(impact), paired)),
+        paths=(*written, *figures),
+        problems=(*problems, *failed),
+        warnings=(*advice, *summary.setting_findings(rows), *_warnings(found, impact, paired)),
         tasks=tasks,
         rows=tuple(rows_of(cells, tasks)),
         within_noise=tuple(noisy[row["directory"]] for row in rows),
+        findings=tuple(sentence for section in sections for sentence in section.sentences),
     )
 
 
@@ -122,6 +137,45 @@ def _measured(folder: Path) -> tuple[Results, list[Cell]]:
     return results, cells
 
 
+def _tables(material: Material) -> dict[str, str]:
+    """The tables, by the names of their files."""
+    from slim_eval.analysis import frontiers, tables, typeset
+
+    rows, tasks = material.rows, material.tasks
+    return {
+        "results_table.csv": tables.to_csv(tables.results_table(tables.tidy_table(rows), tasks)),
+        **typeset.documents(rows, tasks),
+        "quantization_impact.csv": tables.to_csv(tables.impact_table(material.impact, tasks)),
+        "paired_accuracy.csv": tables.to_csv(tables.paired_table(material.paired)),
+        "summary_statistics.csv": tables.to_csv(tables.summary_statistics(rows, tasks)),
+        "pareto.csv": tables.to_csv(frontiers.pareto_table(material.frontiers)),
+    }
+
+
+def _notes(cells: Sequence[Cell], rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """Each note that records carry, and the configurations it is about."""
+    found: dict[str, dict[str, None]] = {}
+    for cell, row in zip(cells, rows, strict=True):
+        for record in cell.records:
+            for note in record.notes:
+                found.setdefault(note, {})[f"{row['name']} {row['precision']}"] = None
+    return {note: tuple(labels) for note, labels in found.items()}
+
+
+def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list[str]]:
+    """Write files into a folder: paths of those that were, and a line for each that could not be."""
+    written: list[Path] = []
+    failed: list[str] = []
+    for name, text in texts.items():
+        try:
+            write_text(folder / name, text)
+        except OSError as error:
+            failed.append(f"{folder / name}: not written ({error.strerror or error})")
+        else:
+            written.append(folder / name)
+    return written, failed
+
+
 def _problems(results: Results) -> tuple[str, ...]:
     failed = (
         f"{cell.directory / name}.error.json: {name} of {cell.model} at {cell.precision} failed: {error.cause}"
@@ -158,16 +212,17 @@ def _warnings(found: Evidence, impact: Sequence[Row], paired: Sequence[Row]) -> 
     return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 
 
-def _complete_json(folder: Path, results: Results, found: Evidence, impact: pd.DataFrame) -> str:
-    """Everything that was read, and the comparison over all tasks."""
-    from slim_eval.analysis.tables import records_of
-
+def _complete_json(
+    folder: Path, results: Results, found: Evidence, impact: Sequence[Row], optimal: Sequence[Frontier]
+) -> str:
+    """Everything that was read, the comparison over all tasks, and the frontiers."""
     content = {
         "schema_version": 1,
         "problems": [*_problems(results), *found.problems],
         "cells": [_cell_json(cell, name, folder) for cell, name in _named(results.cells)],
-        "quantization_impact": records_of(impact),
+        "quantization_impact": list(impact),
         **found.to_json(),
+        "pareto": [{"objectives": frontier.title, "cells": list(frontier.rows)} for frontier in optimal],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 

@@ -7,6 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from slim_eval import stats
+from slim_eval.analysis.frontiers import with_means
+from slim_eval.analysis.objectives import ACCURACY_MEAN, directions
+from slim_eval.comparison.groups import by_model, comparable_groups, confounding
 from slim_eval.comparison.rules import BASELINE, baseline_of, comparison, no_comparison
 from slim_eval.rows import Row, tasks_of
 
@@ -29,6 +33,17 @@ _PAIRED_COLUMNS = (
     "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "lost", "gained", "flips", "p_value", "p_value_holm",
     "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "refused", "directory",
 )  # fmt: skip
+# What `summary_statistics` describes, with its unit; the tasks come after it.
+_HEADLINES = {
+    "ttft_s": "s", "tpot_s": "s", "mean_latency_s": "s", "tokens_per_second": "tokens/s", "mean_peak_mem_mb": "MiB",
+    "weights_gb": "GiB", "model_size_gb": "GiB", "joules_per_output_token": "J/token", "energy_per_query_j": "J",
+    "energy_kwh": "kWh", "avg_power_watts": "W",
+}  # fmt: skip
+_ENERGY_HEADLINES = ("joules_per_output_token", "energy_per_query_j", "energy_kwh", "avg_power_watts")
+_STATISTICS = (
+    "metric", "unit", "group", "precision", "n", "mean", "std", "min", "median", "max", "num_invalid", "confounded",
+)  # fmt: skip
+ALL_PRECISIONS = "all"
 
 
 def tidy_table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -71,16 +86,27 @@ def quantization_impact(
         text), and ``directory`` to join on.
     """
     shown = tasks_of(map(str, frame.columns)) if tasks is None else tasks
-    rows = records_of(frame)
-    made = [
+    return impact_table(impact_rows(records_of(frame), shown, noisy), shown)
+
+
+def impact_rows(
+    rows: Sequence[Row], tasks: Sequence[str], noisy: Mapping[str, Iterable[str]] | None = None
+) -> list[Row]:
+    """`quantization_impact` from rows, as rows."""
+    models = by_model(rows)
+    return [
         {key: row[key] for key in _IMPACT_HEAD}
-        | comparison(row, baseline_of(row, rows), shown)
+        | comparison(row, baseline_of(row, models[row["model"]]), tasks)
         | {"within_noise": " ".join(sorted((noisy or {}).get(row["directory"], ()))) or None}
         | {"directory": row["directory"]}
         for row in rows
         if row["precision"] != BASELINE
     ]
-    return pd.DataFrame(made, columns=[*_IMPACT_HEAD, *no_comparison(shown, ""), "within_noise", "directory"])
+
+
+def impact_table(impact: Sequence[Row], tasks: Sequence[str]) -> pd.DataFrame:
+    """The rows of `impact_rows` as a table, with its columns even where there is no row."""
+    return pd.DataFrame(list(impact), columns=[*_IMPACT_HEAD, *no_comparison(tasks, ""), "within_noise", "directory"])
 
 
 def paired_table(paired: Sequence[Row]) -> pd.DataFrame:
@@ -90,6 +116,46 @@ def paired_table(paired: Sequence[Row]) -> pd.DataFrame:
         paired: From `evidence.Evidence.paired_rows`.
     """
     return _whole_counts(pd.DataFrame(list(paired), columns=list(_PAIRED_COLUMNS)))
+
+
+def summary_statistics(rows: Sequence[Row], tasks: Sequence[str]) -> pd.DataFrame:
+    """Each headline metric described over the models, for each precision and over all of them.
+
+    Args:
+        rows: From `rows.rows_of`.
+        tasks: Tasks to show; their mean is added where there are several.
+
+    Returns:
+        ``metric`` and ``unit``; ``group``, the settings that the numbers were measured in: those of different ones are
+        never taken together; ``precision``, or ``all``; ``n`` configurations, ``mean``, ``std`` (n - 1; None below
+        two), ``min``, ``median``, ``max``; ``num_invalid``: energies marked invalid, which are left out;
+        ``confounded``: why the numbers are of different work. Without a row where nothing was measured.
+    """
+    prepared = with_means(rows, tasks)
+    means = [ACCURACY_MEAN] if len(tasks) > 1 else []
+    more_is_better = directions(prepared)
+    units = _HEADLINES | {key: "share" if more_is_better[key] else "loss" for key in (*tasks, *means)}
+    made: list[Row] = []
+    for metric, unit in units.items():
+        measured = [row for row in prepared if row[metric] is not None]
+        for group, members in comparable_groups(measured, [metric]).members(measured).items():
+            precisions = dict.fromkeys(row["precision"] for row in members)
+            for precision in (*precisions, *([ALL_PRECISIONS] if len(precisions) > 1 else [])):
+                chosen = [row for row in members if precision in (row["precision"], ALL_PRECISIONS)]
+                head = {"metric": metric, "unit": unit, "group": group, "precision": precision}
+                made.append(head | _described(metric, chosen))
+    return pd.DataFrame(made, columns=list(_STATISTICS))
+
+
+def _described(metric: str, rows: Sequence[Row]) -> Row:
+    valid = [row for row in rows if metric not in _ENERGY_HEADLINES or row["valid"] is not False]
+    values = [float(row[metric]) for row in valid]
+    found = stats.summarize(values)
+    return {
+        "n": found.count, "mean": found.mean, "std": found.std, "min": min(values, default=None),
+        "median": found.median, "max": max(values, default=None), "num_invalid": len(rows) - len(valid),
+        "confounded": confounding(valid, [metric]),
+    }  # fmt: skip
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis import analyze, load_results
+from slim_eval.cli import main
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
 from slim_eval.records import SCHEMA_VERSION, ErrorRecord, FloorEntry, NoiseRecord
 from slim_eval.results import Cell, write_error, write_noise
 from tests.planted import items, outcomes
 
-FILES = {"complete_results.json", "results_table.csv", "quantization_impact.csv", "paired_accuracy.csv"}
+FILES = {
+    "complete_results.json", "executive_summary.txt", "results_table.csv", "results_table.tex", "results_table.md",
+    "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv",
+}  # fmt: skip
 PLOTS = {f"{name}_comparison.png" for name in ("latency", "memory", "energy", "accuracy")}
 
 
@@ -170,6 +174,123 @@ def test_the_published_results_are_analysed_without_a_problem(published: Path, t
     assert not any("not compared" in warning or "not paired" in warning for warning in report.warnings)
     note = next(cell for cell in strict_json(tmp_path / "complete_results.json")["cells"] if "gemma" in cell["name"])
     assert "estimated" in note["performance"]["notes"][0]
+
+
+def test_the_frontiers_stand_in_the_csv_and_the_json(outputs: Path) -> None:
+    analyze(config(outputs, objectives="mmlu:max tpot_s:min, ttft_s"))
+    folder = outputs.parent / "analysis"
+    table = rows(folder / "pareto.csv")
+    titles = list(dict.fromkeys(row["objectives"] for row in table))
+    assert titles[-1] == "mmlu:max tpot_s:min ttft_s:min"
+    assert [row["objectives"] for row in table] == [title for title in titles for _ in range(2)]
+    assert table[-1]["excluded"] == "not measured: ttft_s"
+    content = strict_json(folder / "complete_results.json")
+    assert [found["objectives"] for found in content["pareto"]] == titles
+    assert content["pareto"][-1]["cells"][1]["excluded"] == "not measured: ttft_s"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cause", "remedy"),
+    [
+        ("tpot:min", "objective 'tpot'", "tpot_s"),
+        ("mmlu:up", "'up' is not a direction", "max, min"),
+        ("mmlu mmlu:max", "named twice", "once"),
+        ("hellaswag:max", "no result has such a number", ""),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused_before_anything_is_written(
+    wanted: str, cause: str, remedy: str, outputs: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        analyze(config(outputs, objectives=wanted))
+    assert caught.value.exit_code == 2
+    assert cause in caught.value.cause
+    assert remedy in caught.value.remedy
+    assert not (outputs.parent / "analysis").exists()
+
+
+def test_the_command_takes_objectives_as_words_and_refuses_unknown_ones(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--input-dir", str(outputs), "--output-dir", str(tmp_path / "out")]
+    assert main(["analyze", *places, "--objectives", "mmlu:max", "tpot_s:min"]) == 0
+    assert "mmlu:max tpot_s:min," in (tmp_path / "out" / "pareto.csv").read_text(encoding="utf-8")
+    assert main(["analyze", *places[:3], str(tmp_path / "other"), "--objectives", "mmul:max"]) == 2
+    assert "did you mean mmlu" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_findings_are_the_sentences_of_the_summary(outputs: Path) -> None:
+    report = analyze(config(outputs))
+    text = (outputs.parent / "analysis" / "executive_summary.txt").read_text(encoding="utf-8")
+    flat = " ".join(text.replace("\n- ", "\n").split())
+    assert len(report.findings) > 5
+    for sentence in report.findings:
+        assert " ".join(sentence.split()) in flat
+
+
+def test_a_file_that_cannot_be_written_is_a_problem_and_the_others_are_there(outputs: Path) -> None:
+    folder = outputs.parent / "analysis"
+    (folder / "results_table.tex").mkdir(parents=True)
+    (folder / "plots").write_text("in the way", encoding="utf-8")
+    report = analyze(config(outputs))
+    assert {path.name for path in report.paths} == FILES - {"results_table.tex"}
+    assert len(report.problems) == 2
+    for name, problem in zip(("results_table.tex", "plots"), report.problems, strict=True):
+        assert str(folder / name) in problem
+        assert "not written" in problem
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_an_output_folder_that_cannot_be_is_refused(kind: str, outputs: Path) -> None:
+    place = outputs.parent / "taken"
+    place.write_text("x", encoding="utf-8")
+    with pytest.raises(UsageError, match="--output-dir"):
+        analyze(config(outputs, output_dir=place if kind == "file" else place / "analysis"))
+
+
+def test_settings_that_differ_are_grouped_and_said(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+    make_cell("org/A", write=True)
+    make_cell("org/B", head={"engine": "transformers"}, write=True)
+    report = analyze(config(tmp_path / "outputs"))
+    assert any("2 settings, whose speed and energy are not compared" in warning for warning in report.warnings)
+    assert any("engine transformers against vllm" in warning for warning in report.warnings)
+    groups = {row["name"]: row["group"] for row in rows(tmp_path / "analysis" / "pareto.csv")}
+    assert groups == {"A": "vllm, Test GPU, Test CPU", "B": "transformers, Test GPU, Test CPU"}
+    statistics = rows(tmp_path / "analysis" / "summary_statistics.csv")
+    assert [row["n"] for row in statistics if row["metric"] == "tpot_s"] == ["1", "1"]
+
+
+def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+    cell = make_cell("org/New", tasks={"mmlu": 0.5}, write=True)
+    old = cell.directory.parents[1] / "deep" / "below" / "Old_fp16"
+    old.mkdir(parents=True)
+    content = {"model": "org/Old", "precision": "fp16", "mean_latency_s": 0.2, "tokens_per_second": 500.0}
+    (old / "performance.json").write_text(json.dumps(content), encoding="utf-8")
+    newer = {**content, "schema_version": SCHEMA_VERSION + 1, "model": "org/Next"}
+    (old.parent / "performance.json").write_text(json.dumps(newer), encoding="utf-8")
+    report = analyze(config(tmp_path / "outputs"))
+    assert report.num_cells == 2
+    assert [problem for problem in report.problems if "newer than this slim-eval" in problem]
+    summary = (tmp_path / "analysis" / "executive_summary.txt").read_text(encoding="utf-8")
+    assert "engine not known against vllm" in " ".join(summary.split())
+    assert "Problem:" in summary
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figures has no Chinese
+def test_strange_names_and_extreme_numbers_survive(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+    root = tmp_path / "outputs"
+    names = ["org/模型-é", "org/" + "long-" * 40, "a/Twin", "b/twin"]
+    for number, name in enumerate(names):
+        odd = {"tpot_s": 10.0 ** (60 * number - 90), "tokens_per_second": 10.0 ** (60 * number - 90)}
+        make_cell(
+            name, performance=odd, tasks={"mmlu": 0.0}, directory=root / f"m{number}" / f"m{number}_fp16", write=True
+        )
+    report = analyze(config(root))
+    assert (report.num_cells, report.problems) == (4, ())
+    assert {row["name"] for row in rows(tmp_path / "analysis" / "pareto.csv")} == {
+        "模型-é", "long-" * 40, "a/Twin", "b/twin"
+    }  # fmt: skip
 
 
 def test_items_are_paired_with_the_baselines(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:

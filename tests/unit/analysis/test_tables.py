@@ -7,8 +7,16 @@ import io
 from collections.abc import Callable
 
 import pandas as pd
+import pytest
 
-from slim_eval.analysis.tables import quantization_impact, records_of, results_table, tidy_table, to_csv
+from slim_eval.analysis.tables import (
+    quantization_impact,
+    records_of,
+    results_table,
+    summary_statistics,
+    tidy_table,
+    to_csv,
+)
 from slim_eval.results import Cell
 from slim_eval.rows import rows_of
 
@@ -66,3 +74,53 @@ def test_only_the_tasks_asked_for_are_shown(make_cell: Callable[..., Cell]) -> N
     (row,) = records_of(quantization_impact(frame, ["arc", "absent"]))
     assert row["arc_drop_pp"] == 0.0
     assert row["absent_drop_pp"] is None
+
+
+def test_statistics_of_each_precision_and_of_all(make_cell: Callable[..., Cell]) -> None:
+    cells = [
+        make_cell(f"org/M{number}", precision, performance={"tpot_s": tpot_s}, tasks={"mmlu": mmlu})
+        for number, precision, tpot_s, mmlu in (
+            (1, "fp16", 0.002, 0.5), (2, "fp16", 0.004, 0.7), (3, "fp16", 0.009, 0.6), (1, "int8", 0.001, 0.4),
+        )
+    ]  # fmt: skip
+    made = records_of(summary_statistics(rows_of(cells), ("mmlu",)))
+    found = {row["precision"]: row for row in made if row["metric"] == "tpot_s"}
+    assert list(found) == ["fp16", "int8", "all"]
+    fp16 = found["fp16"]
+    assert (fp16["unit"], fp16["n"], fp16["min"], fp16["median"], fp16["max"]) == ("s", 3, 0.002, 0.004, 0.009)
+    assert fp16["mean"] == pytest.approx(0.005)
+    assert fp16["std"] == pytest.approx(0.013**0.5 / 1e3**0.5)  # deviations of -3, -1 and 4 ms: 26 / 2 ms²
+    assert (found["int8"]["n"], found["int8"]["std"]) == (1, None)
+    assert found["all"]["median"] == pytest.approx(0.003)
+    mmlu = next(row for row in made if row["metric"] == "mmlu")
+    assert (mmlu["unit"], mmlu["group"], mmlu["mean"]) == ("share", "all", pytest.approx(0.6))
+    assert not [row for row in made if row["metric"] == "accuracy_mean"]  # of one task it is the task
+
+
+def test_statistics_never_join_settings_and_leave_out_what_is_invalid(make_cell: Callable[..., Cell]) -> None:
+    cells = [
+        make_cell("org/A"),
+        make_cell("org/B", head={"engine": "transformers"}),
+        make_cell("org/C", energy={"valid": False, "joules_per_output_token": 99.0}),
+    ]
+    made = records_of(summary_statistics(rows_of(cells), ()))
+    tpot = [(row["group"].split(",")[0], row["n"]) for row in made if row["metric"] == "tpot_s"]
+    assert tpot == [("vllm", 2), ("transformers", 1)]
+    energy = next(row for row in made if row["metric"] == "joules_per_output_token")
+    assert (energy["n"], energy["max"], energy["num_invalid"]) == (1, 0.5, 1)
+    size = [row for row in made if row["metric"] == "model_size_gb"]
+    assert [(row["group"], row["n"]) for row in size] == [("all", 3)]
+
+
+def test_statistics_of_different_work_say_so(make_cell: Callable[..., Cell]) -> None:
+    cells = [make_cell("org/A"), make_cell("org/B", performance={"output_tokens": 200.0})]
+    made = {row["metric"]: row["confounded"] for row in records_of(summary_statistics(rows_of(cells), ()))}
+    assert "100.0 to 200.0 output tokens" in made["mean_latency_s"]
+    assert "not known" in made["energy_per_query_j"]
+    assert made["tpot_s"] is None
+
+
+def test_statistics_of_nothing_are_a_header_alone(make_cell: Callable[..., Cell]) -> None:
+    bare = make_cell(performance=None, energy=None, head={"model_size_gb": None})
+    text = to_csv(summary_statistics(rows_of([bare]), ()))
+    assert text == "metric,unit,group,precision,n,mean,std,min,median,max,num_invalid,confounded\n"

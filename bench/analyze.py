@@ -1,0 +1,143 @@
+"""How long `slim-eval analyze` takes.
+
+1. The 13 published configurations, cold: a fresh process for the whole command, figures and all. Target: at most 10 s.
+2. 5,000 synthetic configurations, made in memory: from rows to tables, frontiers and findings, as texts. Reading and
+   writing files, and figures, are not in it. Target: at most 5 s for tables and frontiers, and under 1 GB.
+
+User CPU time stands beside wall time: it is what counts where others use the machine too. The second runs in a process
+of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+PUBLISHED = Path(__file__).resolve().parents[1] / "outputs" / "published-a100"
+COUNT = 5_000
+TASKS = ("mmlu", "gsm8k", "hellaswag")
+SYNTHETIC = "--synthetic"
+
+
+def user_seconds(who: int) -> float:
+    """User CPU time of this process or its children so far, in seconds."""
+    return resource.getrusage(who).ru_utime
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Wall and user time of a fresh process, in seconds."""
+    used, start = user_seconds(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start, user_seconds(resource.RUSAGE_CHILDREN) - used
+
+
+def published() -> None:
+    """The whole command in fresh processes; the least of several rounds is the one that others disturbed least."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "slim_eval", "analyze", "--input-dir", str(PUBLISHED), "--output-dir", folder
+        ]  # fmt: skip
+        rounds = [timed(command) for _ in range(ROUNDS)]
+    wall, user = (min(column) for column in zip(*rounds, strict=True))
+    print(f"analyze, 13 published configurations, cold: {wall:.2f} s, {user:.2f} s of user CPU (target: at most 10 s)")
+
+
+def synthetic_cells() -> list[Any]:
+    """Configurations of random numbers with intervals: three precisions a model, five kinds of GPU."""
+    import numpy as np
+
+    from slim_eval.records import AccuracyRecord, EnergyRecord, PerformanceRecord
+    from slim_eval.results import Cell
+
+    rng = np.random.default_rng(0)
+    cells = []
+    for index in range(COUNT):
+        model, precision = divmod(index, 3)
+        head: dict[str, Any] = {
+            "schema_version": 1, "model": f"org/model-{model}", "precision": ("fp16", "int8", "int4")[precision],
+            "engine": "vllm", "environment": {"gpus": [{"name": f"GPU {model % 5}"}]},
+            "config": {"performance": {"max_new_tokens": 256}}, "model_size_gb": float(rng.uniform(1, 20)),
+        }  # fmt: skip
+        tpot_s, joules = float(rng.uniform(0.002, 0.02)), float(rng.uniform(0.05, 1))
+        speeds = {"tpot_s": tpot_s, "mean_latency_s": 32 * tpot_s, "tokens_per_second": 8 / tpot_s}
+        energy = {"joules_per_output_token": joules}
+        cells.append(
+            Cell(
+                Path(f"/synthetic/{model}/{model}_{head['precision']}"), head["model"], head["precision"],
+                PerformanceRecord(**head, **speeds, output_tokens=256.0, batch_size=8, intervals=around(speeds)),
+                EnergyRecord(**head, **energy, energy_per_query_j=256 * joules, num_runs=200, intervals=around(energy)),
+                {
+                    task: AccuracyRecord(**head, task=task, accuracy=float(rng.uniform(0.3, 0.8)), metric="acc,none",
+                                         stderr=0.01, num_items=1000, num_fewshot=5)
+                    for task in TASKS
+                },
+            )
+        )  # fmt: skip
+    return cells
+
+
+def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Intervals of 2 % either way."""
+    return {key: (0.98 * value, 1.02 * value) for key, value in values.items()}
+
+
+def synthetic() -> None:
+    """Each step on the synthetic configurations, in this process; the least of several rounds."""
+    from slim_eval.analysis import frontiers, summary, tables, typeset
+    from slim_eval.rows import rows_of
+
+    rows = frontiers.with_means(rows_of(synthetic_cells()), TASKS)
+    found, (wall, user) = best(lambda: frontiers.find_frontiers(rows, TASKS))
+    steps: dict[str, Callable[[], object]] = {
+        "results_table.csv": lambda: tables.to_csv(tables.results_table(tables.tidy_table(rows), TASKS)),
+        "results_table.tex and .md": lambda: typeset.documents(rows, TASKS),
+        "quantization_impact.csv": lambda: tables.to_csv(
+            tables.impact_table(tables.impact_rows(rows, TASKS), TASKS)
+        ),
+        "summary_statistics.csv": lambda: tables.to_csv(tables.summary_statistics(rows, TASKS)),
+        "pareto.csv": lambda: tables.to_csv(frontiers.pareto_table(found)),
+    }  # fmt: skip
+    print(f"  frontier: {wall:.2f} s, {user:.2f} s of user CPU")
+    for name, step in steps.items():
+        _, took = best(step)
+        wall, user = wall + took[0], user + took[1]
+        print(f"  {name}: {took[0]:.2f} s, {took[1]:.2f} s of user CPU")
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    impact = tables.impact_rows(rows, TASKS)
+    material = summary.Material(rows, TASKS, impact, frontiers=found)
+    _, took = best(lambda: summary.executive_summary(summary.sections(material)))
+    print(
+        f"{COUNT:,} configurations in memory, tables and frontier: {wall:.2f} s, {user:.2f} s of user CPU "
+        f"(target: at most 5 s), peak {peak_gb:.2f} GiB (target: under 1 GB); findings {took[0]:.2f} s more"
+    )
+
+
+def best(step: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """What a step returns, and the least wall and user time of several rounds, in seconds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        used, start = user_seconds(resource.RUSAGE_SELF), time.perf_counter()
+        made = step()
+        rounds.append((time.perf_counter() - start, user_seconds(resource.RUSAGE_SELF) - used))
+    wall, user = (min(column) for column in zip(*rounds, strict=True))
+    return made, (wall, user)
+
+
+def main() -> None:
+    """Both targets."""
+    if SYNTHETIC in sys.argv:
+        synthetic()
+        return
+    published()
+    subprocess.run([sys.executable, __file__, SYNTHETIC], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.commands import QUICK, Command, Run, run_command
+
+# No timed tests: a machine that other work shares would fail them.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

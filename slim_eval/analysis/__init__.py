@@ -60,7 +60,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         UsageError: The folder is missing or holds no measurement, the other one cannot be written, or an objective is
             one that no result has; nothing is written then.
     """
-    from slim_eval.analysis import evidence, frontiers, plots, summary, tables
+    from slim_eval.analysis import evidence, frontiers, plots, report, summary, tables
 
     require_writable(config.output_dir, "--output-dir")
     results, cells = _measured(config.input_dir)
@@ -75,12 +75,27 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     problems = (*_problems(results), *found.problems)
     material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(cells, rows))
     sections = summary.sections(material)
+    findings = tuple(sentence for section in sections for sentence in section.sentences)
     everything = tasks_of(rows[0])
     whole_impact = impact if tasks == everything else tables.impact_rows(rows, everything, noisy)
     texts = {
         "complete_results.json": _complete_json(config.input_dir, results, found, whole_impact, optimal),
         "executive_summary.txt": summary.executive_summary(sections),
         **_tables(material),
+        "report.html": report.report_html(
+            report.ReportData(
+                title=config.input_dir.resolve().name,
+                rows=rows,
+                cells=cells,
+                evidence=found,
+                impact=impact,
+                frontier=optimal[-1].rows if optimal else (),
+                objectives=optimal[-1].objectives if optimal else (),
+                findings=findings,
+                problems=problems,
+                tasks=tasks,
+            )
+        ),
     }
     written, failed = _write_all(config.output_dir, texts)
     try:
@@ -97,7 +112,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         tasks=tasks,
         rows=tuple(rows_of(cells, tasks)),
         within_noise=tuple(noisy[row["directory"]] for row in rows),
-        findings=tuple(sentence for section in sections for sentence in section.sentences),
+        findings=findings,
     )
 
 

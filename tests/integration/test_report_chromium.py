@@ -101,7 +101,7 @@ def task_record(common: dict[str, Any], lost: int, gained: int) -> tuple[Accurac
 def noise_record() -> NoiseRecord:
     return NoiseRecord(
         model="org/Small-1B", precision="fp16", timestamp="2025-01-01T00:00:00+00:00", engine="vllm", kernels="native",
-        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100,
+        hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
         metrics={"tpot_s": FloorEntry(values=(0.0040, 0.0041), floor=0.03)},
         tasks={"quiz": FloorEntry(values=(0.75, 0.751), floor=0.3)}, flips={"quiz": 0.004},
     )  # fmt: skip

@@ -20,7 +20,7 @@ from tests.planted import items, outcomes
 
 FILES = {
     "complete_results.json", "executive_summary.txt", "results_table.csv", "results_table.tex", "results_table.md",
-    "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv",
+    "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv", "report.html",
 }  # fmt: skip
 PLOTS = {f"{name}_comparison.png" for name in ("latency", "memory", "energy", "accuracy")}
 

@@ -340,7 +340,7 @@ def test_the_noise_floor_is_shown_and_marks_what_is_below_it(make_cell: MakeCell
     cells = [make_cell(write=True), make_cell(precision="int8", performance={"tpot_s": 0.0041}, write=True)]
     floor = NoiseRecord(
         model="org/Tiny", precision="fp16", timestamp="t", engine="vllm", hardware="Test GPU, Test CPU", batch_size=8,
-        max_new_tokens=100, metrics={"tpot_s": FloorEntry(values=(0.004, None), floor=0.05)},
+        max_new_tokens=100, prompt_tokens=12.0, metrics={"tpot_s": FloorEntry(values=(0.004, None), floor=0.05)},
         tasks={"quiz": FloorEntry(values=(0.5, 0.51), floor=1.0)}, flips={"quiz": 0.1},
     )  # fmt: skip
     write_noise(cells[0].directory.parent, floor)

@@ -256,7 +256,7 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_cell: MakeCell)
 
 
 def test_notes_of_the_records_and_caveats_are_carried_over(make_cell: MakeCell) -> None:
-    cells = [make_cell("a/A"), make_cell("b/B")]
+    cells = [make_cell("a/A", head={"engine": None}), make_cell("b/B", head={"engine": None})]
     notes = {"estimated.": ["A fp16", "B fp16"], "guessed": ["A fp16"]}
     texts = said(cells, "What the records say of themselves", notes=notes)
     assert texts == ["all configurations: estimated.", "A fp16: guessed."]

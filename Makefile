@@ -43,6 +43,7 @@ bench: setup  ## Benchmarks of slim-eval itself; each prints a ratio against a p
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/stats.py
 	$(BIN)/python bench/pareto.py
+	$(BIN)/python bench/analyze.py
 	$(BIN)/python bench/target_ci.py
 	$(BIN)/python bench/overhead.py
 

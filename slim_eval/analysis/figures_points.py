@@ -21,7 +21,7 @@ from slim_eval.analysis.measures import (
 )
 from slim_eval.analysis.objectives import ACCURACY_MEAN
 from slim_eval.analysis.pareto import non_dominated
-from slim_eval.analysis.plotdata import Configuration, Measure, PlotData, groups_of, measured, most_measured
+from slim_eval.analysis.plotdata import Configuration, Measure, PlotData, groups_of, measured, preferred
 from slim_eval.analysis.radar import Polygon, Radar, radar_chart
 from slim_eval.analysis.scatter import Axis, Point, ScatterPanel, scatter_chart, with_frontier
 from slim_eval.comparison.rules import LENGTH_TOLERANCE, Doubt
@@ -76,13 +76,13 @@ def draw_points(x: Choice, y: Choice, title: str, data: PlotData, *, steps: bool
     """One panel of points; None where no configuration has both metrics.
 
     Args:
-        x: What goes along the horizontal axis; of several ways to say it the one that most configurations have.
+        x: What goes along the horizontal axis; of several ways to say it the first that is widely measured.
         y: Along the vertical one.
         title: Of the figure.
         data: What to draw.
         steps: Draw the Pareto frontier of each setting.
     """
-    across, up = most_measured(x(data), data.configurations), most_measured(y(data), data.configurations)
+    across, up = preferred(x(data), data.configurations), preferred(y(data), data.configurations)
     if across is None or up is None:
         return None
     panel, left_out = _panel("", across, up, data, steps)
@@ -93,7 +93,7 @@ def draw_points(x: Choice, y: Choice, title: str, data: PlotData, *, steps: bool
 
 def draw_points_by_task(x: Choice, title: str, data: PlotData) -> Figure | None:
     """One panel a task: its accuracy over a metric."""
-    across = most_measured(x(data), data.configurations)
+    across = preferred(x(data), data.configurations)
     if across is None:
         return None
     made = [
@@ -213,7 +213,7 @@ def draw_radar(title: str, data: PlotData) -> Figure | None:
     found = [
         (name, measure)
         for name, choice in _SPOKES
-        if (measure := most_measured(choice(data), data.configurations)) is not None
+        if (measure := preferred(choice(data), data.configurations)) is not None
     ]
     if len(found) < 3:
         return None

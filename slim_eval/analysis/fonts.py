@@ -23,15 +23,20 @@ _CHARACTERS = (*range(0x20, 0x180), *range(0x2010, 0x2040), *range(0x2200, 0x227
 
 
 @cache
-def pdf_settings() -> dict[Any, Any]:
+def font_settings() -> dict[Any, Any]:
     """Settings of matplotlib under which figures are drawn and written."""
     folder = _folder()
     for weight in ("normal", "bold"):
-        source = font_manager.findfont(font_manager.FontProperties(_ORIGINAL, weight=weight))
+        source = font_manager.findfont(font_manager.FontProperties(family=_ORIGINAL, weight=weight))
         target = Path(folder.name) / f"{weight}.ttf"
         _write_lean(source, target)
         font_manager.fontManager.addfont(target)
-    return {"font.family": [_FAMILY, _ORIGINAL], "pdf.fonttype": 42}
+    return {
+        "font.family": [_FAMILY, _ORIGINAL],
+        "pdf.fonttype": 42,
+        "text.hinting": "none",  # a text is as wide in a PDF as in a picture, and drawn sooner
+        "text.parse_math": False,  # a dollar sign in a model's name is one
+    }
 
 
 @cache

@@ -139,7 +139,12 @@ def measured(measures: Sequence[Measure], found: Sequence[Configuration]) -> lis
     return [measure for measure in measures if any(measure.value(c.row) is not None for c in found)]
 
 
-def most_measured(measures: Sequence[Measure], found: Sequence[Configuration]) -> Measure | None:
-    """Of several ways to say one thing the one that most configurations have, the first of equals; None of none."""
+def preferred(measures: Sequence[Measure], found: Sequence[Configuration]) -> Measure | None:
+    """Of several ways to say one thing, in the order of preference, the first that is widely measured.
+
+    Returns:
+        The first that at least half as many configurations have as the most common one: a few older records do not
+        push a better metric aside. None where nothing was measured.
+    """
     counts = [sum(measure.value(c.row) is not None for c in found) for measure in measures]
-    return measures[counts.index(max(counts))] if any(counts) else None
+    return next((m for m, count in zip(measures, counts, strict=True) if count and 2 * count >= max(counts)), None)

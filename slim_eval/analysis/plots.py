@@ -25,10 +25,10 @@ from slim_eval.analysis.figures_rows import (
     memory_notes,
     no_notes,
 )
-from slim_eval.analysis.fonts import pdf_settings
+from slim_eval.analysis.fonts import font_settings
 from slim_eval.analysis.measures import AMORTISED, E2E, ENERGIES, SPEEDUPS, THROUGHPUT, TPOT, TTFT, accuracies
 from slim_eval.analysis.plotdata import PlotData
-from slim_eval.utils import atomic_path
+from slim_eval.analysis.writing import each, save
 
 __all__ = ["FIGURES", "FigureSpec", "PlotData", "write_plots"]
 
@@ -49,7 +49,8 @@ class FigureSpec:
 
     def figure(self, data: PlotData) -> Figure | None:
         """Draw it."""
-        return self.draw(self.title, data)
+        with mpl.rc_context(font_settings()):
+            return self.draw(self.title, data)
 
 
 _LATENCY = partial(draw_bars, lambda data: (AMORTISED, TTFT, TPOT, E2E), no_notes)
@@ -95,9 +96,6 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("tpot_vs_throughput", "Time per token over throughput: low and right is better", _TPOT_THROUGHPUT),
 )  # fmt: skip
 
-# Neither creation date nor version inside: the same results give the same files.
-_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": "slim-eval"}}
-
 
 def write_plots(data: PlotData, directory: Path) -> tuple[list[Path], list[str]]:
     """Write every figure that has data as PNG and PDF; old files of a figure without data are removed.
@@ -105,19 +103,12 @@ def write_plots(data: PlotData, directory: Path) -> tuple[list[Path], list[str]]
     Returns:
         Paths written, and names of the figures that nothing was measured for.
     """
-    written: list[Path] = []
-    empty: list[str] = []
-    with mpl.rc_context(pdf_settings()):
-        for spec in FIGURES:
-            figure = spec.figure(data)
-            paths = [directory / f"{spec.name}.{ending}" for ending in _METADATA]
-            if figure is None:
-                empty.append(spec.name)
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                continue
-            for path, (ending, metadata) in zip(paths, _METADATA.items(), strict=True):
-                with atomic_path(path) as temporary:
-                    figure.savefig(temporary, format=ending, metadata=metadata)
-            written += paths
-    return written, empty
+
+    def write(number: int) -> list[Path]:
+        return save(FIGURES[number].figure(data), directory, FIGURES[number].name)
+
+    _ = data.configurations  # worked out once, for all processes
+    with mpl.rc_context(font_settings()):
+        found = each(write, len(FIGURES))
+    empty = [spec.name for spec, paths in zip(FIGURES, found, strict=True) if not paths]
+    return [path for paths in found for path in paths], empty

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from slim_eval.analysis import style
-from slim_eval.analysis.fonts import pdf_settings
+from slim_eval.analysis.fonts import font_settings
 from slim_eval.analysis.lettering import size_of
 from slim_eval.analysis.marks import NOT_MEASURED
 from slim_eval.analysis.plots import FIGURES, FigureSpec, PlotData, write_plots
@@ -304,7 +304,7 @@ def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(make_cell: Callable[
 
 
 def test_the_lean_font_draws_what_the_original_draws() -> None:
-    settings = pdf_settings()
+    settings = font_settings()
     assert settings["pdf.fonttype"] == 42
     text = "Latency † ‡ § ¶ 12.3 ± 0.4 pp Ä é"
     original = size_of(text, 10)

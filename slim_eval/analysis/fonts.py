@@ -48,12 +48,12 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def _write_lean(source: str, target: Path) -> None:
     options = subset.Options(layout_features=[], glyph_names=True)
     options.drop_tables += ["GSUB", "GPOS", "GDEF", "FFTM", "kern"]
-    font = subset.load_font(source, options)
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(unicodes=list(_CHARACTERS))
-    subsetter.subset(font)
-    for record in font["name"].names:
-        if record.nameID in _NAMES:
-            text = record.toUnicode().replace(_ORIGINAL, _FAMILY)
-            record.string = text.replace(_ORIGINAL.replace(" ", ""), _FAMILY.replace(" ", ""))
-    font.save(target)
+    with subset.load_font(source, options) as font:
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(unicodes=list(_CHARACTERS))
+        subsetter.subset(font)
+        for record in font["name"].names:
+            if record.nameID in _NAMES:
+                text = record.toUnicode().replace(_ORIGINAL, _FAMILY)
+                record.string = text.replace(_ORIGINAL.replace(" ", ""), _FAMILY.replace(" ", ""))
+        font.save(target)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -20,7 +21,7 @@ from slim_eval.analysis import style
 from slim_eval.analysis.fonts import font_settings
 from slim_eval.analysis.lettering import size_of
 from slim_eval.analysis.marks import NOT_MEASURED
-from slim_eval.analysis.plots import FIGURES, FigureSpec, PlotData, write_plots
+from slim_eval.analysis.plots import FIGURES, PlotData, write_plots
 from slim_eval.results import Cell, find_results
 from slim_eval.rows import rows_of, tasks_of
 from slim_eval.utils import number
@@ -207,36 +208,39 @@ def ticks(axis: Axis) -> list[Text]:
 def check_texts(made: Figure | None, name: str) -> None:
     if made is None:
         return
-    made.draw_without_rendering()
-    renderer = FigureCanvasAgg(made).get_renderer()
-    shown = [*made.texts, *(text for axes in made.axes for text in axes.texts)]
-    shown += [text for legend in made.legends for text in legend.get_texts()]
-    shown += [label for axes in made.axes if axes.axison for label in (axes.xaxis.label, axes.yaxis.label)]
-    shown += [label for axes in made.axes if axes.axison for axis in (axes.xaxis, axes.yaxis) for label in ticks(axis)]
-    boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown if text.get_text()]
-    inner = [(text, *box.padded(-1).extents) for text, box in boxes]
-    for (a, left, low, right, high), (b, x0, y0, x1, y1) in itertools.combinations(inner, 2):
-        assert right <= x0 or x1 <= left or high <= y0 or y1 <= low, (name, a, b)
+    with mpl.rc_context(font_settings()):
+        made.draw_without_rendering()
+        renderer = FigureCanvasAgg(made).get_renderer()
+        shown = [*made.texts, *(text for axes in made.axes for text in axes.texts)]
+        shown += [text for legend in made.legends for text in legend.get_texts()]
+        framed = [axes for axes in made.axes if axes.axison]
+        shown += [label for axes in framed for label in (axes.xaxis.label, axes.yaxis.label)]
+        shown += [label for axes in framed for axis in (axes.xaxis, axes.yaxis) for label in ticks(axis)]
+        boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown if text.get_text()]
+    names = [text for text, _ in boxes]
+    left, low, right, high = np.array([box.extents for _, box in boxes]).T
+    across = (left + 2 < right[:, None]) & (left[:, None] + 2 < right)
+    up = (low + 2 < high[:, None]) & (low[:, None] + 2 < high)
+    pairs = [(names[i], names[j]) for i, j in zip(*np.nonzero(np.triu(across & up, 1)), strict=True)]
+    assert pairs == [], name
     width, height = made.canvas.get_width_height()
-    for text, box in boxes:
-        assert box.x0 >= 0, (name, text)
-        assert box.y0 >= 0, (name, text)
-        assert box.x1 <= width, (name, text)
-        assert box.y1 <= height, (name, text)
+    out = (left < 0) | (low < 0) | (right > width) | (high > height)
+    assert [text for text, outside in zip(names, out, strict=True) if outside] == [], name
 
 
-@pytest.mark.parametrize("spec", FIGURES, ids=lambda spec: spec.name)
-def test_a_figure_says_what_is_better_and_names_its_units(spec: FigureSpec, make_cell: Callable[..., Cell]) -> None:
-    made = spec.figure(many_data(make_cell, 2))
-    assert made is not None
-    (title,) = [text.get_text() for text in made.texts if text.get_fontweight() == "bold"]
-    assert "better" in title
-    if spec.name == "efficiency_radar":
-        return  # its axes are relative; the notes name what they are of
+def test_a_figure_says_what_is_better_and_names_its_units(make_cell: Callable[..., Cell]) -> None:
+    data = many_data(make_cell, 2)
     units = ("ms", "GiB", "J", "W", "%", "tokens/s", "ratio", "percentage points")
-    for axes in made.axes:
-        labels = [axes.get_xlabel(), *([axes.get_ylabel()] if axes.get_ylabel() else [])]
-        assert all(any(unit in label for unit in units) for label in labels), labels
+    for spec in FIGURES:
+        made = spec.figure(data)
+        assert made is not None, spec.name
+        (title,) = [text.get_text() for text in made.texts if text.get_fontweight() == "bold"]
+        assert "better" in title
+        for axes in made.axes:
+            labels = [axes.get_xlabel(), axes.get_ylabel()]
+            if axes.axison:  # the radar's axes are relative: its notes say to what
+                assert labels[0], spec.name
+            assert all(any(unit in label for unit in units) for label in labels if label), labels
 
 
 def test_all_figures_of_the_list_are_there() -> None:
@@ -310,7 +314,7 @@ def test_the_lean_font_draws_what_the_original_draws() -> None:
     original = size_of(text, 10)
     with mpl.rc_context(settings):
         lean = size_of(text, 10)
-    assert lean == pytest.approx(original, rel=0.03)  # it does not kern
+    assert lean == pytest.approx(original, rel=0.05)  # it neither kerns nor hints
 
 
 def test_letters_that_the_lean_font_lacks_are_the_originals(make_cell: Callable[..., Cell], tmp_path: Path) -> None:

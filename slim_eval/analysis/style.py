@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
 OKABE_ITO = {
@@ -12,11 +12,15 @@ OKABE_ITO = {
 }  # fmt: skip
 _PRECISION_COLOURS = {"fp16": "blue", "int8": "orange", "int4": "green"}
 _FURTHER_COLOURS = ("purple", "sky", "vermilion", "yellow", "black")
+# Shapes repeat at another count than colours: two precisions that share a colour differ in shape.
+_PRECISION_MARKERS = {"fp16": "o", "int8": "s", "int4": "^"}
+_FURTHER_MARKERS = ("D", "v", "P", "X", "<", ">", "p")
 
 TEXT = "#222222"
 MUTED = "#6b6b6b"
 GRID = "#e3e3e3"
-DPI = 150
+HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}  # behind a text that lines run under
+DPI = 120
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, SMALL_SIZE = 12.0, 9.5, 8.5, 7.5  # points
 
 _NAME_CHARACTERS = 24
@@ -24,11 +28,27 @@ _NAME_CHARACTERS = 24
 
 def colours(precisions: Iterable[str]) -> Mapping[str, str]:
     """A colour for each precision, fp16 first; the usual three have the same one in every figure of every analysis."""
+    return {name: OKABE_ITO[colour] for name, colour in _given(precisions, _PRECISION_COLOURS, _FURTHER_COLOURS)}
+
+
+def markers(precisions: Iterable[str]) -> Mapping[str, str]:
+    """A marker's shape for each precision, in the order of `colours`: readable where colours are not."""
+    return dict(_given(precisions, _PRECISION_MARKERS, _FURTHER_MARKERS))
+
+
+def tint(colour: str, share: float) -> str:
+    """A colour mixed with white; `share` 0 is the colour, 1 is white."""
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + (255 - channel) * share):02X}" for channel in channels)
+
+
+def _given(precisions: Iterable[str], usual: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
     found = set(precisions)
-    known = [precision for precision in _PRECISION_COLOURS if precision in found]
+    known = [precision for precision in usual if precision in found]
     others = sorted(found.difference(known))
-    further = {name: _FURTHER_COLOURS[i % len(_FURTHER_COLOURS)] for i, name in enumerate(others)}
-    return {name: OKABE_ITO[{**_PRECISION_COLOURS, **further}[name]] for name in (*known, *others)}
+    return [(name, usual[name]) for name in known] + [
+        (name, further[i % len(further)]) for i, name in enumerate(others)
+    ]
 
 
 def wrapped_name(name: str) -> str:

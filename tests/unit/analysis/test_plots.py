@@ -6,32 +6,42 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from slim_eval.analysis import style
-from slim_eval.analysis.bars import NOT_MEASURED
+from slim_eval.analysis.fonts import font_settings
+from slim_eval.analysis.lettering import size_of
+from slim_eval.analysis.marks import NOT_MEASURED
 from slim_eval.analysis.plots import FIGURES, PlotData, write_plots
 from slim_eval.results import Cell, find_results
 from slim_eval.rows import rows_of, tasks_of
 from slim_eval.utils import number
+from tests.unit.analysis.many_cells import PRECISIONS, many_data
 
 
 def figure(name: str, cells: Sequence[Cell]) -> Figure:
     rows = rows_of(cells)
-    spec = next(spec for spec in FIGURES if spec.name == name)
-    made = spec.draw(spec, PlotData(rows, tasks_of(rows[0])))
+    made = maybe(name, PlotData(rows, tasks_of(rows[0])))
     assert made is not None
     return made
 
 
+def maybe(name: str, data: PlotData) -> Figure | None:
+    return next(spec for spec in FIGURES if spec.name == name).figure(data)
+
+
 def bars(axes: Axes) -> dict[str, Rectangle]:
     found = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    return {str(patch.get_gid()): patch for patch in found}
+    return {str(patch.get_gid()): patch for patch in found if str(patch.get_gid()).count("|") == 1}
 
 
 def texts(axes: Axes) -> list[str]:
@@ -83,18 +93,38 @@ def test_panels_without_data_are_left_out(make_cell: Callable[..., Cell]) -> Non
     assert "Amortised latency" in texts(axes)
 
 
-def test_a_precision_has_one_colour_everywhere(make_cell: Callable[..., Cell]) -> None:
-    cells = [make_cell(model, p, tasks={"mmlu": 0.5}) for model in ("a/A", "b/B") for p in ("fp16", "int8", "fp8")]
-    seen: dict[str, set[str]] = {}
+def test_a_precision_has_one_colour_and_one_shape_in_every_figure(make_cell: Callable[..., Cell]) -> None:
+    data = many_data(make_cell, 3)
+    colours: dict[str, set[str]] = {}
+    shapes: dict[str, set[str]] = {}
     for spec in FIGURES:
-        for axes in figure(spec.name, cells).axes:
+        made = spec.figure(data)
+        assert made is not None
+        for axes in made.axes:
             for key, bar in bars(axes).items():
-                seen.setdefault(key.split("|")[1], set()).add(to_hex(bar.get_facecolor()).upper())
-    assert seen["fp16"] == {style.OKABE_ITO["blue"]}
-    assert seen["int8"] == {style.OKABE_ITO["orange"]}
-    assert len(seen["fp8"]) == 1
-    assert len(set.union(*seen.values())) == 3
-    assert style.colours(["int8"])["int8"] == style.OKABE_ITO["orange"]
+                if spec.name != "latency_distribution":  # boxes are tinted
+                    colours.setdefault(key.split("|")[1], set()).add(to_hex(bar.get_facecolor()).upper())
+            for line in axes.lines:
+                parts = str(line.get_gid()).split("|")
+                if len(parts) == 2 and parts[1] in PRECISIONS:
+                    shapes.setdefault(parts[1], set()).add(str(line.get_marker()))
+                    edge = line.get_markeredgecolor()
+                    face = line.get_markerfacecolor()
+                    colours[parts[1]].add(to_hex(edge if face == "white" else face).upper())
+    assert colours == {
+        "fp16": {style.OKABE_ITO["blue"]}, "int8": {style.OKABE_ITO["orange"]}, "int4": {style.OKABE_ITO["green"]},
+    }  # fmt: skip
+    assert shapes == {"fp16": {"o"}, "int8": {"s"}, "int4": {"^"}}
+
+
+def test_further_precisions_differ_in_colour_or_shape() -> None:
+    names = [f"fp{i}" for i in range(5, 13)]
+    colours, markers = style.colours(names), style.markers(names)
+    assert len({(colours[name], markers[name]) for name in names}) == len(names)
+    assert style.colours(["int8", "x"])["int8"] == style.OKABE_ITO["orange"]
+    assert style.tint("#0072B2", 0) == "#0072B2"
+    assert style.tint("#000000", 0.5) == "#808080"
+    assert style.tint("#123456", 1) == "#FFFFFF"
 
 
 def test_other_output_lengths_are_marked_where_they_matter(make_cell: Callable[..., Cell]) -> None:
@@ -144,30 +174,83 @@ def test_accuracy_has_a_panel_a_task_its_metric_and_its_interval(make_cell: Call
     assert not any(hasattr(container, "has_xerr") for container in gsm8k.containers)
 
 
-@pytest.mark.parametrize(("models", "precisions"), [(1, 3), (5, 3), (20, 3), (6, 1), (30, 1)])
-def test_no_two_texts_overlap(models: int, precisions: int, make_cell: Callable[..., Cell]) -> None:
+@pytest.mark.parametrize("models", [1, 4, 20])
+def test_no_two_texts_overlap_and_none_leaves_the_page(models: int, make_cell: Callable[..., Cell]) -> None:
+    data = many_data(make_cell, models)
+    for spec in FIGURES:
+        check_texts(spec.figure(data), spec.name)
+
+
+@pytest.mark.parametrize(("models", "precisions"), [(5, 3), (6, 1), (30, 1)])
+def test_long_names_and_gaps_leave_every_text_readable(
+    models: int, precisions: int, make_cell: Callable[..., Cell]
+) -> None:
     names = [f"org/A-very-long-family-name-with-parts-{i}B-Instruct-v0.{i}-preview-of-2026" for i in range(models)]
-    tasks = ("mmlu", "gsm8k", "hellaswag", "a_task_of_another_name")
-    shares = dict.fromkeys(tasks, 0.999)
+    shares = dict.fromkeys(("mmlu", "gsm8k", "hellaswag", "a_task_of_another_name_that_is_long_too"), 0.999)
     cells = [
         make_cell(name, precision, tasks=shares, performance={"mean_latency_s": 12.345, "ttft_s": None})
         for name in names
         for precision in ("fp16", "int8", "int4")[: precisions if name != names[-1] else 1]
     ]
+    rows = rows_of(cells)
     for spec in FIGURES:
-        made = figure(spec.name, cells)
+        check_texts(spec.figure(PlotData(rows, tasks_of(rows[0]))), spec.name)
+
+
+def ticks(axis: Axis) -> list[Text]:
+    """The labels that are drawn: those of ticks within the limits."""
+    low, high = sorted(axis.get_view_interval())
+    major = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=False)
+    minor = zip(axis.get_minorticklocs(), axis.get_minorticklabels(), strict=False)
+    return [label for place, label in (*major, *minor) if low <= place <= high]
+
+
+def check_texts(made: Figure | None, name: str) -> None:
+    if made is None:
+        return
+    with mpl.rc_context(font_settings()):
         made.draw_without_rendering()
         renderer = FigureCanvasAgg(made).get_renderer()
         shown = [*made.texts, *(text for axes in made.axes for text in axes.texts)]
-        shown += [axes.xaxis.label for axes in made.axes]
-        shown += [label for axes in made.axes for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in shown if text.get_text()]
-        inner = [(text, *box.padded(-1).extents) for text, box in boxes]
-        for (a, left, low, right, high), (b, x0, y0, x1, y1) in itertools.combinations(inner, 2):
-            assert right <= x0 or x1 <= left or high <= y0 or y1 <= low, (spec.name, a, b)
-        width, height = made.canvas.get_width_height()
-        for text, box in boxes:
-            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, (spec.name, text)  # noqa: PT018
+        shown += [text for legend in made.legends for text in legend.get_texts()]
+        framed = [axes for axes in made.axes if axes.axison]
+        shown += [label for axes in framed for label in (axes.xaxis.label, axes.yaxis.label)]
+        shown += [label for axes in framed for axis in (axes.xaxis, axes.yaxis) for label in ticks(axis)]
+        boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown if text.get_text()]
+    names = [text for text, _ in boxes]
+    left, low, right, high = np.array([box.extents for _, box in boxes]).T
+    across = (left + 2 < right[:, None]) & (left[:, None] + 2 < right)
+    up = (low + 2 < high[:, None]) & (low[:, None] + 2 < high)
+    pairs = [(names[i], names[j]) for i, j in zip(*np.nonzero(np.triu(across & up, 1)), strict=True)]
+    assert pairs == [], name
+    width, height = made.canvas.get_width_height()
+    out = (left < 0) | (low < 0) | (right > width) | (high > height)
+    assert [text for text, outside in zip(names, out, strict=True) if outside] == [], name
+
+
+def test_a_figure_says_what_is_better_and_names_its_units(make_cell: Callable[..., Cell]) -> None:
+    data = many_data(make_cell, 2)
+    units = ("ms", "GiB", "J", "W", "%", "tokens/s", "ratio", "percentage points")
+    for spec in FIGURES:
+        made = spec.figure(data)
+        assert made is not None, spec.name
+        (title,) = [text.get_text() for text in made.texts if text.get_fontweight() == "bold"]
+        assert "better" in title
+        for axes in made.axes:
+            labels = [axes.get_xlabel(), axes.get_ylabel()]
+            if axes.axison:  # the radar's axes are relative: its notes say to what
+                assert labels[0], spec.name
+            assert all(any(unit in label for unit in units) for label in labels if label), labels
+
+
+def test_all_figures_of_the_list_are_there() -> None:
+    assert [spec.name for spec in FIGURES] == [
+        "latency_comparison", "memory_comparison", "energy_comparison", "accuracy_comparison", "speedup_by_model",
+        "throughput_comparison", "latency_vs_memory", "energy_vs_accuracy", "pareto_latency_accuracy",
+        "pareto_energy_accuracy", "pareto_size_accuracy", "task_accuracy_degradation", "energy_consumption",
+        "power_consumption", "latency_distribution", "accuracy_heatmap", "efficiency_radar", "paired_accuracy_drops",
+        "memory_breakdown", "tpot_vs_throughput",
+    ]  # fmt: skip
 
 
 def test_names_that_differ_only_in_their_middle_stay_different() -> None:
@@ -189,19 +272,57 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 def test_figures_without_data_are_not_written_and_old_ones_go(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
     rows = rows_of([make_cell(energy=None, tasks={"mmlu": 0.5})])
-    stale = tmp_path / "energy_comparison.png"
-    stale.write_bytes(b"old")
+    for ending in ("png", "pdf"):
+        (tmp_path / f"energy_comparison.{ending}").write_bytes(b"old")
     written, empty = write_plots(PlotData(rows, ("mmlu",)), tmp_path)
-    assert empty == ["energy_comparison"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
-    assert len(written) == 3
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert empty == [
+        "energy_comparison", "speedup_by_model", "energy_vs_accuracy", "pareto_energy_accuracy",
+        "task_accuracy_degradation", "energy_consumption", "power_consumption", "latency_distribution",
+        "paired_accuracy_drops",
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == sorted(path.name for path in written)
+    assert len(written) == 2 * (len(FIGURES) - len(empty))
+    for path in written:
+        assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
 
 
-def test_the_same_results_give_the_same_file(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
-    data = PlotData(rows_of([make_cell(tasks={"mmlu": 0.5})]), ("mmlu",))
+def test_the_same_results_give_the_same_files(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
+    data = many_data(make_cell, 1)
     first, second = (write_plots(data, tmp_path / name)[0] for name in ("a", "b"))
+    assert len(first) == 2 * len(FIGURES)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
+    written, _ = write_plots(many_data(make_cell, 1), tmp_path)
+    for path in written:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            assert b"Software" not in content
+            continue
+        fonts = content.count(b"/Type /FontDescriptor")
+        assert fonts >= 2  # of titles and of the rest
+        assert content.count(b"/FontFile2") == fonts
+        assert b"/Subtype /Type3" not in content
+        assert b"CreationDate" not in content
+
+
+def test_the_lean_font_draws_what_the_original_draws() -> None:
+    settings = font_settings()
+    assert settings["pdf.fonttype"] == 42
+    text = "Latency † ‡ § ¶ 12.3 ± 0.4 pp Ä é"
+    original = size_of(text, 10)
+    with mpl.rc_context(settings):
+        lean = size_of(text, 10)
+    assert lean == pytest.approx(original, rel=0.05)  # it neither kerns nor hints
+
+
+def test_letters_that_the_lean_font_lacks_are_the_originals(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
+    rows = rows_of([make_cell("org/Модель")])
+    write_plots(PlotData(rows), tmp_path)
+    content = (tmp_path / "throughput_comparison.pdf").read_bytes()
+    assert b"DejaVuSans" in content
+    assert b"slim-evalSans" in content
 
 
 def test_published_latencies_are_marked_where_the_published_lengths_differ(published: Path) -> None:

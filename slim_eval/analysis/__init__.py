@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_eval.comparison.groups import by_model
-from slim_eval.errors import UsageError
-from slim_eval.results import Cell, Results, find_results, require_writable
+from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.results import Cell, Results, find_results, read_samples, require_writable
 from slim_eval.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
@@ -99,11 +99,12 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     }
     written, failed = _write_all(config.output_dir, texts)
     try:
-        figures, empty = plots.write_plots(plots.PlotData(rows, tasks), config.output_dir / "plots")
+        drawn = plots.PlotData(rows, tasks, found, _samples)
+        figures, empty = plots.write_plots(drawn, config.output_dir / "plots")
     except OSError as error:
         figures, empty = [], []
         failed.append(f"{config.output_dir / 'plots'}: not written ({error.strerror or error})")
-    advice += [f"{name}.png: nothing measured to draw" for name in empty]
+    advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         num_cells=len(cells),
         paths=(*written, *figures),
@@ -138,6 +139,14 @@ def load_results(path: str | Path) -> pd.DataFrame:
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
     return tidy_table(rows_of(cells))
+
+
+def _samples(row: Row, name: str) -> list[dict[str, Any]]:
+    """The raw samples of a row's record; none where they cannot be read, which the problems say."""
+    try:
+        return read_samples(Path(row["directory"]), name)
+    except ResultFileError:
+        return []
 
 
 def _measured(folder: Path) -> tuple[Results, list[Cell]]:

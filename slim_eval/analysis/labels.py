@@ -13,6 +13,7 @@ _DIRECTIONS = 16
 _STEPS = (1.0, 2.0, 3.5, 5.5, 8.0, 11.0, 15.0, 20.0, 26.0, 33.0, 41.0)  # distances that are tried, in the least one
 #: Distances for a label that must have a place, and for one that stays near its point or is left out.
 FAR, NEAR = len(_STEPS), 4
+_FAR_ENOUGH = 6  # farther away, a line that crosses something is easier to follow than one that does not
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def place(wishes: Sequence[Wish], obstacles: Sequence[Box], room: Box, gap: floa
     """A place for each label, the first ones first, each as near to its point as may be.
 
     A place lies in the room and meets no obstacle, no label placed before, and no line from such a label to its point;
-    its own line crosses no label and no obstacle. A label that may stand far from its point and found no place so gets
-    one whose line may cross an obstacle.
+    its own line crosses no label and no obstacle. A label that may stand far from its point and found no such
+    place near it gets one whose line may cross an obstacle.
 
     Args:
         wishes: In order of their weight.
@@ -76,7 +77,7 @@ def place(wishes: Sequence[Wish], obstacles: Sequence[Box], room: Box, gap: floa
             filled = np.vstack([fixed, labels, _matrix(lines)])
             uncrossed = np.vstack([fixed, labels]) if strict else labels
             found = next(
-                (box for box in _candidates(wish, gap)
+                (box for box in _candidates(wish, gap, _FAR_ENOUGH if strict else FAR)
                  if _inside(box, room) and not _meets(box, filled).any() and _clear(box, wish, uncrossed, gap)), None
             )  # fmt: skip
             places[index] = found
@@ -108,10 +109,10 @@ def overlap(a: Box, b: Box) -> bool:
     return a.left < b.right and b.left < a.right and a.low < b.high and b.low < a.high
 
 
-def _candidates(wish: Wish, gap: float) -> list[Box]:
+def _candidates(wish: Wish, gap: float, most: int) -> list[Box]:
     """Boxes around a point, the nearest first; right and left before above and below."""
     boxes = []
-    for step in _STEPS[: wish.steps]:
+    for step in _STEPS[: min(wish.steps, most)]:
         for index in _order():
             angle = 2 * math.pi * index / _DIRECTIONS
             x, y = wish.x + step * gap * math.cos(angle), wish.y + step * gap * math.sin(angle)

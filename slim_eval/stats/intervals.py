@@ -108,7 +108,8 @@ def bootstrap_ratio(
     Means: each run is resampled by itself; BCa with the acceleration of two samples (Davison and Hinkley 1997,
     "Bootstrap Methods and their Application", section 5.3.2) and the expansion of the shorter run, which is on the safe
     side. Median and p95: percentiles of the ratio, each quantile drawn from the distribution behind its interval in
-    `bootstrap_interval`.
+    `bootstrap_interval`. For a p95 of about 100 iterations a run, all independent, they are too wide: simulated, 97.5 %
+    of them contain the truth, not 95.
 
     Args:
         above: Requests by iteration of the run in the numerator, as in `bootstrap_interval`.

@@ -9,6 +9,7 @@ from typing import Any
 
 from slim_eval.analysis.evidence import Evidence
 from slim_eval.analysis.objectives import with_accuracy_mean
+from slim_eval.comparison.groups import by_model
 from slim_eval.comparison.rules import BASELINE, Doubt, baseline_of, comparison, doubts, ends
 from slim_eval.rows import Row
 
@@ -61,10 +62,11 @@ class PlotData:
     def configurations(self) -> list[Configuration]:
         """The configurations, those of one model together, otherwise in their order."""
         rows = with_accuracy_mean(self.rows, self.tasks) if self.tasks else list(self.rows)
-        names = list(dict.fromkeys(row["name"] for row in rows))
+        places = {name: place for place, name in enumerate(dict.fromkeys(row["name"] for row in rows))}
+        models = by_model(rows)
         found = []
-        for row in sorted(rows, key=lambda row: names.index(row["name"])):
-            base = baseline_of(row, rows)
+        for row in sorted(rows, key=lambda row: places[row["name"]]):
+            base = baseline_of(row, models[row["model"]])
             compared = comparison(row, base, self.tasks) if row["precision"] != BASELINE else {}
             found.append(Configuration({**row, **compared}, base, doubts(row, base)))
         return found

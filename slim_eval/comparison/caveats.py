@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
+from slim_eval.comparison.groups import by_model
 from slim_eval.comparison.rules import BASELINE, LENGTH_TOLERANCE, baseline_of, lengths_differ
 from slim_eval.rows import Row, tasks_of
 from slim_eval.utils import GIB
@@ -50,8 +50,9 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def _lengths(rows: Sequence[Row]) -> Iterable[Caveat]:
+    models = by_model(rows)
     for row in rows:
-        base = baseline_of(row, rows)
+        base = baseline_of(row, models[row["model"]])
         if row["precision"] == BASELINE or base is None or not lengths_differ(row, base):
             continue
         text = f"{row['tokens_per_request']:.1f} output tokens a request against {base['tokens_per_request']:.1f}"
@@ -74,7 +75,7 @@ def _amortised(rows: Sequence[Row]) -> Iterable[Caveat]:
 
 
 def _reserved_memory(rows: Sequence[Row]) -> Iterable[Caveat]:
-    for _, group in groupby(sorted(rows, key=lambda row: str(row["model"])), key=lambda row: row["model"]):
+    for group in by_model(rows).values():
         cells = [row for row in group if row["mean_peak_mem_mb"] and row["model_size_gb"] and not row["weights_gb"]]
         peaks, sizes = [row["mean_peak_mem_mb"] for row in cells], [row["model_size_gb"] for row in cells]
         if (

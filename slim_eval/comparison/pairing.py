@@ -48,10 +48,14 @@ def pair_all(cells: Sequence[Cell], margin_pp: float) -> list[tuple[tuple[Cell, 
         cells: Cells of any models.
         margin_pp: Drop in percentage points that still counts as equivalent.
     """
+    bases: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.precision == BASELINE:
+            bases.setdefault(cell.model, []).append(cell)
     pairs = [
         (base, cell)
         for cell in cells
-        if cell.precision != BASELINE and (base := baseline_cell(cell, cells)) is not None
+        if cell.precision != BASELINE and (base := baseline_cell(cell, bases.get(cell.model, ()))) is not None
         and set(base.accuracy) & set(cell.accuracy)
     ]  # fmt: skip
     verdicts = judged([pair(base, cell) for base, cell in pairs], margin_pp)

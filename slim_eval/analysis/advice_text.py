@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -11,18 +13,19 @@ from rich.text import Text
 from slim_eval.analysis.advice import Advice, Candidate, CheckState, Ranking, Reading
 from slim_eval.analysis.objectives import Objective
 from slim_eval.analysis.style import wrapped_name
-from slim_eval.analysis.wishes import COST, label, said, unit_of
+from slim_eval.analysis.wishes import COST, heading, label, said
 from slim_eval.comparison.rules import BASELINE
 from slim_eval.utils import number
 
 _ABSENT = "-"
+_Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with a cell for each configuration
 
 
 def renderable(advice: Advice) -> RenderableType:
     """The findings in sentences, then every configuration in a table, then what the numbers do not carry."""
     return Group(
         Panel(Text("\n".join(sentences(advice))), title=f"Recommendation: {_aim(advice)}", title_align="left"),
-        _table(advice),
+        *(table for columns in (_judged(advice), _costs(advice)) for table in _tables(advice, columns)),
         *(Text(f"caveat: {text}", style="yellow") for text in advice.caveats),
     )
 
@@ -134,43 +137,46 @@ def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
-def _table(advice: Advice) -> Table:
-    """Every configuration of the setting, best first; columns without any number are left out."""
-    ranking = advice.ranking
-    columns = [column for column in _columns(advice) if any(text != _ABSENT for text in column[1])]
+def _tables(advice: Advice, columns: _Columns) -> list[Table]:
+    """Every configuration of the setting, best first, without the columns that hold no number; none if none does."""
+    columns = [column for column in columns if any(text != _ABSENT for text in column[1])]
+    if not columns:
+        return []
     table = Table()
     table.add_column("configuration", no_wrap=True)
+    table.add_column("standing", overflow="fold")
     for header, _ in columns:
         table.add_column(header, justify="right", overflow="fold")
-    table.add_column("standing", overflow="fold", ratio=1)
-    for index, candidate in enumerate(ranking.candidates):
+    for index, candidate in enumerate(advice.ranking.candidates):
         name = f"{wrapped_name(candidate.row['name'])} {candidate.row['precision']}"
-        cells = [name, *(texts[index] for _, texts in columns), _standing(advice, candidate)]
+        cells = [name, _standing(advice, candidate), *(texts[index] for _, texts in columns)]
         table.add_row(*map(escape, cells), style=_style(advice, candidate))
-    return table
+    return [table]
 
 
-def _columns(advice: Advice) -> list[tuple[str, list[str]]]:
-    """Headers with a cell for each configuration."""
+def _judged(advice: Advice) -> _Columns:
+    """What the configurations are judged by."""
     rows = advice.ranking.candidates
     readings: dict[str, list[Reading]] = {}
     for candidate in rows:
         own = {r.key: r for r in (*candidate.objectives, *(check.reading for check in candidate.checks))}
         for key, reading in own.items():
             readings.setdefault(key, []).append(reading)
-    found = [(_header(key), [_cell(reading) for reading in own]) for key, own in readings.items()]
-    found.append(("balance", [_plain(candidate.balance) for candidate in rows]))
-    found.append(("wins", [_ABSENT if candidate.wins is None else _share(candidate.wins) for candidate in rows]))
-    found.append(("J / correct answer", [_plain(candidate.costs.joules_per_correct_answer) for candidate in rows]))
-    found.append(("money / correct answer", [_plain(candidate.costs.money_per_correct_answer) for candidate in rows]))
-    if COST not in readings:
-        found.append((label(COST), [_plain(candidate.costs.money_per_million_tokens) for candidate in rows]))
-    return found
+    return [
+        *((heading(key), [_cell(reading) for reading in own]) for key, own in readings.items()),
+        ("balance", [_plain(candidate.balance) for candidate in rows]),
+        ("wins", [_ABSENT if candidate.wins is None else _share(candidate.wins) for candidate in rows]),
+    ]
 
 
-def _header(key: str) -> str:
-    unit = unit_of(key)
-    return f"{label(key)}, {unit}" if unit else label(key)
+def _costs(advice: Advice) -> _Columns:
+    """What they cost to run."""
+    costs = [candidate.costs for candidate in advice.ranking.candidates]
+    return [
+        ("J / correct answer", [_plain(cost.joules_per_correct_answer) for cost in costs]),
+        ("money / correct answer", [_plain(cost.money_per_correct_answer) for cost in costs]),
+        (heading(COST), [_plain(cost.money_per_million_tokens) for cost in costs]),
+    ]
 
 
 def _cell(reading: Reading) -> str:
@@ -184,14 +190,12 @@ def _plain(value: float | None) -> str:
 
 
 def _standing(advice: Advice, candidate: Candidate) -> str:
+    """In a word or two: what ruled a configuration out stands in the sentences above the table."""
     if candidate.excluded is not None:
-        readings = (*candidate.objectives, *(check.reading for check in candidate.checks))
-        missing = dict.fromkeys(f"no {reading.key}" for reading in readings if reading.value is None)
-        broken = [label(c.constraint.key) for c in candidate.checks if c.state is CheckState.VIOLATED]
-        return f"out: {', '.join((*missing, *broken))}"
-    role = "pick" if candidate is advice.pick else "runner-up" if candidate is advice.runner_up else "in the running"
+        return "out"
+    role = "pick" if candidate is advice.pick else "runner-up" if candidate is advice.runner_up else ""
     unsure = ", ".join(label(check.constraint.key) for check in candidate.unsure)
-    return f"{role}; cannot tell: {unsure}" if unsure else role
+    return "; ".join(filter(None, (role, f"cannot tell: {unsure}" if unsure else "")))
 
 
 def _style(advice: Advice, candidate: Candidate) -> str:

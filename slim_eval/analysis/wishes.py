@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slim_eval.analysis.objectives import ACCURACY_MEAN, KNOWN_DIRECTIONS, Objective, directions, parse_objectives
 from slim_eval.config import Wishes
@@ -49,21 +50,31 @@ _PRESETS: dict[str, tuple[str, float | None]] = {
     BALANCED: (BALANCED, None),
 }
 _SHORT = {name.split("-")[0]: name for name in _PRESETS}
-# Column -> what it is called, what its unit is multiplied by to be shown, the unit shown.
+
+
+class _Quantity(NamedTuple):
+    """How a column is shown: its name, the factor to the unit shown, that unit, and its head in a table."""
+
+    name: str
+    scale: int
+    unit: str
+    heading: str
+
+
 _QUANTITIES = {
-    "tpot_s": ("time per output token", 1000, "ms"),
-    "ttft_s": ("time to the first token", 1000, "ms"),
-    "e2e_latency_s": ("end-to-end latency", 1000, "ms"),
-    "mean_latency_s": ("amortised latency", 1000, "ms"),
-    "tokens_per_second": ("output throughput", 1, "tokens/s"),
-    "joules_per_output_token": ("energy per output token", 1, "J"),
-    "energy_per_query_j": ("energy per request", 1, "J"),
-    MEMORY: ("weights", 1, "GiB"),
-    ACCURACY_MEAN: ("mean accuracy", 100, "%"),
-    RECOVERY: ("recovery of the fp16 accuracy", 100, "%"),
-    OF_BEST: ("share of the best mean accuracy", 100, "%"),
-    COST: ("money per million output tokens", 1, ""),
-    BALANCED: ("balance of the parts", 1, ""),
+    "tpot_s": _Quantity("time per output token", 1000, "ms", "TPOT, ms"),
+    "ttft_s": _Quantity("time to the first token", 1000, "ms", "TTFT, ms"),
+    "e2e_latency_s": _Quantity("end-to-end latency", 1000, "ms", "E2E, ms"),
+    "mean_latency_s": _Quantity("amortised latency", 1000, "ms", "amortised, ms"),
+    "tokens_per_second": _Quantity("output throughput", 1, "tokens/s", "output tok/s"),
+    "joules_per_output_token": _Quantity("energy per output token", 1, "J", "J / output token"),
+    "energy_per_query_j": _Quantity("energy per request", 1, "J", "J / request"),
+    MEMORY: _Quantity("weights", 1, "GiB", "weights, GiB"),
+    ACCURACY_MEAN: _Quantity("mean accuracy", 100, "%", "accuracy, %"),
+    RECOVERY: _Quantity("recovery of the fp16 accuracy", 100, "%", "of own fp16, %"),
+    OF_BEST: _Quantity("share of the best mean accuracy", 100, "%", "of the best, %"),
+    COST: _Quantity("money per million output tokens", 1, "", "money / M tokens"),
+    BALANCED: _Quantity("balance of the parts", 1, "", "balance"),
 }
 
 
@@ -150,25 +161,25 @@ def plan_of(wishes: Wishes, rows: Sequence[Row]) -> Plan:
     )
 
 
+def heading(key: str) -> str:
+    """The head of a column in a table: ``TPOT, ms``."""
+    return _QUANTITIES[key].heading if key in _QUANTITIES else f"{key}, %" if is_task(key) else key
+
+
 def label(key: str) -> str:
     """What a column is called in a sentence."""
-    return str(_QUANTITIES[key][0]) if key in _QUANTITIES else key
+    return _QUANTITIES[key].name if key in _QUANTITIES else key
 
 
 def said(key: str, value: float, *, unit: bool = True) -> str:
     """A value of a column as it is read: ``12.3 ms``, ``60.5 %``; a task counts as a share from 0 to 1."""
     if key in _QUANTITIES:
-        _, scale, sign = _QUANTITIES[key]
+        scale, sign = _QUANTITIES[key].scale, _QUANTITIES[key].unit
     elif is_task(key) and 0 <= value <= 1:
         scale, sign = 100, "%"
     else:
         scale, sign = 1, ""
     return f"{number(value * scale)}{f' {sign}' if sign and unit else ''}"
-
-
-def unit_of(key: str) -> str:
-    """The unit in which `said` says a column; empty where it has none."""
-    return str(_QUANTITIES[key][2]) if key in _QUANTITIES else ("%" if is_task(key) else "")
 
 
 def is_task(key: str) -> bool:

@@ -766,7 +766,7 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_cel
     assert lines[4] == "Ruled out by mmlu at least 60.0 %: Tiny int4 (50.0 % [49.0, 51.0])."
     assert lines[5].startswith("What could change the answer: Measure the time per output token of Tiny ")
     shown = text_of(advice)
-    for part in ("Recommendation: lowest time per output token", "pick", "runner-up", "out: mmlu", "caveat: "):
+    for part in ("Recommendation: lowest time per output token", "pick", "runner-up", "Ruled out by mmlu", "caveat: "):
         assert part in shown
 
 

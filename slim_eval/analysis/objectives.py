@@ -44,7 +44,7 @@ _LOSSES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", 
 # Of each group the first that was measured: older files know fewer.
 _DEFAULTS = (
     (ACCURACY_MEAN,),
-    ("tpot_s", "mean_latency_s"),
+    ("tpot_s", "tokens_per_second", "mean_latency_s"),
     ("joules_per_output_token", "energy_per_query_j"),
     ("weights_gb", "model_size_gb"),
 )
@@ -98,8 +98,9 @@ def default_objectives(rows: Sequence[Row]) -> tuple[Objective, ...]:
     """Accuracy, time per token, energy per token, memory: of each what was measured, nothing where it was not.
 
     Returns:
-        ``accuracy_mean``; ``tpot_s``, or ``mean_latency_s`` where no row has it; likewise ``joules_per_output_token``
-        or ``energy_per_query_j``, and ``weights_gb`` or ``model_size_gb``.
+        ``accuracy_mean``; ``tpot_s``; where no row has it ``tokens_per_second``, which counts the same tokens whatever
+        the output length, and last ``mean_latency_s``; likewise ``joules_per_output_token`` or ``energy_per_query_j``,
+        and ``weights_gb`` or ``model_size_gb``.
     """
     measured = _measured(with_accuracy_mean(rows))
     firsts = (next((key for key in group if key in measured), None) for group in _DEFAULTS)

@@ -231,7 +231,7 @@ def test_the_frontier_is_said_with_its_doubt(make_cell: MakeCell) -> None:
 
 
 def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_cell: MakeCell) -> None:
-    old = {"tpot_s": None, "ttft_s": None, "weights_gb": None}
+    old = {"tpot_s": None, "ttft_s": None, "tokens_per_second": None, "weights_gb": None}
     cells = [
         make_cell("a/A", performance=old, energy=None),
         make_cell("b/B", performance=old | {"output_tokens": 200.0}, energy=None),

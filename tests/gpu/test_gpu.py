@@ -39,9 +39,13 @@ def test_nvml_counter_and_integral_agree(transformers_engine: engines.Engine, gp
     metrics = energy.run(transformers_engine, config, WORK.model_copy(update={"max_new_tokens": 256}), meter).metrics
     assert isinstance(metrics, EnergyMetrics)
     assert metrics.devices == (gpu[0].uuid,)
-    assert metrics.energy_joules is not None
-    assert metrics.energy_joules > 0
-    assert metrics.idle_power_watts is not None
+    # A GPU under its power cap or with other processes has no headline number, but what was read is kept.
+    assert (metrics.energy_joules is not None) is metrics.valid, metrics.invalid_reasons
+    for joules in (metrics.energy_joules_counter, metrics.energy_joules_integral):
+        assert joules is None or joules > 0
+    assert (metrics.energy_joules_counter, metrics.energy_joules_integral) != (None, None)
+    if metrics.valid:
+        assert metrics.idle_power_watts is not None
     if metrics.energy_source == "nvml-counter":
         assert metrics.counter_disagreement is not None
         assert metrics.counter_disagreement < 0.1

@@ -1,8 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs: Python 3.11, gcc, git and make are
 # all that must be there.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Processes that test at once.
-TESTERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -27,7 +25,7 @@ demo: setup  ## The whole job on the embedded model, in a few minutes
 	$(BIN)/slim-eval demo
 
 test: setup lint types browser  ## Every test
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 browser:  # Chromium, for the tests of report.html; they are skipped with a reason where it cannot be installed
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

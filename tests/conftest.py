@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +14,6 @@ from tests.commands import QUICK, Command, Run, run_command
 # No timed tests: a machine that other work shares would fail them.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-# The models are tiny and two processes test at once: more threads than cores would only wait for each other. Set before
-# anything imports torch.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-#: Fixtures that run the command line once for tests in several files.
-_SHARED = {"demo_run", "vllm_run", "workspace"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes one gets all tests of a file, and one all that share a run: nothing is made twice."""
-    for item in items:
-        shares = not _SHARED.isdisjoint(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("runs" if shares else str(item.path)))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,25 @@ def _chunks(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """Name, project, group, tags, config and logged metrics of one offline run."""
+def _finished(path: Path) -> list[Any]:
+    """All records of a run. W&B's own process writes them, and on a busy machine it may do so after the run's end."""
     from wandb.proto import wandb_internal_pb2
 
+    for _ in range(300):
+        records = []
+        for payload in _chunks(path.read_bytes()):
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(payload)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.1)
+    raise TimeoutError(f"{path}: the run was not written to its end")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Name, project, group, tags, config and logged metrics of one offline run."""
     run: dict[str, Any] = {"config": {}, "metrics": {}}
-    for payload in _chunks(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(payload)
+    for record in _finished(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run |= {

@@ -62,6 +62,14 @@ def rows_of(cells: Sequence[Cell], tasks: Sequence[str] | None = None) -> list[R
     return [_row(cell, name, shown) for cell, name in zip(cells, names, strict=True)]
 
 
+def by_model(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each model, so that baselines are looked for among few."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["model"], []).append(row)
+    return found
+
+
 def tasks_of(keys: Iterable[str]) -> tuple[str, ...]:
     """The tasks that a row or table has, from its keys."""
     known = list(keys)

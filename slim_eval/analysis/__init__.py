@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_eval.comparison.groups import by_model
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results import Cell, Results, find_results, read_samples, require_writable
-from slim_eval.rows import STANDARD_TASKS, Row, ordered_tasks, rows_of, tasks_of
+from slim_eval.rows import STANDARD_TASKS, Row, by_model, ordered_tasks, rows_of, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from slim_eval.analysis.evidence import Evidence
     from slim_eval.analysis.frontiers import Frontier
+    from slim_eval.analysis.plotdata import PlotData
     from slim_eval.analysis.summary import Material
     from slim_eval.config import AnalysisConfig
 
@@ -98,12 +98,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         ),
     }
     written, failed = _write_all(config.output_dir, texts)
-    try:
-        drawn = plots.PlotData(rows, tasks, found, _samples)
-        figures, empty = plots.write_plots(drawn, config.output_dir / "plots")
-    except OSError as error:
-        figures, empty = [], []
-        failed.append(f"{config.output_dir / 'plots'}: not written ({error.strerror or error})")
+    figures, empty = _draw(plots.PlotData(rows, tasks, found, _samples), config.output_dir / "plots", failed)
     advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         num_cells=len(cells),
@@ -198,6 +193,17 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
         else:
             written.append(folder / name)
     return written, failed
+
+
+def _draw(drawn: PlotData, folder: Path, failed: list[str]) -> tuple[list[Path], list[str]]:
+    """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
+    from slim_eval.analysis import plots
+
+    try:
+        return plots.write_plots(drawn, folder)
+    except OSError as error:
+        failed.append(f"{folder}: not written ({error.strerror or error})")
+        return [], []
 
 
 def _problems(results: Results) -> tuple[str, ...]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from slim_eval.analysis.evidence import Evidence
 from slim_eval.analysis.objectives import with_accuracy_mean
-from slim_eval.comparison.groups import by_model
 from slim_eval.comparison.rules import BASELINE, Doubt, baseline_of, comparison, doubts, ends
-from slim_eval.rows import Row
+from slim_eval.rows import Row, by_model
 
 Z95 = 1.959964  # half width of a 95 % normal interval in standard errors
 Samples = Callable[[Row, str], Sequence[Mapping[str, Any]]]

@@ -10,9 +10,9 @@ import pandas as pd
 from slim_eval import stats
 from slim_eval.analysis.frontiers import with_means
 from slim_eval.analysis.objectives import ACCURACY_MEAN, directions
-from slim_eval.comparison.groups import by_model, comparable_groups, confounding
+from slim_eval.comparison.groups import comparable_groups, confounding
 from slim_eval.comparison.rules import BASELINE, baseline_of, comparison, no_comparison
-from slim_eval.rows import Row, tasks_of
+from slim_eval.rows import Row, by_model, tasks_of
 
 _RESULT_COLUMNS = (
     "name", "model", "precision", "engine", "dtype", "hardware", "quantization_scheme", "num_parameters_b",

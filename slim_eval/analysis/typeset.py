@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slim_eval.analysis.objectives import directions
-from slim_eval.comparison.groups import by_model, comparable_groups
+from slim_eval.comparison.groups import comparable_groups
 from slim_eval.comparison.rules import Doubt, baseline_of, doubts
-from slim_eval.rows import Row
+from slim_eval.rows import Row, by_model
 
 _Z95 = 1.959964  # half width of a 95 % normal interval in standard errors
 MISSING = "--"

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slim_eval.comparison.groups import by_model
 from slim_eval.comparison.rules import BASELINE, LENGTH_TOLERANCE, baseline_of, lengths_differ
-from slim_eval.rows import Row, tasks_of
+from slim_eval.rows import Row, by_model, tasks_of
 from slim_eval.utils import GIB
 
 _BYTES_PER_PARAMETER_16_BIT = 2

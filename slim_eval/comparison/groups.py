@@ -130,14 +130,6 @@ def confounding(rows: Sequence[Row], columns: Iterable[str]) -> str | None:
     return "; ".join(said) or None
 
 
-def by_model(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows of each model, so that baselines are looked for among few."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["model"], []).append(row)
-    return found
-
-
 def _facts(rows: Sequence[Row], columns: tuple[str, ...] | None) -> list[Facts]:
     """The settings that each row's numbers depend on; one object for all rows in which they are the same."""
     parts = _parts(columns, tasks_of(rows[0]) if rows else ())

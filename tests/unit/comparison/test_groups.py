@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from slim_eval.comparison.groups import NOT_MEASURED, by_model, comparable_groups, confounding
+from slim_eval.comparison.groups import NOT_MEASURED, comparable_groups, confounding
 from slim_eval.comparison.rules import energy_obstacles, speed_obstacles
 from slim_eval.results import Cell
-from slim_eval.rows import Row, rows_of
+from slim_eval.rows import Row, by_model, rows_of
 
 MakeCell = Callable[..., Cell]
 

@@ -318,6 +318,10 @@ class AnalysisConfig(Config):
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
     )
+    plots: bool = setting(
+        True, "Draw the figures; without them, those that an earlier analysis left are removed.",
+        flag="--plots/--no-plots",
+    )  # fmt: skip
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slim_eval.analysis.evidence import Evidence
     from slim_eval.analysis.frontiers import Frontier
     from slim_eval.analysis.plotdata import PlotData
+    from slim_eval.analysis.plots import FigureSpec
     from slim_eval.analysis.summary import Material
     from slim_eval.config import AnalysisConfig
 
@@ -98,7 +99,9 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         ),
     }
     written, failed = _write_all(config.output_dir, texts)
-    figures, empty = _draw(plots.PlotData(rows, tasks, found, _samples), config.output_dir / "plots", failed)
+    chosen = plots.FIGURES if config.plots else ()
+    drawn = plots.PlotData(rows, tasks, found, _samples)
+    figures, empty = _draw(drawn, chosen, config.output_dir / "plots", failed)
     advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         num_cells=len(cells),
@@ -195,12 +198,14 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
     return written, failed
 
 
-def _draw(drawn: PlotData, folder: Path, failed: list[str]) -> tuple[list[Path], list[str]]:
+def _draw(
+    drawn: PlotData, chosen: Sequence[FigureSpec], folder: Path, failed: list[str]
+) -> tuple[list[Path], list[str]]:
     """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
     from slim_eval.analysis import plots
 
     try:
-        return plots.write_plots(drawn, folder)
+        return plots.write_plots(drawn, folder, chosen)
     except OSError as error:
         failed.append(f"{folder}: not written ({error.strerror or error})")
         return [], []
@@ -252,7 +257,10 @@ def _complete_json(
         "cells": [_cell_json(cell, name, folder) for cell, name in _named(results.cells)],
         "quantization_impact": list(impact),
         **found.to_json(),
-        "pareto": [{"objectives": frontier.title, "cells": list(frontier.rows)} for frontier in optimal],
+        "pareto": [
+            {"objectives": found.title, "hypervolumes": found.hypervolumes, "cells": list(found.rows)}
+            for found in optimal
+        ],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 

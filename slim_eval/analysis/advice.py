@@ -103,7 +103,7 @@ class Ranking:
     """The configurations of one setting.
 
     Attributes:
-        setting: Engine, hardware and so on, as far as the objective depends on them; empty where not known.
+        setting: Engine, hardware and what else tells it from the other settings; ``all`` where nothing is known.
         objectives: The columns that stand for the goal here.
         candidates: Those in the running, best first, then the others.
         resamples: How many were drawn; None where no uncertainty is known.
@@ -249,7 +249,7 @@ def to_json(advice: Advice) -> str:
 
 def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     return {
-        "setting": ranking.setting or None,
+        "setting": ranking.setting,
         "objectives": [
             {"key": objective.key, "better": "higher" if objective.maximise else "lower"}
             for objective in ranking.objectives

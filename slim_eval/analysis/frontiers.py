@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slim_eval.analysis.hypervolumes import covered
 from slim_eval.analysis.objectives import (
     ACCURACY_MEAN,
     KNOWN_DIRECTIONS,
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HEAD = ("name", "model", "precision", "group")
-_STANDING = ("on_frontier", "p_non_dominated", "state", "certain", "rivals", "no_interval", "confounded", "excluded")
+_STANDING = (
+    "on_frontier", "hypervolume_lost", "p_non_dominated", "state", "certain", "rivals", "no_interval", "confounded",
+    "excluded",
+)  # fmt: skip
 # Up to here all resamplings; above, as few as still give P to 0.015: the whole analysis stays within seconds.
 _MANY_ROWS, _FEW_DRAWS = 1000, 200
 
@@ -34,13 +38,16 @@ class Frontier:
     Attributes:
         objectives: What was compared by.
         rows: As `objectives.frontier` gives them, in the order of the configurations, and ``confounded``: why an
-            objective compares different work in that row's group.
+            objective compares different work in that row's group; ``hypervolume_lost``: see `hypervolumes.Covered`.
         groups: The settings, for the objectives; rows of different ones were not compared.
+        hypervolumes: Of each group that was compared, as `hypervolumes.Covered.total`; None where it was not worked
+            out.
     """
 
     objectives: tuple[Objective, ...]
     rows: tuple[Row, ...]
     groups: Groups
+    hypervolumes: Mapping[str, float | None]
 
     @property
     def title(self) -> str:
@@ -120,9 +127,21 @@ def _frontier(rows: Sequence[Row], objectives: tuple[Objective, ...]) -> Frontie
     for row, made in zip(rows, found, strict=True):
         if made["excluded"] is None:
             compared.setdefault(made["group"], []).append(row)
+    maximise = [objective.maximise for objective in objectives]
+    volumes = {
+        group: covered([[row[key] for key in keys] for row in members], maximise) for group, members in compared.items()
+    }
     words = {group: confounding(members, keys) for group, members in compared.items()}
+    lost = {group: iter(volume.lost) for group, volume in volumes.items() if volume is not None}
+    standing = [
+        {"confounded": words[made["group"]], "hypervolume_lost": next(lost.get(made["group"], iter(())), None)}
+        if made["excluded"] is None
+        else {"confounded": None, "hypervolume_lost": None}
+        for made in found
+    ]
     return Frontier(
         objectives,
-        tuple(made | {"confounded": words.get(made["group"]) if made["excluded"] is None else None} for made in found),
+        tuple(made | more for made, more in zip(found, standing, strict=True)),
         groups,
+        {group: None if volume is None else volume.total for group, volume in volumes.items()},
     )

@@ -5,7 +5,7 @@ To add a figure, add a `FigureSpec`; to add a kind of figure, add a function fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from slim_eval.analysis.figures_rows import (
 from slim_eval.analysis.fonts import font_settings
 from slim_eval.analysis.measures import AMORTISED, E2E, ENERGIES, SPEEDUPS, THROUGHPUT, TPOT, TTFT, accuracies
 from slim_eval.analysis.plotdata import PlotData
-from slim_eval.analysis.writing import each, save
+from slim_eval.analysis.writing import each, remove, save
 
 __all__ = ["FIGURES", "FigureSpec", "PlotData", "write_plots"]
 
@@ -97,18 +97,23 @@ FIGURES: tuple[FigureSpec, ...] = (
 )  # fmt: skip
 
 
-def write_plots(data: PlotData, directory: Path) -> tuple[list[Path], list[str]]:
-    """Write every figure that has data as PNG and PDF; old files of a figure without data are removed.
+def write_plots(
+    data: PlotData, directory: Path, chosen: Sequence[FigureSpec] = FIGURES
+) -> tuple[list[Path], list[str]]:
+    """Write every chosen figure that has data as PNG and PDF; old files of all others are removed.
 
     Returns:
-        Paths written, and names of the figures that nothing was measured for.
+        Paths written, and names of the chosen figures that nothing was measured for.
     """
 
     def write(number: int) -> list[Path]:
-        return save(FIGURES[number].figure(data), directory, FIGURES[number].name)
+        return save(chosen[number].figure(data), directory, chosen[number].name)
 
+    for spec in FIGURES:
+        if spec not in chosen:
+            remove(directory, spec.name)
     _ = data.configurations  # worked out once, for all processes
     with mpl.rc_context(font_settings()):
-        found = each(write, len(FIGURES))
-    empty = [spec.name for spec, paths in zip(FIGURES, found, strict=True) if not paths]
+        found = each(write, len(chosen))
+    empty = [spec.name for spec, paths in zip(chosen, found, strict=True) if not paths]
     return [path for paths in found for path in paths], empty

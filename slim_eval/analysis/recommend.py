@@ -35,7 +35,7 @@ from slim_eval.analysis.decisive import decisive_measurement
 from slim_eval.analysis.objectives import ACCURACY_MEAN, Objective, with_accuracy_mean
 from slim_eval.analysis.pareto import Bools, Floats, affordable_draws
 from slim_eval.analysis.reservations import reservations
-from slim_eval.analysis.settings import basis_of, described, groups_of
+from slim_eval.analysis.settings import groups_of, ranked_columns
 from slim_eval.analysis.wishes import RECOVERY, Constraint, Goal, label, plan_of, said
 from slim_eval.comparison.rules import lengths_differ
 from slim_eval.config import RecommendConfig, Wishes
@@ -88,11 +88,10 @@ def recommend(rows: Sequence[Row], wishes: Wishes, *, draws: int = DRAWS, seed: 
     plan = plan_of(wishes, rows)
     prices = Prices(wishes.price_per_gpu_hour, wishes.price_per_kwh)
     field = field_of(with_accuracy_mean(rows, plan.tasks), plan, prices)
-    basis = basis_of(plan, field.tasks, prices)
     judged = []
-    for members in groups_of(field.rows, basis):
+    for setting, members in groups_of(field.rows, ranked_columns(plan, field.tasks, prices)).items():
         contest = Contest(field, tuple(members), _objectives(plan.goal, field, members), plan.constraints)
-        judged.append(_judged(contest, described((field.rows[i] for i in members), basis), draws, seed))
+        judged.append(_judged(contest, setting, draws, seed))
     judged.sort(key=lambda one: (-len(one.ranking.running), -len(one.contest.members)))
     first, rankings = judged[0], [one.ranking for one in judged]
     return Advice(

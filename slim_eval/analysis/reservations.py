@@ -13,8 +13,6 @@ from slim_eval.analysis.settings import Kind, kinds_of
 from slim_eval.analysis.wishes import CERTAIN, MEMORY, OF_BEST, RECOVERY, Constraint, Goal, is_task, label, said
 from slim_eval.comparison.rules import BASELINE, LENGTH_TOLERANCE, baseline_of
 
-# Prompts of one text differ by the tokenizer; by more than this they are other prompts.
-_PROMPT_TOLERANCE = 0.5
 _BITS = {BASELINE: 16, "int8": 8, "int4": 4}
 _SIZE_TOLERANCE = 0.02
 
@@ -114,9 +112,6 @@ def _settings(case: _Case) -> Iterable[str]:
         yield "engine or hardware was not recorded: all were taken to be measured alike"
     if any("emulated" in (c.row["kernels"], c.row["energy_kernels"]) for c in case.ranking.candidates):
         yield "emulated kernels imitate quantized arithmetic in 16 bit: deployed, speed and energy are others"
-    prompts = [c.row["prompt_tokens"] for c in case.compared if c.row["prompt_tokens"]]
-    if prompts and max(prompts) > (1 + _PROMPT_TOLERANCE) * min(prompts):
-        yield f"prompts had from {min(prompts):.0f} to {max(prompts):.0f} tokens: more than tokenizers differ"
 
 
 def _other_settings(case: _Case) -> Iterable[str]:

@@ -119,10 +119,21 @@ def frontier_findings(found: Frontier) -> list[str]:
             continue  # alone it is on the frontier, which says nothing
         where = f" ({group})" if len(groups) > 1 else ""
         doubt = f"; confounded: {rows[0]['confounded']}" if rows[0]["confounded"] else ""
-        made.append(f"By {found.title}{where}, {_count(len(rows), 'configuration')}: {_standing(rows)}{doubt}.")
+        made.append(
+            f"By {found.title}{where}, {_count(len(rows), 'configuration')}: {_standing(rows)}{_most(rows)}{doubt}."
+        )
     left_out = Counter(row["excluded"] for row in found.rows if row["excluded"] is not None)
     reasons = [f"{count} {why}" for why, count in left_out.items()]
     return made + ([f"By {found.title}: left out: {listed(reasons, _SHOWN)}."] if reasons else [])
+
+
+def _most(rows: Sequence[Row]) -> str:
+    """Which configuration the frontier would miss most, by the values alone."""
+    known = [row for row in rows if row["hypervolume_lost"]]
+    if len(known) < 2:
+        return ""
+    most = max(known, key=lambda row: row["hypervolume_lost"])
+    return f"; without {label(most)} it would cover {most['hypervolume_lost'] * 100:.0f} % less (hypervolume)"
 
 
 def _standing(rows: Sequence[Row]) -> str:

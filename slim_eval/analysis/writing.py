@@ -32,15 +32,23 @@ def save(figure: Figure | None, directory: Path, name: str) -> list[Path]:
     Returns:
         Paths written.
     """
-    paths = [directory / f"{name}.{ending}" for ending in ENDINGS]
     if figure is None:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        remove(directory, name)
         return []
-    for path, ending in zip(paths, ENDINGS, strict=True):
+    for path, ending in zip(_paths(directory, name), ENDINGS, strict=True):
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=ending, **_OPTIONS[ending])
-    return paths
+    return _paths(directory, name)
+
+
+def remove(directory: Path, name: str) -> None:
+    """Remove what an earlier analysis left of a figure."""
+    for path in _paths(directory, name):
+        path.unlink(missing_ok=True)
+
+
+def _paths(directory: Path, name: str) -> list[Path]:
+    return [directory / f"{name}.{ending}" for ending in ENDINGS]
 
 
 def each(work: Callable[[int], _T], count: int) -> list[_T]:

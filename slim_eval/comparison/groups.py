@@ -57,10 +57,12 @@ class Groups:
             numbers, where there are several groups.
         differences: Of each group but the first, what sets it apart from the first: ``transformers, Test CPU: engine
             transformers against vllm, hardware Test CPU against NVIDIA A100``.
+        settings: Of each group all that is known of its setting, in words; empty where the records do not say.
     """
 
     labels: tuple[str, ...]
     differences: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,6 +103,7 @@ def comparable_groups(rows: Sequence[Row], columns: Iterable[str] | None = None)
     return Groups(
         tuple(labels[order[0] if alone else places[id(known)]] if known or alone else NOT_MEASURED for known in facts),
         tuple(f"{labels[i]}: {', '.join(_differences(g, groups[0]))}" for i, g in zip(order, groups, strict=True))[1:],
+        tuple(_text(group, [key for key, value in group.items() if value is not None]) for group in groups),
     )
 
 

@@ -35,7 +35,8 @@ def outputs(tmp_path: Path, make_cell: Callable[..., Cell]) -> Path:
 
 
 def config(outputs: Path, **options: Any) -> AnalysisConfig:
-    return AnalysisConfig(**{"input_dir": outputs, "output_dir": outputs.parent / "analysis"} | options)
+    """Without figures, which take most of the time, unless a test is about them."""
+    return AnalysisConfig(**{"input_dir": outputs, "output_dir": outputs.parent / "analysis", "plots": False} | options)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -51,7 +52,7 @@ def strict_json(path: Path) -> Any:
 
 
 def test_everything_is_written_and_named(outputs: Path) -> None:
-    report = analyze(config(outputs))
+    report = analyze(config(outputs, plots=True))
     folder = outputs.parent / "analysis"
     assert {path.name for path in report.paths} >= FILES | PLOTS
     assert {path for path in folder.rglob("*") if path.is_file()} == set(report.paths)
@@ -72,6 +73,16 @@ def test_complete_results_hold_every_record_and_null_for_the_missing(outputs: Pa
     (impact,) = content["quantization_impact"]
     assert impact["mmlu_drop_pp"] == 25.0
     assert impact["ttft_speedup"] is None
+
+
+def test_without_figures_none_of_an_earlier_analysis_stays(outputs: Path) -> None:
+    analyze(config(outputs, plots=True))
+    folder = outputs.parent / "analysis" / "plots"
+    (folder / "own.png").write_bytes(b"a picture that is not slim-eval's")
+    report = analyze(config(outputs))
+    assert {path.name for path in report.paths} == FILES
+    assert [path.name for path in folder.iterdir()] == ["own.png"]
+    assert not any("not drawn" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("inside", [".", "analysis"])
@@ -147,7 +158,7 @@ def test_the_default_tasks_are_shown_only_where_they_are_there(outputs: Path) ->
 
 def test_one_configuration_is_enough(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
     make_cell(precision="int4", energy=None, write=True)
-    report = analyze(config(tmp_path / "outputs"))
+    report = analyze(config(tmp_path / "outputs", plots=True))
     names = {path.name for path in report.paths}
     assert names >= FILES | {"latency_comparison.png", "memory_comparison.pdf"}
     assert not names & {"accuracy_comparison.png", "energy_comparison.png"}
@@ -215,7 +226,7 @@ def test_the_command_takes_objectives_as_words_and_refuses_unknown_ones(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--input-dir", str(outputs), "--output-dir", str(tmp_path / "out")]
-    assert main(["analyze", *places, "--objectives", "mmlu:max", "tpot_s:min"]) == 0
+    assert main(["analyze", *places, "--no-plots", "--objectives", "mmlu:max", "tpot_s:min"]) == 0
     assert "mmlu:max tpot_s:min," in (tmp_path / "out" / "pareto.csv").read_text(encoding="utf-8")
     assert main(["analyze", *places[:3], str(tmp_path / "other"), "--objectives", "mmul:max"]) == 2
     assert "did you mean mmlu" in capsys.readouterr().err
@@ -235,7 +246,7 @@ def test_a_file_that_cannot_be_written_is_a_problem_and_the_others_are_there(out
     folder = outputs.parent / "analysis"
     (folder / "results_table.tex").mkdir(parents=True)
     (folder / "plots").write_text("in the way", encoding="utf-8")
-    report = analyze(config(outputs))
+    report = analyze(config(outputs, plots=True))
     assert {path.name for path in report.paths} == FILES - {"results_table.tex"}
     assert len(report.problems) == 2
     for name, problem in zip(("results_table.tex", "plots"), report.problems, strict=True):
@@ -288,7 +299,7 @@ def test_strange_names_and_extreme_numbers_survive(tmp_path: Path, make_cell: Ca
         make_cell(
             name, performance=odd, tasks={"mmlu": 0.0}, directory=root / f"m{number}" / f"m{number}_fp16", write=True
         )
-    report = analyze(config(root))
+    report = analyze(config(root, plots=True))
     assert (report.num_cells, report.problems) == (4, ())
     assert {row["name"] for row in rows(tmp_path / "analysis" / "pareto.csv")} == {
         "模型-é", "long-" * 40, "a/Twin", "b/twin"

@@ -26,6 +26,7 @@ from slim_eval.results import Cell, find_results
 from slim_eval.rows import rows_of, tasks_of
 from slim_eval.utils import number
 from tests.unit.analysis.many_cells import PRECISIONS, many_data
+from tests.unit.cells import cell_maker
 
 
 def figure(name: str, cells: Sequence[Cell]) -> Figure:
@@ -286,16 +287,23 @@ def test_figures_without_data_are_not_written_and_old_ones_go(make_cell: Callabl
         assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
 
 
-def test_the_same_results_give_the_same_files(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
-    data = many_data(make_cell, 1)
-    first, second = (write_plots(data, tmp_path / name)[0] for name in ("a", "b"))
+@pytest.fixture(scope="module")
+def everything_drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlotData, list[Path]]:
+    """All figures of three configurations, as files."""
+    folder = tmp_path_factory.mktemp("drawn")
+    data = many_data(cell_maker(folder), 1)
+    return data, write_plots(data, folder / "plots")[0]
+
+
+def test_the_same_results_give_the_same_files(everything_drawn: tuple[PlotData, list[Path]], tmp_path: Path) -> None:
+    data, first = everything_drawn
+    second, _ = write_plots(data, tmp_path)
     assert len(first) == 2 * len(FIGURES)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(make_cell: Callable[..., Cell], tmp_path: Path) -> None:
-    written, _ = write_plots(many_data(make_cell, 1), tmp_path)
-    for path in written:
+def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(everything_drawn: tuple[PlotData, list[Path]]) -> None:
+    for path in everything_drawn[1]:
         content = path.read_bytes()
         if path.suffix == ".png":
             assert b"Software" not in content

@@ -540,12 +540,12 @@ def test_a_limit_on_latencies_of_unequal_work_says_so(make_cell: MakeCell) -> No
 @pytest.mark.parametrize(
     ("change", "objective", "setting"),
     [
-        ({"head": {"engine": "transformers"}}, "latency", "speed: transformers, Test GPU, Test CPU, batch size 8"),
+        ({"head": {"engine": "transformers"}}, "latency", "transformers, Test GPU, Test CPU"),
         ({"performance": {"batch_size": 1}}, "latency", "batch size 1"),
-        ({"head": {"environment": {"gpus": [{"name": "Other GPU"}]}}}, "energy", "energy: vllm, Other GPU"),
+        ({"head": {"environment": {"gpus": [{"name": "Other GPU"}]}}}, "energy", "vllm, Other GPU"),
         ({"performance": {"kernels": "emulated"}}, "latency", "emulated kernels"),
-        ({"energy": {"energy_source": "codecarbon (tdp)"}}, "energy", "codecarbon (tdp)"),
-        ({"tasks": {"mmlu": {**sure(0.9), "num_fewshot": 0}}}, "mmlu", "mmlu: acc,none, 0 few-shot examples"),
+        ({"energy": {"energy_source": "codecarbon (tdp)"}}, "energy", "energy source codecarbon"),
+        ({"tasks": {"mmlu": {**sure(0.9), "num_fewshot": 0}}}, "mmlu", "few-shot examples of mmlu 0"),
     ],
 )
 def test_other_settings_are_not_ranked_together(
@@ -590,9 +590,10 @@ def test_cost_by_the_hour_alone_does_not_depend_on_how_energy_was_measured(make_
     assert len(choose(rows, objective="cost", price_per_gpu_hour=1, price_per_kwh=1).others) == 1
 
 
-def test_very_different_prompts_are_pointed_out(make_cell: MakeCell) -> None:
+def test_very_different_prompts_are_another_setting(make_cell: MakeCell) -> None:
     rows = rows_of([make_cell("o/A"), make_cell("o/B", performance={"prompt_tokens": 512.0})])
-    assert "prompts had from 12 to 512 tokens: more than tokenizers differ" in choose(rows, objective="latency").caveats
+    (caveat,) = (text for text in choose(rows, objective="latency").caveats if "another setting" in text)
+    assert "prompt tokens 512" in caveat
 
 
 # Cost
@@ -816,7 +817,7 @@ def test_the_json_holds_everything(make_cell: MakeCell) -> None:
     }  # fmt: skip
     assert last["excluded"].startswith("mmlu 50.0 %, less than 60.0 %")
     assert last["wins"] is None
-    assert made["other_settings"][0]["setting"].startswith("speed: transformers")
+    assert made["other_settings"][0]["setting"].startswith("transformers")
     assert made["other_settings"][0]["pick"]["name"] == "Odd"
 
 

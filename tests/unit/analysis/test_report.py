@@ -292,7 +292,7 @@ def test_emulated_kernels_and_other_hardware_mark_speed_but_not_size(make_cell: 
     assert [mark.word for mark in line["J/output token"].marks] == ["emulated", "other setting"]
     assert line["weights on disk, GiB"].marks == ()
     page = Page(report_html(data))
-    assert "hardware: Test GPU, Test CPU against Other CPU" in page.text
+    assert "hardware Other CPU against Test GPU, Test CPU" in page.text
     assert "settings, which are not compared with each other" in page.text
 
 
@@ -399,11 +399,12 @@ def test_settings_keep_apart_what_was_measured_differently(make_cell: MakeCell) 
     speed, energy, quiz = settings_of(rows_of(cells), ("quiz",))
     assert speed.members == (0, 0, 1, None)
     assert speed.counts == (2, 1)
-    assert speed.differences == "batch size: 8 against 1"
-    assert speed.labels == ("batch size 8", "batch size 1")
+    assert "batch size 1 against 8" in speed.differences
+    assert speed.labels == tuple(f"vllm, Test GPU, Test CPU, batch size {size}" for size in (8, 1))
+    assert speed.words[0].startswith("vllm, Test GPU, Test CPU, batch size 8, output length setting 100")
     assert (energy.members, energy.differences) == ((0, 0, 0, 0), "")
     assert quiz.members == (None, None, 0, 1)
-    assert quiz.differences == "few-shot examples 5 against 0"
+    assert "few-shot examples of quiz 5 against 0" in quiz.differences
 
 
 def test_what_was_not_recorded_is_not_called_one_setting(make_cell: MakeCell) -> None:

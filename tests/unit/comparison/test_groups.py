@@ -24,6 +24,15 @@ def test_one_setting_is_one_group_named_by_engine_and_hardware(make_cell: MakeCe
     groups = comparable_groups(rows(make_cell, {}, {"precision": "int8"}, {}))
     assert groups.labels == ("vllm, Test GPU, Test CPU",) * 3
     assert groups.differences == ()
+    (setting,) = groups.settings
+    assert setting.startswith("vllm, Test GPU, Test CPU, batch size 8, output length setting 100, prompt tokens 12, ")
+    assert setting.endswith("output length setting of the energy run 100, energy source nvml")
+
+
+def test_a_setting_that_no_record_says_is_empty(make_cell: MakeCell) -> None:
+    bare = {"head": {"engine": None, "environment": None, "config": None}, "performance": {"batch_size": None}}
+    assert comparable_groups(rows(make_cell, bare, bare), ["tpot_s", "prompt_tokens"]).settings == ("prompt tokens 12",)
+    assert comparable_groups(rows(make_cell, {}), ["model_size_gb"]).settings == ("",)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def test_the_platform_is_told_from_build_and_gpu(build: str, gpu: GpuSurvey | No
     assert precisions.vllm_platform(interpreter, facts(interpreter, gpu)) == platform
 
 
-def test_it_is_what_vllm_itself_says_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engines' own rule, whatever it is, decides over each precision."""
+def test_the_rule_of_the_engines_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it says: there is no second table here."""
     asked = []
 
     def rule(precision: object, platform: VllmPlatform) -> str | None:

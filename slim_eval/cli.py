@@ -28,6 +28,7 @@ from slim_eval.config import (
     AnalysisConfig,
     CompareConfig,
     Config,
+    DoctorConfig,
     EngineChoice,
     ImportConfig,
     NoiseConfig,
@@ -328,6 +329,21 @@ def recommend(config: RecommendConfig) -> None:
     advice = advise(config)
     show_advice(advice, as_json=config.as_json)
     advice.raise_if_nothing_fits()
+
+
+@app.command("doctor", cls=_ListCommand)
+@_configured(DoctorConfig)
+def doctor(config: DoctorConfig) -> None:
+    """Would `slim-eval run` work here? Packages, hardware, hub and W&B, with the command that mends each gap.
+
+    Nothing heavy is imported and nothing is downloaded; it takes a few seconds. Exit 1 where a run would not work.
+    """
+    from slim_eval.doctor import examine
+    from slim_eval.doctor.rendering import show
+
+    report = examine(config)
+    show(report, as_json=config.as_json)
+    report.raise_for_problems()
 
 
 def main(args: Sequence[str] | None = None) -> int:

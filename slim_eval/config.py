@@ -358,6 +358,34 @@ class CompareConfig(Config):
         return self
 
 
+class DoctorConfig(Config):
+    """Everything `slim-eval doctor` can be told: what would be run; all there is by default."""
+
+    panel: ClassVar[str] = "What would be run"
+    models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
+    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
+        tuple(Precision), "Precisions: fp16, int8, int4.", min_length=1
+    )
+    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
+        tuple(Benchmark), "Benchmarks: performance, energy, accuracy.", min_length=1
+    )
+    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine would serve the model.")
+    output_dir: Path = setting(Path("outputs"), "Where results would be written.")
+    quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
+    quantize_python: Path | None = setting(
+        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+    )
+    serve_python: Path | None = setting(
+        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+    )
+    as_json: bool = setting(False, "Print JSON.", flag="--json")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether any of the precisions is made by quantization."""
+        return any(precision is not Precision.FP16 for precision in self.precision)
+
+
 class ImportConfig(Config):
     """Everything `slim-eval import` can be told."""
 

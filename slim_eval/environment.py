@@ -34,9 +34,9 @@ def collect(gpus: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "ram_gb": _ram_gb(),
+        "ram_gb": ram_gb(),
         "gpus": list(gpus),
         "packages": versions(_PACKAGES),
     }
@@ -94,7 +94,8 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _cpu_name() -> str | None:
+def cpu_name() -> str | None:
+    """Model of the CPU; None where the system does not tell."""
     for line in _proc_lines("cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() == "model name":
@@ -102,10 +103,38 @@ def _cpu_name() -> str | None:
     return platform.processor() or None
 
 
-def _ram_gb() -> float | None:
+def ram_gb() -> float | None:
+    """Memory of the machine, GiB; None where the system does not tell."""
+    return _meminfo_gb("MemTotal")
+
+
+def free_ram_gb(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Memory that a new process can have, GiB: what the machine has available, or less where a container's limit is.
+
+    Args:
+        cgroup: Where the control group of this process is mounted (version 2).
+    """
+    free = [amount for amount in (_meminfo_gb("MemAvailable"), _cgroup_free_gb(cgroup)) if amount is not None]
+    return min(free, default=None)
+
+
+def _cgroup_free_gb(cgroup: Path) -> float | None:
+    """What a container's memory limit leaves, GiB; None without one. File pages that can be dropped count as free."""
+    try:
+        limit, used = ((cgroup / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    held = int(used) - int(stat.get("inactive_file", 0))
+    return round(max(int(limit) - held, 0) / 2**30, 2)
+
+
+def _meminfo_gb(wanted: str) -> float | None:
     for line in _proc_lines("meminfo"):
         key, _, value = line.partition(":")
-        if key == "MemTotal":
+        if key == wanted:
             return round(int(value.split()[0]) / 2**20, 2)
     return None
 

@@ -45,17 +45,17 @@ def http_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        from httpx import HTTPError
+        from httpx import HTTPError, InvalidURL
     except ImportError:  # huggingface_hub before 1.0 uses requests, whose errors are OSErrors
         return (HfHubHTTPError, OSError)
-    return (HfHubHTTPError, OSError, HTTPError)
+    return (HfHubHTTPError, OSError, HTTPError, InvalidURL)
 
 
 def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     """The one message for what the hub answered, found at the bottom of the chain of causes."""
     from huggingface_hub import constants, errors
 
-    endpoint = _without_credentials(constants.ENDPOINT)
+    endpoint = without_credentials(constants.ENDPOINT)
     status: int | None = None
     gated = missing = offline = False
     cause: BaseException | None = error
@@ -87,14 +87,15 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     if status in _ANSWERS:
         cause_text, remedy = _ANSWERS[status]
         return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
-    reason = f"answered {status}" if status else f"cannot be reached ({_reason(error)})"
+    reason = f"answered {status}" if status else f"cannot be reached ({reason_of(error)})"
     return HubError(
         f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
         "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
     )
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """An address without the user name and password that may stand in it."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -108,7 +109,7 @@ _ANSWERS = {
 }
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The first line of the deepest cause: "Connection refused" says more than what is wrapped around it."""
     while error.__cause__ is not None:
         error = error.__cause__

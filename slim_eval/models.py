@@ -114,7 +114,7 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
         from slim_eval import demo
 
         return _local(name, "demo", demo.MODEL_DIR)
-    if _is_path(name):
+    if is_path(name):
         return _local(name, "local", Path(name).expanduser())
     with hub_errors(name, revision):
         config = _hub_config(name, revision)
@@ -321,7 +321,8 @@ def _hub_config(name: str, revision: str | None) -> Path:
     return Path(hf_hub_download(name, CONFIG_FILE, revision=revision))
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a model's name means a folder of this machine and no hub id."""
     return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
 
 

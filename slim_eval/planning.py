@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from slim_eval import checkpoints, environment, models, power, protocol, results
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
 from slim_eval.demo.defaults import adapt
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
+
+#: Modules that the interpreter which quantizes must find.
+QUANTIZING_MODULES = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,21 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     """
     quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
     if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
-        needed = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
-        _require(needed, "quantization", config.quantize_python, "--quantize-python")
-    serving = ["torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy"]
-    if config.engine.engine is EngineChoice.VLLM:
-        serving.append("vllm")
-    if Benchmark.ACCURACY in config.tasks:
-        serving.append("lm_eval")
+        _require(QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python")
+    serving = serving_modules(config.engine.engine, config.tasks)
     _require(serving, "measurement", config.serve_python, "--serve-python")
+
+
+def serving_modules(engine: EngineChoice, tasks: Collection[Benchmark]) -> tuple[str, ...]:
+    """Modules that the interpreter which measures must find."""
+    vllm = ("vllm",) if engine is EngineChoice.VLLM else ()
+    lm_eval = ("lm_eval",) if Benchmark.ACCURACY in tasks else ()
+    return ("torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy", *vllm, *lm_eval)
+
+
+def install_command(python: Path | None) -> str:
+    """The command that installs a stage's packages into its interpreter; None is this one."""
+    return INSTALL if python is None else f"{python} -m {INSTALL_GPU}"
 
 
 def _require(modules: Sequence[str], purpose: str, python: Path | None, option: str) -> None:
@@ -133,7 +143,7 @@ def _require(modules: Sequence[str], purpose: str, python: Path | None, option: 
             f"{option} {python}: is not a Python interpreter that runs: {error}", "give its path"
         ) from error
     if missing:
-        raise MissingPackageError(missing[0], purpose, INSTALL if python is None else f"{python} -m {INSTALL_GPU}")
+        raise MissingPackageError(missing[0], purpose, install_command(python))
 
 
 def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power.Gpu, ...]) -> None:

@@ -30,7 +30,7 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker
     Returns:
         Called with each finished cell and its config.
     """
-    reason = _reason_off(config)
+    reason = why_off(config)
     if reason is not None:
         if config.enabled:
             note(f"Weights & Biases logging is off: {reason}")
@@ -41,7 +41,8 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker
     return lambda cell, run: _log(cell, run, note)
 
 
-def _reason_off(config: TrackingConfig) -> str | None:
+def why_off(config: TrackingConfig) -> str | None:
+    """Why nothing would be logged, in one line; None where a run is logged. wandb is not imported."""
     if not config.enabled:
         return "--no-wandb-enabled"
     if importlib.util.find_spec("wandb") is None:
@@ -53,13 +54,13 @@ def _reason_off(config: TrackingConfig) -> str | None:
         mode not in ("offline", "dryrun")
         and config.api_key is None
         and not os.environ.get("WANDB_API_KEY")
-        and not _logged_in()
+        and not logged_in()
     ):
         return "no key: set WANDB_API_KEY, or run `wandb login`"
     return None
 
 
-def _logged_in() -> bool:
+def logged_in() -> bool:
     """Whether `wandb login` has left a key in the netrc file."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or _HOST
     for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):

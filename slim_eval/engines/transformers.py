@@ -78,6 +78,11 @@ def load(request: LoadRequest) -> TransformersEngine:
     return engine
 
 
+def kernels(*, quantized: bool) -> str:
+    """How arithmetic is done here: Transformers imitates quantized kernels in 16 bit."""
+    return "emulated" if quantized else "native"
+
+
 class TransformersEngine:
     """One model and its tokenizer; requests of a batch run in step, padded on the left."""
 
@@ -90,7 +95,7 @@ class TransformersEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
         self.device: str = model.device.type
-        self.kernels = "emulated" if quantized else "native"
+        self.kernels = kernels(quantized=quantized)
         self.load_time_s = 0.0
         self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
         self._model: Any = model

@@ -82,7 +82,7 @@ def platform() -> VllmPlatform:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise EngineError(f"vLLM is installed but cannot be imported ({error})", "install it again") from error
     if current_platform.is_cpu():
-        return VllmPlatform("cpu", has_avx512=_has_avx512())
+        return VllmPlatform("cpu", has_avx512=has_avx512())
     if current_platform.is_cuda():
         capability = current_platform.get_device_capability()
         return VllmPlatform("cuda", None if capability is None else (capability.major, capability.minor))
@@ -355,7 +355,8 @@ def _command(process: Any) -> list[str]:
     return command
 
 
-def _has_avx512() -> bool:
+def has_avx512() -> bool:
+    """Whether this CPU has AVX-512; False also where that cannot be read."""
     try:
         return " avx512f " in f"{Path('/proc/cpuinfo').read_text(encoding='utf-8')} ".replace("\n", " ")
     except OSError:

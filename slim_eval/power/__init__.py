@@ -15,6 +15,7 @@ from slim_eval.power.conditions import Conditions, DeviceState
 from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, memory_bandwidth_gb_s, process_tree, resolve_gpus
 from slim_eval.power.meter import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules
 from slim_eval.power.nvml import NvmlMeter, why_not
+from slim_eval.power.survey import GpuSurvey, survey
 
 __all__ = [
     "SETTLE_S",
@@ -23,6 +24,7 @@ __all__ = [
     "DeviceState",
     "EnergyReading",
     "Gpu",
+    "GpuSurvey",
     "Meter",
     "NoMeter",
     "NvmlMeter",
@@ -34,6 +36,7 @@ __all__ = [
     "open_meter",
     "process_tree",
     "resolve_gpus",
+    "survey",
 ]
 
 

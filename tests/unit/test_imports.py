@@ -28,7 +28,7 @@ LAYERS = [
     {"workers", "tracking", "console", "worker"},
     {"planning"},
     {"evaluator"},
-    {"noise"},
+    {"noise", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -13,12 +13,14 @@
  *   sm_clock, memory_clock, throttled_sm_clock   MHz; 0: not supported. The last one while throttled, where given
  *   temperature, heating             degrees Celsius at t = 0 (0: not supported), and degrees a second
  *   bus_width       bits of the memory bus; 0: not supported
+ *   capability=MAJOR.MINOR           CUDA compute capability; none: not supported
  *   pids=PID:BYTES;...               PID may be `self` for the process that loaded the library
  *   visitor=FILE    process 1 computes too while this file exists
  *   fail_after=N    the Nth and later readings of power fail with GPU_IS_LOST
  *   lost_file=FILE  readings of power and energy fail with GPU_IS_LOST while this file exists
  * STANDIN_NVML_ORIGIN is t = 0 on CLOCK_MONOTONIC, which is Python's time.perf_counter() on Linux.
  * STANDIN_NVML_INIT is the code that nvmlInit returns.
+ * STANDIN_NVML_CUDA is the newest CUDA of the driver, 1000 major + 10 minor; where it is not set: not supported.
  */
 #include <math.h>
 #include <stdio.h>
@@ -35,7 +37,7 @@ enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOS
 typedef struct { unsigned pid; unsigned long long bytes; } Process;
 
 typedef struct {
-  char uuid[96], name[96], trace[16], file[512], visitor[512], throttle_file[512], lost_file[512], counter[16], power[16];
+  char uuid[96], name[96], trace[16], file[512], visitor[512], throttle_file[512], lost_file[512], counter[16], power[16], capability[16];
   double a, b, period, scale, average, temperature, heating;
   unsigned long long memory, used, throttle, sm_clock, memory_clock, throttled_sm_clock, bus_width;
   long fail_after, readings;
@@ -74,7 +76,7 @@ static void parse_setting(Gpu *gpu, const char *key, char *value) {
 #define REAL(field) if (!strcmp(key, #field)) gpu->field = strtod(value, NULL)
 #define WHOLE(field) if (!strcmp(key, #field)) gpu->field = strtoull(value, NULL, 0)
   TEXT(uuid); TEXT(name); TEXT(trace); TEXT(file); TEXT(visitor); TEXT(throttle_file); TEXT(lost_file);
-  TEXT(counter); TEXT(power);
+  TEXT(counter); TEXT(power); TEXT(capability);
   REAL(a); REAL(b); REAL(period); REAL(scale); REAL(average); REAL(temperature); REAL(heating);
   WHOLE(memory); WHOLE(used); WHOLE(throttle); WHOLE(fail_after);
   WHOLE(sm_clock); WHOLE(memory_clock); WHOLE(throttled_sm_clock); WHOLE(bus_width);
@@ -85,6 +87,7 @@ static void parse_gpu(Gpu *gpu, char *text) {
   memset(gpu, 0, sizeof *gpu);
   copy(gpu->counter, sizeof gpu->counter, "exact");
   copy(gpu->power, sizeof gpu->power, "exact");
+  copy(gpu->capability, sizeof gpu->capability, "8.0");
   gpu->sm_clock = 1410;
   gpu->memory_clock = 1215;
   gpu->bus_width = 5120;
@@ -161,6 +164,18 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void) { return depth > 0 ? (depth--, OK) : 1; }
 const char *nvmlErrorString(int code) { return code == LOST ? "GPU is lost" : "Stand-in error"; }
 int nvmlSystemGetDriverVersion(char *text, unsigned size) { copy(text, size, "999.99.99"); return OK; }
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+  const char *text = getenv("STANDIN_NVML_CUDA");
+  if (!text) return NOT_SUPPORTED;
+  *version = atoi(text);
+  return OK;
+}
+
+int nvmlDeviceGetCudaComputeCapability(Gpu *gpu, int *major, int *minor) {
+  return sscanf(gpu->capability, "%d.%d", major, minor) == 2 ? OK : NOT_SUPPORTED;
+}
+
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = count; return OK; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Gpu **gpu) {

@@ -1,0 +1,156 @@
+"""The machine: CPU, memory, disk, GPUs with their driver and meter, and whether torch's CUDA runs on that driver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from slim_eval import environment, power, results
+from slim_eval.doctor.facts import Facts
+from slim_eval.doctor.findings import Finding, State
+from slim_eval.doctor.interpreters import Interpreter
+from slim_eval.doctor.reach import hub_settings, needs_hub
+from slim_eval.engines.vllm import has_avx512
+from slim_eval.errors import UsageError
+from slim_eval.utils import GIB
+
+_LOW_RAM_GB = 4.0  # an engine takes about 2 GiB before it has loaded anything
+_LOW_OUTPUT_GB = 1.0  # samples of many cells
+_LOW_MODEL_GB = 10.0  # the 16-bit weights of a model with 3 * 10**9 parameters are 6 GiB
+_FULL_GB = 0.05  # not even records fit
+_MIB_PER_GIB = 1024
+
+
+def check_machine(facts: Facts) -> Iterator[Finding]:
+    """CPU, memory and disk."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    avx512 = "AVX-512" if has_avx512() else "no AVX-512"
+    yield Finding("CPU", State.OK, f"{environment.cpu_name() or 'name not known'}, {cores} cores, {avx512}")
+    yield memory(environment.free_ram_gb(), environment.ram_gb())
+    yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")
+    yield disk("quantized models", facts.config.quantized_models_dir, _LOW_MODEL_GB, "--quantized-models-dir")
+    constants = hub_settings()
+    if isinstance(constants, ValueError):
+        return  # told where the hub is looked at
+    downloads = needs_hub(facts.config) and not constants.HF_HUB_OFFLINE
+    cache = disk("hub cache", Path(constants.HF_HUB_CACHE), _LOW_MODEL_GB, "HF_HUB_CACHE")
+    yield cache if downloads or cache.state is State.OK else replace(cache, state=State.WARNING)
+
+
+def memory(free_gb: float | None, total_gb: float | None) -> Finding:
+    """Free memory of the machine, or of its container."""
+    if free_gb is None or total_gb is None:
+        return Finding("memory", State.WARNING, "the system does not tell how much is free")
+    text = f"{free_gb:.1f} GiB free of {total_gb:.1f} GiB"
+    if free_gb < _LOW_RAM_GB:
+        return Finding("memory", State.WARNING, f"{text}: larger models do not load", "end other programs")
+    return Finding("memory", State.OK, text)
+
+
+def disk(name: str, folder: Path, low_gb: float, option: str) -> Finding:
+    """Whether a folder, which need not exist yet, can be written, and how much fits in it."""
+    try:
+        results.require_writable(folder, option)
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        free_gb = shutil.disk_usage(existing).free / GIB
+    except UsageError as error:
+        return Finding(name, State.PROBLEM, error.cause, f"{error.remedy} with {option}")
+    except OSError as error:  # a folder above it may not even be looked into
+        return Finding(name, State.PROBLEM, f"{folder}: {error.strerror}", f"name a folder of your own with {option}")
+    return space(name, folder, free_gb, low_gb, option)
+
+
+def space(name: str, folder: Path, free_gb: float, low_gb: float, option: str) -> Finding:
+    """What the free space of a folder means."""
+    text = f"{free_gb:.1f} GiB free at {folder}"
+    remedy = f"make room, or name a folder on another disk with {option}"
+    if free_gb < _FULL_GB:
+        return Finding(name, State.PROBLEM, f"{text}: nothing more fits", remedy)
+    if free_gb < low_gb:
+        return Finding(name, State.WARNING, f"{text}, less than {low_gb:.0f}", remedy)
+    return Finding(name, State.OK, text)
+
+
+def check_gpus(facts: Facts) -> Iterator[Finding]:
+    """Every GPU with its meter, the driver, and torch's CUDA against it."""
+    if facts.gpu_error is not None:
+        yield Finding("NVML", State.PROBLEM, facts.gpu_error.cause, facts.gpu_error.remedy)
+    elif not facts.gpus:
+        text = "no GPU, or no driver: models run on the CPU, and energy is an estimate"
+        yield Finding(
+            "NVML", State.WARNING, text, "where there is a GPU, install its driver: nvidia-smi has to list it"
+        )
+    elif facts.computing is None:
+        text = "CUDA_VISIBLE_DEVICES hides every GPU: models run on the CPU"
+        yield Finding("NVML", State.WARNING, text, "unset CUDA_VISIBLE_DEVICES")
+    for found in facts.gpus:
+        yield _gpu(found)
+        yield _meter(found)
+    if facts.gpus:
+        yield _driver(facts.gpus[0])
+        yield from _torch_cuda(facts)
+
+
+def _gpu(found: power.GpuSurvey) -> Finding:
+    gpu, capability = found.gpu, found.compute_capability
+    total, free = gpu.memory_total_mb, found.memory_free_mb
+    parts = [gpu.name]
+    if total is not None and free is not None:
+        parts.append(f"{free / _MIB_PER_GIB:.1f} GiB free of {total / _MIB_PER_GIB:.1f} GiB")
+    else:
+        parts.append("memory not known")
+    parts.append(f"compute capability {_dotted(capability) if capability else 'not known'}")
+    return Finding(f"GPU {gpu.index}", State.OK, ", ".join(parts))
+
+
+def _meter(found: power.GpuSurvey) -> Finding:
+    name = f"GPU {found.gpu.index} energy"
+    if found.has_counter:
+        return Finding(name, State.OK, "NVML's energy counter")
+    if found.has_power:
+        return Finding(name, State.WARNING, "NVML has no energy counter: joules are the integral of power samples")
+    remedy = "--energy-source codecarbon estimates it"
+    return Finding(name, State.WARNING, "NVML tells neither power nor energy: no joules", remedy)
+
+
+def _driver(found: power.GpuSurvey) -> Finding:
+    cuda = f"CUDA up to {_dotted(found.driver_cuda)}" if found.driver_cuda else "its CUDA is not known"
+    return Finding("driver", State.OK, f"{found.gpu.driver}, {cuda}")
+
+
+def _torch_cuda(facts: Facts) -> Iterator[Finding]:
+    """One finding for each stage that has a torch; one for both where they share an interpreter."""
+    stages: dict[str, Interpreter] = {}
+    if facts.config.quantizes and isinstance(facts.quantizing, Interpreter):
+        stages["quantization"] = facts.quantizing
+    if isinstance(facts.serving, Interpreter):
+        shared = stages.get("quantization") == facts.serving
+        stages = {"": facts.serving} if shared or not stages else {**stages, "measurement": facts.serving}
+    for stage, interpreter in stages.items():
+        if "torch" in interpreter.modules:
+            name = f"CUDA of torch ({stage})" if stage else "CUDA of torch"
+            yield cuda_of_torch(name, interpreter.torch_cuda, facts.gpus[0].driver_cuda)
+
+
+def cuda_of_torch(name: str, torch_cuda: str | None, driver_cuda: tuple[int, int] | None) -> Finding:
+    """Whether a torch built with some CUDA runs on the driver: NVIDIA promises it within one major version."""
+    if torch_cuda is None:
+        text = "torch was built without CUDA: it does not use the GPU"
+        return Finding(name, State.WARNING, text, "install torch as https://pytorch.org/get-started/locally says")
+    if driver_cuda is None:
+        return Finding(name, State.OK, torch_cuda)
+    own = tuple(int(part) for part in torch_cuda.split(".")[:2])
+    text = f"{torch_cuda}, the driver's is {_dotted(driver_cuda)}"
+    remedy = f"update the GPU driver to one for CUDA {torch_cuda}, or install a torch built for an older CUDA"
+    if own[0] > driver_cuda[0]:
+        return Finding(name, State.PROBLEM, f"{text}: torch does not start on it", remedy)
+    if own > driver_cuda:
+        return Finding(name, State.WARNING, f"{text}: kernels that are compiled at run time may not load", remedy)
+    return Finding(name, State.OK, text)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

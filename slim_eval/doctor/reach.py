@@ -1,0 +1,157 @@
+"""What a run reaches over the network: the model hub and Weights & Biases. Of a token or key only whether it is there.
+
+The hub is asked one short question. No text of the answer is shown, and no error in which a header could stand.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from slim_eval import environment, hub, models, tracking
+from slim_eval._version import __version__
+from slim_eval.config import Benchmark, DoctorConfig, TrackingConfig
+from slim_eval.doctor.facts import Facts
+from slim_eval.doctor.findings import Finding, State
+
+_TIMEOUT_S = 3.0  # of each step: to connect, to send, to hear something
+_DEADLINE_S = 5.0  # of everything, looking up the name included, which knows no timeout
+_ELSEWHERE = "check the connection, proxy and HF_ENDPOINT; with everything downloaded already: export HF_HUB_OFFLINE=1"
+_NEW_TOKEN = "make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
+
+
+def check_hub(facts: Facts) -> Iterator[Finding]:
+    """Whether the hub answers, and accepts the token that is there."""
+    needed = needs_hub(facts.config)
+    constants = hub_settings()
+    if isinstance(constants, ValueError):
+        text = f"huggingface_hub does not take the variables that begin with HF_: {constants}"
+        yield _hub(State.PROBLEM, text, "mend or unset them; see: env | grep ^HF_")
+        return
+    from huggingface_hub import get_token
+
+    token = get_token()
+    usable = token is None or (token.isascii() and token.isprintable() and " " not in token)
+    endpoint = hub.without_credentials(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE:
+        text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
+        yield _hub(State.WARNING if needed else State.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
+    elif not usable:
+        yield _hub(State.WARNING, f"{endpoint} was not asked: the token cannot be sent", "mend the token first")
+    else:
+        # A user name in the address takes the token's place in what is sent.
+        sent = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or endpoint != constants.ENDPOINT else token
+        yield _reached(constants.ENDPOINT, sent, State.PROBLEM if needed else State.WARNING)
+    yield _token(token, endpoint, usable=usable, needed=needed)
+
+
+def hub_settings() -> Any:
+    """The module `huggingface_hub.constants`; or the ValueError of a variable that keeps it from being imported."""
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        return error
+    return constants
+
+
+def needs_hub(config: DoctorConfig) -> bool:
+    """Whether what would be run takes anything from the hub: a model, the data of a task, calibration texts."""
+    own = [name for name in config.models if name != models.DEMO]
+    if any(not models.is_path(name) for name in own) or not config.models:
+        return True
+    return bool(own) and (config.quantizes or Benchmark.ACCURACY in config.tasks)
+
+
+def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> Finding:
+    name = "hub token"
+    if token is None:
+        remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
+        return Finding(name, State.WARNING if needed else State.OK, "none", remedy if needed else None)
+    if not usable:
+        text = "present, but it holds characters that no token has"
+        return Finding(name, State.PROBLEM if needed else State.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint))
+    named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+    return Finding(name, State.OK, f"present ({named or 'stored by `hf auth login`'})")
+
+
+def _reached(address: str, token: str | None, bad: State) -> Finding:
+    """Ask the hub; `bad` is how it bears on a run if there is no good answer."""
+    endpoint = hub.without_credentials(address)
+    if not _is_address(address):
+        return _hub(bad, f"HF_ENDPOINT={endpoint} is no address", "write it as https://huggingface.co, or unset it")
+    from huggingface_hub import get_session  # what it imports is not the hub's time
+
+    answer = _within(_DEADLINE_S, lambda: _ask(get_session, address, token))
+    if isinstance(answer, str):
+        return _hub(bad, f"{endpoint} cannot be reached ({answer})", _ELSEWHERE)
+    return _answered(answer, endpoint, bad, with_token=token is not None)
+
+
+def _answered(status: int, endpoint: str, bad: State, *, with_token: bool) -> Finding:
+    if status == HTTPStatus.UNAUTHORIZED and with_token:
+        return _hub(bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint))
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return _hub(bad, f"{endpoint} refuses access ({status})", "export HF_TOKEN with a token that it accepts")
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _hub(State.WARNING, f"{endpoint} limits the rate of requests (429)", "wait some minutes")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _hub(bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE)
+    if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and knows no accounts
+        return _hub(State.OK, f"{endpoint} answers (the token was not checked: {status})")
+    return _hub(State.OK, f"{endpoint} answers{' and accepts the token' if with_token else ''}")
+
+
+def _hub(state: State, text: str, remedy: str | None = None) -> Finding:
+    return Finding("hub", state, text, remedy)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
+
+
+def _ask(session: Callable[[], Any], address: str, token: str | None) -> int | str:
+    """Status of the hub's answer; or in one line why there is none."""
+    # Not `build_hf_headers`: it may ask the hub a question of its own and write a file.
+    headers = {"user-agent": f"slim-eval/{__version__}"}
+    url = f"{address}/api/models?limit=1"
+    if token is not None:
+        url, headers["authorization"] = f"{address}/api/whoami-v2", f"Bearer {token}"
+    try:
+        answer = session().get(url, headers=headers, timeout=_TIMEOUT_S)
+    except (ImportError, ValueError) as error:  # a proxy that is no address, or is of a kind that needs a package
+        return f"its proxy cannot be used: {type(error).__name__}"
+    except hub.http_errors() as error:
+        return hub.reason_of(error)
+    return int(answer.status_code)
+
+
+def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
+    """What a call returns, if it does so in time; else it is left behind."""
+    answers: list[int | str] = []
+    thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else f"no answer within {seconds:.0f} s"
+
+
+def check_wandb(facts: Facts) -> Iterator[Finding]:
+    """Whether a run would be logged to Weights & Biases; it goes on without."""
+    version = environment.versions(["wandb"]).get("wandb")
+    if version is not None:
+        yield Finding("wandb", State.OK, version)
+    why = tracking.why_off(TrackingConfig())
+    if why is None:
+        mode = os.environ.get("WANDB_MODE", "online").lower()
+        yield Finding("logging", State.OK, "on, key present" if mode == "online" else f"on, WANDB_MODE={mode}")
+    else:
+        cause, _, command = why.partition(": ")
+        remedy = command or "unset WANDB_MODE"
+        yield Finding("logging", State.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to do without)")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly
 
 
 class Interpreter(BaseModel):

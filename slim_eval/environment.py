@@ -34,7 +34,7 @@ def collect(gpus: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "ram_gb": _ram_gb(),
         "gpus": list(gpus),
@@ -94,7 +94,8 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _cpu_name() -> str | None:
+def cpu_name() -> str | None:
+    """Model name of the CPU; None where it does not say."""
     for line in _proc_lines("cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() == "model name":

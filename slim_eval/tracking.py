@@ -77,9 +77,7 @@ def payload(cell: Cell, config: RunConfig) -> tuple[dict[str, Any], dict[str, fl
 
     Keys and tokens are in neither. Missing metrics are left out.
     """
-    heads = [
-        record.model_dump(mode="json", include=set(_HEAD) - _NOT_LOGGED) for record in cell.records
-    ]
+    heads = [record.model_dump(mode="json", include=set(_HEAD) - _NOT_LOGGED) for record in cell.records]
     settings = config.model_dump(
         mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python", "force", "dry_run"}
     )

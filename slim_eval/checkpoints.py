@@ -173,16 +173,11 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
     Local data is known by its content, not by its path.
     """
-    source, config = request.source, request.config
+    config = request.config
     path = local_path(config.calibration_dataset)
     local = content_hash(path) if path else None
-    identity = (
-        {"revision": source.revision}
-        if source.kind == "hub"
-        else {"weights": f"sha256:{fingerprint(source.path or source.config_dir)}"}
-    )
     return {
-        **identity,
+        **identity(request.source),
         "scheme": RECIPES[request.precision].scheme,
         "ignore": list(RECIPES[request.precision].ignore),
         "calibration_dataset": f"sha256:{local}" if local else config.calibration_dataset,
@@ -191,6 +186,20 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
         "max_sequence_length": config.max_sequence_length,
         "seed": request.seed,
     }
+
+
+def identity(source: ModelSource) -> dict[str, Any]:
+    """Which model it is, wherever it lies: its commit on the hub, else a hash of configuration and weights."""
+    if source.kind == "hub":
+        return {"revision": source.revision}
+    return {"weights": f"sha256:{fingerprint(source.path or source.config_dir)}"}
+
+
+def foreign(request: QuantizeRequest) -> Path | None:
+    """The folder of a checkpoint that was made elsewhere and that `cached` would take; None where there is none."""
+    folder = checkpoint_directory(request)
+    made_elsewhere = (folder / CONFIG_FILE).is_file() and not (folder / RECORD_FILE).exists()
+    return folder if made_elsewhere and not request.config.requantize else None
 
 
 def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:

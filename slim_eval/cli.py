@@ -225,7 +225,8 @@ def _program(
 def run(config: RunConfig) -> None:
     """Quantize and measure models: latency, memory, energy and accuracy of every precision.
 
-    Results are written below --output-dir the moment each benchmark ends. Lists are taken space-separated in quotes,
+    Results are written below --output-dir the moment each benchmark ends. The same command again does only what is
+    missing. Lists are taken space-separated in quotes,
     comma-separated, or as a repeated option.
     """
     from slim_eval.evaluator import evaluate
@@ -302,6 +303,9 @@ def demo(
         "analysis_results/demo-run"
     ),
     engine: Annotated[EngineChoice, typer.Option(help="Which engine serves the model.")] = EngineChoice.TRANSFORMERS,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure everything again and replace earlier results.")
+    ] = False,
 ) -> None:
     """The whole job on the embedded model: fp16, int8 and int4, all benchmarks, then the analysis. A few minutes."""
     from slim_eval.analysis import analyze as analyze_results
@@ -309,7 +313,7 @@ def demo(
     from slim_eval.demo.defaults import demo_config
     from slim_eval.evaluator import evaluate
 
-    report = evaluate(demo_config(output_dir, quantized_models_dir, engine))
+    report = evaluate(demo_config(output_dir, quantized_models_dir, engine, force=force))
     if report.cells:
         analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
         show_analysis(analysis, table=False)  # the run has just shown it

@@ -252,6 +252,8 @@ class RunConfig(Config):
     serve_python: Path | None = setting(
         None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
+    force: bool = setting(False, "Measure everything again and replace earlier results.")
+    dry_run: bool = setting(False, "Show what would be done, with time and memory where known, and do nothing.")
     performance: PerformanceConfig = PerformanceConfig()
     energy: EnergyConfig = EnergyConfig()
     accuracy: AccuracyConfig = AccuracyConfig()

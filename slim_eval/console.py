@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     from slim_eval.importers import ImportReport
     from slim_eval.records import NoiseRecord
 
+#: No stage is reused.
+NONE_REUSED: Mapping[Path, Sequence[str]] = MappingProxyType({})
+
 _PLAIN_EVERY_S = 15.0
+_NOTHING = "nothing to do"
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,10 @@ class Display(Protocol):
         """Show a line."""
         ...
 
-    def close(self, cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
-        """Show the closing table, and what failed."""
+    def close(
+        self, cells: Sequence[Cell], failures: Sequence[Failure], reused: Mapping[Path, Sequence[str]] = NONE_REUSED
+    ) -> None:
+        """Show the closing table, and what failed; `reused` names stages of earlier runs, by the cell's folder."""
         ...
 
 
@@ -106,7 +112,7 @@ class PlainDisplay:
     def cell(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
         """Begin a cell."""
         self._head = f"[{number}/{total}] {name}"
-        self._line(f"{self._head}: {', '.join(stages)}")
+        self._line(f"{self._head}: {', '.join(stages) or _NOTHING}")
 
     def handle(self, event: Any) -> None:
         """Print a line for an event."""
@@ -129,9 +135,11 @@ class PlainDisplay:
         """Print a line."""
         self._line(f"note: {text}")
 
-    def close(self, cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
+    def close(
+        self, cells: Sequence[Cell], failures: Sequence[Failure], reused: Mapping[Path, Sequence[str]] = NONE_REUSED
+    ) -> None:
         """Print the closing table, and what failed."""
-        show_cells(cells, failures)
+        show_cells(cells, failures, reused)
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
@@ -173,7 +181,7 @@ class LiveDisplay:
         if self._overall is None:
             self._overall = self._progress.add_task(description, total=total, unit="cells")
         self._progress.update(self._overall, completed=number - 1, description=description)
-        self._progress.console.print(f"[bold]{escape(name)}[/] ({number} of {total}): {', '.join(stages)}")
+        self._progress.console.print(f"[bold]{escape(name)}[/] ({number} of {total}): {', '.join(stages) or _NOTHING}")
 
     def handle(self, event: Any) -> None:
         """Bring the bars up to date."""
@@ -198,10 +206,12 @@ class LiveDisplay:
         """Show a line above the bars."""
         self._progress.console.print(f"  [dim]{escape(text)}[/]", soft_wrap=True)
 
-    def close(self, cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
+    def close(
+        self, cells: Sequence[Cell], failures: Sequence[Failure], reused: Mapping[Path, Sequence[str]] = NONE_REUSED
+    ) -> None:
         """Take the bars away and show the closing table, and what failed."""
         self._progress.stop()
-        show_cells(cells, failures)
+        show_cells(cells, failures, reused)
 
     def _clear_stage(self) -> None:
         if self._stage is not None:
@@ -231,22 +241,33 @@ def _took(since: float | None, clock: float) -> str:
     return "already there" if since is None else f"done in {clock - since:.1f} s"
 
 
-def show_cells(cells: Sequence[Cell], failures: Sequence[Failure]) -> None:
-    """The closing table on stdout, one row a cell; failures on stderr."""
+def show_cells(
+    cells: Sequence[Cell], failures: Sequence[Failure], reused: Mapping[Path, Sequence[str]] = NONE_REUSED
+) -> None:
+    """The closing table on stdout, one row a cell, with what earlier runs measured; failures on stderr."""
     if cells:
         from slim_eval.analysis.terminal import comparison_table
         from slim_eval.rows import rows_of
 
         out = Console(highlight=False)
-        out.print(comparison_table(rows_of(cells)))
+        out.print(comparison_table(rows_of(cells), reused=[_reused(cell, reused) for cell in cells]))
         for cell in cells:
             out.print(f"results: {cell.directory}", markup=False, soft_wrap=True)
+        count, total = sum(map(len, reused.values())), sum(len(cell.records) for cell in cells)
+        if count:
+            out.print(f"reused {count} of {total} stages; --force measures them again", markup=False, soft_wrap=True)
     if failures:
         errors = Console(stderr=True, highlight=False)
         table = Table("cell", "stage", "cause", "remedy", title="Failed", title_style="bold red", show_lines=True)
         for failure in failures:
             table.add_row(*map(escape, (failure.cell, failure.stage, failure.cause, failure.remedy)))
         errors.print(table)
+
+
+def _reused(cell: Cell, reused: Mapping[Path, Sequence[str]]) -> str:
+    """Which of a cell's numbers an earlier run measured."""
+    stages = reused.get(cell.directory, ())
+    return "all" if stages and len(stages) == len(cell.records) else ", ".join(stages)
 
 
 def show_advice(advice: Advice, *, as_json: bool = False) -> None:

@@ -9,6 +9,7 @@
     ├── BenchmarkError            exit 1   a benchmark could not make a number
     ├── NothingFitsError          exit 1   no configuration does all that was asked for
     ├── ResultFileError           exit 1   a result file that cannot be read
+    │   └── NewerResultError      exit 1   it was written by a newer slim-eval
     ├── NotReadyError             exit 1   `slim-eval doctor` found what stands in the way of a run
     ├── RunFailedError            exit 1   the run ended, but some of its stages failed
     ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
@@ -85,6 +86,10 @@ class NothingFitsError(SlimEvalError):
 
 class ResultFileError(SlimEvalError):
     """A result file is truncated, is not JSON, or is not of a known schema."""
+
+
+class NewerResultError(ResultFileError):
+    """A result file of a newer schema: sound, and not to be overwritten for not being understood."""
 
 
 class NotReadyError(SlimEvalError):

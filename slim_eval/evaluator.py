@@ -13,11 +13,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slim_eval import checkpoints, environment, models, power, protocol, records, results, tracking, workers
+from slim_eval import (
+    checkpoints,
+    environment,
+    forecast,
+    forecast_text,
+    models,
+    power,
+    protocol,
+    records,
+    results,
+    resuming,
+    tracking,
+    workers,
+)
 from slim_eval.config import Benchmark, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Display, Failure, open_display
 from slim_eval.errors import HubError, RunFailedError, SlimEvalError, UsageError
-from slim_eval.planning import PlannedCell, foresight, plan, visible_devices
+from slim_eval.fingerprints import Settings
+from slim_eval.planning import PlannedCell, check, foresight, lay_out, visible_devices
 
 
 @dataclass
@@ -25,13 +39,16 @@ class RunReport:
     """What a run left behind.
 
     Attributes:
-        cells: What this run measured; records that an earlier one left in the same folders are not in it.
+        cells: What this run was asked for, measured now or by an earlier run; other records that stand in the same
+            folders are not in it.
+        reused: Folder of a cell -> its stages that an earlier run had done.
         failures: The stages that failed; empty where all went well.
         output_dir: Where the results are.
     """
 
     output_dir: Path
     cells: tuple[results.Cell, ...] = ()
+    reused: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     def raise_for_failures(self) -> None:
@@ -44,30 +61,41 @@ class RunReport:
             count = len(self.failures)
             raise RunFailedError(
                 f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and is kept",
-                "see the table above; each log tells more. The same command measures again",
+                "see the table above; each log tells more. The same command does only what is missing",
             )
 
 
 def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
-    """Quantize and measure every (model, precision).
+    """Quantize and measure every (model, precision), but for what an earlier run with the same settings has done.
 
     Args:
         config: What to run.
         display: Where progress is shown; the terminal by default.
 
     Raises:
-        UsageError: The config asks for something that cannot be; nothing was started.
+        UsageError: The config asks for something that cannot be, or earlier results were made with other settings;
+            nothing was started.
         HubError: A model does not exist, is gated, or the hub cannot be reached; nothing was started.
         MissingPackageError: A stage's interpreter lacks a package; nothing was started.
     """
-    cells, gpus = plan(config)
+    cells, gpus = lay_out(config)
+    cells = resuming.survey(cells, gpus, force=config.force)
+    if config.dry_run:
+        return preview(config, cells, gpus)
+    resuming.refuse_other_engines(cells, check(config, cells, gpus))
     return execute(config, cells, gpus, display)
+
+
+def preview(config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...]) -> RunReport:
+    """Show what a run would do; nothing is started or written."""
+    forecast_text.show(forecast.forecast(config, cells, gpus))
+    return RunReport(config.output_dir)
 
 
 def execute(
     config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...], display: Display | None = None
 ) -> RunReport:
-    """Quantize and measure the cells of a plan, one after the other; as `evaluate`, which plans first."""
+    """Quantize and measure what is to do in the cells of a plan, one after the other; `evaluate` plans first."""
     report = RunReport(config.output_dir)
     with display or open_display() as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
@@ -75,15 +103,26 @@ def execute(
             shown.note(text)
         for number, cell in enumerate(cells, start=1):
             shown.cell(number, len(cells), cell.name, cell.stages)
+            _tell_reused(cell, shown)
             run = _CellRun(cell, gpus, shown, report.failures)
             run.execute()
-            measured = results.read_cell(cell.directory, run.finished)
+            measured = results.read_cell(cell.directory, run.finished | cell.reused)
             if measured is not None:
                 report.cells += (measured,)
-                logger(measured, cell.config)
+                report.reused[cell.directory] = tuple(name for name in cell.records if name in cell.reused)
+                if run.finished:
+                    logger(measured, cell.config)
                 _pair(cell)
-        shown.close(report.cells, report.failures)
+        shown.close(report.cells, report.failures, report.reused)
     return report
+
+
+def _tell_reused(cell: PlannedCell, display: Display) -> None:
+    """Say which records stand, and why others are measured again."""
+    if cell.reused:
+        display.note(f"reused: {', '.join(name for name in cell.records if name in cell.reused)}")
+    for stage, reason in cell.again.items():
+        display.note(f"{stage} is measured again: {reason}")
 
 
 def _pair(cell: PlannedCell) -> None:
@@ -114,20 +153,23 @@ class _CellRun:
         self._failures = failures
         self._log = cell.directory / results.RUN_LOG
         self._notes: list[str] = []
+        self._settings: dict[str, Settings] = {}
         self._done: set[str] = set()
         self.finished: set[str] = set()
 
     def execute(self) -> None:
-        """Fetch, quantize and measure; what fails is recorded and leaves the rest standing."""
+        """Fetch, quantize and measure what is to do; what fails is recorded and leaves the rest standing."""
+        if not self._cell.todo:
+            return
         self._cell.directory.mkdir(parents=True, exist_ok=True)
         try:
             source = self._fetched()
             checkpoint = self._checkpoint(source)
         except (HubError, UsageError) as error:
-            self._fail("download", error.cause, error.remedy, self._cell.records)
+            self._fail("download", error.cause, error.remedy, self._cell.todo)
             return
         if checkpoint is not None:
-            self._measure(source, checkpoint, self._cell.records)
+            self._measure(source, checkpoint, self._cell.todo)
 
     def _fetched(self) -> models.ModelSource:
         if self._cell.source.path is not None:
@@ -146,7 +188,7 @@ class _CellRun:
         try:
             cached = checkpoints.cached(request)
         except SlimEvalError as error:
-            self._fail("quantize", error.cause, error.remedy, self._cell.records)
+            self._fail("quantize", error.cause, error.remedy, self._cell.todo)
             return None
         if cached is not None:
             self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
@@ -158,7 +200,7 @@ class _CellRun:
             if isinstance(event, protocol.Finished) and event.path is not None:
                 made.append(event.path)
             if isinstance(event, protocol.Failed):
-                self._fail("quantize", event.cause, event.remedy, self._cell.records)
+                self._fail("quantize", event.cause, event.remedy, self._cell.todo)
             else:
                 self._display.handle(event)
 
@@ -168,7 +210,7 @@ class _CellRun:
         if made:
             return made[0]
         if outcome.died:
-            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", self._cell.records)
+            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", self._cell.todo)
         return None
 
     def _measure(self, source: models.ModelSource, checkpoint: Path, remaining: list[str]) -> None:
@@ -190,6 +232,8 @@ class _CellRun:
 
     def _measure_job(self, source: models.ModelSource, checkpoint: Path, stages: list[str]) -> protocol.MeasureJob:
         config, precision = self._cell.config, self._cell.precision
+        if not self._settings:  # read once the checkpoint is there: it may be one that was made elsewhere
+            self._settings = self._cell.settings(self._gpus)
         assert source.path is not None
         return protocol.MeasureJob(
             model=source.name,
@@ -208,6 +252,7 @@ class _CellRun:
             gpus=tuple(gpu.uuid for gpu in self._gpus),
             config=config.model_copy(update={"tracking": TrackingConfig()}),
             notes=tuple(self._notes),
+            settings={stage: self._settings[stage] for stage in stages},
         )  # fmt: skip
 
     def _listen(self, stages: list[str], event: Any) -> None:

@@ -27,8 +27,8 @@ DEMO = "demo"
 CONFIG_FILE = "config.json"
 _INDEX_FILE = "model.safetensors.index.json"
 
-# What a checkpoint needs. Weights in sub-folders and `consolidated*` are second copies in other layouts.
-_WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
+#: What a checkpoint needs. Weights in sub-folders and `consolidated*` are second copies in other layouts.
+WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
 _UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
 
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
@@ -36,6 +36,10 @@ _SAMPLE_BLOCKS = 64
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _FLOAT_PREFIXES = ("F", "BF")
 _DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16"}
+
+
+#: Tensor name -> (dtype as safetensors names it, shape).
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class _Frozen(BaseModel):
@@ -71,6 +75,9 @@ class ConfigFacts(_Frozen):
         max_position_embeddings: Context window in tokens; None where it is not stated.
         tied_embeddings: Whether it says that input and output embeddings are one tensor.
         quantization: Format of an already quantized checkpoint, e.g. ``awq``; None for a plain one.
+        attention_layers: Layers that keep keys and values; as the two below None where that is not stated.
+        kv_heads: Key-value heads a layer.
+        head_size: Elements a head.
     """
 
     architecture: str | None
@@ -80,6 +87,9 @@ class ConfigFacts(_Frozen):
     max_position_embeddings: int | None
     tied_embeddings: bool
     quantization: str | None
+    attention_layers: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -142,7 +152,7 @@ def fetch(source: ModelSource) -> ModelSource:
         folder = snapshot_download(
             source.name,
             revision=source.revision,
-            allow_patterns=list(_WANTED),
+            allow_patterns=list(WANTED),
             ignore_patterns=list(_UNWANTED),
             tqdm_class=_silent_tqdm(),
         )
@@ -183,7 +193,28 @@ def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
         max_position_embeddings=_first((text, config), _MAX_POSITION_KEYS),
         tied_embeddings=bool(_first((config, text), ("tie_word_embeddings",))),
         quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
+        **_attention({**config, **text}),
     )
+
+
+def _attention(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of the KV cache; nothing for a model that compresses keys and values, as DeepSeek's do."""
+    if config.get("kv_lora_rank") is not None:
+        return {}
+    kinds = config.get("layer_types")
+    attentive = [kind for kind in kinds or () if "attention" in str(kind) and "linear" not in str(kind)]
+    heads, width = _count_of(config, "num_attention_heads", "n_head"), _count_of(config, "hidden_size", "n_embd")
+    return {
+        "attention_layers": len(attentive) if kinds else _count_of(config, "num_hidden_layers", "n_layer"),
+        "kv_heads": heads if config.get("num_key_value_heads") is None else _count_of(config, "num_key_value_heads"),
+        "head_size": _count_of(config, "head_dim") or (width // heads if width and heads else None),
+    }
+
+
+def _count_of(config: Mapping[str, Any], *keys: str) -> int | None:
+    """A number of the configuration; None where it is missing or, as in some models, differs from layer to layer."""
+    value = _first((config,), keys)
+    return value if isinstance(value, int) else None
 
 
 def describe(folder: Path) -> CheckpointFacts:
@@ -194,7 +225,7 @@ def describe(folder: Path) -> CheckpointFacts:
     """
     facts = describe_config(folder)
     files = weight_files(folder)
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    tensors: Tensors = {}
     for file in files:
         tensors.update(read_header(file))
     values = facts.model_dump()
@@ -246,7 +277,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def read_header(file: Path) -> Tensors:
     """Tensor name -> (dtype as safetensors names it, shape) of one safetensors file.
 
     Raises:
@@ -271,6 +302,21 @@ def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             "it is cut off: download the model again",
         )
     return tensors
+
+
+def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the floating-point tensors that are parameters; tied ones once.
+
+    Masks and position ids that old checkpoints store are none.
+    """
+    has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
+    return {
+        name: shape
+        for name, (kind, shape) in tensors.items()
+        if kind.startswith(_FLOAT_PREFIXES)
+        and not name.endswith("inv_freq")
+        and not (tied and has_embedding and name.endswith("lm_head.weight"))
+    }
 
 
 def fingerprint(folder: Path) -> str:
@@ -348,13 +394,6 @@ def _first(mappings: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> An
     return next((m[key] for m in mappings for key in keys if m.get(key) is not None), None)
 
 
-def _count(tensors: Mapping[str, tuple[str, tuple[int, ...]]], tied: bool) -> int:
-    """Floating-point elements; masks and position ids that old checkpoints store are no parameters."""
-    has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
-    return sum(
-        math.prod(shape)
-        for name, (kind, shape) in tensors.items()
-        if kind.startswith(_FLOAT_PREFIXES)
-        and not name.endswith("inv_freq")
-        and not (tied and has_embedding and name.endswith("lm_head.weight"))
-    )
+def _count(tensors: Tensors, tied: bool) -> int:
+    """Floating-point elements of what is a parameter."""
+    return sum(math.prod(shape) for shape in parameters(tensors, tied).values())

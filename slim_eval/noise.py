@@ -35,7 +35,7 @@ class NoiseReport:
 
 
 def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseReport:
-    """Measure each model's cell `num_repeats` times and write its noise floor.
+    """Measure each model's cell `num_repeats` times, whatever earlier runs left, and write its noise floor.
 
     Args:
         config: What to measure, as a run takes it.
@@ -44,12 +44,15 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseR
     Raises:
         SlimEvalError: As `evaluator.evaluate`; nothing was started.
     """
-    planned, gpus = planning.plan(config)
+    planned, gpus = planning.lay_out(config)
     cells = [
         replace(cell, directory=noise_directory(cell.directory.parent) / f"run-{number}", label=f"run {number}")
         for cell in planned
         for number in range(1, config.num_repeats + 1)
     ]
+    if config.dry_run:
+        return NoiseReport(evaluator.preview(config, cells, gpus), ())
+    planning.check(config, planned, gpus)
     report = evaluator.execute(config, cells, gpus, display)
     floors = []
     for cell in planned:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slim_eval import checkpoints, environment, models, power, protocol, results, workers
+from slim_eval import checkpoints, environment, fingerprints, models, power, protocol, results, workers
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
 from slim_eval.demo.defaults import adapt
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
@@ -26,6 +26,8 @@ class PlannedCell:
         config: The run's config as it holds for this model.
         max_model_len: Context window that is served.
         label: What tells it apart from other cells of the same model and precision.
+        reused: Stages whose records are done already; `resuming.survey` finds them.
+        again: Stage -> why it is measured again although something is there.
     """
 
     source: models.ModelSource
@@ -34,6 +36,8 @@ class PlannedCell:
     config: RunConfig
     max_model_len: int
     label: str = ""
+    reused: frozenset[str] = frozenset()
+    again: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -42,14 +46,32 @@ class PlannedCell:
 
     @property
     def stages(self) -> list[str]:
-        """The stages in their order, as shown on the terminal."""
-        return [*([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.records]
+        """The stages to do in their order, as shown on the terminal; none where every record is done."""
+        if not self.todo:
+            return []
+        return [*([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.todo]
+
+    @property
+    def todo(self) -> list[str]:
+        """The stages that make a record and are not done."""
+        return [name for name in self.records if name not in self.reused]
 
     @property
     def records(self) -> list[str]:
         """The stages that make a record: the benchmarks, and each task of accuracy."""
         names = [b.value for b in (Benchmark.PERFORMANCE, Benchmark.ENERGY) if b in self.config.tasks]
         return names + (list(self.config.accuracy.tasks) if Benchmark.ACCURACY in self.config.tasks else [])
+
+    def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
+        """What each record's numbers depend on, but for the engine that serves: `fingerprints.served_by` adds it.
+
+        Args:
+            gpus: What computes; the CPU where there are none.
+        """
+        device = ", ".join(gpu.name for gpu in gpus) if gpus else environment.cpu_name()
+        stages = fingerprints.stage_settings(self.config, max_model_len=self.max_model_len, device=device)
+        checkpoint = fingerprints.checkpoint_settings(self.quantize_request(self.source))
+        return {name: {**checkpoint, **stages[name]} for name in self.records}
 
     def quantize_request(self, source: models.ModelSource) -> checkpoints.QuantizeRequest:
         """What is asked of quantization."""
@@ -70,6 +92,17 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
     Raises:
         SlimEvalError: As `evaluate`; nothing was written.
     """
+    cells, gpus = lay_out(config)
+    check(config, cells, gpus)
+    return cells, gpus
+
+
+def lay_out(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
+    """The cells, model by model, fp16 first, and the GPUs; nothing is started or written.
+
+    Raises:
+        SlimEvalError: As `evaluate`.
+    """
     gpus = power.resolve_gpus(
         config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
     )
@@ -78,11 +111,25 @@ def plan(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]]:
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     precisions = sorted(config.precision, key=list(Precision).index)
     cells = [_planned(source, precision, config) for source in sources for precision in precisions]
-    _check_packages(config, cells)
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
-    _check_stages(config, cells, gpus)
     return cells, gpus
+
+
+def check(config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...]) -> dict[Precision, str]:
+    """Check what the stages still to do will need, before hours of work.
+
+    Returns:
+        Precision -> the engine that will serve it; empty where nothing is to do, and then nothing is started.
+
+    Raises:
+        SlimEvalError: As `evaluate`.
+    """
+    busy = [cell for cell in cells if cell.todo]
+    if not busy:
+        return {}
+    _check_packages(config, busy)
+    return _check_stages(config, busy, gpus)
 
 
 def _planned(source: models.ModelSource, precision: Precision, config: RunConfig) -> PlannedCell:
@@ -119,7 +166,9 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
     if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
         _require(QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python")
-    serving = serving_modules(config.engine.engine, config.tasks)
+    answering = any(_tasks_to_do(cell) for cell in cells)
+    benchmarks = [name for name in config.tasks if name is not Benchmark.ACCURACY or answering]
+    serving = serving_modules(config.engine.engine, benchmarks)
     _require(serving, "measurement", config.serve_python, "--serve-python")
 
 
@@ -146,22 +195,30 @@ def _require(modules: Sequence[str], purpose: str, python: Path | None, option: 
         raise MissingPackageError(missing[0], purpose, install_command(python))
 
 
-def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power.Gpu, ...]) -> None:
+def _tasks_to_do(cell: PlannedCell) -> list[str]:
+    """The tasks of accuracy that are to be run."""
+    if Benchmark.ACCURACY not in cell.config.tasks:
+        return []
+    return [task for task in cell.config.accuracy.tasks if task not in cell.reused]
+
+
+def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power.Gpu, ...]) -> dict[Precision, str]:
     """Ask the serving interpreter whether it knows the tasks and runs the precisions; it alone can import lm-eval."""
-    tasks: dict[str, None] = {}
-    if Benchmark.ACCURACY in config.tasks:
-        tasks = dict.fromkeys(task for cell in cells for task in cell.config.accuracy.tasks)
+    tasks = dict.fromkeys(task for cell in cells for task in _tasks_to_do(cell))
     job = protocol.CheckJob(
         engine=config.engine,
-        precisions=config.precision,
+        precisions=tuple(dict.fromkeys(cell.precision for cell in cells)),
         tasks=tuple(tasks),
         include_path=config.accuracy.include_path,
     )
     failed: list[protocol.Failed] = []
+    chosen: dict[Precision, str] = {}
 
     def listen(event: Any) -> None:
         if isinstance(event, protocol.Failed):
             failed.append(event)
+        elif isinstance(event, protocol.Chosen):
+            chosen[event.precision] = event.engine
 
     with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
         outcome = workers.run(
@@ -175,6 +232,7 @@ def _check_stages(config: RunConfig, cells: list[PlannedCell], gpus: tuple[power
         raise (UsageError if failed[0].usage else SlimEvalError)(failed[0].cause, failed[0].remedy)
     if outcome.died:
         raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {INSTALL}")
+    return chosen
 
 
 def visible_devices(gpus: tuple[power.Gpu, ...]) -> Mapping[str, str]:
@@ -188,7 +246,7 @@ def visible_devices(gpus: tuple[power.Gpu, ...]) -> Mapping[str, str]:
 def foresight(config: RunConfig, cells: Sequence[PlannedCell]) -> list[str]:
     """What a limit on the items cannot show, said before hours are spent on it."""
     limit = config.accuracy.limit
-    if Benchmark.ACCURACY not in config.tasks or limit is None or not cells:
+    if limit is None or not any(_tasks_to_do(cell) for cell in cells):
         return []
     from slim_eval.stats import minimum_detectable_drop
 

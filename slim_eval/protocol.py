@@ -47,6 +47,7 @@ class MeasureJob(_Message):
         directory: The cell's folder; records are written there.
         max_model_len: Context window to serve.
         gpus: UUIDs of the GPUs that compute; empty on a CPU.
+        settings: Stage -> what its numbers depend on, but for the engine, which the worker knows.
     """
 
     kind: Literal["measure"] = "measure"
@@ -63,6 +64,7 @@ class MeasureJob(_Message):
     gpus: tuple[str, ...]
     config: RunConfig
     notes: tuple[str, ...] = ()
+    settings: dict[str, dict[str, Any]] = {}
 
 
 Job = Annotated[CheckJob | QuantizeJob | MeasureJob, Field(discriminator="kind")]
@@ -103,6 +105,14 @@ class Failed(_Message):
     usage: bool = False
 
 
+class Chosen(_Message):
+    """The engine that will serve a precision; the answer to a `CheckJob`."""
+
+    event: Literal["chosen"] = "chosen"
+    precision: Precision
+    engine: str
+
+
 class Note(_Message):
     """A line for the user."""
 
@@ -110,7 +120,7 @@ class Note(_Message):
     text: str
 
 
-Event = Annotated[Started | Advanced | Finished | Failed | Note, Field(discriminator="event")]
+Event = Annotated[Started | Advanced | Finished | Failed | Chosen | Note, Field(discriminator="event")]
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 _EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
@@ -122,11 +132,11 @@ def parse_job(text: str) -> CheckJob | QuantizeJob | MeasureJob:
     return job
 
 
-def parse_event(line: str) -> Started | Advanced | Finished | Failed | Note:
+def parse_event(line: str) -> Started | Advanced | Finished | Failed | Chosen | Note:
     """Read an event from one line of JSON.
 
     Raises:
         pydantic.ValidationError: The line is no event.
     """
-    event: Started | Advanced | Finished | Failed | Note = _EVENTS.validate_json(line)
+    event: Started | Advanced | Finished | Failed | Chosen | Note = _EVENTS.validate_json(line)
     return event

@@ -41,6 +41,9 @@ class Metadata(_Model):
     kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
     environment: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
+    fingerprint: str | None = None  # SHA-256 over measured_with
+    measured_with: dict[str, Any] | None = None  # exactly what the numbers depend on, as `fingerprints` names it
+    stage_duration_s: float | None = None  # wall time of the whole stage, warm-up and all
     notes: tuple[str, ...] = ()
 
 

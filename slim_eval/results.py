@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
@@ -180,6 +180,21 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
         raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
 
 
+def record_path(directory: Path, name: str) -> Path:
+    """Where the record of a stage stands in its cell's folder."""
+    return directory / f"{slug(name)}.json"
+
+
+def has_error(directory: Path, name: str) -> bool:
+    """Whether the last attempt at a stage failed."""
+    return (directory / f"{slug(name)}{_ERROR_SUFFIX}").exists()
+
+
+def has_samples(directory: Path, name: str) -> bool:
+    """Whether the raw samples of a record were kept."""
+    return (directory / f"{slug(name)}{_SAMPLES_SUFFIX}").exists()
+
+
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
     """The raw samples of a record, one dict a sample; empty where none were kept."""
     path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
@@ -211,7 +226,7 @@ def read_record(path: Path) -> Record | ErrorRecord:
     if not isinstance(version, int):
         raise ResultFileError(f"{path}: schema_version {version!r} is not a number", _UNREADABLE)
     if version > SCHEMA_VERSION:
-        raise ResultFileError(
+        raise NewerResultError(
             f"{path}: schema_version {version} is newer than this slim-eval reads ({SCHEMA_VERSION})",
             "update it: pip install --upgrade slim-eval",
         )

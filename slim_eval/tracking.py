@@ -18,6 +18,7 @@ from slim_eval.utils import short_name
 Tracker = Callable[[Cell, RunConfig], None]
 _HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
+_NOT_LOGGED = {"config", "measured_with", "stage_duration_s", "notes", "timestamp"}
 
 
 def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker:
@@ -77,11 +78,9 @@ def payload(cell: Cell, config: RunConfig) -> tuple[dict[str, Any], dict[str, fl
 
     Keys and tokens are in neither. Missing metrics are left out.
     """
-    heads = [
-        record.model_dump(mode="json", include=set(_HEAD) - {"config", "notes", "timestamp"}) for record in cell.records
-    ]
+    heads = [record.model_dump(mode="json", include=set(_HEAD) - _NOT_LOGGED) for record in cell.records]
     settings = config.model_dump(
-        mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python"}
+        mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python", "force", "dry_run"}
     )
     metrics: dict[str, float] = {}
     for record in cell.records:

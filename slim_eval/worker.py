@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slim_eval import environment, models, power, protocol
+from slim_eval import environment, fingerprints, models, power, protocol
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.base import Engine
@@ -47,7 +47,7 @@ def main() -> int:
     emit = _claim_stdout()
     job = protocol.parse_job(sys.stdin.read())
     if isinstance(job, protocol.CheckJob):
-        _attempt("check", partial(_check, job), emit)
+        _attempt("check", partial(_check, job, emit), emit)
     elif isinstance(job, protocol.QuantizeJob):
         _attempt("quantize", partial(_quantize, job, emit), emit)
     else:
@@ -81,11 +81,13 @@ def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
     return True
 
 
-def _check(job: protocol.CheckJob) -> None:
+def _check(job: protocol.CheckJob, emit: _Emit) -> None:
     from slim_eval import engines
 
     for precision in job.precisions:
-        engines.check(engines.choose(job.engine.engine, precision), job.engine)
+        decision = engines.choose(job.engine.engine, precision)
+        engines.check(decision, job.engine)
+        emit(protocol.Chosen(precision=precision, engine=decision.name))
     if job.tasks:
         from slim_eval.benchmarks import accuracy
 
@@ -122,7 +124,7 @@ def _measure(job: protocol.MeasureJob, emit: _Emit) -> None:
     engine, gpus, metadata = loaded[0]
     try:
         for stage, measure in _steps(job, engine, gpus):
-            _attempt(stage, partial(_record, job, metadata, measure, _progress(stage, emit)), emit)
+            _attempt(stage, partial(_record, job, stage, metadata, measure, _progress(stage, emit)), emit)
     finally:
         engine.close()
 
@@ -183,11 +185,18 @@ def _measure_energy(engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ..
 
 
 def _record(
-    job: protocol.MeasureJob, metadata: dict[str, Any], measure: Callable[..., Measurement], progress: Any
+    job: protocol.MeasureJob, stage: str, metadata: dict[str, Any], measure: Callable[..., Measurement], progress: Any
 ) -> Path:
     """Measure, and write the record the moment its benchmark ends."""
+    start = time.monotonic()
     measurement = measure(progress)
-    head = {**metadata, "timestamp": environment.now(), "notes": (*metadata["notes"], *measurement.notes)}
+    head = {
+        **metadata,
+        **_measured_with(job, stage, metadata["engine"]),
+        "timestamp": environment.now(),
+        "stage_duration_s": time.monotonic() - start,
+        "notes": (*metadata["notes"], *measurement.notes),
+    }
     kind: type[Record] = PerformanceRecord
     if isinstance(measurement.metrics, EnergyMetrics):
         kind = EnergyRecord
@@ -195,6 +204,14 @@ def _record(
         kind = AccuracyRecord
     record = kind(**head, **measurement.metrics.model_dump())
     return write_record(job.directory, record, measurement.samples)
+
+
+def _measured_with(job: protocol.MeasureJob, stage: str, engine: str) -> dict[str, Any]:
+    """The settings that the numbers of a stage depend on, with their hash; none where the job names none."""
+    if stage not in job.settings:
+        return {}
+    settings = fingerprints.served_by(job.settings[stage], engine)
+    return {"measured_with": settings, "fingerprint": fingerprints.fingerprint(settings)}
 
 
 def _metadata(job: protocol.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:

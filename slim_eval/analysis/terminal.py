@@ -50,6 +50,7 @@ def _energy(row: Mapping[str, Any]) -> str:
 
 _MODEL = _Column("model", _plain("name"), "left")
 _PRECISION = _Column("precision", _plain("precision"), "left")
+_REUSED = _Column("reused", _plain("reused"), "left")
 _COLUMNS = (
     _Column("engine", _engine, "left"),
     _Column("TTFT\nms", _scaled("ttft_s", 1, 1000), key="ttft_s"),
@@ -69,6 +70,7 @@ def comparison_table(
     tasks: Sequence[str] | None = None,
     width: int | None = None,
     within_noise: Sequence[Collection[str]] = (),
+    reused: Sequence[str] = (),
 ) -> Table:
     """The table that ends `slim-eval run` and `slim-eval analyze`.
 
@@ -80,6 +82,7 @@ def comparison_table(
             model and precision again, so that nothing is cut.
         within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor:
             they are shown in grey.
+        reused: For each row, which of its numbers an earlier run measured; empty where none.
 
     Returns:
         A rich table; columns without any value are left out, and ``-`` stands where nothing was measured.
@@ -94,6 +97,8 @@ def comparison_table(
         _Filled(column, [column.text(row) for row in rows], [column.key in found for found in noisy])
         for column in columns
     ]
+    if any(reused):
+        filled.append(_Filled(_REUSED, [text or _ABSENT for text in reused]))
     filled = [column for column in filled if set(column.cells) - {_ABSENT}]
     names = [row["name"] for row in rows]
     head = [_Filled(_PRECISION, [_PRECISION.text(row) for row in rows])]

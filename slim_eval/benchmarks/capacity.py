@@ -23,6 +23,20 @@ def kv_cache_bytes_per_token(kv_cache_gb: float | None, kv_cache_tokens: int | N
     return kv_cache_gb * GIB / kv_cache_tokens if kv_cache_gb is not None and kv_cache_tokens else None
 
 
+def kv_bytes_a_token(layers: int | None, kv_heads: int | None, head_size: int | None, element_bytes: int) -> int | None:
+    """Bytes of KV cache a token, from the model's shape: a key and a value a layer and head.
+
+    Args:
+        layers: Those with attention.
+        kv_heads: Key-value heads a layer.
+        head_size: Elements a head.
+        element_bytes: Of an element, 2 in 16 bit.
+    """
+    if layers is None or kv_heads is None or head_size is None:
+        return None
+    return 2 * layers * kv_heads * head_size * element_bytes
+
+
 def concurrency_by_context(
     kv_cache_tokens: int | None, max_model_len: int, more_contexts: Iterable[int] = ()
 ) -> dict[int, int]:

@@ -10,20 +10,20 @@ from slim_eval import environment
 from slim_eval.comparison.items import judged, pair
 from slim_eval.comparison.rules import BASELINE
 from slim_eval.records import PairedRecord, PairedTask
-from slim_eval.results import Cell, find_results, write_paired
+from slim_eval.results import PAIRED, Cell, find_results, write_paired
 
 
 def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
     """Write `paired.json` anew in every quantized cell of a model; nothing where its 16-bit cell is missing.
 
-    All of them at once: their p-values are corrected for each other.
+    All of them at once: their p-values are corrected for each other. A file that says the same already stays as it is.
 
     Args:
         model_directory: Folder with the cells of one model.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Returns:
-        What was written.
+        What stands in the files now.
     """
     cells = find_results(model_directory).cells
     written = []
@@ -36,9 +36,19 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
             margin_pp=margin_pp,
             tasks=tuple(tasks),
         )
-        write_paired(cell.directory, record)
+        if not _stands(cell.directory, record):
+            write_paired(cell.directory, record)
         written.append(record)
     return written
+
+
+def _stands(directory: Path, record: PairedRecord) -> bool:
+    """Whether a cell's `paired.json` says the same already, whenever it was written."""
+    try:
+        found = PairedRecord.model_validate_json((directory / PAIRED).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return found.model_copy(update={"timestamp": record.timestamp}) == record
 
 
 def pair_all(cells: Sequence[Cell], margin_pp: float) -> list[tuple[tuple[Cell, Cell], list[PairedTask]]]:

@@ -34,19 +34,23 @@ def _filled(part: Config, **values: Any) -> Config:
     return part.model_copy(update={key: value for key, value in values.items() if key not in part.model_fields_set})
 
 
-def demo_config(output_dir: Path, quantized_models_dir: Path, engine: EngineChoice) -> RunConfig:
+def demo_config(
+    output_dir: Path, quantized_models_dir: Path, engine: EngineChoice, *, force: bool = False
+) -> RunConfig:
     """The run of `slim-eval demo`: every precision and benchmark, sized for a few minutes on two CPU cores.
 
     Args:
         output_dir: Where results are written.
         quantized_models_dir: Where quantized checkpoints are kept.
         engine: One engine for all precisions, so that their speeds can be compared.
+        force: Measure everything again and replace earlier results.
     """
     return RunConfig(
         models=("demo",),
         precision=tuple(Precision),
         output_dir=output_dir,
         quantized_models_dir=quantized_models_dir,
+        force=force,
         performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
         energy=EnergyConfig(sample_runs=30),
         accuracy=AccuracyConfig(tasks=TASKS, num_fewshot=2),

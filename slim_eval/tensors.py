@@ -1,0 +1,39 @@
+"""What the headers of a model's weight files list, on this machine or on the hub: names, dtypes and shapes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from slim_eval.errors import HubError
+from slim_eval.hub import hub_errors
+from slim_eval.models import ModelSource, Tensors, read_header, weight_files
+
+
+def read_tensors(source: ModelSource) -> Tensors:
+    """The tensors of a model, from the headers of its weight files; of one on the hub only these are fetched.
+
+    Raises:
+        HubError: The hub refused, cannot be reached, or holds no safetensors weights.
+        UsageError: A file is missing, truncated, or not what its name says.
+    """
+    if source.path is not None:
+        return {name: tensor for file in weight_files(source.path) for name, tensor in read_header(file).items()}
+    from huggingface_hub import errors, get_safetensors_metadata
+
+    with hub_errors(source.name, source.revision):
+        try:
+            files = get_safetensors_metadata(source.name, revision=source.revision).files_metadata.values()
+        except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+            raise HubError(
+                f"model {source.name!r} has no readable weights in the safetensors format on the hub",
+                "give a folder with safetensors weights",
+            ) from error
+    return {name: (str(t.dtype), tuple(t.shape)) for file in files for name, t in file.tensors.items()}
+
+
+def tensor_bytes(kind: str, shape: Sequence[int]) -> float:
+    """Bytes of a tensor of a dtype as safetensors names it, such as ``BF16``, ``I8`` or ``F8_E4M3``."""
+    bits = 8 if kind == "BOOL" else int(re.sub(r"^[A-Z]+(\d+).*$", r"\1", kind))
+    return math.prod(shape) * bits / 8

@@ -6,15 +6,11 @@ Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -37,6 +33,7 @@ from slim_eval.config import (
     split_list,
 )
 from slim_eval.errors import SlimEvalError, UsageError
+from slim_eval.interruption import resume_command, terminated_as_interrupted
 from slim_eval.utils import did_you_mean
 
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
@@ -98,6 +95,7 @@ def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Para
         if _extra(field).get("argument")
         else typer.Option(
             _flag(path, field),
+            *filter(None, [_extra(field).get("short")]),
             help=field.description,
             rich_help_panel=panel,
             show_default=shown,
@@ -359,7 +357,7 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     try:
-        with _terminated_as_interrupted():
+        with terminated_as_interrupted():
             code = app(words, standalone_mode=False)
     except SlimEvalError as error:
         _complain(error)
@@ -370,26 +368,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
+        if (command := resume_command(words)) is not None:
+            typer.echo(f"  what was measured is kept; to go on: {command}", err=True)
         return 130
     return code if isinstance(code, int) else 0
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A run that is told to end (SIGTERM, or its terminal closes) stops its workers in order, as on Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _help_hint(words: Sequence[str]) -> str:

@@ -108,9 +108,17 @@ def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
-def setting(default: Any, text: str, *, flag: str | None = None, env: str | None = None, **bounds: Any) -> Any:
-    """A config field: default, help text, option where the name differs, environment variable, pydantic's bounds."""
-    return Field(default, description=text, json_schema_extra={"flag": flag, "env": env}, **bounds)
+def setting(
+    default: Any,
+    text: str,
+    *,
+    flag: str | None = None,
+    short: str | None = None,
+    env: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """A config field: default, help text, option where the name differs and in short, variable, pydantic's bounds."""
+    return Field(default, description=text, json_schema_extra={"flag": flag, "short": short, "env": env}, **bounds)
 
 
 def argument(text: str) -> Any:
@@ -229,6 +237,28 @@ class TrackingConfig(Config):
     )
 
 
+class LogFormat(str, Enum):
+    """How a run tells what it does."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class DisplayConfig(Config):
+    """How much a run says, and in which form; it changes nothing that is measured."""
+
+    panel: ClassVar[str] = "Output"
+    verbose: bool = setting(False, "Show what engines print, too.", short="-v")
+    quiet: bool = setting(False, "Show only what failed, and the closing table.", short="-q")
+    log_format: LogFormat = setting(LogFormat.TEXT, "Lines for people (text), or an object a line (json).")
+
+    @model_validator(mode="after")
+    def _loud_or_quiet(self) -> DisplayConfig:
+        if self.verbose and self.quiet:
+            raise ValueError("--verbose and --quiet exclude each other")
+        return self
+
+
 class RunConfig(Config):
     """Everything `slim-eval run` can be told."""
 
@@ -254,12 +284,17 @@ class RunConfig(Config):
     )
     force: bool = setting(False, "Measure everything again and replace earlier results.")
     dry_run: bool = setting(False, "Show what would be done, with time and memory where known, and do nothing.")
+    stage_timeout_s: float = setting(
+        3600.0, "Seconds without progress after which a stage is ended as one that hangs.", flag="--stage-timeout",
+        gt=0,
+    )  # fmt: skip
     performance: PerformanceConfig = PerformanceConfig()
     energy: EnergyConfig = EnergyConfig()
     accuracy: AccuracyConfig = AccuracyConfig()
     engine: EngineConfig = EngineConfig()
     quantization: QuantizationConfig = QuantizationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    display: DisplayConfig = DisplayConfig()
 
 
 class Wishes(Config):

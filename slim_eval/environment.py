@@ -131,6 +131,15 @@ def _cgroup_free_gb(cgroup: Path) -> float | None:
     return round(max(int(limit) - held, 0) / 2**30, 2)
 
 
+def oom_kills() -> int | None:
+    """Processes that the kernel has killed for want of memory since it started; None where it does not tell."""
+    for line in _proc_lines("vmstat"):
+        key, _, value = line.partition(" ")
+        if key == "oom_kill":
+            return int(value)
+    return None
+
+
 def _meminfo_gb(wanted: str) -> float | None:
     for line in _proc_lines("meminfo"):
         key, _, value = line.partition(":")

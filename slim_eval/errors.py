@@ -10,6 +10,7 @@
     ├── NothingFitsError          exit 1   no configuration does all that was asked for
     ├── ResultFileError           exit 1   a result file that cannot be read
     │   └── NewerResultError      exit 1   it was written by a newer slim-eval
+    ├── BusyError                 exit 1   another run is at work in the same folder
     ├── NotReadyError             exit 1   `slim-eval doctor` found what stands in the way of a run
     ├── RunFailedError            exit 1   the run ended, but some of its stages failed
     ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
@@ -90,6 +91,10 @@ class ResultFileError(SlimEvalError):
 
 class NewerResultError(ResultFileError):
     """A result file of a newer schema: sound, and not to be overwritten for not being understood."""
+
+
+class BusyError(SlimEvalError):
+    """Another process holds what this one would write."""
 
 
 class NotReadyError(SlimEvalError):

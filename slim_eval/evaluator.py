@@ -18,6 +18,7 @@ from slim_eval import (
     environment,
     forecast,
     forecast_text,
+    locks,
     models,
     power,
     protocol,
@@ -28,10 +29,14 @@ from slim_eval import (
     workers,
 )
 from slim_eval.config import Benchmark, Precision, RunConfig, TrackingConfig
-from slim_eval.console import Display, Failure, open_display
+from slim_eval.console import Failure
+from slim_eval.displays import Display, open_display
 from slim_eval.errors import HubError, RunFailedError, SlimEvalError, UsageError
 from slim_eval.fingerprints import Settings
 from slim_eval.planning import PlannedCell, check, foresight, lay_out, visible_devices
+
+_ENGINE = "engine"
+_DISK_REMEDY = "make room, or name folders that can be written with --output-dir and --quantized-models-dir"
 
 
 @dataclass
@@ -77,13 +82,16 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
             nothing was started.
         HubError: A model does not exist, is gated, or the hub cannot be reached; nothing was started.
         MissingPackageError: A stage's interpreter lacks a package; nothing was started.
+        BusyError: Another run is at work in a cell's folder; nothing was started.
     """
     cells, gpus = lay_out(config)
     cells = resuming.survey(cells, gpus, force=config.force)
     if config.dry_run:
         return preview(config, cells, gpus)
     resuming.refuse_other_engines(cells, check(config, cells, gpus))
-    return execute(config, cells, gpus, display)
+    with locks.alone(cell.directory for cell in cells if cell.todo):
+        # Another run may have ended in the meantime.
+        return execute(config, resuming.survey(cells, gpus, force=config.force), gpus, display)
 
 
 def preview(config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...]) -> RunReport:
@@ -97,7 +105,7 @@ def execute(
 ) -> RunReport:
     """Quantize and measure what is to do in the cells of a plan, one after the other; `evaluate` plans first."""
     report = RunReport(config.output_dir)
-    with display or open_display() as shown:
+    with display or open_display(config.display) as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
         for text in foresight(config, cells):
             shown.note(text)
@@ -141,6 +149,10 @@ def _quiet_waiting() -> Mapping[str, str]:
     return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
+def _disk_words(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
 class _CellRun:
     """The stages of one cell, each in a worker, and what became of them."""
 
@@ -161,12 +173,15 @@ class _CellRun:
         """Fetch, quantize and measure what is to do; what fails is recorded and leaves the rest standing."""
         if not self._cell.todo:
             return
-        self._cell.directory.mkdir(parents=True, exist_ok=True)
+        results.clear_leftovers(self._cell.directory)
         try:
             source = self._fetched()
             checkpoint = self._checkpoint(source)
         except (HubError, UsageError) as error:
             self._fail("download", error.cause, error.remedy, self._cell.todo)
+            return
+        except OSError as error:
+            self._fail("download", _disk_words(error), _DISK_REMEDY, self._cell.todo)
             return
         if checkpoint is not None:
             self._measure(source, checkpoint, self._cell.todo)
@@ -185,21 +200,28 @@ class _CellRun:
         if self._cell.precision is Precision.FP16:
             return source.path
         request = self._cell.quantize_request(source)
-        try:
-            cached = checkpoints.cached(request)
-        except SlimEvalError as error:
-            self._fail("quantize", error.cause, error.remedy, self._cell.todo)
-            return None
-        if cached is not None:
-            self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
-            self._take_notes(cached.notes)
-            return cached.path
+        with locks.waiting_for(checkpoints.checkpoint_directory(request), self._display.note):
+            try:
+                cached = checkpoints.cached(request)
+            except SlimEvalError as error:
+                self._fail("quantize", error.cause, error.remedy, self._cell.todo)
+                return None
+            if cached is None:
+                return self._quantized(request)
+        self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
+        self._take_notes(cached.notes)
+        return cached.path
+
+    def _quantized(self, request: checkpoints.QuantizeRequest) -> Path | None:
+        """Quantize in a worker; None where that failed."""
         made: list[Path] = []
+        failed: list[str] = []
 
         def listen(event: Any) -> None:
             if isinstance(event, protocol.Finished) and event.path is not None:
                 made.append(event.path)
             if isinstance(event, protocol.Failed):
+                failed.append(event.cause)
                 self._fail("quantize", event.cause, event.remedy, self._cell.todo)
             else:
                 self._display.handle(event)
@@ -209,7 +231,7 @@ class _CellRun:
         )
         if made:
             return made[0]
-        if outcome.died:
+        if not failed:
             self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", self._cell.todo)
         return None
 
@@ -220,13 +242,14 @@ class _CellRun:
             self._done.clear()
             outcome = self._work(job, partial(self._listen, remaining), self._cell.config.serve_python)
             unfinished = [stage for stage in remaining if stage not in self._done]
-            if not outcome.died or not unfinished:
+            if not unfinished:
                 return
-            died_in = outcome.stage if outcome.stage in unfinished else None
             fix = f"see {self._log}"
-            if died_in is None:  # while loading: a fresh worker would do the same
-                self._fail("engine", f"the engine did not start: {outcome.describe()}", fix, unfinished)
+            if _ENGINE not in self._done:  # while loading: a fresh worker would do the same
+                self._fail(_ENGINE, f"the engine did not start: {outcome.describe()}", fix, unfinished)
                 return
+            # Between two stages it is the next one that it died of.
+            died_in = outcome.stage if outcome.stage in unfinished else unfinished[0]
             self._fail(died_in, outcome.describe(), fix, [died_in])
             remaining = [stage for stage in unfinished if stage != died_in]
 
@@ -262,7 +285,7 @@ class _CellRun:
         if not isinstance(event, protocol.Failed):
             self._display.handle(event)
             return
-        failed = stages if event.stage == "engine" else [event.stage]
+        failed = stages if event.stage == _ENGINE else [event.stage]
         self._done.update(failed)
         self._fail(event.stage, event.cause, event.remedy, failed)
 
@@ -270,7 +293,15 @@ class _CellRun:
         self, job: Any, listen: Callable[[Any], None], python: Path | None, environment: Mapping[str, str] | None = None
     ) -> workers.Outcome:
         variables = {**visible_devices(self._gpus), **(environment or {})}
-        return workers.run(job, log=self._log, on_event=listen, python=python, environment=variables)
+        return workers.run(
+            job,
+            log=self._log,
+            on_event=listen,
+            python=python,
+            environment=variables,
+            silence_s=self._cell.config.stage_timeout_s,
+            echo=self._display.chatter,
+        )
 
     def _take_notes(self, notes: tuple[str, ...]) -> None:
         for text in notes:
@@ -292,5 +323,8 @@ class _CellRun:
                 remedy=remedy,
                 log=results.RUN_LOG,
             )
-            results.write_error(self._cell.directory, name, record)
+            try:
+                results.write_error(self._cell.directory, name, record)
+            except OSError as error:
+                self._display.note(f"{name}: that it failed could not be recorded: {_disk_words(error)}")
         self._display.handle(protocol.Failed(stage=stage, cause=cause, remedy=remedy))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slim_eval import evaluator, planning
+from slim_eval import evaluator, locks, planning
 from slim_eval.comparison.repeats import noise_record
 from slim_eval.config import NoiseConfig
-from slim_eval.console import Display
+from slim_eval.displays import Display
 from slim_eval.records import NoiseRecord
 from slim_eval.results import Cell, noise_directory, write_noise
 
@@ -53,7 +53,8 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseR
     if config.dry_run:
         return NoiseReport(evaluator.preview(config, cells, gpus), ())
     planning.check(config, planned, gpus)
-    report = evaluator.execute(config, cells, gpus, display)
+    with locks.alone(cell.directory for cell in cells):
+        report = evaluator.execute(config, cells, gpus, display)
     floors = []
     for cell in planned:
         runs = _runs(report.cells, noise_directory(cell.directory.parent))

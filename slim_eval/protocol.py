@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from slim_eval.checkpoints import QuantizeRequest
 from slim_eval.config import Benchmark, EngineConfig, Precision, RunConfig
 
+#: Variable that tells a worker the number of its lifeline: a pipe that ends with the evaluator.
+LIFELINE = "SLIM_EVAL_LIFELINE"
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

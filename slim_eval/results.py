@@ -289,6 +289,12 @@ def find_results(root: Path) -> Results:
     return Results(tuple(found), tuple(problems))
 
 
+def clear_leftovers(directory: Path) -> None:
+    """Remove what processes that were killed left half-written in a cell's folder; only for who holds it."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Refuse a folder that results cannot be written to, before they are made; it need not exist yet.
 

@@ -7,8 +7,11 @@ is left, because an engine that failed in an unknown way is not to be measured.
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +47,9 @@ def main() -> int:
     Returns:
         0 where the job was done to its end, known failures of single benchmarks included.
     """
+    faulthandler.enable()  # a crash in native code leaves a stack in the log
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, when asked
+    _hold_lifeline()
     emit = _claim_stdout()
     job = protocol.parse_job(sys.stdin.read())
     if isinstance(job, protocol.CheckJob):
@@ -53,6 +59,21 @@ def main() -> int:
     else:
         _measure(job, emit)
     return 0
+
+
+def _hold_lifeline() -> None:
+    """End with the process that started this one, though it be killed: with all that this one has started."""
+    number = os.environ.pop(protocol.LIFELINE, None)
+    if number is None:
+        return  # run by hand
+    lifeline = int(number)
+    os.set_inheritable(lifeline, False)
+
+    def wait() -> None:
+        os.read(lifeline, 1)  # nothing is ever written: it returns when the other end is gone
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _claim_stdout() -> _Emit:

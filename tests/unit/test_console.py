@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from slim_eval import protocol
-from slim_eval.console import Display, Failure, LiveDisplay, PlainDisplay
+from slim_eval.config import DisplayConfig
+from slim_eval.console import Failure
+from slim_eval.displays import Display, JsonDisplay, LiveDisplay, PlainDisplay
 from slim_eval.records import PerformanceRecord
 from slim_eval.results import Cell
 
@@ -72,3 +75,40 @@ def test_a_stage_that_did_not_run_is_said_to_be_there(capsys: pytest.CaptureFixt
     display.cell(1, 1, "demo int8", ["quantize"])
     display.handle(protocol.Finished(stage="quantize"))
     assert "already there" in output.getvalue()
+
+
+def in_json(**options: bool) -> list[dict[str, Any]]:
+    output = io.StringIO()
+    with JsonDisplay(output, DisplayConfig(**options)) as display:
+        display.cell(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        for event in EVENTS:
+            display.handle(event)
+        display.chatter("loading shards")
+        display.close([CELL], [FAILURE])
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def test_programs_get_an_object_a_line_with_time_and_cell() -> None:
+    lines = in_json()
+    assert [line["event"] for line in lines] == [
+        "cell", "started", "note", "finished", "started", "finished", "started", "failed", "closed"
+    ]  # fmt: skip
+    assert all(line["time"].startswith("20") for line in lines)
+    assert {line.get("cell") for line in lines} == {"demo int8", None}
+    assert lines[-2]["cause"] == "no data [here]"
+    assert lines[-1]["results"] == ["outputs/demo/demo_int8"]
+    assert lines[-1]["failures"][0]["remedy"] == "get some"
+
+
+def test_verbose_tells_all_and_quiet_only_what_failed() -> None:
+    assert {"advanced", "log"} <= {line["event"] for line in in_json(verbose=True)}
+    assert [line["event"] for line in in_json(quiet=True)] == ["cell", "failed", "closed"]
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output, width=160), DisplayConfig(quiet=True))
+    display.cell(1, 1, "demo int8", ["mmlu"])
+    for event in EVENTS:
+        display.handle(event)
+    assert output.getvalue() == "[1/1] demo int8: mmlu FAILED: no data [here]\n"
+    loud = io.StringIO()
+    PlainDisplay(Console(file=loud, width=160), DisplayConfig(verbose=True)).chatter("loading [shards]")
+    assert loud.getvalue() == "loading [shards]\n"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,106 @@ time.sleep(600)
     assert _gone(int((tmp_path / "pid").read_text()))
 
 
+def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    events: list[Any] = []
+    body = f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+signal.signal(signal.SIGUSR1, lambda *_: print("where it stands", file=sys.stderr, flush=True))
+print(json.dumps({{"event": "started", "stage": "energy"}}), flush=True)
+while True:
+    time.sleep(0.05)
+"""
+    log = tmp_path / "run.log"
+    outcome = workers.run(JOB, log=log, on_event=events.append, python=interpreter(tmp_path, body), silence_s=1.5)
+    assert outcome.died
+    assert (outcome.stage, outcome.silent_s) == ("energy", 1.5)
+    assert "no progress for 1.5 s" in outcome.describe()
+    assert "where it stands" in log.read_text()
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_sign_of_life_keeps_it_alive(tmp_path: Path) -> None:
+    body = """
+for done in range(8):
+    print(json.dumps({"event": "advanced", "stage": "check", "done": done, "total": 8, "unit": "requests"}), flush=True)
+    time.sleep(0.5)
+"""
+    outcome = workers.run(
+        JOB, log=tmp_path / "run.log", on_event=lambda event: None, python=interpreter(tmp_path, body), silence_s=3.0
+    )
+    assert not outcome.died
+
+
+def test_one_that_ends_without_a_word_says_so(tmp_path: Path) -> None:
+    outcome, events, _ = run(tmp_path, "sys.exit(0)")
+    assert not events
+    assert outcome.describe() == "the worker ended without a word of what it had still to do"
+
+
+def test_garbage_is_no_event(tmp_path: Path) -> None:
+    outcome, events, log = run(
+        tmp_path,
+        """
+sys.stdout.buffer.write(bytes(range(256)) * 4096)
+print('{"event": "finished", "stage": 7}')
+print('{"event": "finis')
+print(json.dumps({"event": "finished", "stage": "check", "path": None}))
+""",
+    )
+    assert not outcome.died
+    assert [event.event for event in events] == ["finished"]
+    assert '"stage": 7' in log
+
+
+PARENT = """
+import os, subprocess, sys, time
+from slim_eval import protocol
+lifeline, own_end = os.pipe()
+environment = {**os.environ, protocol.LIFELINE: str(lifeline)}
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], pass_fds=(lifeline,), start_new_session=True, env=environment)
+os.close(lifeline)
+time.sleep(600)
+"""
+CHILD = """
+import os, subprocess, sys, time
+from slim_eval import worker
+worker._hold_lifeline()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_ends_with_who_started_it_though_that_is_killed() -> None:
+    """Nothing tells it but the pipe, which ends with the parent; what it has started ends, too."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[1])}
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(pids) == 2
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_who_is_told_twice_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that does not heed SIGTERM is killed when the user interrupts again; else this would never end."""
+    monkeypatch.setattr(workers, "_GRACE_S", 1e6)
+    body = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(json.dumps({"event": "started", "stage": "engine"}), flush=True)
+time.sleep(600)
+"""
+
+    def interrupt(event: Any) -> None:
+        threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+
+
 def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SlimEvalError, match="cannot be started"):
         workers.run(JOB, log=tmp_path / "log", on_event=print, python=tmp_path / "nothing")
@@ -114,7 +216,7 @@ def test_the_real_worker_answers_a_check(tmp_path: Path) -> None:
     events: list[Any] = []
     outcome = workers.run(JOB, log=tmp_path / "log", on_event=events.append)
     assert not outcome.died, outcome.describe()
-    assert [event.event for event in events] == ["started", "finished"]
+    assert [event.event for event in events] == ["started", "chosen", "finished"]
 
 
 def _gone(pid: int) -> bool:

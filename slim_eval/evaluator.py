@@ -120,7 +120,7 @@ def execute(
                 report.reused[cell.directory] = tuple(name for name in cell.records if name in cell.reused)
                 if run.finished:
                     logger(measured, cell.config)
-                _pair(cell)
+                _pair(cell, shown)
         shown.close(report.cells, report.failures, report.reused)
     return report
 
@@ -133,12 +133,15 @@ def _tell_reused(cell: PlannedCell, display: Display) -> None:
         display.note(f"{stage} is measured again: {reason}")
 
 
-def _pair(cell: PlannedCell) -> None:
+def _pair(cell: PlannedCell, display: Display) -> None:
     """Bring `paired.json` of the model's quantized cells up to date, wherever the baseline is there."""
     from slim_eval.comparison.pairing import update_paired
 
     if Benchmark.ACCURACY in cell.config.tasks:
-        update_paired(cell.directory.parent, cell.config.accuracy.margin_pp)
+        try:
+            update_paired(cell.directory.parent, cell.config.accuracy.margin_pp)
+        except OSError as error:
+            display.note(f"{results.PAIRED} could not be written: {_disk_words(error)}")
 
 
 def _quiet_waiting() -> Mapping[str, str]:
@@ -150,6 +153,7 @@ def _quiet_waiting() -> Mapping[str, str]:
 
 
 def _disk_words(error: OSError) -> str:
+    """What the system says, and of which file."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 

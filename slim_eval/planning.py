@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from slim_eval import checkpoints, environment, fingerprints, models, power, pro
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
 from slim_eval.demo.defaults import adapt
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
+from slim_eval.utils import GIB
+
+# No checkpoint of 4-bit weights is smaller than this share of its 16-bit one.
+_SMALLEST_SHARE = 0.25
 
 #: Modules that the interpreter which quantizes must find.
 QUANTIZING_MODULES = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
@@ -164,12 +169,32 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
         UsageError: Also for a cached checkpoint that was made with other settings.
     """
     quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
-    if any(checkpoints.cached(cell.quantize_request(cell.source)) is None for cell in quantized):
+    missing = [cell for cell in quantized if checkpoints.cached(cell.quantize_request(cell.source)) is None]
+    if missing:
+        _check_space(config.quantized_models_dir, missing)
         _require(QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python")
     answering = any(_tasks_to_do(cell) for cell in cells)
     benchmarks = [name for name in config.tasks if name is not Benchmark.ACCURACY or answering]
     serving = serving_modules(config.engine.engine, benchmarks)
     _require(serving, "measurement", config.serve_python, "--serve-python")
+
+
+def _check_space(folder: Path, cells: Sequence[PlannedCell]) -> None:
+    """Raise where quantized checkpoints surely do not fit; one of a model that is not here yet counts for nothing.
+
+    Raises:
+        UsageError: Less is free than `_SMALLEST_SHARE` of the 16-bit weights.
+    """
+    weights = (models.describe(cell.source.path).weight_bytes for cell in cells if cell.source.path is not None)
+    needed = _SMALLEST_SHARE * sum(weights)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UsageError(
+            f"--quantized-models-dir {folder}: {free / GIB:.2f} GiB are free; the checkpoints to be made take more "
+            f"than {needed / GIB:.2f} GiB",
+            "make room, or name a folder on another disk",
+        )
 
 
 def serving_modules(engine: EngineChoice, tasks: Collection[Benchmark]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from slim_eval import environment, fingerprints, models, power, protocol
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.base import Engine
-from slim_eval.errors import EngineError, SlimEvalError, UsageError
+from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
 from slim_eval.records import (
     AccuracyMetrics,
     AccuracyRecord,
@@ -224,7 +224,13 @@ def _record(
     elif isinstance(measurement.metrics, AccuracyMetrics):
         kind = AccuracyRecord
     record = kind(**head, **measurement.metrics.model_dump())
-    return write_record(job.directory, record, measurement.samples)
+    try:
+        return write_record(job.directory, record, measurement.samples)
+    except OSError as error:
+        raise BenchmarkError(
+            f"{job.directory}: the record could not be written: {error.strerror or error}",
+            "make room or mend the folder; the same command measures it again",
+        ) from error
 
 
 def _measured_with(job: protocol.MeasureJob, stage: str, engine: str) -> dict[str, Any]:

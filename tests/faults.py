@@ -1,0 +1,246 @@
+"""Runs that are killed at a random moment of a stage, and finished by the same command.
+
+``python -m tests.faults --count 20`` tries every stage in turn, prints a table, and exits 1 where anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from slim_eval.results import read_samples
+from tests.commands import run_command
+
+COMMAND = (
+    "run", "--models", "demo", "--precision", "int8", "--engine", "transformers", "--num-runs", "16", "--num-warmup",
+    "8", "--max-new-tokens", "16", "--energy-sample-runs", "8", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1",
+    "--accuracy-limit", "24", "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
+    "--log-format", "json",
+)  # fmt: skip
+STAGES = ("quantize", "engine", "performance", "energy", "demo_gsm8k")
+CELL = Path("outputs", "demo", "demo_int8")
+CHECKPOINT = Path("quantized-models", "demo_int8")
+#: What is killed: one worker, or all of slim-eval's own process, as by losing power.
+VICTIMS = ("worker", "slim-eval")
+# What every run with these settings has in common, to the digit.
+_FIXED = {
+    "performance": ("output_tokens", "prompt_tokens", "num_runs", "batch_size", "fingerprint", "num_parameters"),
+    "energy": ("num_runs", "batch_size", "energy_source", "fingerprint", "output_tokens"),
+    "demo_gsm8k": ("accuracy", "stderr", "metrics", "num_items", "task_hashes", "fingerprint"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a run.
+
+    Attributes:
+        stage: In which stage.
+        victim: One of `VICTIMS`.
+        number: The signal.
+        moment: When, as a share of the time that the stage takes.
+    """
+
+    stage: str
+    victim: str
+    number: signal.Signals
+    moment: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a run that something was done to.
+
+    Attributes:
+        hit: Whether the stage was still running; one that was faster than thought was not disturbed.
+        status: Exit status of the disturbed command.
+        finished: Whether the same command then ended with 0.
+        kept: Records that were complete when it was disturbed and were not measured again.
+        lost: What differs from an undisturbed run; empty where nothing was lost.
+    """
+
+    fault: Fault
+    hit: bool
+    status: int
+    finished: bool
+    kept: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def deterministic(folder: Path) -> dict[str, Any]:
+    """What of a run's results does not depend on the clock: every answer, and the bytes of the checkpoint."""
+    cell = folder / CELL
+    found: dict[str, Any] = {}
+    for name, keys in _FIXED.items():
+        record = json.loads((cell / f"{name}.json").read_text(encoding="utf-8"))
+        found[name] = {key: record.get(key) for key in keys}
+    found["answers"] = read_samples(cell, "demo_gsm8k")
+    found["weights"] = json.loads((folder / CHECKPOINT / "quantization.json").read_text())["weight_sha256"]
+    found["files"] = sorted(
+        path.name for path in cell.iterdir() if path.suffix != ".log" and not path.name.startswith(".")
+    )
+    found["leftovers"] = [str(path) for path in folder.rglob(".*tmp*")]
+    return found
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]], threading.Event]]:
+    """The command, its events as they come, and what is set with each."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slim_eval", *COMMAND], cwd=folder, env=variables, text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    events: list[dict[str, Any]] = []
+    heard = threading.Event()
+
+    def listen() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("{"):
+                events.append(json.loads(line))
+                heard.set()
+        heard.set()
+
+    reader = threading.Thread(target=listen, daemon=True)
+    reader.start()
+    yield process, events, heard
+    process.wait()
+    reader.join()
+
+
+def durations(folder: Path) -> dict[str, float]:
+    """Run the command undisturbed: the seconds that each stage takes."""
+    began: dict[str, float] = {}
+    took: dict[str, float] = {}
+    with running(folder) as (process, events, heard):
+        seen = 0
+        while process.poll() is None or seen < len(events):
+            heard.wait(0.2)
+            heard.clear()
+            for event in events[seen:]:
+                if event["event"] == "started":
+                    began[event["stage"]] = time.monotonic()
+                elif event["event"] == "finished" and event["stage"] in began:
+                    took[event["stage"]] = time.monotonic() - began[event["stage"]]
+            seen = len(events)
+    if process.returncode != 0:
+        raise RuntimeError(f"the undisturbed run failed: {events[-3:]}")
+    return took
+
+
+def disturb(folder: Path, fault: Fault, took: dict[str, float]) -> tuple[bool, int]:
+    """Do it. Whether the stage was running then, and the exit status of the command."""
+    with running(folder) as (process, events, heard):
+        while not any(e["event"] == "started" and e["stage"] == fault.stage for e in list(events)):
+            if process.poll() is not None:
+                return False, process.returncode
+            heard.wait(1)
+            heard.clear()
+        time.sleep(fault.moment * took[fault.stage])
+        hit = not any(e["event"] == "finished" and e.get("stage") == fault.stage for e in list(events))
+        target = process.pid if fault.victim == "slim-eval" else _worker(process.pid)
+        if target is not None:
+            os.kill(target, fault.number)
+    return hit and target is not None, process.returncode
+
+
+def _worker(pid: int) -> int | None:
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return None
+    return next((child.pid for child in children if "slim_eval.worker" in " ".join(child.cmdline())), None)
+
+
+def left_running(folder: Path) -> list[int]:
+    """Processes that still work in a folder; what was just killed has a moment to go."""
+    for _ in range(50):
+        found = [process.pid for process in psutil.process_iter() if _works_in(process, folder)]
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder
+    except (psutil.Error, OSError):
+        return False
+
+
+def attempt(reference: Path, folder: Path, fault: Fault, took: dict[str, float]) -> Trial:
+    """Disturb a run in an empty folder, give the same command again, and compare with the undisturbed one."""
+    if fault.stage != "quantize":
+        shutil.copytree(reference / "quantized-models", folder / "quantized-models")
+    hit, status = disturb(folder, fault, took)
+    lost = [f"process {pid} was left" for pid in left_running(folder)]
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / CELL).glob("*.json") if "error" not in path.name}
+    again = run_command(*COMMAND, cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    if again.returncode == 0:
+        expected, found = deterministic(reference), deterministic(folder)
+        lost += [f"{key} differs" for key in expected if found[key] != expected[key]]
+        after = {path.name: path.stat().st_mtime_ns for path in (folder / CELL).glob("*.json")}
+        # Without a meter an energy record holds no number and is made again.
+        lost += [
+            f"{name} was measured twice" for name in before if after[name] != before[name] and name != "energy.json"
+        ]
+    else:
+        lost.append(f"not finished: {again.stderr[-300:]}")
+    return Trial(fault, hit, status, again.returncode == 0, tuple(sorted(before)), tuple(lost))
+
+
+def main() -> int:
+    """Try faults one after the other and print what became of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    number = signal.Signals[options.signal]
+    trials = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        reference = Path(name).resolve() / "reference"
+        reference.mkdir()
+        took = durations(reference)
+        print("stage         victim     at    status  kept  finished  lost")
+        for index in range(options.count):
+            victim = "slim-eval" if number is not signal.SIGKILL else VICTIMS[index // len(STAGES) % len(VICTIMS)]
+            fault = Fault(STAGES[index % len(STAGES)], victim, number, chance.random())
+            folder = Path(name).resolve() / f"trial-{index}"
+            folder.mkdir()
+            trial = attempt(reference, folder, fault, took)
+            trials.append(trial)
+            print(
+                f"{fault.stage:<12}  {victim:<9}  {fault.moment:4.0%}  {trial.status:>6}  {len(trial.kept):>4}  "
+                f"{'yes' if trial.finished else 'NO':<8}  {', '.join(trial.lost) or 'nothing'}"
+                f"{'' if trial.hit else ' (the stage had ended)'}",
+                flush=True,
+            )
+            shutil.rmtree(folder)
+    survived = sum(not trial.lost for trial in trials)
+    print(f"{len(trials)} faults, {sum(t.hit for t in trials)} while the stage ran: {survived} survived, "
+          f"{len(trials) - survived} lost")  # fmt: skip
+    return 0 if survived == len(trials) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

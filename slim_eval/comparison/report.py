@@ -18,6 +18,7 @@ from slim_eval.comparison.items import UNDERPOWERED
 from slim_eval.utils import number
 
 _ABSENT = "-"
+_LONGEST_WORD = 24
 _STYLES = {
     "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "confounded": "yellow",
     "within noise": "dim", "no difference seen": "dim",
@@ -93,17 +94,23 @@ _METRIC_COLUMNS = (
     _Column("gain", _gain),
     _Column("verdict", lambda made: made.verdict.value, "left"),
 )
-_TASK_COLUMNS = (
-    _Column("task", lambda task: task.paired.task, "left"),
+_TASK = _Column("task", lambda task: task.paired.task, "left")
+_VERDICT_COLUMNS = (
+    _TASK,
     _Column("items", lambda task: _ABSENT if task.paired.num_items is None else f"{task.paired.num_items:,}"),
     _Column("A %", lambda task: _percent(task.a)),
     _Column("B %", lambda task: _percent(task.b)),
     _Column("drop, pp", _drop),
+    _Column("verdict", _task_verdict, "left"),
+)
+_EVIDENCE_COLUMNS = (
+    _TASK,
     _Column("flips %", lambda task: _percent(task.paired.flips)),
     _Column("p (Holm)", _p_value),
     _Column("KL, nats", _kl),
-    _Column("verdict", _task_verdict, "left"),
 )
+# All in one where width does not matter; a terminal of 80 columns would break words and numbers.
+_TASK_COLUMNS = (*_VERDICT_COLUMNS[:-1], *_EVIDENCE_COLUMNS[1:], _VERDICT_COLUMNS[-1])
 
 
 def renderable(report: ComparisonReport) -> RenderableType:
@@ -111,7 +118,7 @@ def renderable(report: ComparisonReport) -> RenderableType:
     parts: list[RenderableType] = []
     for pair in report.pairs:
         parts.append(Text(_title(pair), style="bold"))
-        for columns, rows in _tables(pair):
+        for columns, rows in _tables(pair, _VERDICT_COLUMNS, _EVIDENCE_COLUMNS):
             parts.append(_table(columns, rows))
         parts += [Text(line, style="dim") for line in _notes(pair)]
     parts += [Text(f"caveat: {text}", style="yellow") for text in _caveat_lines(report)]
@@ -125,7 +132,7 @@ def to_markdown(report: ComparisonReport) -> str:
     lines: list[str] = []
     for pair in report.pairs:
         lines += [f"## {_title(pair)}", ""]
-        for columns, rows in _tables(pair):
+        for columns, rows in _tables(pair, _TASK_COLUMNS):
             lines += _markdown_table(columns, rows)
         lines += [*(f"- {line}" for line in _notes(pair)), ""]
     sections = (
@@ -176,9 +183,9 @@ def _title(pair: CellComparison) -> str:
     return f"A: {a}   B: {b}"
 
 
-def _tables(pair: CellComparison) -> list[tuple[Sequence[_Column], Sequence[Any]]]:
+def _tables(pair: CellComparison, *of_tasks: Sequence[_Column]) -> list[tuple[Sequence[_Column], Sequence[Any]]]:
     found: list[tuple[Sequence[_Column], Sequence[Any]]] = [
-        (_METRIC_COLUMNS, pair.metrics), (_TASK_COLUMNS, pair.tasks),
+        (_METRIC_COLUMNS, pair.metrics), *((columns, pair.tasks) for columns in of_tasks),
     ]  # fmt: skip
     return [(columns, rows) for columns, rows in found if rows]
 
@@ -186,7 +193,10 @@ def _tables(pair: CellComparison) -> list[tuple[Sequence[_Column], Sequence[Any]
 def _table(columns: Sequence[_Column], rows: Sequence[Any]) -> Table:
     table = Table()
     for column in columns:
-        table.add_column(column.header, justify=column.justify, overflow="fold")
+        # Lines are broken between words alone: no column is narrower than its longest one, but for very long names.
+        words = (word for row in rows for word in column.text(row).split())
+        longest = min(_LONGEST_WORD, max(map(len, (column.header, *words))))
+        table.add_column(column.header, justify=column.justify, overflow="fold", min_width=longest)
     for row in rows:
         texts = [column.text(row) for column in columns]
         style = _STYLES.get(texts[-1].split(" (")[0], "")

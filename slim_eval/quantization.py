@@ -30,7 +30,9 @@ from slim_eval.checkpoints import (
     settings,
     write_record,
 )
-from slim_eval.errors import INSTALL, MissingPackageError, QuantizationError, UsageError
+from slim_eval.engines import room
+from slim_eval.engines.memory import served_bytes
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError, QuantizationError, UsageError
 from slim_eval.models import CheckpointFacts, describe, require_plain, weight_files
 
 __all__ = [
@@ -47,6 +49,7 @@ Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
 
 _PACKAGES = ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch")
+_LIBRARIES_GB = 0.5  # of memory, that torch and llm-compressor take before a model is loaded
 _PROMPT_TOKENS = 8  # of the check that a new checkpoint generates
 # What transformers and llm-compressor raise for a model or data that they cannot deal with.
 _FAILURES = (ValueError, RuntimeError, OSError, ImportError)
@@ -90,6 +93,7 @@ def _make(
     started = datetime.now(timezone.utc)
     recipe = RECIPES[request.precision]
     asked = settings(request)
+    _require_memory(request)
     stage("loading the model")
     model, tokenizer = _load(request, facts)
     layers = _layers(model, recipe)
@@ -135,6 +139,15 @@ def _make(
         duration_s=(finished - started).total_seconds(),
         notes=(*calibration.notes, *warnings),
     )
+
+
+def _require_memory(request: QuantizeRequest) -> None:
+    """Refuse a model that the machine's memory cannot hold in 16 bit, GPU or not."""
+    assert request.source.path is not None
+    try:
+        room.require_in_ram(served_bytes(request.source.path), _LIBRARIES_GB)
+    except EngineError as error:
+        raise QuantizationError(error.cause, "end other programs, or quantize on a machine with more memory") from error
 
 
 def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from slim_eval.benchmarks import outcomes
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.demo import TASKS_DIR
+from slim_eval.engines import fitting
 from slim_eval.engines.base import Engine
-from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
+from slim_eval.engines.memory import empty_caches
+from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
 from slim_eval.records import AccuracyMetrics, Measurement
 from slim_eval.utils import did_you_mean
 
@@ -49,6 +52,11 @@ _DEFINITION = re.compile(
 _NO_ITEMS = "its data set has no items"
 _CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
 _INSTALL = 'pip install "lm-eval>=0.4.12"'
+_LESS_MEMORY = (
+    "lower --max-model-len or --num-fewshot (with vLLM also --gpu-memory-utilization), serve int8 or int4, or use a "
+    "larger device"
+)
+_log = logging.getLogger(__name__)
 
 
 def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
@@ -86,6 +94,9 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
     Few-shot follows lm-eval: `config.num_fewshot` replaces a task's own number, except where the task fixes it at 0;
     the record and each subtask say how many were used. `config.limit` counts items of each (sub)task, from the first.
 
+    Where a batch does not fit in memory, the task starts over with half as many items a batch, down to 1: a note each,
+    and the record's ``batch_size`` is the one that fitted.
+
     Every sample is one item: ``task`` (the subtask), ``doc_id``, ``doc_hash``, ``prompt_hash``, ``target_hash``,
     ``target``, one key ``metric,filter`` a metric; for choices ``loglikelihoods`` in nats, one a choice; for generated
     answers ``response`` and ``extracted``, the answer that each filter found.
@@ -101,11 +112,38 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
         `AccuracyMetrics` and one sample an item, ordered by subtask and item.
 
     Raises:
-        BenchmarkError: The task's data cannot be had or is empty, or the task cannot be run as asked.
+        BenchmarkError: The task's data cannot be had or is empty, the task cannot be run as asked, or not even one item
+            at a time fits in memory.
+        EngineError: The engine stopped for another reason.
         MissingPackageError: lm-eval is not installed.
     """
+    notes: list[str] = []
+    for size, smaller in fitting.halvings(config.batch_size_of(task)):
+        try:
+            measured = _run(engine, task, config, seed, progress, size)
+        except (RuntimeError, MemoryError, OSError, EngineError) as error:
+            if not fitting.is_out_of_memory(error):
+                raise
+            short = fitting.shortage(error)
+            if smaller is None:
+                raise BenchmarkError(
+                    f"{task}: out of memory at accuracy batch size 1" + (f": {short}" if short else ""), _LESS_MEMORY
+                ) from error
+        else:
+            return replace(measured, notes=(*notes, *measured.notes))
+        # Only here: the error's traceback kept alive what the batch had allocated.
+        empty_caches()
+        notes.append(f"accuracy batch size {size} did not fit in memory: {smaller}")
+        _log.warning("%s: %s%s", task, notes[-1], f" ({short})" if short else "")
+    raise AssertionError("batch size 1 either fits or is an error")
+
+
+def _run(
+    engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: Progress, batch_size: int
+) -> Measurement:
+    """The whole task at one batch size; its data and few-shot examples are drawn anew, so that each try is the same."""
     loaded = _load(task, config, seed)
-    model = engine.lm_eval_model(config.batch_size_of(task))
+    model = engine.lm_eval_model(batch_size)
     if config.apply_chat_template and not model.chat_template(True):
         raise BenchmarkError("the model's tokenizer has no chat template", "leave --apply-chat-template out")
     if hook := getattr(model, "set_cache_hook", None):
@@ -113,7 +151,7 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
     start = time.perf_counter()
     output = _evaluate(model, loaded, config)
     duration_s = time.perf_counter() - start
-    return _Reading(task, output, config).measurement(duration_s)
+    return _Reading(task, output, config, batch_size).measurement(duration_s)
 
 
 def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
@@ -139,21 +177,17 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
 
 def _evaluate(model: Any, loaded: Any, config: AccuracyConfig) -> Any:
     """lm-eval's `evaluate` with the settings of its own command."""
-    import torch
     from lm_eval.evaluator import evaluate
 
-    try:
-        return evaluate(
-            lm=model,
-            task_dict=loaded,
-            limit=config.limit,
-            cache_requests=False,  # lm-eval's cache does not know which model or precision an answer came from
-            log_samples=True,
-            apply_chat_template=config.apply_chat_template,
-            fewshot_as_multiturn=config.apply_chat_template,
-        )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise BenchmarkError(f"out of memory: {_one_line(error)}", "lower --accuracy-batch-size") from error
+    return evaluate(
+        lm=model,
+        task_dict=loaded,
+        limit=config.limit,
+        cache_requests=False,  # lm-eval's cache does not know which model or precision an answer came from
+        log_samples=True,
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template,
+    )
 
 
 def _check(name: str, task: Any) -> None:
@@ -198,6 +232,7 @@ class _Reading:
     task: str
     output: Mapping[str, Any]
     config: AccuracyConfig
+    batch_size: int
 
     def measurement(self, duration_s: float) -> Measurement:
         samples = [sample for name in self._leaves for sample in self._items(name)]
@@ -218,7 +253,7 @@ class _Reading:
             num_items=len(samples),
             num_fewshot=used.pop() if len(used) == 1 else None,
             limit=self.config.limit,
-            batch_size=self.config.batch_size_of(self.task),
+            batch_size=self.batch_size,
             apply_chat_template=self.config.apply_chat_template,
             metrics=metrics,
             subtasks={name: self._subtask(name) for name in self.output["results"] if name != self._name},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,11 @@ _KIB_PER_MIB = 1024
 
 #: Bytes an element of a tensor as served: floats wider than 16 bit are served as 16 bit.
 _SERVED_BYTES = {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
+
+#: The same where quantized weights are unpacked to 16 bit, as Transformers does.
+_UNPACKED_BYTES = {**_SERVED_BYTES, "I8": 2, "F8_E4M3": 2}
+_PACKED = ".weight_packed"  # of llm-compressor: eight 4-bit weights in each I32
+_UNPACKED_WORD_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -56,3 +63,20 @@ def served_bytes(checkpoint: Path) -> int:
         for file in weight_files(checkpoint)
         for dtype, shape in read_header(file).values()
     )
+
+
+def unpacked_bytes(checkpoint: Path) -> int:
+    """Bytes that a checkpoint's tensors take once quantized weights are unpacked to 16 bit."""
+    return sum(
+        math.prod(shape) * (_UNPACKED_WORD_BYTES if name.endswith(_PACKED) else _UNPACKED_BYTES.get(dtype, 1))
+        for file in weight_files(checkpoint)
+        for name, (dtype, shape) in read_header(file).items()
+    )
+
+
+def empty_caches() -> None:
+    """Give back what torch keeps of memory that is no longer used; nothing where torch or its CUDA is not at work."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

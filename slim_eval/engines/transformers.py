@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from slim_eval.config import EngineConfig
+from slim_eval.engines import fitting, room
 from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
-from slim_eval.engines.memory import resident_memory
+from slim_eval.engines.memory import resident_memory, unpacked_bytes
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import describe
 from slim_eval.utils import GIB, MIB
@@ -23,7 +24,10 @@ _EMULATED = (
     "Transformers emulates the quantized kernels in 16 bit: its speed and memory at int8 and int4 say nothing about a "
     "deployment; its accuracy does"
 )
-_OUT_OF_MEMORY = "lower the batch size or --max-new-tokens, or use a larger device"
+_OUT_OF_MEMORY = "lower --batch-size or --max-new-tokens, or use a larger device"
+
+#: GiB of memory that torch and Transformers take before a model is loaded.
+_ENGINE_GB = 0.4
 _LOAD_FAILURES = (OSError, ValueError, RuntimeError)
 
 
@@ -44,7 +48,7 @@ def load(request: LoadRequest) -> TransformersEngine:
     """Load a checkpoint onto the first visible GPU, or the CPU where there is none.
 
     Raises:
-        EngineError: It does not load; cause and remedy.
+        EngineError: There is no room for it, or it does not load; cause and remedy.
         MissingPackageError: A package that the checkpoint needs is not installed.
     """
     config = request.config
@@ -55,6 +59,11 @@ def load(request: LoadRequest) -> TransformersEngine:
     except ImportError as error:
         raise _missing(error) from error
     facts = describe(request.checkpoint)
+    weights = unpacked_bytes(request.checkpoint)
+    if torch.cuda.is_available():
+        room.require_on_gpus(weights, 1)
+    else:
+        room.require_in_ram(weights, _ENGINE_GB)
     path, trust = str(request.checkpoint), config.trust_remote_code
     start = time.perf_counter()
     set_seed(request.seed)
@@ -72,8 +81,8 @@ def load(request: LoadRequest) -> TransformersEngine:
         engine.generate(["."], max_new_tokens=1)
     except ImportError as error:
         raise _missing(error) from error
-    except (*_LOAD_FAILURES, MemoryError) as error:
-        raise _translate(error, "Transformers did not load the model") from error
+    except (*_LOAD_FAILURES, MemoryError, EngineError) as error:
+        raise _load_error(error, weights, on_cpu=not torch.cuda.is_available()) from error
     engine.load_time_s = time.perf_counter() - start
     return engine
 
@@ -260,10 +269,24 @@ def _missing(error: ImportError) -> MissingPackageError:
     return MissingPackageError(name, "serving this model", INSTALL)
 
 
+def _load_error(error: BaseException, weight_bytes: int, *, on_cpu: bool) -> EngineError:
+    """Why the model did not load; where memory ran out, with what it takes and what is free."""
+    if isinstance(error, EngineError) and not fitting.is_out_of_memory(error):
+        return error
+    translated = _translate(error, "Transformers did not load the model")
+    if not fitting.is_out_of_memory(error):
+        return translated
+    return EngineError(
+        f"{translated.cause}; {room.situation(weight_bytes, 1, on_cpu=on_cpu)}",
+        "serve a smaller model, or --engine vllm, which keeps int8 and int4 packed",
+    )
+
+
 def _translate(error: BaseException, what: str) -> EngineError:
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return EngineError(f"{what}: out of memory", _OUT_OF_MEMORY)
+    if fitting.is_out_of_memory(error):
+        short = fitting.shortage(error)
+        return EngineError(f"{what}: out of memory" + (f", {short}" if short else ""), _OUT_OF_MEMORY)
     if "trust_remote_code" in text:
         return EngineError(f"{what}: it brings code of its own", "if you trust it: --trust-remote-code")
     return EngineError(f"{what}: {text[:300]}", "see the log")

@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import vllm_errors
+from slim_eval.engines import fitting, processes, room, vllm_errors
 from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.distribution import distribution_named_vllm
+from slim_eval.engines.guarded import Guarded
 from slim_eval.engines.memory import resident_memory, served_bytes
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import describe
@@ -49,7 +49,8 @@ _OWN_ARGUMENTS = {
     "worker_extension_cls": None,
 }
 
-_EXIT_TIMEOUT_S = 15.0
+#: GiB of memory that vLLM's processes take on a CPU before a model is loaded.
+_ENGINE_GB = 1.5
 
 #: What comes out of vLLM beside its own exceptions: pydantic's validation, torch's memory, dead children.
 _FAILURES = (ValueError, RuntimeError, OSError)
@@ -90,14 +91,14 @@ def platform() -> VllmPlatform:
 
 
 def load(request: LoadRequest) -> VllmEngine:
-    """Start vLLM on a checkpoint.
+    """Start vLLM on a checkpoint; on a GPU with a smaller share of it where the one asked for does not fit.
 
     Raises:
-        EngineError: It did not start, or an engine argument is unknown; cause and remedy.
+        EngineError: There is no room for it, it did not start, or an engine argument is unknown; cause and remedy.
         MissingPackageError: vLLM is not installed.
     """
-    on_cpu = platform().kind == "cpu"
-    if on_cpu:
+    kind = platform().kind
+    if on_cpu := kind == "cpu":
         _set_defaults(_CPU_ENVIRONMENT)
         if request.config.enforce_eager:
             _set_defaults(_CPU_EAGER_ENVIRONMENT)
@@ -106,13 +107,29 @@ def load(request: LoadRequest) -> VllmEngine:
     except ImportError as error:
         raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
     arguments = _arguments(request)
-    log = vllm_errors.LogTail()
-    start = time.perf_counter()
-    try:
-        llm = LLM(**arguments)
-    except _failures() as error:
-        raise vllm_errors.start_error(error, log.read()) from error
-    return VllmEngine(llm, request, time.perf_counter() - start, on_cpu=on_cpu)
+    weights, count = served_bytes(request.checkpoint), request.config.tensor_parallel_size
+
+    def start(share: float) -> Any:
+        log = vllm_errors.LogTail()
+        try:
+            return LLM(**{**arguments, "gpu_memory_utilization": share})
+        except _failures() as error:
+            raise vllm_errors.start_error(error, log.read()) from error
+
+    share = request.config.gpu_memory_utilization
+    cache_gb = room.cpu_kv_cache_gb() if on_cpu else None
+    if on_cpu:
+        room.require_in_ram(weights, _ENGINE_GB, cache_gb)
+    elif kind == "cuda":
+        room.require_on_gpus(weights, count)
+    fitted = fitting.start_with_less(
+        start,
+        share,
+        processes.clear_failed_start,
+        functools.partial(room.situation, weights, count, on_cpu=on_cpu),
+        least=share if cache_gb is not None else fitting.MIN_SHARE,  # a cache of a set size does not go by the share
+    )
+    return VllmEngine(fitted, request, start, on_cpu=on_cpu)
 
 
 class MemoryProbe:
@@ -150,23 +167,28 @@ class VllmEngine:
     name = "vllm"
     kernels = "native"
 
-    def __init__(self, llm: Any, request: LoadRequest, load_time_s: float, *, on_cpu: bool) -> None:
+    def __init__(
+        self, fitted: fitting.Fitted[Any], request: LoadRequest, start: Callable[[float], Any], *, on_cpu: bool
+    ) -> None:
         import vllm
 
+        llm = fitted.engine
         config = llm.llm_engine.vllm_config
         self.version: str = vllm.__version__
         self.dtype = str(config.model_config.dtype).removeprefix("torch.")
         self.max_model_len = int(config.model_config.max_model_len)
-        self.load_time_s = load_time_s
+        self.load_time_s = fitted.seconds
         self._llm: Any = llm
+        self._start_again = functools.partial(start, fitted.share)
+        self._ran_out = False
         self._request = request
         self._on_cpu = on_cpu
         self.device = "cpu" if on_cpu else "cuda"
         self._log = vllm_errors.LogTail()
-        self._processes = _engine_processes()
-        self.notes: tuple[str, ...] = ()
+        self._processes = processes.engine_processes()
+        self.notes: tuple[str, ...] = fitted.notes
         if on_cpu:
-            self.notes = ("weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them unseen",)
+            self.notes += ("weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them unseen",)
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
@@ -182,7 +204,7 @@ class VllmEngine:
         try:
             outputs = self._loaded().generate([_as_vllm(prompt) for prompt in prompts], sampling, use_tqdm=False)
         except _failures() as error:
-            raise vllm_errors.run_error(error, self._log.read()) from error
+            raise self._stopped(error) from error
         return [_generation(output) for output in outputs]
 
     def count_tokens(self, prompt: Prompt) -> int:
@@ -214,12 +236,15 @@ class VllmEngine:
         )
 
     def lm_eval_model(self, batch_size: int) -> Any:
-        """lm-eval's own `VLLM` over this very `vllm.LLM`."""
+        """lm-eval's own `VLLM` over this very `vllm.LLM`, started again where memory ran out in it."""
+        if self._ran_out:
+            self._restart()
+        model = Guarded(self._loaded(), _failures(), self._stopped)
         with distribution_named_vllm(self.version):
             from lm_eval.models import vllm_causallms
 
             config = self._request.config
-            with _replaced(vllm_causallms, "LLM", lambda **_: self._loaded()):
+            with _replaced(vllm_causallms, "LLM", lambda **_: model):
                 # It builds its model by calling LLM(...), and offers no way to hand it one.
                 return vllm_causallms.VLLM(
                     pretrained=str(self._request.checkpoint),
@@ -234,13 +259,22 @@ class VllmEngine:
         """Stop vLLM and wait for its processes; one that does not stop is killed."""
         if self._llm is None:
             return
-        import psutil
-
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
-        _, alive = psutil.wait_procs(self._processes, timeout=_EXIT_TIMEOUT_S)
-        for process in alive:
-            process.kill()
+        processes.end(self._processes)
+
+    def _stopped(self, error: BaseException) -> EngineError:
+        failure = vllm_errors.run_error(error, self._log.read())
+        self._ran_out = self._ran_out or fitting.is_out_of_memory(failure)
+        return failure
+
+    def _restart(self) -> None:
+        """Make another `vllm.LLM`: one whose engine process ran out of memory has ended, or is in no known state."""
+        self.close()
+        processes.clear_failed_start()
+        self._llm = self._start_again()
+        self._ran_out, self._log = False, vllm_errors.LogTail()
+        self._processes = processes.engine_processes()
 
     @functools.cached_property
     def _ordinary_tokens(self) -> tuple[int, ...]:
@@ -332,27 +366,6 @@ def _sum(workers: list[dict[str, int | None]], key: str) -> int | None:
 
 def _in(unit: int, amount: int | None) -> float | None:
     return None if amount is None else amount / unit
-
-
-def _engine_processes() -> list[Any]:
-    """Processes of vLLM below this one. Python's own resource tracker is no part of them and outlives the engine."""
-    import psutil
-
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if not any("resource_tracker" in part for part in _command(process))
-    ]
-
-
-def _command(process: Any) -> list[str]:
-    import psutil
-
-    try:
-        command: list[str] = process.cmdline()
-    except psutil.Error:
-        return []
-    return command
 
 
 def has_avx512() -> bool:

@@ -11,6 +11,7 @@ import re
 import stat
 from pathlib import Path
 
+from slim_eval.engines.fitting import OUT_OF_MEMORY, TOO_LARGE_A_SHARE
 from slim_eval.errors import EngineError
 
 _LOOK_BACK = 200_000  # bytes of log
@@ -18,7 +19,7 @@ _STDERR = 2
 _MAX_CAUSE = 300
 
 _LOWER_CONTEXT = "lower --max-model-len, or raise --gpu-memory-utilization"
-_OUT_OF_MEMORY = "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"
+_LESS_MEMORY = "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"
 
 #: What vLLM says -> what to do. The first that is found counts.
 _REMEDIES: tuple[tuple[str, str], ...] = (
@@ -32,11 +33,8 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
     ),
     (r"KV cache is needed|KV cache memory", f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
-    (
-        r"less than desired (?:GPU|CPU) memory utilization",
-        "lower --gpu-memory-utilization, or stop what else uses the device",
-    ),
-    (r"out of memory|OutOfMemoryError|can't allocate memory", _OUT_OF_MEMORY),
+    (TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop what else uses the device"),
+    (OUT_OF_MEMORY, _LESS_MEMORY),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model holds"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
     (

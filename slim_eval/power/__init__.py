@@ -15,6 +15,7 @@ from slim_eval.power.conditions import Conditions, DeviceState
 from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, memory_bandwidth_gb_s, process_tree, resolve_gpus
 from slim_eval.power.meter import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules
 from slim_eval.power.nvml import NvmlMeter, why_not
+from slim_eval.power.occupants import Occupancy, Occupant, occupancy
 from slim_eval.power.survey import GpuSurvey, survey
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "Meter",
     "NoMeter",
     "NvmlMeter",
+    "Occupancy",
+    "Occupant",
     "PowerSample",
     "gpu_facts",
     "integral_joules",
     "list_gpus",
     "memory_bandwidth_gb_s",
+    "occupancy",
     "open_meter",
     "process_tree",
     "resolve_gpus",

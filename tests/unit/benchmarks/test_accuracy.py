@@ -16,7 +16,7 @@ import pytest
 from slim_eval.benchmarks import accuracy, outcomes
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig
-from slim_eval.errors import BenchmarkError, UsageError
+from slim_eval.errors import BenchmarkError, EngineError, UsageError
 from slim_eval.records import AccuracyMetrics, Measurement
 
 pytest.importorskip("lm_eval")
@@ -312,6 +312,99 @@ def test_the_chat_template_is_applied(folder: Path) -> None:
     assert engine.prompts[0].count("<user>") == 2
     assert "<assistant>" in engine.prompts[0]
     assert _metrics(measured).apply_chat_template is True
+
+
+class SmallEngine(RuleEngine):
+    """A `RuleEngine` whose memory holds so many items a batch: a larger one fails at its third request."""
+
+    def __init__(self, holds: int, error: Exception) -> None:
+        super().__init__()
+        self.holds, self.error = holds, error
+
+    def lm_eval_model(self, batch_size: int) -> Any:
+        model, answer = super().lm_eval_model(batch_size), score
+        asked = 0
+
+        def fails_at_the_third(requests: Any) -> Any:
+            def rule(text: str, end: str) -> Any:
+                nonlocal asked
+                asked += 1
+                if batch_size > self.holds and asked == 3:
+                    raise self.error
+                return answer(text, end), False
+
+            return model._answer("loglikelihood", requests, rule)
+
+        model.loglikelihood = fails_at_the_third
+        return model
+
+
+TORCH = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.50 GiB is free."
+)
+
+
+def _out_of_memory(kind: str) -> Exception:
+    if kind == "torch":
+        torch = pytest.importorskip("torch")
+        error: Exception = torch.OutOfMemoryError(TORCH)
+        return error
+    return {
+        "allocator": RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."
+        ),
+        "python": MemoryError(),
+        "vllm": EngineError(f"vLLM stopped: {TORCH}", "lower something"),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["torch", "allocator", "python", "vllm"])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(folder: Path, kind: str) -> None:
+    engine, undisturbed = SmallEngine(8, _out_of_memory(kind)), RuleEngine()
+    measured = _run("own_choice", folder, engine, batch_size=32)
+    plain = _run("own_choice", folder, undisturbed, batch_size=8)
+    assert engine.batch_sizes == [32, 16, 8]
+    assert measured.notes == (
+        "accuracy batch size 32 did not fit in memory: 16",
+        "accuracy batch size 16 did not fit in memory: 8",
+    )
+    assert _metrics(measured).batch_size == 8
+    # The task starts over: prompts with their few-shot examples, scores and items are those of an undisturbed run.
+    assert engine.prompts[-18:] == undisturbed.prompts
+    assert measured.samples == plain.samples
+    assert _metrics(measured).model_copy(update={"duration_seconds": None}) == _metrics(plain).model_copy(
+        update={"duration_seconds": None}
+    )
+
+
+def test_progress_starts_over_with_the_task(folder: Path) -> None:
+    calls: list[int] = []
+    config = AccuracyConfig(tasks=("own_choice",), include_path=folder, num_fewshot=1, batch_size=2)
+    engine = SmallEngine(1, _out_of_memory("python"))
+    accuracy.run(engine, "own_choice", config, 0, lambda done, total, unit="": calls.append(done))  # type: ignore[arg-type]
+    assert calls[-18:] == list(range(1, 19))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("torch", ": 2.00 GiB more were needed, 1.50 GiB were free"), ("python", "")]
+)
+def test_a_task_of_which_no_item_fits_is_an_error_with_a_remedy(folder: Path, kind: str, told: str) -> None:
+    engine = SmallEngine(0, _out_of_memory(kind))
+    with pytest.raises(BenchmarkError) as caught:
+        _run("own_choice", folder, engine, batch_size=6)
+    assert engine.batch_sizes == [6, 3, 1]
+    assert caught.value.cause == f"own_choice: out of memory at accuracy batch size 1{told}"
+    for option in ("--max-model-len", "--num-fewshot", "--gpu-memory-utilization", "int8"):
+        assert option in caught.value.remedy
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), EngineError("vLLM stopped: no kernel")])
+def test_another_failure_is_not_tried_again(folder: Path, error: Exception) -> None:
+    engine = SmallEngine(8, error)
+    with pytest.raises(type(error)) as caught:
+        _run("own_choice", folder, engine, batch_size=32)
+    assert caught.value is error
+    assert engine.batch_sizes == [32]
 
 
 @pytest.mark.parametrize(

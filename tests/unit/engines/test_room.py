@@ -1,0 +1,217 @@
+"""Whether a model has room is known before it is loaded: planted free memory, and a stand-in NVML's GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval import environment, quantization
+from slim_eval.config import EngineConfig, Precision
+from slim_eval.engines import LoadRequest, room, transformers, vllm
+from slim_eval.engines.memory import served_bytes, unpacked_bytes
+from slim_eval.engines.vllm import VllmPlatform
+from slim_eval.errors import EngineError, QuantizationError
+from slim_eval.models import ModelSource
+from slim_eval.utils import GIB
+from tests.standins.nvml import UUIDS, StandInGpu, build
+from tests.standins.nvml import environment as surroundings
+from tests.standins.tiny_models import make_checkpoint
+from tests.unit.test_models import write_safetensors
+
+ROOT = Path(__file__).parents[3]
+
+#: Asks for room in a process that sees the stand-in's GPUs; `pids` in a container would have no names.
+SCRIPT = """
+import json, sys
+from slim_eval.engines import room
+from slim_eval.errors import EngineError
+from slim_eval.power import occupants
+
+request, answer, waits = json.loads(sys.argv[1]), {}, []
+occupants.pids_may_be_the_hosts = lambda: request["container"]
+try:
+    room.require_on_gpus(request["gib"] * 2**30, request["count"], waits.append)
+except EngineError as error:
+    answer |= {"cause": error.cause, "remedy": error.remedy}
+answer |= {"waits": waits, "situation": room.situation(2**30, request["count"], on_cpu=False)}
+print(json.dumps(answer))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="module")
+def visitor() -> Iterator[int]:
+    """Another process, in no group of ours."""
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def gpu(used_gib: int, pids: str = "", uuid: str = UUIDS[0]) -> StandInGpu:
+    return StandInGpu(uuid=uuid, settings={"memory": 80 * GIB, "used": used_gib * GIB, "pids": pids})
+
+
+def ask(library: Path, *gpus: StandInGpu, gib: float, count: int = 1, container: bool = False, **env: str) -> Any:
+    request = json.dumps({"gib": gib, "count": count, "container": container})
+    variables = {**surroundings(library, gpus), "PYTHONPATH": str(ROOT), **env}
+    command = [sys.executable, "-c", SCRIPT, request]
+    # In a session of its own, as a worker is: the test's other children are none of its family.
+    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, start_new_session=True)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_what_holds_a_gpus_memory_is_named(library: Path, visitor: int) -> None:
+    answer = ask(library, gpu(70, f"{visitor}:{64 * GIB};self:{GIB}"), gib=14.9)
+    assert answer["cause"] == (
+        f"the weights and CUDA need 15.4 GiB, GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
+    )
+    assert answer["remedy"].startswith("end the processes that hold it, serve a smaller model")
+    assert answer["situation"] == (
+        f"the weights take 1.0 GiB; GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
+    )
+
+
+def test_the_largest_holder_comes_first_and_one_that_has_ended_has_no_name(library: Path, visitor: int) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    answer = ask(library, gpu(79, f"{ended.pid}:{GIB};{visitor}:{40 * GIB}"), gib=2.0)
+    assert f"pid {visitor} (sleep) holds 40.0 GiB, pid {ended.pid} holds 1.0 GiB" in answer["cause"]
+
+
+def test_in_a_container_a_process_is_not_named_by_guess(library: Path, visitor: int) -> None:
+    answer = ask(library, gpu(79, f"{visitor}:{40 * GIB}"), gib=2.0, container=True)
+    assert f"pid {visitor} holds 40.0 GiB" in answer["cause"]
+
+
+def test_memory_without_a_holder_is_refused_after_a_while(library: Path) -> None:
+    """A process that has just ended may hold its memory yet: it is looked at again."""
+    answer = ask(library, gpu(79), gib=2.0)
+    assert answer["cause"] == "the weights and CUDA need 2.5 GiB, GPU 0 has 1.0 of 80.0 GiB free"
+    assert answer["remedy"].startswith("serve a smaller model")
+    assert len(answer["waits"]) == 4
+
+
+def test_a_model_that_fits_is_let_pass_whoever_else_is_there(library: Path, visitor: int) -> None:
+    answer = ask(library, gpu(60, f"{visitor}:{60 * GIB}"), gib=19.0)
+    assert (answer.get("cause"), answer["waits"]) == (None, [])
+
+
+def test_gpus_share_the_weights(library: Path) -> None:
+    both = gpu(3), gpu(70, uuid=UUIDS[1])
+    assert "cause" not in ask(library, *both, gib=19.0, count=2)
+    answer = ask(library, *both, gib=40.0, count=2)
+    assert answer["cause"] == ("the weights and CUDA need 20.5 GiB on each of 2 GPUs, GPU 1 has 10.0 of 80.0 GiB free")
+
+
+def test_it_is_the_visible_gpu_that_counts(library: Path) -> None:
+    both = gpu(3), gpu(70, uuid=UUIDS[1])
+    assert "cause" not in ask(library, *both, gib=40.0)
+    assert "GPU 1 has 10.0" in ask(library, *both, gib=40.0, CUDA_VISIBLE_DEVICES="1")["cause"]
+
+
+@pytest.mark.parametrize("settings", [{"memory": 0}, None])
+def test_what_nvml_does_not_tell_is_let_pass(library: Path, settings: dict[str, int] | None) -> None:
+    gpus = [] if settings is None else [StandInGpu(settings=settings)]
+    answer = ask(library, *gpus, gib=500.0)
+    assert "cause" not in answer
+    assert answer["situation"].startswith("the weights take 1.0 GiB")
+
+
+# --- The machine's memory ---
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Plant the free memory, GiB."""
+
+    def plant(free_gb: float | None) -> None:
+        monkeypatch.setattr(environment, "free_ram_gb", lambda: free_gb)
+
+    return plant
+
+
+def test_memory_that_does_not_suffice_is_refused_with_both_amounts(free: Any) -> None:
+    free(16.0)
+    room.require_in_ram(14 * GIB, 1.5)
+    with pytest.raises(EngineError) as refused:
+        room.require_in_ram(14 * GIB, 1.5, 4.0)
+    assert refused.value.cause == (
+        "the model needs about 19.5 GiB of memory (weights 14.0, engine 1.5, KV cache 4.0), 16.0 GiB are free"
+    )
+    assert "VLLM_CPU_KVCACHE_SPACE (now 4 GiB)" in refused.value.remedy
+
+
+def test_free_memory_that_is_not_known_refuses_nothing(free: Any) -> None:
+    free(None)
+    room.require_in_ram(10**15, 1.5)
+
+
+@pytest.mark.parametrize(("text", "cache_gb"), [(None, None), ("", None), ("0", None), ("40", 40.0), ("much", None)])
+def test_the_kv_cache_is_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, cache_gb: float | None
+) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    if text is not None:
+        monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", text)
+    assert room.cpu_kv_cache_gb() == cache_gb
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+def test_transformers_loads_nothing_without_room(free: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    library = pytest.importorskip("transformers")
+    monkeypatch.setattr(library.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    free(0.1)
+    with pytest.raises(EngineError, match=r"needs about 0\.4 GiB of memory .*0\.1 GiB are free"):
+        transformers.load(LoadRequest(checkpoint, EngineConfig(), 64))
+
+
+def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("vllm")
+    monkeypatch.setattr(vllm, "platform", lambda: VllmPlatform("cpu"))
+    monkeypatch.setattr(library, "LLM", lambda **_: pytest.fail("it was started"))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    free(30.0)
+    with pytest.raises(EngineError, match=r"engine 1\.5, KV cache 40\.0\), 30\.0 GiB are free"):
+        vllm.load(LoadRequest(checkpoint, EngineConfig(), 64))
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "40"
+
+
+def test_quantization_loads_nothing_without_room(free: Any, checkpoint: Path, tmp_path: Path) -> None:
+    source = ModelSource(name="tiny", kind="local", config_dir=checkpoint, path=checkpoint)
+    request = quantization.QuantizeRequest(source=source, precision=Precision.INT8, directory=tmp_path)
+    free(0.1)
+    with pytest.raises(QuantizationError, match=r"needs about 0\.5 GiB of memory .*0\.1 GiB are free"):
+        quantization.quantize(request, lambda text: pytest.fail(f"it went on to: {text}"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unpacked_weights_are_counted_in_16_bit(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "model.safetensors",
+        {
+            "a.weight_packed": ("I32", [4, 2]),  # 4 x 16 weights of 4 bit
+            "b.weight": ("I8", [4, 8]),
+            "c.weight": ("BF16", [10]),
+        },
+    )
+    assert served_bytes(tmp_path) == 4 * 2 * 4 + 4 * 8 + 20
+    assert unpacked_bytes(tmp_path) == 4 * 16 * 2 + 4 * 8 * 2 + 20

@@ -1,6 +1,7 @@
 """What a user sees while a run goes on, and at its end: live bars on a terminal, plain lines elsewhere.
 
-Progress goes to stderr; the closing table and the paths of what was written go to stdout, for pipes.
+Progress goes to stderr; the closing table and the paths of what was written go to stdout, for pipes. Texts are redacted
+before they are laid out: a table may break a token into lines that look like none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import (
     BarColumn,
     Progress,
@@ -29,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slim_eval import protocol
+from slim_eval.redaction import redact
 from slim_eval.results import Cell
 from slim_eval.utils import number
 
@@ -84,6 +86,11 @@ class Display(Protocol):
     ) -> None:
         """Show the closing table, and what failed; `reused` names stages of earlier runs, by the cell's folder."""
         ...
+
+
+def escape(text: str) -> str:
+    """A text as rich shows it letter by letter, redacted."""
+    return escape_markup(redact(text))
 
 
 def open_display() -> Display:
@@ -142,7 +149,7 @@ class PlainDisplay:
         show_cells(cells, failures, reused)
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(redact(text), markup=False, soft_wrap=True)
 
 
 class LiveDisplay:
@@ -181,7 +188,9 @@ class LiveDisplay:
         if self._overall is None:
             self._overall = self._progress.add_task(description, total=total, unit="cells")
         self._progress.update(self._overall, completed=number - 1, description=description)
-        self._progress.console.print(f"[bold]{escape(name)}[/] ({number} of {total}): {', '.join(stages) or _NOTHING}")
+        self._progress.console.print(
+            f"[bold]{escape(name)}[/] ({number} of {total}): {escape(', '.join(stages)) or _NOTHING}"
+        )
 
     def handle(self, event: Any) -> None:
         """Bring the bars up to date."""
@@ -286,7 +295,7 @@ def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
     """The comparison table, if wanted, and the paths of what an analysis wrote, on stdout; its warnings on stderr."""
     errors = Console(stderr=True, highlight=False)
     for text in (*report.problems, *report.warnings):
-        errors.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        errors.print(redact(f"warning: {text}"), style="yellow", markup=False, soft_wrap=True)
     out = Console(highlight=False)
     if table:
         from slim_eval.analysis.terminal import comparison_table

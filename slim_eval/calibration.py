@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slim_eval import bounded
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import INSTALL, MissingPackageError, QuantizationError, UsageError
 from slim_eval.hub import http_errors, hub_errors
@@ -22,6 +23,7 @@ from slim_eval.utils import did_you_mean
 
 # File ending -> builder of `datasets`; .jsonl is read here, so that rows may differ in their keys.
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+_MAX_BYTES = 2 * 10**9  # of a .jsonl file; its rows are all held in memory
 _REMEDY = "a row is an object with `messages` (a list of role and content) or `text`"
 
 
@@ -128,8 +130,9 @@ def local_path(dataset: str) -> Path | None:
         UsageError: It is written as a path and nothing is there.
     """
     path = Path(dataset).expanduser()
-    if path.exists():
-        return path
+    with suppress(OSError):  # longer than any name of a file
+        if path.exists():
+            return path
     if dataset.startswith((".", "/", "~")) or path.suffix in (".jsonl", *_BUILDERS):
         raise UsageError(f"calibration dataset {dataset!r} does not exist", "give a file, a folder or a hub dataset")
     return None
@@ -156,14 +159,19 @@ def _rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    number = 0
+    with path.open("rb") as stream:
         try:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(bounded.lines(stream, max_bytes=_MAX_BYTES), start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    row = bounded.parse(line)
                     if not isinstance(row, dict):
                         raise QuantizationError(f"{path}, line {number}: not a JSON object", _REMEDY)
                     yield row
+        except bounded.LimitError as error:
+            raise UsageError(f"{path}: {error}", "give a smaller file, or a dataset of the hub") from error
+        except UnicodeDecodeError as error:
+            raise QuantizationError(f"{path}, line {number + 1}: not UTF-8 ({error})", _REMEDY) from error
         except ValueError as error:
             raise QuantizationError(f"{path}, line {number}: not JSON ({error})", _REMEDY) from error
 

@@ -21,10 +21,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slim_eval import bounded
 from slim_eval.calibration import content_hash, local_path
 from slim_eval.config import Precision, QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import CONFIG_FILE, ModelSource, describe, fingerprint
+from slim_eval.redaction import redact, redact_all
 from slim_eval.utils import full_name, short_name, slug, write_text
 
 RECORD_FILE = "quantization.json"
@@ -157,13 +159,13 @@ def checkpoint_directory(request: QuantizeRequest) -> Path:
     short = short_name(model)
     rivals = any(other != model and short_name(other).casefold() == short.casefold() for other in request.models)
     owners = {_owner(request.directory / f"{short}_{precision.value}") for precision in RECIPES}
-    name = full_name(model) if rivals or owners - {None, model} else short
+    name = full_name(model) if rivals or owners - {None, redact(model)} else short
     return request.directory / f"{name}_{request.precision.value}"
 
 
 def _owner(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["model"])
+        return str(bounded.read_json(folder / RECORD_FILE)["model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -171,12 +173,12 @@ def _owner(folder: Path) -> str | None:
 def settings(request: QuantizeRequest) -> dict[str, Any]:
     """What decides the result of quantization, by the names under which a user sets it.
 
-    Local data is known by its content, not by its path.
+    Local data is known by its content, not by its path. Redacted, as they are when they are read again.
     """
     config = request.config
     path = local_path(config.calibration_dataset)
     local = content_hash(path) if path else None
-    return {
+    found = {
         **identity(request.source),
         "scheme": RECIPES[request.precision].scheme,
         "ignore": list(RECIPES[request.precision].ignore),
@@ -186,6 +188,7 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
         "max_sequence_length": config.max_sequence_length,
         "seed": request.seed,
     }
+    return {key: redact_all(value) for key, value in found.items()}
 
 
 def identity(source: ModelSource) -> dict[str, Any]:
@@ -232,7 +235,7 @@ def read_record(folder: Path) -> QuantizationRecord:
     """
     file = folder / RECORD_FILE
     try:
-        return QuantizationRecord.model_validate_json(file.read_text(encoding="utf-8"))
+        return QuantizationRecord.model_validate(bounded.read_json(file))
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise QuantizationError(f"{file}: not readable ({reason})", _REQUANTIZE) from error

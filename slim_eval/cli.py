@@ -30,10 +30,11 @@ from slim_eval.config import (
     NoiseConfig,
     RecommendConfig,
     RunConfig,
-    split_list,
 )
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.interruption import resume_command, terminated_as_interrupted
+from slim_eval.parsing import split_list
+from slim_eval.redaction import show_traceback
 from slim_eval.utils import did_you_mean
 
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
@@ -371,6 +372,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if (command := resume_command(words)) is not None:
             typer.echo(f"  what was measured is kept; to go on: {command}", err=True)
         return 130
+    finally:
+        sys.excepthook = show_traceback  # an unexpected error may quote a secret; Typer has set a hook of its own
     return code if isinstance(code, int) else 0
 
 

@@ -6,14 +6,14 @@ names the panel of ``--help`` it is shown in. ``cli.py`` builds its options from
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from slim_eval.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
+from slim_eval.utils import require_task_files
 
 
 class Precision(str, Enum):
@@ -47,62 +47,6 @@ class EnergySource(str, Enum):
     NVML = "nvml"
     CODECARBON = "codecarbon"
     NONE = "none"
-
-
-def split_list(value: Any) -> Any:
-    """Split a list given as one string: by comma or white space, or both; quotes keep an item together.
-
-    Args:
-        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of items.
-
-    Returns:
-        A tuple of items without repetitions, in the order given; anything else is returned as it is.
-    """
-    if isinstance(value, str) and not isinstance(value, Enum):
-        lexer = shlex.shlex(value, posix=True)
-        lexer.whitespace += ","
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        lexer.escape = ""
-        value = list(lexer)
-    if isinstance(value, Enum):
-        value = (value,)
-    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else value
-
-
-def parse_key_values(value: Any) -> Any:
-    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is read as JSON, any other is a string.
-
-    Raises:
-        ValueError: An item has no ``=`` or no key.
-    """
-    if not isinstance(value, (list, tuple)):
-        return value
-    pairs: dict[str, Any] = {}
-    for item in value:
-        key, separator, text = str(item).partition("=")
-        if not (separator and key):
-            raise ValueError(f"{item!r} is not of the form KEY=VALUE")
-        try:
-            pairs[key.strip().replace("-", "_")] = json.loads(text)
-        except json.JSONDecodeError:
-            pairs[key.strip().replace("-", "_")] = text
-    return pairs
-
-
-_SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
-
-
-def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse engine arguments that carry a secret: every setting is written into every record.
-
-    Raises:
-        ValueError: Naming the argument, not its value.
-    """
-    for name in value:
-        if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
-            raise ValueError(f"{name} looks like a secret, and settings are written into results; use HF_TOKEN")
-    return value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
@@ -176,7 +120,9 @@ class AccuracyConfig(Config):
     """Which lm-eval tasks are run, and how."""
 
     panel: ClassVar[str] = "Accuracy benchmark"
-    tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1)
+    tasks: Annotated[Names, AfterValidator(require_task_files)] = setting(
+        ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1
+    )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
     limit: int | None = setting(None, "Items a (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
     batch_size: int = setting(32, "Batch size of accuracy.", flag="--accuracy-batch-size", ge=1)
@@ -231,7 +177,9 @@ class TrackingConfig(Config):
     panel: ClassVar[str] = "Weights & Biases"
     enabled: bool = setting(True, "Log to Weights & Biases.", flag="--wandb-enabled/--no-wandb-enabled")
     project: str = setting("slim-eval", "W&B project.", flag="--wandb-project", min_length=1)
-    api_key: SecretStr | None = setting(None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key")
+    api_key: Annotated[SecretStr | None, AfterValidator(remember_secret)] = setting(
+        None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key"
+    )
     run_name: str | None = setting(
         None, "W&B run name; made from model and precision by default.", flag="--wandb-run-name"
     )

@@ -1,4 +1,7 @@
-"""What commands leave on the terminal: tables and paths on stdout, for pipes; warnings and failures on stderr."""
+"""What commands leave on the terminal: tables and paths on stdout, for pipes; warnings and failures on stderr.
+
+Texts are redacted before they are laid out: a table may break a token into lines that look like none.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from slim_eval.redaction import redact
 from slim_eval.results import Cell
 from slim_eval.utils import number
 
@@ -37,6 +41,11 @@ class Failure:
     cause: str
     remedy: str
     log: Path
+
+
+def escape(text: str) -> str:
+    """A text as rich shows it letter by letter, redacted."""
+    return escape_markup(redact(text))
 
 
 def show_cells(
@@ -84,7 +93,7 @@ def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
     """The comparison table, if wanted, and the paths of what an analysis wrote, on stdout; its warnings on stderr."""
     errors = Console(stderr=True, highlight=False)
     for text in (*report.problems, *report.warnings):
-        errors.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        errors.print(redact(f"warning: {text}"), style="yellow", markup=False, soft_wrap=True)
     out = Console(highlight=False)
     if table:
         from slim_eval.analysis.terminal import comparison_table

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,8 +25,9 @@ from rich.text import Text
 
 from slim_eval import protocol
 from slim_eval.config import DisplayConfig, LogFormat
-from slim_eval.console import NONE_REUSED, Failure, show_cells
+from slim_eval.console import NONE_REUSED, Failure, escape, show_cells
 from slim_eval.environment import now
+from slim_eval.redaction import redact
 from slim_eval.results import Cell
 
 DEFAULT = DisplayConfig()
@@ -139,7 +139,7 @@ class PlainDisplay:
 
     def _line(self, text: str, *, always: bool = False) -> None:
         if always or not self._config.quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(redact(text), markup=False, soft_wrap=True)
 
 
 class JsonDisplay:
@@ -193,7 +193,7 @@ class JsonDisplay:
 
     def _write(self, event: str, **content: Any) -> None:
         line = {"time": now(), "event": event, **({"cell": self._cell} if self._cell else {}), **content}
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.write(redact(json.dumps(line, ensure_ascii=False)) + "\n")
         self._stream.flush()
 
 
@@ -233,7 +233,9 @@ class LiveDisplay:
         if self._overall is None:
             self._overall = self._progress.add_task(description, total=total, unit="cells")
         self._progress.update(self._overall, completed=number - 1, description=description)
-        self._progress.console.print(f"[bold]{escape(name)}[/] ({number} of {total}): {', '.join(stages) or _NOTHING}")
+        self._progress.console.print(
+            f"[bold]{escape(name)}[/] ({number} of {total}): {escape(', '.join(stages)) or _NOTHING}"
+        )
 
     def handle(self, event: Any) -> None:
         """Bring the bars up to date."""

@@ -16,10 +16,13 @@
     ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
     └── GateUndecidedError        exit 4   a --fail-if condition cannot be decided from these measurements
 
-Errors of other packages are translated into these where that package is called, with ``raise … from``.
+Errors of other packages are translated into these where that package is called, with ``raise … from``. What a message
+quotes may hold a secret: every one is redacted here, before anything can show or write it.
 """
 
 from __future__ import annotations
+
+from slim_eval.redaction import redact
 
 #: The command that installs everything a GPU machine needs, and the one for a machine without a GPU.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
@@ -38,9 +41,9 @@ class SlimEvalError(Exception):
     exit_code = 1
 
     def __init__(self, cause: str, remedy: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.remedy = remedy
+        self.cause = redact(cause)
+        self.remedy = redact(remedy)
+        super().__init__(self.cause)
 
     def __str__(self) -> str:
         return f"{self.cause}\n{self.remedy}" if self.remedy else self.cause

@@ -14,6 +14,7 @@ from typing import Any
 
 from slim_eval import checkpoints, models
 from slim_eval.config import Benchmark, Precision, RunConfig
+from slim_eval.redaction import redact_all
 from slim_eval.utils import MIB
 
 Settings = dict[str, Any]
@@ -177,8 +178,8 @@ def _task_files(folder: Path) -> Iterable[Path]:
 
 
 def _plain(settings: Mapping[str, Any]) -> Settings:
-    """Settings as JSON gives them back, so that what was read compares with what is asked."""
-    plain: Settings = json.loads(json.dumps(settings, default=str))
+    """Settings as a record gives them back, redacted, so that what was read compares with what is asked."""
+    plain: Settings = redact_all(json.loads(json.dumps(settings, default=str)))
     return plain
 
 

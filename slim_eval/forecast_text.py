@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from slim_eval.console import escape
 from slim_eval.forecast import CellForecast, StageForecast, total_seconds
 from slim_eval.utils import GIB, number
 

@@ -8,7 +8,6 @@ of its weights.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slim_eval import bounded
 from slim_eval.config import Precision
 from slim_eval.errors import HubError, UsageError
 from slim_eval.hub import http_errors, hub_errors
@@ -290,7 +290,7 @@ def read_header(file: Path) -> Tensors:
             raise UsageError(f"{file}: not a safetensors file", "if it is a git-lfs pointer, run `git lfs pull`")
         text = stream.read(length)
     try:
-        header = json.loads(text)
+        header = bounded.parse(text.decode())
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
@@ -369,21 +369,29 @@ def _hub_config(name: str, revision: str | None) -> Path:
 
 def is_path(name: str) -> bool:
     """Whether a model's name means a folder of this machine and no hub id."""
-    return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
+    try:
+        return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
+    except OSError:  # longer than any name of a file
+        return False
 
 
 def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSource:
-    if not (folder / CONFIG_FILE).is_file():
+    try:
+        there = (folder / CONFIG_FILE).is_file()
         what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    except OSError as error:
+        there, what = False, f"cannot be looked at ({error.strerror})"
+    if not there:
         raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
     return ModelSource(name=name, kind=kind, config_dir=folder.resolve(), path=folder.resolve())
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = bounded.read_json(file)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: not readable as JSON", "download the model again") from error
+        reason = f" ({error})" if isinstance(error, bounded.LimitError) else ""
+        raise UsageError(f"{file}: not readable as JSON{reason}", "download the model again") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file}: holds no JSON object", "download the model again")
     return content

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from slim_eval import bounded
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.records import (
     SCHEMA_VERSION,
@@ -39,6 +40,7 @@ from slim_eval.records import (
     PerformanceRecord,
     Record,
 )
+from slim_eval.redaction import redact
 from slim_eval.utils import atomic_path, full_name, short_name, slug, write_text
 
 RUN_LOG = "run.log"
@@ -92,7 +94,7 @@ def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
     """
     directory = root / short_name(model)
     rivals = {other for other in models if other != model and _same_folder(other, model)}
-    if rivals or _owner(directory) not in (None, model):
+    if rivals or _owner(directory) not in (None, redact(model)):
         return root / full_name(model)
     return directory
 
@@ -100,7 +102,7 @@ def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
 def cell_directory(root: Path, model: str, precision: str, models: Iterable[str] = ()) -> Path:
     """The folder of one (model, precision): ``{root}/{model}/{model}_{precision}``."""
     directory = model_directory(root, model, models)
-    return directory / f"{directory.name}_{precision}"
+    return directory / slug(f"{directory.name}_{precision}")
 
 
 def _same_folder(a: str, b: str) -> bool:
@@ -111,7 +113,7 @@ def _owner(directory: Path) -> str | None:
     """The model whose results stand in a folder; None where it holds no readable record."""
     for path in sorted(directory.glob("*/*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = bounded.read_json(path)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and isinstance(content.get("model"), str):
@@ -130,7 +132,7 @@ def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str,
     samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
     if rows:
         with atomic_path(samples_path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(_finite(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+            lines.writelines(redact(json.dumps(_finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
     else:
         samples_path.unlink(missing_ok=True)
     path = directory / f"{name}.json"
@@ -175,7 +177,7 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
     if not path.is_file():
         return None
     try:
-        return NoiseRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        return NoiseRecord.model_validate(bounded.read_json(path))
     except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
 
@@ -196,13 +198,17 @@ def has_samples(directory: Path, name: str) -> bool:
 
 
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The raw samples of a record, one dict a sample; empty where none were kept."""
+    """The raw samples of a record, one dict a sample; empty where none were kept.
+
+    Raises:
+        ResultFileError: They are damaged, or beyond a limit of `bounded`.
+    """
     path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
     if not path.exists():
         return []
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
+        with gzip.open(path, "rb") as stream:
+            rows = [bounded.parse(line) for line in bounded.lines(stream)]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no JSON object")
         return rows
@@ -214,11 +220,12 @@ def read_record(path: Path) -> Record | ErrorRecord:
     """Read one record, of any schema version.
 
     Raises:
-        ResultFileError: The file is truncated, not JSON, newer than this program, or not a record.
+        ResultFileError: The file is truncated, not JSON, beyond a limit of `bounded`, newer than this program, or not
+            a record.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = bounded.read_json(path)
+    except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
     if not isinstance(content, dict):
         raise ResultFileError(f"{path}: holds a JSON {type(content).__name__}, not a record", _UNREADABLE)

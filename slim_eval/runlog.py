@@ -1,4 +1,4 @@
-"""The log of a cell: everything that workers and their engines print, capped, with its last lines at hand."""
+"""The log of a cell: all that workers and their engines print, without secrets, capped, its last lines at hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+from slim_eval.redaction import redact
 
 #: Bytes of a log, and of the older part that is kept beside it as ``run.log.1``.
 MAX_BYTES = 8 * 2**20
@@ -58,7 +60,7 @@ class RunLog:
 
     def write(self, line: bytes) -> None:
         """Append a line, of whatever bytes."""
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        text = redact(line.decode("utf-8", "replace").rstrip("\r\n"))
         with self._lock:
             self._tail.append(text)
             self._handler.emit(logging.makeLogRecord({"msg": text}))

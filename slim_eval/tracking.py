@@ -12,12 +12,17 @@ from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
 from slim_eval.records import AccuracyRecord, Metadata, Record
+from slim_eval.redaction import redact, redact_all, remember
 from slim_eval.results import Cell, record_name
 from slim_eval.utils import short_name
 
 Tracker = Callable[[Cell, RunConfig], None]
 _HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
+_SEEN_BY_ALL = (
+    "--wandb-api-key: a key given as an option stands in the list of processes and in the shell's history; "
+    "the environment variable WANDB_API_KEY is safer"
+)
 _NOT_LOGGED = {"config", "measured_with", "stage_duration_s", "notes", "timestamp"}
 
 
@@ -37,6 +42,7 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker
             note(f"Weights & Biases logging is off: {reason}")
         return lambda cell, run: None
     if config.api_key is not None:
+        note(_SEEN_BY_ALL)
         # wandb reads the key from the environment; workers are started without it.
         os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
     return lambda cell, run: _log(cell, run, note)
@@ -67,9 +73,12 @@ def logged_in() -> bool:
     for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):
         if path and Path(path).is_file():
             try:
-                return netrc.netrc(str(path)).authenticators(host) is not None
+                found = netrc.netrc(str(path)).authenticators(host)
             except (netrc.NetrcParseError, OSError):
                 return False
+            if found is not None:
+                remember(found[2] or "")
+            return found is not None
     return False
 
 
@@ -85,7 +94,7 @@ def payload(cell: Cell, config: RunConfig) -> tuple[dict[str, Any], dict[str, fl
     metrics: dict[str, float] = {}
     for record in cell.records:
         metrics.update(_metrics(record))
-    return {**(heads[0] if heads else {}), "settings": settings}, metrics
+    return redact_all({**(heads[0] if heads else {}), "settings": settings}), redact_all(metrics)
 
 
 def _metrics(record: Record) -> dict[str, float]:
@@ -108,7 +117,7 @@ def run_name(config: RunConfig, cell: Cell) -> str:
     if config.tracking.run_name is None:
         return own
     alone = len(config.models) * len(config.precision) == 1
-    return config.tracking.run_name if alone else f"{config.tracking.run_name} {own}"
+    return redact(config.tracking.run_name if alone else f"{config.tracking.run_name} {own}")
 
 
 def _log(cell: Cell, config: RunConfig, note: Callable[[str], None]) -> None:
@@ -117,7 +126,7 @@ def _log(cell: Cell, config: RunConfig, note: Callable[[str], None]) -> None:
     settings, metrics = payload(cell, config)
     try:
         run = wandb.init(
-            project=config.tracking.project,
+            project=redact(config.tracking.project),
             name=run_name(config, cell),
             group=short_name(cell.model),
             tags=[cell.precision],

@@ -11,19 +11,41 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slim_eval.errors import UsageError
+from slim_eval.redaction import redact
+
 GIB = 2**30
 MIB = 2**20
 
+#: Bytes of a slug; endings and a temporary file's additions fit into the 255 that file systems allow.
+MAX_SLUG_BYTES = 120
+
+_HASH_DIGITS = 8
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
+#: Names of other files of a cell, of a checkpoint and of an analysis.
+_TAKEN = frozenset({"performance", "energy", "paired", "noise", "quantization", "complete_results"})
+
 
 def slug(name: str) -> str:
-    """A name made safe as a file name: letters, digits, ``.``, ``_`` and ``-`` stay, the rest becomes ``_``."""
-    safe = re.sub(r"[^\w.\-]", "_", name.strip()).strip(".")
-    return safe or "_"
+    """A name made safe as the name of one file or folder: letters, digits, ``.``, ``_`` and ``-`` stay.
+
+    The rest becomes ``_``. A name that Windows keeps for a device gets a ``_`` before it. One that is too long is cut
+    and ends in a hash of the whole, so that two long names stay two; so does one that held a secret.
+    """
+    shown = redact(name)
+    safe = re.sub(r"[^\w.\-]", "_", shown.strip()).strip(".") or "_"
+    if _DEVICE.match(safe):
+        safe = f"_{safe}"
+    encoded = safe.encode()
+    if len(encoded) <= MAX_SLUG_BYTES and shown == name:
+        return safe
+    kept = encoded[: MAX_SLUG_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
+    return f"{kept}-{_short_hash(name)}"
 
 
 def short_name(model: str) -> str:
     """The last part of a model id or path, as a folder name: ``meta-llama/Llama-3.2-3B`` is ``Llama-3.2-3B``."""
-    return slug(model.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1])
+    return slug(model.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
 
 
 def full_name(model: str) -> str:
@@ -32,8 +54,37 @@ def full_name(model: str) -> str:
     A path gets a hash of itself instead of its parents: ``/models/a/Tiny`` is ``Tiny-`` and eight digits.
     """
     if model.startswith(("/", ".", "~")):
-        return f"{short_name(model)}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
-    return slug(model.strip("/").replace("/", "--"))
+        return f"{short_name(model)}-{_short_hash(model)}"
+    return slug(redact(model).strip("/").replace("/", "--"))
+
+
+def _short_hash(name: str) -> str:
+    # An argument of the command line may hold bytes that are no UTF-8: Python gives them as lone surrogates.
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+
+
+def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse tasks whose records would stand where something else does.
+
+    Raises:
+        UsageError: One would replace another file of its cell, or two would share one.
+    """
+    seen: dict[str, str] = {}
+    for task in tasks:
+        name = slug(task)
+        plain = name.casefold()
+        if plain in _TAKEN or plain.endswith((".error", ".samples")):
+            raise UsageError(
+                f"accuracy task {task!r}: its record would be {name}.json, which holds something else",
+                "give the task another name in a YAML file of your own (--include-path)",
+            )
+        if plain in seen:
+            raise UsageError(
+                f"accuracy tasks {seen[plain]!r} and {task!r} would share the file {name}.json",
+                "measure one of them, or the other with another --output-dir",
+            )
+        seen[plain] = task
+    return tasks
 
 
 @contextmanager
@@ -60,9 +111,9 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file so that a reader sees either the old one or the whole new one."""
+    """Write a UTF-8 text file, redacted, so that a reader sees either the old one or the whole new one."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(redact(text), encoding="utf-8")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -1,7 +1,8 @@
 """`report.html`: everything an analysis found, in one file that opens anywhere and asks no network.
 
 The same results make the same file, byte for byte. Scripts stand in the file and are named in its content security
-policy by their hashes, so that nothing else can run in it.
+policy by their hashes, so that nothing else can run in it. The page is redacted before they are put into it: a script
+must stay as it is, whatever a token looks like.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from slim_eval._version import __version__
 from slim_eval.analysis.evidence import Evidence
 from slim_eval.analysis.objectives import Objective
+from slim_eval.redaction import Redacted, redact
 from slim_eval.results import Cell
 from slim_eval.rows import Row, ordered_tasks
 
@@ -65,18 +67,28 @@ def report_html(data: ReportData) -> str:
 
     if len(data.cells) != len(data.rows):
         raise ValueError(f"a report needs one cell a row, got {len(data.cells)} cells and {len(data.rows)} rows")
-    early, plotly, late = _script(_EARLY_SCRIPTS), get_plotlyjs(), _script(_LATE_SCRIPTS)
+    scripts = {"early": _script(_EARLY_SCRIPTS), "plotly": get_plotlyjs(), "late": _script(_LATE_SCRIPTS)}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     content = _content(data)
-    return environment.from_string(_asset("page.html")).render(
+    page = environment.from_string(_asset("page.html")).render(
         content,
-        policy=_policy(early, plotly, late),
+        policy=_policy(*scripts.values()),
         style=_asset("page.css"),
-        early=early,
-        plotly=plotly,
-        late=late,
         data=_embedded(content["charts"]),
+        **{name: _place(name) for name in scripts},
     )
+    return _with_scripts(redact(page), scripts)
+
+
+def _place(name: str) -> str:
+    """What keeps a script's place; between script tags nothing else can read like it, as texts are escaped."""
+    return f"@{name}@"
+
+
+def _with_scripts(page: str, scripts: Mapping[str, str]) -> Redacted:
+    for name, script in scripts.items():
+        page = page.replace(f"<script>{_place(name)}</script>", f"<script>{script}</script>")
+    return Redacted(page)
 
 
 def _content(data: ReportData) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from slim_eval import environment
+from slim_eval import bounded, environment
 from slim_eval.comparison.items import judged, pair
 from slim_eval.comparison.rules import BASELINE
 from slim_eval.records import PairedRecord, PairedTask
@@ -45,7 +45,7 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
 def _stands(directory: Path, record: PairedRecord) -> bool:
     """Whether a cell's `paired.json` says the same already, whenever it was written."""
     try:
-        found = PairedRecord.model_validate_json((directory / PAIRED).read_bytes())
+        found = PairedRecord.model_validate(bounded.read_json(directory / PAIRED))
     except (OSError, ValueError):
         return False
     return found.model_copy(update={"timestamp": record.timestamp}) == record

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from slim_eval._version import __version__
 from slim_eval.doctor.findings import Finding, Report, State
+from slim_eval.redaction import redact, redact_all
 
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.PROBLEM: ("✗", "red")}
 
@@ -42,7 +43,7 @@ def to_json(report: Report) -> str:
             for finding in section.findings
         ],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n"
 
 
 def to_lines(report: Report) -> Iterator[Text]:
@@ -58,9 +59,9 @@ def to_lines(report: Report) -> Iterator[Text]:
 
 def _finding(finding: Finding, width: int) -> Iterator[Text]:
     mark, colour = _MARKS[finding.state]
-    yield Text.assemble("  ", (mark, colour), f" {finding.name:<{width}}  {finding.text}")
+    yield Text.assemble("  ", (mark, colour), f" {finding.name:<{width}}  {redact(finding.text)}")
     if finding.remedy:
-        yield Text(f"    {'':<{width}}  fix: {finding.remedy}", style="dim")
+        yield Text(f"    {'':<{width}}  fix: {redact(finding.remedy)}", style="dim")
 
 
 def _verdict(report: Report) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from slim_eval import bounded
 from slim_eval.records import SCHEMA_VERSION, AccuracyMetrics, AccuracyRecord, PerformanceMetrics, PerformanceRecord
 
 #: What names of quantized checkpoints have in them; a 16-bit dtype of such a model is that of its activations.
@@ -132,7 +132,7 @@ def is_sixteen_bit(model: str | None, dtype: str | None) -> bool:
 
 def _is_quantized_folder(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = bounded.read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("quantization_config") is not None

@@ -11,7 +11,7 @@ from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.importers.findings import Finding, Given, Source
 from slim_eval.records import AccuracyRecord, ErrorRecord, PerformanceMetrics, PerformanceRecord
 from slim_eval.results import cell_directory, read_record, record_name, write_record
-from slim_eval.utils import slug
+from slim_eval.utils import require_task_files, slug
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def place(findings: Sequence[Finding], given: Given, output_dir: Path) -> list[P
     """The place of each finding; several performance measurements of one cell get a folder each.
 
     Raises:
-        UsageError: Model or precision of one is known neither from its file nor from the user.
+        UsageError: Model or precision of one is known neither from its file nor from the user, or a task has the name
+            of another file.
     """
     names = [_identity(finding, given) for finding in findings]
     rivals = Counter(name for finding, name in zip(findings, names, strict=True) if _is_performance(finding))
@@ -58,6 +59,8 @@ def place(findings: Sequence[Finding], given: Given, output_dir: Path) -> list[P
         several = _is_performance(finding) and rivals[model, precision] > 1
         root = output_dir / slug(finding.setting) if several else output_dir
         record = finding.record(model, precision)
+        if isinstance(record, AccuracyRecord):
+            require_task_files((record.task,))
         if given.precision is None:
             note = f"precision {precision} is taken from the file; --precision names another"
             record = record.model_copy(update={"notes": (*record.notes, note)})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slim_eval import bounded
 from slim_eval.errors import ResultFileError
 
 #: Larger files are refused: read as a whole, they would take several times this much memory.
@@ -27,15 +28,12 @@ def load(path: Path) -> tuple[list[Any], str]:
     Most files hold one document; ``vllm bench serve --append-result`` writes several.
 
     Raises:
-        ResultFileError: The file cannot be read, is larger than `MAX_BYTES`, truncated, or not JSON.
+        ResultFileError: The file cannot be read, is larger than `MAX_BYTES`, nested too deep, truncated, or not JSON.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ResultFileError(f"{path}: {size:,} bytes are more than the {MAX_BYTES:,} that are read", _UNREADABLE)
-        content = path.read_bytes()
+        content = bounded.read_bytes(path, MAX_BYTES)
         documents = _documents(content.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
     if not documents:
         raise ResultFileError(f"{path}: is empty", _UNREADABLE)
@@ -50,20 +48,18 @@ def load_lines(path: Path) -> list[Fields]:
     """
     documents: list[Fields] = []
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ResultFileError(f"{path}: more than {MAX_BYTES:,} bytes are not read", _UNREADABLE)
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+        with path.open("rb") as stream:
+            for number, line in enumerate(bounded.lines(stream, max_bytes=MAX_BYTES), start=1):
                 documents.append(_line(path, number, line))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: cannot be read ({_one_line(error)})", _UNREADABLE) from error
     return documents
 
 
 def _line(path: Path, number: int, line: str) -> Fields:
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        content = bounded.parse(line)
+    except ValueError as error:
         raise ResultFileError(f"{path}: line {number} is not JSON ({_one_line(error)})", _UNREADABLE) from error
     if not isinstance(content, dict):
         raise ResultFileError(f"{path}: line {number} is no JSON object", _UNREADABLE)
@@ -75,7 +71,11 @@ def _documents(text: str) -> list[Any]:
     found: list[Any] = []
     start = len(text) - len(text.lstrip())
     while start < len(text):
-        document, end = decoder.raw_decode(text, start)
+        try:
+            document, end = decoder.raw_decode(text, start)
+        except RecursionError as error:
+            raise bounded.too_deep() from error
+        bounded.refuse_depth(document)
         found.append(document)
         start = end + len(text[end:]) - len(text[end:].lstrip())
     return found

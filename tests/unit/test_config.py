@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slim_eval.config import AnalysisConfig, Benchmark, EngineChoice, Precision, RunConfig, split_list
+from slim_eval.config import AnalysisConfig, Benchmark, EngineChoice, Precision, RunConfig
+from slim_eval.parsing import split_list
 
 RUN = RunConfig(models="demo")
 

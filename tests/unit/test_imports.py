@@ -16,8 +16,10 @@ PACKAGE = Path(slim_eval.__file__).parent
 
 # From the bottom up. A module imports only from layers below its own, or from its own package.
 LAYERS = [
-    {"_version", "errors"},
+    {"_version", "redaction"},
+    {"errors"},
     {"utils", "stats"},
+    {"bounded", "parsing"},
     {"config", "environment", "hub", "watchdog", "runlog", "interruption"},
     {"demo", "records", "locks"},
     {"results"},

@@ -29,6 +29,16 @@ def test_it_is_appended_to_and_echoed(tmp_path: Path) -> None:
     assert told == ["one", "\ufffd two"]
 
 
+def test_no_secret_gets_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "planted-value-1")
+    told: list[str] = []
+    with RunLog(tmp_path / "run.log", told.append) as log:
+        log.write(b"401 for planted-value-1, Bearer planted-value-of-a-header")
+        assert "planted" not in log.last_words()
+    assert told == ["401 for [redacted], Bearer [redacted]"]
+    assert (tmp_path / "run.log").read_text() == "401 for [redacted], Bearer [redacted]\n"
+
+
 def test_it_is_capped_and_keeps_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runlog, "MAX_BYTES", 10_000)
     with RunLog(tmp_path / "run.log") as log:

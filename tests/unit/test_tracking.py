@@ -51,7 +51,9 @@ def test_offline_runs_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.argv", ["slim-eval", "run", "--wandb-api-key", KEY])
     run = config(project="precisions", api_key=KEY)
     tracking.open_tracker(run.tracking, notes.append)(CELL, run)
-    assert notes == []
+    (note,) = notes
+    assert "WANDB_API_KEY is safer" in note
+    assert KEY not in note
     os.environ.pop("WANDB_API_KEY", None)
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     logged = read_run(path)

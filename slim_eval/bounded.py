@@ -1,0 +1,114 @@
+"""Reading JSON and JSON Lines within limits: a file may be damaged, or made to fill the memory of who reads it.
+
+A limit is a `LimitError`, which is a `ValueError` as JSON's own errors are: whoever names the file catches both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BufferedIOBase
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from slim_eval.utils import MIB
+
+#: Bytes of a file that is read as one document.
+MAX_BYTES = 64 * MIB
+#: Objects and lists within each other; records have about ten.
+MAX_DEPTH = 100
+#: Bytes of one line, and of all lines of a file together, uncompressed.
+MAX_LINE_BYTES = 16 * MIB
+MAX_LINES_BYTES = 512 * MIB
+
+
+class LimitError(ValueError):
+    """A file, line or document that is larger or deeper than what is read."""
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a file, whatever size it claims to have.
+
+    Raises:
+        LimitError: There are more than `limit`.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise LimitError(f"more than the {_size(limit)} that are read")
+    return content
+
+
+def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+    """The JSON document of a file.
+
+    Raises:
+        ValueError: It is not JSON, not UTF-8, or beyond a limit.
+        OSError: It cannot be read.
+    """
+    return parse(read_bytes(path, limit).decode())
+
+
+def parse(text: str) -> Any:
+    """A JSON document.
+
+    Raises:
+        ValueError: It is not JSON, or is nested more than `MAX_DEPTH` deep.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise too_deep() from error
+    refuse_depth(content)
+    return content
+
+
+def refuse_depth(content: Any) -> None:
+    """Refuse what is nested too deep.
+
+    Raises:
+        LimitError: There are more than `MAX_DEPTH` objects and lists within each other.
+    """
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        level = [part for part in level if isinstance(part, (dict, list))]
+        if not level:
+            return
+        level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
+    raise too_deep()
+
+
+def lines(stream: BufferedIOBase, *, max_line_bytes: int | None = None, max_bytes: int | None = None) -> Iterator[str]:
+    """The lines of a stream, however few line breaks it has.
+
+    Args:
+        stream: What is read; of a compressed file its content.
+        max_line_bytes: Of one line; `MAX_LINE_BYTES` by default.
+        max_bytes: Of all of them; `MAX_LINES_BYTES` by default.
+
+    Raises:
+        ValueError: A line is not UTF-8, or beyond a limit.
+    """
+    longest, most = max_line_bytes or MAX_LINE_BYTES, max_bytes or MAX_LINES_BYTES
+    total = 0
+    for number in count(1):
+        line = stream.readline(longest + 1)
+        if not line:
+            return
+        total += len(line)
+        if len(line) > longest:
+            raise LimitError(f"line {number} is longer than the {_size(longest)} that are read")
+        if total > most:
+            raise LimitError(f"holds more than the {_size(most)} that are read")
+        yield line.decode()
+
+
+def too_deep() -> LimitError:
+    """The error of a document that is nested more than `MAX_DEPTH` deep."""
+    return LimitError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _size(limit: int) -> str:
+    return f"{limit // MIB} MiB" if limit % MIB == 0 else f"{limit:,} bytes"

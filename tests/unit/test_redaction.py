@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from slim_eval import cli, console, fingerprints, protocol, redaction, tracking
+from slim_eval import cli, console, displays, fingerprints, protocol, redaction, tracking
 from slim_eval.analysis import analyze
 from slim_eval.checkpoints import QuantizeRequest, settings
-from slim_eval.config import AnalysisConfig, Precision, QuantizationConfig, RunConfig, TrackingConfig
+from slim_eval.config import AnalysisConfig, DisplayConfig, Precision, QuantizationConfig, RunConfig, TrackingConfig
 from slim_eval.doctor.findings import Finding, Report, Section, State
 from slim_eval.doctor.rendering import to_json, to_lines
 from slim_eval.errors import EngineError, SlimEvalError
@@ -197,9 +197,11 @@ def test_an_unexpected_error_is_redacted_too() -> None:
 
 
 @pytest.mark.usefixtures("secrets")
-@pytest.mark.parametrize("kind", [console.PlainDisplay, console.LiveDisplay])
+@pytest.mark.parametrize("kind", [displays.PlainDisplay, displays.LiveDisplay, displays.JsonDisplay])
 def test_what_is_shown_of_a_run_holds_none(kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    display = kind(Console(stderr=True, highlight=False, width=60, force_terminal=kind is console.LiveDisplay))
+    shown_on = Console(stderr=True, highlight=False, width=60, force_terminal=kind is displays.LiveDisplay)
+    loud = DisplayConfig(verbose=True)
+    display = displays.JsonDisplay(shown_on.file, loud) if kind is displays.JsonDisplay else kind(shown_on)
     with display:
         display.cell(1, 1, TEXT, [TEXT])
         display.handle(protocol.Started(stage=TEXT))

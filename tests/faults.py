@@ -186,18 +186,24 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
+def _records(folder: Path) -> dict[str, int]:
+    """The records of the cell, and when each was written."""
+    paths = (folder / CELL / f"{name}.json" for name in _FIXED)
+    return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
 def attempt(reference: Path, folder: Path, fault: Fault, took: dict[str, float]) -> Trial:
     """Disturb a run in an empty folder, give the same command again, and compare with the undisturbed one."""
     if fault.stage != "quantize":
         shutil.copytree(reference / "quantized-models", folder / "quantized-models")
     hit, status = disturb(folder, fault, took)
     lost = [f"process {pid} was left" for pid in left_running(folder)]
-    before = {path.name: path.stat().st_mtime_ns for path in (folder / CELL).glob("*.json") if "error" not in path.name}
+    before = _records(folder)
     again = run_command(*COMMAND, cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
     if again.returncode == 0:
         expected, found = deterministic(reference), deterministic(folder)
         lost += [f"{key} differs" for key in expected if found[key] != expected[key]]
-        after = {path.name: path.stat().st_mtime_ns for path in (folder / CELL).glob("*.json")}
+        after = _records(folder)
         # Without a meter an energy record holds no number and is made again.
         lost += [
             f"{name} was measured twice" for name in before if after[name] != before[name] and name != "energy.json"

@@ -92,7 +92,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
                 impact=impact,
                 frontier=optimal[-1].rows if optimal else (),
                 objectives=optimal[-1].objectives if optimal else (),
-                findings=findings,
+                findings=sections,
                 problems=problems,
                 tasks=tasks,
             )

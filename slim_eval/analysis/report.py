@@ -18,11 +18,13 @@ from typing import Any
 from slim_eval._version import __version__
 from slim_eval.analysis.evidence import Evidence
 from slim_eval.analysis.objectives import Objective
+from slim_eval.analysis.summary import Section
 from slim_eval.redaction import Redacted, redact
 from slim_eval.results import Cell
 from slim_eval.rows import Row, ordered_tasks
 
 _ASSETS = "slim_eval.analysis.html"
+_SHOWN_SENTENCES = 5  # of each heading; the rest unfolds
 _EARLY_SCRIPTS, _LATE_SCRIPTS = ("theme.js", "table.js"), ("frontier.js", "charts.js")
 
 
@@ -39,7 +41,7 @@ class ReportData:
         frontier: From `objectives.frontier` over the same rows, with the groups of rows that may be compared; empty to
             leave it out.
         objectives: Of the frontier.
-        findings: The summary, a sentence each.
+        findings: The summary; what has a part of its own in the report is not told twice.
         problems: Files that could not be read and benchmarks that failed, one line each.
         tasks: Tasks to show; all that were measured by default.
     """
@@ -51,7 +53,7 @@ class ReportData:
     impact: Sequence[Row] = ()
     frontier: Sequence[Row] = ()
     objectives: Sequence[Objective] = ()
-    findings: Sequence[str] = ()
+    findings: Sequence[Section] = ()
     problems: Sequence[str] = ()
     tasks: Sequence[str] | None = None
 
@@ -115,7 +117,8 @@ def _content(data: ReportData) -> dict[str, Any]:
         "version": __version__,
         "rows": data.rows,
         "tasks": tasks,
-        "findings": data.findings,
+        "shown_sentences": _SHOWN_SENTENCES,
+        "findings": [section for section in data.findings if not section.apart],
         "concerns": concerns.concerns(data.rows, marker, settings, data.impact, data.problems),
         "table": overview.comparison_table(data.rows, tasks, marker, data.frontier, data.objectives),
         "charts": charts.chart_data(data.rows, tasks, marker, settings),

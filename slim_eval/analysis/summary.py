@@ -53,26 +53,35 @@ class Material:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its sentences."""
+    """A heading and its sentences.
+
+    Attributes:
+        apart: Whether `report.html` tells it in a part of its own.
+    """
 
     heading: str
     sentences: tuple[str, ...]
+    apart: bool = False
 
 
 def sections(material: Material) -> list[Section]:
     """The findings under their headings; a heading without a sentence is left out."""
     quantized = precision_findings(changes(material.rows, material.impact, material.paired), material.tasks)
-    found = (
-        ("What was measured", _measured(material.rows, material.tasks)),
-        ("What differs between the measurements", setting_findings(material.rows)),
-        (f"Quantized against {BASELINE}", quantized or [f"No quantized configuration beside a {BASELINE} one."]),
-        ("Best by each measure", superlatives(material.rows, material.tasks)),
-        ("Pareto frontier", [text for found in material.frontiers for text in frontier_findings(found)]),
-        ("What these results cannot support", [_about(c.cells, c.text, material) for c in material.caveats]),
-        ("What was not measured", _missing(material)),
-        ("What the records say of themselves", _noted(material)),
-    )
-    return [Section(heading, tuple(sentences)) for heading, sentences in found if sentences]
+    told: dict[str, Sequence[str]] = {
+        "What was measured": _measured(material.rows, material.tasks),
+        "What differs between the measurements": setting_findings(material.rows),
+        f"Quantized against {BASELINE}": quantized or [f"No quantized configuration beside a {BASELINE} one."],
+        "Best by each measure": superlatives(material.rows, material.tasks),
+        "Pareto frontier": [text for found in material.frontiers for text in frontier_findings(found)],
+    }
+    doubted: dict[str, Sequence[str]] = {
+        "What these results cannot support": [_about(c.cells, c.text, material) for c in material.caveats],
+        "What was not measured": _missing(material),
+        "What the records say of themselves": _noted(material),
+    }
+    found = [Section(heading, tuple(sentences), apart=False) for heading, sentences in told.items()]
+    found += [Section(heading, tuple(sentences), apart=True) for heading, sentences in doubted.items()]
+    return [section for section in found if section.sentences]
 
 
 def findings(material: Material) -> list[str]:

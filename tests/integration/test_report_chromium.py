@@ -13,6 +13,7 @@ import pytest
 
 from slim_eval.analysis import evidence, objectives, tables
 from slim_eval.analysis.report import ReportData, report_html
+from slim_eval.analysis.summary import Section
 from slim_eval.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, FloorEntry, NoiseRecord, PerformanceRecord
 from slim_eval.results import cell_directory, find_results, model_directory, record_name, write_noise, write_record
 from slim_eval.rows import rows_of
@@ -116,7 +117,9 @@ def render(folder: Path, target: Path) -> Path:
     impact = tables.records_of(tables.quantization_impact(tables.tidy_table(rows)))
     wanted = objectives.default_objectives(rows)
     standing = objectives.frontier(rows, wanted, draws=200)
-    data = ReportData("Which one", rows, cells, known, impact, standing, wanted, ("Small-1B int4 is fast.",))
+    data = ReportData(
+        "Which one", rows, cells, known, impact, standing, wanted, (Section("Quantized", ("Small-1B int4 is fast.",)),)
+    )
     target.write_text(report_html(data), encoding="utf-8")
     return target
 

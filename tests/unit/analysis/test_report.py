@@ -18,6 +18,7 @@ from slim_eval.analysis import evidence, objectives, tables
 from slim_eval.analysis.html import charts, concerns, details, environments, impact, marks, numbers, overview, standing
 from slim_eval.analysis.html.settings import settings_of
 from slim_eval.analysis.report import ReportData, report_html
+from slim_eval.analysis.summary import Section
 from slim_eval.records import FloorEntry, NoiseRecord
 from slim_eval.results import Cell, find_results, write_noise
 from slim_eval.rows import rows_of, tasks_of
@@ -91,6 +92,11 @@ def data_of(cells: Sequence[Cell], **changes: Any) -> ReportData:
     return replace(ReportData("Title", rows, cells, found, made), **changes)
 
 
+def told(*sentences: str) -> tuple[Section, ...]:
+    """Findings under one heading, and what has a part of its own in the report."""
+    return Section("Quantized", sentences), Section("What the records say", ("Told elsewhere.",), apart=True)
+
+
 def marker_of(data: ReportData) -> marks.Marker:
     return marks.Marker.of(data.rows, data.evidence)
 
@@ -111,8 +117,17 @@ def three(make_cell: MakeCell) -> list[Cell]:
     ]  # fmt: skip
 
 
+def test_findings_stand_under_their_headings_and_long_lists_unfold(three: list[Cell]) -> None:
+    sentences = [f"Sentence {number}." for number in range(9)]
+    page = Page(report_html(data_of(three, findings=told(*sentences))))
+    assert "Quantized" in page.text
+    assert "4 more" in page.text
+    assert all(sentence in page.text for sentence in sentences)
+    assert "Told elsewhere." not in page.text
+
+
 def test_the_page_has_every_section_and_its_numbers(three: list[Cell]) -> None:
-    page = Page(report_html(data_of(three, findings=("Half of it is said.",), problems=("x.json: skipped",))))
+    page = Page(report_html(data_of(three, findings=told("Half of it is said."), problems=("x.json: skipped",))))
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == [
         "findings", "caveats", "comparison", "trade-offs", "drops", "impact", "tasks", "environment", "noise",
@@ -162,7 +177,7 @@ def test_a_text_cannot_break_out_of_its_place(place: str, make_cell: MakeCell, t
     models = (HOSTILE, f"other/{HOSTILE}") if place == "model" else ("org/Tiny", "org/Big")
     precision = HOSTILE if place == "precision" else "fp16"
     cells = [make_cell(model, precision, tasks={task: 0.5}, head=head | {"model": model}) for model in models]
-    changes = {"finding": {"findings": (HOSTILE,)}, "problem": {"problems": (HOSTILE,)}, "title": {"title": HOSTILE}}
+    changes = {"finding": {"findings": told(HOSTILE)}, "problem": {"problems": (HOSTILE,)}, "title": {"title": HOSTILE}}
     data = data_of(cells, **changes.get(place, {}))
     if place == "error":
         broken = replace(data.evidence, caveats=(evidence.Caveat(HOSTILE, HOSTILE, (HOSTILE,)),))
@@ -170,7 +185,7 @@ def test_a_text_cannot_break_out_of_its_place(place: str, make_cell: MakeCell, t
     html = report_html(data)
     page, plain = Page(html), Page(report_html(data_of(three[:2])))
     assert len(page.scripts) == len(plain.scripts)
-    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"noscript", "details", "summary"}
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"noscript", "details", "summary", "h3"}
     assert "img" not in {tag for tag, _ in page.tags}
     assert "<script>alert" not in html
     assert "alert(1)" in page.text

@@ -193,6 +193,7 @@ def test_it_ends_with_who_started_it_though_that_is_killed() -> None:
 def test_who_is_told_twice_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that does not heed SIGTERM is killed when the user interrupts again; else this would never end."""
     monkeypatch.setattr(workers, "_GRACE_S", 1e6)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     body = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(json.dumps({"event": "started", "stage": "engine"}), flush=True)
@@ -203,8 +204,11 @@ time.sleep(600)
         threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        workers.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            workers.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interpreter_that_is_none(tmp_path: Path) -> None:

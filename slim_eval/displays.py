@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -34,6 +34,7 @@ DEFAULT = DisplayConfig()
 
 _PLAIN_EVERY_S = 15.0
 _NOTHING = "nothing to do"
+_T = TypeVar("_T")
 
 
 class Display(Protocol):
@@ -79,7 +80,19 @@ def open_display(config: DisplayConfig = DEFAULT) -> Display:
     return PlainDisplay(console, config)
 
 
-class PlainDisplay:
+class _Unframed:
+    """A display that neither begins nor ends with anything."""
+
+    def __enter__(self: _T) -> _T:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+
+class PlainDisplay(_Unframed):
     """One line for each thing that happens, and now and then one for how far a stage is: for logs and CI.
 
     With `quiet` only what failed, with `verbose` what engines print, too.
@@ -91,14 +104,6 @@ class PlainDisplay:
         self._head = ""
         self._since: dict[str, float] = {}
         self._last = 0.0
-
-    def __enter__(self) -> PlainDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
     def cell(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
         """Begin a cell."""
@@ -142,21 +147,13 @@ class PlainDisplay:
             self._console.print(redact(text), markup=False, soft_wrap=True)
 
 
-class JsonDisplay:
+class JsonDisplay(_Unframed):
     """One JSON object a line for each thing that happens, for programs: events with their time and cell."""
 
     def __init__(self, stream: IO[str], config: DisplayConfig) -> None:
         self._stream = stream
         self._config = config
         self._cell: str | None = None
-
-    def __enter__(self) -> JsonDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
     def cell(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
         """Begin a cell."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from slim_eval.analysis.evidence import Evidence
     from slim_eval.analysis.frontiers import Frontier
     from slim_eval.analysis.plotdata import PlotData
-    from slim_eval.analysis.plots import FigureSpec
     from slim_eval.analysis.summary import Material
     from slim_eval.config import AnalysisConfig
 
@@ -76,7 +75,6 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     problems = (*_problems(results), *found.problems)
     material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(cells, rows))
     sections = summary.sections(material)
-    findings = tuple(sentence for section in sections for sentence in section.sentences)
     everything = tasks_of(rows[0])
     whole_impact = impact if tasks == everything else tables.impact_rows(rows, everything, noisy)
     texts = {
@@ -99,9 +97,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         ),
     }
     written, failed = _write_all(config.output_dir, texts)
-    chosen = plots.FIGURES if config.plots else ()
-    drawn = plots.PlotData(rows, tasks, found, _samples)
-    figures, empty = _draw(drawn, chosen, config.output_dir / "plots", failed)
+    figures, empty = _draw(plots.PlotData(rows, tasks, found, _samples), config, failed)
     advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         num_cells=len(cells),
@@ -111,7 +107,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         tasks=tasks,
         rows=tuple(rows_of(cells, tasks)),
         within_noise=tuple(noisy[row["directory"]] for row in rows),
-        findings=findings,
+        findings=summary.findings(sections),
     )
 
 
@@ -198,14 +194,13 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
     return written, failed
 
 
-def _draw(
-    drawn: PlotData, chosen: Sequence[FigureSpec], folder: Path, failed: list[str]
-) -> tuple[list[Path], list[str]]:
+def _draw(drawn: PlotData, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
     """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
     from slim_eval.analysis import plots
 
+    folder = config.output_dir / "plots"
     try:
-        return plots.write_plots(drawn, folder, chosen)
+        return plots.write_plots(drawn, folder, plots.FIGURES if config.plots else ())
     except OSError as error:
         failed.append(f"{folder}: not written ({error.strerror or error})")
         return [], []

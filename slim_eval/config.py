@@ -221,6 +221,9 @@ class RunConfig(Config):
         min_length=1,
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
+    allow_pickle: bool = setting(
+        False, "Also take models whose weights are pickled (.bin): their tensors are converted, no code in them runs."
+    )
     seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")

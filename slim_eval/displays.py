@@ -119,7 +119,7 @@ class PlainDisplay(_Unframed):
         elif isinstance(event, protocol.Advanced):
             if clock - self._last >= _PLAIN_EVERY_S:
                 self._last = clock
-                self._line(f"{self._head}: {event.stage} {event.done}/{event.total} {event.unit}")
+                self._line(f"{self._head}: {event.stage} {_far(event)} {event.unit}")
         elif isinstance(event, protocol.Finished):
             self._line(f"{self._head}: {event.stage} {_took(self._since.get(event.stage), clock)}")
         elif isinstance(event, protocol.Failed):
@@ -289,6 +289,10 @@ class _RateColumn(ProgressColumn):
         if not task.speed or not task.fields["unit"] or task.fields["unit"] == "cells":
             return Text("")
         return Text(f"{task.speed:.1f}/s", style="dim")
+
+
+def _far(event: protocol.Advanced) -> str:
+    return str(event.done) if event.total is None else f"{event.done}/{event.total}"
 
 
 def _took(since: float | None, clock: float) -> str:

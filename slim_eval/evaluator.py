@@ -16,10 +16,12 @@ from typing import Any
 from slim_eval import (
     checkpoints,
     environment,
+    fetching,
     forecast,
     forecast_text,
     locks,
     models,
+    pickles,
     power,
     protocol,
     records,
@@ -180,23 +182,49 @@ class _CellRun:
         results.clear_leftovers(self._cell.directory)
         try:
             source = self._fetched()
-            checkpoint = self._checkpoint(source)
+            source = self._converted(source) if source is not None else None
+            checkpoint = self._checkpoint(source) if source is not None else None
         except (HubError, UsageError) as error:
             self._fail("download", error.cause, error.remedy, self._cell.todo)
             return
         except OSError as error:
             self._fail("download", _disk_words(error), _DISK_REMEDY, self._cell.todo)
             return
-        if checkpoint is not None:
+        if source is not None and checkpoint is not None:
             self._measure(source, checkpoint, self._cell.todo)
 
-    def _fetched(self) -> models.ModelSource:
-        if self._cell.source.path is not None:
-            return self._cell.source
-        self._display.handle(protocol.Started(stage="download"))
-        source = models.fetch(self._cell.source)
-        self._display.handle(protocol.Finished(stage="download", path=source.path))
-        return source
+    def _fetched(self) -> models.ModelSource | None:
+        """The model with its files on this machine; None where they could not be had.
+
+        In a worker, as a hub may stall for good: then it is ended as any stage that hangs.
+        """
+        source = self._cell.source
+        if source.path is not None or source.pickled is not None:
+            return source
+        job = protocol.FetchJob(source=source, allow_pickle=self._cell.config.allow_pickle)
+        folder = self._made("download", job, None)
+        return None if folder is None else fetching.fetched(source, folder)
+
+    def _converted(self, source: models.ModelSource) -> models.ModelSource | None:
+        """The model with a checkpoint that is not pickled, made now if need be; None where that failed."""
+        if source.path is not None:
+            return source
+        identity = checkpoints.identity(source)
+        folder = pickles.converted_directory(self._cell.config.quantized_models_dir, source.name, identity)
+        with locks.waiting_for(folder, self._display.note):
+            made: Path | None = folder
+            if not pickles.is_converted(folder, identity, lambda found: models.describe(found).weight_bytes):
+                job = protocol.ConvertJob(
+                    source=source,
+                    directory=folder,
+                    identity=identity,
+                    trust_remote_code=self._cell.config.engine.trust_remote_code,
+                )
+                made = self._made("convert", job, self._cell.config.serve_python)
+        if made is None:
+            return None
+        self._take_notes((pickles.NOTE,))
+        return source.model_copy(update={"path": made})
 
     def _checkpoint(self, source: models.ModelSource) -> Path | None:
         """The checkpoint to serve, quantized now if need be; None where that failed."""
@@ -211,13 +239,16 @@ class _CellRun:
                 self._fail("quantize", error.cause, error.remedy, self._cell.todo)
                 return None
             if cached is None:
-                return self._quantized(request)
+                job = protocol.QuantizeJob(request=request)
+                return self._made("quantize", job, self._cell.config.quantize_python, _quiet_waiting())
         self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
         self._take_notes(cached.notes)
         return cached.path
 
-    def _quantized(self, request: checkpoints.QuantizeRequest) -> Path | None:
-        """Quantize in a worker; None where that failed."""
+    def _made(
+        self, stage: str, job: Any, python: Path | None, environment: Mapping[str, str] | None = None
+    ) -> Path | None:
+        """The folder that a worker brings or makes; None where that failed."""
         made: list[Path] = []
         failed: list[str] = []
 
@@ -226,17 +257,15 @@ class _CellRun:
                 made.append(event.path)
             if isinstance(event, protocol.Failed):
                 failed.append(event.cause)
-                self._fail("quantize", event.cause, event.remedy, self._cell.todo)
+                self._fail(stage, event.cause, event.remedy, self._cell.todo)
             else:
                 self._display.handle(event)
 
-        outcome = self._work(
-            protocol.QuantizeJob(request=request), listen, self._cell.config.quantize_python, _quiet_waiting()
-        )
+        outcome = self._work(job, listen, python, environment)
         if made:
             return made[0]
         if not failed:
-            self._fail("quantize", f"quantization died: {outcome.describe()}", f"see {self._log}", self._cell.todo)
+            self._fail(stage, outcome.describe(), f"see {self._log}", self._cell.todo)
         return None
 
     def _measure(self, source: models.ModelSource, checkpoint: Path, remaining: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from slim_eval import checkpoints, models
 from slim_eval.config import Benchmark, Precision, RunConfig
 from slim_eval.redaction import redact_all
-from slim_eval.utils import MIB
+from slim_eval.utils import files_hash
 
 Settings = dict[str, Any]
 
@@ -40,13 +40,13 @@ def checkpoint_settings(request: checkpoints.QuantizeRequest) -> Settings:
     """
     source, precision = request.source, request.precision
     found: Settings = {"precision": precision.value}
-    if source.kind != "hub":
-        found["files"] = f"sha256:{_small_files_hash(source.config_dir)}"
+    identity = checkpoints.identity(source)
     if precision is Precision.FP16:
-        return {**found, **checkpoints.identity(source)}
+        return {**found, **identity}
     foreign = checkpoints.foreign(request)
     if foreign is not None:
-        return {**found, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
+        files = {"files": identity["files"]} if "files" in identity else {}
+        return {**found, **files, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
     return {**found, **checkpoints.settings(request)}
 
 
@@ -148,26 +148,9 @@ def _accuracy(config: RunConfig, task: str) -> Settings:
     }
 
 
-def _small_files_hash(folder: Path) -> str:
-    """SHA-256 of what a local checkpoint holds besides its weights: tokenizer, chat template, code."""
-    wanted = [pattern for pattern in models.WANTED if pattern != "*.safetensors"]
-    return _files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
-
-
-def _files_hash(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of files below a folder, and of their names in it."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"\0{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(MIB):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _tasks_hash(folder: Path) -> str:
     """SHA-256 of the task files in a folder; what Python and editors leave there is not part of a task."""
-    return _files_hash(folder, _task_files(folder))
+    return files_hash(folder, _task_files(folder))
 
 
 def _task_files(folder: Path) -> Iterable[Path]:

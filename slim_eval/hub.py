@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -66,6 +67,12 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
         offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
         missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
         cause = cause.__cause__
+    deepest = _deepest(error)
+    if isinstance(deepest, OSError) and deepest.errno in _DISK:
+        return HubError(
+            f"{kind} {repo!r} cannot be stored: {deepest.filename or constants.HF_HUB_CACHE}: {deepest.strerror}",
+            "make room or mend the folder, or export HF_HOME with one on another disk",
+        )
     if offline or (status is None and constants.HF_HUB_OFFLINE):
         return HubError(
             f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
@@ -87,11 +94,19 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     if status in _ANSWERS:
         cause_text, remedy = _ANSWERS[status]
         return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
-    reason = f"answered {status}" if status else f"cannot be reached ({reason_of(error)})"
+    reason = f"answered {status}" if status else f"{_way_it_failed(error)} ({reason_of(error)})"
     return HubError(
         f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
         "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
     )
+
+
+def _way_it_failed(error: BaseException) -> str:
+    """Whether the hub was there at all: one that is breaks off, or delivers less than it announced."""
+    deepest = _deepest(error)
+    # The check of a file's size is an OSError without a number of the system.
+    began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
+    return "broke off" if began else "cannot be reached"
 
 
 def without_credentials(url: str) -> str:
@@ -100,6 +115,8 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+_BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
 _ANSWERS = {
     404: (
         "{kind} {repo!r} does not exist on {endpoint}, or is private",
@@ -111,6 +128,11 @@ _ANSWERS = {
 
 def reason_of(error: BaseException) -> str:
     """The first line of the deepest cause: "Connection refused" says more than what is wrapped around it."""
+    deepest = _deepest(error)
+    return (str(deepest).strip().splitlines() or [type(deepest).__name__])[0]
+
+
+def _deepest(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return error

@@ -1,7 +1,7 @@
 """Where a model comes from, and what its checkpoint says of itself, without torch or transformers.
 
 A model is named in one of three ways: ``demo`` (the embedded one), a local folder, or a hub id. `resolve` finds out
-in seconds whether it can be had at all; `fetch` brings its files; `describe` reads its configuration and the headers
+in seconds whether it can be had at all; `fetching` brings its files; `describe` reads its configuration and the headers
 of its weights.
 """
 
@@ -18,19 +18,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval import bounded
 from slim_eval.config import Precision
-from slim_eval.errors import HubError, UsageError
+from slim_eval.errors import UsageError
 from slim_eval.hub import http_errors, hub_errors
-from slim_eval.utils import MIB
+from slim_eval.pickles import pickled_files
+from slim_eval.utils import MIB, files_hash
 
 #: The name of the embedded model.
 DEMO = "demo"
 CONFIG_FILE = "config.json"
 _INDEX_FILE = "model.safetensors.index.json"
 
-#: What a checkpoint needs. Weights in sub-folders and `consolidated*` are second copies in other layouts.
+#: What a checkpoint needs.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
-_UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
 
+#: The remedy where a model has no other weights.
+ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
 _SAMPLE_BLOCKS = 64
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -53,7 +55,8 @@ class ModelSource(_Frozen):
         name: As the user gave it.
         kind: Embedded, a local folder, or on the hub.
         config_dir: Folder with ``config.json``; for the hub it may hold nothing else yet.
-        path: Folder with the whole checkpoint; None until it is fetched.
+        path: Folder with the whole checkpoint; None until it is fetched, and converted where its weights are pickled.
+        pickled: Folder with pickled weights that are to be converted; None where there are none.
         revision: Commit on the hub; None where the model is not from there.
     """
 
@@ -61,6 +64,7 @@ class ModelSource(_Frozen):
     kind: Literal["demo", "local", "hub"]
     config_dir: Path
     path: Path | None = None
+    pickled: Path | None = None
     revision: str | None = None
 
 
@@ -109,12 +113,13 @@ class CheckpointFacts(ConfigFacts):
     weight_bytes: int
 
 
-def resolve(name: str, revision: str | None = None) -> ModelSource:
+def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> ModelSource:
     """Find a model; of one on the hub only ``config.json`` is fetched.
 
     Args:
         name: ``demo``, a folder, or a hub id such as ``org/name``.
         revision: Branch, tag or commit; only hub models have one.
+        allow_pickle: Whether a folder may hold pickled weights alone.
 
     Raises:
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
@@ -125,44 +130,25 @@ def resolve(name: str, revision: str | None = None) -> ModelSource:
 
         return _local(name, "demo", demo.MODEL_DIR)
     if is_path(name):
-        return _local(name, "local", Path(name).expanduser())
+        source = _local(name, "local", Path(name).expanduser())
+        pickled = allow_pickle and not has_safetensors(source.config_dir) and pickled_files(source.config_dir)
+        return source.model_copy(update={"path": None, "pickled": source.config_dir}) if pickled else source
     with hub_errors(name, revision):
         config = _hub_config(name, revision)
     # The cache's layout is public: snapshots/{commit}/{file}.
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
 
 
-def fetch(source: ModelSource) -> ModelSource:
-    """Bring the whole checkpoint to this machine, pinned to the commit that `resolve` saw.
+def has_safetensors(folder: Path) -> bool:
+    """Whether a checkpoint has weights in the safetensors format."""
+    return (folder / _INDEX_FILE).exists() or bool(_safetensors(folder))
 
-    Args:
-        source: A resolved model.
 
-    Returns:
-        The source with its `path`.
-
-    Raises:
-        HubError: The hub refused, broke off, or holds no safetensors weights.
-    """
-    if source.path is not None:
-        return source
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(source.name, source.revision):
-        folder = snapshot_download(
-            source.name,
-            revision=source.revision,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(_UNWANTED),
-            tqdm_class=_silent_tqdm(),
-        )
-    path = Path(folder)
-    if not (path / _INDEX_FILE).exists() and not any(path.glob("*.safetensors")):
-        raise HubError(
-            f"model {source.name!r} has no weights in the safetensors format on the hub",
-            "slim-eval loads no pickled weights: convert them with save_pretrained() and give the folder",
-        )
-    return source.model_copy(update={"path": path})
+def _safetensors(folder: Path) -> list[Path]:
+    """The files of weights, without those of an adapter and second copies in another layout."""
+    return sorted(
+        path for path in folder.glob("*.safetensors") if not path.name.startswith(("consolidated", "adapter_"))
+    )
 
 
 def describe_config(folder: Path) -> ConfigFacts:
@@ -268,11 +254,11 @@ def weight_files(folder: Path) -> list[Path]:
             )
         files = [folder / name for name in names]
     else:
-        files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
+        files = _safetensors(folder)
     if not files:
         raise UsageError(
             f"{folder}: no weights in the safetensors format",
-            "slim-eval loads no pickled weights: convert them with save_pretrained()",
+            ALLOW_PICKLE if pickled_files(folder) else "give the folder of a whole checkpoint",
         )
     return files
 
@@ -326,7 +312,7 @@ def fingerprint(folder: Path) -> str:
     states apart without reading hundreds of gigabytes.
     """
     digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
-    for file in weight_files(folder):
+    for file in weight_files(folder) if has_safetensors(folder) else pickled_files(folder):
         size = file.stat().st_size
         digest.update(f"\0{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
@@ -337,17 +323,6 @@ def fingerprint(folder: Path) -> str:
                 stream.seek(block * (size - MIB) // (_SAMPLE_BLOCKS - 1))
                 digest.update(stream.read(MIB))
     return digest.hexdigest()
-
-
-def _silent_tqdm() -> type[Any]:
-    from huggingface_hub import utils
-
-    base: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
-
-    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
-        base.__init__(self, *args, **{**kwargs, "disable": True})
-
-    return type("Silent", (base,), {"__init__": silent})
 
 
 def _hub_config(name: str, revision: str | None) -> Path:
@@ -373,6 +348,12 @@ def is_path(name: str) -> bool:
         return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
     except OSError:  # longer than any name of a file
         return False
+
+
+def small_files_hash(folder: Path) -> str:
+    """SHA-256 of what a local checkpoint holds besides its weights: tokenizer, chat template, code."""
+    wanted = [pattern for pattern in WANTED if pattern != "*.safetensors"]
+    return files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
 
 
 def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSource:

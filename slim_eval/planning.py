@@ -111,7 +111,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedCell], tuple[power.Gpu, ...]
     gpus = power.resolve_gpus(
         config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
     )
-    sources = [models.resolve(name, config.revision) for name in config.models]
+    sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     precisions = sorted(config.precision, key=list(Precision).index)
@@ -180,7 +180,7 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
 
 
 def _check_space(folder: Path, cells: Sequence[PlannedCell]) -> None:
-    """Raise where quantized checkpoints surely do not fit; one of a model that is not here yet counts for nothing.
+    """Raise where checkpoints surely do not fit; one of a model that is not here yet counts for nothing.
 
     Raises:
         UsageError: Less is free than `_SMALLEST_SHARE` of the 16-bit weights.

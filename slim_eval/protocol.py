@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from slim_eval.checkpoints import QuantizeRequest
 from slim_eval.config import Benchmark, EngineConfig, Precision, RunConfig
+from slim_eval.models import ModelSource
 
 #: Variable that tells a worker the number of its lifeline: a pipe that ends with the evaluator.
 LIFELINE = "SLIM_EVAL_LIFELINE"
@@ -37,6 +38,24 @@ class QuantizeJob(_Message):
 
     kind: Literal["quantize"] = "quantize"
     request: QuantizeRequest
+
+
+class FetchJob(_Message):
+    """Bring a model of the hub to this machine."""
+
+    kind: Literal["fetch"] = "fetch"
+    source: ModelSource
+    allow_pickle: bool
+
+
+class ConvertJob(_Message):
+    """Make a safetensors checkpoint of a state of a model whose weights are pickled, in a folder."""
+
+    kind: Literal["convert"] = "convert"
+    source: ModelSource
+    directory: Path
+    identity: dict[str, Any]
+    trust_remote_code: bool
 
 
 class MeasureJob(_Message):
@@ -70,7 +89,7 @@ class MeasureJob(_Message):
     settings: dict[str, dict[str, Any]] = {}
 
 
-Job = Annotated[CheckJob | QuantizeJob | MeasureJob, Field(discriminator="kind")]
+Job = Annotated[CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob, Field(discriminator="kind")]
 
 
 class Started(_Message):
@@ -81,12 +100,12 @@ class Started(_Message):
 
 
 class Advanced(_Message):
-    """A stage is `done` of `total` far."""
+    """A stage is `done` of `total` far; None where nobody knows of how much."""
 
     event: Literal["advanced"] = "advanced"
     stage: str
     done: int
-    total: int
+    total: int | None
     unit: str
 
 
@@ -129,9 +148,9 @@ _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 _EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
 
 
-def parse_job(text: str) -> CheckJob | QuantizeJob | MeasureJob:
+def parse_job(text: str) -> CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob:
     """Read a job from JSON."""
-    job: CheckJob | QuantizeJob | MeasureJob = _JOBS.validate_json(text)
+    job: CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob = _JOBS.validate_json(text)
     return job
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from slim_eval import loading
 from slim_eval.calibration import Calibration, load_texts
 from slim_eval.checkpoints import (
     RECIPES,
@@ -23,6 +23,7 @@ from slim_eval.checkpoints import (
     Recipe,
     cached,
     checkpoint_directory,
+    copy_small_files,
     new_checkpoint,
     recipe_record,
     recover,
@@ -51,8 +52,6 @@ Stage = Callable[[str], None]
 _PACKAGES = ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch")
 _LIBRARIES_GB = 0.5  # of memory, that torch and llm-compressor take before a model is loaded
 _PROMPT_TOKENS = 8  # of the check that a new checkpoint generates
-# What transformers and llm-compressor raise for a model or data that they cannot deal with.
-_FAILURES = (ValueError, RuntimeError, OSError, ImportError)
 
 
 def quantize(
@@ -160,18 +159,16 @@ def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
     except ImportError as error:
         versions = ", ".join(f"{package} {version}" for package, version in _versions().items())
-        raise QuantizationError(f"these do not go together: {versions} ({_reason(error)})", INSTALL) from error
+        raise QuantizationError(f"these do not go together: {versions} ({loading.reason(error)})", INSTALL) from error
     set_seed(request.seed)
     options = {"trust_remote_code": request.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(request.source.path, **options)
         dtype = getattr(torch, facts.dtype)
         model = AutoModelForCausalLM.from_pretrained(request.source.path, dtype=dtype, **options)
-    except _FAILURES as error:
-        remedy = "--trust-remote-code runs the Python code that comes with it: read that first"
+    except loading.FAILURES as error:
         raise QuantizationError(
-            f"model {request.source.name!r} cannot be loaded: {_reason(error)}",
-            remedy if "trust_remote_code" in str(error) else "check that transformers knows this architecture",
+            f"model {request.source.name!r} cannot be loaded: {loading.reason(error)}", loading.remedy(error)
         ) from error
     model.eval()
     return model, tokenizer
@@ -268,22 +265,19 @@ def _gptq(model: Any, tokenizer: Any, calibration: Calibration, recipe: Recipe, 
                 shuffle_calibration_samples=False,
                 log_dir=None,  # else older versions leave a folder of logs in the working directory
             )
-        except _FAILURES as error:
+        except loading.FAILURES as error:
             short = "out of memory" in str(error).lower()
             remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
-            raise QuantizationError(f"llm-compressor failed: {_reason(error)}", remedy) from error
+            raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
     return tuple(counter.warnings)
 
 
 def _save(request: QuantizeRequest, model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the packed weights, the tokenizer, and what else the source has beside its weights."""
-    model.save_pretrained(folder, save_compressed=True)
+    loading.save(model, folder, save_compressed=True)
     tokenizer.save_pretrained(folder)
     assert request.source.path is not None
-    for file in request.source.path.iterdir():
-        wanted = file.suffix in {".json", ".jinja", ".model", ".py", ".txt"} and not file.name.endswith(".index.json")
-        if wanted and file.is_file() and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
+    copy_small_files(request.source.path, folder)
 
 
 def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> None:
@@ -311,8 +305,9 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
             output = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4, do_sample=False
             )
-    except _FAILURES as error:
-        raise QuantizationError(f"the quantized checkpoint does not run: {_reason(error)}", "see the log") from error
+    except loading.FAILURES as error:
+        cause = f"the quantized checkpoint does not run: {loading.reason(error)}"
+        raise QuantizationError(cause, "see the log") from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
         raise QuantizationError("the quantized checkpoint generates nothing finite", "see the log")
 
@@ -333,8 +328,3 @@ def _sha256(file: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    """Class and first line of an error of another package."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

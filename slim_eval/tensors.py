@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from slim_eval.errors import HubError
+from slim_eval.errors import HubError, UsageError
 from slim_eval.hub import hub_errors
 from slim_eval.models import ModelSource, Tensors, read_header, weight_files
 
@@ -20,6 +20,8 @@ def read_tensors(source: ModelSource) -> Tensors:
     """
     if source.path is not None:
         return {name: tensor for file in weight_files(source.path) for name, tensor in read_header(file).items()}
+    if source.pickled is not None:
+        raise UsageError(f"model {source.name!r} has pickled weights, which have no header", "convert them first")
     from huggingface_hub import errors, get_safetensors_metadata
 
     with hub_errors(source.name, source.revision):

@@ -87,6 +87,17 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
     return tasks
 
 
+def files_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of files below a folder, and of their names in it."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"\0{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(MIB):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""

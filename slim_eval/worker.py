@@ -54,6 +54,10 @@ def main() -> int:
     job = protocol.parse_job(sys.stdin.read())
     if isinstance(job, protocol.CheckJob):
         _attempt("check", partial(_check, job, emit), emit)
+    elif isinstance(job, protocol.FetchJob):
+        _attempt("download", partial(_fetch, job, emit), emit)
+    elif isinstance(job, protocol.ConvertJob):
+        _attempt("convert", partial(_convert, job), emit)
     elif isinstance(job, protocol.QuantizeJob):
         _attempt("quantize", partial(_quantize, job, emit), emit)
     else:
@@ -113,6 +117,19 @@ def _check(job: protocol.CheckJob, emit: _Emit) -> None:
         from slim_eval.benchmarks import accuracy
 
         accuracy.check_tasks(job.tasks, job.include_path)
+
+
+def _fetch(job: protocol.FetchJob, emit: _Emit) -> Path | None:
+    from slim_eval.fetching import fetch
+
+    source = fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
+    return source.path or source.pickled
+
+
+def _convert(job: protocol.ConvertJob) -> Path:
+    from slim_eval.unpickling import convert
+
+    return convert(job.source, job.directory, job.identity, trust_remote_code=job.trust_remote_code)
 
 
 def _quantize(job: protocol.QuantizeJob, emit: _Emit) -> Path:
@@ -273,10 +290,10 @@ def _progress(stage: str, emit: _Emit) -> Callable[..., None]:
     """A `benchmarks.base.Progress` that emits a few events a second."""
     last = 0.0
 
-    def progress(done: int, total: int, unit: str = "requests") -> None:
+    def progress(done: int, total: int | None, unit: str = "requests") -> None:
         nonlocal last
         clock = time.monotonic()
-        if done >= total or clock - last >= _ADVANCE_EVERY_S:
+        if (total is not None and done >= total) or clock - last >= _ADVANCE_EVERY_S:
             last = clock
             emit(protocol.Advanced(stage=stage, done=done, total=total, unit=unit))
 

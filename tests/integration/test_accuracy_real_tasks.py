@@ -52,8 +52,9 @@ def _load(model: str) -> Any:
     """The Transformers engine over a model id, as the worker loads it."""
     from slim_eval import engines, models
     from slim_eval.config import EngineChoice, EngineConfig, Precision
+    from slim_eval.fetching import fetch
 
-    source = models.fetch(models.resolve(model))
+    source = fetch(models.resolve(model))
     assert source.path is not None
     decision = engines.choose(EngineChoice.TRANSFORMERS, Precision.FP16)
     return engines.load(decision, engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))

@@ -56,10 +56,12 @@ class Fault:
     path: str = "*"
     times: int | None = None
 
-    def strikes(self, path: str) -> bool:
+    def strikes(self, path: str, method: str) -> bool:
         """Whether the request for `path` is spoiled; counts down `times`."""
         if self.times == 0 or not fnmatch.fnmatch(path, self.path):
             return False
+        if self.kind in (FaultKind.CUT, FaultKind.TRUNCATED) and method != "GET":
+            return False  # they spoil what is sent
         if self.times is not None:
             self.times -= 1
         return True
@@ -203,9 +205,9 @@ class LoopbackHub:
         """Whether there is a repository at any revision."""
         return (self.root / kind / repo_id).is_dir()
 
-    def fault(self, repo_id: str, path: str) -> FaultKind | None:
+    def fault(self, repo_id: str, path: str, method: str) -> FaultKind | None:
         """The fault that a request for a file meets; counts it."""
-        return next((fault.kind for fault in self._faults.get(repo_id, ()) if fault.strikes(path)), None)
+        return next((fault.kind for fault in self._faults.get(repo_id, ()) if fault.strikes(path, method)), None)
 
     def gated(self, repo_id: str) -> bool:
         """Whether a repository is gated at all."""
@@ -241,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = {key: value or "" for key, value in match.groupdict().items()}
         parts["kind"] = parts["kind"] or "models"
         file = parts["path"] if match.re is _RESOLVE else ""
-        fault = self.hub.fault(parts["repo"], file)
+        fault = self.hub.fault(parts["repo"], file, self.command)
         if self._spoiled(fault, is_file=match.re is _RESOLVE):
             return
         repo = self._find(parts)

@@ -20,6 +20,7 @@ import pytest
 from slim_eval import models
 from slim_eval.config import Precision
 from slim_eval.errors import UsageError
+from slim_eval.fetching import fetch
 
 Tensors = dict[str, tuple[str, list[int]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -169,7 +170,7 @@ def test_local_folders(checkpoint: Callable[..., Path], monkeypatch: pytest.Monk
     for name in (str(folder), f"./{folder.name}", f"{folder.name}/", folder.name):
         source = models.resolve(name)
         assert (source.kind, source.name, source.path, source.revision) == ("local", name, folder, None)
-        assert models.fetch(source) is source
+        assert fetch(source) is source
 
 
 @pytest.mark.parametrize(
@@ -318,10 +319,11 @@ _ASK = """
 import json, sys
 from slim_eval import models
 from slim_eval.errors import SlimEvalError
+from slim_eval.fetching import fetch
 for name, revision in json.loads(sys.argv[1]):
     try:
         source = models.resolve(name, revision)
-        answer = models.fetch(source).model_dump(mode="json")
+        answer = fetch(source).model_dump(mode="json")
         answer["files"] = sorted(str(p.relative_to(answer["path"])) for p in models.Path(answer["path"]).rglob("*"))
     except SlimEvalError as error:
         answer = {"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy}
@@ -369,7 +371,7 @@ def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
         ("org/limited", "HubError", "limits the rate", "wait"),
         ("org/broken", "HubError", "answered 500", "try again"),
         ("org/gguf", "UsageError", "has no config.json", "GGUF"),
-        ("org/pickled", "HubError", "no weights in the safetensors format", "save_pretrained"),
+        ("org/pickled", "HubError", "no weights in the safetensors format", "--allow-pickle"),
         ("revision", "UsageError", "no revision 'v9'", "commit"),
     ],
 )

@@ -1,0 +1,94 @@
+"""A hub that fails while weights are downloaded: each model's cause is named, and the same command then finishes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slim_eval.demo import MODEL_DIR
+from tests.commands import run_command
+from tests.standins.hub import Fault, FaultKind, LoopbackHub
+
+WEIGHTS = "model.safetensors"
+KINDS = (FaultKind.ERROR, FaultKind.TRUNCATED, FaultKind.CUT, FaultKind.STALL)
+MODELS = [f"acme/{kind.value}" for kind in KINDS]
+SAYS = dict(zip(MODELS, ("answered 500", "broke off", "broke off", "no progress for 30 s"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    """A model for each fault, and one that loses the connection once and is then served."""
+    root = tmp_path_factory.mktemp("hub")
+    for name in [*MODELS, "acme/recovers"]:
+        shutil.copytree(MODEL_DIR, root / "models" / name)
+    with LoopbackHub(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of this file run, with one cache."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+def run(folder: Path, hub: LoopbackHub, *models: str, timeout_s: int = 600) -> subprocess.CompletedProcess[str]:
+    # Its own default waits 10 s for each block of a file, and tries five times.
+    variables = {**hub.environment(folder / "cache"), "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
+    return run_command(
+        "run", "--models", " ".join(models), "--tasks", "performance", "--engine", "transformers", "--num-runs", "8",
+        "--num-warmup", "8", "--max-new-tokens", "8", "--no-wandb-enabled", "--stage-timeout", str(timeout_s),
+        cwd=folder, env=variables,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def failed(folder: Path, hub: LoopbackHub) -> subprocess.CompletedProcess[str]:
+    """The run whose downloads meet the faults."""
+    for name, kind in zip(MODELS, KINDS, strict=True):
+        hub.fail(name, Fault(kind, WEIGHTS))
+    process = run(folder, hub, *MODELS, timeout_s=30)
+    for name in MODELS:
+        hub.heal(name)
+    return process
+
+
+def cell(folder: Path, model: str) -> Path:
+    name = model.rsplit("/", 1)[-1]
+    return folder / "outputs" / name / f"{name}_fp16"
+
+
+def test_every_download_that_failed_is_named(failed: subprocess.CompletedProcess[str], folder: Path) -> None:
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    for model in MODELS:
+        error = json.loads((cell(folder, model) / "performance.error.json").read_text())
+        assert error["stage"] == "download"
+        assert SAYS[model] in error["cause"]
+        assert error["remedy"]
+        assert not (cell(folder, model) / "performance.json").exists()
+
+
+def test_the_same_command_finishes_once_the_hub_is_well(
+    failed: subprocess.CompletedProcess[str], folder: Path, hub: LoopbackHub
+) -> None:
+    assert failed.returncode == 1
+    process = run(folder, hub, *MODELS)
+    assert process.returncode == 0, process.stderr
+    for model in MODELS:
+        assert (cell(folder, model) / "performance.json").exists()
+        assert not (cell(folder, model) / "performance.error.json").exists()
+
+
+def test_a_connection_that_breaks_once_costs_nothing(folder: Path, hub: LoopbackHub) -> None:
+    hub.fail("acme/recovers", Fault(FaultKind.CUT, WEIGHTS, times=1))
+    process = run(folder, hub, "acme/recovers")
+    assert process.returncode == 0, process.stderr
+    weights = next((folder / "cache").rglob(f"models--acme--recovers/snapshots/*/{WEIGHTS}"))
+    assert weights.read_bytes() == (MODEL_DIR / WEIGHTS).read_bytes()
+    asked = [request for request in hub.requests if "acme/recovers/" in request and request.endswith(WEIGHTS)]
+    assert [request.split()[0] for request in asked].count("GET") == 2

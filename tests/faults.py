@@ -1,6 +1,7 @@
 """Runs that are killed at a random moment of a stage, and finished by the same command.
 
-``python -m tests.faults --count 20`` tries every stage in turn, prints a table, and exits 1 where anything was lost.
+``python -m tests.faults --count 20`` tries every stage in turn, then kills one run in three stages, prints a table, and
+exits 1 where anything was lost.
 """
 
 from __future__ import annotations
@@ -68,15 +69,16 @@ class Trial:
     """What became of a run that something was done to.
 
     Attributes:
-        hit: Whether the stage was still running; one that was faster than thought was not disturbed.
-        status: Exit status of the disturbed command.
+        faults: What was done, one command after the other.
+        hits: How often the stage was still running; one that was faster than thought was not disturbed.
+        status: Exit status of the command that was disturbed last.
         finished: Whether the same command then ended with 0.
         kept: Records that were complete when it was disturbed and were not measured again.
         lost: What differs from an undisturbed run; empty where nothing was lost.
     """
 
-    fault: Fault
-    hit: bool
+    faults: tuple[Fault, ...]
+    hits: int
     status: int
     finished: bool
     kept: tuple[str, ...]
@@ -192,13 +194,17 @@ def _records(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-def attempt(reference: Path, folder: Path, fault: Fault, took: dict[str, float]) -> Trial:
-    """Disturb a run in an empty folder, give the same command again, and compare with the undisturbed one."""
-    if fault.stage != "quantize":
+def attempt(reference: Path, folder: Path, took: dict[str, float], *faults: Fault) -> Trial:
+    """Disturb a run in an empty folder, with the same command at each fault; finish it, compare with `reference`."""
+    if faults[0].stage != "quantize":
         shutil.copytree(reference / "quantized-models", folder / "quantized-models")
-    hit, status = disturb(folder, fault, took)
-    lost = [f"process {pid} was left" for pid in left_running(folder)]
-    before = _records(folder)
+    hits, status, lost = 0, 0, list[str]()
+    before: dict[str, int] = {}
+    for fault in faults:
+        hit, status = disturb(folder, fault, took)
+        hits += hit
+        lost += [f"process {pid} was left" for pid in left_running(folder)]
+        before = {**_records(folder), **before}
     again = run_command(*COMMAND, cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
     if again.returncode == 0:
         expected, found = deterministic(reference), deterministic(folder)
@@ -210,7 +216,7 @@ def attempt(reference: Path, folder: Path, fault: Fault, took: dict[str, float])
         ]
     else:
         lost.append(f"not finished: {again.stderr[-300:]}")
-    return Trial(fault, hit, status, again.returncode == 0, tuple(sorted(before)), tuple(lost))
+    return Trial(faults, hits, status, again.returncode == 0, tuple(sorted(before)), tuple(lost))
 
 
 def main() -> int:
@@ -228,24 +234,38 @@ def main() -> int:
         reference.mkdir()
         took = durations(reference)
         print("stage         victim     at    status  kept  finished  lost")
-        for index in range(options.count):
-            victim = "slim-eval" if number is not signal.SIGKILL else VICTIMS[index // len(STAGES) % len(VICTIMS)]
-            fault = Fault(STAGES[index % len(STAGES)], victim, number, chance.random())
+
+        def attempted(index: int, *faults: Fault) -> None:
             folder = Path(name).resolve() / f"trial-{index}"
             folder.mkdir()
-            trial = attempt(reference, folder, fault, took)
+            trial = attempt(reference, folder, took, *faults)
             trials.append(trial)
-            print(
-                f"{fault.stage:<12}  {victim:<9}  {fault.moment:4.0%}  {trial.status:>6}  {len(trial.kept):>4}  "
-                f"{'yes' if trial.finished else 'NO':<8}  {', '.join(trial.lost) or 'nothing'}"
-                f"{'' if trial.hit else ' (the stage had ended)'}",
-                flush=True,
-            )
+            _show(trial)
             shutil.rmtree(folder)
-    survived = sum(not trial.lost for trial in trials)
-    print(f"{len(trials)} faults, {sum(t.hit for t in trials)} while the stage ran: {survived} survived, "
-          f"{len(trials) - survived} lost")  # fmt: skip
-    return 0 if survived == len(trials) else 1
+
+        for index in range(options.count):
+            victim = "slim-eval" if number is not signal.SIGKILL else VICTIMS[index // len(STAGES) % len(VICTIMS)]
+            attempted(index, Fault(STAGES[index % len(STAGES)], victim, number, chance.random()))
+        thrice = ("quantize", "performance", "demo_gsm8k")
+        attempted(options.count, *(Fault(stage, "slim-eval", number, chance.random()) for stage in thrice))
+    faults, hits = sum(len(trial.faults) for trial in trials), sum(trial.hits for trial in trials)
+    lost = sum(bool(trial.lost) for trial in trials)
+    print(
+        f"{len(trials)} runs, {faults} faults, {hits} while the stage ran: {len(trials) - lost} survived, {lost} lost"
+    )
+    return 1 if lost else 0
+
+
+def _show(trial: Trial) -> None:
+    for fault in trial.faults[:-1]:
+        print(f"{fault.stage:<12}  {fault.victim:<9}  {fault.moment:4.0%}  and then, the same run again:")
+    fault, ended = trial.faults[-1], len(trial.faults) - trial.hits
+    print(
+        f"{fault.stage:<12}  {fault.victim:<9}  {fault.moment:4.0%}  {trial.status:>6}  {len(trial.kept):>4}  "
+        f"{'yes' if trial.finished else 'NO':<8}  {', '.join(trial.lost) or 'nothing'}"
+        f"{f' ({ended} came after the stage had ended)' if ended else ''}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def test_the_same_command_finishes_a_run_that_was_ended(
     fault: Fault, status: int, reference: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
-    trial = attempt(reference[0], tmp_path.resolve(), fault, reference[1])
+    trial = attempt(reference[0], tmp_path.resolve(), reference[1], fault)
     assert trial.lost == ()
     assert trial.finished
-    if trial.hit:
+    if trial.hits:
         assert trial.status == status

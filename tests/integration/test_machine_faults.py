@@ -1,0 +1,207 @@
+"""A full disk, memory that runs out, an NVML that vanishes: named, survived, and finished by the same command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run_command
+from tests.integration.test_failures import write_task
+from tests.standins.nvml import StandInGpu, build, environment
+
+RUN = (
+    "run", "--models", "demo", "--engine", "transformers", "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens",
+    "8", "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
+)  # fmt: skip
+DISK_BYTES = 20 * 2**20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk cannot be mounted here: that takes root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def filled(disk: Path, left: int) -> Iterator[None]:
+    """Leave so many bytes of a disk free."""
+    filler = disk / "filler"
+    filler.write_bytes(b"\1" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - left))
+    yield
+    filler.unlink()
+
+
+def test_a_disk_without_room_for_the_checkpoint_is_refused_before_anything_runs(disk: Path, tmp_path: Path) -> None:
+    with filled(disk, 2**19):
+        process = run_command(
+            *RUN, "--tasks", "performance", "--precision", "int8", "--quantized-models-dir", str(disk), cwd=tmp_path
+        )
+    assert process.returncode == 2
+    assert "--quantized-models-dir" in process.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_disk_that_fills_up_during_quantization(disk: Path, tmp_path: Path) -> None:
+    command = (
+        *RUN,
+        "--tasks",
+        "performance",
+        "--precision",
+        "fp16 int8",
+        "--quantized-models-dir",
+        str(disk / "cache"),
+    )
+    with filled(disk, 3 * 2**19):
+        process = run_command(*command, cwd=tmp_path)
+        assert process.returncode == 1
+        assert "Traceback" not in process.stderr
+        assert "No space left" in process.stderr
+        assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
+    cells = tmp_path / "outputs" / "demo"
+    fp16 = (cells / "demo_fp16" / "performance.json").read_bytes()
+    assert json.loads((cells / "demo_int8" / "performance.error.json").read_text())["stage"] == "quantize"
+    again = run_command(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (cells / "demo_fp16" / "performance.json").read_bytes() == fp16
+    assert (cells / "demo_int8" / "performance.json").exists()
+
+
+def test_a_disk_that_fills_up_with_results(disk: Path, tmp_path: Path) -> None:
+    command = (*RUN, "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "0",
+               "--accuracy-limit", "8", "--output-dir", str(disk / "outputs"))  # fmt: skip
+    with filled(disk, 3 * 2**12):
+        process = run_command(*command, cwd=tmp_path)
+        assert process.returncode == 1
+        assert "Traceback" not in process.stderr
+        assert "No space left" in process.stderr
+        assert "demo_gsm8k FAILED" in process.stderr
+    again = run_command(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    cell = disk / "outputs" / "demo" / "demo_fp16"
+    assert {path.name for path in cell.glob("*.json") if not path.name.startswith(".")} == {
+        "performance.json", "demo_gsm8k.json",
+    }  # fmt: skip
+    assert not list(cell.glob(".*.tmp"))
+
+
+# Both allocate until they are stopped: by a limit on their own addresses, or by the kernel.
+GREEDY = """
+import resource
+
+def take(doc):
+    limited = {limited}
+    if limited and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        pages = int(open("/proc/self/statm").read().split()[0])
+        most = pages * resource.getpagesize() + 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    held = []
+    while True:
+        held.append(bytearray(2**25))
+"""
+
+
+@pytest.fixture
+def greedy(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """A run of two tasks of which the first allocates without end."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    rows = tasks / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"is {n} even?", "answer": n % 2}) + "\n" for n in range(8)))
+    write_task(tasks, "greedy_task", rows, target="!function greedy.take")
+    write_task(tasks, "sound_task", rows)
+    (tasks / "greedy.py").write_text(GREEDY.format(limited=request.param))
+    return (*RUN, "--tasks", "accuracy", "--include-path", str(tasks), "--num-fewshot", "0", "--accuracy-tasks",
+            "greedy_task sound_task")  # fmt: skip
+
+
+def assert_only_the_greedy_task_failed(process: subprocess.CompletedProcess[str], folder: Path, cause: str) -> None:
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    cell = folder / "outputs" / "demo" / "demo_fp16"
+    error = json.loads((cell / "greedy_task.error.json").read_text())
+    assert cause in error["cause"]
+    assert (cell / "sound_task.json").exists()
+    assert not (cell / "greedy_task.json").exists()
+
+
+@pytest.mark.parametrize("greedy", [True], indirect=True)
+def test_a_worker_that_allocates_beyond_its_limit(greedy: tuple[str, ...], tmp_path: Path) -> None:
+    process = run_command(*greedy, cwd=tmp_path)
+    assert_only_the_greedy_task_failed(process, tmp_path, "out of memory")
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """The file of a control group of 3 GiB, which a process joins by writing its number into it."""
+    memory = Path("/sys/fs/cgroup/memory")
+    group = memory / f"slim-eval-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(3 * 2**30))
+    except OSError:
+        pytest.skip("no control group of memory can be made here")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+@pytest.mark.parametrize("greedy", [False], indirect=True)
+def test_a_worker_that_the_kernel_kills_for_want_of_memory(
+    greedy: tuple[str, ...], small_memory: Path, tmp_path: Path
+) -> None:
+    join = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(small_memory))
+    process = run_command(*greedy, cwd=tmp_path, through=join)
+    assert_only_the_greedy_task_failed(process, tmp_path, "memory ran out")
+
+
+# The worker computes on the CPU; it is told that this is a GPU, so that it measures the energy of the stand-in.
+ON_A_GPU = """
+import sys
+if "slim_eval.worker" in sys.orig_argv:
+    from slim_eval.engines.transformers import TransformersEngine
+    TransformersEngine.device = property(lambda self: "cuda", lambda self, device: None)
+"""
+
+
+def test_an_nvml_that_vanishes_while_energy_is_measured(tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    gpu = StandInGpu(a=120.0, settings={"lost_file": str(lost)})
+    (tmp_path / "sitecustomize.py").write_text(ON_A_GPU)
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    variables = {**environment(build(tmp_path), [gpu]), "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
+    command = (*RUN, "--tasks", "performance energy", "--energy-sample-runs", "100", "--energy-source", "nvml")
+    words = [sys.executable, "-m", "slim_eval", *command, "-v", "--log-format", "json"]
+    with subprocess.Popen(words, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while (heard := json.loads(process.stderr.readline())) != heard | {"event": "advanced", "stage": "energy"}:
+            assert heard["event"] != "failed", heard
+        lost.touch()
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    cell = tmp_path / "outputs" / "demo" / "demo_fp16"
+    performance = (cell / "performance.json").read_bytes()
+    energy = json.loads((cell / "energy.json").read_text())
+    assert (energy["valid"], energy["joules_per_output_token"]) == (False, None)
+    assert "NVML failed while energy was measured: GPU is lost" in str(energy["invalid_reasons"])
+
+    lost.unlink()
+    again = run_command(*command, cwd=tmp_path, env=variables)
+    assert again.returncode == 0, again.stderr
+    energy = json.loads((cell / "energy.json").read_text())
+    assert energy["energy_source"] == "nvml-counter"
+    assert "GPU is lost" not in str(energy["invalid_reasons"])
+    assert (cell / "performance.json").read_bytes() == performance

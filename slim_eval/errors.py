@@ -22,12 +22,24 @@ quotes may hold a secret: every one is redacted here, before anything can show o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from slim_eval.redaction import redact
 
 #: The command that installs everything a GPU machine needs, and the one for a machine without a GPU.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
 INSTALL_CPU = 'pip install "slim-eval[cpu]"'
 INSTALL = f"{INSTALL_GPU} (without a GPU: {INSTALL_CPU})"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from, the outermost first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__
 
 
 class SlimEvalError(Exception):

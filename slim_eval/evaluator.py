@@ -33,7 +33,7 @@ from slim_eval import (
 from slim_eval.config import Benchmark, Precision, RunConfig, TrackingConfig
 from slim_eval.console import Failure
 from slim_eval.displays import Display, open_display
-from slim_eval.errors import HubError, RunFailedError, SlimEvalError, UsageError
+from slim_eval.errors import RunFailedError, SlimEvalError, UsageError
 from slim_eval.fingerprints import Settings
 from slim_eval.planning import PlannedCell, check, foresight, lay_out, visible_devices
 
@@ -181,10 +181,9 @@ class _CellRun:
             return
         results.clear_leftovers(self._cell.directory)
         try:
-            source = self._fetched()
-            source = self._converted(source) if source is not None else None
-            checkpoint = self._checkpoint(source) if source is not None else None
-        except (HubError, UsageError) as error:
+            source = self._here()
+            checkpoint = None if source is None else self._checkpoint(source)
+        except UsageError as error:
             self._fail("download", error.cause, error.remedy, self._cell.todo)
             return
         except OSError as error:
@@ -192,6 +191,11 @@ class _CellRun:
             return
         if source is not None and checkpoint is not None:
             self._measure(source, checkpoint, self._cell.todo)
+
+    def _here(self) -> models.ModelSource | None:
+        """The model with a checkpoint on this machine that an engine may load; None where there is none."""
+        source = self._fetched()
+        return source if source is None or source.path is not None else self._converted(source)
 
     def _fetched(self) -> models.ModelSource | None:
         """The model with its files on this machine; None where they could not be had.
@@ -206,14 +210,14 @@ class _CellRun:
         return None if folder is None else fetching.fetched(source, folder)
 
     def _converted(self, source: models.ModelSource) -> models.ModelSource | None:
-        """The model with a checkpoint that is not pickled, made now if need be; None where that failed."""
-        if source.path is not None:
-            return source
+        """The model with a checkpoint of its pickled weights, made now if need be; None where that failed."""
         identity = checkpoints.identity(source)
         folder = pickles.converted_directory(self._cell.config.quantized_models_dir, source.name, identity)
         with locks.waiting_for(folder, self._display.note):
             made: Path | None = folder
-            if not pickles.is_converted(folder, identity, lambda found: models.describe(found).weight_bytes):
+            if pickles.is_converted(folder, identity):
+                self._display.handle(protocol.Finished(stage="convert", path=folder))
+            else:
                 job = protocol.ConvertJob(
                     source=source,
                     directory=folder,

@@ -10,8 +10,7 @@ from typing import Any
 
 from slim_eval.errors import HubError
 from slim_eval.hub import hub_errors
-from slim_eval.models import ALLOW_PICKLE, WANTED, ModelSource, has_safetensors
-from slim_eval.pickles import PATTERNS, pickled_files
+from slim_eval.models import ALLOW_PICKLE, PICKLED, WANTED, ModelSource, has_safetensors, pickled_files
 
 #: Told how much is done, of how much (None where that is not known), in which unit.
 Progress = Callable[[int, "int | None", str], None]
@@ -43,7 +42,7 @@ def fetch(
     if source.path is not None or source.pickled is not None:
         return source
     folder = _download(source, WANTED, progress)
-    if has_safetensors(folder) or (allow_pickle and pickled_files(_download(source, PATTERNS, progress))):
+    if has_safetensors(folder) or (allow_pickle and pickled_files(_download(source, PICKLED, progress))):
         return fetched(source, folder)
     raise HubError(
         f"model {source.name!r} has no weights in the safetensors format on the hub",

@@ -40,13 +40,13 @@ def checkpoint_settings(request: checkpoints.QuantizeRequest) -> Settings:
     """
     source, precision = request.source, request.precision
     found: Settings = {"precision": precision.value}
-    identity = checkpoints.identity(source)
     if precision is Precision.FP16:
-        return {**found, **identity}
+        return {**found, **checkpoints.identity(source)}
     foreign = checkpoints.foreign(request)
     if foreign is not None:
-        files = {"files": identity["files"]} if "files" in identity else {}
-        return {**found, **files, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
+        if source.kind != "hub":
+            found["files"] = f"sha256:{models.small_files_hash(source.config_dir)}"
+        return {**found, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
     return {**found, **checkpoints.settings(request)}
 
 

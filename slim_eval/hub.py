@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
-from slim_eval.errors import HubError, UsageError
+from slim_eval.errors import HubError, UsageError, causes
 
 
 @contextmanager
@@ -59,16 +59,14 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     endpoint = without_credentials(constants.ENDPOINT)
     status: int | None = None
     gated = missing = offline = False
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         # Every HTTP error carries its response: the hub's, and where it gave up after retries the client's own.
         status = getattr(getattr(cause, "response", None), "status_code", status)
         gated = gated or isinstance(cause, errors.GatedRepoError)
         offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
         missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
-        cause = cause.__cause__
     deepest = _deepest(error)
-    if isinstance(deepest, OSError) and deepest.errno in _DISK:
+    if isinstance(deepest, OSError) and _is_of_the_disk(deepest):
         return HubError(
             f"{kind} {repo!r} cannot be stored: {deepest.filename or constants.HF_HUB_CACHE}: {deepest.strerror}",
             "make room or mend the folder, or export HF_HOME with one on another disk",
@@ -101,6 +99,11 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     )
 
 
+def _is_of_the_disk(error: OSError) -> bool:
+    """Whether a file could not be written; a connection that is not permitted names none."""
+    return error.errno in _DISK or (isinstance(error, PermissionError) and error.filename is not None)
+
+
 def _way_it_failed(error: BaseException) -> str:
     """Whether the hub was there at all: one that is breaks off, or delivers less than it announced."""
     deepest = _deepest(error)
@@ -115,7 +118,7 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
 _ANSWERS = {
     404: (
@@ -133,6 +136,5 @@ def reason_of(error: BaseException) -> str:
 
 
 def _deepest(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    *_, deepest = causes(error)
+    return deepest

@@ -20,7 +20,6 @@ from slim_eval import bounded
 from slim_eval.config import Precision
 from slim_eval.errors import UsageError
 from slim_eval.hub import http_errors, hub_errors
-from slim_eval.pickles import pickled_files
 from slim_eval.utils import MIB, files_hash
 
 #: The name of the embedded model.
@@ -28,8 +27,9 @@ DEMO = "demo"
 CONFIG_FILE = "config.json"
 _INDEX_FILE = "model.safetensors.index.json"
 
-#: What a checkpoint needs.
+#: What a checkpoint needs, and what there may be in place of safetensors: weights that are pickled.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
+PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 #: The remedy where a model has no other weights.
 ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
@@ -149,6 +149,11 @@ def _safetensors(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.glob("*.safetensors") if not path.name.startswith(("consolidated", "adapter_"))
     )
+
+
+def pickled_files(folder: Path) -> list[Path]:
+    """The pickled weight files of a checkpoint, sorted by name; those of optimisers and adapters are none."""
+    return sorted(path for pattern in PICKLED if pattern.endswith(".bin") for path in folder.glob(pattern))
 
 
 def describe_config(folder: Path) -> ConfigFacts:

@@ -1,4 +1,4 @@
-"""Weights that are pickled (``.bin``): which files they are, and where the checkpoint that is made of them stands.
+"""Weights that are pickled (``.bin``): where the checkpoint that is made of them stands, and whether it is whole.
 
 A pickle is a program. None is loaded unless `--allow-pickle` asks for it, and then once: `unpickling` takes the tensors
 out of it, and nothing else, into a safetensors checkpoint beside the quantized ones. Whatever comes later reads that.
@@ -11,24 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slim_eval import bounded
 from slim_eval.errors import UsageError
+from slim_eval.models import describe
 from slim_eval.redaction import redact_all
 from slim_eval.utils import full_name, write_text
 
 RECORD_FILE = "conversion.json"
-#: What is fetched where a model on the hub has no other weights.
-PATTERNS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 NOTE = "its weights were pickled: the tensors were taken from them into safetensors files, which were measured"
-
-
-def pickled_files(folder: Path) -> list[Path]:
-    """The pickled weight files of a checkpoint, sorted by name; those of optimisers and adapters are none."""
-    return sorted(path for pattern in PATTERNS[:2] for path in folder.glob(pattern))
 
 
 def converted_directory(root: Path, model: str, identity: Mapping[str, Any]) -> Path:
@@ -37,28 +31,18 @@ def converted_directory(root: Path, model: str, identity: Mapping[str, Any]) -> 
     return root / f"{full_name(model)}_safetensors-{digest[:8]}"
 
 
-def is_converted(folder: Path, identity: Mapping[str, Any], weight_bytes: Callable[[Path], int]) -> bool:
-    """Whether a folder holds the whole of what was converted from this state of the model.
-
-    Args:
-        folder: Where it should stand.
-        identity: Of the model.
-        weight_bytes: The bytes of the weights that a folder holds, or a `UsageError` where they are damaged.
-
-    Raises:
-        UsageError: The folder holds something else.
-    """
+def is_converted(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the whole of what was converted from this state of the model."""
     try:
-        record = bounded.read_json(folder / RECORD_FILE)
-        return bool(record == {**redact_all(dict(identity)), "bytes_on_disk": weight_bytes(folder)})
-    except UsageError:
-        return False
-    except (OSError, ValueError) as error:
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder} was not made here", "move it away, or set --quantized-models-dir") from error
+        return bool(bounded.read_json(folder / RECORD_FILE) == redact_all(_record(folder, identity)))
+    except (OSError, ValueError, UsageError):
         return False
 
 
-def write_conversion(folder: Path, identity: Mapping[str, Any], weight_bytes: int) -> None:
+def write_conversion(folder: Path, identity: Mapping[str, Any]) -> None:
     """Write down from which state of the model a folder was converted, and how much is in it."""
-    write_text(folder / RECORD_FILE, json.dumps({**identity, "bytes_on_disk": weight_bytes}, indent=2) + "\n")
+    write_text(folder / RECORD_FILE, json.dumps(_record(folder, identity), indent=2) + "\n")
+
+
+def _record(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**identity, "bytes_on_disk": describe(folder).weight_bytes}

@@ -54,7 +54,8 @@ class PlannedCell:
         """The stages to do in their order, as shown on the terminal; none where every record is done."""
         if not self.todo:
             return []
-        return [*([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.todo]
+        converted = [] if self.source.pickled is None else ["convert"]
+        return [*converted, *([] if self.precision is Precision.FP16 else ["quantize"]), "engine", *self.todo]
 
     @property
     def todo(self) -> list[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slim_eval import loading
 from slim_eval.checkpoints import copy_small_files, new_checkpoint, recover
 from slim_eval.engines import room
-from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError
-from slim_eval.models import ModelSource, describe
-from slim_eval.pickles import pickled_files, write_conversion
+from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError, causes
+from slim_eval.models import ModelSource, pickled_files
+from slim_eval.pickles import RECORD_FILE, write_conversion
 
 _LIBRARIES_GB = 0.5
 
@@ -27,6 +27,7 @@ def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, tr
         trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
+        UsageError: `final` holds something else.
         SlimEvalError: The files are damaged, hold more than tensors, or lack some of the model's weights, or
             Transformers cannot load or save the model.
         EngineError: The machine's memory cannot hold the model.
@@ -39,6 +40,8 @@ def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, tr
         raise MissingPackageError(error.name or "transformers", "conversion", INSTALL) from error
     room.require_in_ram(sum(file.stat().st_size for file in pickled_files(source.pickled)), _LIBRARIES_GB)
     recover(final)
+    if final.exists() and any(final.iterdir()) and not (final / RECORD_FILE).is_file():
+        raise UsageError(f"{final} was not made here", "move it away, or set --quantized-models-dir")
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             source.pickled, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True,
@@ -52,22 +55,16 @@ def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, tr
         with new_checkpoint(final) as folder:
             loading.save(model, folder)
             copy_small_files(source.pickled, folder)
-            write_conversion(folder, identity, describe(folder).weight_bytes)
+            write_conversion(folder, identity)
     except (*loading.FAILURES, pickle.UnpicklingError) as error:
         raise _explained(source.name, error) from error
     return final
 
 
 def _explained(model: str, error: BaseException) -> SlimEvalError:
-    if any(isinstance(cause, pickle.UnpicklingError) for cause in _chain(error)):
+    if any(isinstance(cause, pickle.UnpicklingError) for cause in causes(error)):
         return SlimEvalError(
             f"the pickled weights of {model!r} hold more than tensors, or are damaged: nothing was loaded",
             "where you trust them, convert them with save_pretrained() and give that folder",
         )
     return SlimEvalError(f"model {model!r} cannot be converted: {loading.reason(error)}", loading.remedy(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

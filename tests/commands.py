@@ -17,6 +17,12 @@ QUICK = (
     "2", "--accuracy-limit", "40", "--num-calibration-samples", "32",
 )  # fmt: skip
 
+#: Less still, for a run that only has to end well or badly.
+SHORT = (
+    "--engine", "transformers", "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens", "8",
+    "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
+)  # fmt: skip
+
 
 def run_command(
     *args: str, cwd: Path, env: Mapping[str, str] | None = None, through: Sequence[str] = ()

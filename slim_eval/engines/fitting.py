@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from slim_eval.errors import EngineError
+from slim_eval.errors import EngineError, causes
 from slim_eval.utils import GIB
 
 #: How torch, CUDA, the C library and vLLM say that memory ran out.
@@ -42,12 +42,12 @@ _T = TypeVar("_T")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or the one that it was raised from, says that memory ran out, of a GPU or of the machine."""
-    return any(_says_so(each) for each in _chain(error))
+    return any(_says_so(each) for each in causes(error))
 
 
 def shortage(error: BaseException) -> str | None:
     """How much was asked for and how much was left, as far as an error or its cause tells; None where none does."""
-    for each in _chain(error):
+    for each in causes(error):
         if asked := _ASKED.search(str(each)):
             left = _LEFT.search(str(each))
             return f"{_gib(asked)} more were needed" + (f", {_gib(left)} were free" if left else "")
@@ -139,16 +139,6 @@ def _exhausted(error: EngineError, tried: list[float], situation: Callable[[], s
     shares = ", ".join(f"{share:g}" for share in tried)
     steps = [f"tried --gpu-memory-utilization {shares}"] if len(tried) > 1 else []
     return EngineError("; ".join([error.cause.rstrip(" ."), *steps, situation()]), LOWER)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it was raised from."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__
 
 
 def _says_so(error: BaseException) -> bool:

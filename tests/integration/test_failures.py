@@ -13,24 +13,7 @@ import pytest
 
 from slim_eval.demo import MODEL_DIR, TASKS_DIR
 from tests.commands import QUICK, Run, run_command
-
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs:
-  data_files: {data}
-output_type: multiple_choice
-test_split: train
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: [" yes", " no"]
-doc_to_target: {target}
-metric_list:
-  - metric: acc
-"""
-
-
-def write_task(folder: Path, name: str, data: Path, target: str = "answer") -> None:
-    (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data, target=target))
+from tests.standins.tasks import write_task
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import run_command
+from tests.commands import SHORT, run_command
 from tests.standins.hub import Fault, FaultKind, LoopbackHub
 
 WEIGHTS = "model.safetensors"
@@ -40,8 +40,7 @@ def run(folder: Path, hub: LoopbackHub, *models: str, timeout_s: int = 600) -> s
     # Its own default waits 10 s for each block of a file, and tries five times.
     variables = {**hub.environment(folder / "cache"), "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
     return run_command(
-        "run", "--models", " ".join(models), "--tasks", "performance", "--engine", "transformers", "--num-runs", "8",
-        "--num-warmup", "8", "--max-new-tokens", "8", "--no-wandb-enabled", "--stage-timeout", str(timeout_s),
+        "run", "--models", " ".join(models), "--tasks", "performance", *SHORT, "--stage-timeout", str(timeout_s),
         cwd=folder, env=variables,
     )  # fmt: skip
 

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command
-from tests.integration.test_failures import write_task
+from tests.commands import SHORT, run_command
 from tests.standins.nvml import StandInGpu, build, environment
+from tests.standins.tasks import write_task
 
-RUN = (
-    "run", "--models", "demo", "--engine", "transformers", "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens",
-    "8", "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
-)  # fmt: skip
+RUN = ("run", "--models", "demo", *SHORT)
 DISK_BYTES = 20 * 2**20
 
 

@@ -11,14 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import Run, run_command
+from tests.commands import SHORT, Run, run_command
 from tests.standins.hub import LoopbackHub
 
-RUN = (
-    "--tasks", "performance", "--engine", "transformers", "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens",
-    "8", "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"), "--num-calibration-samples", "8",
-    "--max-sequence-length", "128", "--no-wandb-enabled",
-)  # fmt: skip
+RUN = ("--tasks", "performance", *SHORT, "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"))
 
 
 def pickled(folder: Path, extra: object = None) -> Path:
@@ -51,6 +47,7 @@ def test_they_are_refused_before_anything_runs(tmp_path: Path) -> None:
 def test_asked_for_they_are_converted_once_and_measured(both: Run) -> None:
     assert both.process.returncode == 0, both.process.stderr
     assert both.process.stderr.count("convert …") == 1
+    assert "convert already there" in both.process.stderr
     (folder,) = (both.folder / "quantized-models").glob("[!.]*_safetensors-*")
     converted, original = load_file(folder / "model.safetensors"), load_file(MODEL_DIR / "model.safetensors")
     assert {name: tensor.tolist() for name, tensor in converted.items()} == {
@@ -67,6 +64,13 @@ def test_the_same_command_reuses_all_of_it(both: Run) -> None:
     process = run_command(*command, cwd=both.folder)
     assert process.returncode == 0, process.stderr
     assert "reused 2 of 2 stages" in process.stdout
+
+
+def test_a_dry_run_lists_the_conversion(both: Run) -> None:
+    command = ("run", "--models", "./old", "--allow-pickle", "--force", "--dry-run", *RUN)
+    process = run_command(*command, cwd=both.folder)
+    assert process.returncode == 0, process.stderr
+    assert "convert" in process.stdout
 
 
 def test_a_changed_tokenizer_and_a_damaged_conversion_are_converted_again(both: Run, tmp_path: Path) -> None:

@@ -11,13 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from slim_eval import locks
-from tests.commands import run_command
+from tests.commands import SHORT, run_command
 
-RUN = (
-    "run", "--models", "demo", "--tasks", "performance", "--engine", "transformers", "--num-runs", "8", "--num-warmup",
-    "8", "--max-new-tokens", "8", "--num-calibration-samples", "8", "--max-sequence-length", "128",
-    "--no-wandb-enabled",
-)  # fmt: skip
+RUN = ("run", "--models", "demo", "--tasks", "performance", *SHORT)
 
 
 @contextmanager

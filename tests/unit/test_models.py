@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,8 +20,9 @@ import pytest
 
 from slim_eval import models
 from slim_eval.config import Precision
-from slim_eval.errors import UsageError
+from slim_eval.errors import HubError, UsageError
 from slim_eval.fetching import fetch
+from slim_eval.hub import hub_errors
 
 Tensors = dict[str, tuple[str, list[int]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -404,3 +406,18 @@ def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> No
     cached, missing = ask(nobody, home, [("org/good", None), ("org/missing", None)], HF_HUB_OFFLINE="1")
     assert cached["revision"] == COMMIT
     assert "HF_HUB_OFFLINE" in missing["cause"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be stored"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/blobs"), "cannot be stored: /cache/blobs"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "cannot be reached"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "cannot be reached"),
+        (OSError("Consistency check failed"), "broke off"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_told_apart(error: OSError, says: str) -> None:
+    with pytest.raises(HubError, match=says), hub_errors("org/model", None):
+        raise error

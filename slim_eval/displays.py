@@ -108,6 +108,7 @@ class PlainDisplay(_Unframed):
     def cell(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
         """Begin a cell."""
         self._head = f"[{number}/{total}] {name}"
+        self._since.clear()
         self._line(f"{self._head}: {', '.join(stages) or _NOTHING}")
 
     def handle(self, event: Any) -> None:

@@ -77,6 +77,17 @@ def test_a_stage_that_did_not_run_is_said_to_be_there(capsys: pytest.CaptureFixt
     assert "already there" in output.getvalue()
 
 
+def test_what_an_earlier_cell_took_is_not_said_of_a_later_one() -> None:
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output))
+    display.cell(1, 2, "demo int8", ["quantize"])
+    display.handle(protocol.Started(stage="quantize"))
+    display.handle(protocol.Finished(stage="quantize"))
+    display.cell(2, 2, "demo int4", ["quantize"])
+    display.handle(protocol.Finished(stage="quantize"))
+    assert output.getvalue().splitlines()[-1].endswith("demo int4: quantize already there")
+
+
 def in_json(**options: bool) -> list[dict[str, Any]]:
     output = io.StringIO()
     with JsonDisplay(output, DisplayConfig(**options)) as display:

@@ -71,9 +71,12 @@ def argument(text: str) -> Any:
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, and unknown keys are refused."""
+    """Base of all configs: frozen, and unknown keys are refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Validators are built when they are first needed: ``--help`` never does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     panel: ClassVar[str] = ""
 
 
@@ -239,13 +242,13 @@ class RunConfig(Config):
         3600.0, "Seconds without progress after which a stage is ended as one that hangs.", flag="--stage-timeout",
         gt=0,
     )  # fmt: skip
-    performance: PerformanceConfig = PerformanceConfig()
-    energy: EnergyConfig = EnergyConfig()
-    accuracy: AccuracyConfig = AccuracyConfig()
-    engine: EngineConfig = EngineConfig()
-    quantization: QuantizationConfig = QuantizationConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    display: DisplayConfig = DisplayConfig()
+    performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
+    energy: EnergyConfig = Field(default_factory=EnergyConfig)
+    accuracy: AccuracyConfig = Field(default_factory=AccuracyConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    quantization: QuantizationConfig = Field(default_factory=QuantizationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    display: DisplayConfig = Field(default_factory=DisplayConfig)
 
 
 class Wishes(Config):
@@ -290,7 +293,7 @@ class RecommendConfig(Config):
     panel: ClassVar[str] = "Recommendation"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
     as_json: bool = setting(False, "Print JSON.", flag="--json")
-    wishes: Wishes = Wishes()
+    wishes: Wishes = Field(default_factory=Wishes)
 
 
 class AnalysisConfig(Config):

@@ -226,6 +226,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
     options = parser.parse_args()
+    # What a shell runs in the background ignores SIGINT, and so would all that this starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     number = signal.Signals[options.signal]
     trials = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -303,7 +305,15 @@ def test_the_clustered_error_needs_two_clusters_and_matching_lengths() -> None:
         clustered_stderr([], [])
 
 
-@settings(max_examples=30, deadline=None)  # statsmodels collects garbage at each call, which takes time
+@pytest.fixture(scope="module")
+def little_garbage() -> Iterator[None]:
+    """Statsmodels collects garbage at each call, which takes long where other tests left many objects: passed over."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("little_garbage")
 @given(probabilities)
 def test_holm_is_ordered_and_never_lower(values: list[float | None]) -> None:
     adjusted = holm(values)

@@ -199,6 +199,11 @@ def identity(source: ModelSource) -> dict[str, Any]:
     return {"files": f"sha256:{small_files_hash(folder)}", "weights": f"sha256:{fingerprint(folder)}"}
 
 
+def conversion(source: ModelSource, directory: Path) -> pickles.Conversion:
+    """The conversion of a model whose weights are pickled, below the folder of quantized checkpoints."""
+    return pickles.conversion(directory, source.name, identity(source))
+
+
 def foreign(request: QuantizeRequest) -> Path | None:
     """The folder of a checkpoint that was made elsewhere and that `cached` would take; None where there is none."""
     folder = checkpoint_directory(request)

@@ -211,17 +211,16 @@ class _CellRun:
 
     def _converted(self, source: models.ModelSource) -> models.ModelSource | None:
         """The model with a checkpoint of its pickled weights, made now if need be; None where that failed."""
-        identity = checkpoints.identity(source)
-        folder = pickles.converted_directory(self._cell.config.quantized_models_dir, source.name, identity)
-        with locks.waiting_for(folder, self._display.note):
-            made: Path | None = folder
-            if pickles.is_converted(folder, identity):
-                self._display.handle(protocol.Finished(stage="convert", path=folder))
+        wanted = checkpoints.conversion(source, self._cell.config.quantized_models_dir)
+        with locks.waiting_for(wanted.folder, self._display.note):
+            made: Path | None = wanted.folder
+            if wanted.is_done:
+                self._display.handle(protocol.Finished(stage="convert", path=wanted.folder))
             else:
                 job = protocol.ConvertJob(
                     source=source,
-                    directory=folder,
-                    identity=identity,
+                    directory=wanted.folder,
+                    identity=wanted.identity,
                     trust_remote_code=self._cell.config.engine.trust_remote_code,
                 )
                 made = self._made("convert", job, self._cell.config.serve_python)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from slim_eval.errors import HubError
+from slim_eval.growth import Progress, growing
 from slim_eval.hub import hub_errors
 from slim_eval.models import ALLOW_PICKLE, PICKLED, WANTED, ModelSource, has_safetensors, pickled_files
-
-#: Told how much is done, of how much (None where that is not known), in which unit.
-Progress = Callable[[int, "int | None", str], None]
-_LOOK_EVERY_S = 1.0
 
 # Weights in sub-folders and `consolidated*` are second copies in other layouts.
 _UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
@@ -59,7 +53,8 @@ def _download(source: ModelSource, patterns: tuple[str, ...], progress: Progress
     from huggingface_hub import constants, snapshot_download
 
     blobs = Path(constants.HF_HUB_CACHE, f"models--{source.name.replace('/', '--')}", "blobs")
-    with hub_errors(source.name, source.revision), _watched(blobs, progress):
+    # The bars of huggingface_hub tell of bytes in some of its versions only.
+    with hub_errors(source.name, source.revision), growing(blobs, progress):
         folder = snapshot_download(
             source.name,
             revision=source.revision,
@@ -68,38 +63,6 @@ def _download(source: ModelSource, patterns: tuple[str, ...], progress: Progress
             tqdm_class=_silent_tqdm(),
         )
     return Path(folder)
-
-
-@contextmanager
-def _watched(folder: Path, progress: Progress) -> Iterator[None]:
-    """Report what comes into a folder; the bars of huggingface_hub tell of bytes in some of its versions only."""
-    before, ended = _bytes_in(folder), threading.Event()
-
-    def watch() -> None:
-        last = 0
-        while not ended.wait(_LOOK_EVERY_S):
-            come = _bytes_in(folder) - before
-            if come > last:
-                last = come
-                progress(come // 10**6, None, "MB")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # renamed in the meantime
-            continue
-    return total
 
 
 def _silent_tqdm() -> type[Any]:

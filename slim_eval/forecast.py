@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim_eval import checkpoints, fingerprints, models, pickles, power, results, tensors
+from slim_eval import checkpoints, fingerprints, models, power, results, tensors
 from slim_eval.benchmarks.capacity import kv_bytes_a_token
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
 from slim_eval.errors import HubError, UsageError
@@ -96,7 +96,8 @@ def _cell(cell: PlannedCell, gpus: Sequence[power.Gpu], earlier: Sequence[Record
     cached = checkpoints.cached(request) if quantized else None
     stages = []
     if cell.source.pickled is not None and cell.todo:
-        stages.append(StageForecast("convert", _is_converted(cell)))
+        conversion = checkpoints.conversion(cell.source, cell.config.quantized_models_dir)
+        stages.append(StageForecast("convert", conversion.is_done))
     if quantized:
         stages.append(StageForecast("quantize", cached is not None, seconds=_quantizing_s(request)))
     if cell.todo:
@@ -117,12 +118,6 @@ def _cell(cell: PlannedCell, gpus: Sequence[power.Gpu], earlier: Sequence[Record
         context=cell.max_model_len,
         batch_size=max(_batch_sizes(cell.config, cell.todo or cell.records)),
     )
-
-
-def _is_converted(cell: PlannedCell) -> bool:
-    identity = checkpoints.identity(cell.source)
-    folder = pickles.converted_directory(cell.config.quantized_models_dir, cell.source.name, identity)
-    return pickles.is_converted(folder, identity)
 
 
 def _stage_s(cell: PlannedCell, stage: str, asked: Mapping[str, object], earlier: Iterable[Record]) -> float | None:

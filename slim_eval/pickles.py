@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,31 @@ RECORD_FILE = "conversion.json"
 NOTE = "its weights were pickled: the tensors were taken from them into safetensors files, which were measured"
 
 
-def converted_directory(root: Path, model: str, identity: Mapping[str, Any]) -> Path:
-    """Where a state of a model stands once it is converted, below the folder of quantized checkpoints."""
-    digest = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
-    return root / f"{full_name(model)}_safetensors-{digest[:8]}"
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be made of a state of a model.
+
+    Attributes:
+        folder: Where it stands, once it is made.
+        identity: Which state of the model.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the folder holds the whole of what was converted from this state of the model."""
+        try:
+            return bool(bounded.read_json(self.folder / RECORD_FILE) == redact_all(_record(self.folder, self.identity)))
+        except (OSError, ValueError, UsageError):
+            return False
 
 
-def is_converted(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the whole of what was converted from this state of the model."""
-    try:
-        return bool(bounded.read_json(folder / RECORD_FILE) == redact_all(_record(folder, identity)))
-    except (OSError, ValueError, UsageError):
-        return False
+def conversion(root: Path, model: str, identity: dict[str, Any]) -> Conversion:
+    """The conversion of a state of a model, below the folder of quantized checkpoints."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Conversion(root / f"{full_name(model)}_safetensors-{digest[:8]}", identity)
 
 
 def write_conversion(folder: Path, identity: Mapping[str, Any]) -> None:

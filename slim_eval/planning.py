@@ -16,8 +16,10 @@ from slim_eval.demo.defaults import adapt
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.utils import GIB
 
-# No checkpoint of 4-bit weights is smaller than this share of its 16-bit one.
+# No checkpoint of 4-bit weights is smaller than this share of its 16-bit one, and no safetensors files are than this
+# share of the pickled ones, which may hold a tensor twice.
 _SMALLEST_SHARE = 0.25
+_SMALLEST_CONVERTED = 0.5
 
 #: Modules that the interpreter which quantizes must find.
 QUANTIZING_MODULES = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
@@ -171,8 +173,8 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     """
     quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
     missing = [cell for cell in quantized if checkpoints.cached(cell.quantize_request(cell.source)) is None]
+    _check_space(config.quantized_models_dir, missing, _to_convert(cells))
     if missing:
-        _check_space(config.quantized_models_dir, missing)
         _require(QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python")
     answering = any(_tasks_to_do(cell) for cell in cells)
     benchmarks = [name for name in config.tasks if name is not Benchmark.ACCURACY or answering]
@@ -180,14 +182,24 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     _require(serving, "measurement", config.serve_python, "--serve-python")
 
 
-def _check_space(folder: Path, cells: Sequence[PlannedCell]) -> None:
+def _to_convert(cells: Sequence[PlannedCell]) -> list[models.ModelSource]:
+    """The models whose pickled weights are here and are not converted yet; one is converted for all its precisions."""
+    pickled = {cell.source.name: cell for cell in cells if cell.source.pickled is not None}
+    return [
+        cell.source
+        for cell in pickled.values()
+        if not checkpoints.conversion(cell.source, cell.config.quantized_models_dir).is_done
+    ]
+
+
+def _check_space(folder: Path, to_quantize: Sequence[PlannedCell], to_convert: Sequence[models.ModelSource]) -> None:
     """Raise where checkpoints surely do not fit; one of a model that is not here yet counts for nothing.
 
     Raises:
-        UsageError: Less is free than `_SMALLEST_SHARE` of the 16-bit weights.
+        UsageError: Less is free than the smallest share of the weights that they could take.
     """
-    weights = (models.describe(cell.source.path).weight_bytes for cell in cells if cell.source.path is not None)
-    needed = _SMALLEST_SHARE * sum(weights)
+    needed = _SMALLEST_SHARE * sum(models.bytes_here(cell.source) for cell in to_quantize)
+    needed += _SMALLEST_CONVERTED * sum(models.bytes_here(source) for source in to_convert)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

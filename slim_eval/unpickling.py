@@ -11,19 +11,28 @@ from slim_eval import loading
 from slim_eval.checkpoints import copy_small_files, new_checkpoint, recover
 from slim_eval.engines import room
 from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError, causes
-from slim_eval.models import ModelSource, pickled_files
+from slim_eval.growth import Progress, growing
+from slim_eval.models import ModelSource, bytes_here
 from slim_eval.pickles import RECORD_FILE, write_conversion
 
 _LIBRARIES_GB = 0.5
 
 
-def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, trust_remote_code: bool = False) -> Path:
+def convert(
+    source: ModelSource,
+    final: Path,
+    identity: Mapping[str, Any],
+    progress: Progress = lambda done, total, unit: None,
+    *,
+    trust_remote_code: bool = False,
+) -> Path:
     """Convert the weights of `source.pickled` and publish the checkpoint as `final`.
 
     Args:
         source: A fetched model whose weights are pickled.
         final: The folder that the checkpoint gets; an older conversion in it is replaced.
         identity: Which state of the model it is.
+        progress: Told how many MB are written.
         trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
@@ -38,7 +47,7 @@ def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, tr
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "transformers", "conversion", INSTALL) from error
-    room.require_in_ram(sum(file.stat().st_size for file in pickled_files(source.pickled)), _LIBRARIES_GB)
+    room.require_in_ram(bytes_here(source), _LIBRARIES_GB)
     recover(final)
     if final.exists() and any(final.iterdir()) and not (final / RECORD_FILE).is_file():
         raise UsageError(f"{final} was not made here", "move it away, or set --quantized-models-dir")
@@ -53,7 +62,8 @@ def convert(source: ModelSource, final: Path, identity: Mapping[str, Any], *, tr
                 "download the model again",
             )
         with new_checkpoint(final) as folder:
-            loading.save(model, folder)
+            with growing(folder, progress):
+                loading.save(model, folder)
             copy_small_files(source.pickled, folder)
             write_conversion(folder, identity)
     except (*loading.FAILURES, pickle.UnpicklingError) as error:

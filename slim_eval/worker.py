@@ -57,7 +57,7 @@ def main() -> int:
     elif isinstance(job, protocol.FetchJob):
         _attempt("download", partial(_fetch, job, emit), emit)
     elif isinstance(job, protocol.ConvertJob):
-        _attempt("convert", partial(_convert, job), emit)
+        _attempt("convert", partial(_convert, job, emit), emit)
     elif isinstance(job, protocol.QuantizeJob):
         _attempt("quantize", partial(_quantize, job, emit), emit)
     else:
@@ -126,10 +126,11 @@ def _fetch(job: protocol.FetchJob, emit: _Emit) -> Path | None:
     return source.path or source.pickled
 
 
-def _convert(job: protocol.ConvertJob) -> Path:
+def _convert(job: protocol.ConvertJob, emit: _Emit) -> Path:
     from slim_eval.unpickling import convert
 
-    return convert(job.source, job.directory, job.identity, trust_remote_code=job.trust_remote_code)
+    progress = _progress("convert", emit)
+    return convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
 
 
 def _quantize(job: protocol.QuantizeJob, emit: _Emit) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from slim_eval.demo import MODEL_DIR
 from tests.commands import SHORT, run_command
 from tests.standins.nvml import StandInGpu, build, environment
 from tests.standins.tasks import write_task
@@ -48,6 +50,19 @@ def test_a_disk_without_room_for_the_checkpoint_is_refused_before_anything_runs(
         process = run_command(
             *RUN, "--tasks", "performance", "--precision", "int8", "--quantized-models-dir", str(disk), cwd=tmp_path
         )
+    assert process.returncode == 2
+    assert "--quantized-models-dir" in process.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_disk_without_room_for_what_is_made_of_pickled_weights_is_refused(disk: Path, tmp_path: Path) -> None:
+    shutil.copytree(MODEL_DIR, tmp_path / "old")
+    (tmp_path / "old" / "model.safetensors").rename(tmp_path / "old" / "pytorch_model.bin")
+    with filled(disk, 2**19):
+        process = run_command(
+            "run", "--models", "./old", "--allow-pickle", *SHORT, "--tasks", "performance", "--quantized-models-dir",
+            str(disk), cwd=tmp_path,
+        )  # fmt: skip
     assert process.returncode == 2
     assert "--quantized-models-dir" in process.stderr
     assert not (tmp_path / "outputs").exists()

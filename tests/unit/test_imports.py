@@ -20,7 +20,7 @@ LAYERS = [
     {"errors"},
     {"utils", "stats"},
     {"bounded", "parsing"},
-    {"config", "environment", "hub", "watchdog", "runlog", "interruption"},
+    {"config", "environment", "growth", "hub", "watchdog", "runlog", "interruption"},
     {"demo", "records", "locks"},
     {"results"},
     {"models", "power", "rows"},

@@ -156,19 +156,6 @@ def pickled_files(folder: Path) -> list[Path]:
     return sorted(path for pattern in PICKLED if pattern.endswith(".bin") for path in folder.glob(pattern))
 
 
-def bytes_here(source: ModelSource) -> int:
-    """Bytes of a model's weight files on this machine; 0 where it is still to be fetched.
-
-    Raises:
-        UsageError: A file is missing.
-    """
-    if source.path is not None:
-        files = weight_files(source.path)
-    else:
-        files = [] if source.pickled is None else pickled_files(source.pickled)
-    return sum(file.stat().st_size for file in files)
-
-
 def describe_config(folder: Path) -> ConfigFacts:
     """Read ``config.json``.
 

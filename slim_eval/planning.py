@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slim_eval import checkpoints, environment, fingerprints, models, power, protocol, results, workers
+from slim_eval import checkpoints, environment, fingerprints, models, power, protocol, results, tensors, workers
 from slim_eval.config import Benchmark, EngineChoice, Precision, RunConfig
 from slim_eval.demo.defaults import adapt
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.utils import GIB
 
-# No checkpoint of 4-bit weights is smaller than this share of its 16-bit one, and no safetensors files are than this
-# share of the pickled ones, which may hold a tensor twice.
+# No checkpoint of 4-bit weights is smaller than this share of its 16-bit one, and no 16-bit one than this share of
+# pickled weights, which may be in 32 bit and hold a tensor twice.
 _SMALLEST_SHARE = 0.25
-_SMALLEST_CONVERTED = 0.5
 
 #: Modules that the interpreter which quantizes must find.
 QUANTIZING_MODULES = ("torch", "transformers", "llmcompressor", "datasets", "pydantic", "huggingface_hub")
@@ -173,7 +172,7 @@ def _check_packages(config: RunConfig, cells: list[PlannedCell]) -> None:
     """
     quantized = [cell for cell in cells if cell.precision is not Precision.FP16]
     missing = [cell for cell in quantized if checkpoints.cached(cell.quantize_request(cell.source)) is None]
-    _check_space(config.quantized_models_dir, missing, _to_convert(cells))
+    _check_space(config.quantized_models_dir, [*(cell.source for cell in missing), *_to_convert(cells)])
     if missing:
         _require(QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python")
     answering = any(_tasks_to_do(cell) for cell in cells)
@@ -192,14 +191,17 @@ def _to_convert(cells: Sequence[PlannedCell]) -> list[models.ModelSource]:
     ]
 
 
-def _check_space(folder: Path, to_quantize: Sequence[PlannedCell], to_convert: Sequence[models.ModelSource]) -> None:
+def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
     """Raise where checkpoints surely do not fit; one of a model that is not here yet counts for nothing.
 
+    Args:
+        folder: Where they will be written.
+        sources: What each of them will be made of.
+
     Raises:
-        UsageError: Less is free than the smallest share of the weights that they could take.
+        UsageError: Less is free than `_SMALLEST_SHARE` of those weights.
     """
-    needed = _SMALLEST_SHARE * sum(models.bytes_here(cell.source) for cell in to_quantize)
-    needed += _SMALLEST_CONVERTED * sum(models.bytes_here(source) for source in to_convert)
+    needed = _SMALLEST_SHARE * sum(tensors.bytes_here(source) for source in sources)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

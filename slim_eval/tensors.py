@@ -1,4 +1,4 @@
-"""What the headers of a model's weight files list, on this machine or on the hub: names, dtypes and shapes."""
+"""What a model's weight files hold, without loading them: their bytes, and what their headers list, also on the hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from slim_eval.errors import HubError, UsageError
 from slim_eval.hub import hub_errors
-from slim_eval.models import ModelSource, Tensors, read_header, weight_files
+from slim_eval.models import ModelSource, Tensors, pickled_files, read_header, weight_files
 
 
 def read_tensors(source: ModelSource) -> Tensors:
@@ -33,6 +33,19 @@ def read_tensors(source: ModelSource) -> Tensors:
                 "give a folder with safetensors weights",
             ) from error
     return {name: (str(t.dtype), tuple(t.shape)) for file in files for name, t in file.tensors.items()}
+
+
+def bytes_here(source: ModelSource) -> int:
+    """Bytes of a model's weight files on this machine, pickled ones too; 0 where it is still to be fetched.
+
+    Raises:
+        UsageError: A file is missing.
+    """
+    if source.path is not None:
+        files = weight_files(source.path)
+    else:
+        files = [] if source.pickled is None else pickled_files(source.pickled)
+    return sum(file.stat().st_size for file in files)
 
 
 def tensor_bytes(kind: str, shape: Sequence[int]) -> float:

@@ -12,8 +12,9 @@ from slim_eval.checkpoints import copy_small_files, new_checkpoint, recover
 from slim_eval.engines import room
 from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError, causes
 from slim_eval.growth import Progress, growing
-from slim_eval.models import ModelSource, bytes_here
+from slim_eval.models import ModelSource
 from slim_eval.pickles import RECORD_FILE, write_conversion
+from slim_eval.tensors import bytes_here
 
 _LIBRARIES_GB = 0.5
 

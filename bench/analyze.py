@@ -49,15 +49,15 @@ def published() -> None:
     print(f"analyze, 13 published configurations, cold: {wall:.2f} s, {user:.2f} s of user CPU (target: at most 10 s)")
 
 
-def synthetic_cells() -> list[Any]:
+def synthetic_variants() -> list[Any]:
     """Configurations of random numbers with intervals: three precisions a model, five kinds of GPU."""
     import numpy as np
 
-    from slim_eval.records import AccuracyRecord, EnergyRecord, PerformanceRecord
-    from slim_eval.results import Cell
+    from slim_eval.results.records import AccuracyRecord, EnergyRecord, PerformanceRecord
+    from slim_eval.results.store import Variant
 
     rng = np.random.default_rng(0)
-    cells = []
+    variants = []
     for index in range(COUNT):
         model, precision = divmod(index, 3)
         head: dict[str, Any] = {
@@ -68,19 +68,23 @@ def synthetic_cells() -> list[Any]:
         tpot_s, joules = float(rng.uniform(0.002, 0.02)), float(rng.uniform(0.05, 1))
         speeds = {"tpot_s": tpot_s, "mean_latency_s": 32 * tpot_s, "tokens_per_second": 8 / tpot_s}
         energy = {"joules_per_output_token": joules}
-        cells.append(
-            Cell(
-                Path(f"/synthetic/{model}/{model}_{head['precision']}"), head["model"], head["precision"],
-                PerformanceRecord(**head, **speeds, output_tokens=256.0, batch_size=8, intervals=around(speeds)),
-                EnergyRecord(**head, **energy, energy_per_query_j=256 * joules, num_runs=200, intervals=around(energy)),
-                {
-                    task: AccuracyRecord(**head, task=task, accuracy=float(rng.uniform(0.3, 0.8)), metric="acc,none",
-                                         stderr=0.01, num_items=1000, num_fewshot=5)
-                    for task in TASKS
-                },
+        variants.append(
+            Variant.of(
+                Path(f"/synthetic/{model}/{model}_{head['precision']}"),
+                [
+                    PerformanceRecord(**head, **speeds, output_tokens=256.0, batch_size=8, intervals=around(speeds)),
+                    EnergyRecord(
+                        **head, **energy, energy_per_query_j=256 * joules, num_runs=200, intervals=around(energy)
+                    ),
+                    *(
+                        AccuracyRecord(**head, task=task, accuracy=float(rng.uniform(0.3, 0.8)), metric="acc,none",
+                                       stderr=0.01, num_items=1000, num_fewshot=5)
+                        for task in TASKS
+                    ),
+                ],
             )
         )  # fmt: skip
-    return cells
+    return variants
 
 
 def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
@@ -90,19 +94,23 @@ def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
 
 def synthetic() -> None:
     """Each step on the synthetic configurations, in this process; the least of several rounds."""
-    from slim_eval.analysis import frontiers, summary, tables, typeset
-    from slim_eval.rows import rows_of
+    from slim_eval.analysis import summary
+    from slim_eval.analysis.pareto import frontiers
+    from slim_eval.analysis.tables import results_table, typeset
+    from slim_eval.results.rows import rows_of
 
-    rows = frontiers.with_means(rows_of(synthetic_cells()), TASKS)
+    rows = frontiers.with_means(rows_of(synthetic_variants()), TASKS)
     found, (wall, user) = best(lambda: frontiers.find_frontiers(rows, TASKS))
     steps: dict[str, Callable[[], object]] = {
-        "results_table.csv": lambda: tables.to_csv(tables.results_table(tables.tidy_table(rows), TASKS)),
-        "results_table.tex and .md": lambda: typeset.documents(rows, TASKS),
-        "quantization_impact.csv": lambda: tables.to_csv(
-            tables.impact_table(tables.impact_rows(rows, TASKS), TASKS)
+        "results_table.csv": lambda: results_table.to_csv(
+            results_table.results_table(results_table.tidy_table(rows), TASKS)
         ),
-        "summary_statistics.csv": lambda: tables.to_csv(tables.summary_statistics(rows, TASKS)),
-        "pareto.csv": lambda: tables.to_csv(frontiers.pareto_table(found)),
+        "results_table.tex and .md": lambda: typeset.documents(rows, TASKS),
+        "quantization_impact.csv": lambda: results_table.to_csv(
+            results_table.impact_table(results_table.impact_rows(rows, TASKS), TASKS)
+        ),
+        "summary_statistics.csv": lambda: results_table.to_csv(results_table.summary_statistics(rows, TASKS)),
+        "pareto.csv": lambda: results_table.to_csv(frontiers.pareto_table(found)),
     }  # fmt: skip
     print(f"  frontier: {wall:.2f} s, {user:.2f} s of user CPU")
     for name, step in steps.items():
@@ -110,7 +118,7 @@ def synthetic() -> None:
         wall, user = wall + took[0], user + took[1]
         print(f"  {name}: {took[0]:.2f} s, {took[1]:.2f} s of user CPU")
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    impact = tables.impact_rows(rows, TASKS)
+    impact = results_table.impact_rows(rows, TASKS)
     material = summary.Material(rows, TASKS, impact, frontiers=found)
     _, took = best(lambda: summary.executive_summary(summary.sections(material)))
     print(

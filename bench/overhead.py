@@ -21,7 +21,7 @@ from pathlib import Path
 from slim_eval import engines
 from slim_eval.benchmarks import performance
 from slim_eval.benchmarks.base import full_batches
-from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, Precision
+from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig
 from slim_eval.demo import MODEL_DIR
 
 ROUNDS = 9
@@ -34,7 +34,7 @@ CONTEXT = 1024
 
 def load(choice: EngineChoice) -> engines.Engine:
     """Load the embedded model."""
-    decision = engines.choose(choice, Precision.FP16)
+    decision = engines.choose(choice, "fp16")
     config = EngineConfig(engine=choice, enforce_eager=True)
     return engines.load(decision, engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=CONTEXT))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from slim_eval.analysis.pareto import Bools, Floats, non_dominated
+from slim_eval.analysis.pareto.dominance import Bools, Floats, non_dominated
 
 ROUNDS = 9
 

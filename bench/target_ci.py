@@ -10,9 +10,9 @@ import sys
 
 from slim_eval import engines
 from slim_eval.benchmarks import performance
-from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, Precision
+from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig
 from slim_eval.demo import MODEL_DIR
-from slim_eval.records import PerformanceMetrics
+from slim_eval.results.records import PerformanceMetrics
 
 FIXED_REQUESTS = 500
 TARGET = 0.02
@@ -22,7 +22,7 @@ CONTEXT = 1024
 
 def measure(choice: EngineChoice) -> PerformanceMetrics:
     """Load the embedded model and measure it until the target is met, or 500 requests are."""
-    decision = engines.choose(choice, Precision.FP16)
+    decision = engines.choose(choice, "fp16")
     config = EngineConfig(engine=choice, enforce_eager=True)
     request = engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=CONTEXT)
     engine = engines.load(decision, request)

@@ -32,10 +32,10 @@ from slim_eval.config import (
     RunConfig,
 )
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.interruption import resume_command, terminated_as_interrupted
-from slim_eval.parsing import split_list
-from slim_eval.redaction import show_traceback
+from slim_eval.execution.signals import resume_command, terminated_as_interrupted
 from slim_eval.utils import did_you_mean
+from slim_eval.utils.parsing import split_list
+from slim_eval.utils.redaction import show_traceback
 
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
 
@@ -238,7 +238,7 @@ def run(config: RunConfig) -> None:
 def analyze(config: AnalysisConfig) -> None:
     """Turn results into tables and plots."""
     from slim_eval.analysis import analyze as analyze_results
-    from slim_eval.console import show_analysis
+    from slim_eval.execution.console import show_analysis
 
     show_analysis(analyze_results(config))
 
@@ -246,12 +246,12 @@ def analyze(config: AnalysisConfig) -> None:
 @app.command("noise", cls=_ListCommand)
 @_configured(NoiseConfig)
 def noise(config: NoiseConfig) -> None:
-    """Measure the same cell twice: how much its numbers differ though nothing changed. `analyze` and `compare` use it.
+    """Measure the same variant twice: how much its numbers differ though nothing changed. `analyze` and `compare` use it.
 
     Takes the options of `run`. The floor is written to {output-dir}/{model}/{model}_noise/noise.json.
     """
-    from slim_eval.console import show_noise
-    from slim_eval.noise import measure_noise
+    from slim_eval.evaluator import measure_noise
+    from slim_eval.execution.console import show_noise
 
     report = measure_noise(config)
     show_noise(report.floors)
@@ -261,12 +261,12 @@ def noise(config: NoiseConfig) -> None:
 @app.command("compare")
 @_configured(CompareConfig)
 def compare(config: CompareConfig) -> None:
-    """Compare two cells, or two folders of them: every metric and task with interval, ratio and verdict.
+    """Compare two variants, or two folders of them: every metric and task with interval, ratio and verdict.
 
     With --fail-if it is a gate for CI: exit 3 where a condition holds beyond doubt, 4 where it cannot be decided.
     """
-    from slim_eval.comparison.folders import compare_folders
-    from slim_eval.console import show_comparison
+    from slim_eval.analysis.compare.folders import compare_folders
+    from slim_eval.execution.console import show_comparison
 
     report = compare_folders(config)
     show_comparison(report, config)
@@ -276,9 +276,9 @@ def compare(config: CompareConfig) -> None:
 @app.command("import")
 @_configured(ImportConfig)
 def import_(config: ImportConfig) -> None:
-    """Turn results of lm-eval, vllm bench or guidellm into cells that `analyze` and `compare` read."""
-    from slim_eval.console import show_import
-    from slim_eval.importers import import_results
+    """Turn results of lm-eval, vllm bench or guidellm into variants that `analyze` and `compare` read."""
+    from slim_eval.execution.console import show_import
+    from slim_eval.results.importers import import_results
 
     report = import_results(
         config.paths,
@@ -308,12 +308,12 @@ def demo(
 ) -> None:
     """The whole job on the embedded model: fp16, int8 and int4, all benchmarks, then the analysis. A few minutes."""
     from slim_eval.analysis import analyze as analyze_results
-    from slim_eval.console import show_analysis
-    from slim_eval.demo.defaults import demo_config
     from slim_eval.evaluator import evaluate
+    from slim_eval.execution.console import show_analysis
+    from slim_eval.execution.demo_run import demo_config
 
     report = evaluate(demo_config(output_dir, quantized_models_dir, engine, force=force))
-    if report.cells:
+    if report.variants:
         analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
         show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
@@ -326,8 +326,8 @@ def recommend(config: RecommendConfig) -> None:
 
     Exit 1 where none keeps every constraint; it then says which one to relax, and by how much.
     """
-    from slim_eval.analysis.recommend import advise
-    from slim_eval.console import show_advice
+    from slim_eval.analysis.recommend.recommendation import advise
+    from slim_eval.execution.console import show_advice
 
     advice = advise(config)
     show_advice(advice, as_json=config.as_json)

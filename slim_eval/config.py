@@ -12,16 +12,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from slim_eval.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
-from slim_eval.utils import require_task_files
+from slim_eval.errors import UsageError
+from slim_eval.utils import slug
+from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
 
-
-class Precision(str, Enum):
-    """A precision that a model is measured at. ``fp16`` is the model's own 16-bit dtype, bfloat16 where it says so."""
-
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
+#: Names of other files of a variant, of a checkpoint and of an analysis.
+_TAKEN = frozenset({"performance", "energy", "paired", "noise", "quantization", "complete_results"})
 
 
 class Benchmark(str, Enum):
@@ -50,6 +46,30 @@ class EnergySource(str, Enum):
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+
+
+def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse tasks whose records would stand where something else does.
+
+    Raises:
+        UsageError: One would replace another file of its variant, or two would share one.
+    """
+    seen: dict[str, str] = {}
+    for task in tasks:
+        name = slug(task)
+        plain = name.casefold()
+        if plain in _TAKEN or plain.endswith((".error", ".samples")):
+            raise UsageError(
+                f"accuracy task {task!r}: its record would be {name}.json, which holds something else",
+                "give the task another name in a YAML file of your own (--include-path)",
+            )
+        if plain in seen:
+            raise UsageError(
+                f"accuracy tasks {seen[plain]!r} and {task!r} would share the file {name}.json",
+                "measure one of them, or the other with another --output-dir",
+            )
+        seen[plain] = task
+    return tasks
 
 
 def setting(
@@ -215,9 +235,7 @@ class RunConfig(Config):
 
     panel: ClassVar[str] = "Model & precision"
     models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
-    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
-        (Precision.FP16,), "Precisions: fp16, int8, int4.", min_length=1
-    )
+    precision: Names = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.", min_length=1)
     tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
         (Benchmark.PERFORMANCE, Benchmark.ACCURACY, Benchmark.ENERGY),
         "Benchmarks: performance, energy, accuracy.",
@@ -319,17 +337,15 @@ class AnalysisConfig(Config):
 class NoiseConfig(RunConfig):
     """Everything `slim-eval noise` can be told: a run of one precision, and how often it is repeated."""
 
-    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
-        (Precision.FP16,), "Precision whose noise is measured.", min_length=1, max_length=1
-    )
-    num_repeats: int = setting(2, "How often the same cell is measured.", ge=2, le=100)
+    precision: Names = setting(("fp16",), "Scheme whose noise is measured.", min_length=1, max_length=1)
+    num_repeats: int = setting(2, "How often the same variant is measured.", ge=2, le=100)
 
 
 class CompareConfig(Config):
     """Everything `slim-eval compare` can be told."""
 
     panel: ClassVar[str] = "Comparison"
-    a: Path = argument("What is compared with: a cell's folder, or a folder of results.")
+    a: Path = argument("What is compared with: a variant's folder, or a folder of results.")
     b: Path = argument("What is judged: likewise.")
     fail_if: tuple[str, ...] = setting(
         (),
@@ -354,9 +370,7 @@ class DoctorConfig(Config):
 
     panel: ClassVar[str] = "What would be run"
     models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
-    precision: Annotated[tuple[Precision, ...], BeforeValidator(split_list)] = setting(
-        tuple(Precision), "Precisions: fp16, int8, int4.", min_length=1
-    )
+    precision: Names = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.", min_length=1)
     tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
         tuple(Benchmark), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
@@ -371,18 +385,13 @@ class DoctorConfig(Config):
     )
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
-    @property
-    def quantizes(self) -> bool:
-        """Whether any of the precisions is made by quantization."""
-        return any(precision is not Precision.FP16 for precision in self.precision)
-
 
 class ImportConfig(Config):
     """Everything `slim-eval import` can be told."""
 
     panel: ClassVar[str] = "Import"
     paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that hold them.")
-    output_dir: Path = setting(Path("outputs"), "Where cells are written.")
+    output_dir: Path = setting(Path("outputs"), "Where variants are written.")
     model: str | None = setting(None, "Name of the model, in place of that in the files.")
     precision: str | None = setting(None, "Precision of what was measured; the files seldom say it.")
     batch_size: int | None = setting(None, "Concurrent requests, where a file does not say it.", ge=1)

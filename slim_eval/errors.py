@@ -22,14 +22,18 @@ quotes may hold a secret: every one is redacted here, before anything can show o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from slim_eval.redaction import redact
+from slim_eval.utils import did_you_mean
+from slim_eval.utils.redaction import redact
 
 #: The command that installs everything a GPU machine needs, and the one for a machine without a GPU.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
 INSTALL_CPU = 'pip install "slim-eval[cpu]"'
 INSTALL = f"{INSTALL_GPU} (without a GPU: {INSTALL_CPU})"
+
+
+_FEW_NAMES = 12
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -130,3 +134,10 @@ class GateUndecidedError(SlimEvalError):
     """A condition of `slim-eval compare --fail-if` cannot be decided: measure more, or what was not measured."""
 
     exit_code = 4
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The refusal of a name that no member of a seam has; the remedy names the members, or the nearest of many."""
+    names = list(known)
+    remedy = f"known: {', '.join(names)}" if len(names) <= _FEW_NAMES else did_you_mean(name, names)
+    return UsageError(f"unknown {kind} {name!r}", remedy)

@@ -1,6 +1,6 @@
-"""Start a worker for each stage of each planned cell, record what failed, close with a table.
+"""Start a worker for each stage of each planned variant, record what failed, close with a table.
 
-A cell is one (model, precision). This process imports neither torch nor an engine: a worker that dies takes nothing
+A variant is one (model, precision). This process imports neither torch nor an engine: a worker that dies takes nothing
 with it, and when it ends the driver frees its memory.
 """
 
@@ -8,34 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slim_eval import (
-    checkpoints,
-    environment,
-    fetching,
-    forecast,
-    forecast_text,
-    locks,
-    models,
-    pickles,
-    power,
-    protocol,
-    records,
-    results,
-    resuming,
-    tracking,
-    workers,
-)
-from slim_eval.config import Benchmark, Precision, RunConfig, TrackingConfig
-from slim_eval.console import Failure
-from slim_eval.displays import Display, open_display
+from slim_eval import models, power, results
+from slim_eval.config import Benchmark, NoiseConfig, RunConfig, TrackingConfig
 from slim_eval.errors import RunFailedError, SlimEvalError, UsageError
-from slim_eval.fingerprints import Settings
-from slim_eval.planning import PlannedCell, check, foresight, lay_out, visible_devices
+from slim_eval.execution import dry_run, forecast_text, local, locks, messages, resume, tracking
+from slim_eval.execution.console import Failure
+from slim_eval.execution.fingerprints import Settings
+from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out, visible_devices
+from slim_eval.execution.progress import Display, open_display
+from slim_eval.models import download, pickles
+from slim_eval.quantization import cache
+from slim_eval.results import records
+from slim_eval.schemes import is_quantized, scheme
+from slim_eval.utils import environment
 
 _ENGINE = "engine"
 _DISK_REMEDY = "make room, or name folders that can be written with --output-dir and --quantized-models-dir"
@@ -46,15 +36,15 @@ class RunReport:
     """What a run left behind.
 
     Attributes:
-        cells: What this run was asked for, measured now or by an earlier run; other records that stand in the same
+        variants: What this run was asked for, measured now or by an earlier run; other records that stand in the same
             folders are not in it.
-        reused: Folder of a cell -> its stages that an earlier run had done.
+        reused: Folder of a variant -> its stages that an earlier run had done.
         failures: The stages that failed; empty where all went well.
         output_dir: Where the results are.
     """
 
     output_dir: Path
-    cells: tuple[results.Cell, ...] = ()
+    variants: tuple[results.Variant, ...] = ()
     reused: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
@@ -84,64 +74,64 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
             nothing was started.
         HubError: A model does not exist, is gated, or the hub cannot be reached; nothing was started.
         MissingPackageError: A stage's interpreter lacks a package; nothing was started.
-        BusyError: Another run is at work in a cell's folder; nothing was started.
+        BusyError: Another run is at work in a variant's folder; nothing was started.
     """
-    cells, gpus = lay_out(config)
-    cells = resuming.survey(cells, gpus, force=config.force)
+    variants, gpus = lay_out(config)
+    variants = resume.survey(variants, gpus, force=config.force)
     if config.dry_run:
-        return preview(config, cells, gpus)
-    resuming.refuse_other_engines(cells, check(config, cells, gpus))
-    with locks.alone(cell.directory for cell in cells if cell.todo):
+        return preview(config, variants, gpus)
+    resume.refuse_other_engines(variants, check(config, variants, gpus))
+    with locks.alone(variant.directory for variant in variants if variant.todo):
         # Another run may have ended in the meantime.
-        return execute(config, resuming.survey(cells, gpus, force=config.force), gpus, display)
+        return execute(config, resume.survey(variants, gpus, force=config.force), gpus, display)
 
 
-def preview(config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...]) -> RunReport:
+def preview(config: RunConfig, variants: Sequence[PlannedVariant], gpus: tuple[power.Gpu, ...]) -> RunReport:
     """Show what a run would do; nothing is started or written."""
-    forecast_text.show(forecast.forecast(config, cells, gpus))
+    forecast_text.show(dry_run.forecast(config, variants, gpus))
     return RunReport(config.output_dir)
 
 
 def execute(
-    config: RunConfig, cells: Sequence[PlannedCell], gpus: tuple[power.Gpu, ...], display: Display | None = None
+    config: RunConfig, variants: Sequence[PlannedVariant], gpus: tuple[power.Gpu, ...], display: Display | None = None
 ) -> RunReport:
-    """Quantize and measure what is to do in the cells of a plan, one after the other; `evaluate` plans first."""
+    """Quantize and measure what is to do in the variants of a plan, one after the other; `evaluate` plans first."""
     report = RunReport(config.output_dir)
     with display or open_display(config.display) as shown:
         logger = tracking.open_tracker(config.tracking, shown.note)
-        for text in foresight(config, cells):
+        for text in foresight(config, variants):
             shown.note(text)
-        for number, cell in enumerate(cells, start=1):
-            shown.cell(number, len(cells), cell.name, cell.stages)
-            _tell_reused(cell, shown)
-            run = _CellRun(cell, gpus, shown, report.failures)
+        for number, variant in enumerate(variants, start=1):
+            shown.variant(number, len(variants), variant.name, variant.stages)
+            _tell_reused(variant, shown)
+            run = _VariantRun(variant, gpus, shown, report.failures)
             run.execute()
-            measured = results.read_cell(cell.directory, run.finished | cell.reused)
+            measured = results.read_variant(variant.directory, run.finished | variant.reused)
             if measured is not None:
-                report.cells += (measured,)
-                report.reused[cell.directory] = tuple(name for name in cell.records if name in cell.reused)
+                report.variants += (measured,)
+                report.reused[variant.directory] = tuple(name for name in variant.records if name in variant.reused)
                 if run.finished:
-                    logger(measured, cell.config)
-                _pair(cell, shown)
-        shown.close(report.cells, report.failures, report.reused)
+                    logger(measured, variant.config)
+                _pair(variant, shown)
+        shown.close(report.variants, report.failures, report.reused)
     return report
 
 
-def _tell_reused(cell: PlannedCell, display: Display) -> None:
+def _tell_reused(variant: PlannedVariant, display: Display) -> None:
     """Say which records stand, and why others are measured again."""
-    if cell.reused:
-        display.note(f"reused: {', '.join(name for name in cell.records if name in cell.reused)}")
-    for stage, reason in cell.again.items():
+    if variant.reused:
+        display.note(f"reused: {', '.join(name for name in variant.records if name in variant.reused)}")
+    for stage, reason in variant.again.items():
         display.note(f"{stage} is measured again: {reason}")
 
 
-def _pair(cell: PlannedCell, display: Display) -> None:
-    """Bring `paired.json` of the model's quantized cells up to date, wherever the baseline is there."""
-    from slim_eval.comparison.pairing import update_paired
+def _pair(variant: PlannedVariant, display: Display) -> None:
+    """Bring `paired.json` of the model's quantized variants up to date, wherever the baseline is there."""
+    from slim_eval.analysis.compare.pairing import update_paired
 
-    if Benchmark.ACCURACY in cell.config.tasks:
+    if Benchmark.ACCURACY in variant.config.tasks:
         try:
-            update_paired(cell.directory.parent, cell.config.accuracy.margin_pp)
+            update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
         except OSError as error:
             display.note(f"{results.PAIRED} could not be written: {_disk_words(error)}")
 
@@ -159,17 +149,17 @@ def _disk_words(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 
-class _CellRun:
-    """The stages of one cell, each in a worker, and what became of them."""
+class _VariantRun:
+    """The stages of one variant, each in a worker, and what became of them."""
 
     def __init__(
-        self, cell: PlannedCell, gpus: tuple[power.Gpu, ...], display: Display, failures: list[Failure]
+        self, variant: PlannedVariant, gpus: tuple[power.Gpu, ...], display: Display, failures: list[Failure]
     ) -> None:
-        self._cell = cell
+        self._variant = variant
         self._gpus = gpus
         self._display = display
         self._failures = failures
-        self._log = cell.directory / results.RUN_LOG
+        self._log = variant.directory / results.RUN_LOG
         self._notes: list[str] = []
         self._settings: dict[str, Settings] = {}
         self._done: set[str] = set()
@@ -177,20 +167,20 @@ class _CellRun:
 
     def execute(self) -> None:
         """Fetch, quantize and measure what is to do; what fails is recorded and leaves the rest standing."""
-        if not self._cell.todo:
+        if not self._variant.todo:
             return
-        results.clear_leftovers(self._cell.directory)
+        results.clear_leftovers(self._variant.directory)
         try:
             source = self._here()
             checkpoint = None if source is None else self._checkpoint(source)
         except UsageError as error:
-            self._fail("download", error.cause, error.remedy, self._cell.todo)
+            self._fail("download", error.cause, error.remedy, self._variant.todo)
             return
         except OSError as error:
-            self._fail("download", _disk_words(error), _DISK_REMEDY, self._cell.todo)
+            self._fail("download", _disk_words(error), _DISK_REMEDY, self._variant.todo)
             return
         if source is not None and checkpoint is not None:
-            self._measure(source, checkpoint, self._cell.todo)
+            self._measure(source, checkpoint, self._variant.todo)
 
     def _here(self) -> models.ModelSource | None:
         """The model with a checkpoint on this machine that an engine may load; None where there is none."""
@@ -202,28 +192,28 @@ class _CellRun:
 
         In a worker, as a hub may stall for good: then it is ended as any stage that hangs.
         """
-        source = self._cell.source
+        source = self._variant.source
         if source.path is not None or source.pickled is not None:
             return source
-        job = protocol.FetchJob(source=source, allow_pickle=self._cell.config.allow_pickle)
+        job = messages.FetchJob(source=source, allow_pickle=self._variant.config.allow_pickle)
         folder = self._made("download", job, None)
-        return None if folder is None else fetching.fetched(source, folder)
+        return None if folder is None else download.fetched(source, folder)
 
     def _converted(self, source: models.ModelSource) -> models.ModelSource | None:
         """The model with a checkpoint of its pickled weights, made now if need be; None where that failed."""
-        wanted = checkpoints.conversion(source, self._cell.config.quantized_models_dir)
+        wanted = cache.conversion(source, self._variant.config.quantized_models_dir)
         with locks.waiting_for(wanted.folder, self._display.note):
             made: Path | None = wanted.folder
             if wanted.is_done:
-                self._display.handle(protocol.Finished(stage="convert", path=wanted.folder))
+                self._display.handle(messages.Finished(stage="convert", path=wanted.folder))
             else:
-                job = protocol.ConvertJob(
+                job = messages.ConvertJob(
                     source=source,
                     directory=wanted.folder,
                     identity=wanted.identity,
-                    trust_remote_code=self._cell.config.engine.trust_remote_code,
+                    trust_remote_code=self._variant.config.engine.trust_remote_code,
                 )
-                made = self._made("convert", job, self._cell.config.serve_python)
+                made = self._made("convert", job, self._variant.config.serve_python)
         if made is None:
             return None
         self._take_notes((pickles.NOTE,))
@@ -232,19 +222,19 @@ class _CellRun:
     def _checkpoint(self, source: models.ModelSource) -> Path | None:
         """The checkpoint to serve, quantized now if need be; None where that failed."""
         assert source.path is not None
-        if self._cell.precision is Precision.FP16:
+        if not is_quantized(self._variant.precision):
             return source.path
-        request = self._cell.quantize_request(source)
-        with locks.waiting_for(checkpoints.checkpoint_directory(request), self._display.note):
+        request = self._variant.quantize_request(source)
+        with locks.waiting_for(cache.checkpoint_directory(request), self._display.note):
             try:
-                cached = checkpoints.cached(request)
+                cached = cache.cached(request)
             except SlimEvalError as error:
-                self._fail("quantize", error.cause, error.remedy, self._cell.todo)
+                self._fail("quantize", error.cause, error.remedy, self._variant.todo)
                 return None
             if cached is None:
-                job = protocol.QuantizeJob(request=request)
-                return self._made("quantize", job, self._cell.config.quantize_python, _quiet_waiting())
-        self._display.handle(protocol.Finished(stage="quantize", path=cached.path))
+                job = messages.QuantizeJob(request=request)
+                return self._made("quantize", job, self._variant.config.quantize_python, _quiet_waiting())
+        self._display.handle(messages.Finished(stage="quantize", path=cached.path))
         self._take_notes(cached.notes)
         return cached.path
 
@@ -256,11 +246,11 @@ class _CellRun:
         failed: list[str] = []
 
         def listen(event: Any) -> None:
-            if isinstance(event, protocol.Finished) and event.path is not None:
+            if isinstance(event, messages.Finished) and event.path is not None:
                 made.append(event.path)
-            if isinstance(event, protocol.Failed):
+            if isinstance(event, messages.Failed):
                 failed.append(event.cause)
-                self._fail(stage, event.cause, event.remedy, self._cell.todo)
+                self._fail(stage, event.cause, event.remedy, self._variant.todo)
             else:
                 self._display.handle(event)
 
@@ -268,7 +258,7 @@ class _CellRun:
         if made:
             return made[0]
         if not failed:
-            self._fail(stage, outcome.describe(), f"see {self._log}", self._cell.todo)
+            self._fail(stage, outcome.describe(), f"see {self._log}", self._variant.todo)
         return None
 
     def _measure(self, source: models.ModelSource, checkpoint: Path, remaining: list[str]) -> None:
@@ -276,7 +266,7 @@ class _CellRun:
         while remaining:
             job = self._measure_job(source, checkpoint, remaining)
             self._done.clear()
-            outcome = self._work(job, partial(self._listen, remaining), self._cell.config.serve_python)
+            outcome = self._work(job, partial(self._listen, remaining), self._variant.config.serve_python)
             unfinished = [stage for stage in remaining if stage not in self._done]
             if not unfinished:
                 return
@@ -289,25 +279,25 @@ class _CellRun:
             self._fail(died_in, outcome.describe(), fix, [died_in])
             remaining = [stage for stage in unfinished if stage != died_in]
 
-    def _measure_job(self, source: models.ModelSource, checkpoint: Path, stages: list[str]) -> protocol.MeasureJob:
-        config, precision = self._cell.config, self._cell.precision
+    def _measure_job(self, source: models.ModelSource, checkpoint: Path, stages: list[str]) -> messages.MeasureJob:
+        config, precision = self._variant.config, self._variant.precision
         if not self._settings:  # read once the checkpoint is there: it may be one that was made elsewhere
-            self._settings = self._cell.settings(self._gpus)
+            self._settings = self._variant.settings(self._gpus)
         assert source.path is not None
-        return protocol.MeasureJob(
+        return messages.MeasureJob(
             model=source.name,
             revision=source.revision,
             source=source.path,
             checkpoint=checkpoint,
             precision=precision,
-            quantization_scheme=checkpoints.scheme_name(precision),
+            quantization_scheme=scheme(precision).recorded_as,
             benchmarks=tuple(
                 benchmark for benchmark in Benchmark
                 if benchmark in config.tasks and (benchmark.value in stages or benchmark is Benchmark.ACCURACY)
             ),
             accuracy_tasks=tuple(task for task in config.accuracy.tasks if task in stages),
-            directory=self._cell.directory,
-            max_model_len=self._cell.max_model_len,
+            directory=self._variant.directory,
+            max_model_len=self._variant.max_model_len,
             gpus=tuple(gpu.uuid for gpu in self._gpus),
             config=config.model_copy(update={"tracking": TrackingConfig()}),
             notes=tuple(self._notes),
@@ -315,10 +305,10 @@ class _CellRun:
         )  # fmt: skip
 
     def _listen(self, stages: list[str], event: Any) -> None:
-        if isinstance(event, protocol.Finished):
+        if isinstance(event, messages.Finished):
             self._done.add(event.stage)
             self.finished.add(event.stage)
-        if not isinstance(event, protocol.Failed):
+        if not isinstance(event, messages.Failed):
             self._display.handle(event)
             return
         failed = stages if event.stage == _ENGINE else [event.stage]
@@ -327,15 +317,15 @@ class _CellRun:
 
     def _work(
         self, job: Any, listen: Callable[[Any], None], python: Path | None, environment: Mapping[str, str] | None = None
-    ) -> workers.Outcome:
+    ) -> local.Outcome:
         variables = {**visible_devices(self._gpus), **(environment or {})}
-        return workers.run(
+        return local.run(
             job,
             log=self._log,
             on_event=listen,
             python=python,
             environment=variables,
-            silence_s=self._cell.config.stage_timeout_s,
+            silence_s=self._variant.config.stage_timeout_s,
             echo=self._display.chatter,
         )
 
@@ -346,13 +336,13 @@ class _CellRun:
 
     def _fail(self, stage: str, cause: str, remedy: str, names: list[str]) -> None:
         """Record a failed stage: an error file for each record that it would have made."""
-        self._failures.append(Failure(self._cell.name, stage, cause, remedy, self._log))
+        self._failures.append(Failure(self._variant.name, stage, cause, remedy, self._log))
         for name in names:
             record = records.ErrorRecord(
                 schema_version=records.SCHEMA_VERSION,
-                model=self._cell.source.name,
-                precision=self._cell.precision.value,
-                quantization_scheme=checkpoints.scheme_name(self._cell.precision),
+                model=self._variant.source.name,
+                precision=self._variant.precision,
+                quantization_scheme=scheme(self._variant.precision).recorded_as,
                 timestamp=environment.now(),
                 stage=stage,
                 cause=cause,
@@ -360,7 +350,68 @@ class _CellRun:
                 log=results.RUN_LOG,
             )
             try:
-                results.write_error(self._cell.directory, name, record)
+                results.write_error(self._variant.directory, name, record)
             except OSError as error:
                 self._display.note(f"{name}: that it failed could not be recorded: {_disk_words(error)}")
-        self._display.handle(protocol.Failed(stage=stage, cause=cause, remedy=remedy))
+        self._display.handle(messages.Failed(stage=stage, cause=cause, remedy=remedy))
+
+
+@dataclass(frozen=True)
+class NoiseReport:
+    """What was measured.
+
+    Attributes:
+        run: The runs themselves; raises for their failures.
+        floors: One a model that could be measured at least twice, with where it was written.
+    """
+
+    run: RunReport
+    floors: tuple[tuple[records.NoiseRecord, Path], ...]
+
+    def raise_for_failures(self) -> None:
+        """Raise where a stage of a run failed.
+
+        Raises:
+            RunFailedError: Naming how many failed.
+        """
+        self.run.raise_for_failures()
+
+
+def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseReport:
+    """Measure each model's variant `num_repeats` times, whatever earlier runs left, and write its noise floor.
+
+    Args:
+        config: What to measure, as a run takes it.
+        display: Where progress is shown; the terminal by default.
+
+    Raises:
+        SlimEvalError: As `evaluate`; nothing was started.
+    """
+    planned, gpus = lay_out(config)
+    variants = [
+        replace(
+            variant,
+            directory=results.noise_directory(variant.directory.parent) / f"run-{number}",
+            label=f"run {number}",
+        )
+        for variant in planned
+        for number in range(1, config.num_repeats + 1)
+    ]
+    if config.dry_run:
+        return NoiseReport(preview(config, variants, gpus), ())
+    check(config, planned, gpus)
+    with locks.alone(variant.directory for variant in variants):
+        report = execute(config, variants, gpus, display)
+    floors = []
+    for variant in planned:
+        runs = _runs(report.variants, results.noise_directory(variant.directory.parent))
+        if len(runs) > 1:
+            from slim_eval.analysis.compare.repeats import noise_record
+
+            record = noise_record(runs, config.accuracy.margin_pp)
+            floors.append((record, results.write_noise(variant.directory.parent, record)))
+    return NoiseReport(report, tuple(floors))
+
+
+def _runs(variants: tuple[results.Variant, ...], directory: Path) -> list[results.Variant]:
+    return [variant for variant in variants if variant.directory.parent == directory]

@@ -60,6 +60,6 @@ class Run:
         """Folder of results."""
         return self.folder / "outputs"
 
-    def cell(self, precision: str) -> Path:
+    def variant(self, precision: str) -> Path:
         """Folder of the embedded model at a precision."""
         return self.outputs / "demo" / f"demo_{precision}"

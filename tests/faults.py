@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from slim_eval.results import read_samples
+from slim_eval.results.store import read_samples
 from tests.commands import run_command
 
 COMMAND = (
@@ -87,15 +87,15 @@ class Trial:
 
 def deterministic(folder: Path) -> dict[str, Any]:
     """What of a run's results does not depend on the clock: every answer, and the bytes of the checkpoint."""
-    cell = folder / CELL
+    variant = folder / CELL
     found: dict[str, Any] = {}
     for name, keys in _FIXED.items():
-        record = json.loads((cell / f"{name}.json").read_text(encoding="utf-8"))
+        record = json.loads((variant / f"{name}.json").read_text(encoding="utf-8"))
         found[name] = {key: record.get(key) for key in keys}
-    found["answers"] = read_samples(cell, "demo_gsm8k")
+    found["answers"] = read_samples(variant, "demo_gsm8k")
     found["weights"] = json.loads((folder / CHECKPOINT / "quantization.json").read_text())["weight_sha256"]
     found["files"] = sorted(
-        path.name for path in cell.iterdir() if path.suffix != ".log" and not path.name.startswith(".")
+        path.name for path in variant.iterdir() if path.suffix != ".log" and not path.name.startswith(".")
     )
     found["leftovers"] = [str(path) for path in folder.rglob(".*tmp*")]
     return found
@@ -168,7 +168,7 @@ def _worker(pid: int) -> int | None:
         children = psutil.Process(pid).children()
     except psutil.NoSuchProcess:
         return None
-    return next((child.pid for child in children if "slim_eval.worker" in " ".join(child.cmdline())), None)
+    return next((child.pid for child in children if "slim_eval.execution.worker" in " ".join(child.cmdline())), None)
 
 
 def left_running(folder: Path) -> list[int]:
@@ -189,7 +189,7 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def _records(folder: Path) -> dict[str, int]:
-    """The records of the cell, and when each was written."""
+    """The records of the variant, and when each was written."""
     paths = (folder / CELL / f"{name}.json" for name in _FIXED)
     return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
 

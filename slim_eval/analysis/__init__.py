@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results import Cell, Results, find_results, read_samples, require_writable
-from slim_eval.rows import STANDARD_TASKS, Row, by_model, ordered_tasks, rows_of, tasks_of
+from slim_eval.results.rows import STANDARD_TASKS, Row, by_model, ordered_tasks, rows_of, tasks_of
+from slim_eval.results.store import Results, Variant, find_results, read_samples, require_writable
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from slim_eval.analysis.evidence import Evidence
-    from slim_eval.analysis.frontiers import Frontier
-    from slim_eval.analysis.plotdata import PlotData
+    from slim_eval.analysis.figures.plotdata import PlotData
+    from slim_eval.analysis.pareto.frontiers import Frontier
     from slim_eval.analysis.summary import Material
     from slim_eval.config import AnalysisConfig
 
@@ -31,7 +31,7 @@ class AnalysisReport:
     """What an analysis found and wrote.
 
     Attributes:
-        num_cells: Configurations with at least one measurement.
+        num_variants: Configurations with at least one measurement.
         paths: Files written.
         problems: Files that could not be read and benchmarks that failed, one line each.
         warnings: What a reader of the tables must know, one line each.
@@ -41,7 +41,7 @@ class AnalysisReport:
         findings: The sentences of `executive_summary.txt`, in order.
     """
 
-    num_cells: int
+    num_variants: int
     paths: tuple[Path, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -60,32 +60,36 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         UsageError: The folder is missing or holds no measurement, the other one cannot be written, or an objective is
             one that no result has; nothing is written then.
     """
-    from slim_eval.analysis import evidence, frontiers, plots, report, summary, tables
+    from slim_eval.analysis import evidence, summary
+    from slim_eval.analysis.figures import plots
+    from slim_eval.analysis.pareto import frontiers
+    from slim_eval.analysis.report import page
+    from slim_eval.analysis.tables import results_table
 
     require_writable(config.output_dir, "--output-dir")
-    results, cells = _measured(config.input_dir)
-    tasks, advice = _tasks(config, cells)
-    rows = frontiers.with_means(rows_of(cells), tasks)
+    results, variants = _measured(config.input_dir)
+    tasks, advice = _tasks(config, variants)
+    rows = frontiers.with_means(rows_of(variants), tasks)
     optimal = frontiers.find_frontiers(rows, tasks, config.objectives)
-    found = evidence.gather(cells, rows, config.margin_pp)
+    found = evidence.gather(variants, rows, config.margin_pp)
     models = by_model(rows)
     noisy = {row["directory"]: found.within_noise(row, models[row["model"]]) for row in rows}
-    impact = tables.impact_rows(rows, tasks, noisy)
+    impact = results_table.impact_rows(rows, tasks, noisy)
     paired = [row for row in found.paired_rows(rows) if row["task"] in tasks]
     problems = (*_problems(results), *found.problems)
-    material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(cells, rows))
+    material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(variants, rows))
     sections = summary.sections(material)
     everything = tasks_of(rows[0])
-    whole_impact = impact if tasks == everything else tables.impact_rows(rows, everything, noisy)
+    whole_impact = impact if tasks == everything else results_table.impact_rows(rows, everything, noisy)
     texts = {
         "complete_results.json": _complete_json(config.input_dir, results, found, whole_impact, optimal),
         "executive_summary.txt": summary.executive_summary(sections),
         **_tables(material),
-        "report.html": report.report_html(
-            report.ReportData(
+        "report.html": page.report_html(
+            page.ReportData(
                 title=config.input_dir.resolve().name,
                 rows=rows,
-                cells=cells,
+                variants=variants,
                 evidence=found,
                 impact=impact,
                 frontier=optimal[-1].rows if optimal else (),
@@ -100,12 +104,12 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     figures, empty = _draw(plots.PlotData(rows, tasks, found, _samples), config, failed)
     advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
-        num_cells=len(cells),
+        num_variants=len(variants),
         paths=(*written, *figures),
         problems=(*problems, *failed),
         warnings=(*advice, *summary.setting_findings(rows), *_warnings(found, impact, paired)),
         tasks=tasks,
-        rows=tuple(rows_of(cells, tasks)),
+        rows=tuple(rows_of(variants, tasks)),
         within_noise=tuple(noisy[row["directory"]] for row in rows),
         findings=summary.findings(sections),
     )
@@ -127,12 +131,12 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         UsageError: The folder is missing, or holds no measurement.
     """
-    from slim_eval.analysis.tables import tidy_table
+    from slim_eval.analysis.tables.results_table import tidy_table
 
-    results, cells = _measured(Path(path))
+    results, variants = _measured(Path(path))
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
-    return tidy_table(rows_of(cells))
+    return tidy_table(rows_of(variants))
 
 
 def _samples(row: Row, name: str) -> list[dict[str, Any]]:
@@ -143,38 +147,39 @@ def _samples(row: Row, name: str) -> list[dict[str, Any]]:
         return []
 
 
-def _measured(folder: Path) -> tuple[Results, list[Cell]]:
+def _measured(folder: Path) -> tuple[Results, list[Variant]]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder", _NOTHING_FOUND)
     results = find_results(folder)
-    cells = [cell for cell in results.cells if cell.records]
-    if not cells:
+    variants = [variant for variant in results.variants if variant.records]
+    if not variants:
         found = _problems(results)
         detail = f" ({len(found)} files without one, the first: {found[0]})" if found else ""
         raise UsageError(f"{folder}: holds no measurement{detail}", _NOTHING_FOUND)
-    return results, cells
+    return results, variants
 
 
 def _tables(material: Material) -> dict[str, str]:
     """The tables, by the names of their files."""
-    from slim_eval.analysis import frontiers, tables, typeset
+    from slim_eval.analysis.pareto import frontiers
+    from slim_eval.analysis.tables import results_table, typeset
 
     rows, tasks = material.rows, material.tasks
     return {
-        "results_table.csv": tables.to_csv(tables.results_table(tables.tidy_table(rows), tasks)),
+        "results_table.csv": results_table.to_csv(results_table.results_table(results_table.tidy_table(rows), tasks)),
         **typeset.documents(rows, tasks),
-        "quantization_impact.csv": tables.to_csv(tables.impact_table(material.impact, tasks)),
-        "paired_accuracy.csv": tables.to_csv(tables.paired_table(material.paired)),
-        "summary_statistics.csv": tables.to_csv(tables.summary_statistics(rows, tasks)),
-        "pareto.csv": tables.to_csv(frontiers.pareto_table(material.frontiers)),
+        "quantization_impact.csv": results_table.to_csv(results_table.impact_table(material.impact, tasks)),
+        "paired_accuracy.csv": results_table.to_csv(results_table.paired_table(material.paired)),
+        "summary_statistics.csv": results_table.to_csv(results_table.summary_statistics(rows, tasks)),
+        "pareto.csv": results_table.to_csv(frontiers.pareto_table(material.frontiers)),
     }
 
 
-def _notes(cells: Sequence[Cell], rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+def _notes(variants: Sequence[Variant], rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     """Each note that records carry, and the configurations it is about."""
     found: dict[str, dict[str, None]] = {}
-    for cell, row in zip(cells, rows, strict=True):
-        for record in cell.records:
+    for variant, row in zip(variants, rows, strict=True):
+        for record in variant.records:
             for note in record.notes:
                 found.setdefault(note, {})[f"{row['name']} {row['precision']}"] = None
     return {note: tuple(labels) for note, labels in found.items()}
@@ -196,7 +201,7 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
 
 def _draw(drawn: PlotData, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
     """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
-    from slim_eval.analysis import plots
+    from slim_eval.analysis.figures import plots
 
     folder = config.output_dir / "plots"
     try:
@@ -208,16 +213,16 @@ def _draw(drawn: PlotData, config: AnalysisConfig, failed: list[str]) -> tuple[l
 
 def _problems(results: Results) -> tuple[str, ...]:
     failed = (
-        f"{cell.directory / name}.error.json: {name} of {cell.model} at {cell.precision} failed: {error.cause}"
-        for cell in results.cells
-        for name, error in cell.errors.items()
+        f"{variant.directory / name}.error.json: {name} of {variant.model} at {variant.precision} failed: {error.cause}"
+        for variant in results.variants
+        for name, error in variant.errors.items()
     )
     return (*results.problems, *failed)
 
 
-def _tasks(config: AnalysisConfig, cells: Iterable[Cell]) -> tuple[tuple[str, ...], list[str]]:
+def _tasks(config: AnalysisConfig, variants: Iterable[Variant]) -> tuple[tuple[str, ...], list[str]]:
     """Tasks to show, and a warning for each one that was asked for but never measured."""
-    found = ordered_tasks(task for cell in cells for task in cell.accuracy)
+    found = ordered_tasks(task for variant in variants for task in variant.accuracy)
     if "accuracy_tasks" not in config.model_fields_set:
         return found, []
     missing = [task for task in config.accuracy_tasks if task not in found]
@@ -229,7 +234,7 @@ def _warnings(found: Evidence, impact: Sequence[Row], paired: Sequence[Row]) -> 
     """What the results cannot support, and one line for each reason not to compare, with whom it concerns."""
     reasons: dict[str, list[str]] = {}
     for caveat in found.caveats:
-        reasons.setdefault(caveat.text, []).extend(caveat.cells)
+        reasons.setdefault(caveat.text, []).extend(caveat.variants)
     for row in impact:
         for reason in (row["not_comparable"] or "").split("; "):
             if reason:
@@ -249,7 +254,7 @@ def _complete_json(
     content = {
         "schema_version": 1,
         "problems": [*_problems(results), *found.problems],
-        "cells": [_cell_json(cell, name, folder) for cell, name in _named(results.cells)],
+        "cells": [_variant_json(variant, name, folder) for variant, name in _named(results.variants)],
         "quantization_impact": list(impact),
         **found.to_json(),
         "pareto": [
@@ -260,24 +265,24 @@ def _complete_json(
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 
 
-def _named(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
-    measured = [cell for cell in cells if cell.records]
-    return [(cell, row["name"]) for cell, row in zip(measured, rows_of(measured), strict=True)]
+def _named(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
+    measured = [variant for variant in variants if variant.records]
+    return [(variant, row["name"]) for variant, row in zip(measured, rows_of(measured), strict=True)]
 
 
-def _cell_json(cell: Cell, name: str, folder: Path) -> dict[str, Any]:
+def _variant_json(variant: Variant, name: str, folder: Path) -> dict[str, Any]:
     def dump(record: Any) -> Any:
         return None if record is None else record.model_dump(mode="json")
 
     return {
         "name": name,
-        "model": cell.model,
-        "precision": cell.precision,
-        "directory": cell.directory.relative_to(folder).as_posix(),
-        "performance": dump(cell.performance),
-        "energy": dump(cell.energy),
-        "accuracy": {task: dump(record) for task, record in cell.accuracy.items()},
-        "errors": {stage: dump(record) for stage, record in cell.errors.items()},
+        "model": variant.model,
+        "precision": variant.precision,
+        "directory": variant.directory.relative_to(folder).as_posix(),
+        "performance": dump(variant.performance),
+        "energy": dump(variant.energy),
+        "accuracy": {task: dump(record) for task, record in variant.accuracy.items()},
+        "errors": {stage: dump(record) for stage, record in variant.errors.items()},
     }
 
 

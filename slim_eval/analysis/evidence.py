@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slim_eval.comparison.caveats import Caveat, caveats
-from slim_eval.comparison.floor import of_model, within_noise
-from slim_eval.comparison.pairing import pair_all
-from slim_eval.comparison.rules import baseline_of
+from slim_eval.analysis.caveats import Caveat, caveats
+from slim_eval.analysis.compare.floor import of_model, within_noise
+from slim_eval.analysis.compare.pairing import pair_all
+from slim_eval.analysis.rules import baseline_of
 from slim_eval.errors import ResultFileError
-from slim_eval.records import NoiseRecord, PairedTask
-from slim_eval.results import Cell
-from slim_eval.rows import Row
+from slim_eval.results.records import NoiseRecord, PairedTask
+from slim_eval.results.rows import Row
+from slim_eval.results.store import Variant
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was found about a set of cells.
+    """What was found about a set of variants.
 
     Attributes:
-        paired: Folder of a quantized cell -> its tasks against the baseline, judged together.
-        noise: Folder of a cell -> the noise floor that holds for it.
+        paired: Folder of a quantized variant -> its tasks against the baseline, judged together.
+        noise: Folder of a variant -> the noise floor that holds for it.
         caveats: What the results cannot support.
         problems: Files that could not be read, one line each.
     """
@@ -56,26 +56,26 @@ class Evidence:
                 folder: [task.model_dump(mode="json") for task in tasks] for folder, tasks in self.paired.items()
             },
             "noise": {folder: record.model_dump(mode="json") for folder, record in self.noise.items()},
-            "caveats": [{"kind": c.kind, "text": c.text, "cells": list(c.cells)} for c in self.caveats],
+            "caveats": [{"kind": c.kind, "text": c.text, "cells": list(c.variants)} for c in self.caveats],
         }
 
 
-def gather(cells: Sequence[Cell], rows: Sequence[Row], margin_pp: float) -> Evidence:
-    """Everything that the cells' samples, their noise floors and their numbers tell.
+def gather(variants: Sequence[Variant], rows: Sequence[Row], margin_pp: float) -> Evidence:
+    """Everything that the variants' samples, their noise floors and their numbers tell.
 
     Args:
-        cells: Cells with measurements.
+        variants: Variants with measurements.
         rows: Their rows, in the same order.
         margin_pp: Drop in percentage points that still counts as equivalent.
     """
     floors: dict[str, NoiseRecord] = {}
     problems: dict[str, None] = {}
-    for cell in cells:
+    for variant in variants:
         try:
-            found = of_model(cell)
+            found = of_model(variant)
         except ResultFileError as error:
             problems[error.cause] = None
         else:
-            floors.update({str(cell.directory): found} if found is not None else {})
-    paired = {str(cell.directory): tasks for (_, cell), tasks in pair_all(cells, margin_pp)}
+            floors.update({str(variant.directory): found} if found is not None else {})
+    paired = {str(variant.directory): tasks for (_, variant), tasks in pair_all(variants, margin_pp)}
     return Evidence(paired, floors, tuple(caveats(rows)), tuple(problems))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
+from slim_eval.analysis.rules import BASIS_PER_TOKEN, baseline_of, ends
 from slim_eval.analysis.superlatives import label, listed
-from slim_eval.comparison.items import DEGRADED, EQUIVALENT, UNDERPOWERED
-from slim_eval.comparison.rules import BASIS_PER_TOKEN, baseline_of, ends
-from slim_eval.rows import Row, by_model
+from slim_eval.results.rows import Row, by_model
 
 _SHOWN = 8  # configurations described one by one, a precision
 _NO_OUTCOMES = "whether they are more than chance cannot be told, as no outcomes of single items were kept"

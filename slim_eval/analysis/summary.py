@@ -8,17 +8,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slim_eval.analysis.frontiers import Frontier
+from slim_eval.analysis.caveats import Caveat
+from slim_eval.analysis.groups import comparable_groups
+from slim_eval.analysis.pareto.frontiers import Frontier
 from slim_eval.analysis.precisions import changes, precision_findings
+from slim_eval.analysis.rules import BASELINE
 from slim_eval.analysis.superlatives import label, listed, superlatives
-from slim_eval.comparison.caveats import Caveat
-from slim_eval.comparison.groups import comparable_groups
-from slim_eval.comparison.rules import BASELINE
-from slim_eval.rows import Row
+from slim_eval.results.rows import Row
 
 WIDTH = 100
 _SHOWN = 10  # members of a frontier, lines of problems
-_SHOWN_CELLS = 6
+_SHOWN_VARIANTS = 6
 _HEADLINES = {
     "ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_latency_s": "E2E latency", "tokens_per_second": "throughput",
     "weights_gb": "weights as loaded", "mean_peak_mem_mb": "peak memory", "joules_per_output_token":
@@ -75,7 +75,7 @@ def sections(material: Material) -> list[Section]:
         "Pareto frontier": [text for found in material.frontiers for text in frontier_findings(found)],
     }
     doubted: dict[str, Sequence[str]] = {
-        "What these results cannot support": [_about(c.cells, c.text, material) for c in material.caveats],
+        "What these results cannot support": [_about(c.variants, c.text, material) for c in material.caveats],
         "What was not measured": _missing(material),
         "What the records say of themselves": _noted(material),
     }
@@ -180,7 +180,7 @@ def _metrics(task: str, rows: Sequence[Row]) -> str:
 def _about(labels: Sequence[str], text: str, material: Material) -> str:
     """A sentence about some of the configurations."""
     everywhere = len(labels) == len(material.rows) > 1
-    return f"{'all configurations' if everywhere else listed(labels, _SHOWN_CELLS)}: {text}."
+    return f"{'all configurations' if everywhere else listed(labels, _SHOWN_VARIANTS)}: {text}."
 
 
 def _noted(material: Material) -> list[str]:
@@ -197,10 +197,14 @@ def _missing(material: Material) -> list[str]:
         without = tuple(label(row) for row in material.rows if row[key] is None)
         if without and len(without) < len(material.rows):
             lacking.setdefault(without, []).append(words)
-    made += [f"{', '.join(things)}: not in {listed(cells, _SHOWN_CELLS)}." for cells, things in lacking.items()]
+    made += [
+        f"{', '.join(things)}: not in {listed(variants, _SHOWN_VARIANTS)}." for variants, things in lacking.items()
+    ]
     invalid = [label(row) for row in material.rows if row["valid"] is False]
     if invalid:
-        made.append(f"Energy marked invalid when it was measured, and not compared: {listed(invalid, _SHOWN_CELLS)}.")
+        made.append(
+            f"Energy marked invalid when it was measured, and not compared: {listed(invalid, _SHOWN_VARIANTS)}."
+        )
     made += [f"Problem: {problem.rstrip('.')}." for problem in material.problems[:_SHOWN]]
     more = len(material.problems) - _SHOWN
     return made + ([f"{more} more problems in complete_results.json."] if more > 0 else [])

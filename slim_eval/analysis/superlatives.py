@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slim_eval.analysis.frontiers import with_means
-from slim_eval.analysis.objectives import ACCURACY_MEAN
-from slim_eval.comparison.groups import comparable_groups, confounding
-from slim_eval.comparison.rules import ends
-from slim_eval.rows import Row
+from slim_eval.analysis.groups import comparable_groups, confounding
+from slim_eval.analysis.pareto.frontiers import with_means
+from slim_eval.analysis.pareto.objectives import ACCURACY_MEAN
+from slim_eval.analysis.rules import ends
+from slim_eval.results.rows import Row
 from slim_eval.utils import number
 
 _Z95 = 1.959964  # half width of a 95 % normal interval in standard errors

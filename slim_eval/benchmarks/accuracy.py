@@ -24,10 +24,10 @@ from slim_eval.benchmarks.base import Progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import fitting
-from slim_eval.engines.base import Engine
+from slim_eval.engines.engine import Engine
 from slim_eval.engines.memory import empty_caches
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
-from slim_eval.records import AccuracyMetrics, Measurement
+from slim_eval.results.records import AccuracyMetrics, Measurement
 from slim_eval.utils import did_you_mean
 
 #: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.

@@ -26,10 +26,10 @@ from typing import Any
 from slim_eval.benchmarks.base import Progress, full_batches, no_progress
 from slim_eval.benchmarks.workload import prompts
 from slim_eval.config import EnergyConfig, PerformanceConfig
-from slim_eval.engines.base import Engine, Generation, Prompt
+from slim_eval.engines.engine import Engine, Generation, Prompt
 from slim_eval.errors import BenchmarkError
 from slim_eval.power import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules
-from slim_eval.records import EnergyMetrics, Intervals, Measurement
+from slim_eval.results.records import EnergyMetrics, Intervals, Measurement
 from slim_eval.stats import bootstrap_interval
 
 IDLE_SECONDS = 2.0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from slim_eval.engines.base import Generation, MemoryReport
-from slim_eval.records import Intervals
+from slim_eval.engines.engine import Generation, MemoryReport
+from slim_eval.results.records import Intervals
 from slim_eval.stats import Interval, Summary, bootstrap_interval, summarize
 
 RESAMPLES = 10_000  # of the intervals in a record

@@ -17,9 +17,9 @@ from slim_eval.benchmarks import capacity, latency, pacing, workload
 from slim_eval.benchmarks.base import Progress, full_batches, no_progress
 from slim_eval.benchmarks.latency import Iteration
 from slim_eval.config import PerformanceConfig
-from slim_eval.engines.base import Engine, Generation
+from slim_eval.engines.engine import Engine, Generation
 from slim_eval.errors import BenchmarkError
-from slim_eval.records import Measurement, PerformanceMetrics
+from slim_eval.results.records import Measurement, PerformanceMetrics
 from slim_eval.stats import resolving_count, summarize
 
 NUM_RUNS_REACHED = "num_runs reached"

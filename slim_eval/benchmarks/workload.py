@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from slim_eval.config import PerformanceConfig
-from slim_eval.engines.base import Engine, Prompt
+from slim_eval.engines.engine import Engine, Prompt
 from slim_eval.errors import BenchmarkError
 
 #: Leading tokens of a synthetic prompt that count requests; two or three cover any run with any real vocabulary.

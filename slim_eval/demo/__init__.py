@@ -1,7 +1,7 @@
 """The embedded demonstration model: a tiny Llama, its three lm-eval tasks and its calibration text.
 
 It lets every command be tried offline in minutes. Its scores say nothing about any other model. How it was made
-stands in ``README.md`` beside this file; ``python -m slim_eval.demo.train`` makes it again.
+stands in ``README.md`` beside this file; ``python -m tools.demo_model.train`` makes it again.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from slim_eval.config import DoctorConfig
 from slim_eval.doctor import hardware, packages, precisions, reach
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.doctor.findings import Finding, Report, Section, State
+from slim_eval.schemes import scheme
 
 __all__ = ["CHECKS", "Finding", "Report", "Section", "State", "examine"]
 
@@ -26,7 +27,13 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def examine(config: DoctorConfig) -> Report:
-    """Look at everything that a run rests on."""
+    """Look at everything that a run rests on.
+
+    Raises:
+        UsageError: A scheme that is not registered.
+    """
+    for name in config.precision:
+        scheme(name)
     facts = gather(config)
     sections = (Section(title, tuple(check(facts))) for title, check in CHECKS)
     return Report(tuple(section for section in sections if section.findings))

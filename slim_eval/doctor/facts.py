@@ -10,7 +10,8 @@ from slim_eval.config import DoctorConfig
 from slim_eval.doctor import interpreters
 from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.errors import SlimEvalError
-from slim_eval.planning import QUANTIZING_MODULES, serving_modules
+from slim_eval.execution.plan import QUANTIZING_MODULES, serving_modules
+from slim_eval.schemes import is_quantized
 
 #: Modules that are not needed, but change how a run goes.
 _OPTIONAL = ("vllm", "codecarbon", "lm_eval")
@@ -37,6 +38,11 @@ class Facts:
     gpus: tuple[power.GpuSurvey, ...] = ()
     computing: power.GpuSurvey | None = None
     gpu_error: SlimEvalError | None = None
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether slim-eval would make a checkpoint for any of the schemes asked for."""
+        return any(is_quantized(precision) for precision in self.config.precision)
 
 
 def gather(config: DoctorConfig) -> Facts:

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from slim_eval import environment, power, results
+from slim_eval import power, results
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.doctor.reach import hub_settings, needs_hub
 from slim_eval.engines.vllm import has_avx512
 from slim_eval.errors import UsageError
-from slim_eval.utils import GIB
+from slim_eval.utils import GIB, environment
 
 _LOW_RAM_GB = 4.0  # an engine takes about 2 GiB before it has loaded anything
-_LOW_OUTPUT_GB = 1.0  # samples of many cells
+_LOW_OUTPUT_GB = 1.0  # samples of many variants
 _LOW_MODEL_GB = 10.0  # the 16-bit weights of a model with 3 * 10**9 parameters are 6 GiB
 _FULL_GB = 0.05  # not even records fit
 _MIB_PER_GIB = 1024
@@ -124,7 +124,7 @@ def _driver(found: power.GpuSurvey) -> Finding:
 def _torch_cuda(facts: Facts) -> Iterator[Finding]:
     """One finding for each stage that has a torch; one for both where they share an interpreter."""
     stages: dict[str, Interpreter] = {}
-    if facts.config.quantizes and isinstance(facts.quantizing, Interpreter):
+    if facts.quantizes and isinstance(facts.quantizing, Interpreter):
         stages["quantization"] = facts.quantizing
     if isinstance(facts.serving, Interpreter):
         shared = stages.get("quantization") == facts.serving

@@ -10,7 +10,7 @@ from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.errors import INSTALL_GPU
-from slim_eval.planning import QUANTIZING_MODULES, install_command, serving_modules
+from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, serving_modules
 
 _OLDEST_PYTHON = (3, 10)
 _VLLM_ON_CPU = "without a GPU, `make setup` in a checkout of slim-eval adds vLLM's CPU build"
@@ -19,7 +19,7 @@ _VLLM_ON_CPU = "without a GPU, `make setup` in a checkout of slim-eval adds vLLM
 def check_quantizing(facts: Facts) -> Iterator[Finding]:
     """The interpreter that quantizes; nothing where no precision asks for it."""
     config = facts.config
-    if config.quantizes:
+    if facts.quantizes:
         yield from _stage(facts.quantizing, config.quantize_python, "--quantize-python", QUANTIZING_MODULES)
 
 

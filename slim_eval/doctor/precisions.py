@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slim_eval.config import EngineChoice, Precision
+from slim_eval.config import EngineChoice
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.engines import platform_obstacle, transformers
 from slim_eval.engines.vllm import VllmPlatform, has_avx512
+from slim_eval.schemes import is_quantized
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -35,8 +36,8 @@ def vllm_platform(interpreter: Interpreter, facts: Facts) -> VllmPlatform:
     return VllmPlatform("none")
 
 
-def _on_vllm(precision: Precision, platform: VllmPlatform, engine: EngineChoice) -> Finding:
-    name = f"{precision.value} on vllm"
+def _on_vllm(precision: str, platform: VllmPlatform, engine: EngineChoice) -> Finding:
+    name = f"{precision} on vllm"
     obstacle = platform_obstacle(precision, platform)
     if obstacle is None:
         return Finding(name, State.OK, "runs")
@@ -46,7 +47,7 @@ def _on_vllm(precision: Precision, platform: VllmPlatform, engine: EngineChoice)
     return Finding(name, State.WARNING, f"{obstacle}, so Transformers serves", remedy)
 
 
-def _on_transformers(precision: Precision) -> Finding:
-    kernels = transformers.kernels(quantized=precision is not Precision.FP16)
+def _on_transformers(precision: str) -> Finding:
+    kernels = transformers.kernels(quantized=is_quantized(precision))
     note = ", in 16 bit: its speed says nothing about a deployment" if kernels == "emulated" else ""
-    return Finding(f"{precision.value} on transformers", State.OK, f"runs, {kernels}{note}")
+    return Finding(f"{precision} on transformers", State.OK, f"runs, {kernels}{note}")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from slim_eval._version import __version__
 from slim_eval.doctor.findings import Finding, Report, State
-from slim_eval.redaction import redact, redact_all
+from slim_eval.utils.redaction import redact, redact_all
 
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.PROBLEM: ("✗", "red")}
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from slim_eval.config import EngineChoice, EngineConfig, Precision
-from slim_eval.engines.base import Engine, Generation, LoadRequest, MemoryReport
+from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.engines.engine import Engine, Generation, LoadRequest, MemoryReport
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError
+from slim_eval.schemes import SCHEMES, Kernel
 
 if TYPE_CHECKING:
     from slim_eval.engines.vllm import VllmPlatform
@@ -21,14 +22,6 @@ __all__ = ["Engine", "EngineDecision", "Generation", "LoadRequest", "MemoryRepor
 
 #: Engine -> the module that loads it, opened late.
 _MODULES = {"vllm": "slim_eval.engines.vllm", "transformers": "slim_eval.engines.transformers"}
-
-#: Lowest CUDA compute capability of vLLM's kernels for a precision; Volta runs nothing but 16 bit.
-_MIN_CAPABILITY = {Precision.FP16: (7, 0), Precision.INT8: (7, 5), Precision.INT4: (7, 5)}
-
-#: First CUDA compute capability that vLLM has no kernel for any more: Blackwell has no INT8 CUTLASS kernel.
-_END_CAPABILITY = {Precision.INT8: (10, 0)}
-
-_SCHEME = {Precision.FP16: "16-bit", Precision.INT8: "W8A8", Precision.INT4: "W4A16"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class EngineDecision:
     reason: str
 
 
-def choose(requested: EngineChoice, precision: Precision) -> EngineDecision:
+def choose(requested: EngineChoice, precision: str) -> EngineDecision:
     """Decide which engine serves a precision on this machine.
 
     Args:
@@ -60,12 +53,12 @@ def choose(requested: EngineChoice, precision: Precision) -> EngineDecision:
     if requested is EngineChoice.VLLM:
         if obstacle is not None:
             raise EngineError(
-                f"vLLM cannot serve {precision.value} here: {obstacle}", "use --engine transformers, or --engine auto"
+                f"vLLM cannot serve {precision} here: {obstacle}", "use --engine transformers, or --engine auto"
             )
         return EngineDecision("vllm", "asked for with --engine vllm")
     if obstacle is not None:
         return _transformers(f"{obstacle}, so Transformers serves")
-    return EngineDecision("vllm", f"vLLM is installed and runs {precision.value} on this machine")
+    return EngineDecision("vllm", f"vLLM is installed and runs {precision} on this machine")
 
 
 def check(decision: EngineDecision, config: EngineConfig) -> None:
@@ -95,7 +88,7 @@ def _transformers(reason: str) -> EngineDecision:
     return EngineDecision("transformers", reason)
 
 
-def _obstacle(precision: Precision) -> str | None:
+def _obstacle(precision: str) -> str | None:
     """Why the vLLM that is installed cannot serve a precision here; None where it can."""
     from slim_eval.engines import vllm
 
@@ -106,18 +99,18 @@ def _obstacle(precision: Precision) -> str | None:
     return platform_obstacle(precision, platform)
 
 
-def platform_obstacle(precision: Precision, platform: VllmPlatform) -> str | None:
-    """Why vLLM has no kernel for a precision on a platform; None where it has one."""
-    kernel = f"vLLM's {_SCHEME[precision]} kernel"
+def platform_obstacle(precision: str, platform: VllmPlatform) -> str | None:
+    """Why vLLM has no kernel for a scheme on a platform; None if it has one."""
+    held = SCHEMES[precision]
+    needs, kernel = held.kernels.get("vllm", Kernel()), f"vLLM's {held.label} kernel"
     if platform.kind == "none":
         return "this build of vLLM needs a GPU and finds none"
-    if platform.kind == "cpu" and precision is Precision.INT4 and not platform.has_avx512:
-        # cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension and not in the AVX2 one.
+    if platform.kind == "cpu" and needs.cpu_flag is not None and not platform.has_avx512:
         return f"{kernel} on CPU needs AVX-512, which this CPU lacks"
     if platform.kind == "cuda" and platform.capability is not None:
         capability = ".".join(map(str, platform.capability))
-        lowest, end = _MIN_CAPABILITY[precision], _END_CAPABILITY.get(precision)
-        if platform.capability < lowest:
+        lowest, end = needs.min_capability, needs.end_capability
+        if lowest is not None and platform.capability < lowest:
             return f"{kernel} needs compute capability {lowest[0]}.{lowest[1]}, this GPU has {capability}"
         if end is not None and platform.capability >= end:
             return f"{kernel} ends below compute capability {end[0]}.{end[1]}, this GPU has {capability}"

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim_eval.models import read_header, weight_files
+from slim_eval.models.source import read_header, weight_files
 
 _KIB_PER_MIB = 1024
 

@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import Callable
 
-from slim_eval import environment, power
+from slim_eval import power
 from slim_eval.errors import EngineError
-from slim_eval.utils import GIB
+from slim_eval.utils import GIB, environment
 
 #: GiB of a GPU that CUDA itself takes for a process.
 _CUDA_GB = 0.5

@@ -14,10 +14,10 @@ from typing import Any
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import fitting, room
-from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
+from slim_eval.engines.engine import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.memory import resident_memory, unpacked_bytes
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
-from slim_eval.models import describe
+from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB
 
 _EMULATED = (

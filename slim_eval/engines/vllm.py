@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import fitting, processes, room, vllm_errors
-from slim_eval.engines.base import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.distribution import distribution_named_vllm
+from slim_eval.engines.engine import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.engines.guarded import Guarded
 from slim_eval.engines.memory import resident_memory, served_bytes
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
-from slim_eval.models import describe
+from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB, did_you_mean
 
 #: Set before vLLM is imported; what the user has set stays. Usage statistics are not sent from a benchmark.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from slim_eval.config import EnergySource
 from slim_eval.errors import BenchmarkError, MissingPackageError
-from slim_eval.power.carbon import CodeCarbonMeter
+from slim_eval.power.codecarbon import CodeCarbonMeter
 from slim_eval.power.conditions import Conditions, DeviceState
 from slim_eval.power.gpus import Gpu, gpu_facts, list_gpus, memory_bandwidth_gb_s, process_tree, resolve_gpus
 from slim_eval.power.meter import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules

@@ -9,7 +9,7 @@ import pytest
 from slim_eval import engines, power
 from slim_eval.benchmarks import energy, performance
 from slim_eval.config import EnergyConfig, EnergySource, PerformanceConfig
-from slim_eval.records import EnergyMetrics, PerformanceMetrics
+from slim_eval.results.records import EnergyMetrics, PerformanceMetrics
 from tests.commands import Command
 
 WORK = PerformanceConfig(num_warmup=4, num_runs=16, batch_size=4, max_new_tokens=64)

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from slim_eval.benchmarks.accuracy import HEADLINE_METRICS  # noqa: E402
-from slim_eval.records import AccuracyRecord  # noqa: E402
-from slim_eval.results import read_record, read_samples  # noqa: E402
+from slim_eval.results.records import AccuracyRecord  # noqa: E402
+from slim_eval.results.store import read_record, read_samples  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402
 from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, write_dataset  # noqa: E402
 
@@ -51,12 +51,12 @@ def _child(arguments: list[str], environment: dict[str, str]) -> str:
 def _load(model: str) -> Any:
     """The Transformers engine over a model id, as the worker loads it."""
     from slim_eval import engines, models
-    from slim_eval.config import EngineChoice, EngineConfig, Precision
-    from slim_eval.fetching import fetch
+    from slim_eval.config import EngineChoice, EngineConfig
+    from slim_eval.models.download import fetch
 
     source = fetch(models.resolve(model))
     assert source.path is not None
-    decision = engines.choose(EngineChoice.TRANSFORMERS, Precision.FP16)
+    decision = engines.choose(EngineChoice.TRANSFORMERS, "fp16")
     return engines.load(decision, engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))
 
 
@@ -75,7 +75,7 @@ def _measure(job: dict[str, Any]) -> None:
     from slim_eval.benchmarks import accuracy
     from slim_eval.config import AccuracyConfig
     from slim_eval.errors import SlimEvalError
-    from slim_eval.results import write_record
+    from slim_eval.results.store import write_record
 
     engine: Any = _load(job["model"]) if job["model"] else None  # tasks that fail to load never ask for it
     config = AccuracyConfig(tasks=tuple(job["tasks"]), batch_size=BATCH_SIZE, include_path=job.get("include_path"))

@@ -148,10 +148,10 @@ def test_an_unknown_engine_argument(slim_eval_command: Command, tmp_path: Path) 
 def test_a_damaged_result_file_is_named_and_the_rest_analysed(
     content: str, slim_eval_command: Command, tmp_path: Path
 ) -> None:
-    cell = tmp_path / "outputs" / "Tiny" / "Tiny_fp16"
-    cell.mkdir(parents=True)
-    (cell / "performance.json").write_text('{"model": "org/Tiny", "precision": "fp16", "mean_latency_s": 0.5}')
-    (cell / "energy.json").write_text(content)
+    variant = tmp_path / "outputs" / "Tiny" / "Tiny_fp16"
+    variant.mkdir(parents=True)
+    (variant / "performance.json").write_text('{"model": "org/Tiny", "precision": "fp16", "mean_latency_s": 0.5}')
+    (variant / "energy.json").write_text(content)
     process = slim_eval_command("analyze")
     assert process.returncode == 0, process.stderr
     assert "energy.json" in process.stderr

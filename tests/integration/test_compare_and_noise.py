@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slim_eval.demo import TASKS
-from slim_eval.results import find_results, read_noise
+from slim_eval.results.store import find_results, read_noise
 from tests.commands import QUICK, Run, run_command
 
 VERDICTS = {"equivalent", "degraded", "underpowered"}
@@ -22,8 +22,8 @@ def test_the_limit_is_said_to_be_small_before_anything_runs(demo_run: Run) -> No
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_quantized_cells_are_paired_with_the_baseline(demo_run: Run, precision: str) -> None:
-    content = json.loads((demo_run.cell(precision) / "paired.json").read_text())
+def test_quantized_variants_are_paired_with_the_baseline(demo_run: Run, precision: str) -> None:
+    content = json.loads((demo_run.variant(precision) / "paired.json").read_text())
     assert (content["baseline"], content["margin_pp"]) == ("../demo_fp16", 1.0)
     tasks = {task["task"]: task for task in content["tasks"]}
     assert tasks.keys() == set(TASKS)
@@ -34,12 +34,12 @@ def test_quantized_cells_are_paired_with_the_baseline(demo_run: Run, precision: 
     assert tasks["demo_mmlu"]["num_clusters"] == 3
     assert tasks["demo_mmlu"]["answer_kl"] > 0
     assert tasks["demo_gsm8k"]["answer_kl"] is None
-    assert not (demo_run.cell("fp16") / "paired.json").exists()
+    assert not (demo_run.variant("fp16") / "paired.json").exists()
 
 
 def test_compare_has_a_verdict_for_each_task(demo_run: Run) -> None:
     process = run_command(
-        "compare", str(demo_run.cell("fp16")), str(demo_run.cell("int4")), "--json", cwd=demo_run.folder
+        "compare", str(demo_run.variant("fp16")), str(demo_run.variant("int4")), "--json", cwd=demo_run.folder
     )
     assert process.returncode == 0, process.stderr
     (pair,) = json.loads(process.stdout)["pairs"]
@@ -59,13 +59,13 @@ def test_compare_has_a_verdict_for_each_task(demo_run: Run) -> None:
     ],
 )
 def test_the_gate(demo_run: Run, condition: str, code: int) -> None:
-    cells = (str(demo_run.cell("fp16")), str(demo_run.cell("int4")))
-    process = run_command("compare", *cells, "--fail-if", condition, cwd=demo_run.folder)
+    variants = (str(demo_run.variant("fp16")), str(demo_run.variant("int4")))
+    process = run_command("compare", *variants, "--fail-if", condition, cwd=demo_run.folder)
     assert process.returncode == code, process.stderr
     assert "Traceback" not in process.stderr
 
 
-def test_noise_measures_one_cell_twice_and_keeps_the_floor(tmp_path: Path) -> None:
+def test_noise_measures_one_variant_twice_and_keeps_the_floor(tmp_path: Path) -> None:
     process = run_command(
         "noise", "--models", "demo", "--engine", "transformers", *QUICK, "--num-runs", "160", "--energy-source", "none",
         "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--no-wandb-enabled", cwd=tmp_path,
@@ -81,4 +81,4 @@ def test_noise_measures_one_cell_twice_and_keeps_the_floor(tmp_path: Path) -> No
     assert record.tasks["demo_gsm8k"].floor == 0  # the same kernels on the same items: not one answer changes
     assert record.flips == {"demo_gsm8k": 0}
     assert "noise floor" in process.stdout
-    assert find_results(tmp_path / "outputs").cells == ()
+    assert find_results(tmp_path / "outputs").variants == ()

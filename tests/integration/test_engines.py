@@ -14,12 +14,13 @@ import pytest
 
 from slim_eval import engines
 from slim_eval.benchmarks import performance
-from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, Precision, QuantizationConfig
+from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, QuantizationConfig
 from slim_eval.engines import EngineDecision, LoadRequest
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError
-from slim_eval.models import resolve
-from slim_eval.records import PerformanceMetrics
+from slim_eval.models.source import resolve
+from slim_eval.results.records import PerformanceMetrics
+from slim_eval.schemes import is_quantized
 from slim_eval.utils import GIB
 from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint, make_tokenizer
 
@@ -32,9 +33,9 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same random Llama at three precisions, quantized by slim-eval itself."""
-    from slim_eval.quantization import QuantizeRequest, quantize
+    from slim_eval.quantization.llmcompressor import QuantizeRequest, quantize
 
     folder = tmp_path_factory.mktemp("engines")
     texts = folder / "texts.jsonl"
@@ -42,8 +43,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Pat
     texts.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     plain = make_checkpoint(folder / "Tiny", **SIZES)
     config = QuantizationConfig(calibration_dataset=str(texts), num_calibration_samples=8, max_sequence_length=64)
-    found = {Precision.FP16: plain}
-    for precision in (Precision.INT8, Precision.INT4):
+    found = {"fp16": plain}
+    for precision in ("int8", "int4"):
         request = QuantizeRequest(source=resolve(str(plain)), precision=precision, directory=folder / "quantized",
                                   config=config, seed=0, models=())  # fmt: skip
         found[precision] = quantize(request).path
@@ -53,16 +54,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Pat
 @pytest.fixture(
     scope="module",
     params=[
-        ("transformers", Precision.FP16),
-        ("transformers", Precision.INT8),
-        ("transformers", Precision.INT4),
-        pytest.param(("vllm", Precision.FP16), marks=needs_vllm),
-        pytest.param(("vllm", Precision.INT8), marks=needs_vllm),
-        pytest.param(("vllm", Precision.INT4), marks=needs_vllm),
+        ("transformers", "fp16"),
+        ("transformers", "int8"),
+        ("transformers", "int4"),
+        pytest.param(("vllm", "fp16"), marks=needs_vllm),
+        pytest.param(("vllm", "int8"), marks=needs_vllm),
+        pytest.param(("vllm", "int4"), marks=needs_vllm),
     ],
     ids=lambda param: f"{param[0]}-{param[1].value}",
 )
-def engine(request: pytest.FixtureRequest, checkpoints: dict[Precision, Path]) -> Iterator[engines.Engine]:
+def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iterator[engines.Engine]:
     """One engine at a time, loaded once for all tests; when it is closed none of its processes is left."""
     name, precision = request.param
     try:
@@ -80,7 +81,7 @@ def engine(request: pytest.FixtureRequest, checkpoints: dict[Precision, Path]) -
 
 
 @pytest.fixture
-def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[Precision, Path]) -> Path:
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
     return checkpoints[request.node.callspec.params["engine"][1]]
 
 
@@ -92,7 +93,7 @@ def test_it_says_what_it_is(engine: engines.Engine, request: pytest.FixtureReque
     assert engine.max_model_len == MAX_MODEL_LEN
     assert engine.load_time_s > 0
     emulated = any("emulates" in note for note in engine.notes)
-    assert emulated is (name == "transformers" and precision is not Precision.FP16)
+    assert emulated is (name == "transformers" and is_quantized(precision))
 
 
 @pytest.mark.parametrize(("requests", "tokens"), [(1, 1), (1, 2), (3, 20)])
@@ -189,7 +190,7 @@ def test_requests_do_not_read_the_prefix_cache(engine: engines.Engine, monkeypat
     assert reading[0].num_cached_tokens > 0  # the cache is there, for accuracy
 
 
-def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: dict[Precision, Path]) -> None:
+def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: dict[str, Path]) -> None:
     report = engine.memory()
     assert report.peak_mb is not None
     assert report.used_mb is not None
@@ -197,7 +198,7 @@ def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: di
     assert report.source is not None
     if engine.name == "transformers":
         # Whatever was on disk, Transformers computes with the 16-bit weights (and keeps scales).
-        assert report.weights_gb == pytest.approx(served_bytes(checkpoints[Precision.FP16]) / GIB, rel=0.02)
+        assert report.weights_gb == pytest.approx(served_bytes(checkpoints["fp16"]) / GIB, rel=0.02)
         assert (report.kv_cache_gb, report.kv_cache_tokens) == (None, None)
         return
     assert report.weights_gb == served_bytes(checkpoint) / GIB
@@ -255,7 +256,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def likelihoods() -> dict[tuple[str, Precision], list[float]]:
+def likelihoods() -> dict[tuple[str, str], list[float]]:
     """What each engine found, so that the second can be held against the first."""
     return {}
 
@@ -263,7 +264,7 @@ def likelihoods() -> dict[tuple[str, Precision], list[float]]:
 def test_lm_eval_runs_on_the_loaded_weights(
     engine: engines.Engine,
     tasks: Path,
-    likelihoods: dict[tuple[str, Precision], list[float]],
+    likelihoods: dict[tuple[str, str], list[float]],
     request: pytest.FixtureRequest,
 ) -> None:
     import lm_eval
@@ -288,10 +289,10 @@ def test_lm_eval_runs_on_the_loaded_weights(
         assert engine.generate([PROMPT], max_new_tokens=3)[0].output_tokens == 3  # lm-eval left it as it was
 
 
-def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[Precision, Path]) -> None:
+def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[str, Path]) -> None:
     import torch
 
-    request = LoadRequest(checkpoints[Precision.INT8], EngineConfig(), MAX_MODEL_LEN)
+    request = LoadRequest(checkpoints["int8"], EngineConfig(), MAX_MODEL_LEN)
     loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
     layer = loaded._model.model.layers[0].self_attn.q_proj
     values = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
@@ -307,10 +308,10 @@ def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[Precis
     assert (answer - as_rounded).abs().max() < 0.1 * (answer - as_given).abs().max()
 
 
-def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[Precision, Path]) -> None:
+def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[str, Path]) -> None:
     import torch
 
-    request = LoadRequest(checkpoints[Precision.FP16], EngineConfig(), MAX_MODEL_LEN)
+    request = LoadRequest(checkpoints["fp16"], EngineConfig(), MAX_MODEL_LEN)
     loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
     settings = loaded._model.generation_config
     text = loaded.generate([PROMPT], max_new_tokens=4)[0].text
@@ -343,10 +344,10 @@ def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:
 
 
 @needs_vllm
-def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[Precision, Path]) -> None:
+def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[str, Path]) -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     config = EngineConfig(enforce_eager=True, engine_args={"num_gpu_blocks_override": 1})
-    request = LoadRequest(checkpoints[Precision.FP16], config, MAX_MODEL_LEN)
+    request = LoadRequest(checkpoints["fp16"], config, MAX_MODEL_LEN)
     with pytest.raises(EngineError, match="cache blocks") as refused:
         engines.load(EngineDecision("vllm", "test"), request)
     assert "VLLM_CPU_KVCACHE_SPACE" in refused.value.remedy

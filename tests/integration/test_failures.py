@@ -44,15 +44,15 @@ def test_exit_code_and_table(broken_run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["no_data_task", "killing_task"])
 def test_no_number_is_made(broken_run: Run, name: str) -> None:
-    assert not (broken_run.cell("fp16") / f"{name}.json").exists()
-    error = json.loads((broken_run.cell("fp16") / f"{name}.error.json").read_text())
+    assert not (broken_run.variant("fp16") / f"{name}.json").exists()
+    error = json.loads((broken_run.variant("fp16") / f"{name}.error.json").read_text())
     assert error["cause"]
     assert error["stage"] == name
 
 
 @pytest.mark.parametrize("name", ["performance", "energy", "sound_task"])
 def test_the_others_still_run(broken_run: Run, name: str) -> None:
-    assert (broken_run.cell("fp16") / f"{name}.json").exists()
+    assert (broken_run.variant("fp16") / f"{name}.json").exists()
 
 
 def test_weights_that_are_cut_off_are_named_before_anything_runs(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def failed(folder: Path, hub: LoopbackHub) -> subprocess.CompletedProcess[str]:
     return process
 
 
-def cell(folder: Path, model: str) -> Path:
+def variant(folder: Path, model: str) -> Path:
     name = model.rsplit("/", 1)[-1]
     return folder / "outputs" / name / f"{name}_fp16"
 
@@ -65,11 +65,11 @@ def test_every_download_that_failed_is_named(failed: subprocess.CompletedProcess
     assert failed.returncode == 1, failed.stderr
     assert "Traceback" not in failed.stderr
     for model in MODELS:
-        error = json.loads((cell(folder, model) / "performance.error.json").read_text())
+        error = json.loads((variant(folder, model) / "performance.error.json").read_text())
         assert error["stage"] == "download"
         assert SAYS[model] in error["cause"]
         assert error["remedy"]
-        assert not (cell(folder, model) / "performance.json").exists()
+        assert not (variant(folder, model) / "performance.json").exists()
 
 
 def test_the_same_command_finishes_once_the_hub_is_well(
@@ -79,8 +79,8 @@ def test_the_same_command_finishes_once_the_hub_is_well(
     process = run(folder, hub, *MODELS)
     assert process.returncode == 0, process.stderr
     for model in MODELS:
-        assert (cell(folder, model) / "performance.json").exists()
-        assert not (cell(folder, model) / "performance.error.json").exists()
+        assert (variant(folder, model) / "performance.json").exists()
+        assert not (variant(folder, model) / "performance.error.json").exists()
 
 
 def test_a_connection_that_breaks_once_costs_nothing(folder: Path, hub: LoopbackHub) -> None:

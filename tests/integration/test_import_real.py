@@ -13,9 +13,9 @@ import pytest
 
 import slim_eval
 from slim_eval.demo import MODEL_DIR, TASKS, TASKS_DIR
-from slim_eval.importers import ImportReport, import_results
-from slim_eval.records import AccuracyRecord, PerformanceRecord
-from slim_eval.results import find_results, read_record, read_samples
+from slim_eval.results.importers import ImportReport, import_results
+from slim_eval.results.records import AccuracyRecord, PerformanceRecord
+from slim_eval.results.store import find_results, read_record, read_samples
 from tests.commands import Run, run_command
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "importers"
@@ -71,7 +71,7 @@ def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lm_eval_cells(lm_eval_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportReport:
+def lm_eval_variants(lm_eval_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportReport:
     return import_results([lm_eval_folder], tmp_path_factory.mktemp("imported"), model="demo")
 
 
@@ -90,17 +90,21 @@ def latency_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "latency.json"
 
 
-def test_lm_evals_files_import_without_a_problem(lm_eval_cells: ImportReport) -> None:
-    assert lm_eval_cells.problems == ()
-    assert {path.stem for path in lm_eval_cells.paths} == set(TASKS)
-    (cell,) = lm_eval_cells.cells
-    assert cell.name == "demo_fp16"
-    assert not any("cannot be paired" in note for note in lm_eval_cells.notes)
+def test_lm_evals_files_import_without_a_problem(lm_eval_variants: ImportReport) -> None:
+    assert lm_eval_variants.problems == ()
+    assert {path.stem for path in lm_eval_variants.paths} == set(TASKS)
+    (variant,) = lm_eval_variants.variants
+    assert variant.name == "demo_fp16"
+    assert not any("cannot be paired" in note for note in lm_eval_variants.notes)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_imported_score_is_slim_evals_own_to_the_digit(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
-    imported, own = (read_record(cell / f"{task}.json") for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
+def test_an_imported_score_is_slim_evals_own_to_the_digit(
+    lm_eval_variants: ImportReport, own_run: Run, task: str
+) -> None:
+    imported, own = (
+        read_record(variant / f"{task}.json") for variant in (lm_eval_variants.variants[0], own_run.variant("fp16"))
+    )
     assert isinstance(imported, AccuracyRecord)
     assert isinstance(own, AccuracyRecord)
     for key in ("accuracy", "metric", "stderr", "metrics", "subtasks", "num_items", "num_fewshot", "limit"):
@@ -111,8 +115,8 @@ def test_an_imported_score_is_slim_evals_own_to_the_digit(lm_eval_cells: ImportR
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_imported_item_is_slim_evals_own(lm_eval_cells: ImportReport, own_run: Run, task: str) -> None:
-    imported, own = (read_samples(cell, task) for cell in (lm_eval_cells.cells[0], own_run.cell("fp16")))
+def test_every_imported_item_is_slim_evals_own(lm_eval_variants: ImportReport, own_run: Run, task: str) -> None:
+    imported, own = (read_samples(variant, task) for variant in (lm_eval_variants.variants[0], own_run.variant("fp16")))
     assert len(imported) == len(own) > 0
     for theirs, ours in zip(imported, own, strict=True):
         assert theirs | {"target": str(theirs["target"])} == ours | {"target": str(ours["target"])}
@@ -121,14 +125,14 @@ def test_every_imported_item_is_slim_evals_own(lm_eval_cells: ImportReport, own_
 def test_imported_accuracies_are_compared_with_slim_evals_own(
     lm_eval_folder: Path, own_run: Run, tmp_path: Path
 ) -> None:
-    """A checkpoint that was measured elsewhere, called int8, against the 16-bit cell that was measured here."""
+    """A checkpoint that was measured elsewhere, called int8, against the 16-bit variant that was measured here."""
     import_results([lm_eval_folder], tmp_path / "outputs", model="demo", precision="int8")
-    for path in own_run.cell("fp16").iterdir():
+    for path in own_run.variant("fp16").iterdir():
         target = tmp_path / "outputs" / "demo" / "demo_fp16" / path.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
     report = slim_eval.analyze(input_dir=tmp_path / "outputs", output_dir=tmp_path / "analysis")
-    assert (report.num_cells, report.problems) == (2, ())
+    assert (report.num_variants, report.problems) == (2, ())
     impact = json.loads((tmp_path / "analysis" / "complete_results.json").read_text(encoding="utf-8"))
     (row,) = [row for row in _rows(impact) if row.get("precision") == "int8" and "demo_mmlu_drop_pp" in row]
     assert [row[f"{task}_drop_pp"] for task in TASKS] == [0.0, 0.0, 0.0]
@@ -151,7 +155,7 @@ def test_vllms_latency_imports_with_the_arguments_beside_it(latency_file: Path, 
     assert record.tokens_per_second == pytest.approx(2 * 8 / content["avg_latency"])
     assert (record.batch_size, record.num_iterations, record.num_runs, record.num_warmup) == (2, 4, 8, 2)
     assert (record.engine, record.output_tokens, record.prompt_tokens) == ("vllm", 8, 16)
-    assert [row["wall_s"] for row in read_samples(report.cells[0], "performance")] == content["latencies"]
+    assert [row["wall_s"] for row in read_samples(report.variants[0], "performance")] == content["latencies"]
 
 
 def test_all_tools_stand_in_one_table(latency_file: Path, lm_eval_folder: Path, tmp_path: Path) -> None:
@@ -161,6 +165,6 @@ def test_all_tools_stand_in_one_table(latency_file: Path, lm_eval_folder: Path, 
         "results_2026-11-24T14-46-58.266836.json",  # the same tasks
     }
     frame = slim_eval.load_results(tmp_path)
-    assert len(frame) == len(find_results(tmp_path).cells) == len(report.cells)
+    assert len(frame) == len(find_results(tmp_path).variants) == len(report.variants)
     assert frame["tpot_s"].notna().sum() == 5
     assert frame["demo_mmlu"].notna().sum() == 1

@@ -84,13 +84,13 @@ def test_a_disk_that_fills_up_during_quantization(disk: Path, tmp_path: Path) ->
         assert "Traceback" not in process.stderr
         assert "No space left" in process.stderr
         assert not [path for path in (disk / "cache").iterdir() if path.is_dir()]
-    cells = tmp_path / "outputs" / "demo"
-    fp16 = (cells / "demo_fp16" / "performance.json").read_bytes()
-    assert json.loads((cells / "demo_int8" / "performance.error.json").read_text())["stage"] == "quantize"
+    variants = tmp_path / "outputs" / "demo"
+    fp16 = (variants / "demo_fp16" / "performance.json").read_bytes()
+    assert json.loads((variants / "demo_int8" / "performance.error.json").read_text())["stage"] == "quantize"
     again = run_command(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert (cells / "demo_fp16" / "performance.json").read_bytes() == fp16
-    assert (cells / "demo_int8" / "performance.json").exists()
+    assert (variants / "demo_fp16" / "performance.json").read_bytes() == fp16
+    assert (variants / "demo_int8" / "performance.json").exists()
 
 
 def test_a_disk_that_fills_up_with_results(disk: Path, tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_a_disk_that_fills_up_with_results(disk: Path, tmp_path: Path) -> None:
         assert "demo_gsm8k FAILED" in process.stderr
     again = run_command(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    cell = disk / "outputs" / "demo" / "demo_fp16"
-    assert {path.name for path in cell.glob("*.json") if not path.name.startswith(".")} == {
+    variant = disk / "outputs" / "demo" / "demo_fp16"
+    assert {path.name for path in variant.glob("*.json") if not path.name.startswith(".")} == {
         "performance.json", "demo_gsm8k.json",
     }  # fmt: skip
-    assert not list(cell.glob(".*.tmp"))
+    assert not list(variant.glob(".*.tmp"))
 
 
 # Both allocate until they are stopped: by a limit on their own addresses, or by the kernel.
@@ -144,11 +144,11 @@ def greedy(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, ...]:
 def assert_only_the_greedy_task_failed(process: subprocess.CompletedProcess[str], folder: Path, cause: str) -> None:
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
-    cell = folder / "outputs" / "demo" / "demo_fp16"
-    error = json.loads((cell / "greedy_task.error.json").read_text())
+    variant = folder / "outputs" / "demo" / "demo_fp16"
+    error = json.loads((variant / "greedy_task.error.json").read_text())
     assert cause in error["cause"]
-    assert (cell / "sound_task.json").exists()
-    assert not (cell / "greedy_task.json").exists()
+    assert (variant / "sound_task.json").exists()
+    assert not (variant / "greedy_task.json").exists()
 
 
 @pytest.mark.parametrize("greedy", [True], indirect=True)
@@ -183,7 +183,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(
 # The worker computes on the CPU; it is told that this is a GPU, so that it measures the energy of the stand-in.
 ON_A_GPU = """
 import sys
-if "slim_eval.worker" in sys.orig_argv:
+if "slim_eval.execution.worker" in sys.orig_argv:
     from slim_eval.engines.transformers import TransformersEngine
     TransformersEngine.device = property(lambda self: "cuda", lambda self, device: None)
 """
@@ -204,16 +204,16 @@ def test_an_nvml_that_vanishes_while_energy_is_measured(tmp_path: Path) -> None:
         lost.touch()
         said = process.stderr.read()
     assert "Traceback" not in said
-    cell = tmp_path / "outputs" / "demo" / "demo_fp16"
-    performance = (cell / "performance.json").read_bytes()
-    energy = json.loads((cell / "energy.json").read_text())
+    variant = tmp_path / "outputs" / "demo" / "demo_fp16"
+    performance = (variant / "performance.json").read_bytes()
+    energy = json.loads((variant / "energy.json").read_text())
     assert (energy["valid"], energy["joules_per_output_token"]) == (False, None)
     assert "NVML failed while energy was measured: GPU is lost" in str(energy["invalid_reasons"])
 
     lost.unlink()
     again = run_command(*command, cwd=tmp_path, env=variables)
     assert again.returncode == 0, again.stderr
-    energy = json.loads((cell / "energy.json").read_text())
+    energy = json.loads((variant / "energy.json").read_text())
     assert energy["energy_source"] == "nvml-counter"
     assert "GPU is lost" not in str(energy["invalid_reasons"])
-    assert (cell / "performance.json").read_bytes() == performance
+    assert (variant / "performance.json").read_bytes() == performance

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from slim_eval.checkpoints import read_record
-from slim_eval.config import Precision, QuantizationConfig
+from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
-from slim_eval.models import describe, resolve
-from slim_eval.quantization import QuantizedCheckpoint, QuantizeRequest, cached, quantize
+from slim_eval.models.source import describe, resolve
+from slim_eval.quantization.cache import read_record
+from slim_eval.quantization.llmcompressor import QuantizedCheckpoint, QuantizeRequest, cached, quantize
 from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
 
 Make = Callable[..., QuantizeRequest]
@@ -33,9 +33,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def request_for(texts: Path) -> Make:
-    def make(
-        model: Path | str, directory: Path, precision: Precision = Precision.INT8, **changes: Any
-    ) -> QuantizeRequest:
+    def make(model: Path | str, directory: Path, precision: str = "int8", **changes: Any) -> QuantizeRequest:
         seed, models = changes.pop("seed", 0), changes.pop("models", ())
         calibration = QuantizationConfig(
             **{"calibration_dataset": str(texts), "num_calibration_samples": 8, "max_sequence_length": 48, **changes}
@@ -66,10 +64,10 @@ def hidden(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.name.startswith(".")] if directory.exists() else []
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_every_architecture_quantizes_and_runs(
-    architecture: str, precision: Precision, tmp_path: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
+    architecture: str, precision: str, tmp_path: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -82,7 +80,7 @@ def test_every_architecture_quantizes_and_runs(
     progress: list[tuple[int, int, str]] = []
     made = quantize(request_for(folder, tmp_path / "q", precision), stages.append, lambda *p: progress.append(p))
 
-    assert made.path == tmp_path / "q" / f"{architecture}_{precision.value}"
+    assert made.path == tmp_path / "q" / f"{architecture}_{precision}"
     assert list(working.iterdir()) == []  # llm-compressor left no log behind
     assert hidden(tmp_path / "q") == []
     assert progress[-1][0] == progress[-1][1] == len(progress)
@@ -105,14 +103,14 @@ def test_every_architecture_quantizes_and_runs(
     assert torch.isfinite(logits[1]).all()
     # Random weights quantize badly, but int8 must be near and int4 must still be the same model.
     error = (logits[1] - logits[0]).norm() / logits[0].norm()
-    assert 0 < error < {Precision.INT8: 0.05, Precision.INT4: 0.35}[precision]
+    assert 0 < error < {"int8": 0.05, "int4": 0.35}[precision]
     assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3
 
 
 def test_the_record_says_how_it_was_made(llama: Path, llama_int8: QuantizedCheckpoint, texts: Path) -> None:
     record = read_record(llama_int8.path)
     assert record == llama_int8.record
-    assert (record.model, record.precision, record.scheme) == (str(llama), Precision.INT8, "GPTQ (W8A8)")
+    assert (record.model, record.precision, record.scheme) == (str(llama), "int8", "GPTQ (W8A8)")
     assert record.calibration["samples"] == 8
     assert record.calibration["dataset"] == str(texts)
     assert len(record.calibration["sha256"]) == 64
@@ -131,7 +129,7 @@ def test_the_cache_is_used_only_for_what_was_asked(
     assert found is not None
     assert (found.path, found.record, found.reused) == (llama_int8.path, llama_int8.record, True)
     assert quantize(request_for(llama, root)).reused
-    assert cached(request_for(llama, root, Precision.INT4)) is None
+    assert cached(request_for(llama, root, "int4")) is None
     differences = "num_calibration_samples: cached 8, asked 4; seed: cached 0, asked 7"
     with pytest.raises(UsageError, match=differences) as caught:
         quantize(request_for(llama, root, num_calibration_samples=4, seed=7))
@@ -181,14 +179,14 @@ def test_models_with_one_short_name_do_not_share(
 @pytest.mark.parametrize(
     ("precision", "changes", "poison", "message"),
     [
-        (Precision.INT8, {}, float("nan"), "holds NaN or infinity"),
-        (Precision.INT8, {}, float("inf"), "holds NaN or infinity"),
-        (Precision.INT4, {"intermediate_size": 192}, None, "multiples of 128.*down_proj with 192"),
-        (Precision.INT4, {"hidden_size": 64}, None, "multiples of 128.*q_proj with 64"),
+        ("int8", {}, float("nan"), "holds NaN or infinity"),
+        ("int8", {}, float("inf"), "holds NaN or infinity"),
+        ("int4", {"intermediate_size": 192}, None, "multiples of 128.*down_proj with 192"),
+        ("int4", {"hidden_size": 64}, None, "multiples of 128.*q_proj with 64"),
     ],
 )
 def test_what_cannot_be_quantized(
-    precision: Precision, changes: dict[str, int], poison: float | None, message: str, tmp_path: Path, request_for: Make
+    precision: str, changes: dict[str, int], poison: float | None, message: str, tmp_path: Path, request_for: Make
 ) -> None:
     folder = make_checkpoint(tmp_path / "Bad", num_hidden_layers=1, **changes)
     if poison is not None:
@@ -212,7 +210,7 @@ def test_a_quantized_model_is_not_quantized_again(
 def test_killed_on_the_way_nothing_has_the_final_name(llama: Path, tmp_path: Path, request_for: Make) -> None:
     request = request_for(llama, tmp_path / "q")
     script = (
-        "import sys; from slim_eval.quantization import *\n"
+        "import sys; from slim_eval.quantization.llmcompressor import *\n"
         "quantize(QuantizeRequest.model_validate_json(sys.stdin.read()), lambda text: print(text, flush=True))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

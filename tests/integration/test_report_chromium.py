@@ -11,12 +11,28 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis import evidence, objectives, tables
-from slim_eval.analysis.report import ReportData, report_html
+from slim_eval.analysis import evidence
+from slim_eval.analysis.pareto import objectives
+from slim_eval.analysis.report.page import ReportData, report_html
 from slim_eval.analysis.summary import Section
-from slim_eval.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, FloorEntry, NoiseRecord, PerformanceRecord
-from slim_eval.results import cell_directory, find_results, model_directory, record_name, write_noise, write_record
-from slim_eval.rows import rows_of
+from slim_eval.analysis.tables import results_table
+from slim_eval.results.records import (
+    SCHEMA_VERSION,
+    AccuracyRecord,
+    EnergyRecord,
+    FloorEntry,
+    NoiseRecord,
+    PerformanceRecord,
+)
+from slim_eval.results.rows import rows_of
+from slim_eval.results.store import (
+    find_results,
+    model_directory,
+    record_name,
+    variant_directory,
+    write_noise,
+    write_record,
+)
 from tests import planted
 
 CHROMIUM = os.environ.get("SLIM_EVAL_CHROMIUM") or shutil.which("chromium")
@@ -42,11 +58,11 @@ CELLS = (
     (HOSTILE, "fp16", 0.0063, 0.90, 3.0, 100.0, 0, 0),
     (TWIN, "fp16", 0.0064, 0.91, 3.1, 100.0, 0, 3),
 )  # fmt: skip
-MODELS = [cell[0] for cell in CELLS]
+MODELS = [variant[0] for variant in CELLS]
 SUBJECTS = [f"quiz_subject_{number}" for number in range(12)]
 
 
-def write_cells(root: Path) -> Path:
+def write_variants(root: Path) -> Path:
     """Four models; one precision is confounded by its length, one has invalid energy, two ran elsewhere."""
     for model, precision, tpot_s, joules, weights_gb, tokens, lost, gained in CELLS:
         elsewhere = model in (HOSTILE, TWIN)
@@ -56,7 +72,7 @@ def write_cells(root: Path) -> Path:
             "environment": {"cpu": "Test CPU", "gpus": [{"name": "Other GPU" if elsewhere else "Test GPU"}]},
             "config": {"seed": 0, "performance": {"max_new_tokens": 100}}, "notes": ("a note <b>in bold</b>",),
         }  # fmt: skip
-        folder = cell_directory(root, model, precision, MODELS)
+        folder = variant_directory(root, model, precision, MODELS)
         requests = planted.requests(tpot_s, iterations=40, seed=len(precision))
         metrics = planted.performance(requests) | {"output_tokens": tokens}
         metrics["mean_latency_s"] *= tokens / planted.OUTPUT_TOKENS
@@ -111,14 +127,21 @@ def noise_record() -> NoiseRecord:
 def render(folder: Path, target: Path) -> Path:
     """What `slim-eval analyze` does, for one report."""
     found = find_results(folder)
-    cells = [cell for cell in found.cells if cell.records]
-    rows = rows_of(cells)
-    known = evidence.gather(cells, rows, 1.0)
-    impact = tables.records_of(tables.quantization_impact(tables.tidy_table(rows)))
+    variants = [variant for variant in found.variants if variant.records]
+    rows = rows_of(variants)
+    known = evidence.gather(variants, rows, 1.0)
+    impact = results_table.records_of(results_table.quantization_impact(results_table.tidy_table(rows)))
     wanted = objectives.default_objectives(rows)
     standing = objectives.frontier(rows, wanted, draws=200)
     data = ReportData(
-        "Which one", rows, cells, known, impact, standing, wanted, (Section("Quantized", ("Small-1B int4 is fast.",)),)
+        "Which one",
+        rows,
+        variants,
+        known,
+        impact,
+        standing,
+        wanted,
+        (Section("Quantized", ("Small-1B int4 is fast.",)),),
     )
     target.write_text(report_html(data), encoding="utf-8")
     return target
@@ -144,9 +167,9 @@ class Opened:
         """The visible fields of a column, without intervals and marks."""
         script = """([table, header]) => {
             const rows = document.querySelector(table).tHead.rows;
-            const names = [...rows[rows.length - 1].cells].map(cell => cell.textContent.trim());
+            const names = [...rows[rows.length - 1].variants].map(variant => variant.textContent.trim());
             return [...document.querySelector(table).tBodies[0].rows].filter(row => !row.hidden)
-                .map(row => row.cells[names.indexOf(header)].firstChild.textContent.trim());
+                .map(row => row.variants[names.indexOf(header)].firstChild.textContent.trim());
         }"""
         found: list[str] = self.page.evaluate(script, [table, header])
         return found
@@ -163,7 +186,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    return render(write_cells(folder / "outputs"), folder / "report.html")
+    return render(write_variants(folder / "outputs"), folder / "report.html")
 
 
 @pytest.fixture

@@ -41,12 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def cell(folder: Path) -> Path:
+def variant(folder: Path) -> Path:
     return folder / "outputs" / "demo" / "demo_fp16"
 
 
 def test_records_say_what_they_were_made_with(folder: Path) -> None:
-    performance, task = (json.loads((cell(folder) / name).read_text()) for name in RECORDS)
+    performance, task = (json.loads((variant(folder) / name).read_text()) for name in RECORDS)
     assert len(performance["fingerprint"]) == len(task["fingerprint"]) == 64
     assert (performance["measured_with"]["engine"], performance["measured_with"]["num_runs"]) == ("transformers", 16)
     assert (task["measured_with"]["task"], task["measured_with"]["accuracy_limit"]) == ("demo_gsm8k", 40)
@@ -84,22 +84,22 @@ def test_a_dry_run_says_what_is_reused(folder: Path) -> None:
 
 
 def test_only_what_is_missing_is_measured(folder: Path) -> None:
-    (cell(folder) / "performance.json").unlink()
-    before = state(cell(folder))
+    (variant(folder) / "performance.json").unlink()
+    before = state(variant(folder))
     process = again(folder)
     assert process.returncode == 0, process.stderr
     assert "reused 1 of 2 stages" in process.stdout
-    after = state(cell(folder))
+    after = state(variant(folder))
     assert after.keys() - before.keys() == {"performance.json"}
     assert after["demo_gsm8k.json"] == before["demo_gsm8k.json"]
     assert after["performance.samples.jsonl.gz"] != before["performance.samples.jsonl.gz"]
 
 
 def test_force_measures_again(folder: Path) -> None:
-    before = state(cell(folder))
+    before = state(variant(folder))
     process = again(folder, "--force")
     assert process.returncode == 0, process.stderr
     assert "reused" not in process.stdout
-    after = state(cell(folder))
+    after = state(variant(folder))
     for name in RECORDS:
         assert after[name][0] > before[name][0]

@@ -10,8 +10,8 @@ import pytest
 
 import slim_eval
 from slim_eval.demo import MODEL_DIR, TASKS
-from slim_eval.records import PerformanceRecord
-from slim_eval.results import read_record, read_samples
+from slim_eval.results.records import PerformanceRecord
+from slim_eval.results.store import read_record, read_samples
 from tests.commands import QUICK, Run, run_command
 
 PRECISIONS = ("fp16", "int8", "int4")
@@ -27,16 +27,16 @@ def test_it_ends_well_with_a_table(demo_run: Run) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_record_is_there_with_its_samples(demo_run: Run, precision: str) -> None:
-    names = {path.name for path in demo_run.cell(precision).iterdir()}
+    names = {path.name for path in demo_run.variant(precision).iterdir()}
     assert {f"{name}.json" for name in RECORDS} | {"run.log"} <= names
     assert not [name for name in names if name.endswith(".error.json")]
     for name in ("performance", *TASKS):
-        assert read_samples(demo_run.cell(precision), name)
+        assert read_samples(demo_run.variant(precision), name)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_performance_did_equal_work(demo_run: Run, precision: str) -> None:
-    record = read_record(demo_run.cell(precision) / "performance.json")
+    record = read_record(demo_run.variant(precision) / "performance.json")
     assert isinstance(record, PerformanceRecord)
     assert record.output_tokens == 16
     assert (record.num_runs, record.num_iterations, record.batch_size) == (16, 2, 8)
@@ -56,7 +56,7 @@ def test_performance_did_equal_work(demo_run: Run, precision: str) -> None:
     ):
         assert getattr(record, key) > 0
     assert record.ttft_s < record.e2e_latency_s  # type: ignore[operator]
-    rows = read_samples(demo_run.cell(precision), "performance")
+    rows = read_samples(demo_run.variant(precision), "performance")
     assert len(rows) == 16
     wall = sum({row["iteration"]: row["wall_s"] for row in rows}.values())
     assert record.tokens_per_second == pytest.approx(16 * 16 / wall)
@@ -65,15 +65,15 @@ def test_performance_did_equal_work(demo_run: Run, precision: str) -> None:
 
 def test_the_16_bit_model_knows_its_tasks(demo_run: Run) -> None:
     for task in TASKS:
-        content = json.loads((demo_run.cell("fp16") / f"{task}.json").read_text())
+        content = json.loads((demo_run.variant("fp16") / f"{task}.json").read_text())
         assert content["accuracy"] >= 0.6
         assert content["num_fewshot"] == 2
-        assert content["num_items"] == len(read_samples(demo_run.cell("fp16"), task))
+        assert content["num_items"] == len(read_samples(demo_run.variant("fp16"), task))
 
 
 def test_precisions_answered_the_same_items(demo_run: Run) -> None:
     for task in TASKS:
-        hashes = [{row["doc_hash"] for row in read_samples(demo_run.cell(p), task)} for p in PRECISIONS]
+        hashes = [{row["doc_hash"] for row in read_samples(demo_run.variant(p), task)} for p in PRECISIONS]
         assert hashes[0] == hashes[1] == hashes[2]
 
 
@@ -92,7 +92,7 @@ def test_the_source_checkpoint_is_not_copied(demo_run: Run) -> None:
     assert not (demo_run.folder / "quantized-models" / "demo_fp16").exists()
 
 
-def test_wandb_logged_each_cell_offline(demo_run: Run) -> None:
+def test_wandb_logged_each_variant_offline(demo_run: Run) -> None:
     runs = sorted((demo_run.folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 3
 

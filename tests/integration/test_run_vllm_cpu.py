@@ -7,7 +7,7 @@ import json
 import pytest
 
 from slim_eval.demo import TASKS
-from slim_eval.results import read_samples
+from slim_eval.results.store import read_samples
 from tests.commands import Run
 
 RECORDS = ("performance", "energy", *TASKS)
@@ -20,7 +20,7 @@ def test_it_ends_well(vllm_run: Run) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("name", RECORDS)
 def test_vllm_measured_it(vllm_run: Run, precision: str, name: str) -> None:
-    content = json.loads((vllm_run.cell(precision) / f"{name}.json").read_text())
+    content = json.loads((vllm_run.variant(precision) / f"{name}.json").read_text())
     assert content["engine"] == "vllm"
     assert content["dtype"] == "bfloat16"
     if name == "performance":
@@ -34,7 +34,7 @@ def test_vllm_measured_it(vllm_run: Run, precision: str, name: str) -> None:
 
 def test_int4_ran_and_the_record_says_on_what(vllm_run: Run) -> None:
     for name in RECORDS:
-        content = json.loads((vllm_run.cell("int4") / f"{name}.json").read_text())
+        content = json.loads((vllm_run.variant("int4") / f"{name}.json").read_text())
         assert content["engine"] in ("vllm", "transformers")
         if content["engine"] == "transformers":
             assert "AVX-512" in content["engine_reason"]
@@ -42,11 +42,11 @@ def test_int4_ran_and_the_record_says_on_what(vllm_run: Run) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_both_engines_see_the_same_items_and_agree_on_most(demo_run: Run, vllm_run: Run, task: str) -> None:
-    ours = {row["doc_hash"]: row for row in read_samples(demo_run.cell("fp16"), task)}
-    theirs = {row["doc_hash"]: row for row in read_samples(vllm_run.cell("fp16"), task)}
+    ours = {row["doc_hash"]: row for row in read_samples(demo_run.variant("fp16"), task)}
+    theirs = {row["doc_hash"]: row for row in read_samples(vllm_run.variant("fp16"), task)}
     assert ours.keys() == theirs.keys()
     accuracies = [
-        json.loads((run.cell("fp16") / f"{task}.json").read_text())["accuracy"] for run in (demo_run, vllm_run)
+        json.loads((run.variant("fp16") / f"{task}.json").read_text())["accuracy"] for run in (demo_run, vllm_run)
     ]
     assert (
         abs(accuracies[0] - accuracies[1]) <= 0.1
@@ -54,6 +54,6 @@ def test_both_engines_see_the_same_items_and_agree_on_most(demo_run: Run, vllm_r
 
 
 def test_no_engine_process_survives(vllm_run: Run) -> None:
-    log = (vllm_run.cell("fp16") / "run.log").read_text()
+    log = (vllm_run.variant("fp16") / "run.log").read_text()
     assert log
     assert "Traceback" not in log

@@ -1,4 +1,4 @@
-"""Two runs at once: on one cell the second stops and names the first, on one checkpoint it waits for the first."""
+"""Two runs at once: on one variant the second stops and names the first, on one checkpoint it waits for the first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from slim_eval import locks
+from slim_eval.execution import locks
 from tests.commands import SHORT, run_command
 
 RUN = ("run", "--models", "demo", "--tasks", "performance", *SHORT)
@@ -38,7 +38,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         assert line, f"the run ended before it said {text!r}"
 
 
-def test_on_one_cell_the_second_names_the_first(tmp_path: Path) -> None:
+def test_on_one_variant_the_second_names_the_first(tmp_path: Path) -> None:
     with started(tmp_path, "--num-runs", "100000") as first:
         wait_for(first, "performance …")
         second = run_command(*RUN, cwd=tmp_path)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slim_eval.engines.base import Generation, MemoryReport, Prompt
+from slim_eval.engines.engine import Generation, MemoryReport, Prompt
 from slim_eval.errors import EngineError
 
 

@@ -1,4 +1,4 @@
-"""What unit tests share: cells made from a few numbers, and the published results."""
+"""What unit tests share: variants made from a few numbers, and the published results."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.results import Cell
-from tests.unit.cells import cell_maker
+from slim_eval.results.store import Variant
+from tests.unit.variants import variant_maker
 
 
 @pytest.fixture
-def make_cell(tmp_path: Path) -> Callable[..., Cell]:
-    """`cell_maker` in the test's own folder."""
-    return cell_maker(tmp_path)
+def make_variant(tmp_path: Path) -> Callable[..., Variant]:
+    """`variant_maker` in the test's own folder."""
+    return variant_maker(tmp_path)
 
 
 @pytest.fixture(scope="session")

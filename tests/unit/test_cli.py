@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from slim_eval import __version__, cli
-from slim_eval.config import AnalysisConfig, Benchmark, EnergySource, EngineChoice, Precision, RunConfig
+from slim_eval.config import AnalysisConfig, Benchmark, EnergySource, EngineChoice, RunConfig
+from slim_eval.schemes import SCHEMES
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("slim_eval.evaluator.evaluate", evaluate)
     monkeypatch.setattr("slim_eval.analysis.analyze", configs.append)
-    monkeypatch.setattr("slim_eval.console.show_analysis", lambda report: None)
+    monkeypatch.setattr("slim_eval.execution.console.show_analysis", lambda report: None)
     return configs
 
 
@@ -69,7 +70,7 @@ def test_every_new_option(parsed: list[Any]) -> None:
         "none", "--energy-batch-size", "2", "--include-path", "tasks", "--apply-chat-template", "--no-wandb-enabled",
         "--accuracy-batch-size-mmlu", "4", "--accuracy-batch-size-my-task=2", "--accuracy-batch-size", "16",
     )  # fmt: skip
-    assert config.precision == tuple(Precision)
+    assert config.precision == tuple(SCHEMES)
     assert config.tasks == (Benchmark.ENERGY, Benchmark.PERFORMANCE)
     assert config.engine.engine is EngineChoice.VLLM
     assert config.engine.tensor_parallel_size == 2
@@ -98,7 +99,7 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
     [
         (["run"], "--models"),
         (["run", "--models", ""], "--models: nothing was given"),
-        (["run", "--models", "demo", "--precision", "fp8"], "unknown value 'fp8'"),
+        (["run", "--models", "demo", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["run", "--models", "demo", "--precision", "fp8"], "fp16, int8, int4"),
         (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),
         (["run", "--models", "demo", "--engine", "onnx"], "'vllm'"),

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from slim_eval import evaluator, locks, planning, protocol, results, workers
+from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.errors import BusyError, UsageError
-from slim_eval.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord, Record
-from slim_eval.results import write_record
-from tests.unit.test_resuming import config
+from slim_eval.execution import local, locks, messages, plan
+from slim_eval.results.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord, Record
+from slim_eval.results.store import write_record
+from tests.unit.execution.test_resume import config
 
 STAGES = ["performance", "energy", "demo_mmlu", "demo_gsm8k"]
 
@@ -25,13 +26,13 @@ class End(NamedTuple):
 
     finishes: tuple[str, ...]
     begins: str | None
-    outcome: workers.Outcome
+    outcome: local.Outcome
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("slim_eval.environment.missing_modules", lambda modules, python: [])
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: [])
 
 
 @pytest.fixture
@@ -42,21 +43,21 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
         asked: list[list[str]] = []
         left = list(ends)
 
-        def run(job: Any, *, on_event: Callable[[Any], None], **_: Any) -> workers.Outcome:
-            if isinstance(job, protocol.CheckJob):
-                return workers.Outcome(0, None, "")
-            stages = list(job.settings) if isinstance(job, protocol.MeasureJob) else ["quantize"]
+        def run(job: Any, *, on_event: Callable[[Any], None], **_: Any) -> local.Outcome:
+            if isinstance(job, messages.CheckJob):
+                return local.Outcome(0, None, "")
+            stages = list(job.settings) if isinstance(job, messages.MeasureJob) else ["quantize"]
             asked.append(stages)
-            end = left.pop(0) if left else End(("engine", *stages), None, workers.Outcome(0, None, ""))
+            end = left.pop(0) if left else End(("engine", *stages), None, local.Outcome(0, None, ""))
             for stage in end.finishes:
                 if stage in stages:
                     write_record(job.directory, record(stage), ({"x": 1},))
-                on_event(protocol.Finished(stage=stage))
+                on_event(messages.Finished(stage=stage))
             if end.begins is not None:
-                on_event(protocol.Started(stage=end.begins))
+                on_event(messages.Started(stage=end.begins))
             return end.outcome
 
-        monkeypatch.setattr(workers, "run", run)
+        monkeypatch.setattr(local, "run", run)
         return asked
 
     return of
@@ -75,7 +76,7 @@ def failures(report: evaluator.RunReport) -> list[tuple[str, str]]:
     return [(failure.stage, failure.cause) for failure in report.failures]
 
 
-KILLED = workers.Outcome(-9, "energy", "")
+KILLED = local.Outcome(-9, "energy", "")
 
 
 def test_a_fresh_worker_does_what_comes_after_the_stage_that_died(worked: Callable[..., list[list[str]]]) -> None:
@@ -83,30 +84,30 @@ def test_a_fresh_worker_does_what_comes_after_the_stage_that_died(worked: Callab
     report = evaluator.evaluate(config())
     assert asked == [STAGES, STAGES[2:]]
     assert failures(report) == [("energy", "the worker ended with killed by SIGKILL")]
-    assert len(report.cells[0].records) == 3
-    assert results.has_error(report.cells[0].directory, "energy")
+    assert len(report.variants[0].records) == 3
+    assert results.has_error(report.variants[0].directory, "energy")
 
 
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (workers.Outcome(0, None, ""), "without a word"),
-        (workers.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: memory ran out"),
-        (workers.Outcome(-15, "energy", "", silent_s=60.0), "no progress for 60 s"),
-        (workers.Outcome(1, "energy", "ValueError: no"), "ValueError: no (exit status 1)"),
+        (local.Outcome(0, None, ""), "without a word"),
+        (local.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: memory ran out"),
+        (local.Outcome(-15, "energy", "", silent_s=60.0), "no progress for 60 s"),
+        (local.Outcome(1, "energy", "ValueError: no"), "ValueError: no (exit status 1)"),
     ],
 )
-def test_every_ending_is_told(outcome: workers.Outcome, words: str, worked: Callable[..., list[list[str]]]) -> None:
+def test_every_ending_is_told(outcome: local.Outcome, words: str, worked: Callable[..., list[list[str]]]) -> None:
     worked(End(("engine", "performance"), outcome.stage, outcome))
     report = evaluator.evaluate(config())
     ((stage, cause),) = failures(report)
     assert stage == "energy"  # begun or next: it is what the worker died of
     assert words in cause
-    assert {found.stage for found in report.cells[0].errors.values()} == {"energy"}
+    assert {found.stage for found in report.variants[0].errors.values()} == {"energy"}
 
 
 def test_an_engine_that_does_not_start_is_not_tried_for_each_stage(worked: Callable[..., list[list[str]]]) -> None:
-    asked = worked(End((), "engine", workers.Outcome(1, "engine", "ValueError: no")))
+    asked = worked(End((), "engine", local.Outcome(1, "engine", "ValueError: no")))
     report = evaluator.evaluate(config())
     assert asked == [STAGES]
     ((stage, cause),) = failures(report)
@@ -116,13 +117,13 @@ def test_an_engine_that_does_not_start_is_not_tried_for_each_stage(worked: Calla
 
 
 def test_quantization_that_ends_without_a_word_fails(worked: Callable[..., list[list[str]]]) -> None:
-    asked = worked(End((), None, workers.Outcome(0, None, "")))
+    asked = worked(End((), None, local.Outcome(0, None, "")))
     report = evaluator.evaluate(config(precision="int8"))
     assert asked == [["quantize"]]
     assert failures(report) == [("quantize", "the worker ended without a word of what it had still to do")]
 
 
-def test_a_cell_that_another_run_measures_is_refused(worked: Callable[..., list[list[str]]]) -> None:
+def test_a_variant_that_another_run_measures_is_refused(worked: Callable[..., list[list[str]]]) -> None:
     asked = worked()
     with locks.alone([Path("outputs/demo/demo_int8")]), pytest.raises(BusyError, match="demo_int8 is being measured"):
         evaluator.evaluate(config(precision="fp16 int8"))
@@ -132,11 +133,11 @@ def test_a_cell_that_another_run_measures_is_refused(worked: Callable[..., list[
 
 def test_what_was_left_half_written_is_removed(worked: Callable[..., list[list[str]]]) -> None:
     worked()
-    cell = Path("outputs/demo/demo_fp16")
-    cell.mkdir(parents=True)
-    (cell / ".performance.json.abc.tmp").write_text("{")
+    variant = Path("outputs/demo/demo_fp16")
+    variant.mkdir(parents=True)
+    (variant / ".performance.json.abc.tmp").write_text("{")
     evaluator.evaluate(config())
-    assert not list(cell.glob("*.tmp"))
+    assert not list(variant.glob("*.tmp"))
 
 
 def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
@@ -149,7 +150,7 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
 
     monkeypatch.setattr(results, "write_error", full)
     report = evaluator.evaluate(config())
-    assert len(report.cells[0].records) == 3
+    assert len(report.variants[0].records) == 3
     assert "could not be recorded: energy.error.json: No space left on device" in capsys.readouterr().err
 
 
@@ -158,5 +159,5 @@ def test_checkpoints_that_do_not_fit_on_the_disk_are_refused(monkeypatch: pytest
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     wanted: RunConfig = config(precision="int8")
     with pytest.raises(UsageError, match="GiB are free; the checkpoints to be made") as caught:
-        planning.plan(wanted)
+        plan.plan(wanted)
     assert "another disk" in caught.value.remedy

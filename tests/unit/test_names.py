@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from slim_eval.cli import main
 from slim_eval.config import AccuracyConfig
 from slim_eval.errors import UsageError
-from slim_eval.importers.findings import Finding, Given, Source
-from slim_eval.importers.placing import place
-from slim_eval.records import AccuracyMetrics
-from slim_eval.results import cell_directory, record_path
+from slim_eval.results.importers.findings import Finding, Given, Source
+from slim_eval.results.importers.placing import place
+from slim_eval.results.records import AccuracyMetrics
+from slim_eval.results.store import record_path, variant_directory
 from slim_eval.utils import MAX_SLUG_BYTES, full_name, short_name, slug
 
 ROOT = Path("/root-of-results")
@@ -50,17 +50,17 @@ def test_a_slug_is_one_name(name: str) -> None:
 
 
 @given(NAMES, st.one_of(st.sampled_from(["fp16", "int8"]), NAMES))
-def test_a_cell_is_two_folders_below_the_root(model: str, precision: str) -> None:
+def test_a_variant_is_two_folders_below_the_root(model: str, precision: str) -> None:
     assert is_one_name(short_name(model))
     assert is_one_name(full_name(model))
-    folder = cell_directory(ROOT, model, precision, [f"other/{short_name(model)}"])
+    folder = variant_directory(ROOT, model, precision, [f"other/{short_name(model)}"])
     assert folder.parent.parent == ROOT
     assert is_one_name(folder.parent.name)
     assert is_one_name(folder.name)
 
 
 @given(NAMES)
-def test_a_record_is_a_file_of_its_cell(task: str) -> None:
+def test_a_record_is_a_file_of_its_variant(task: str) -> None:
     assert record_path(ROOT, task).parent == ROOT
 
 

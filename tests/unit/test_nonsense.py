@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_eval import cli
-from slim_eval.comparison.pairing import update_paired
-from slim_eval.noise import noise_record
-from slim_eval.results import write_noise
-from tests.unit.cells import cell_maker
+from slim_eval.analysis.compare.pairing import update_paired
+from slim_eval.analysis.compare.repeats import noise_record
+from slim_eval.results.store import write_noise
+from tests.unit.variants import variant_maker
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 # What makes sure that nothing is started: these are always given, and none of them exists.
@@ -135,9 +135,9 @@ def _changed(content: bytes, number: int, value: list[Any] | None) -> bytes:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two cells with what a run leaves: records, samples, `paired.json` and a noise floor."""
+    """Two variants with what a run leaves: records, samples, `paired.json` and a noise floor."""
     folder = tmp_path_factory.mktemp("sound")
-    make = cell_maker(folder)
+    make = variant_maker(folder)
     items = {
         precision: [
             {"task": "quiz", "doc_id": n, "item_hash": f"{n}", "target": "0", "acc": float((n + shift) % 4 > 0)}
@@ -150,13 +150,13 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "latency_s": 0.5 + n / 1e4, "prompt_tokens": 12, "output_tokens": 100}
         for n in range(64)
     ]  # fmt: skip
-    cells = [
+    variants = [
         make(precision=precision, tasks={"quiz": 0.75}, samples={"quiz": rows, "performance": requests})
         for precision, rows in items.items()
     ]
-    home = cells[0].directory.parent
+    home = variants[0].directory.parent
     assert update_paired(home, 1.0)
-    write_noise(home, noise_record([cells[0], cells[0]], 1.0))
+    write_noise(home, noise_record([variants[0], variants[0]], 1.0))
     return folder / "outputs"
 
 

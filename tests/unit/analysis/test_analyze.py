@@ -14,8 +14,8 @@ from slim_eval.analysis import analyze, load_results
 from slim_eval.cli import main
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
-from slim_eval.records import SCHEMA_VERSION, ErrorRecord, FloorEntry, NoiseRecord
-from slim_eval.results import Cell, write_error, write_noise
+from slim_eval.results.records import SCHEMA_VERSION, ErrorRecord, FloorEntry, NoiseRecord
+from slim_eval.results.store import Variant, write_error, write_noise
 from slim_eval.utils import short_name
 from tests.planted import items, outcomes
 
@@ -29,9 +29,9 @@ PLOTS = {
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, make_cell: Callable[..., Cell]) -> Path:
-    make_cell(tasks={"mmlu": 0.5, "winogrande": 0.75}, write=True)
-    make_cell(precision="int8", performance={"ttft_s": None}, tasks={"mmlu": 0.25}, write=True)
+def outputs(tmp_path: Path, make_variant: Callable[..., Variant]) -> Path:
+    make_variant(tasks={"mmlu": 0.5, "winogrande": 0.75}, write=True)
+    make_variant(precision="int8", performance={"ttft_s": None}, tasks={"mmlu": 0.25}, write=True)
     return tmp_path / "outputs"
 
 
@@ -57,7 +57,7 @@ def test_everything_is_written_and_named(outputs: Path) -> None:
     folder = outputs.parent / "analysis"
     assert {path.name for path in report.paths} >= FILES | PLOTS
     assert {path for path in folder.rglob("*") if path.is_file()} == set(report.paths)
-    assert (report.num_cells, report.problems, report.tasks) == (2, (), ("mmlu", "winogrande"))
+    assert (report.num_variants, report.problems, report.tasks) == (2, (), ("mmlu", "winogrande"))
     assert [row["precision"] for row in report.rows] == ["fp16", "int8"]
     assert rows(folder / "quantization_impact.csv")[0]["mmlu_drop_percent"] == "50.0"
     assert "Tiny int8: not compared: winogrande: not measured at int8" in report.warnings
@@ -116,12 +116,12 @@ def test_a_folder_without_results_is_a_usage_error(kind: str, tmp_path: Path) ->
 
 
 def test_bad_files_are_named_and_the_rest_is_analysed(outputs: Path) -> None:
-    cell = outputs / "Tiny" / "Tiny_int8"
-    text = (cell / "energy.json").read_text(encoding="utf-8")
-    (cell / "energy.json").write_text(text[: len(text) // 2], encoding="utf-8")
-    (cell / "gsm8k.json").write_text("not json", encoding="utf-8")
+    variant = outputs / "Tiny" / "Tiny_int8"
+    text = (variant / "energy.json").read_text(encoding="utf-8")
+    (variant / "energy.json").write_text(text[: len(text) // 2], encoding="utf-8")
+    (variant / "gsm8k.json").write_text("not json", encoding="utf-8")
     report = analyze(config(outputs))
-    assert report.num_cells == 2
+    assert report.num_variants == 2
     assert len(report.problems) == 2
     for name, problem in zip(("energy.json", "gsm8k.json"), report.problems, strict=True):
         assert name in problem
@@ -140,7 +140,7 @@ def test_failed_benchmarks_are_named(outputs: Path) -> None:
     write_error(outputs / "Tiny" / "Tiny_int8", "gsm8k", error)
     write_error(outputs / "Tiny" / "Tiny_int4", "quantization", error.model_copy(update={"precision": "int4"}))
     report = analyze(config(outputs))
-    assert report.num_cells == 2  # a folder that holds an error alone is no measurement
+    assert report.num_variants == 2  # a folder that holds an error alone is no measurement
     assert len(report.problems) == 2
     assert all("no memory" in problem for problem in report.problems)
 
@@ -157,8 +157,8 @@ def test_the_default_tasks_are_shown_only_where_they_are_there(outputs: Path) ->
     assert analyze(config(outputs)).tasks == ("mmlu", "winogrande")
 
 
-def test_one_configuration_is_enough(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
-    make_cell(precision="int4", energy=None, write=True)
+def test_one_configuration_is_enough(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+    make_variant(precision="int4", energy=None, write=True)
     report = analyze(config(tmp_path / "outputs", plots=True))
     names = {path.name for path in report.paths}
     assert names >= FILES | {"latency_comparison.png", "memory_comparison.pdf"}
@@ -168,25 +168,27 @@ def test_one_configuration_is_enough(tmp_path: Path, make_cell: Callable[..., Ce
     assert compared == "Tiny int4: not compared: no fp16 measurement of this model"
 
 
-def test_two_models_with_one_short_name_stay_two(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+def test_two_models_with_one_short_name_stay_two(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
     for model in ("a/Tiny", "b/Tiny"):
         for precision in ("fp16", "int8"):
-            make_cell(model, precision, write=True)
+            make_variant(model, precision, write=True)
     frame = load_results(tmp_path / "outputs")
     assert list(frame["name"]) == ["a/Tiny", "a/Tiny", "b/Tiny", "b/Tiny"]
     report = analyze(config(tmp_path / "outputs"))
-    assert report.num_cells == 4
+    assert report.num_variants == 4
     impact = rows(tmp_path / "analysis" / "quantization_impact.csv")
     assert [(row["name"], row["speedup"]) for row in impact] == [("a/Tiny", "1.0"), ("b/Tiny", "1.0")]
 
 
 def test_the_published_results_are_analysed_without_a_problem(published: Path, tmp_path: Path) -> None:
     report = analyze(AnalysisConfig(input_dir=published, output_dir=tmp_path))
-    assert (report.num_cells, report.problems) == (13, ())
+    assert (report.num_variants, report.problems) == (13, ())
     assert {path.name for path in report.paths} >= FILES | PLOTS
     assert any("per token it is 1.28x" in warning for warning in report.warnings)
     assert not any("not compared" in warning or "not paired" in warning for warning in report.warnings)
-    note = next(cell for cell in strict_json(tmp_path / "complete_results.json")["cells"] if "gemma" in cell["name"])
+    note = next(
+        variant for variant in strict_json(tmp_path / "complete_results.json")["cells"] if "gemma" in variant["name"]
+    )
     assert "estimated" in note["performance"]["notes"][0]
 
 
@@ -263,9 +265,9 @@ def test_an_output_folder_that_cannot_be_is_refused(kind: str, outputs: Path) ->
         analyze(config(outputs, output_dir=place if kind == "file" else place / "analysis"))
 
 
-def test_settings_that_differ_are_grouped_and_said(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
-    make_cell("org/A", write=True)
-    make_cell("org/B", head={"engine": "transformers"}, write=True)
+def test_settings_that_differ_are_grouped_and_said(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+    make_variant("org/A", write=True)
+    make_variant("org/B", head={"engine": "transformers"}, write=True)
     report = analyze(config(tmp_path / "outputs"))
     assert any("2 settings, whose speed and energy are not compared" in warning for warning in report.warnings)
     assert any("engine transformers against vllm" in warning for warning in report.warnings)
@@ -275,16 +277,16 @@ def test_settings_that_differ_are_grouped_and_said(tmp_path: Path, make_cell: Ca
     assert [row["n"] for row in statistics if row["metric"] == "tpot_s"] == ["1", "1"]
 
 
-def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
-    cell = make_cell("org/New", tasks={"mmlu": 0.5}, write=True)
-    old = cell.directory.parents[1] / "deep" / "below" / "Old_fp16"
+def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+    variant = make_variant("org/New", tasks={"mmlu": 0.5}, write=True)
+    old = variant.directory.parents[1] / "deep" / "below" / "Old_fp16"
     old.mkdir(parents=True)
     content = {"model": "org/Old", "precision": "fp16", "mean_latency_s": 0.2, "tokens_per_second": 500.0}
     (old / "performance.json").write_text(json.dumps(content), encoding="utf-8")
     newer = {**content, "schema_version": SCHEMA_VERSION + 1, "model": "org/Next"}
     (old.parent / "performance.json").write_text(json.dumps(newer), encoding="utf-8")
     report = analyze(config(tmp_path / "outputs"))
-    assert report.num_cells == 2
+    assert report.num_variants == 2
     assert [problem for problem in report.problems if "newer than this slim-eval" in problem]
     summary = (tmp_path / "analysis" / "executive_summary.txt").read_text(encoding="utf-8")
     assert "engine not known against vllm" in " ".join(summary.split())
@@ -292,25 +294,25 @@ def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_cell: Call
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figures has no Chinese
-def test_strange_names_and_extreme_numbers_survive(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+def test_strange_names_and_extreme_numbers_survive(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
     root = tmp_path / "outputs"
     names = ["org/模型-é", "org/" + "long-" * 40, "a/Twin", "b/twin"]
     for number, name in enumerate(names):
         odd = {"tpot_s": 10.0 ** (60 * number - 90), "tokens_per_second": 10.0 ** (60 * number - 90)}
-        make_cell(
+        make_variant(
             name, performance=odd, tasks={"mmlu": 0.0}, directory=root / f"m{number}" / f"m{number}_fp16", write=True
         )
     report = analyze(config(root, plots=True))
-    assert (report.num_cells, report.problems) == (4, ())
+    assert (report.num_variants, report.problems) == (4, ())
     assert {row["name"] for row in rows(tmp_path / "analysis" / "pareto.csv")} == {
         "模型-é", short_name(names[1]), "a/Twin", "b/twin"
     }  # fmt: skip
 
 
-def test_items_are_paired_with_the_baselines(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
+def test_items_are_paired_with_the_baselines(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
     before, after = outcomes(2000, right=1400, lost=150, gained=40)
-    make_cell(tasks={"quiz": 0.7}, samples={"quiz": items(before)})
-    make_cell(precision="int8", tasks={"quiz": 0.645}, samples={"quiz": items(after)})
+    make_variant(tasks={"quiz": 0.7}, samples={"quiz": items(before)})
+    make_variant(precision="int8", tasks={"quiz": 0.645}, samples={"quiz": items(after)})
     analyze(config(tmp_path / "outputs"))
     (row,) = rows(tmp_path / "analysis" / "paired_accuracy.csv")
     assert (row["task"], row["verdict"], row["num_items"], row["lost"]) == ("quiz", "degraded", "2000", "150")
@@ -321,11 +323,11 @@ def test_items_are_paired_with_the_baselines(tmp_path: Path, make_cell: Callable
 
 
 def test_samples_that_cannot_be_read_are_named_and_the_rest_is_analysed(
-    tmp_path: Path, make_cell: Callable[..., Cell]
+    tmp_path: Path, make_variant: Callable[..., Variant]
 ) -> None:
     for precision in ("fp16", "int8"):
-        cell = make_cell(precision=precision, tasks={"quiz": 0.5}, samples={"quiz": items([1.0, 0.0])})
-    path = cell.directory / "quiz.samples.jsonl.gz"
+        variant = make_variant(precision=precision, tasks={"quiz": 0.5}, samples={"quiz": items([1.0, 0.0])})
+    path = variant.directory / "quiz.samples.jsonl.gz"
     path.write_bytes(path.read_bytes()[:20])
     report = analyze(config(tmp_path / "outputs"))
     assert any(str(path) in warning for warning in report.warnings)
@@ -333,15 +335,15 @@ def test_samples_that_cannot_be_read_are_named_and_the_rest_is_analysed(
     assert row["quiz_drop_pp"] == "0.0"
 
 
-def test_differences_below_the_noise_floor_are_marked(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
-    make_cell(write=True)
-    cell = make_cell(precision="int8", performance={"tpot_s": 0.0041, "ttft_s": 0.01}, write=True)
+def test_differences_below_the_noise_floor_are_marked(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+    make_variant(write=True)
+    variant = make_variant(precision="int8", performance={"tpot_s": 0.0041, "ttft_s": 0.01}, write=True)
     floors = {key: FloorEntry(values=(1.0, 1.0), floor=0.05) for key in ("tpot_s", "ttft_s")}
     record = NoiseRecord(
-        model=cell.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
+        model=variant.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
         hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0, metrics=floors,
     )  # fmt: skip
-    write_noise(cell.directory.parent, record)
+    write_noise(variant.directory.parent, record)
     report = analyze(config(tmp_path / "outputs"))
     assert report.within_noise == (frozenset(), frozenset({"tpot_s"}))
     (row,) = rows(tmp_path / "analysis" / "quantization_impact.csv")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from slim_eval.analysis import load_results
-from slim_eval.analysis.tables import quantization_impact, records_of, results_table
+from slim_eval.analysis.tables.results_table import quantization_impact, records_of, results_table
 
 # Latency ms, tokens/s, energy kWh, then MMLU, GSM8K, HellaSwag in %.
 RESULTS = {
@@ -97,7 +97,7 @@ def test_tokens_a_request_come_out_of_latency_and_throughput(frame: pd.DataFrame
     assert round(tokens["Mistral-7B-Instruct-v0.3", "int4"], 1) == 160.1
 
 
-def test_every_published_cell_is_in_the_tidy_table(frame: pd.DataFrame) -> None:
+def test_every_published_variant_is_in_the_tidy_table(frame: pd.DataFrame) -> None:
     assert len(frame) == 13
     assert frame["model"].nunique() == 5
     assert set(frame["hellaswag_metric"]) == {"acc"}

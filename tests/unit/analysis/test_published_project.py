@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from slim_eval.analysis import analyze, load_results
-from slim_eval.analysis.tables import quantization_impact, records_of
-from slim_eval.comparison.caveats import caveats
+from slim_eval.analysis.caveats import caveats
+from slim_eval.analysis.tables.results_table import quantization_impact, records_of
 from slim_eval.config import AnalysisConfig
-from slim_eval.results import Cell, find_results, read_record
-from slim_eval.rows import Row, rows_of
+from slim_eval.results.rows import Row, rows_of
+from slim_eval.results.store import Variant, find_results, read_record
 from tests.unit.analysis.test_published import IMPACT, PER_TOKEN, RESULTS, percent
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +38,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return rows_of(find_results(FOLDER).cells)
+    return rows_of(find_results(FOLDER).variants)
 
 
 def test_every_printed_figure_stands_in_a_file(frame: pd.DataFrame) -> None:
@@ -133,16 +133,18 @@ def test_what_they_cannot_support_is_worked_out(rows: list[Row]) -> None:
     assert {caveat.kind for caveat in found} == {
         "length", "amortised", "energy", "metric", "parameters", "no intervals"
     }  # fmt: skip
-    lengths = {caveat.cells[0] for caveat in found if caveat.kind == "length"}
+    lengths = {caveat.variants[0] for caveat in found if caveat.kind == "length"}
     assert lengths == {f"{name} {precision}" for (name, precision), (confounded, _) in PER_TOKEN.items() if confounded}
-    parameters = {caveat.cells[0].removesuffix(" fp16"): caveat.text for caveat in found if caveat.kind == "parameters"}
+    parameters = {
+        caveat.variants[0].removesuffix(" fp16"): caveat.text for caveat in found if caveat.kind == "parameters"
+    }
     assert set(parameters) == set(MODELS) - {"Phi-3-mini-4k-instruct"}
     assert "3.96 B parameters are recorded; 5.98 GiB at 16 bit hold 3.21 B" in parameters["Llama-3.2-3B-Instruct"]
 
 
 def test_the_analysis_says_what_it_cannot_conclude(tmp_path: Path) -> None:
     report = analyze(AnalysisConfig(input_dir=FOLDER, output_dir=tmp_path))
-    assert (report.num_cells, report.problems) == (13, ())
+    assert (report.num_variants, report.problems) == (13, ())
     text = " ".join((tmp_path / "executive_summary.txt").read_text(encoding="utf-8").split())
     for sentence in (
         "13 configurations of 5 models: 5 at fp16, 4 at int8, 4 at int4.",
@@ -163,12 +165,12 @@ def test_the_analysis_says_what_it_cannot_conclude(tmp_path: Path) -> None:
     assert "98.9$^{\\dag}$" in latex
 
 
-def test_a_run_of_ones_own_is_set_apart_from_them(tmp_path: Path, make_cell: Callable[..., Cell]) -> None:
-    own = make_cell("Qwen/Qwen2.5-3B-Instruct", "int8", tasks={"mmlu": 0.6})
-    cells = [*find_results(FOLDER).cells, own]
+def test_a_run_of_ones_own_is_set_apart_from_them(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+    own = make_variant("Qwen/Qwen2.5-3B-Instruct", "int8", tasks={"mmlu": 0.6})
+    variants = [*find_results(FOLDER).variants, own]
     (row,) = [
         row
-        for row in records_of(quantization_impact(pd.DataFrame(rows_of(cells))))
+        for row in records_of(quantization_impact(pd.DataFrame(rows_of(variants))))
         if row["directory"] == str(own.directory)
     ]
     assert row["speedup"] is None

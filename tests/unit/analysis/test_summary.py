@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis.evidence import gather
-from slim_eval.analysis.frontiers import find_frontiers
+from slim_eval.analysis.pareto.frontiers import find_frontiers
 from slim_eval.analysis.summary import WIDTH, Material, executive_summary, findings, sections
 from slim_eval.analysis.superlatives import listed, superlatives, surely_better
-from slim_eval.analysis.tables import impact_rows
-from slim_eval.results import Cell
-from slim_eval.rows import ordered_tasks, rows_of
+from slim_eval.analysis.tables.results_table import impact_rows
+from slim_eval.results.rows import ordered_tasks, rows_of
+from slim_eval.results.store import Variant
 from tests.planted import items, outcomes
 
-MakeCell = Callable[..., Cell]
+MakeCell = Callable[..., Variant]
 NARROW = {"intervals": {"tpot_s": (0.0039, 0.0041)}}
 
 
-def material(cells: Sequence[Cell], margin_pp: float = 1.0, **further: Any) -> Material:
-    tasks = ordered_tasks(task for cell in cells for task in cell.accuracy)
-    rows = rows_of(cells)
-    found = gather(cells, rows, margin_pp)
+def material(variants: Sequence[Variant], margin_pp: float = 1.0, **further: Any) -> Material:
+    tasks = ordered_tasks(task for variant in variants for task in variant.accuracy)
+    rows = rows_of(variants)
+    found = gather(variants, rows, margin_pp)
     return Material(
         rows,
         tasks,
@@ -35,92 +35,97 @@ def material(cells: Sequence[Cell], margin_pp: float = 1.0, **further: Any) -> M
     )
 
 
-def said(cells: Sequence[Cell], heading: str, **further: Any) -> list[str]:
+def said(variants: Sequence[Variant], heading: str, **further: Any) -> list[str]:
     """The sentences under one heading; none where it is left out."""
     return [
-        s for section in sections(material(cells, **further)) if section.heading == heading for s in section.sentences
+        s
+        for section in sections(material(variants, **further))
+        if section.heading == heading
+        for s in section.sentences
     ]
 
 
-def against_fp16(cells: Sequence[Cell], start: str) -> str:
-    return next(text for text in said(cells, "Quantized against fp16") if text.startswith(start))
+def against_fp16(variants: Sequence[Variant], start: str) -> str:
+    return next(text for text in said(variants, "Quantized against fp16") if text.startswith(start))
 
 
 def fast(tpot_s: float, half: float, **further: Any) -> dict[str, Any]:
     return {"tpot_s": tpot_s, "intervals": {"tpot_s": (tpot_s - half, tpot_s + half)}} | further
 
 
-def test_a_change_has_its_interval_and_its_verdict(make_cell: MakeCell) -> None:
+def test_a_change_has_its_interval_and_its_verdict(make_variant: MakeCell) -> None:
     before, after = outcomes(2000, right=1400, lost=150, gained=40)
     joules = {"intervals": {"joules_per_output_token": (0.49, 0.51)}}
     less = {"joules_per_output_token": 0.25, "intervals": {"joules_per_output_token": (0.24, 0.26)}}
-    cells = [
-        make_cell(performance=fast(0.004, 0.0001), energy=joules, tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
-        make_cell(
+    variants = [
+        make_variant(performance=fast(0.004, 0.0001), energy=joules, tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
+        make_variant(
             precision="int8", performance=fast(0.002, 0.0001), energy=less, tasks={"quiz": 0.645},
             samples={"quiz": items(after)}, head={"model_size_gb": 2.0},
         ),
     ]  # fmt: skip
-    text = against_fp16(cells, "Tiny int8")
+    text = against_fp16(variants, "Tiny int8")
     assert "speed by TPOT 2.00x of fp16 (95 % interval 1.89 to 2.12x)" in text
     assert "50.0 % less energy an output token (95 % interval 47.7 to 52.2 %)" in text
     assert "fp16 takes 2.00x its size on disk" in text
     assert "quiz drops 5.5 pp (95 % interval 4.2 to 6.8 pp): degraded (margin 1 pp)" in text
 
 
-def test_more_energy_is_said_with_its_interval_the_same_way_round(make_cell: MakeCell) -> None:
+def test_more_energy_is_said_with_its_interval_the_same_way_round(make_variant: MakeCell) -> None:
     ends = {"intervals": {"joules_per_output_token": (0.49, 0.51)}}
     more = {"joules_per_output_token": 1.0, "intervals": {"joules_per_output_token": (0.98, 1.02)}}
-    text = against_fp16([make_cell(energy=ends), make_cell(precision="int8", energy=more)], "Tiny int8")
+    text = against_fp16([make_variant(energy=ends), make_variant(precision="int8", energy=more)], "Tiny int8")
     assert "100.0 % more energy an output token (95 % interval 94.4 to 105.7 %)" in text
 
 
-def test_an_undecided_drop_names_the_items_it_would_take(make_cell: MakeCell) -> None:
+def test_an_undecided_drop_names_the_items_it_would_take(make_variant: MakeCell) -> None:
     before, after = outcomes(100, right=70, lost=4, gained=3)
-    cells = [
-        make_cell(tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
-        make_cell(precision="int8", tasks={"quiz": 0.69}, samples={"quiz": items(after)}),
+    variants = [
+        make_variant(tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
+        make_variant(precision="int8", tasks={"quiz": 0.69}, samples={"quiz": items(after)}),
     ]
-    found = material(cells).paired[0]
+    found = material(variants).paired[0]
     assert found["verdict"] == "underpowered"
-    assert f"underpowered: {found['items_needed']:,} items needed, 100 there" in against_fp16(cells, "Tiny int8")
+    assert f"underpowered: {found['items_needed']:,} items needed, 100 there" in against_fp16(variants, "Tiny int8")
 
 
-def test_without_intervals_and_outcomes_nothing_is_claimed(make_cell: MakeCell) -> None:
-    cells = [
-        make_cell(tasks={"mmlu": 0.5}),
-        make_cell(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": 0.4}),
+def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCell) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.5}),
+        make_variant(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": 0.4}),
     ]
-    text = against_fp16(cells, "Tiny int8")
+    text = against_fp16(variants, "Tiny int8")
     assert "speed by TPOT 2.00x of fp16 (no interval)" in text
     assert "drops of mmlu 10.0 pp: whether they are more than chance cannot be told" in text
 
 
-def test_a_latency_ratio_of_different_work_is_no_speed_up(make_cell: MakeCell) -> None:
+def test_a_latency_ratio_of_different_work_is_no_speed_up(make_variant: MakeCell) -> None:
     lacking = {"tpot_s": None, "ttft_s": None}
     short = lacking | {"mean_latency_s": 0.1, "output_tokens": 50.0}
-    cells = [make_cell(performance=lacking), make_cell(precision="int8", performance=short)]
-    text = against_fp16(cells, "Tiny int8")
+    variants = [make_variant(performance=lacking), make_variant(precision="int8", performance=short)]
+    text = against_fp16(variants, "Tiny int8")
     assert "1.00x output tokens a second" in text
     assert "the latency ratio 2.00x compares different work (50.0 output tokens a request against 100.0)" in text
-    fastest, latency = said(cells, "Best by each measure")[:2]
+    fastest, latency = said(variants, "Best by each measure")[:2]
     assert fastest.startswith("Fastest per output token: Tiny fp16, Tiny int8, 500 output tokens/s")
     assert latency.startswith("Lowest amortised latency: Tiny int8, 100 ms")
     assert "Confounded: mean_latency_s: 50.0 to 100.0 output tokens a request: different work" in latency
 
 
-def test_at_equal_lengths_the_lowest_latency_is_not_said_apart(make_cell: MakeCell) -> None:
-    found = said([make_cell("a/A"), make_cell("b/B", performance={"mean_latency_s": 0.1})], "Best by each measure")
+def test_at_equal_lengths_the_lowest_latency_is_not_said_apart(make_variant: MakeCell) -> None:
+    found = said(
+        [make_variant("a/A"), make_variant("b/B", performance={"mean_latency_s": 0.1})], "Best by each measure"
+    )
     assert not any("latency" in text for text in found)
 
 
-def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_cell: MakeCell) -> None:
-    cells = []
+def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_variant: MakeCell) -> None:
+    variants = []
     for number in range(12):
-        cells.append(make_cell(f"org/M{number}", tasks={"mmlu": 0.5, "arc": 0.5}))
+        variants.append(make_variant(f"org/M{number}", tasks={"mmlu": 0.5, "arc": 0.5}))
         quick = {"tpot_s": 0.004 / (1 + number / 10)}
-        cells.append(make_cell(f"org/M{number}", "int8", performance=quick, tasks={"mmlu": 0.48, "arc": 0.5}))
-    texts = said(cells, "Quantized against fp16")
+        variants.append(make_variant(f"org/M{number}", "int8", performance=quick, tasks={"mmlu": 0.48, "arc": 0.5}))
+    texts = said(variants, "Quantized against fp16")
     assert texts[0] == (
         "int8, 12 of 12 configurations: speed by TPOT 1.00x to 2.10x, median 1.55x, of fp16: no intervals, so whether "
         "this is more than chance cannot be told."
@@ -133,25 +138,28 @@ def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_cell: Mak
     assert texts[-1] == "int8: 4 more configurations in quantization_impact.csv."
 
 
-def test_intervals_are_counted_by_side(make_cell: MakeCell) -> None:
-    cells = []
+def test_intervals_are_counted_by_side(make_variant: MakeCell) -> None:
+    variants = []
     for number, tpot_s in enumerate((0.002, 0.008, 0.00401)):
-        cells.append(make_cell(f"org/M{number}", performance=fast(0.004, 0.0001)))
-        cells.append(make_cell(f"org/M{number}", "int4", performance=fast(tpot_s, 0.0001)))
-    assert "better beyond the 95 % interval in 1, worse in 1, not told in 1" in against_fp16(cells, "int4, 3 of 3")
+        variants.append(make_variant(f"org/M{number}", performance=fast(0.004, 0.0001)))
+        variants.append(make_variant(f"org/M{number}", "int4", performance=fast(tpot_s, 0.0001)))
+    assert "better beyond the 95 % interval in 1, worse in 1, not told in 1" in against_fp16(variants, "int4, 3 of 3")
 
 
-def test_the_best_is_said_only_as_sure_as_its_lead(make_cell: MakeCell) -> None:
+def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> None:
     def fastest(second: float, half: float) -> str:
-        cells = [make_cell("a/A", performance=fast(0.004, half)), make_cell("b/B", performance=fast(second, half))]
-        return said(cells, "Best by each measure")[0]
+        variants = [
+            make_variant("a/A", performance=fast(0.004, half)),
+            make_variant("b/B", performance=fast(second, half)),
+        ]
+        return said(variants, "Best by each measure")[0]
 
     sure = fastest(0.005, 0.0001)
     assert sure.startswith(
         "Fastest per output token: A fp16, 4.00 ms TPOT [3.90 to 4.10], of 2 configurations; ahead of"
     )
     assert "not told apart from B fp16" in fastest(0.0041, 0.0001)
-    bare = said([make_cell("a/A"), make_cell("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
+    bare = said([make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
     assert "next B fp16, 5.00 ms TPOT; without intervals it cannot be told whether that is more than chance" in bare[0]
     assert "intervals of single runs" not in " ".join(bare)
 
@@ -168,86 +176,86 @@ def test_two_numbers_are_told_apart_by_the_interval_of_their_difference(
     assert surely_better(best, {"x": other, **ends}, "x", maximise) is expected  # sqrt(0.1² + 0.1²) = 0.141
 
 
-def test_superlatives_stay_within_a_setting_and_name_it(make_cell: MakeCell) -> None:
+def test_superlatives_stay_within_a_setting_and_name_it(make_variant: MakeCell) -> None:
     other = {"engine": "transformers"}
-    cells = [
-        make_cell("a/A"), make_cell("b/B", performance={"tpot_s": 0.005}),
-        make_cell("c/C", head=other, performance={"tpot_s": 0.001}),
-        make_cell("d/D", head=other, performance={"tpot_s": 0.002}),
+    variants = [
+        make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005}),
+        make_variant("c/C", head=other, performance={"tpot_s": 0.001}),
+        make_variant("d/D", head=other, performance={"tpot_s": 0.002}),
     ]  # fmt: skip
-    texts = superlatives(rows_of(cells), ())
+    texts = superlatives(rows_of(variants), ())
     assert texts[0].startswith("Fastest per output token (vllm, Test GPU, Test CPU): A fp16")
     assert texts[1].startswith("Fastest per output token (transformers, Test GPU, Test CPU): C fp16")
     assert any(text.startswith("Smallest on disk: A fp16, B fp16, C fp16, D fp16, 4.00 GiB") for text in texts)
 
 
-def test_emulated_kernels_and_invalid_energy_are_never_the_best(make_cell: MakeCell) -> None:
-    cells = [
-        make_cell("a/A"), make_cell("b/B", performance={"tpot_s": 0.005}),
-        make_cell("c/C", head={"kernels": "emulated"}, performance={"tpot_s": 0.0001}),
-        make_cell("d/D", energy={"joules_per_output_token": 0.001, "valid": False}),
+def test_emulated_kernels_and_invalid_energy_are_never_the_best(make_variant: MakeCell) -> None:
+    variants = [
+        make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005}),
+        make_variant("c/C", head={"kernels": "emulated"}, performance={"tpot_s": 0.0001}),
+        make_variant("d/D", energy={"joules_per_output_token": 0.001, "valid": False}),
     ]  # fmt: skip
-    texts = superlatives(rows_of(cells), ())
+    texts = superlatives(rows_of(variants), ())
     assert texts[0].startswith("Fastest per output token: A fp16, D fp16")
     energy = next(text for text in texts if text.startswith("Least energy"))
     assert energy.startswith("Least energy: A fp16, B fp16, 0.500 J")
     assert "C fp16" not in energy.split(";")[0]
 
 
-def test_a_configuration_alone_is_the_best_of_nothing(make_cell: MakeCell) -> None:
+def test_a_configuration_alone_is_the_best_of_nothing(make_variant: MakeCell) -> None:
     assert (
-        superlatives(rows_of([make_cell()]), ())[0]
+        superlatives(rows_of([make_variant()]), ())[0]
         == "Fastest per output token: only Tiny fp16 was measured (4.00 ms TPOT)."
     )
 
 
-def test_settings_and_versions_that_differ_are_said(make_cell: MakeCell) -> None:
-    cells = [
-        make_cell("a/A", head={"engine_version": "1.0"}),
-        make_cell("b/B", head={"engine_version": "2.0"}),
-        make_cell("c/C", head={"engine": "transformers"}),
+def test_settings_and_versions_that_differ_are_said(make_variant: MakeCell) -> None:
+    variants = [
+        make_variant("a/A", head={"engine_version": "1.0"}),
+        make_variant("b/B", head={"engine_version": "2.0"}),
+        make_variant("c/C", head={"engine": "transformers"}),
     ]
-    count, apart, versions = said(cells, "What differs between the measurements")
+    count, apart, versions = said(variants, "What differs between the measurements")
     assert count.startswith("2 settings, whose speed and energy are not compared with each other: vllm")
     assert "engine transformers against vllm" in apart
     assert versions == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0) and are compared all the same."
-    assert said(cells[:1], "What differs between the measurements") == []
+    assert said(variants[:1], "What differs between the measurements") == []
 
 
-def test_the_frontier_is_said_with_its_doubt(make_cell: MakeCell) -> None:
+def test_the_frontier_is_said_with_its_doubt(make_variant: MakeCell) -> None:
     def frontier(half: float | None) -> str:
         def perf(tpot_s: float) -> dict[str, Any]:
             return {"tpot_s": tpot_s} if half is None else fast(tpot_s, half)
 
-        cells = [
-            make_cell("a/A", performance=perf(0.004), energy=None),
-            make_cell("b/B", performance=perf(0.005), energy=None),
+        variants = [
+            make_variant("a/A", performance=perf(0.004), energy=None),
+            make_variant("b/B", performance=perf(0.005), energy=None),
         ]
-        return said(cells, "Pareto frontier")[0]
+        return said(variants, "Pareto frontier")[0]
 
     assert "on the frontier by the numbers alone A fp16; without intervals it cannot be told" in frontier(None)
     assert "surely on the frontier A fp16 (P 1.00); cannot be told none; 1 dominated" in frontier(0.0001)
     assert "surely on the frontier none; cannot be told A fp16 (P 0." in frontier(0.003)
 
 
-def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_cell: MakeCell) -> None:
+def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_variant: MakeCell) -> None:
     old = {"tpot_s": None, "ttft_s": None, "tokens_per_second": None, "weights_gb": None}
-    cells = [
-        make_cell("a/A", performance=old, energy=None),
-        make_cell("b/B", performance=old | {"output_tokens": 200.0}, energy=None),
-        make_cell("c/C", performance=None, energy=None),
+    variants = [
+        make_variant("a/A", performance=old, energy=None),
+        make_variant("b/B", performance=old | {"output_tokens": 200.0}, energy=None),
+        make_variant("c/C", performance=None, energy=None),
     ]
-    first, left_out = said(cells, "Pareto frontier")
+    first, left_out = said(variants, "Pareto frontier")
     assert "confounded: mean_latency_s: 100.0 to 200.0 output tokens a request" in first
     assert left_out.endswith("left out: 1 not measured: mean_latency_s, model_size_gb.")
 
 
-def test_what_was_not_measured_failed_or_is_invalid_is_said(make_cell: MakeCell) -> None:
-    cells = [
-        make_cell("a/A", tasks={"mmlu": 0.5}, energy={"valid": False}),
-        make_cell("b/B", performance={"ttft_s": None}, energy=None, tasks={}),
+def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCell) -> None:
+    variants = [
+        make_variant("a/A", tasks={"mmlu": 0.5}, energy={"valid": False}),
+        make_variant("b/B", performance={"ttft_s": None}, energy=None, tasks={}),
     ]
-    texts = said(cells, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
+    texts = said(variants, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
     assert texts[0] == "In no configuration: E2E latency."
     assert "TTFT, energy per output token, mmlu: not in B fp16." in texts
     assert "Energy marked invalid when it was measured, and not compared: A fp16." in texts
@@ -255,20 +263,24 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_cell: MakeCell)
     assert "Problem: file 0: broken." in texts
 
 
-def test_notes_of_the_records_and_caveats_are_carried_over(make_cell: MakeCell) -> None:
-    cells = [make_cell("a/A", head={"engine": None}), make_cell("b/B", head={"engine": None})]
+def test_notes_of_the_records_and_caveats_are_carried_over(make_variant: MakeCell) -> None:
+    variants = [make_variant("a/A", head={"engine": None}), make_variant("b/B", head={"engine": None})]
     notes = {"estimated.": ["A fp16", "B fp16"], "guessed": ["A fp16"]}
-    texts = said(cells, "What the records say of themselves", notes=notes)
+    texts = said(variants, "What the records say of themselves", notes=notes)
     assert texts == ["all configurations: estimated.", "A fp16: guessed."]
-    caveats = said(cells, "What these results cannot support")
+    caveats = said(variants, "What these results cannot support")
     assert any(text.startswith("all configurations: no intervals and no outcomes") for text in caveats)
 
 
-def test_the_text_is_plain_wrapped_and_the_same_each_time(make_cell: MakeCell) -> None:
-    cells = [make_cell("org/" + "name-" * 30), make_cell("org/模型", "int8"), make_cell("org/B", tasks={"mmlu": 0.5})]
-    found = material(cells)
+def test_the_text_is_plain_wrapped_and_the_same_each_time(make_variant: MakeCell) -> None:
+    variants = [
+        make_variant("org/" + "name-" * 30),
+        make_variant("org/模型", "int8"),
+        make_variant("org/B", tasks={"mmlu": 0.5}),
+    ]
+    found = material(variants)
     text = executive_summary(sections(found))
-    assert text == executive_summary(sections(material(cells)))
+    assert text == executive_summary(sections(material(variants)))
     assert text.startswith("slim-eval: executive summary\n=====")
     assert "\n\nWhat was measured\n-----------------\n- 3 configurations of 3 models: 2 at fp16, 1 at int8.\n" in text
     long = [line for line in text.splitlines() if len(line) > WIDTH]
@@ -279,9 +291,9 @@ def test_the_text_is_plain_wrapped_and_the_same_each_time(make_cell: MakeCell) -
     assert "\u00a0" not in text
 
 
-def test_nothing_to_compare_is_said(make_cell: MakeCell) -> None:
-    assert said([make_cell()], "Quantized against fp16") == ["No quantized configuration beside a fp16 one."]
-    alone = said([make_cell(precision="int4")], "Quantized against fp16")
+def test_nothing_to_compare_is_said(make_variant: MakeCell) -> None:
+    assert said([make_variant()], "Quantized against fp16") == ["No quantized configuration beside a fp16 one."]
+    alone = said([make_variant(precision="int4")], "Quantized against fp16")
     assert alone == ["Tiny int4: not compared: no fp16 measurement of this model."]
 
 

@@ -17,7 +17,7 @@ from slim_eval.benchmarks import accuracy, outcomes
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.errors import BenchmarkError, EngineError, UsageError
-from slim_eval.records import AccuracyMetrics, Measurement
+from slim_eval.results.records import AccuracyMetrics, Measurement
 
 pytest.importorskip("lm_eval")
 

@@ -16,7 +16,7 @@ from slim_eval.benchmarks import energy
 from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import Conditions, DeviceState, EnergyReading, Meter, NoMeter, PowerSample
-from slim_eval.records import EnergyMetrics, Measurement
+from slim_eval.results.records import EnergyMetrics, Measurement
 from tests.standins.engine import PlannedEngine
 
 WORKLOAD = PerformanceConfig(prompt="three short words", max_new_tokens=5)

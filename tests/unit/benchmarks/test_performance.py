@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from slim_eval import worker
 from slim_eval.benchmarks import capacity, latency, pacing, performance
 from slim_eval.config import PerformanceConfig
-from slim_eval.engines.base import Generation, MemoryReport, Prompt
+from slim_eval.engines.engine import Generation, MemoryReport, Prompt
 from slim_eval.errors import BenchmarkError, EngineError
-from slim_eval.records import Measurement, PerformanceMetrics
+from slim_eval.execution import worker
+from slim_eval.results.records import Measurement, PerformanceMetrics
 from tests.standins.engine import PlannedClock, PlannedEngine
 
 CONFIG = PerformanceConfig(num_warmup=3, num_runs=10, batch_size=4, prompt="one two three", max_new_tokens=5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slim_eval.benchmarks import workload
 from slim_eval.config import PerformanceConfig
-from slim_eval.engines.base import Prompt, ordinary_tokens
+from slim_eval.engines.engine import Prompt, ordinary_tokens
 from slim_eval.errors import BenchmarkError
 from tests.standins.engine import PlannedEngine
 

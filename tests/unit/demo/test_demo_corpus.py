@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from slim_eval import demo
-from slim_eval.demo import corpus
-from slim_eval.demo.world import OBJECTS, PEOPLE, SUBJECTS, TOOLS
+from tools.demo_model import corpus
+from tools.demo_model.world import OBJECTS, PEOPLE, SUBJECTS, TOOLS
 
 CHOICE_TASKS = [task for task in corpus.subtasks() if task != "demo_gsm8k"]
 

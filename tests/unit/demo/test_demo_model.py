@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from slim_eval import demo
-from slim_eval.demo import corpus
+from tools.demo_model import corpus
 
 tokenizers = pytest.importorskip("tokenizers")
 

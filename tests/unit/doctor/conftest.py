@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.planning import QUANTIZING_MODULES
+from slim_eval.execution.plan import QUANTIZING_MODULES
 from tests.commands import run_command
 from tests.standins.nvml import build
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval import environment
+from slim_eval.utils import environment
 from tests.commands import run_command
 from tests.unit.doctor.conftest import EVERYTHING, AnsweringHub, Doctor
 

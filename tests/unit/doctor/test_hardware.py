@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval import environment
 from slim_eval.doctor import hardware
 from slim_eval.doctor.findings import State
+from slim_eval.utils import environment
 from tests.standins import nvml as standin
 from tests.standins.nvml import UUIDS, StandInGpu
 from tests.unit.doctor.conftest import EVERYTHING, Doctor, Examination

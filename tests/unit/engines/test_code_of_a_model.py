@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval import fingerprints, quantization, worker
-from slim_eval.checkpoints import QuantizeRequest
-from slim_eval.config import EngineConfig, Precision, QuantizationConfig, RunConfig
+from slim_eval.config import EngineConfig, QuantizationConfig, RunConfig
 from slim_eval.engines import LoadRequest, transformers
 from slim_eval.errors import EngineError, QuantizationError
-from slim_eval.models import ModelSource, describe
-from slim_eval.protocol import MeasureJob
+from slim_eval.execution import fingerprints, worker
+from slim_eval.execution.messages import MeasureJob
+from slim_eval.models.source import ModelSource, describe
+from slim_eval.quantization import llmcompressor
+from slim_eval.quantization.cache import QuantizeRequest
 from tests.standins.tiny_models import make_checkpoint
 
 CODE = """
@@ -64,10 +65,10 @@ def test_it_is_not_run_to_quantize_and_the_message_says_so(checkpoint: Path, mar
     pytest.importorskip("llmcompressor", reason="llm-compressor is not installed")
     source = ModelSource(name="own", kind="local", config_dir=checkpoint, path=checkpoint)
     request = QuantizeRequest(
-        source=source, precision=Precision.INT8, directory=checkpoint.parent, config=QuantizationConfig(), seed=0
+        source=source, precision="int8", directory=checkpoint.parent, config=QuantizationConfig(), seed=0
     )
     with pytest.raises(QuantizationError, match="cannot be loaded") as refused:
-        quantization._load(request, describe(checkpoint))
+        llmcompressor._load(request, describe(checkpoint))
     assert "--trust-remote-code" in refused.value.remedy
     assert not marker.exists()
 
@@ -77,7 +78,7 @@ def test_on_it_is_run_and_recorded(checkpoint: Path, marker: Path, tmp_path: Pat
     engine = transformers.load(LoadRequest(checkpoint, config.engine, 64))
     assert marker.exists()
     job = MeasureJob(
-        model="own", revision=None, source=checkpoint, checkpoint=checkpoint, precision=Precision.FP16,
+        model="own", revision=None, source=checkpoint, checkpoint=checkpoint, precision="fp16",
         quantization_scheme="none", benchmarks=(), accuracy_tasks=(), directory=tmp_path, max_model_len=64, gpus=(),
         config=config,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from slim_eval import engines
-from slim_eval.config import EngineChoice, Precision
+from slim_eval.config import EngineChoice
 from slim_eval.engines import vllm
 from slim_eval.engines.vllm import VllmPlatform
 from slim_eval.errors import EngineError, MissingPackageError
@@ -44,50 +44,50 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
 @pytest.mark.parametrize(
     ("platform", "precision", "obstacle"),
     [
-        (AVX2, Precision.FP16, None),
-        (AVX2, Precision.INT8, None),
-        (AVX2, Precision.INT4, "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU lacks"),
-        (AVX512, Precision.INT4, None),
-        (VllmPlatform("none"), Precision.FP16, "this build of vLLM needs a GPU and finds none"),
-        (gpu(6, 1), Precision.FP16, "vLLM's 16-bit kernel needs compute capability 7.0, this GPU has 6.1"),
-        (gpu(7, 0), Precision.FP16, None),
-        (gpu(7, 0), Precision.INT8, "vLLM's W8A8 kernel needs compute capability 7.5, this GPU has 7.0"),
-        (gpu(7, 5), Precision.INT8, None),
-        (gpu(9, 0), Precision.INT8, None),
-        (gpu(10, 0), Precision.INT8, "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 10.0"),
-        (gpu(12, 0), Precision.INT8, "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 12.0"),
-        (gpu(7, 0), Precision.INT4, "vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0"),
-        (gpu(12, 0), Precision.INT4, None),
-        (VllmPlatform("cuda"), Precision.INT8, None),
-        (VllmPlatform("other"), Precision.INT8, None),
+        (AVX2, "fp16", None),
+        (AVX2, "int8", None),
+        (AVX2, "int4", "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU lacks"),
+        (AVX512, "int4", None),
+        (VllmPlatform("none"), "fp16", "this build of vLLM needs a GPU and finds none"),
+        (gpu(6, 1), "fp16", "vLLM's 16-bit kernel needs compute capability 7.0, this GPU has 6.1"),
+        (gpu(7, 0), "fp16", None),
+        (gpu(7, 0), "int8", "vLLM's W8A8 kernel needs compute capability 7.5, this GPU has 7.0"),
+        (gpu(7, 5), "int8", None),
+        (gpu(9, 0), "int8", None),
+        (gpu(10, 0), "int8", "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 10.0"),
+        (gpu(12, 0), "int8", "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 12.0"),
+        (gpu(7, 0), "int4", "vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0"),
+        (gpu(12, 0), "int4", None),
+        (VllmPlatform("cuda"), "int8", None),
+        (VllmPlatform("other"), "int8", None),
     ],
 )
-def test_obstacles(platform: VllmPlatform, precision: Precision, obstacle: str | None) -> None:
+def test_obstacles(platform: VllmPlatform, precision: str, obstacle: str | None) -> None:
     assert engines.platform_obstacle(precision, platform) == obstacle
 
 
 def test_auto_takes_vllm_where_it_runs(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers")
-    decision = engines.choose(AUTO, Precision.INT8)
+    decision = engines.choose(AUTO, "int8")
     assert decision == engines.EngineDecision("vllm", "vLLM is installed and runs int8 on this machine")
 
 
 def test_auto_falls_to_transformers_with_the_reason(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers")
-    decision = engines.choose(AUTO, Precision.INT4)
+    decision = engines.choose(AUTO, "int4")
     assert decision.name == "transformers"
     assert decision.reason == ("vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU lacks, so Transformers serves")
 
 
 def test_auto_without_vllm(pretend: Pretend) -> None:
     pretend("torch", "transformers")
-    decision = engines.choose(AUTO, Precision.FP16)
+    decision = engines.choose(AUTO, "fp16")
     assert decision == engines.EngineDecision("transformers", "vLLM is not installed, so Transformers serves")
 
 
 def test_auto_with_a_vllm_that_does_not_import(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers", platform=EngineError("vLLM is installed but cannot be imported (x)"))
-    decision = engines.choose(AUTO, Precision.FP16)
+    decision = engines.choose(AUTO, "fp16")
     assert decision.name == "transformers"
     assert "cannot be imported" in decision.reason
 
@@ -95,14 +95,14 @@ def test_auto_with_a_vllm_that_does_not_import(pretend: Pretend) -> None:
 def test_vllm_asked_for_where_it_cannot_run(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers")
     with pytest.raises(EngineError, match="AVX-512") as refused:
-        engines.choose(VLLM, Precision.INT4)
+        engines.choose(VLLM, "int4")
     assert "--engine transformers" in refused.value.remedy
 
 
 @pytest.mark.parametrize("choice", [VLLM, TRANSFORMERS])
 def test_what_was_asked_for_is_taken(pretend: Pretend, choice: EngineChoice) -> None:
     pretend("vllm", "torch", "transformers")
-    decision = engines.choose(choice, Precision.FP16)
+    decision = engines.choose(choice, "fp16")
     assert decision.name == choice.value
     assert f"--engine {choice.value}" in decision.reason
 
@@ -116,14 +116,14 @@ def test_a_missing_engine_names_its_install_command(
 ) -> None:
     pretend(*installed)
     with pytest.raises(MissingPackageError, match=f"'{missing}'") as refused:
-        engines.choose(choice, Precision.FP16)
+        engines.choose(choice, "fp16")
     assert 'pip install "slim-eval[all]"' in refused.value.remedy
 
 
 def test_choosing_by_name_imports_no_engine() -> None:
     script = (
-        "import sys; from slim_eval import engines; from slim_eval.config import EngineChoice, Precision;"
-        "engines.choose(EngineChoice.TRANSFORMERS, Precision.INT4);"
+        "import sys; from slim_eval import engines; from slim_eval.config import EngineChoice;"
+        "engines.choose(EngineChoice.TRANSFORMERS, 'int4');"
         "print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

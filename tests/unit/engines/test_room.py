@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from slim_eval import environment, quantization
-from slim_eval.config import EngineConfig, Precision
+from slim_eval.config import EngineConfig
 from slim_eval.engines import LoadRequest, room, transformers, vllm
 from slim_eval.engines.memory import served_bytes, unpacked_bytes
 from slim_eval.engines.vllm import VllmPlatform
 from slim_eval.errors import EngineError, QuantizationError
-from slim_eval.models import ModelSource
-from slim_eval.utils import GIB
+from slim_eval.models.source import ModelSource
+from slim_eval.quantization import llmcompressor
+from slim_eval.utils import GIB, environment
 from tests.standins.nvml import UUIDS, StandInGpu, build
 from tests.standins.nvml import environment as surroundings
 from tests.standins.tiny_models import make_checkpoint
-from tests.unit.test_models import write_safetensors
+from tests.unit.models.test_source import write_safetensors
 
 ROOT = Path(__file__).parents[3]
 
@@ -197,10 +197,10 @@ def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypat
 
 def test_quantization_loads_nothing_without_room(free: Any, checkpoint: Path, tmp_path: Path) -> None:
     source = ModelSource(name="tiny", kind="local", config_dir=checkpoint, path=checkpoint)
-    request = quantization.QuantizeRequest(source=source, precision=Precision.INT8, directory=tmp_path)
+    request = llmcompressor.QuantizeRequest(source=source, precision="int8", directory=tmp_path)
     free(0.1)
     with pytest.raises(QuantizationError, match=r"needs about 0\.5 GiB of memory .*0\.1 GiB are free"):
-        quantization.quantize(request, lambda text: pytest.fail(f"it went on to: {text}"))
+        llmcompressor.quantize(request, lambda text: pytest.fail(f"it went on to: {text}"))
     assert list(tmp_path.iterdir()) == []
 
 

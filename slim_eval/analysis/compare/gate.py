@@ -1,0 +1,177 @@
+"""`--fail-if`: conditions on a comparison that hold beyond doubt, do not hold, or cannot be decided.
+
+A condition is ``METRIC OPERATOR VALUE UNIT``:
+
+- ``tpot_s>5%``: B's TPOT is more than 5 % above A's; any metric of `metrics.METRICS`;
+- ``tpot_s>20ms``: B's own TPOT, in the metric's unit or one beside it (ms, s, J, W, MiB, GiB);
+- ``mmlu_drop>1pp``: B is more than 1 percentage point worse than A on the items of a task; ``%``: of A's accuracy;
+- ``mmlu_flips>5%``: more than 5 % of B's answers changed from right to wrong or back.
+
+It is decided by the 95 % interval: it holds if all of the interval fulfils it, does not hold if none of it does, and
+otherwise cannot be decided. What has no interval and is not exact cannot be decided at all.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from slim_eval import stats
+from slim_eval.analysis.compare.metrics import BY_KEY
+from slim_eval.analysis.compare.variants import Ends, MetricComparison, VariantComparison, Verdict
+from slim_eval.errors import UsageError
+from slim_eval.results.records import PairedTask
+from slim_eval.utils import did_you_mean
+
+_PATTERN = re.compile(r"\s*([\w.\-/]+?)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+_EXAMPLE = 'write it as "mmlu_drop>1pp" or "tpot_s>5%"'
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+}  # fmt: skip
+
+#: Ending of a metric's key -> units it may be given in, with the factor to the metric's own.
+_UNITS: dict[str, dict[str, float]] = {
+    "_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
+    "_mb": {"MiB": 1.0, "MB": 1.0, "GiB": 1024.0, "GB": 1024.0},
+    "_gb": {"GiB": 1.0, "GB": 1.0, "MiB": 1 / 1024, "MB": 1 / 1024},
+    "_watts": {"W": 1.0, "kW": 1e3},
+    "_token": {"J": 1.0, "mJ": 1e-3},
+    "_j": {"J": 1.0, "kJ": 1e3},
+    "_joules": {"J": 1.0, "kJ": 1e3},
+    "_second": {"tok/s": 1.0},
+}
+#: What can be asked of a task, by the ending of the condition's name -> units with their factor to shares.
+_TASK_UNITS = {"_drop": ("pp", "%"), "_flips": ("%",)}
+
+
+class Decision(str, Enum):
+    """What becomes of a condition."""
+
+    HOLDS = "holds"
+    DOES_NOT_HOLD = "does not hold"
+    UNDECIDED = "cannot be decided"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition, as parsed. `task` is set where it is about a task, `name` is then ``_drop`` or ``_flips``."""
+
+    text: str
+    name: str
+    compare: str
+    value: float
+    unit: str
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A condition on one pair of variants: the decision, why, in words, and which pair where there are several."""
+
+    condition: Condition
+    decision: Decision
+    reason: str
+    where: str = ""
+
+
+def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
+    """Read conditions.
+
+    Args:
+        texts: As given on the command line.
+        tasks: Tasks that the variants have.
+
+    Raises:
+        UsageError: A condition is malformed, or its metric or unit is unknown; the nearest names are shown.
+    """
+    return [_parse(text, tasks) for text in texts]
+
+
+def _parse(text: str, tasks: Sequence[str]) -> Condition:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--fail-if {text!r}: is no condition", _EXAMPLE)
+    name, compare, value, unit = match.groups()
+    if not math.isfinite(float(value)):
+        raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
+    if name in BY_KEY:
+        _check_unit(text, unit, ["%", *_units_of(name)], optional=not _units_of(name))
+        return Condition(text, name, compare, float(value), unit)
+    for ending, units in _TASK_UNITS.items():
+        task = name.removesuffix(ending)
+        if name.endswith(ending) and task in tasks:
+            _check_unit(text, unit, units)
+            return Condition(text, ending, compare, float(value), unit, task)
+    known = [*BY_KEY, *(f"{task}{ending}" for task in tasks for ending in _TASK_UNITS)]
+    raise UsageError(
+        f"--fail-if {text!r}: unknown metric {name!r}", did_you_mean(name, known) or f"known: {', '.join(known)}"
+    )
+
+
+def _check_unit(text: str, unit: str, known: Sequence[str], *, optional: bool = False) -> None:
+    if unit in known or (optional and not unit):
+        return
+    what = f"unknown unit {unit!r}" if unit else "no unit"
+    raise UsageError(f"--fail-if {text!r}: {what}", f"known here: {', '.join(known)}")
+
+
+def _units_of(key: str) -> dict[str, float]:
+    return next((units for ending, units in _UNITS.items() if key.endswith(ending)), {})
+
+
+def decide(condition: Condition, comparison: VariantComparison) -> Outcome:
+    """Decide one condition on one pair of variants."""
+    if condition.task is not None:
+        task = next((task.paired for task in comparison.tasks if task.paired.task == condition.task), None)
+        interval, doubt = _task_interval(condition, task)
+    else:
+        metric = next((made for made in comparison.metrics if made.metric.key == condition.name), None)
+        interval, doubt = _metric_interval(condition, metric)
+    if interval is None:
+        return Outcome(condition, Decision.UNDECIDED, doubt)
+    low, high = interval
+    holds = _OPERATORS[condition.compare]
+    shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g} {condition.unit} (95 %)"
+    met = {holds(low, condition.value), holds(high, condition.value)}
+    if met == {True}:
+        return Outcome(condition, Decision.HOLDS, shown)
+    return Outcome(condition, Decision.DOES_NOT_HOLD if met == {False} else Decision.UNDECIDED, shown)
+
+
+def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Ends | None, str]:
+    """The interval of what a condition is about, in the condition's unit; or None and why."""
+    if made is None or made.b is None:
+        return None, "not measured"
+    if condition.unit == "%":
+        if made.verdict is Verdict.CONFOUNDED or made.interval is None:
+            return None, made.reason or made.verdict.value
+        return ((made.interval[0] - 1) * 100, (made.interval[1] - 1) * 100), ""
+    factor = _units_of(condition.name).get(condition.unit, 1.0)
+    own = made.b_interval or ((made.b, made.b) if made.metric.exact else None)
+    return (None, "no interval") if own is None else ((own[0] / factor, own[1] / factor), "")
+
+
+def _flips_interval(task: PairedTask) -> tuple[Ends | None, str]:
+    if task.lost is None or task.gained is None or not task.num_items:
+        return None, "the scores are graded"
+    found = stats.wilson_interval(task.lost + task.gained, task.num_items)
+    return (found.low * 100, found.high * 100), ""
+
+
+def _task_interval(condition: Condition, task: PairedTask | None) -> tuple[Ends | None, str]:
+    if task is None or task.refused is not None:
+        return None, "not measured" if task is None else (task.refused or "")
+    if condition.name == "_flips":
+        return _flips_interval(task)
+    if task.interval_pp is None:
+        return None, "no interval"
+    if condition.unit == "pp":
+        return task.interval_pp, ""
+    if not task.baseline_accuracy:
+        return None, "A's accuracy is 0"
+    low, high = (end / task.baseline_accuracy for end in task.interval_pp)
+    return (low, high), ""

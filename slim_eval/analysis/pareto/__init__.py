@@ -1,0 +1,1 @@
+"""Pareto frontiers: objectives, dominance and hypervolume."""

@@ -1,0 +1,1 @@
+"""Which variant to deploy, and with what confidence."""

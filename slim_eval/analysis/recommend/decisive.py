@@ -1,0 +1,177 @@
+"""The one measurement that could change a recommendation.
+
+In this order:
+
+1. A constraint that was not measured, on a configuration that would win by the objective.
+2. The measured value whose uncertainty decides the winner of the largest share of the resamples: of those draws in
+   which the winner becomes another one as that value alone is held at what was measured.
+3. An objective that was not measured, on a configuration that breaks no constraint.
+4. Of the values without an interval, the one whose smallest relative change would change the pick.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from slim_eval.analysis.pareto.dominance import Floats
+from slim_eval.analysis.recommend.advice import Candidate, Check, CheckState, Decisive, Lack, Ranking, Reading
+from slim_eval.analysis.recommend.candidates import is_energy
+from slim_eval.analysis.recommend.contest import Contest
+from slim_eval.analysis.recommend.wishes import CERTAIN, is_task, label, said
+
+# A value that decides a smaller share of the resamples is not worth a measurement.
+_LEAST_SHARE = 0.005
+# Draws x values held x rows, so that many close rivals take a second or two; but never fewer draws than these.
+_WORK, _MIN_DRAWS = 2e7, 500
+
+
+def decisive_measurement(contest: Contest, ranking: Ranking, draws: Floats | None) -> Decisive | None:
+    """The one measurement that could change the answer; None where nothing would, within what is known.
+
+    Args:
+        contest: The setting that gives the answer.
+        ranking: Its ranking.
+        draws: Resamples, ``(draws, n, k)``; None where no uncertainty is known.
+    """
+    return (
+        _constraint_not_measured(contest, ranking)
+        or (None if draws is None else _too_uncertain(contest, ranking, draws))
+        or _objective_not_measured(ranking)
+        or _without_interval(contest, ranking)
+    )
+
+
+def _constraint_not_measured(contest: Contest, ranking: Ranking) -> Decisive | None:
+    scores = contest.scores(contest.numbers(contest.point))[0]
+    to_beat = -math.inf if ranking.pick is None else scores[ranking.pick.place]
+    rivals = [
+        candidate
+        for candidate in ranking.candidates
+        if _lacking(candidate)
+        and not _broken(candidate)
+        and all(reading.value is not None for reading in candidate.objectives)
+        and scores[candidate.place] > to_beat
+    ]
+    if not rivals:
+        return None
+    rival = max(rivals, key=lambda candidate: scores[candidate.place])
+    missing = _lacking(rival)
+    what = (
+        f"{' and the '.join(label(check.reading.key) for check in missing)} of {rival.name} ({'; '.join(rival.lacks)})"
+    )
+    limits = " and ".join(str(check.constraint) for check in missing)
+    text = f"Measure the {what}: with {_shown(rival)} it would be the pick if it has {limits}."
+    return Decisive(rival.name, missing[0].reading.key, Lack.MEASUREMENT, None, None, text)
+
+
+def _too_uncertain(contest: Contest, ranking: Ranking, draws: Floats) -> Decisive | None:
+    """Of those that win now and then; the others decide nothing, and there may be very many."""
+    close = [c.place for c in ranking.running if c is ranking.pick or (c.wins or 0) >= _LEAST_SHARE]
+    rows = contest.relevant(close, draws)
+    small, running = contest.among(rows), range(len(close))
+    inputs = small.uncertain(range(len(rows)))
+    count = max(_MIN_DRAWS, int(_WORK / max(len(inputs) * len(rows), 1)))
+    held = draws[:count, rows]
+    winners = small.winners(held, running)
+    best: tuple[float, int, str] | None = None
+    for index, key in inputs:
+        column = small.field.columns.index(key)
+        drawn = held[:, index, column].copy()
+        held[:, index, column] = small.field.values[index, column]
+        decided = float(np.mean((small.winners(held, running) != winners).any(axis=1)))
+        held[:, index, column] = drawn
+        if best is None or decided > best[0]:
+            best = decided, index, key
+    if best is None or best[0] < _LEAST_SHARE:
+        return None
+    decided, index, key = best
+    name = f"{small.field.rows[index]['name']} {small.field.rows[index]['precision']}"
+    text = (
+        f"Measure the {label(key)} of {name} more precisely, {_how(key)}: its uncertainty alone decides the winner of "
+        f"{decided * 100:.2g} % of the resamples."
+    )
+    return Decisive(name, key, Lack.PRECISION, decided, None, text)
+
+
+def _objective_not_measured(ranking: Ranking) -> Decisive | None:
+    for candidate in ranking.candidates:
+        missing = [reading.key for reading in candidate.objectives if reading.value is None]
+        if missing and not _broken(candidate):
+            text = f"Measure the {label(missing[0])} of {candidate.name}: without it, it could not be compared."
+            return Decisive(candidate.name, missing[0], Lack.MEASUREMENT, None, None, text)
+    return None
+
+
+def _without_interval(contest: Contest, ranking: Ranking) -> Decisive | None:
+    """The closest call among values of which no uncertainty is known."""
+    pick = ranking.pick
+    scores = contest.scores(contest.numbers(contest.point))[0]
+    calls: list[Decisive] = []
+    for candidate in ranking.candidates:
+        if candidate is pick:
+            calls += [_at_limit(candidate, check, "out") for check in candidate.checks if _is_open(check)]
+        elif candidate.excluded is None and candidate.keeps_all and pick is not None:
+            calls += _overtaking(contest, pick, candidate, float(scores[pick.place] - scores[candidate.place]))
+        elif candidate.excluded is not None and len(_broken(candidate)) == 1 and not _lacking(candidate):
+            check = _broken(candidate)[0]
+            if _is_open(check) and (pick is None or scores[candidate.place] > scores[pick.place]):
+                calls.append(_at_limit(candidate, check, "the pick"))
+    return min(calls, key=lambda call: abs(math.log1p(call.change or 0.0)), default=None)
+
+
+def _at_limit(candidate: Candidate, check: Check, then: str) -> Decisive:
+    """A value that, beyond a limit (`then` is "out") or within it, would change the pick."""
+    key, limit = check.reading.key, check.constraint.limit
+    beyond, within = ("above", "down to") if check.constraint.at_most else ("below", "from")
+    side = beyond if then == "out" else within
+    text = (
+        f"Measure the {label(key)} of {candidate.name} with an interval: it is {said(key, check.reading.value or 0)}, "
+        f"and {side} {said(key, limit)} it would be {then}."
+    )
+    return Decisive(candidate.name, key, Lack.INTERVAL, None, limit / (check.reading.value or 1) - 1, text)
+
+
+def _overtaking(contest: Contest, pick: Candidate, rival: Candidate, gap: float) -> list[Decisive]:
+    """What one value of a rival would have to be for it to win: of the part in which it trails most."""
+    trails: list[tuple[float, Reading, bool]] = []
+    for objective, own, best in zip(contest.objectives, rival.objectives, pick.objectives, strict=True):
+        if own.value and best.value and own.low is None and objective.key not in CERTAIN:
+            lead = best.value / own.value
+            trails.append((lead if objective.maximise else 1 / lead, own, objective.maximise))
+    if not trails:
+        return []
+    lead, own, maximise = max(trails, key=lambda trail: trail[0])
+    # One of several parts has to make up for the whole gap between the means of the logarithms.
+    factor = lead if len(contest.objectives) == 1 else math.exp(gap * len(contest.objectives))
+    change = (factor if maximise else 1 / factor) - 1
+    value = own.value or 0.0
+    text = (
+        f"Measure the {label(own.key)} of {rival.name} and {pick.name} with intervals: were it "
+        f"{said(own.key, value * (1 + change))} for {rival.name}, not {said(own.key, value)}, that would be the pick."
+    )
+    return [Decisive(rival.name, own.key, Lack.INTERVAL, None, change, text)]
+
+
+def _lacking(candidate: Candidate) -> list[Check]:
+    return [check for check in candidate.checks if check.state is CheckState.NOT_MEASURED]
+
+
+def _broken(candidate: Candidate) -> list[Check]:
+    return [check for check in candidate.checks if check.state is CheckState.VIOLATED]
+
+
+def _is_open(check: Check) -> bool:
+    """Whether a value could turn out otherwise and nothing says by how much."""
+    return bool(check.reading.value) and check.reading.low is None and check.reading.key not in CERTAIN
+
+
+def _shown(candidate: Candidate) -> str:
+    return ", ".join(f"{label(r.key)} {said(r.key, r.value)}" for r in candidate.objectives if r.value is not None)
+
+
+def _how(key: str) -> str:
+    if is_task(key):
+        return "on more items"
+    return f"over more requests ({'--energy-sample-runs' if is_energy(key) else '--num-runs'})"

@@ -1,0 +1,1 @@
+"""The benchmarks: one kind of measurement each, on a loaded engine."""

@@ -1,0 +1,1 @@
+"""Running a plan: planning, resuming, workers and their executor, progress, tracking."""

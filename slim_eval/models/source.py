@@ -1,0 +1,392 @@
+"""Where a model comes from, and what its checkpoint says of itself, without torch or transformers.
+
+A model is named in one of three ways: ``demo`` (the embedded one), a local folder, or a hub id. `resolve` finds out
+in seconds whether it can be had at all; `fetching` brings its files; `describe` reads its configuration and the headers
+of its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slim_eval.errors import UsageError
+from slim_eval.models.hub import http_errors, hub_errors
+from slim_eval.schemes import is_quantized
+from slim_eval.utils import MIB, bounded, files_hash
+
+#: The name of the embedded model.
+DEMO = "demo"
+CONFIG_FILE = "config.json"
+_INDEX_FILE = "model.safetensors.index.json"
+
+#: What a checkpoint needs, and what there may be in place of safetensors: weights that are pickled.
+WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
+PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+
+#: The remedy where a model has no other weights.
+ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
+_HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
+_SAMPLE_BLOCKS = 64
+_MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_FLOAT_PREFIXES = ("F", "BF")
+_DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16"}
+
+
+#: Tensor name -> (dtype as safetensors names it, shape).
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSource(_Frozen):
+    """A model that exists.
+
+    Attributes:
+        name: As the user gave it.
+        kind: Embedded, a local folder, or on the hub.
+        config_dir: Folder with ``config.json``; for the hub it may hold nothing else yet.
+        path: Folder with the whole checkpoint; None until it is fetched, and converted where its weights are pickled.
+        pickled: Folder with pickled weights that are to be converted; None where there are none.
+        revision: Commit on the hub; None where the model is not from there.
+    """
+
+    name: str
+    kind: Literal["demo", "local", "hub"]
+    config_dir: Path
+    path: Path | None = None
+    pickled: Path | None = None
+    revision: str | None = None
+
+
+class ConfigFacts(_Frozen):
+    """What ``config.json`` says.
+
+    Attributes:
+        architecture: First class name it lists; None where it lists none.
+        model_type: Its family, e.g. ``llama``.
+        dtype: The 16-bit dtype to serve: float16 where the model says so, else bfloat16 (also for a float32 model).
+        dtype_stated: Whether the configuration names a dtype at all.
+        max_position_embeddings: Context window in tokens; None where it is not stated.
+        tied_embeddings: Whether it says that input and output embeddings are one tensor.
+        quantization: Format of an already quantized checkpoint, e.g. ``awq``; None for a plain one.
+        attention_layers: Layers that keep keys and values; as the two below None where that is not stated.
+        kv_heads: Key-value heads a layer.
+        head_size: Elements a head.
+    """
+
+    architecture: str | None
+    model_type: str | None
+    dtype: str
+    dtype_stated: bool
+    max_position_embeddings: int | None
+    tied_embeddings: bool
+    quantization: str | None
+    attention_layers: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the checkpoint holds quantized weights."""
+        return self.quantization is not None
+
+
+class CheckpointFacts(ConfigFacts):
+    """What a whole checkpoint says.
+
+    Attributes:
+        num_parameters: Tied ones counted once; None for a quantized checkpoint, whose tensors are packed.
+        weight_bytes: Of the weight files on disk.
+    """
+
+    num_parameters: int | None
+    weight_bytes: int
+
+
+def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> ModelSource:
+    """Find a model; of one on the hub only ``config.json`` is fetched.
+
+    Args:
+        name: ``demo``, a folder, or a hub id such as ``org/name``.
+        revision: Branch, tag or commit; only hub models have one.
+        allow_pickle: Whether a folder may hold pickled weights alone.
+
+    Raises:
+        UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
+        HubError: No such model, no access to it, or no hub.
+    """
+    if name == DEMO:
+        from slim_eval import demo
+
+        return _local(name, "demo", demo.MODEL_DIR)
+    if is_path(name):
+        source = _local(name, "local", Path(name).expanduser())
+        pickled = allow_pickle and not has_safetensors(source.config_dir) and pickled_files(source.config_dir)
+        return source.model_copy(update={"path": None, "pickled": source.config_dir}) if pickled else source
+    with hub_errors(name, revision):
+        config = _hub_config(name, revision)
+    # The cache's layout is public: snapshots/{commit}/{file}.
+    return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether a checkpoint has weights in the safetensors format."""
+    return (folder / _INDEX_FILE).exists() or bool(_safetensors(folder))
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The files of weights, without those of an adapter and second copies in another layout."""
+    return sorted(
+        path for path in folder.glob("*.safetensors") if not path.name.startswith(("consolidated", "adapter_"))
+    )
+
+
+def pickled_files(folder: Path) -> list[Path]:
+    """The pickled weight files of a checkpoint, sorted by name; those of optimisers and adapters are none."""
+    return sorted(path for pattern in PICKLED if pattern.endswith(".bin") for path in folder.glob(pattern))
+
+
+def describe_config(folder: Path) -> ConfigFacts:
+    """Read ``config.json``.
+
+    Raises:
+        UsageError: It is missing, not a JSON object, or its values are not of the kinds that Transformers writes.
+    """
+    config = _read_json(folder / CONFIG_FILE)
+    try:
+        return _config_facts(config)
+    except (AttributeError, TypeError, LookupError, ValidationError) as error:
+        raise UsageError(
+            f"{folder / CONFIG_FILE}: is not a model's configuration", "download the model again"
+        ) from error
+
+
+def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
+    text = config.get("text_config") or {}
+    stated = _first((text, config), ("dtype", "torch_dtype"))
+    quantization = _first((config, text), ("quantization_config", "compression_config"))
+    architectures = config.get("architectures") or [None]
+    return ConfigFacts(
+        architecture=architectures[0],
+        model_type=config.get("model_type"),
+        dtype=_DTYPES.get(str(stated).removeprefix("torch."), "bfloat16"),
+        dtype_stated=stated is not None,
+        max_position_embeddings=_first((text, config), _MAX_POSITION_KEYS),
+        tied_embeddings=bool(_first((config, text), ("tie_word_embeddings",))),
+        quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
+        **_attention({**config, **text}),
+    )
+
+
+def _attention(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of the KV cache; nothing for a model that compresses keys and values, as DeepSeek's do."""
+    if config.get("kv_lora_rank") is not None:
+        return {}
+    kinds = config.get("layer_types")
+    attentive = [kind for kind in kinds or () if "attention" in str(kind) and "linear" not in str(kind)]
+    heads, width = _count_of(config, "num_attention_heads", "n_head"), _count_of(config, "hidden_size", "n_embd")
+    return {
+        "attention_layers": len(attentive) if kinds else _count_of(config, "num_hidden_layers", "n_layer"),
+        "kv_heads": heads if config.get("num_key_value_heads") is None else _count_of(config, "num_key_value_heads"),
+        "head_size": _count_of(config, "head_dim") or (width // heads if width and heads else None),
+    }
+
+
+def _count_of(config: Mapping[str, Any], *keys: str) -> int | None:
+    """A number of the configuration; None where it is missing or, as in some models, differs from layer to layer."""
+    value = _first((config,), keys)
+    return value if isinstance(value, int) else None
+
+
+def describe(folder: Path) -> CheckpointFacts:
+    """Read a checkpoint's configuration and the headers of its weight files; no weight is loaded.
+
+    Raises:
+        UsageError: A file is missing, truncated, or not what its name says.
+    """
+    facts = describe_config(folder)
+    files = weight_files(folder)
+    tensors: Tensors = {}
+    for file in files:
+        tensors.update(read_header(file))
+    values = facts.model_dump()
+    if not facts.dtype_stated and any(kind == "F16" for kind, _ in tensors.values()):
+        values["dtype"] = "float16"
+    return CheckpointFacts(
+        **values,
+        num_parameters=None if facts.is_quantized else _count(tensors, facts.tied_embeddings),
+        weight_bytes=sum(file.stat().st_size for file in files),
+    )
+
+
+def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
+    """Refuse to quantize what is quantized already.
+
+    Raises:
+        UsageError: `precision` is made by quantization and the checkpoint is not a plain one.
+    """
+    if is_quantized(precision) and facts.is_quantized:
+        raise UsageError(
+            f"model {source.name!r} is already quantized ({facts.quantization}): no {precision} from it",
+            "give the unquantized model, or measure this checkpoint as it is with --precision fp16",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sorted by name: those its index lists, else those there.
+
+    Raises:
+        UsageError: There are none, or one that the index lists is missing.
+    """
+    index = folder / _INDEX_FILE
+    if index.exists():
+        names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise UsageError(
+                f"{folder}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
+                "download the model again",
+            )
+        files = [folder / name for name in names]
+    else:
+        files = _safetensors(folder)
+    if not files:
+        raise UsageError(
+            f"{folder}: no weights in the safetensors format",
+            ALLOW_PICKLE if pickled_files(folder) else "give the folder of a whole checkpoint",
+        )
+    return files
+
+
+def read_header(file: Path) -> Tensors:
+    """Tensor name -> (dtype as safetensors names it, shape) of one safetensors file.
+
+    Raises:
+        UsageError: The file is truncated or not a safetensors file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= _HEADER_LIMIT:
+            raise UsageError(f"{file}: not a safetensors file", "if it is a git-lfs pointer, run `git lfs pull`")
+        text = stream.read(length)
+    try:
+        header = bounded.parse(text.decode())
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        raise UsageError(f"{file}: its header is broken or cut off", "download the model again") from error
+    if 8 + length + end != size:
+        raise UsageError(
+            f"{file}: holds {size} bytes, its header promises {8 + length + end}",
+            "it is cut off: download the model again",
+        )
+    return tensors
+
+
+def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the floating-point tensors that are parameters; tied ones once.
+
+    Masks and position ids that old checkpoints store are none.
+    """
+    has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
+    return {
+        name: shape
+        for name, (kind, shape) in tensors.items()
+        if kind.startswith(_FLOAT_PREFIXES)
+        and not name.endswith("inv_freq")
+        and not (tied and has_embedding and name.endswith("lm_head.weight"))
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the configuration and the weights of a local checkpoint.
+
+    Files up to 64 MiB are read whole; of larger ones 64 blocks of 1 MiB at even distances, which tells two trained
+    states apart without reading hundreds of gigabytes.
+    """
+    digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
+    for file in weight_files(folder) if has_safetensors(folder) else pickled_files(folder):
+        size = file.stat().st_size
+        digest.update(f"\0{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= _SAMPLE_BLOCKS * MIB:
+                digest.update(stream.read())
+                continue
+            for block in range(_SAMPLE_BLOCKS):
+                stream.seek(block * (size - MIB) // (_SAMPLE_BLOCKS - 1))
+                digest.update(stream.read(MIB))
+    return digest.hexdigest()
+
+
+def _hub_config(name: str, revision: str | None) -> Path:
+    """``config.json`` from the hub, or from the cache where the hub gives none."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    try:
+        # Asked once, without the half minute of retries that a download makes before it gives up.
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE, revision=revision))
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
+        raise
+    except http_errors():
+        cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
+        if not isinstance(cached, str):
+            raise
+        return Path(cached)
+    return Path(hf_hub_download(name, CONFIG_FILE, revision=revision))
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name means a folder of this machine and no hub id."""
+    try:
+        return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
+    except OSError:  # longer than any name of a file
+        return False
+
+
+def small_files_hash(folder: Path) -> str:
+    """SHA-256 of what a local checkpoint holds besides its weights: tokenizer, chat template, code."""
+    wanted = [pattern for pattern in WANTED if pattern != "*.safetensors"]
+    return files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
+
+
+def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSource:
+    try:
+        there = (folder / CONFIG_FILE).is_file()
+        what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    except OSError as error:
+        there, what = False, f"cannot be looked at ({error.strerror})"
+    if not there:
+        raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
+    return ModelSource(name=name, kind=kind, config_dir=folder.resolve(), path=folder.resolve())
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = bounded.read_json(file)
+    except (OSError, ValueError) as error:
+        reason = f" ({error})" if isinstance(error, bounded.LimitError) else ""
+        raise UsageError(f"{file}: not readable as JSON{reason}", "download the model again") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: holds no JSON object", "download the model again")
+    return content
+
+
+def _first(mappings: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> Any:
+    """The first value that is not null, mapping by mapping."""
+    return next((m[key] for m in mappings for key in keys if m.get(key) is not None), None)
+
+
+def _count(tensors: Tensors, tied: bool) -> int:
+    """Floating-point elements of what is a parameter."""
+    return sum(math.prod(shape) for shape in parameters(tensors, tied).values())

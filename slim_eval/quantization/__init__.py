@@ -1,0 +1,1 @@
+"""Quantization: schemes, calibration data, llm-compressor, and the cache of quantized checkpoints."""

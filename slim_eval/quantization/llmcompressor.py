@@ -1,0 +1,327 @@
+"""Makes int8 and int4 checkpoints: GPTQ through llm-compressor's one-shot, checked, then published under its name."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from slim_eval.engines import room
+from slim_eval.engines.memory import served_bytes
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError, QuantizationError, UsageError
+from slim_eval.models import loading
+from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
+from slim_eval.quantization.cache import (
+    QuantizationRecord,
+    QuantizedCheckpoint,
+    QuantizeRequest,
+    cached,
+    checkpoint_directory,
+    copy_small_files,
+    new_checkpoint,
+    recipe_of,
+    recipe_record,
+    recover,
+    settings,
+    write_record,
+)
+from slim_eval.quantization.calibration import Calibration, load_texts
+from slim_eval.schemes import Recipe
+
+__all__ = [
+    "QuantizeRequest",
+    "QuantizedCheckpoint",
+    "cached",
+    "checkpoint_directory",
+    "quantize",
+]
+
+Progress = Callable[[int, int, str], None]
+Stage = Callable[[str], None]
+
+_PACKAGES = ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch")
+_LIBRARIES_GB = 0.5  # of memory, that torch and llm-compressor take before a model is loaded
+_PROMPT_TOKENS = 8  # of the check that a new checkpoint generates
+
+
+def quantize(
+    request: QuantizeRequest,
+    stage: Stage = lambda text: None,
+    progress: Progress = lambda done, total, unit: None,
+) -> QuantizedCheckpoint:
+    """Return the checkpoint asked for: from the cache, or made now.
+
+    Args:
+        request: What is wanted; `request.source` must have been fetched.
+        stage: Told what is being done, in a few words.
+        progress: Told how many of all layers are quantized.
+
+    Raises:
+        UsageError: The cache holds one made with other settings, or the model is quantized already.
+        QuantizationError: No checkpoint came out that loads and generates.
+        MissingPackageError: llm-compressor is not installed.
+    """
+    final = checkpoint_directory(request)
+    recover(final)
+    if (found := cached(request)) is not None:
+        return found
+    if request.source.path is None:
+        raise UsageError(f"model {request.source.name!r} has not been fetched", "fetch it before it is quantized")
+    facts = describe(request.source.path)
+    require_plain(request.source, facts, request.precision)
+    with new_checkpoint(final) as folder:
+        record = _make(request, facts, folder, stage, progress)
+        write_record(folder, record)
+    return QuantizedCheckpoint(path=final, record=record, reused=False, notes=record.notes)
+
+
+def _make(
+    request: QuantizeRequest, facts: CheckpointFacts, folder: Path, stage: Stage, progress: Progress
+) -> QuantizationRecord:
+    """Quantize into `folder` and check what came out."""
+    started = datetime.now(timezone.utc)
+    recipe = recipe_of(request.precision)
+    asked = settings(request)
+    _require_memory(request)
+    stage("loading the model")
+    model, tokenizer = _load(request, facts)
+    layers = _layers(model, recipe)
+    _refuse_unfit(request, model, layers, recipe)
+    stage("loading calibration data")
+    length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
+    config = request.config.model_copy(update={"max_sequence_length": length})
+    calibration = load_texts(config, tokenizer, request.seed)
+    stage(f"{recipe.name} on {len(calibration.token_ids)} samples")
+    warnings = _gptq(model, tokenizer, calibration, recipe, _Counter(len(layers), progress))
+    stage("writing the checkpoint")
+    _save(request, model, tokenizer, folder)
+    del model
+    gc.collect()
+    stage("checking the checkpoint")
+    _check(folder, calibration.token_ids[0][:_PROMPT_TOKENS], request.trust_remote_code)
+    finished = datetime.now(timezone.utc)
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    return QuantizationRecord(
+        model=request.source.name,
+        precision=request.precision,
+        scheme=recipe.name,
+        settings=asked,
+        recipe=recipe_record(request.precision),
+        calibration={
+            "dataset": request.config.calibration_dataset,
+            "split": asked["calibration_split"],
+            "samples": len(calibration.token_ids),
+            "tokens": calibration.num_tokens,
+            "max_sequence_length": length,
+            "seed": request.seed,
+            "sha256": calibration.sha256,
+        },
+        dtype=facts.dtype,
+        num_parameters=facts.num_parameters,
+        source_bytes=facts.weight_bytes,
+        bytes_on_disk=size,
+        bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
+        weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
+        versions=_versions(),
+        started=started.isoformat(timespec="seconds"),
+        finished=finished.isoformat(timespec="seconds"),
+        duration_s=(finished - started).total_seconds(),
+        notes=(*calibration.notes, *warnings),
+    )
+
+
+def _require_memory(request: QuantizeRequest) -> None:
+    """Refuse a model that the machine's memory cannot hold in 16 bit, GPU or not."""
+    assert request.source.path is not None
+    try:
+        room.require_in_ram(served_bytes(request.source.path), _LIBRARIES_GB)
+    except EngineError as error:
+        raise QuantizationError(error.cause, "end other programs, or quantize on a machine with more memory") from error
+
+
+def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
+    """The model in its 16-bit dtype on the CPU (llm-compressor moves it layer by layer), and its tokenizer."""
+    try:
+        import llmcompressor  # noqa: F401  # asked for first: without it, loading would be for nothing
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
+    except ImportError as error:
+        versions = ", ".join(f"{package} {version}" for package, version in _versions().items())
+        raise QuantizationError(f"these do not go together: {versions} ({loading.reason(error)})", INSTALL) from error
+    set_seed(request.seed)
+    options = {"trust_remote_code": request.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(request.source.path, **options)
+        dtype = getattr(torch, facts.dtype)
+        model = AutoModelForCausalLM.from_pretrained(request.source.path, dtype=dtype, **options)
+    except loading.FAILURES as error:
+        raise QuantizationError(
+            f"model {request.source.name!r} cannot be loaded: {loading.reason(error)}", loading.remedy(error)
+        ) from error
+    model.eval()
+    return model, tokenizer
+
+
+def _layers(model: Any, recipe: Recipe) -> dict[str, Any]:
+    """The layers that the recipe quantizes, by name."""
+    patterns = [re.compile(name.removeprefix("re:")) for name in recipe.ignore]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module).__name__ in recipe.targets and not any(pattern.match(name) for pattern in patterns)
+    }
+
+
+def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], recipe: Recipe) -> None:
+    """Find out before hours of calibration what cannot work."""
+    import torch
+
+    name = request.source.name
+    if not layers:
+        raise QuantizationError(f"model {name!r} has no {' or '.join(recipe.targets)} layer to quantize")
+    for parameter, values in model.named_parameters():
+        if not bool(torch.isfinite(values).all()):
+            raise QuantizationError(
+                f"model {name!r}: weight {parameter} holds NaN or infinity",
+                "the source checkpoint is broken: download or train it again",
+            )
+    size = recipe.group_size
+    unfit = {layer: m.in_features for layer, m in layers.items() if size and m.in_features % size}
+    if unfit:
+        layer, columns = next(iter(unfit.items()))
+        raise QuantizationError(
+            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers have "
+            f"others, first {layer} with {columns}",
+            "measure this model at fp16 and int8",
+        )
+
+
+class _Counter:
+    """Follows llm-compressor's log: counts the layers it names, keeps what it warns of."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.total, self.done, self.progress = total, 0, progress
+        self.warnings: list[str] = []
+
+    def __call__(self, message: Any) -> None:
+        text = message.record["message"]
+        if text.startswith("Quantizing"):
+            # 0.14: "Quantizing 2 module(s): ['a', 'b']"; before: "Quantizing a using 64 samples".
+            self.done = min(self.total, self.done + (len(re.findall(r"'[^']+'", text)) or 1))
+            self.progress(self.done, self.total, "layers")
+        elif message.record["level"].name == "WARNING" and "hessian" in text.lower():
+            self.warnings.append(" ".join(text.split()))
+
+
+@contextmanager
+def _log_to(counter: _Counter) -> Iterator[None]:
+    """llm-compressor logs to stdout, which belongs to the worker's events: send it to stderr, and to `counter`."""
+    from loguru import logger
+
+    logger.remove()
+    handlers = [logger.add(sys.stderr, level="INFO"), logger.add(counter, level="INFO", format="{message}")]
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.remove(handler)
+
+
+def _gptq(model: Any, tokenizer: Any, calibration: Calibration, recipe: Recipe, counter: _Counter) -> tuple[str, ...]:
+    """Quantize `model` in place; returns what llm-compressor warned of."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+
+    try:
+        from llmcompressor.modifiers.gptq import GPTQModifier
+    except ImportError:  # 0.10 and before
+        from llmcompressor.modifiers.quantization import GPTQModifier
+    rows = {
+        "input_ids": [list(ids) for ids in calibration.token_ids],
+        "attention_mask": [[1] * len(ids) for ids in calibration.token_ids],
+    }
+    modifier = GPTQModifier(targets=list(recipe.targets), scheme=recipe.scheme, ignore=list(recipe.ignore))
+    with _log_to(counter):
+        try:
+            oneshot(
+                model=model,
+                processor=tokenizer,
+                recipe=modifier,
+                dataset=Dataset.from_dict(rows),
+                num_calibration_samples=len(calibration.token_ids),
+                max_seq_length=max(map(len, calibration.token_ids)),
+                shuffle_calibration_samples=False,
+                log_dir=None,  # else older versions leave a folder of logs in the working directory
+            )
+        except loading.FAILURES as error:
+            short = "out of memory" in str(error).lower()
+            remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
+            raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
+    return tuple(counter.warnings)
+
+
+def _save(request: QuantizeRequest, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the packed weights, the tokenizer, and what else the source has beside its weights."""
+    loading.save(model, folder, save_compressed=True)
+    tokenizer.save_pretrained(folder)
+    assert request.source.path is not None
+    copy_small_files(request.source.path, folder)
+
+
+def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> None:
+    """Refuse a checkpoint with NaN or infinity in any tensor, or that does not load and generate."""
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    scales = 0
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a dict
+                values = tensors.get_tensor(name)
+                scales += name.endswith("scale")
+                if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
+                    raise QuantizationError(f"quantization made NaN or infinity in {name}", "see the log")
+    if not scales or not describe(folder).is_quantized:
+        raise QuantizationError("llm-compressor ended without quantizing anything", "see the log")
+    try:
+        placed = {"device_map": "auto"} if torch.cuda.is_available() else {}
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, **placed)
+        ids = torch.tensor([prompt], device=model.device)
+        with torch.inference_mode():
+            logits = model(ids).logits
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4, do_sample=False
+            )
+    except loading.FAILURES as error:
+        cause = f"the quantized checkpoint does not run: {loading.reason(error)}"
+        raise QuantizationError(cause, "see the log") from error
+    if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
+        raise QuantizationError("the quantized checkpoint generates nothing finite", "see the log")
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""Results on disk: what a record contains, reading and writing them, and importing those of other tools."""
+
+from slim_eval.results.store import (
+    PAIRED,
+    RUN_LOG,
+    Results,
+    Variant,
+    clear_leftovers,
+    find_results,
+    has_error,
+    has_samples,
+    noise_directory,
+    read_record,
+    read_variant,
+    record_name,
+    record_path,
+    require_writable,
+    variant_directory,
+    write_error,
+    write_noise,
+)
+
+__all__ = [
+    "PAIRED",
+    "RUN_LOG",
+    "Results",
+    "Variant",
+    "clear_leftovers",
+    "find_results",
+    "has_error",
+    "has_samples",
+    "noise_directory",
+    "read_record",
+    "read_variant",
+    "record_name",
+    "record_path",
+    "require_writable",
+    "variant_directory",
+    "write_error",
+    "write_noise",
+]

@@ -1,0 +1,306 @@
+"""What a record holds: one class a file, flat keys, units in their names.
+
+Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results stand in one
+table. A metric that was not measured is ``None``, never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB
+(2**20 bytes), ``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``. Definitions: docs/metrics.md. Where records stand on
+disk: `results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from slim_eval.schemes import SCHEMES
+
+SCHEMA_VERSION = 1
+
+
+class _Model(BaseModel):
+    # Keys of a newer minor schema are kept out, not refused: an old reader still reads what it knows.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Metadata(_Model):
+    """What was measured, with what, where: the head of every record. ``None`` is "not known"."""
+
+    schema_version: int = 0  # 0: a file published before slim-eval had a schema
+    benchmark: str | None = None  # what measured it; records before 0.3 leave it to their file name
+    model: str
+    base_model: str | None = None  # what the model was made from; None where it is its own
+    precision: str  # name of the scheme
+    baseline: str | None = None  # name of the scheme that this variant is compared with; None: the default one
+    quantization_scheme: str | None = None
+    timestamp: str | None = None  # ISO 8601, UTC
+    num_parameters: int | None = None
+    num_parameters_b: float | None = None  # num_parameters / 1e9
+    model_size_gb: float | None = None  # weight files on disk
+    revision: str | None = None  # commit of the model on the hub
+    engine: str | None = None
+    engine_version: str | None = None
+    engine_reason: str | None = None  # why this engine
+    dtype: str | None = None  # of activations, e.g. "bfloat16"
+    kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
+    environment: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    fingerprint: str | None = None  # SHA-256 over measured_with
+    measured_with: dict[str, Any] | None = None  # exactly what the numbers depend on, as `fingerprints` names it
+    stage_duration_s: float | None = None  # wall time of the whole stage, warm-up and all
+    notes: tuple[str, ...] = ()
+
+
+#: Key of a metric -> its 95 % interval, in the metric's own unit.
+Intervals = dict[str, tuple[float, float]]
+
+
+class PerformanceMetrics(_Model):
+    """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
+
+    mean_latency_s: float | None = None
+    median_latency_s: float | None = None
+    p95_latency_s: float | None = None
+    p99_latency_s: float | None = None
+    std_latency_s: float | None = None
+    tokens_per_second: float | None = None  # output tokens / iteration wall time
+    ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
+    median_ttft_s: float | None = None
+    p95_ttft_s: float | None = None
+    p99_ttft_s: float | None = None
+    std_ttft_s: float | None = None
+    tpot_s: float | None = None
+    median_tpot_s: float | None = None
+    p95_tpot_s: float | None = None
+    p99_tpot_s: float | None = None
+    std_tpot_s: float | None = None
+    e2e_latency_s: float | None = None
+    median_e2e_latency_s: float | None = None
+    p95_e2e_latency_s: float | None = None
+    p99_e2e_latency_s: float | None = None
+    std_e2e_latency_s: float | None = None
+    mean_peak_mem_mb: float | None = None
+    mean_avg_mem_mb: float | None = None
+    memory_source: str | None = None  # how the two above were read
+    weights_gb: float | None = None
+    kv_cache_gb: float | None = None
+    kv_cache_tokens: int | None = None
+    kv_cache_bytes_per_token: float | None = None
+    max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
+    concurrency_by_context: dict[int, int] = Field(default_factory=dict)  # tokens a request -> requests that fit
+    max_model_len: int | None = None
+    load_time_s: float | None = None
+    mbu: float | None = None  # model bandwidth utilisation, a share of memory_bandwidth_gb_s
+    memory_bandwidth_gb_s: float | None = None  # of all devices together, 10**9 bytes a second
+    batch_size: int | None = None
+    num_warmup: int | None = None  # requests before the measured ones
+    warmup_stable: bool | None = None  # no drift left in what was measured; None: too few iterations to tell
+    num_runs: int | None = None  # measured requests
+    num_iterations: int | None = None
+    stop_reason: str | None = None  # why no more requests were measured
+    target_ci: float | None = None  # share of the mean that was asked for
+    input_len: int | None = None  # of synthetic prompts
+    intervals: Intervals = Field(default_factory=dict)
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class EnergyMetrics(_Model):
+    """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
+
+    energy_joules: float | None = None  # gross
+    energy_joules_net: float | None = None  # minus idle power x duration
+    energy_kwh: float | None = None
+    joules_per_output_token: float | None = None
+    joules_per_total_token: float | None = None
+    tokens_per_joule: float | None = None  # output tokens
+    energy_per_query_j: float | None = None
+    avg_power_watts: float | None = None
+    min_power_watts: float | None = None
+    max_power_watts: float | None = None
+    std_power_watts: float | None = None
+    idle_power_watts: float | None = None
+    duration_seconds: float | None = None
+    energy_source: str | None = None  # "nvml-counter", "nvml-integral", "codecarbon (…)"; None: not measured
+    energy_joules_counter: float | None = None
+    energy_joules_integral: float | None = None
+    counter_disagreement: float | None = None  # |counter - integral| / counter
+    min_sm_clock_mhz: float | None = None
+    mean_sm_clock_mhz: float | None = None
+    mean_memory_clock_mhz: float | None = None
+    mean_temperature_celsius: float | None = None
+    max_temperature_celsius: float | None = None
+    throttle_reasons: dict[str, float] = Field(default_factory=dict)  # reason -> share of the samples
+    intervals: Intervals = Field(default_factory=dict)
+    devices: tuple[str, ...] = ()  # UUIDs
+    valid: bool | None = None
+    invalid_reasons: tuple[str, ...] = ()
+    batch_size: int | None = None
+    num_runs: int | None = None
+    num_lead_in: int | None = None  # requests before the window opened
+    prompt_tokens: float | None = None  # a request, mean
+    output_tokens: float | None = None  # a request, mean
+
+
+class AccuracyMetrics(_Model):
+    """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
+
+    task: str
+    accuracy: float | None = None
+    metric: str | None = None
+    stderr: float | None = None
+    clustered_stderr: float | None = None  # items of one subtask may succeed and fail together
+    intervals: Intervals = Field(default_factory=dict)
+    num_items: int | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    apply_chat_template: bool | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
+    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
+    task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version
+    task_hashes: dict[str, str] = Field(default_factory=dict)  # (sub)task -> lm-eval's hash of its items
+    duration_seconds: float | None = None
+
+
+class Record(Metadata):
+    """What one benchmark of one variant wrote: the head, and the metrics that a subclass adds."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in its variant: the benchmark, or the task of an accuracy record."""
+        raise NotImplementedError
+
+    @property
+    def is_prequantized(self) -> bool:
+        """Whether the model came quantized: its own method stands in place of its scheme's."""
+        found = SCHEMES.get(self.precision)
+        return (
+            found is not None and not found.is_quantized and self.quantization_scheme not in (None, found.recorded_as)
+        )
+
+
+class PerformanceRecord(PerformanceMetrics, Record):
+    """`performance.json`."""
+
+    @property
+    def name(self) -> str:
+        """``performance``."""
+        return "performance"
+
+
+class EnergyRecord(EnergyMetrics, Record):
+    """`energy.json`."""
+
+    @property
+    def name(self) -> str:
+        """``energy``."""
+        return "energy"
+
+
+class AccuracyRecord(AccuracyMetrics, Record):
+    """`{task}.json`."""
+
+    @property
+    def name(self) -> str:
+        """The task."""
+        return self.task
+
+
+class ErrorRecord(Metadata):
+    """`{name}.error.json`: a stage that made no number."""
+
+    stage: str
+    cause: str
+    remedy: str = ""
+    log: str | None = None  # path of the engine's output, relative to the record
+
+
+#: Benchmark -> the class of its records, in the order in which benchmarks are shown. Registering a benchmark adds to it.
+RECORD_CLASSES: dict[str, type[Record]] = {
+    "performance": PerformanceRecord,
+    "energy": EnergyRecord,
+    "accuracy": AccuracyRecord,
+}
+
+
+def record_order(record: Record) -> tuple[int, str]:
+    """Sorts the records of a variant by benchmark, and those of one benchmark by name."""
+    classes = list(RECORD_CLASSES.values())
+    return (classes.index(type(record)) if type(record) in classes else len(classes), record.name)
+
+
+class PairedTask(_Model):
+    """One task of two variants, item by item; the first variant is the baseline.
+
+    Percentage points are of the headline metric; a drop above 0 means that the second variant is worse. With `refused`
+    there are no numbers.
+    """
+
+    task: str
+    metric: str | None = None
+    refused: str | None = None  # why the two must not be paired
+    num_items: int | None = None
+    num_left_out: int = 0  # items without a score in one of the two
+    num_clusters: int | None = None  # subtasks
+    design_effect: float | None = None  # by how much they multiply the variance of the drop, at least 1
+    baseline_accuracy: float | None = None  # over the paired items
+    accuracy: float | None = None
+    drop_pp: float | None = None
+    interval_pp: tuple[float, float] | None = None  # 95 %, paired
+    lost: int | None = None  # right in the baseline, wrong here
+    gained: int | None = None
+    flips: float | None = None  # share of items whose correctness changed
+    p_value: float | None = None  # exact McNemar, or a paired t-test for graded scores
+    p_value_holm: float | None = None  # corrected over all tasks and precisions shown together
+    answer_kl: float | None = None  # nats; over answer choices
+    margin_pp: float | None = None
+    verdict: str | None = None  # "equivalent", "degraded", "underpowered"
+    items_needed: int | None = None  # where underpowered: to see a drop of the margin at 80 % power
+
+
+class PairedRecord(_Model):
+    """`paired.json`: a quantized variant against the 16-bit variant of the same model, on the same items."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    precision: str
+    baseline: str  # folder of the baseline, relative to the variant's
+    timestamp: str
+    margin_pp: float
+    tasks: tuple[PairedTask, ...]
+
+
+class FloorEntry(_Model):
+    """What one metric of the same variant, measured again and again, came to."""
+
+    values: tuple[float | None, ...]  # one a run
+    floor: float | None = Field(None, ge=0)  # relative change that is still noise; for a task percentage points
+
+
+class NoiseRecord(_Model):
+    """`noise.json`: how much the numbers of one variant differ from run to run, though nothing changed."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    precision: str
+    timestamp: str
+    engine: str | None = None
+    kernels: str | None = None
+    hardware: str | None = None
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    prompt_tokens: float | None = None  # a request, mean
+    metrics: dict[str, FloorEntry] = Field(default_factory=dict)
+    tasks: dict[str, FloorEntry] = Field(default_factory=dict)  # accuracy of each run, and the floor of its drop
+    flips: dict[str, float] = Field(default_factory=dict)  # task -> largest share of answers that changed
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a benchmark returns: its metrics and the raw samples they were worked out from."""
+
+    metrics: PerformanceMetrics | EnergyMetrics | AccuracyMetrics
+    samples: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,414 @@
+"""Where records stand on disk: their folders and files; reader and writer in one place.
+
+    {output_dir}/{model}/{model}_{precision}/
+        performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
+        {name}.samples.jsonl.gz                           every raw sample behind the record
+        {name}.error.json                                 a benchmark that failed: cause, remedy, where its log is
+        paired.json                                       this variant against the 16-bit one, item by item
+        run.log                                           the engine's own output
+    {output_dir}/{model}/{model}_noise/
+        noise.json   run-1/  run-2/                       one variant measured twice: no results of their own
+
+The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from slim_eval.errors import NewerResultError, ResultFileError, UsageError
+from slim_eval.plugins import PLUGINS_VARIABLE
+from slim_eval.results.records import (
+    RECORD_CLASSES,
+    SCHEMA_VERSION,
+    AccuracyRecord,
+    EnergyRecord,
+    ErrorRecord,
+    NoiseRecord,
+    PairedRecord,
+    PerformanceRecord,
+    Record,
+    record_order,
+)
+from slim_eval.schemes import DEFAULT_BASELINE, scheme_order
+from slim_eval.utils import atomic_path, bounded, full_name, short_name, slug, write_text
+from slim_eval.utils.redaction import redact
+
+RUN_LOG = "run.log"
+PAIRED = "paired.json"
+NOISE = "noise.json"
+_ERROR_SUFFIX = ".error.json"
+_SAMPLES_SUFFIX = ".samples.jsonl.gz"
+_RecordT = TypeVar("_RecordT", bound=Record)
+#: What to do about a record whose benchmark came from a plugin that is not loaded now.
+PLUGIN_REMEDY = f"name the plugin in {PLUGINS_VARIABLE}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model under one scheme, as measured: the records of one folder.
+
+    Attributes:
+        directory: The folder.
+        model: Hub id or path, as the user gave it.
+        precision: Name of the scheme.
+        measured: Record name (``performance``, ``energy``, a task, another benchmark's) -> record, in file order.
+        errors: Stage -> why it failed.
+    """
+
+    directory: Path
+    model: str
+    precision: str
+    measured: Mapping[str, Record] = field(default_factory=dict)
+    errors: Mapping[str, ErrorRecord] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
+        """The variant that some records are of, at least one."""
+        measured = [record for record in records if not isinstance(record, ErrorRecord)]
+        return cls(
+            directory=directory,
+            model=records[0].model,
+            precision=records[0].precision,
+            measured={record.name: record for record in sorted(measured, key=record_order)},
+            errors={record.stage: record for record in records if isinstance(record, ErrorRecord)},
+        )
+
+    @property
+    def performance(self) -> PerformanceRecord | None:
+        """The record of the performance benchmark; None where it was not measured."""
+        return self._of_kind(PerformanceRecord)
+
+    @property
+    def energy(self) -> EnergyRecord | None:
+        """The record of the energy benchmark; None where it was not measured."""
+        return self._of_kind(EnergyRecord)
+
+    @property
+    def accuracy(self) -> Mapping[str, AccuracyRecord]:
+        """Task -> its record."""
+        return {record.task: record for record in self.measured.values() if isinstance(record, AccuracyRecord)}
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records that hold measurements, in the order of the benchmarks."""
+        return tuple(self.measured.values())
+
+    @property
+    def base_model(self) -> str:
+        """The model that this one was made from; the model itself where no record names another."""
+        return next((r.base_model for r in self.records if r.base_model), self.model)
+
+    @property
+    def baseline(self) -> str:
+        """Name of the scheme that this variant is compared with."""
+        return next((r.baseline for r in self.records if r.baseline), DEFAULT_BASELINE)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others of its model are compared with it: the baseline's scheme, on weights that are not quantized.
+
+        A checkpoint that came quantized and was measured as it stands is no baseline, whatever its scheme is called.
+        """
+        return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
+
+    def _of_kind(self, kind: type[_RecordT]) -> _RecordT | None:
+        return next((record for record in self.measured.values() if isinstance(record, kind)), None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All variants below a folder, and one line for each file that could not be read."""
+
+    variants: tuple[Variant, ...]
+    problems: tuple[str, ...] = ()
+
+
+def record_name(record: Record) -> str:
+    """File name of a record without its ending: ``performance``, ``energy``, or the task."""
+    return slug(record.name)
+
+
+def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
+    """The folder of a model below `root`; two models that share a short name never get the same one.
+
+    Args:
+        root: Output folder.
+        model: Hub id or path as the user gave it.
+        models: The other models of the run.
+    """
+    directory = root / short_name(model)
+    rivals = {other for other in models if other != model and _same_folder(other, model)}
+    if rivals or _owner(directory) not in (None, redact(model)):
+        return root / full_name(model)
+    return directory
+
+
+def variant_directory(root: Path, model: str, precision: str, models: Iterable[str] = ()) -> Path:
+    """The folder of one (model, precision): ``{root}/{model}/{model}_{precision}``."""
+    directory = model_directory(root, model, models)
+    return directory / slug(f"{directory.name}_{precision}")
+
+
+def _same_folder(a: str, b: str) -> bool:
+    return short_name(a).casefold() == short_name(b).casefold()
+
+
+def _owner(directory: Path) -> str | None:
+    """The model whose results stand in a folder; None where it holds no readable record."""
+    for path in sorted(directory.glob("*/*.json")):
+        try:
+            content = _read_json(path)
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("model"), str):
+            return str(content["model"])
+    return None
+
+
+def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str, Any]] = ()) -> Path:
+    """Write a record and its samples, samples first: a record on disk always has them. Clears an earlier error.
+
+    Returns:
+        Path of the record.
+    """
+    name = record_name(record)
+    rows = list(samples)
+    samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
+    if rows:
+        with atomic_path(samples_path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
+            lines.writelines(redact(json.dumps(_finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
+    else:
+        samples_path.unlink(missing_ok=True)
+    path = directory / f"{name}.json"
+    write_text(path, _to_json(record))
+    (directory / f"{name}{_ERROR_SUFFIX}").unlink(missing_ok=True)
+    return path
+
+
+def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:
+    """Write ``{name}.error.json``; an earlier good record of the same name stays."""
+    path = directory / f"{slug(name)}{_ERROR_SUFFIX}"
+    write_text(path, _to_json(record))
+    return path
+
+
+def noise_directory(model_directory: Path) -> Path:
+    """Where the runs of `slim-eval noise` on a model stand, and the floor they gave."""
+    return model_directory / f"{model_directory.name}_noise"
+
+
+def write_paired(directory: Path, record: PairedRecord) -> Path:
+    """Write `paired.json` into a quantized variant's folder."""
+    path = directory / PAIRED
+    write_text(path, _to_json(record))
+    return path
+
+
+def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
+    """Write a model's `noise.json`."""
+    path = noise_directory(model_directory) / NOISE
+    write_text(path, _to_json(record))
+    return path
+
+
+def read_noise(model_directory: Path) -> NoiseRecord | None:
+    """A model's noise floor; None where none was measured.
+
+    Raises:
+        ResultFileError: The file is damaged.
+    """
+    path = noise_directory(model_directory) / NOISE
+    if not path.is_file():
+        return None
+    try:
+        return NoiseRecord.model_validate(_read_json(path))
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
+
+
+def record_path(directory: Path, name: str) -> Path:
+    """Where the record of a stage stands in its variant's folder."""
+    return directory / f"{slug(name)}.json"
+
+
+def has_error(directory: Path, name: str) -> bool:
+    """Whether the last attempt at a stage failed."""
+    return (directory / f"{slug(name)}{_ERROR_SUFFIX}").exists()
+
+
+def has_samples(directory: Path, name: str) -> bool:
+    """Whether the raw samples of a record were kept."""
+    return (directory / f"{slug(name)}{_SAMPLES_SUFFIX}").exists()
+
+
+def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The raw samples of a record, one dict a sample; empty where none were kept.
+
+    Raises:
+        ResultFileError: They are damaged, or beyond a limit of `bounded`.
+    """
+    path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
+    if not path.exists():
+        return []
+    try:
+        with gzip.open(path, "rb") as stream:
+            rows = [bounded.parse(redact(line)) for line in bounded.lines(stream)]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no JSON object")
+        return rows
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ResultFileError(f"{path}: {_one_line(error)}", "measure the variant again, or remove the file") from error
+
+
+def read_record(path: Path) -> Record | ErrorRecord:
+    """Read one record, of any schema version.
+
+    Raises:
+        ResultFileError: The file is truncated, not JSON, beyond a limit of `bounded`, newer than this program, or not
+            a record.
+    """
+    try:
+        content = _read_json(path)
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
+    if not isinstance(content, dict):
+        raise ResultFileError(f"{path}: holds a JSON {type(content).__name__}, not a record", _UNREADABLE)
+    version = content.get("schema_version", 0)
+    if not isinstance(version, int):
+        raise ResultFileError(f"{path}: schema_version {version!r} is not a number", _UNREADABLE)
+    if version > SCHEMA_VERSION:
+        raise NewerResultError(
+            f"{path}: schema_version {version} is newer than this slim-eval reads ({SCHEMA_VERSION})",
+            "update it: pip install --upgrade slim-eval",
+        )
+    try:
+        return _record_class(path, content).model_validate(_upgrade(path, content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ResultFileError(f"{path}: field {where!r}: {first['msg']}", _UNREADABLE) from error
+
+
+def _read_json(path: Path) -> Any:
+    """The document of a file, redacted: what other tools or older versions wrote may be shown in tables and figures."""
+    return bounded.parse(redact(bounded.read_bytes(path).decode()))
+
+
+_UNREADABLE = "measure the variant again, or remove the file"
+
+
+def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type[ErrorRecord]:
+    """The class of a file: what the record says that its benchmark is, else by the file's name, else a task."""
+    if path.name.endswith(_ERROR_SUFFIX):
+        return ErrorRecord
+    benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
+    if benchmark not in RECORD_CLASSES:
+        raise ResultFileError(
+            f"{path}: a record of the benchmark {benchmark!r}, which is not registered here", PLUGIN_REMEDY
+        )
+    return RECORD_CLASSES[benchmark]
+
+
+def _upgrade(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Bring a published file (schema 0) to today's keys; it names neither its metric nor its engine."""
+    if content.get("schema_version", 0) >= SCHEMA_VERSION:
+        return content
+    upgraded = dict(content)
+    if "_note" in upgraded:
+        upgraded["notes"] = (str(upgraded.pop("_note")),)
+    if "accuracy" in upgraded and upgraded.get("metric") is None:
+        # Its HellaSwag is `acc`, though its text calls it normalised.
+        upgraded["metric"] = _PUBLISHED_METRICS.get(upgraded.get("task", path.stem))
+    return upgraded
+
+
+_PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
+
+
+def find_results(root: Path) -> Results:
+    """Every variant at any depth below `root`; an unreadable file becomes a problem, the rest is still read.
+
+    A folder is a variant if it holds a readable record. Variants come sorted by model and then precision, fp16 first.
+    """
+    variants: dict[Path, list[Record | ErrorRecord]] = {}
+    problems: list[str] = []
+    for path in sorted(root.rglob("*.json")):
+        if not _may_be_record(path, root):
+            continue
+        try:
+            record = read_record(path)
+        except ResultFileError as error:
+            problems.append(f"{error.cause}: skipped")
+        else:
+            variants.setdefault(path.parent, []).append(record)
+    found = [Variant.of(directory, records) for directory, records in variants.items()]
+    found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, scheme_order(c.precision)))
+    return Results(tuple(found), tuple(problems))
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Remove what processes that were killed left half-written in a variant's folder; only for who holds it."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that results cannot be written to, before they are made; it need not exist yet.
+
+    Raises:
+        UsageError: It, or what it would be made in, is a file or not writable.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
+
+
+def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
+    """The variant in one folder, of its records only those named; None where it holds none of them."""
+    variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
+    if variant is None or not names:
+        return None
+    return replace(variant, measured={name: record for name, record in variant.measured.items() if name in names})
+
+
+def _may_be_record(path: Path, root: Path) -> bool:
+    """Records stand in variant folders; hidden files, runs made for the noise floor and other outputs are none."""
+    parts = path.relative_to(root).parts
+    if any(part.startswith(".") for part in parts):
+        return False
+    if any(folder == f"{parent}_noise" for parent, folder in pairwise((root.resolve().name, *parts))):
+        return False
+    return path.name not in {"complete_results.json", "quantization.json", PAIRED, NOISE}
+
+
+def _to_json(record: BaseModel) -> str:
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as None, at any depth: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

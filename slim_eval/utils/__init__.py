@@ -1,0 +1,126 @@
+"""Small pure helpers: folder names, atomic writes, nearest names, numbers as text."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slim_eval.utils.redaction import redact
+
+GIB = 2**30
+MIB = 2**20
+
+#: Bytes of a slug; endings and a temporary file's additions fit into the 255 that file systems allow.
+MAX_SLUG_BYTES = 120
+
+_HASH_DIGITS = 8
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
+
+
+def slug(name: str) -> str:
+    """A name made safe as the name of one file or folder: letters, digits, ``.``, ``_`` and ``-`` stay.
+
+    The rest becomes ``_``. A name that Windows keeps for a device gets a ``_`` before it. One that is too long is cut
+    and ends in a hash of the whole, so that two long names stay two; so does one that held a secret.
+    """
+    shown = redact(name)
+    safe = re.sub(r"[^\w.\-]", "_", shown.strip()).strip(".") or "_"
+    if _DEVICE.match(safe):
+        safe = f"_{safe}"
+    encoded = safe.encode()
+    if len(encoded) <= MAX_SLUG_BYTES and shown == name:
+        return safe
+    kept = encoded[: MAX_SLUG_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
+    return f"{kept}-{_short_hash(name)}"
+
+
+def short_name(model: str) -> str:
+    """The last part of a model id or path, as a folder name: ``meta-llama/Llama-3.2-3B`` is ``Llama-3.2-3B``."""
+    return slug(model.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+
+
+def full_name(model: str) -> str:
+    """The whole model id as one folder name, for models that share a short name: ``a/Tiny`` is ``a--Tiny``.
+
+    A path gets a hash of itself instead of its parents: ``/models/a/Tiny`` is ``Tiny-`` and eight digits.
+    """
+    if model.startswith(("/", ".", "~")):
+        return f"{short_name(model)}-{_short_hash(model)}"
+    return slug(redact(model).strip("/").replace("/", "--"))
+
+
+def _short_hash(name: str) -> str:
+    # An argument of the command line may hold bytes that are no UTF-8: Python gives them as lone surrogates.
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+
+
+def files_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of files below a folder, and of their names in it."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"\0{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(MIB):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, redacted, so that a reader sees either the old one or the whole new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(redact(text), encoding="utf-8")
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` known names closest in spelling to `name`, best first; empty where none is near."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy line: the nearest known names, or all of them where they are few and none is near."""
+    names = sorted(set(known))
+    near = nearest(name, names)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return f"known: {', '.join(names)}" if len(names) <= 12 else ""
+
+
+def number(value: float) -> str:
+    """A number with about three significant digits and no exponent where it can be helped."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    return f"{value:#.3g}" if value else "0"

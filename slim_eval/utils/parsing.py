@@ -1,0 +1,77 @@
+"""From the texts of the command line to the values of a config: lists, ``KEY=VALUE`` pairs, secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from enum import Enum
+from typing import Any
+
+from pydantic import SecretStr
+
+from slim_eval.utils.redaction import remember
+
+
+def split_list(value: Any) -> Any:
+    """Split a list given as one string: by comma or white space, or both; quotes keep an item together.
+
+    Args:
+        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of items.
+
+    Returns:
+        A tuple of items without repetitions, in the order given; anything else is returned as it is.
+    """
+    if isinstance(value, str) and not isinstance(value, Enum):
+        lexer = shlex.shlex(value, posix=True)
+        lexer.whitespace += ","
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        lexer.escape = ""
+        value = list(lexer)
+    if isinstance(value, Enum):
+        value = (value,)
+    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else value
+
+
+def parse_key_values(value: Any) -> Any:
+    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is read as JSON, any other is a string.
+
+    Raises:
+        ValueError: An item has no ``=`` or no key.
+    """
+    if not isinstance(value, (list, tuple)):
+        return value
+    pairs: dict[str, Any] = {}
+    for item in value:
+        key, separator, text = str(item).partition("=")
+        if not (separator and key):
+            raise ValueError(f"{item!r} is not of the form KEY=VALUE")
+        try:
+            pairs[key.strip().replace("-", "_")] = json.loads(text)
+        except (ValueError, RecursionError):
+            pairs[key.strip().replace("-", "_")] = text
+    return pairs
+
+
+_SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
+
+
+def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse engine arguments that carry a secret: every setting is written into every record.
+
+    Raises:
+        ValueError: Naming the argument, not its value.
+    """
+    for name in value:
+        if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
+            raise ValueError(f"{name} looks like a secret, and settings are written into results; use HF_TOKEN")
+    return value
+
+
+def remember_secret(value: SecretStr | None) -> SecretStr | None:
+    """Keep a secret out of everything that is written or shown from now on."""
+    # A config that was handed on as JSON holds asterisks in its place, as texts do for other reasons.
+    if value is not None and value.get_secret_value().strip("*"):
+        remember(value.get_secret_value())
+    return value

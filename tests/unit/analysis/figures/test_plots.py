@@ -1,0 +1,352 @@
+"""Figures, read back: bars, gaps, labels, marks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from slim_eval.analysis.figures import style
+from slim_eval.analysis.figures.fonts import font_settings
+from slim_eval.analysis.figures.lettering import size_of
+from slim_eval.analysis.figures.marks import NOT_MEASURED
+from slim_eval.analysis.figures.plots import FIGURES, PlotData, write_plots
+from slim_eval.results.rows import rows_of, tasks_of
+from slim_eval.results.store import Variant, find_results
+from slim_eval.utils import number
+from tests.unit.analysis.many_variants import PRECISIONS, many_data
+from tests.unit.variants import variant_maker
+
+
+def figure(name: str, variants: Sequence[Variant]) -> Figure:
+    rows = rows_of(variants)
+    made = maybe(name, PlotData(rows, tasks_of(rows[0])))
+    assert made is not None
+    return made
+
+
+def maybe(name: str, data: PlotData) -> Figure | None:
+    return next(spec for spec in FIGURES if spec.name == name).figure(data)
+
+
+def bars(axes: Axes) -> dict[str, Rectangle]:
+    found = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    return {str(patch.get_gid()): patch for patch in found if str(patch.get_gid()).count("|") == 1}
+
+
+def texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def lengths(axes: Axes) -> dict[str, float]:
+    return {key: round(bar.get_width(), 6) for key, bar in bars(axes).items()}
+
+
+def test_bars_have_the_lengths_of_their_values_in_the_unit_of_the_axis(make_variant: Callable[..., Variant]) -> None:
+    variants = [make_variant(), make_variant(precision="int8", performance={"mean_latency_s": 0.15, "ttft_s": 0.01})]
+    latency, ttft, tpot = figure("latency_comparison", variants).axes
+    assert lengths(latency) == {"Tiny|fp16": 200.0, "Tiny|int8": 150.0}
+    assert lengths(ttft) == {"Tiny|fp16": 20.0, "Tiny|int8": 10.0}
+    assert lengths(tpot) == {"Tiny|fp16": 4.0, "Tiny|int8": 4.0}
+    assert "ms" in latency.get_xlabel()
+    assert "lower is better" in texts(latency)
+    assert all(bar.get_x() == 0 for bar in bars(latency).values())
+    assert all(axes.get_xlim()[0] == 0 for axes in (latency, ttft, tpot))
+
+
+def test_bars_of_a_model_stand_together_in_order_and_never_overlap(make_variant: Callable[..., Variant]) -> None:
+    variants = [make_variant(f"org/M{i}", p) for i in range(3) for p in ("fp16", "int8", "int4")[: 3 - i % 2]]
+    axes = figure("latency_comparison", variants).axes[0]
+    found = bars(axes)
+    assert list(found) == [f"{variant.model[4:]}|{variant.precision}" for variant in variants]
+    tops = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in found.values()]
+    gaps = [after[0] - before[1] for before, after in itertools.pairwise(tops)]
+    assert min(gaps) > 0
+    assert min(gaps[i] for i in (2, 4)) > 2 * max(gaps[i] for i in (0, 1, 3, 5, 6))  # models stand apart
+    assert axes.yaxis_inverted()
+
+
+def test_a_missing_value_is_a_gap_that_says_so_never_a_bar_of_zero(make_variant: Callable[..., Variant]) -> None:
+    variants = [make_variant(tasks={"mmlu": 0.0}), make_variant(precision="int8", tasks={"arc": 0.5})]
+    mmlu, arc = figure("accuracy_comparison", variants).axes
+    assert lengths(mmlu) == {"Tiny|fp16": 0.0}  # a measured zero is a bar
+    assert lengths(arc) == {"Tiny|int8": 50.0}
+    (gap,) = [text for text in arc.texts if text.get_text() == NOT_MEASURED]
+    first = bars(mmlu)["Tiny|fp16"]
+    assert gap.xy == (0, pytest.approx(first.get_y() + first.get_height() / 2))
+    assert texts(mmlu).count(NOT_MEASURED) == 1
+
+
+def test_panels_without_data_are_left_out(make_variant: Callable[..., Variant]) -> None:
+    variants = [make_variant(performance={"ttft_s": None, "tpot_s": None})]
+    (axes,) = figure("latency_comparison", variants).axes
+    assert "Amortised latency" in texts(axes)
+
+
+def test_a_precision_has_one_colour_and_one_shape_in_every_figure(make_variant: Callable[..., Variant]) -> None:
+    data = many_data(make_variant, 3)
+    colours: dict[str, set[str]] = {}
+    shapes: dict[str, set[str]] = {}
+    for spec in FIGURES:
+        made = spec.figure(data)
+        assert made is not None
+        for axes in made.axes:
+            for key, bar in bars(axes).items():
+                if spec.name != "latency_distribution":  # boxes are tinted
+                    colours.setdefault(key.split("|")[1], set()).add(to_hex(bar.get_facecolor()).upper())
+            for line in axes.lines:
+                parts = str(line.get_gid()).split("|")
+                if len(parts) == 2 and parts[1] in PRECISIONS:
+                    shapes.setdefault(parts[1], set()).add(str(line.get_marker()))
+                    edge = line.get_markeredgecolor()
+                    face = line.get_markerfacecolor()
+                    colours[parts[1]].add(to_hex(edge if face == "white" else face).upper())
+    assert colours == {
+        "fp16": {style.OKABE_ITO["blue"]}, "int8": {style.OKABE_ITO["orange"]}, "int4": {style.OKABE_ITO["green"]},
+    }  # fmt: skip
+    assert shapes == {"fp16": {"o"}, "int8": {"s"}, "int4": {"^"}}
+
+
+def test_further_precisions_differ_in_colour_or_shape() -> None:
+    names = [f"fp{i}" for i in range(5, 13)]
+    colours, markers = style.colours(names), style.markers(names)
+    assert len({(colours[name], markers[name]) for name in names}) == len(names)
+    assert style.colours(["int8", "x"])["int8"] == style.OKABE_ITO["orange"]
+    assert style.tint("#0072B2", 0) == "#0072B2"
+    assert style.tint("#000000", 0.5) == "#808080"
+    assert style.tint("#123456", 1) == "#FFFFFF"
+
+
+def test_other_output_lengths_are_marked_where_they_matter(make_variant: Callable[..., Variant]) -> None:
+    variants = [
+        make_variant(),
+        make_variant(precision="int8", performance={"output_tokens": 50.0}),
+        make_variant(precision="int4"),
+    ]
+    made = figure("latency_comparison", variants)
+    latency, ttft, _ = made.axes
+    assert {key: bar.get_hatch() for key, bar in bars(latency).items() if bar.get_hatch()} == {"Tiny|int8": "////"}
+    assert "200 †" in texts(latency)
+    assert not any(bar.get_hatch() for bar in bars(ttft).values())
+    assert any(text.get_text().startswith("† different output length") for text in made.texts)
+
+
+def test_invalid_energy_and_another_engine_are_marked(make_variant: Callable[..., Variant]) -> None:
+    variants = [
+        make_variant(), make_variant(precision="int8", energy={"valid": False}),
+        make_variant(precision="int4", head={"engine": "transformers"}),
+    ]  # fmt: skip
+    made = figure("energy_comparison", variants)
+    assert [text for text in texts(made.axes[0]) if text[-1] in "†‡§"] == ["0.500 §", "0.500 ‡"]
+    assert {text.get_text()[0] for text in made.texts} >= {"‡", "§"}
+
+
+def test_memory_shows_weights_beside_what_the_engine_reserved(make_variant: Callable[..., Variant]) -> None:
+    made = figure("memory_comparison", [make_variant()])
+    disk, loaded, peak = made.axes
+    assert (lengths(disk), lengths(loaded), lengths(peak)) == (
+        {"Tiny|fp16": 4.0}, {"Tiny|fp16": 2.0}, {"Tiny|fp16": 2.0},
+    )  # fmt: skip
+    assert "Reserved by the engine (peak)" in texts(peak)
+    assert any("reserves a fixed share" in text.get_text() for text in made.texts)
+    other = figure("memory_comparison", [make_variant(head={"engine": "transformers"})])
+    assert "Peak while serving" in texts(other.axes[2])
+    assert not any("reserves" in text.get_text() for text in other.texts)
+
+
+def test_accuracy_has_a_panel_a_task_its_metric_and_its_interval(make_variant: Callable[..., Variant]) -> None:
+    made = figure(
+        "accuracy_comparison", [make_variant(tasks={"mmlu": 0.5, "gsm8k": {"accuracy": 0.2, "stderr": None}})]
+    )
+    mmlu, gsm8k = made.axes
+    assert mmlu.get_xlabel() == "% (acc)"
+    assert "higher is better" in texts(mmlu)
+    assert mmlu.get_xlim()[1] >= 100
+    ((low, high),) = [
+        (segment[0][0], segment[1][0]) for container in mmlu.containers if hasattr(container, "has_xerr")
+        for segment in container.lines[2][0].get_segments()
+    ]  # fmt: skip
+    assert (low, high) == (pytest.approx(50 - 1.96, abs=0.001), pytest.approx(50 + 1.96, abs=0.001))
+    assert not any(hasattr(container, "has_xerr") for container in gsm8k.containers)
+
+
+@pytest.mark.parametrize("models", [1, 4, 20])
+def test_no_two_texts_overlap_and_none_leaves_the_page(models: int, make_variant: Callable[..., Variant]) -> None:
+    data = many_data(make_variant, models)
+    for spec in FIGURES:
+        check_texts(spec.figure(data), spec.name)
+
+
+@pytest.mark.parametrize(("models", "precisions"), [(5, 3), (6, 1), (30, 1)])
+def test_long_names_and_gaps_leave_every_text_readable(
+    models: int, precisions: int, make_variant: Callable[..., Variant]
+) -> None:
+    names = [f"org/A-very-long-family-name-with-parts-{i}B-Instruct-v0.{i}-preview-of-2026" for i in range(models)]
+    shares = dict.fromkeys(("mmlu", "gsm8k", "hellaswag", "a_task_of_another_name_that_is_long_too"), 0.999)
+    variants = [
+        make_variant(name, precision, tasks=shares, performance={"mean_latency_s": 12.345, "ttft_s": None})
+        for name in names
+        for precision in ("fp16", "int8", "int4")[: precisions if name != names[-1] else 1]
+    ]
+    rows = rows_of(variants)
+    for spec in FIGURES:
+        check_texts(spec.figure(PlotData(rows, tasks_of(rows[0]))), spec.name)
+
+
+def ticks(axis: Axis) -> list[Text]:
+    """The labels that are drawn: those of ticks within the limits."""
+    low, high = sorted(axis.get_view_interval())
+    major = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=False)
+    minor = zip(axis.get_minorticklocs(), axis.get_minorticklabels(), strict=False)
+    return [label for place, label in (*major, *minor) if low <= place <= high]
+
+
+def check_texts(made: Figure | None, name: str) -> None:
+    if made is None:
+        return
+    with mpl.rc_context(font_settings()):
+        made.draw_without_rendering()
+        renderer = FigureCanvasAgg(made).get_renderer()
+        shown = [*made.texts, *(text for axes in made.axes for text in axes.texts)]
+        shown += [text for legend in made.legends for text in legend.get_texts()]
+        framed = [axes for axes in made.axes if axes.axison]
+        shown += [label for axes in framed for label in (axes.xaxis.label, axes.yaxis.label)]
+        shown += [label for axes in framed for axis in (axes.xaxis, axes.yaxis) for label in ticks(axis)]
+        boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown if text.get_text()]
+    names = [text for text, _ in boxes]
+    left, low, right, high = np.array([box.extents for _, box in boxes]).T
+    across = (left + 2 < right[:, None]) & (left[:, None] + 2 < right)
+    up = (low + 2 < high[:, None]) & (low[:, None] + 2 < high)
+    pairs = [(names[i], names[j]) for i, j in zip(*np.nonzero(np.triu(across & up, 1)), strict=True)]
+    assert pairs == [], name
+    width, height = made.canvas.get_width_height()
+    out = (left < 0) | (low < 0) | (right > width) | (high > height)
+    assert [text for text, outside in zip(names, out, strict=True) if outside] == [], name
+
+
+def test_a_figure_says_what_is_better_and_names_its_units(make_variant: Callable[..., Variant]) -> None:
+    data = many_data(make_variant, 2)
+    units = ("ms", "GiB", "J", "W", "%", "tokens/s", "ratio", "percentage points")
+    for spec in FIGURES:
+        made = spec.figure(data)
+        assert made is not None, spec.name
+        (title,) = [text.get_text() for text in made.texts if text.get_fontweight() == "bold"]
+        assert "better" in title
+        for axes in made.axes:
+            labels = [axes.get_xlabel(), axes.get_ylabel()]
+            if axes.axison:  # the radar's axes are relative: its notes say to what
+                assert labels[0], spec.name
+            assert all(any(unit in label for unit in units) for label in labels if label), labels
+
+
+def test_all_figures_of_the_list_are_there() -> None:
+    assert [spec.name for spec in FIGURES] == [
+        "latency_comparison", "memory_comparison", "energy_comparison", "accuracy_comparison", "speedup_by_model",
+        "throughput_comparison", "latency_vs_memory", "energy_vs_accuracy", "pareto_latency_accuracy",
+        "pareto_energy_accuracy", "pareto_size_accuracy", "task_accuracy_degradation", "energy_consumption",
+        "power_consumption", "latency_distribution", "accuracy_heatmap", "efficiency_radar", "paired_accuracy_drops",
+        "memory_breakdown", "tpot_vs_throughput",
+    ]  # fmt: skip
+
+
+def test_names_that_differ_only_in_their_middle_stay_different() -> None:
+    names = [f"org/A-very-long-model-name-with-many-parts-{size}B-Instruct-v0.3-preview-2026-01-01" for size in (3, 8)]
+    wrapped = [style.wrapped_name(name) for name in names]
+    assert wrapped[0] != wrapped[1]
+    assert [text.replace("\n", "") for text in wrapped] == names
+    assert max(len(line) for text in wrapped for line in text.splitlines()) <= 24
+    assert style.wrapped_name("x" * 50) == "\n".join(("x" * 24, "x" * 24, "xx"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0125, "0.0125"), (0.5, "0.500"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1,234"), (100, "100")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_figures_without_data_are_not_written_and_old_ones_go(
+    make_variant: Callable[..., Variant], tmp_path: Path
+) -> None:
+    rows = rows_of([make_variant(energy=None, tasks={"mmlu": 0.5})])
+    for ending in ("png", "pdf"):
+        (tmp_path / f"energy_comparison.{ending}").write_bytes(b"old")
+    written, empty = write_plots(PlotData(rows, ("mmlu",)), tmp_path)
+    assert empty == [
+        "energy_comparison", "speedup_by_model", "energy_vs_accuracy", "pareto_energy_accuracy",
+        "task_accuracy_degradation", "energy_consumption", "power_consumption", "latency_distribution",
+        "paired_accuracy_drops",
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == sorted(path.name for path in written)
+    assert len(written) == 2 * (len(FIGURES) - len(empty))
+    for path in written:
+        assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
+
+
+@pytest.fixture(scope="module")
+def everything_drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlotData, list[Path]]:
+    """All figures of three configurations, as files."""
+    folder = tmp_path_factory.mktemp("drawn")
+    data = many_data(variant_maker(folder), 1)
+    return data, write_plots(data, folder / "plots")[0]
+
+
+def test_the_same_results_give_the_same_files(everything_drawn: tuple[PlotData, list[Path]], tmp_path: Path) -> None:
+    data, first = everything_drawn
+    second, _ = write_plots(data, tmp_path)
+    assert len(first) == 2 * len(FIGURES)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(everything_drawn: tuple[PlotData, list[Path]]) -> None:
+    for path in everything_drawn[1]:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            assert b"Software" not in content
+            continue
+        fonts = content.count(b"/Type /FontDescriptor")
+        assert fonts >= 2  # of titles and of the rest
+        assert content.count(b"/FontFile2") == fonts
+        assert b"/Subtype /Type3" not in content
+        assert b"CreationDate" not in content
+
+
+def test_the_lean_font_draws_what_the_original_draws() -> None:
+    settings = font_settings()
+    assert settings["pdf.fonttype"] == 42
+    text = "Latency † ‡ § ¶ 12.3 ± 0.4 pp Ä é"
+    original = size_of(text, 10)
+    with mpl.rc_context(settings):
+        lean = size_of(text, 10)
+    assert lean == pytest.approx(original, rel=0.05)  # it neither kerns nor hints
+
+
+def test_letters_that_the_lean_font_lacks_are_the_originals(
+    make_variant: Callable[..., Variant], tmp_path: Path
+) -> None:
+    rows = rows_of([make_variant("org/Модель")])
+    write_plots(PlotData(rows), tmp_path)
+    content = (tmp_path / "throughput_comparison.pdf").read_bytes()
+    assert b"DejaVuSans" in content
+    assert b"slim-evalSans" in content
+
+
+def test_published_latencies_are_marked_where_the_published_lengths_differ(published: Path) -> None:
+    axes = figure("latency_comparison", find_results(published).variants).axes[0]
+    assert len(bars(axes)) == 13
+    assert {key for key, bar in bars(axes).items() if bar.get_hatch()} == {
+        "Llama-3.2-3B-Instruct|int8", "Mistral-7B-Instruct-v0.3|int8", "Mistral-7B-Instruct-v0.3|int4",
+        "Qwen2.5-3B-Instruct|int8", "Qwen2.5-3B-Instruct|int4",
+    }  # fmt: skip

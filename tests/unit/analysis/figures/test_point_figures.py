@@ -1,0 +1,296 @@
+"""Figures of points, read back: positions, frontiers, settings, labels; and the radar."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slim_eval.analysis.figures import labels
+from slim_eval.analysis.figures.figures_points import usual_length
+from slim_eval.analysis.figures.labels import Box, Wish, place
+from slim_eval.analysis.figures.plots import FIGURES, PlotData
+from slim_eval.analysis.figures.radar import corner
+from slim_eval.analysis.figures.scatter import FEW_POINTS
+from slim_eval.results.rows import rows_of, tasks_of
+from slim_eval.results.store import Variant
+from tests.unit.analysis.many_variants import many_data
+
+Make = Callable[..., Variant]
+PARETO = ("pareto_latency_accuracy", "pareto_energy_accuracy", "pareto_size_accuracy")
+
+
+def data_of(variants: Sequence[Variant]) -> PlotData:
+    rows = rows_of(variants)
+    return PlotData(rows, tasks_of(rows[0]))
+
+
+def draw(name: str, data: PlotData) -> Figure:
+    made = next(spec for spec in FIGURES if spec.name == name).figure(data)
+    assert made is not None
+    return made
+
+
+def lines(axes: Axes) -> dict[str, Any]:
+    return {str(line.get_gid()): line for line in axes.lines}
+
+
+def at(axes: Axes, gid: str) -> tuple[float, float]:
+    line = lines(axes)[gid]
+    return round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6)
+
+
+def notes(made: Figure) -> str:
+    """The texts around the panels, top down; a note that was broken is one again."""
+    return " ".join(text.get_text() for text in sorted(made.texts, key=lambda text: -text.get_position()[1]))
+
+
+def legend(made: Figure) -> list[str]:
+    return [text.get_text() for text in made.legends[0].get_texts()]
+
+
+def variant(make: Make, name: str, precision: str, tpot: float, accuracy: float, **more: Any) -> Variant:
+    return make(name, precision, performance={"tpot_s": tpot, **more}, tasks={"mmlu": accuracy})
+
+
+def test_points_stand_at_their_values_with_intervals(make_variant: Make) -> None:
+    performance = {"intervals": {"tpot_s": (0.0035, 0.0045)}}
+    data = data_of([make_variant(performance=performance, tasks={"mmlu": 0.5, "gsm8k": 0.7})])
+    (axes,) = draw("pareto_latency_accuracy", data).axes
+    assert at(axes, "Tiny|fp16") == (4.0, 60.0)
+    across, up = lines(axes)["Tiny|fp16|x"], lines(axes)["Tiny|fp16|y"]
+    assert list(across.get_xdata()) == [3.5, 4.5]
+    half = 1.959964 * 0.01 * 2**0.5 / 2 * 100  # two tasks with a standard error of 1 %
+    assert list(up.get_ydata()) == [pytest.approx(60 - half, abs=1e-3), pytest.approx(60 + half, abs=1e-3)]
+    assert axes.get_ylabel() == "Mean accuracy of 2 tasks, %"
+
+
+def test_the_frontier_is_a_line_of_steps_through_what_no_other_one_beats(make_variant: Make) -> None:
+    variants = [
+        variant(make_variant, "a/A", "fp16", 0.008, 0.9), variant(make_variant, "a/A", "int8", 0.004, 0.7),
+        variant(make_variant, "b/B", "fp16", 0.006, 0.6),  # beaten by A int8
+        variant(make_variant, "c/C", "fp16", 0.002, 0.5),
+    ]  # fmt: skip
+    made = draw("pareto_latency_accuracy", data_of(variants))
+    (axes,) = made.axes
+    step = lines(axes)["frontier|0"]
+    corners = [(round(float(x), 6), round(float(y), 6)) for x, y in step.get_xydata()]
+    left, right = axes.get_xlim()
+    bottom = round(float(axes.get_ylim()[0]), 6)
+    assert list(dict.fromkeys(corners)) == [
+        (2.0, bottom), (2.0, 50.0), (4.0, 50.0), (4.0, 70.0), (8.0, 70.0), (8.0, 90.0), (round(float(right), 6), 90.0),
+    ]  # fmt: skip
+    assert left < 2.0
+    assert legend(made)[-1] == "Pareto frontier"
+
+
+def test_a_frontier_is_drawn_for_each_setting_and_named_by_what_differs(make_variant: Make) -> None:
+    variants = [
+        variant(make_variant, "a/A", "fp16", 0.008, 0.9), variant(make_variant, "a/A", "int8", 0.004, 0.7),
+        variant(make_variant, "b/B", "fp16", 0.001, 0.8, batch_size=1),
+        variant(make_variant, "b/B", "int8", 0.0005, 0.7, batch_size=1),
+    ]  # fmt: skip
+    made = draw("pareto_latency_accuracy", data_of(variants))
+    shown = lines(made.axes[0])
+    assert {"frontier|0", "frontier|1"} <= set(shown)
+    assert shown["frontier|0"].get_linestyle() != shown["frontier|1"].get_linestyle()
+    assert legend(made)[-2:] == ["Pareto frontier: batch size 8", "Pareto frontier: batch size 1"]
+
+
+def test_emulated_and_invalid_points_are_hollow_and_on_no_frontier(make_variant: Make) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.5}),
+        make_variant(precision="int8", performance={"tpot_s": 0.001}, tasks={"mmlu": 0.9}, head={"kernels": "emulated"}),
+        make_variant(precision="int4", energy={"joules_per_output_token": 0.01, "valid": False}, tasks={"mmlu": 0.9}),
+    ]  # fmt: skip
+    latency = draw("pareto_latency_accuracy", data_of(variants[:2]))
+    assert lines(latency.axes[0])["Tiny|int8"].get_markerfacecolor() == "white"
+    assert (4.0, 50.0) in [tuple(corner) for corner in lines(latency.axes[0])["frontier|0"].get_xydata().round(6)]
+    assert "emulated" in notes(latency)
+    energy = draw("pareto_energy_accuracy", data_of(variants))
+    assert lines(energy.axes[0])["Tiny|int4"].get_markerfacecolor() == "white"
+    assert lines(energy.axes[0])["Tiny|fp16"].get_markerfacecolor() != "white"
+    assert "marked invalid" in notes(energy)
+    size = draw("pareto_size_accuracy", data_of(variants))  # size on disk has no doubt
+    assert all(lines(size.axes[0])[f"Tiny|{p}"].get_markerfacecolor() != "white" for p in ("fp16", "int8", "int4"))
+
+
+def test_amortised_latency_of_another_length_is_hollow_time_per_token_is_not(make_variant: Make) -> None:
+    variants = [
+        make_variant("a/A", tasks={"mmlu": 0.5}), make_variant("b/B", tasks={"mmlu": 0.6}),
+        make_variant("b/B", "int8", performance={"output_tokens": 60.0, "mean_latency_s": 0.05}, tasks={"mmlu": 0.6}),
+    ]  # fmt: skip
+    hollow = lambda made: lines(made.axes[0])["B|int8"].get_markerfacecolor() == "white"  # noqa: E731
+    assert not hollow(draw("pareto_latency_accuracy", data_of(variants)))
+    old = [
+        make_variant(c.model, c.precision, tasks={"mmlu": 0.5},
+                  performance={"tpot_s": None, "output_tokens": c.performance.output_tokens})
+        for c in variants if c.performance
+    ]  # fmt: skip
+    made = draw("pareto_latency_accuracy", data_of(old))
+    assert hollow(made)
+    assert "Amortised latency" in made.axes[0].get_xlabel()
+    assert usual_length(data_of(variants).configurations) == 100.0
+
+
+def test_a_configuration_without_one_of_the_metrics_is_named_not_drawn_at_zero(make_variant: Make) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.5}),
+        make_variant(precision="int8", performance={"tpot_s": None}, tasks={"mmlu": 0.4}),
+    ]
+    made = draw("pareto_latency_accuracy", data_of(variants))
+    assert "Tiny|int8" not in lines(made.axes[0])
+    assert "Not measured in both metrics: Tiny int8." in notes(made)
+
+
+def test_older_records_without_time_per_token_do_not_push_it_aside(make_variant: Make) -> None:
+    new = [make_variant(f"m/{i}", tasks={"mmlu": 0.5}) for i in range(2)]
+    old = [make_variant(f"o/{i}", performance={"tpot_s": None}, tasks={"mmlu": 0.5}) for i in range(5)]
+    label = lambda variants: draw("pareto_latency_accuracy", data_of(variants)).axes[0].get_xlabel()  # noqa: E731
+    assert "TPOT" in label([*new, *old[:2]])
+    assert "Amortised" in label([*new, *old])
+
+
+def test_energy_over_accuracy_has_a_panel_a_task_and_a_path_a_model(make_variant: Make) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.5, "gsm8k": 0.2}),
+        make_variant(precision="int8", energy={"joules_per_output_token": 0.25}, tasks={"mmlu": 0.4}),
+    ]
+    mmlu, gsm8k = draw("energy_vs_accuracy", data_of(variants)).axes
+    assert (at(mmlu, "Tiny|fp16"), at(mmlu, "Tiny|int8")) == ((0.5, 50.0), (0.25, 40.0))
+    assert list(lines(mmlu)["path|Tiny"].get_xdata()) == [0.5, 0.25]
+    assert "Tiny|int8" not in lines(gsm8k)
+
+
+def test_memory_is_what_the_model_needs_never_what_the_engine_reserved(make_variant: Make) -> None:
+    (axes,) = draw("latency_vs_memory", data_of([make_variant()])).axes
+    assert at(axes, "Tiny|fp16") == (2.0, 4.0)
+    (axes,) = draw("latency_vs_memory", data_of([make_variant(performance={"weights_gb": None})])).axes
+    assert at(axes, "Tiny|fp16") == (4.0, 4.0)
+    assert axes.get_xlabel() == "Weights on disk, GiB"
+
+
+def test_throughput_and_time_per_token_stand_on_their_axes(make_variant: Make) -> None:
+    (axes,) = draw("tpot_vs_throughput", data_of([make_variant()])).axes
+    assert at(axes, "Tiny|fp16") == (500.0, 4.0)
+    assert "better: right and down" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("name", PARETO)
+def test_at_sixty_configurations_exactly_the_frontier_is_named(name: str, make_variant: Make) -> None:
+    made = draw(name, many_data(make_variant, 20))
+    (axes,) = made.axes
+    names = {
+        str(text.get_gid()).removeprefix("label|") for text in axes.texts if str(text.get_gid()).startswith("label|")
+    }
+    points = {
+        gid: at(axes, gid) for gid, line in lines(axes).items()
+        if gid.count("|") == 1 and line.get_marker() != "None" and line.get_markerfacecolor() != "white"
+    }  # fmt: skip
+    assert len(points) > FEW_POINTS
+    best = {
+        gid for gid, (x, y) in points.items()
+        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    }  # fmt: skip
+    assert names == best
+    assert "Named: only the points that no other one beats." in notes(made)
+
+
+def test_at_thirteen_every_label_is_near_its_point(make_variant: Make) -> None:
+    made = draw("pareto_size_accuracy", many_data(make_variant, 4))
+    (axes,) = made.axes
+    made.draw_without_rendering()
+    found = [text for text in axes.texts if str(text.get_gid()).startswith("label|")]
+    assert len(found) >= 8
+    for text in found:
+        x, y = axes.transData.transform(at(axes, str(text.get_gid()).removeprefix("label|")))
+        box = text.get_window_extent()
+        distance = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1)
+        assert distance < 0.2 * made.dpi or f"leader|{str(text.get_gid())[6:]}" in lines(axes)
+
+
+boxes = st.builds(
+    lambda x, y, w, h: Wish(x, y, w, h),
+    st.floats(0, 400), st.floats(0, 300), st.floats(5, 90), st.floats(5, 30),
+)  # fmt: skip
+
+
+@given(st.lists(boxes, max_size=12))
+def test_placed_labels_meet_neither_each_other_nor_a_point_nor_the_edge(wishes: list[Wish]) -> None:
+    room = Box(0, 0, 400, 300)
+    points = [Box(wish.x - 4, wish.y - 4, wish.x + 4, wish.y + 4) for wish in wishes]
+    found = [box for box in place(wishes, points, room, 6.0) if box is not None]
+    assert all(
+        room.left <= b.left and b.right <= room.right and room.low <= b.low and b.high <= room.high for b in found
+    )
+    assert not any(labels.overlap(a, b) for a, b in itertools.combinations(found, 2))
+    assert not any(labels.overlap(a, b) for a in found for b in points)
+
+
+def test_a_label_stands_at_the_right_of_a_free_point_and_moves_when_it_may_not() -> None:
+    room, wish = Box(0, 0, 100, 100), Wish(50, 50, 20, 8)
+    (free,) = place([wish], [], room, 5.0)
+    assert free == Box(55, 46, 75, 54)
+    (moved,) = place([wish], [Box(60, 0, 70, 100)], room, 5.0)
+    assert moved is not None
+    assert moved.right <= 60
+    assert place([Wish(50, 50, 200, 8)], [], room, 5.0) == [None]
+
+
+def test_of_two_points_at_one_place_the_first_has_the_nearer_label() -> None:
+    room = Box(0, 0, 200, 100)
+    first, second = place([Wish(50, 50, 20, 8), Wish(50, 50, 20, 8)], [], room, 5.0)
+    assert first is not None
+    assert second is not None
+    assert first.left == 55
+    assert not labels.overlap(first, second)
+
+
+def test_the_radar_is_relative_to_the_models_best_and_leaves_gaps(make_variant: Make) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.8}),
+        make_variant(precision="int8", performance={"tpot_s": 0.002, "tokens_per_second": 1000.0}, energy=None,
+                  tasks={"mmlu": 0.4}, head={"model_size_gb": 1.0}),
+    ]  # fmt: skip
+    made = draw("efficiency_radar", data_of(variants))
+    (axes,) = made.axes
+    shown = lines(axes)
+
+    def shares(precision: str) -> list[float]:
+        return [round(float((x**2 + y**2) ** 0.5), 6) for x, y in shown[f"Tiny|{precision}"].get_xydata()]
+
+    assert [text.get_text() for text in axes.texts][:5] == ["accuracy", "latency", "throughput", "energy", "size"]
+    assert shares("fp16") == [1.0, 0.5, 0.5, 1.0, 0.25]
+    assert shares("int8") == [0.5, 1.0, 1.0, 1.0]  # no energy: no corner, not one at zero
+    sides = [line for line in axes.lines if line.get_gid() == "Tiny|int8|side"]
+    assert len(sides) == 3  # of five: none to or from the gap
+    assert "An axis without a marker" in notes(made)
+
+
+def test_a_doubtful_value_is_a_gap_in_the_radar(make_variant: Make) -> None:
+    variants = [
+        make_variant(tasks={"mmlu": 0.8}),
+        make_variant(precision="int8", tasks={"mmlu": 0.8}, head={"kernels": "emulated"}),
+    ]
+    (axes,) = draw("efficiency_radar", data_of(variants)).axes
+    assert len(lines(axes)["Tiny|int8"].get_xdata()) == 2  # accuracy and size on disk
+    assert len(lines(axes)["Tiny|fp16"].get_xdata()) == 5
+
+
+def test_the_radars_first_spoke_points_up_and_the_others_follow_clockwise() -> None:
+    assert corner(0, 4, 1.0) == (pytest.approx(0), pytest.approx(1))
+    assert corner(1, 4, 0.5) == (pytest.approx(0.5), pytest.approx(0))
+
+
+def test_small_multiples_fill_a_grid(make_variant: Make) -> None:
+    made = draw("efficiency_radar", many_data(make_variant, 20))
+    places = [axes.get_position().bounds for axes in made.axes]
+    assert len(places) == 20
+    assert len({round(left, 4) for left, *_ in places}) == 5
+    assert len({round(low, 4) for _, low, *_ in places}) == 4

@@ -1,0 +1,122 @@
+"""What a user sees: plain lines, live bars, the closing table."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from slim_eval.config import DisplayConfig
+from slim_eval.execution import messages
+from slim_eval.execution.console import Failure
+from slim_eval.execution.progress import Display, JsonDisplay, LiveDisplay, PlainDisplay
+from slim_eval.results.records import PerformanceRecord
+from slim_eval.results.store import Variant
+
+EVENTS: list[Any] = [
+    messages.Started(stage="engine"),
+    messages.Note(text="vLLM runs [int8] here"),
+    messages.Finished(stage="engine"),
+    messages.Started(stage="performance"),
+    messages.Advanced(stage="performance", done=8, total=16, unit="requests"),
+    messages.Finished(stage="performance", path=Path("performance.json")),
+    messages.Started(stage="mmlu"),
+    messages.Failed(stage="mmlu", cause="no data [here]", remedy="get some"),
+]
+VARIANT = Variant.of(
+    Path("outputs/demo/demo_int8"), [PerformanceRecord(model="demo", precision="int8", tokens_per_second=1234.5)]
+)
+FAILURE = Failure("demo int8", "mmlu", "no data [here]", "get some", Path("run.log"))
+
+
+def shown(kind: type[Any], *, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
+    display: Display = kind(console)
+    with display:
+        display.variant(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        for event in EVENTS:
+            display.handle(event)
+            if isinstance(display, LiveDisplay):
+                display._progress.refresh()  # as its own clock does a few times a second
+        display.close([VARIANT], [FAILURE])
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "terminal"), [(PlainDisplay, False), (LiveDisplay, True)])
+def test_every_event_is_told(kind: type[Any], terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(kind, terminal=terminal)
+    for part in ("demo int8", "engine", "performance", "vLLM runs [int8] here", "mmlu", "no data [here]"):
+        assert part in text
+    closing = capsys.readouterr()
+    assert "1,234.5" in closing.out
+    assert "outputs/demo/demo_int8" in closing.out
+    assert "get some" in closing.err
+
+
+def test_plain_lines_hold_no_control_characters() -> None:
+    assert "\x1b" not in shown(PlainDisplay, terminal=False)
+
+
+def test_a_stage_shows_how_far_it_is() -> None:
+    assert "8/16 requests" in shown(LiveDisplay, terminal=True)
+
+
+def test_a_stage_that_did_not_run_is_said_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output))
+    display.variant(1, 1, "demo int8", ["quantize"])
+    display.handle(messages.Finished(stage="quantize"))
+    assert "already there" in output.getvalue()
+
+
+def test_what_an_earlier_variant_took_is_not_said_of_a_later_one() -> None:
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output))
+    display.variant(1, 2, "demo int8", ["quantize"])
+    display.handle(messages.Started(stage="quantize"))
+    display.handle(messages.Finished(stage="quantize"))
+    display.variant(2, 2, "demo int4", ["quantize"])
+    display.handle(messages.Finished(stage="quantize"))
+    assert output.getvalue().splitlines()[-1].endswith("demo int4: quantize already there")
+
+
+def in_json(**options: bool) -> list[dict[str, Any]]:
+    output = io.StringIO()
+    with JsonDisplay(output, DisplayConfig(**options)) as display:
+        display.variant(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        for event in EVENTS:
+            display.handle(event)
+        display.chatter("loading shards")
+        display.close([VARIANT], [FAILURE])
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def test_programs_get_an_object_a_line_with_time_and_variant() -> None:
+    lines = in_json()
+    assert [line["event"] for line in lines] == [
+        "cell", "started", "note", "finished", "started", "finished", "started", "failed", "closed"
+    ]  # fmt: skip
+    assert all(line["time"].startswith("20") for line in lines)
+    assert {line.get("cell") for line in lines} == {"demo int8", None}
+    assert lines[-2]["cause"] == "no data [here]"
+    assert lines[-1]["results"] == ["outputs/demo/demo_int8"]
+    assert lines[-1]["failures"][0]["remedy"] == "get some"
+
+
+def test_verbose_tells_all_and_quiet_only_what_failed() -> None:
+    assert {"advanced", "log"} <= {line["event"] for line in in_json(verbose=True)}
+    assert [line["event"] for line in in_json(quiet=True)] == ["cell", "failed", "closed"]
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output, width=160), DisplayConfig(quiet=True))
+    display.variant(1, 1, "demo int8", ["mmlu"])
+    for event in EVENTS:
+        display.handle(event)
+    assert output.getvalue() == "[1/1] demo int8: mmlu FAILED: no data [here]\n"
+    loud = io.StringIO()
+    PlainDisplay(Console(file=loud, width=160), DisplayConfig(verbose=True)).chatter("loading [shards]")
+    assert loud.getvalue() == "loading [shards]\n"

@@ -1,0 +1,237 @@
+"""Child processes: events come through, chatter goes to the log, nothing outlives its stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.errors import SlimEvalError
+from slim_eval.execution import local, messages
+
+ENGINE = EngineConfig(engine=EngineChoice.TRANSFORMERS)
+JOB = messages.CheckJob(engine=ENGINE, precisions=("fp16",), tasks=(), include_path=None)
+
+
+def interpreter(folder: Path, body: str) -> Path:
+    """An 'interpreter' that runs `body` whatever it is asked to run, as a worker of another environment would."""
+    script = folder / "python"
+    script.write_text(f"#!{sys.executable}\nimport json, os, signal, subprocess, sys, time\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return script
+
+
+def run(folder: Path, body: str) -> tuple[local.Outcome, list[Any], str]:
+    events: list[Any] = []
+    log = folder / "run.log"
+    outcome = local.run(JOB, log=log, on_event=events.append, python=interpreter(folder, body))
+    return outcome, events, log.read_text()
+
+
+def test_events_come_through_and_chatter_goes_to_the_log(tmp_path: Path) -> None:
+    outcome, events, log = run(
+        tmp_path,
+        """
+job = json.load(sys.stdin)
+print(json.dumps({"event": "started", "stage": "check"}), flush=True)
+print("loading shards", flush=True)
+print("a warning", file=sys.stderr, flush=True)
+print(json.dumps({"event": "advanced", "stage": "check", "done": 1, "total": 2, "unit": "requests"}))
+print(json.dumps({"event": "finished", "stage": "check", "path": None}))
+""",
+    )
+    assert not outcome.died
+    assert [event.event for event in events] == ["started", "advanced", "finished"]
+    assert "loading shards" in log
+    assert "a warning" in log
+
+
+def test_a_signal_is_named_with_the_stage(tmp_path: Path) -> None:
+    outcome, _, _ = run(
+        tmp_path,
+        """
+print(json.dumps({"event": "started", "stage": "energy"}), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    assert outcome.died
+    assert outcome.stage == "energy"
+    assert "SIGKILL" in outcome.describe()
+
+
+def test_the_last_words_are_the_exception(tmp_path: Path) -> None:
+    outcome, _, _ = run(tmp_path, "raise RuntimeError('no kernel image is available')")
+    assert outcome.status == 1
+    assert outcome.describe() == "RuntimeError: no kernel image is available (exit status 1)"
+
+
+def test_an_earlier_run_does_not_speak_for_this_one(tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_text("ValueError: of an earlier run\n")
+    outcome, _, _ = run(tmp_path, "sys.exit(3)")
+    assert outcome.describe() == "the worker ended with exit status 3"
+
+
+def test_grandchildren_do_not_survive(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+os.kill(os.getpid(), signal.SIGSEGV)
+""",
+    )
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_interruption_stops_the_worker_and_its_children(tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        raise KeyboardInterrupt
+
+    body = f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+print(json.dumps({{"event": "started", "stage": "engine"}}), flush=True)
+time.sleep(600)
+"""
+    with pytest.raises(KeyboardInterrupt):
+        local.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    events: list[Any] = []
+    body = f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+signal.signal(signal.SIGUSR1, lambda *_: print("where it stands", file=sys.stderr, flush=True))
+print(json.dumps({{"event": "started", "stage": "energy"}}), flush=True)
+while True:
+    time.sleep(0.05)
+"""
+    log = tmp_path / "run.log"
+    outcome = local.run(JOB, log=log, on_event=events.append, python=interpreter(tmp_path, body), silence_s=1.5)
+    assert outcome.died
+    assert (outcome.stage, outcome.silent_s) == ("energy", 1.5)
+    assert "no progress for 1.5 s" in outcome.describe()
+    assert "where it stands" in log.read_text()
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_sign_of_life_keeps_it_alive(tmp_path: Path) -> None:
+    body = """
+for done in range(8):
+    print(json.dumps({"event": "advanced", "stage": "check", "done": done, "total": 8, "unit": "requests"}), flush=True)
+    time.sleep(0.5)
+"""
+    outcome = local.run(
+        JOB, log=tmp_path / "run.log", on_event=lambda event: None, python=interpreter(tmp_path, body), silence_s=3.0
+    )
+    assert not outcome.died
+
+
+def test_one_that_ends_without_a_word_says_so(tmp_path: Path) -> None:
+    outcome, events, _ = run(tmp_path, "sys.exit(0)")
+    assert not events
+    assert outcome.describe() == "the worker ended without a word of what it had still to do"
+
+
+def test_garbage_is_no_event(tmp_path: Path) -> None:
+    outcome, events, log = run(
+        tmp_path,
+        """
+sys.stdout.buffer.write(bytes(range(256)) * 4096)
+print('{"event": "finished", "stage": 7}')
+print('{"event": "finis')
+print(json.dumps({"event": "finished", "stage": "check", "path": None}))
+""",
+    )
+    assert not outcome.died
+    assert [event.event for event in events] == ["finished"]
+    assert '"stage": 7' in log
+
+
+PARENT = """
+import os, subprocess, sys, time
+from slim_eval.execution import messages
+lifeline, own_end = os.pipe()
+environment = {**os.environ, messages.LIFELINE: str(lifeline)}
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], pass_fds=(lifeline,), start_new_session=True, env=environment)
+os.close(lifeline)
+time.sleep(600)
+"""
+CHILD = """
+import os, subprocess, sys, time
+from slim_eval.execution import worker
+worker._hold_lifeline()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_ends_with_who_started_it_though_that_is_killed() -> None:
+    """Nothing tells it but the pipe, which ends with the parent; what it has started ends, too."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[2])}
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(pids) == 2
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_who_is_told_twice_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that does not heed SIGTERM is killed when the user interrupts again; else this would never end."""
+    monkeypatch.setattr(local, "_GRACE_S", 1e6)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+    body = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(json.dumps({"event": "started", "stage": "engine"}), flush=True)
+time.sleep(600)
+"""
+
+    def interrupt(event: Any) -> None:
+        threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            local.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SlimEvalError, match="cannot be started"):
+        local.run(JOB, log=tmp_path / "log", on_event=print, python=tmp_path / "nothing")
+
+
+def test_the_real_worker_answers_a_check(tmp_path: Path) -> None:
+    events: list[Any] = []
+    outcome = local.run(JOB, log=tmp_path / "log", on_event=events.append)
+    assert not outcome.died, outcome.describe()
+    assert [event.event for event in events] == ["started", "chosen", "finished"]
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(50):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[-1].split()[0]
+        if state == "Z":  # killed; whoever adopted it has yet to reap it
+            return True
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return False

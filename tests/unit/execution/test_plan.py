@@ -1,0 +1,134 @@
+"""Planning: what can be known before anything is started."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.config import RunConfig
+from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR, TASKS
+from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
+from slim_eval.execution import local, messages, plan
+
+
+@pytest.fixture(autouse=True)
+def checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[messages.CheckJob]:
+    """The questions put to the measuring interpreter, all of them answered with yes."""
+    asked: list[messages.CheckJob] = []
+
+    def run(job: Any, **_: Any) -> local.Outcome:
+        asked.append(job)
+        return local.Outcome(0, None, "")
+
+    monkeypatch.setattr(local, "run", run)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def model(folder: Path, **changes: Any) -> str:
+    """A folder with a changed configuration of the embedded model."""
+    shutil.copytree(MODEL_DIR, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return str(folder)
+
+
+def variants(**options: Any) -> list[plan.PlannedVariant]:
+    planned, _ = plan.plan(RunConfig(**options))
+    return planned
+
+
+def test_variants_go_model_by_model_and_16_bit_first(tmp_path: Path) -> None:
+    planned = variants(models=["demo", model(tmp_path / "Tiny")], precision="int4 fp16 int8")
+    assert [variant.precision for variant in planned] == ["fp16", "int8", "int4"] * 2
+    assert [variant.source.name for variant in planned][::3] == ["demo", str(tmp_path / "Tiny")]
+
+
+def test_stages_are_in_their_order() -> None:
+    (variant,) = variants(models="demo", precision="int8", tasks="accuracy energy performance")
+    assert variant.stages == ["quantize", "engine", "performance", "energy", *TASKS]
+
+
+def test_the_context_is_lowered_to_the_models_own() -> None:
+    assert variants(models="demo")[0].max_model_len == 1024
+    assert variants(models="demo", engine={"max_model_len": 512})[0].max_model_len == 512
+
+
+def test_a_context_that_was_asked_for_is_refused_where_the_model_is_shorter() -> None:
+    with pytest.raises(UsageError, match="8192"):
+        variants(models="demo", engine={"max_model_len": 8192})
+
+
+def test_two_models_with_one_short_name_never_share_a_folder(tmp_path: Path) -> None:
+    planned = variants(models=[model(tmp_path / "a" / "Tiny"), model(tmp_path / "b" / "tiny")], precision="fp16 int8")
+    folders = [str(variant.directory).casefold() for variant in planned]
+    assert len(set(folders)) == 4
+    checkpoints = {variant.quantize_request(variant.source).models for variant in planned}
+    assert checkpoints == {(str(tmp_path / "a" / "Tiny"), str(tmp_path / "b" / "tiny"))}
+
+
+def test_the_embedded_model_brings_its_tasks_and_texts() -> None:
+    (variant,) = variants(models="demo")
+    assert variant.config.accuracy.tasks == TASKS
+    assert variant.config.quantization.calibration_dataset == str(CALIBRATION_FILE)
+
+
+def test_what_was_asked_for_stays(tmp_path: Path) -> None:
+    (variant,) = variants(
+        models="demo", accuracy={"tasks": "hellaswag"}, quantization={"calibration_dataset": str(tmp_path)}
+    )
+    assert variant.config.accuracy.tasks == ("hellaswag",)
+    assert variant.config.quantization.calibration_dataset == str(tmp_path)
+
+
+def test_the_measuring_interpreter_is_asked_about_tasks_only_where_they_are_run(
+    checks: list[messages.CheckJob],
+) -> None:
+    variants(models="demo")
+    variants(models="demo", tasks="performance")
+    assert [job.tasks for job in checks] == [TASKS, ()]
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (messages.Failed(stage="check", cause="unknown task", remedy="another", usage=True), UsageError),
+        (messages.Failed(stage="check", cause="no kernel", remedy="another", usage=False), SlimEvalError),
+    ],
+)
+def test_its_answer_stops_the_run(
+    event: messages.Failed, error: type[SlimEvalError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(job: Any, **options: Any) -> local.Outcome:
+        options["on_event"](event)
+        return local.Outcome(0, None, "")
+
+    monkeypatch.setattr(local, "run", run)
+    with pytest.raises(error, match=event.cause):
+        variants(models="demo")
+
+
+def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
+    name = model(tmp_path / "Tiny", quantization_config={"quant_method": "awq"})
+    assert len(variants(models=[name])) == 1
+    with pytest.raises(UsageError, match="already quantized"):
+        variants(models=[name], precision="int4")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: ["lm_eval"])
+    with pytest.raises(MissingPackageError, match="lm_eval") as caught:
+        variants(models="demo")
+    assert "pip install" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["afile", "afile/below"])
+def test_an_output_folder_that_cannot_be(name: str, tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        variants(models="demo", output_dir=Path(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["afile"]

@@ -1,0 +1,328 @@
+"""Resuming: which records stand, which are measured again, and which must not be replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval import evaluator, results
+from slim_eval.config import RunConfig
+from slim_eval.errors import NewerResultError, UsageError
+from slim_eval.evaluator import measure_noise
+from slim_eval.execution import fingerprints, local, messages, plan, resume
+from slim_eval.results.records import (
+    SCHEMA_VERSION,
+    AccuracyRecord,
+    EnergyRecord,
+    ErrorRecord,
+    PerformanceRecord,
+    Record,
+)
+from slim_eval.results.store import write_error, write_record
+
+ENGINE = "transformers"
+ALL = ["performance", "energy", "demo_mmlu", "demo_gsm8k"]
+SAMPLE = ({"x": 1},)
+PUBLISHED = Path(__file__).resolve().parents[3] / "outputs" / "published-a100"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(**options: Any) -> RunConfig:
+    parts = {
+        "accuracy": {"tasks": "demo_mmlu demo_gsm8k"},
+        "engine": {"engine": ENGINE},
+        "tracking": {"enabled": False},
+    }
+    return RunConfig(**({"models": "demo"} | parts | options))
+
+
+def record(name: str, head: dict[str, Any]) -> Record:
+    if name == "performance":
+        return PerformanceRecord(**head, mean_latency_s=0.1, tokens_per_second=10.0, load_time_s=2.0)
+    if name == "energy":
+        return EnergyRecord(**{"valid": True, "energy_source": "nvml-counter", "energy_joules": 1.0} | head)
+    return AccuracyRecord(**head, task=name, accuracy=0.5, metric="acc,none")
+
+
+def make(directory: Path, name: str, settings: dict[str, Any], precision: str = "fp16", **changes: Any) -> None:
+    """A record as a worker leaves it."""
+    measured_with = fingerprints.served_by(settings, ENGINE)
+    head = {
+        "schema_version": SCHEMA_VERSION, "model": "demo", "precision": precision, "engine": ENGINE,
+        "measured_with": measured_with, "fingerprint": fingerprints.fingerprint(measured_with), "stage_duration_s": 3.0,
+    }  # fmt: skip
+    write_record(directory, record(name, head | changes), SAMPLE)
+
+
+@pytest.fixture
+def done() -> Path:
+    """A variant with a record of every stage."""
+    (variant,), gpus = plan.lay_out(config())
+    for name, settings in variant.settings(gpus).items():
+        make(variant.directory, name, settings)
+    return variant.directory
+
+
+def survey(wanted: RunConfig | None = None) -> plan.PlannedVariant:
+    wanted = wanted or config()
+    variants, gpus = plan.lay_out(wanted)
+    (variant,) = resume.survey(variants, gpus, force=wanted.force)
+    return variant
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_an_empty_folder_is_measured_whole() -> None:
+    variant = survey()
+    assert (variant.todo, variant.stages, variant.again) == (ALL, ["engine", *ALL], {})
+
+
+def test_what_is_done_is_reused(done: Path) -> None:
+    variant = survey()
+    assert (variant.todo, variant.stages, variant.reused) == ([], [], frozenset(ALL))
+
+
+def test_accuracy_goes_on_by_task(done: Path) -> None:
+    (done / "demo_gsm8k.json").unlink()
+    assert survey().stages == ["engine", "demo_gsm8k"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("energy", {"valid": False, "invalid_reasons": ["throttled"]}, "throttled"),
+        ("energy", {"valid": None, "energy_source": None, "energy_joules": None}, "no energy was measured"),
+        ("performance", {"mean_latency_s": None, "tokens_per_second": None}, "no numbers"),
+        ("demo_mmlu", {"accuracy": None}, "no numbers"),
+    ],
+)
+def test_a_record_that_is_no_result_is_measured_again(
+    name: str, values: dict[str, Any], reason: str, done: Path
+) -> None:
+    changed(done / f"{name}.json", **values)
+    variant = survey()
+    assert variant.todo == [name]
+    assert reason in variant.again[name]
+
+
+def test_energy_that_nobody_wanted_is_done(done: Path) -> None:
+    wanted = config(energy={"source": "none"})
+    (variant,), gpus = plan.lay_out(wanted)
+    make(done, "energy", variant.settings(gpus)["energy"], valid=None, energy_source=None, energy_joules=None)
+    assert survey(wanted).todo == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "model": 3}'])
+def test_a_damaged_record_is_measured_again(text: str, done: Path) -> None:
+    (done / "demo_mmlu.json").write_text(text)
+    variant = survey()
+    assert (variant.todo, variant.again) == (["demo_mmlu"], {"demo_mmlu": "its record is damaged"})
+
+
+def test_a_record_without_its_samples_is_measured_again(done: Path) -> None:
+    (done / "demo_mmlu.samples.jsonl.gz").unlink()
+    assert survey().again == {"demo_mmlu": "its samples are missing"}
+
+
+def test_a_stage_that_only_failed_is_measured_again(done: Path) -> None:
+    (done / "demo_mmlu.json").unlink()
+    error = ErrorRecord(model="demo", precision="fp16", stage="demo_mmlu", cause="no data")
+    write_error(done, "demo_mmlu", error)
+    assert survey().again == {"demo_mmlu": "it failed before"}
+    write_error(done, "energy", error)  # a later failure takes nothing from what was measured before
+    assert survey().todo == ["demo_mmlu"]
+
+
+def test_changed_settings_are_named_with_both_values(done: Path) -> None:
+    wanted = config(performance={"num_runs": 7}, seed=3)
+    with pytest.raises(UsageError) as caught:
+        survey(wanted)
+    for text in ("num_runs: 500 then, 7 asked", "fewshot_seed: 0 then, 3 asked", "performance.json", "demo_mmlu.json"):
+        assert text in caught.value.cause
+    assert "energy.json" not in caught.value.cause
+    assert "--force" in caught.value.remedy
+    assert "--requantize" not in caught.value.remedy
+    assert "--output-dir" in caught.value.remedy
+    assert survey(wanted.model_copy(update={"force": True})).todo == ALL
+
+
+def test_what_is_not_asked_for_is_not_in_the_way(done: Path) -> None:
+    assert survey(config(tasks="accuracy", performance={"num_runs": 7})).todo == []
+
+
+@pytest.mark.parametrize("values", [{"fingerprint": None, "measured_with": None}, {"fingerprint": "0" * 64}])
+def test_a_record_that_does_not_say_how_it_was_made_is_not_replaced_silently(
+    values: dict[str, Any], done: Path
+) -> None:
+    changed(done / "performance.json", **values)
+    with pytest.raises(UsageError, match="its settings were not recorded"):
+        survey()
+
+
+def test_published_records_are_not_replaced_silently() -> None:
+    (variant,), _ = plan.lay_out(config(tasks="performance energy"))
+    source = next(PUBLISHED.rglob("performance.json")).parent
+    variant.directory.mkdir(parents=True)
+    for name in ("performance", "energy"):
+        content = json.loads((source / f"{name}.json").read_text()) | {"model": "demo", "precision": "fp16"}
+        (variant.directory / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"performance\.json.*energy\.json"):
+        survey(config(tasks="performance energy"))
+
+
+def test_a_record_of_a_newer_version_is_not_replaced_silently(done: Path) -> None:
+    changed(done / "performance.json", schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(NewerResultError, match="newer"):
+        survey()
+    assert survey(config(force=True)).todo == ALL
+
+
+def test_auto_goes_on_with_either_engine_and_another_one_is_named(done: Path) -> None:
+    assert survey(config(engine={"engine": "auto"})).todo == []
+    with pytest.raises(UsageError, match="engine: transformers then, vllm asked"):
+        survey(config(engine={"engine": "vllm"}))
+
+
+def test_auto_that_takes_another_engine_now_is_refused(done: Path) -> None:
+    (done / "energy.json").unlink()
+    variant = survey(config(engine={"engine": "auto"}))
+    resume.refuse_other_engines([variant], {"fp16": ENGINE})
+    with pytest.raises(UsageError, match="measured on transformers; --engine auto takes vllm now"):
+        resume.refuse_other_engines([variant], {"fp16": "vllm"})
+    resume.refuse_other_engines([replace(variant, reused=frozenset())], {"fp16": "vllm"})
+
+
+def test_other_calibration_and_requantizing_are_named() -> None:
+    wanted = config(precision="int8", quantization={"num_calibration_samples": 8})
+    (variant,), gpus = plan.lay_out(wanted)
+    for name, settings in variant.settings(gpus).items():
+        make(variant.directory, name, settings, "int8")
+    assert survey(wanted).todo == []
+    with pytest.raises(UsageError, match="num_calibration_samples: 8 then, 9 asked") as caught:
+        survey(config(precision="int8", quantization={"num_calibration_samples": 9}))
+    assert "--force --requantize" in caught.value.remedy
+    with pytest.raises(UsageError, match="--requantize"):
+        survey(config(precision="int8", quantization={"num_calibration_samples": 8, "requantize": True}))
+
+
+class Machine:
+    """Workers that leave the records that they were asked for, in place of measuring."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def run(self, job: Any, *, on_event: Any, **_: Any) -> local.Outcome:
+        """Do a job at once."""
+        self.jobs.append(job)
+        if isinstance(job, messages.CheckJob):
+            for precision in job.precisions:
+                on_event(messages.Chosen(precision=precision, engine=ENGINE))
+        elif isinstance(job, messages.MeasureJob):
+            for stage, settings in job.settings.items():
+                make(job.directory, stage, settings, job.precision)
+                on_event(messages.Finished(stage=stage))
+        return local.Outcome(0, None, "")
+
+    def measured(self) -> list[list[str]]:
+        """The stages of each measurement since the last call."""
+        jobs, self.jobs = self.jobs, []
+        return [list(job.settings) for job in jobs if isinstance(job, messages.MeasureJob)]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    made = Machine()
+    monkeypatch.setattr(local, "run", made.run)
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: [])
+    return made
+
+
+def test_the_same_run_starts_no_worker_and_shows_what_there_is(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = evaluator.evaluate(config())
+    assert machine.measured() == [ALL]
+    assert (first.failures, list(first.reused.values())) == ([], [()])
+    assert "reused" not in capsys.readouterr().out
+    again = evaluator.evaluate(config())
+    assert machine.jobs == []
+    assert [len(variant.records) for variant in again.variants] == [4]
+    assert list(again.reused.values()) == [tuple(ALL)]
+    out = capsys.readouterr().out
+    assert out.strip().splitlines()[-1] == "reused 4 of 4 stages; --force measures them again"
+    assert " all " in out
+
+
+def test_only_what_is_missing_is_asked_of_the_worker(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluator.evaluate(config())
+    machine.measured()
+    (report.variants[0].directory / "demo_mmlu.json").unlink()
+    evaluator.evaluate(config())
+    check, measure = machine.jobs
+    assert check.tasks == ("demo_mmlu",)
+    assert (measure.benchmarks, measure.accuracy_tasks) == ((plan.Benchmark.ACCURACY,), ("demo_mmlu",))
+    assert "reused 3 of 4 stages" in capsys.readouterr().out
+    machine.measured()
+    evaluator.evaluate(config(force=True))
+    assert machine.measured() == [ALL]
+
+
+def test_a_dry_run_starts_and_writes_nothing(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluator.evaluate(config(dry_run=True))
+    assert machine.jobs == []
+    assert list(tmp_path.iterdir()) == []
+    text = capsys.readouterr().out
+    assert "5 stages to do, 0 reused" in text
+    assert "time: not known" in text
+
+
+def test_noise_always_measures(machine: Machine, tmp_path: Path) -> None:
+    options = {"models": "demo", "tasks": "performance", "engine": {"engine": ENGINE}, "tracking": {"enabled": False}}
+    noise = planning_config(**options)
+    evaluator.evaluate(config(tasks="performance", performance={"num_runs": 7}))  # made otherwise: not in the way
+    machine.measured()
+    for _ in range(2):
+        measure_noise(noise)
+        assert machine.measured() == [["performance"], ["performance"]]
+    before = sorted(path for path in tmp_path.rglob("*"))
+    measure_noise(planning_config(**options, dry_run=True))
+    assert machine.jobs == []
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def planning_config(**options: Any) -> Any:
+    from slim_eval.config import NoiseConfig
+
+    return NoiseConfig(**options)
+
+
+def test_paired_results_are_brought_up_to_date_and_else_left_alone(machine: Machine) -> None:
+    from slim_eval.analysis.compare.pairing import update_paired
+
+    wanted = config(tasks="accuracy")
+    variants, gpus = plan.lay_out(config(tasks="accuracy", precision="fp16 int8"))
+    for variant in variants:
+        for name, settings in variant.settings(gpus).items():
+            make(variant.directory, name, settings, variant.precision)
+    paired = variants[1].directory / results.PAIRED
+    evaluator.evaluate(wanted)
+    assert paired.exists()
+    changed(paired, timestamp="2020-01-01T00:00:00+00:00")
+    text = paired.read_text()
+    update_paired(variants[0].directory.parent, 1.0)
+    assert paired.read_text() == text
+    update_paired(variants[0].directory.parent, 2.0)
+    assert paired.read_text() != text

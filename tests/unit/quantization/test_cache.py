@@ -1,0 +1,243 @@
+"""The cache of quantized checkpoints: names, settings, damage, publishing. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.config import QuantizationConfig
+from slim_eval.errors import QuantizationError, UsageError
+from slim_eval.models.source import ModelSource, resolve
+from slim_eval.quantization import cache
+from slim_eval.quantization.cache import (
+    QuantizationRecord,
+    QuantizeRequest,
+    cached,
+    checkpoint_directory,
+    recover,
+    settings,
+)
+from slim_eval.schemes import SCHEMES
+from slim_eval.utils import slug
+from tests.unit.models.test_source import write_safetensors
+
+HUB = ModelSource(name="org/Tiny", kind="hub", config_dir=Path("x"), revision="c0ffee")
+PLAIN = {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
+
+
+def checkpoint(folder: Path, quantized: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = {"quantization_config": {"quant_method": "compressed-tensors"}} if quantized else {}
+    (folder / "config.json").write_text(json.dumps({**PLAIN, **packed}))
+    write_safetensors(folder / "model.safetensors", {"a.weight_scale": ("BF16", [4])})
+    return folder
+
+
+def request(directory: Path, source: ModelSource = HUB, **values: Any) -> QuantizeRequest:
+    return QuantizeRequest(**{"source": source, "precision": "int8", "directory": directory, **values})
+
+
+def publish(asked: QuantizeRequest, **changes: Any) -> Path:
+    """A cached checkpoint as quantize() leaves it, without the quantization."""
+    with cache.new_checkpoint(checkpoint_directory(asked)) as folder:
+        size = (checkpoint(folder) / "model.safetensors").stat().st_size
+        record = {
+            "model": asked.source.name,
+            "precision": asked.precision,
+            "scheme": "GPTQ (W8A8)",
+            "settings": settings(asked),
+            "recipe": cache.recipe_record(asked.precision),
+            "calibration": {},
+            "dtype": "bfloat16",
+            "num_parameters": 4,
+            "source_bytes": 8,
+            "bytes_on_disk": size,
+            "bits_per_weight": 8.0,
+            "weight_sha256": {},
+            "versions": {},
+            "started": "s",
+            "finished": "f",
+            "duration_s": 1.0,
+            "notes": ["a note"],
+        }
+        cache.write_record(folder, QuantizationRecord.model_validate({**record, **changes}))
+    return checkpoint_directory(asked)
+
+
+def test_scheme_names_are_those_published() -> None:
+    assert [member.recorded_as for member in SCHEMES.values()] == ["FP16", "GPTQ (W8A8)", "GPTQ (W4A16)"]
+
+
+def test_a_request_travels_as_json(tmp_path: Path) -> None:
+    asked = request(tmp_path, seed=3, models=("a", "b"))
+    assert QuantizeRequest.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_an_empty_cache_and_a_full_one(tmp_path: Path) -> None:
+    asked = request(tmp_path / "q")
+    assert cached(asked) is None
+    folder = publish(asked)
+    assert folder == tmp_path / "q" / "Tiny_int8"
+    found = cached(asked)
+    assert found is not None
+    assert (found.path, found.reused, found.notes) == (folder, True, ("a note",))
+    assert found.record == cache.read_record(folder)
+    assert cached(request(tmp_path / "q", config=QuantizationConfig(requantize=True))) is None
+    assert cached(request(tmp_path / "q", precision="int4")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, r"\(seed: cached 0, asked 5\)"),
+        ({"config": QuantizationConfig(num_calibration_samples=64)}, "num_calibration_samples: cached 512, asked 64"),
+        ({"config": QuantizationConfig(max_sequence_length=512)}, "max_sequence_length: cached 2048, asked 512"),
+        ({"config": QuantizationConfig(calibration_split="test")}, "calibration_split: cached train_sft, asked test"),
+        ({"config": QuantizationConfig(calibration_dataset="o/d")}, "calibration_dataset: cached Hug.*asked o/d"),
+        ({"source": HUB.model_copy(update={"revision": "beef"})}, "revision: cached c0ffee, asked beef"),
+        ({"seed": 5, "config": QuantizationConfig(max_sequence_length=9)}, "max_sequence_length: .*; seed: "),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    publish(request(tmp_path))
+    with pytest.raises(UsageError, match=message) as caught:
+        cached(request(tmp_path, **changes))
+    assert "--requantize" in caught.value.remedy
+    assert "--quantized-models-dir" in caught.value.remedy
+
+
+def test_a_local_model_and_its_data_are_known_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = checkpoint(tmp_path / "Tiny", quantized=False)
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "a"}\n')
+
+    def asked(dataset: Path) -> QuantizeRequest:
+        config = QuantizationConfig(calibration_dataset=str(dataset))
+        return request(tmp_path / "q", resolve("./Tiny"), config=config)
+
+    publish(asked(data))
+    assert cached(asked(data.rename(tmp_path / "moved.jsonl"))) is not None
+    (tmp_path / "moved.jsonl").write_text('{"text": "b"}\n')
+    with pytest.raises(UsageError, match=r"calibration_dataset: cached sha256:\w{12}…, asked sha256:"):
+        cached(asked(tmp_path / "moved.jsonl"))
+    data.write_text('{"text": "a"}\n')
+    write_safetensors(source / "model.safetensors", {"other": ("BF16", [4])})
+    with pytest.raises(UsageError, match="weights: cached sha256:"):
+        cached(asked(data))
+
+
+def test_a_checkpoint_made_elsewhere_is_used_with_a_warning(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "Tiny_int8")
+    found = cached(request(tmp_path))
+    assert found is not None
+    assert found.record is None
+    assert "made elsewhere (compressed-tensors)" in found.notes[0]
+
+
+@pytest.mark.parametrize("requantize", [False, True])
+def test_folders_with_something_else_are_left_alone(tmp_path: Path, requantize: bool) -> None:
+    (tmp_path / "Tiny_int8").mkdir()
+    asked = request(tmp_path, config=QuantizationConfig(requantize=requantize))
+    assert cached(asked) is None  # empty
+    (tmp_path / "Tiny_int8" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        cached(asked)
+
+
+def test_an_unquantized_checkpoint_is_not_taken_for_int8(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "Tiny_int8", quantized=False)
+    with pytest.raises(UsageError, match="unquantized"):
+        cached(request(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: os.truncate(f / "model.safetensors", 60), "damaged.*(promises|cut off)"),
+        (lambda f: (f / "model.safetensors").unlink(), "damaged.*no weights"),
+        (lambda f: write_safetensors(f / "model.safetensors", {"a": ("BF16", [9])}), "bytes of weights, not the"),
+        (lambda f: (f / "quantization.json").write_text('{"model": "org/Tiny"'), "not readable"),
+        (lambda f: (f / "quantization.json").write_text('{"model": "org/Tiny"}'), "not readable"),
+    ],
+)
+def test_a_damaged_cache_is_refused(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(publish(request(tmp_path)))
+    with pytest.raises(QuantizationError, match=message) as caught:
+        cached(request(tmp_path))
+    assert "--requantize" in caught.value.remedy
+
+
+def test_a_record_of_a_newer_version_is_still_read(tmp_path: Path) -> None:
+    folder = publish(request(tmp_path))
+    content = json.loads((folder / "quantization.json").read_text())
+    (folder / "quantization.json").write_text(json.dumps({**content, "colour": "green"}))
+    assert cached(request(tmp_path)) is not None
+
+
+@pytest.mark.parametrize(
+    ("owner", "rivals", "expected"),
+    [
+        (None, (), "Tiny_int8"),
+        ("org/Tiny", (), "Tiny_int8"),
+        ("b/Tiny", (), "org--Tiny_int8"),
+        (None, ("org/Tiny", "b/Tiny"), "org--Tiny_int8"),
+        (None, ("org/Tiny", "b/tiny"), "org--Tiny_int8"),
+        (None, ("org/Tiny", "b/Other"), "Tiny_int8"),
+    ],
+)
+@pytest.mark.parametrize("owned", ["int8", "int4"])
+def test_names_of_folders(
+    tmp_path: Path, owner: str | None, rivals: tuple[str, ...], expected: str, owned: str
+) -> None:
+    if owner:
+        publish(request(tmp_path, HUB.model_copy(update={"name": owner}), precision=owned))
+    assert checkpoint_directory(request(tmp_path, models=rivals)).name == expected
+
+
+def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    folder = publish(request(tmp_path))
+    before = (folder / "quantization.json").read_text()
+
+    def fail() -> None:
+        with cache.new_checkpoint(folder) as temporary:
+            (temporary / "half").touch()
+            raise QuantizationError("no")
+
+    with pytest.raises(QuantizationError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny_int8"]
+    assert (folder / "quantization.json").read_text() == before
+
+
+def test_what_killed_processes_left_is_cleaned_up(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    host, dead = slug(socket.gethostname()), ended.pid
+    final = tmp_path / "Tiny_int8"
+    alive = f"{host}-{os.getppid()}"
+    others = {f".Tiny_int8.tmp-{alive}", f".Tiny_int8.tmp-elsewhere-{dead}", f".Tiny_int4.tmp-{host}-{dead}"}
+    for name in (*others, f".Tiny_int8.tmp-{host}-{dead}", f".Tiny_int8.old-{host}-{dead}"):
+        (tmp_path / name).mkdir()
+    recover(final)  # the moved one had no successor: it comes back
+    kept = {"Tiny_int8", *others}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    (tmp_path / f".Tiny_int8.old-{host}-{dead}").mkdir()
+    recover(final)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_asking_the_cache_needs_no_heavy_package() -> None:
+    heavy = ["torch", "transformers", "llmcompressor", "datasets", "pandas", "huggingface_hub"]
+    script = f"import sys, slim_eval.quantization.llmcompressor; print([m for m in {heavy} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,212 @@
+"""guidellm's reports: files that two versions wrote, and worked by hand."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.errors import ResultFileError
+from slim_eval.results.importers.findings import Finding, Given, Source
+from slim_eval.results.importers.guidellm import report
+from slim_eval.results.importers.reading import Fields
+from slim_eval.results.records import PerformanceMetrics
+
+
+def read(path: Path) -> tuple[list[Finding], dict[str, Any]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return report(Fields(path, content), Source(path, "0", "guidellm"), Given()), content
+
+
+def numbers(finding: Finding) -> PerformanceMetrics:
+    assert isinstance(finding.metrics, PerformanceMetrics)
+    return finding.metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "count"), [("guidellm_v1.json", "0.5.3", 2), ("guidellm_v2.json", "0.7.2", 1)]
+)
+def test_each_benchmark_of_both_versions_is_found(data: Path, name: str, version: str, count: int) -> None:
+    findings, content = read(data / name)
+    assert len(findings) == len(content["benchmarks"]) == count
+    for finding, benchmark in zip(findings, content["benchmarks"], strict=True):
+        metrics, theirs = numbers(finding), benchmark["metrics"]
+        assert finding.source.version == version
+        assert metrics.ttft_s == pytest.approx(theirs["time_to_first_token_ms"]["successful"]["mean"] / 1000)
+        assert metrics.tpot_s == pytest.approx(theirs["inter_token_latency_ms"]["successful"]["mean"] / 1000)
+        assert metrics.tokens_per_second == pytest.approx(6 * 12 / benchmark["duration"])
+        assert (metrics.num_runs, metrics.prompt_tokens, metrics.output_tokens) == (6, 24, 12)
+        assert metrics.mean_latency_s is None
+        assert finding.config["max_new_tokens"] == 12
+        assert finding.head["engine"] is None
+        assert len(finding.samples) == 6
+
+
+def test_its_time_per_output_token_is_not_taken(data: Path) -> None:
+    """It divides the whole latency by n, ours the time after the first token by n - 1."""
+    (finding,), content = read(data / "guidellm_v2.json")
+    theirs = content["benchmarks"][0]["metrics"]["time_per_output_token_ms"]["successful"]["mean"] / 1000
+    requests = content["benchmarks"][0]["requests"]["successful"]
+    by_hand = [(r["request_latency"] - r["time_to_first_token_ms"] / 1000) / 11 for r in requests]
+    tpot = numbers(finding).tpot_s
+    assert tpot is not None
+    assert tpot != pytest.approx(theirs, rel=0.05)
+    assert tpot == pytest.approx(
+        statistics.mean(by_hand), rel=0.05
+    )  # the response closes a moment after its last token
+
+
+def test_end_to_end_ends_with_the_last_token(data: Path) -> None:
+    findings, content = read(data / "guidellm_v1.json")
+    for finding, benchmark in zip(findings, content["benchmarks"], strict=True):
+        for row, request in zip(finding.samples, benchmark["requests"]["successful"], strict=True):
+            assert row["e2e_s"] == pytest.approx(row["ttft_s"] + 11 * row["tpot_s"])
+            assert 0 < request["request_latency"] - row["e2e_s"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("strategy", "setting", "concurrency"),
+    [
+        ({"type_": "synchronous"}, "synchronous", 1),
+        ({"type_": "concurrent", "streams": 8}, "concurrent-8", 8),
+        ({"type_": "throughput", "max_concurrency": 512}, "throughput", None),
+        ({"type_": "constant", "rate": 2.5, "max_concurrency": 10240}, "constant-2.5", None),
+        ({"type_": "poisson", "rate": 4.0}, "poisson-4", None),
+    ],
+)
+def test_the_strategy_is_the_setting(
+    changed: Callable[..., Path], strategy: dict[str, Any], setting: str, concurrency: int | None
+) -> None:
+    path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["config"].update(strategy=strategy))
+    (finding,), _ = read(path)
+    assert finding.setting == setting
+    assert numbers(finding).batch_size == concurrency
+    assert finding.config["type"] == strategy["type_"]
+    assert finding.config["load"] == f"guidellm, {setting}"
+    assert finding.config.get("rate") == strategy.get("rate")
+
+
+def sampled(content: dict[str, Any]) -> None:
+    """As ``sample_requests`` leaves a report: totals of all, details of some."""
+    for benchmark in content["benchmarks"]:
+        del benchmark["requests"]["successful"][2:]
+
+
+def test_a_sample_of_requests_is_not_taken_for_all(changed: Callable[..., Path], data: Path) -> None:
+    whole = [numbers(finding) for finding in read(data / "guidellm_v1.json")[0]]
+    for finding, expected in zip(read(changed("guidellm_v1.json", sampled))[0], whole, strict=True):
+        metrics = numbers(finding)
+        assert metrics.ttft_s == pytest.approx(expected.ttft_s)
+        assert metrics.std_ttft_s == pytest.approx(expected.std_ttft_s)
+        assert metrics.tpot_s == pytest.approx(expected.tpot_s)
+        assert metrics.std_tpot_s == pytest.approx(expected.std_tpot_s)
+        assert metrics.tokens_per_second == expected.tokens_per_second
+        assert (metrics.e2e_latency_s, metrics.p95_ttft_s, metrics.p99_ttft_s) == (None, None, None)
+        assert finding.samples == []
+        assert any("sample of the requests" in note for note in finding.notes)
+
+
+def test_a_mean_that_is_weighted_by_length_is_not_taken(changed: Callable[..., Path]) -> None:
+    def unequal(content: dict[str, Any]) -> None:
+        sampled(content)
+        content["benchmarks"][0]["metrics"]["output_token_count"]["successful"]["min"] = 3.0
+
+    findings, _ = read(changed("guidellm_v1.json", unequal))
+    assert numbers(findings[0]).tpot_s is None
+    assert numbers(findings[0]).ttft_s is not None
+    assert findings[0].config["max_new_tokens"] is None
+    assert any("weighs them" in note for note in findings[0].notes)
+    assert numbers(findings[1]).tpot_s is not None
+
+
+def test_tails_of_summaries_need_enough_requests(changed: Callable[..., Path]) -> None:
+    def many(content: dict[str, Any]) -> None:
+        for benchmark in content["benchmarks"]:
+            benchmark["metrics"]["request_totals"]["successful"] = 50
+
+    metrics = numbers(read(changed("guidellm_v1.json", many))[0][0])
+    assert metrics.p95_ttft_s == pytest.approx(0.163643598, rel=1e-6)
+    assert metrics.p99_ttft_s is None
+
+
+@pytest.mark.parametrize("key", ["warmup_duration", "cooldown_duration"])
+def test_throughput_is_unknown_where_requests_were_cut(changed: Callable[..., Path], key: str) -> None:
+    (finding,), _ = read(changed("guidellm_v2.json", lambda c: c["benchmarks"][0].update({key: 0.5})))
+    assert numbers(finding).tokens_per_second is None
+    assert numbers(finding).ttft_s is not None
+
+
+def test_no_values_are_none(changed: Callable[..., Path]) -> None:
+    def not_streamed(content: dict[str, Any]) -> None:
+        for request in content["benchmarks"][0]["requests"]["successful"]:
+            request.update(time_to_first_token_ms=None, inter_token_latency_ms=None)
+
+    (finding,), _ = read(changed("guidellm_v2.json", not_streamed))
+    assert (numbers(finding).ttft_s, numbers(finding).tpot_s, numbers(finding).e2e_latency_s) == (None, None, None)
+    assert numbers(finding).tokens_per_second is not None
+
+    def zero(content: dict[str, Any]) -> None:
+        sampled(content)
+        for key in ("time_to_first_token_ms", "inter_token_latency_ms"):
+            content["benchmarks"][0]["metrics"][key]["successful"]["mean"] = 0.0
+
+    assert numbers(read(changed("guidellm_v1.json", zero))[0][0]).ttft_s is None
+
+
+def test_failed_requests_are_counted(changed: Callable[..., Path]) -> None:
+    path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(errored=2))
+    (finding,), _ = read(path)
+    assert "2 of 8 requests failed or were cut off and are not in the numbers" in finding.notes
+
+
+def test_an_engine_in_the_same_process_is_named_and_a_key_is_not(changed: Callable[..., Path]) -> None:
+    secret = {"kind": "vllm_python", "api_key": "sk-SECRET"}
+    path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["config"]["backend"].update(secret))
+    (finding,), _ = read(path)
+    assert finding.head["engine"] == "vllm"
+    assert finding.config["backend"] == "vllm_python"
+    assert "SECRET" not in finding.record("m", "fp16").model_dump_json()
+
+
+def test_the_model_is_the_one_that_was_asked(data: Path, changed: Callable[..., Path]) -> None:
+    assert read(data / "guidellm_v2.json")[0][0].model == "demo"
+    assert {finding.model for finding in read(data / "guidellm_v1.json")[0]} == {None}
+    path = changed("guidellm_v1.json", lambda content: content["args"].update(model="org/Tiny"))
+    assert {finding.model for finding in read(path)[0]} == {"org/Tiny"}
+
+
+def drop(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["benchmarks"][0]["metrics"].pop(key)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("metadata"), "field 'metadata' is missing: a report of guidellm 0.3 or older"),
+        (lambda c: c["metadata"].update(version=3), "field 'metadata.version' is 3; known are 1, 2"),
+        (lambda c: c["metadata"].pop("version"), "field 'metadata.version' is missing"),
+        (lambda c: c.update(benchmarks=[]), "field 'benchmarks' is empty"),
+        (lambda c: c["benchmarks"][0].pop("config"), "field 'benchmarks[0].config' is missing"),
+        (drop("output_token_count"), "field 'benchmarks[0].metrics.output_token_count' is missing"),
+        (
+            lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(successful=0),
+            "'benchmarks[0].metrics.request_totals.successful' is 0: no request succeeded",
+        ),
+        (
+            lambda c: c["benchmarks"][0]["requests"]["successful"][1].update(time_to_first_token_ms=float("nan")),
+            "'benchmarks[0].requests.successful[1].time_to_first_token_ms' is nan",
+        ),
+    ],
+)
+def test_unknown_and_damaged_reports_are_named_with_the_field(
+    changed: Callable[..., Path], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    with pytest.raises(ResultFileError) as failure:
+        read(changed("guidellm_v2.json", change))
+    assert words in failure.value.cause
+    assert "guidellm_v2.json" in failure.value.cause
+    assert failure.value.remedy

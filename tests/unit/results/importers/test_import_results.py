@@ -1,0 +1,372 @@
+"""From foreign files to variants: recognised, placed, never overwritten, never half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import slim_eval
+from slim_eval.analysis.rules import comparison
+from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.results.importers import Format, detect, import_results
+from slim_eval.results.records import AccuracyRecord, PerformanceRecord
+from slim_eval.results.rows import rows_of
+from slim_eval.results.store import Variant, find_results, read_record, read_samples, write_record
+from tests.unit.results.importers.conftest import DATA
+
+LM_EVAL = "lm_eval/results_2026-11-24T14-46-58.266836.json"
+FILES = {
+    LM_EVAL: Format.LM_EVAL,
+    "vllm_latency.json": Format.VLLM_LATENCY,
+    "vllm_throughput.json": Format.VLLM_THROUGHPUT,
+    "vllm_serve.json": Format.VLLM_SERVE,
+    "vllm_serve_detailed.json": Format.VLLM_SERVE,
+    "guidellm_v1.json": Format.GUIDELLM,
+    "guidellm_v2.json": Format.GUIDELLM,
+}
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(("name", "kind"), FILES.items())
+def test_every_format_is_recognised_by_its_fields(data: Path, name: str, kind: Format) -> None:
+    assert detect(json.loads((data / name).read_text(encoding="utf-8"))) is kind
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], 3, "text", {}, {"results": {}}, {"latencies": [1]}, {"schema_version": 1}]
+)
+def test_anything_else_is_not(content: Any) -> None:
+    assert detect(content) is None
+
+
+def test_everything_at_once_becomes_variants(data: Path, tmp_path: Path) -> None:
+    report = import_results([data], tmp_path / "out", model="demo", precision="fp16")
+    report.raise_for_problems()
+    assert files_below(tmp_path / "out") == sorted(
+        [
+            *(f"demo/demo_fp16/{task}{end}" for task in ("demo_gsm8k", "demo_hellaswag", "demo_mmlu")
+              for end in (".json", ".samples.jsonl.gz")),
+            *(f"{setting}/demo/demo_fp16/performance{end}" for setting in (
+                "batch-2-output-8", "concurrent-1", "concurrent-2", "constant-4", "rate-inf-concurrency-2",
+                "throughput-6") for end in (".json", ".samples.jsonl.gz")),
+            "rate-4.0/demo/demo_fp16/performance.json",
+        ]
+    )  # fmt: skip
+    assert len(report.paths) == 10
+    assert len(report.variants) == 8
+    results = find_results(tmp_path / "out")
+    assert results.problems == ()
+    assert {variant.model for variant in results.variants} == {"demo"}
+
+
+def test_a_single_measurement_stands_beside_the_accuracies(data: Path, tmp_path: Path) -> None:
+    import_results([data / "vllm_serve.json", data / LM_EVAL], tmp_path, precision="fp16")
+    (variant,) = find_results(tmp_path).variants
+    assert variant.directory == tmp_path / "demo" / "demo_fp16"
+    assert variant.model == "models/demo"
+    assert variant.performance is not None
+    assert len(variant.accuracy) == 3
+
+
+def test_a_record_says_where_it_comes_from(data: Path, tmp_path: Path) -> None:
+    report = import_results([data / "guidellm_v2.json"], tmp_path, precision="int8")
+    record = read_record(report.paths[0])
+    assert isinstance(record, PerformanceRecord)
+    assert record.config is not None
+    origin = record.config["import"]
+    assert (origin["tool"], origin["version"], origin["file"]) == ("guidellm", "0.7.2", "guidellm_v2.json")
+    assert len(origin["sha256"]) == 64
+    assert record.notes[0] == "imported from guidellm_v2.json, written by guidellm 0.7.2"
+    assert (record.schema_version, record.precision, record.model) == (1, "int8", "demo")
+    assert (record.engine, record.environment, record.kernels) == (None, None, None)
+    assert any(note.startswith("guidellm_v2.json: measured by a client") for note in report.notes)
+
+
+def test_the_precision_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"vllm_serve\.json.*at which precision models/demo") as failure:
+        import_results([data / LM_EVAL, data / "vllm_serve.json"], tmp_path / "out")
+    assert "--precision" in failure.value.remedy
+    assert not (tmp_path / "out").exists(), "nothing is written before everything is known"
+
+
+def test_the_precision_of_a_16_bit_dtype_is_taken_and_said(data: Path, tmp_path: Path) -> None:
+    report = import_results([data / LM_EVAL], tmp_path)
+    assert {path.parent.name for path in report.paths} == {"demo_fp16"}
+    assert any("precision fp16 is taken from the file" in note for note in report.notes)
+    assert read_record(report.paths[0]).notes[-1] == "precision fp16 is taken from the file; --precision names another"
+
+
+def test_the_users_word_replaces_the_files(data: Path, tmp_path: Path) -> None:
+    report = import_results([data / LM_EVAL], tmp_path, model="org/Tiny", precision="fp8")
+    assert {path.parent.name for path in report.paths} == {"Tiny_fp8"}
+    assert not any("taken from the file" in note for note in report.notes)
+
+
+def test_the_model_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="which model") as failure:
+        import_results([data / "guidellm_v1.json"], tmp_path, precision="fp16")
+    assert "--model" in failure.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "../x"}, "--precision"),
+        ({"precision": ""}, "--precision"),
+        ({"model": " "}, "--model"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"max_new_tokens": -1}, "--max-new-tokens -1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(data: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        import_results([data / "vllm_serve.json"], tmp_path, **{"model": "m", "precision": "fp16", **options})
+
+
+def test_paths_that_cannot_be_read_are_refused(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        import_results([tmp_path / "none.json"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"holds no \.json file"):
+        import_results([tmp_path / "empty"], tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        import_results([data], tmp_path / "file", model="m", precision="fp16")
+
+
+def test_one_bad_file_does_not_stop_the_others(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(data / "vllm_serve.json", folder / "good.json")
+    (folder / "truncated.json").write_text((data / "vllm_serve.json").read_text(encoding="utf-8")[:300])
+    (folder / "other.json").write_text('{"first": 1, "second": 2}')
+    (folder / "newer.json").write_text('{"avg_latency": 1.0, "samples": [1.0]}')
+    (folder / "list.json").write_text("[1]")
+    (folder / "own.json").write_text('{"schema_version": 1, "model": "m", "precision": "fp16"}')
+    report = import_results([folder], tmp_path / "out", precision="fp16")
+    assert files_below(tmp_path / "out") == ["demo/demo_fp16/performance.json"]
+    problems = "\n".join(report.problems)
+    assert len(report.problems) == 5
+    assert "other.json: of no known format; its first fields are 'first', 'second'" in problems
+    assert "newer.json: field 'latencies' is missing: like a file of vllm bench latency" in problems
+    assert "truncated.json: not readable as JSON" in problems
+    assert "list.json: holds no JSON object" in problems
+    assert "own.json: field 'schema_version': this is slim-eval's own" in problems
+    with pytest.raises(ResultFileError, match=r"and 4 more") as failure:
+        report.raise_for_problems()
+    assert failure.value.exit_code == 1
+
+
+def test_a_file_whose_second_half_is_bad_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    good = json.dumps(json.loads((data / "vllm_serve.json").read_text(encoding="utf-8")))
+    path = tmp_path / "appended.json"
+    path.write_text(f"{good}\n{good[:-40]}")
+    report = import_results([path], tmp_path / "out", precision="fp16")
+    assert len(report.problems) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_appended_results_are_variants_of_their_own(data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "vllm_serve.json").read_text(encoding="utf-8"))
+    path = tmp_path / "appended.json"
+    path.write_text("\n".join(json.dumps(content | {"request_rate": rate}) for rate in (1.0, 2.0)))
+    report = import_results([path], tmp_path / "out", precision="fp16")
+    assert [p.relative_to(tmp_path / "out").parts[0] for p in report.paths] == ["rate-1.0", "rate-2.0"]
+
+
+def test_the_same_measurement_twice_is_a_problem_and_the_first_stays(data: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(data / "vllm_serve.json", tmp_path / name)
+    report = import_results([tmp_path / "a", tmp_path / "b"], tmp_path / "out", precision="fp16")
+    assert len(report.paths) == len(report.problems) == 1
+    assert str(tmp_path / "b") in report.problems[0].split(":")[0]
+    assert str(tmp_path / "a") in report.problems[0]
+
+
+def test_a_file_named_twice_is_read_once(data: Path, tmp_path: Path) -> None:
+    report = import_results([data / "vllm_serve.json", data / "vllm_serve.json"], tmp_path, precision="fp16")
+    assert (len(report.paths), report.problems) == (1, ())
+
+
+def test_importing_again_changes_nothing(data: Path, tmp_path: Path) -> None:
+    first = import_results([data], tmp_path, model="demo", precision="fp16")
+    before = {path: path.read_bytes() for path in first.paths}
+    second = import_results([data], tmp_path, model="demo", precision="fp16")
+    assert second == first
+    assert {path: path.read_bytes() for path in second.paths} == before
+
+
+def test_a_measurement_of_another_origin_is_never_replaced(
+    data: Path, tmp_path: Path, make_variant: Callable[..., Variant], changed: Callable[..., Path]
+) -> None:
+    variant = make_variant("models/demo", "fp16", tasks={"demo_mmlu": 0.5}, write=True)
+    out = variant.directory.parent.parent
+    before = {path: path.read_bytes() for path in variant.directory.iterdir()}
+    report = import_results([data / "vllm_serve.json", data / LM_EVAL], out, precision="fp16")
+    assert {path.name for path in report.paths} == {"demo_gsm8k.json", "demo_hellaswag.json"}
+    assert len(report.problems) == 2
+    assert all("holds another measurement" in problem for problem in report.problems)
+    assert {path: path.read_bytes() for path in before} == before
+
+    fresh = tmp_path / "fresh"
+    import_results([data / "vllm_serve.json"], fresh, precision="fp16")
+    other = changed("vllm_serve.json", lambda content: content.update(request_rate=8.0))
+    report = import_results([other], fresh, precision="fp16")
+    assert (report.paths, len(report.problems)) == ((), 1)
+
+
+def test_models_that_share_a_short_name_get_a_folder_each(tmp_path: Path, changed: Callable[..., Path]) -> None:
+    first = changed("vllm_serve.json", lambda content: content.update(model_id="a/Tiny"))
+    second = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["config"]["backend"].update(model="b/Tiny"))
+    import_results([first, second], tmp_path / "out", precision="fp16")
+    assert [variant.model for variant in find_results(tmp_path / "out").variants] == ["a/Tiny", "b/Tiny"]
+
+
+def test_analysis_reads_imported_variants(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for precision in ("fp16", "int8"):
+        import_results([data / "vllm_serve_detailed.json", data / LM_EVAL], out, precision=precision)
+    frame = slim_eval.load_results(out).set_index("precision")
+    assert frame.loc["fp16", "demo_mmlu"] == 0.8333333333333334
+    assert frame.loc["int8", "batch_size"] == 2
+    report = slim_eval.analyze(input_dir=out, output_dir=tmp_path / "analysis")
+    assert report.num_variants == 2
+    assert report.problems == ()
+    assert set(report.tasks) == {"demo_gsm8k", "demo_hellaswag", "demo_mmlu"}
+    assert (tmp_path / "analysis" / "quantization_impact.csv").stat().st_size > 0
+
+
+def compared(folder: Path) -> dict[str, Any]:
+    base, this = rows_of(find_results(folder).variants)
+    return comparison(this, base, ["demo_mmlu"])
+
+
+def test_equal_settings_are_compared(data: Path, tmp_path: Path) -> None:
+    for precision in ("fp16", "int8"):
+        import_results([data / "vllm_serve_detailed.json", data / LM_EVAL], tmp_path, precision=precision)
+    result = compared(tmp_path)
+    assert (result["not_comparable"], result["tpot_speedup"], result["demo_mmlu_drop_pp"]) == (None, 1.0, 0.0)
+
+
+def other_length(content: dict[str, Any]) -> None:
+    content.update(output_lens=[6] * 8, total_output_tokens=48)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(max_concurrency=4), "batch size 4 against 2"),
+        (
+            lambda c: c.update(request_rate=4.0),
+            "load vllm bench serve, rate-4.0-concurrency-2 against vllm bench serve, rate-inf-concurrency-2",
+        ),
+        (lambda c: c.update(total_input_tokens=400), "prompt tokens 50 against 24.125"),
+        (other_length, "output length setting 6 against 12"),
+    ],
+)
+def test_other_settings_are_not_compared(
+    data: Path, tmp_path: Path, changed: Callable[..., Path], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    import_results([data / "vllm_serve_detailed.json"], tmp_path / "out", precision="fp16")
+    import_results([changed("vllm_serve_detailed.json", change)], tmp_path / "out", precision="int8")
+    result = compared(tmp_path / "out")
+    assert result["tpot_speedup"] is None
+    assert words in result["not_comparable"]
+
+
+def test_load_from_a_client_is_not_compared_with_slim_evals_own_batches(
+    data: Path, tmp_path: Path, make_variant: Callable[..., Variant]
+) -> None:
+    own = {"prompt_tokens": 24.125, "output_tokens": 12.0, "batch_size": 2}
+    variant = make_variant(
+        "models/demo", performance=own, energy=None, head={"config": {"performance": {"max_new_tokens": 12}}}
+    )
+    assert variant.performance is not None
+    write_record(tmp_path / "out" / "demo" / "demo_fp16", variant.performance)
+    import_results([data / "vllm_serve_detailed.json"], tmp_path / "out", precision="int8")
+    result = compared(tmp_path / "out")
+    assert result["tpot_speedup"] is None
+    assert "engine not known against vllm" in result["not_comparable"]
+
+
+def test_items_of_two_imports_pair(data: Path, tmp_path: Path) -> None:
+    rows = []
+    for precision in ("fp16", "int8"):
+        report = import_results([data / LM_EVAL], tmp_path, precision=precision)
+        rows.append({(r["task"], r["doc_hash"]): r for r in read_samples(report.variants[0], "demo_mmlu")})
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 12
+
+
+def walk(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The place of every value in a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in walk(item, (*path, key)))]
+
+
+DOCUMENTS = {name: json.loads((DATA / name).read_text(encoding="utf-8")) for name in FILES}
+JUNK = (None, float("nan"), float("inf"), -1, 0, 1e300, 10**400, "", "text", True, [], {}, [{}], {"a": None}, "remove")
+
+
+def damage(pick: st.DataObject, document: Any) -> str:
+    """A document with one value replaced by junk, or without it, as JSON."""
+    content = json.loads(json.dumps(document))
+    place = pick.draw(st.sampled_from(walk(content)[1:]))
+    junk = pick.draw(st.sampled_from(JUNK))
+    target = content
+    for key in place[:-1]:
+        target = target[key]
+    if junk == "remove":
+        del target[place[-1]]
+    else:
+        target[place[-1]] = junk
+    return json.dumps(content)
+
+
+def import_damaged(folder: Path, damaged: Path) -> None:
+    """A problem that names the file, or records that can be read again; never anything else."""
+    result = damaged if damaged.suffix == ".json" else folder / Path(LM_EVAL).name
+    report = import_results([result], folder / "out", model="m", precision="fp16", batch_size=2)
+    assert all(damaged.name in problem for problem in report.problems)
+    assert report.paths or report.problems
+    for path in report.paths:
+        assert isinstance(read_record(path), PerformanceRecord | AccuracyRecord)
+        read_samples(path.parent, path.stem)
+
+
+@pytest.fixture
+def lm_eval_folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DATA / "lm_eval", tmp_path / "damaged"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pick=st.data())
+def test_no_damage_does_more_than_name_the_file(pick: st.DataObject, lm_eval_folder: Path) -> None:
+    name = pick.draw(st.sampled_from(sorted(FILES)))
+    shutil.rmtree(lm_eval_folder / "out", ignore_errors=True)
+    path = lm_eval_folder / Path(name).name
+    path.write_text(damage(pick, DOCUMENTS[name]), encoding="utf-8")
+    import_damaged(lm_eval_folder, path)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pick=st.data())
+def test_no_damage_to_samples_does_more_than_name_their_file(pick: st.DataObject, lm_eval_folder: Path) -> None:
+    source = pick.draw(st.sampled_from(sorted((DATA / "lm_eval").glob("samples_*"))))
+    shutil.rmtree(lm_eval_folder, ignore_errors=True)
+    shutil.copytree(DATA / "lm_eval", lm_eval_folder)
+    first, *others = source.read_text(encoding="utf-8").splitlines()
+    path = lm_eval_folder / source.name
+    path.write_text("\n".join([damage(pick, json.loads(first)), *others]), encoding="utf-8")
+    import_damaged(lm_eval_folder, path)

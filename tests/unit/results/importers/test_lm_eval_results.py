@@ -1,0 +1,282 @@
+"""lm-eval's results: files that it wrote, and every way in which they may not fit together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.errors import ResultFileError
+from slim_eval.results.importers.findings import Finding, Given, Source
+from slim_eval.results.importers.lm_eval_results import results
+from slim_eval.results.importers.reading import Fields
+from slim_eval.results.records import AccuracyMetrics
+
+NAME = "lm_eval/results_2026-11-24T14-46-58.266836.json"
+TASKS = ("demo_gsm8k", "demo_hellaswag", "demo_mmlu")
+
+
+def read(path: Path) -> dict[str, Finding]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {f.setting: f for f in results(Fields(path, content), Source(path, "0", "lm-eval"), Given())}
+
+
+def numbers(finding: Finding) -> AccuracyMetrics:
+    assert isinstance(finding.metrics, AccuracyMetrics)
+    return finding.metrics
+
+
+def samples_of(path: Path, task: str) -> Path:
+    (found,) = path.parent.glob(f"samples_{task}_2*.jsonl")
+    return found
+
+
+def unchanged(content: dict[str, Any]) -> None:
+    """Only the copy is wanted."""
+
+
+def test_each_task_and_each_group_is_found_once(data: Path) -> None:
+    assert tuple(sorted(read(data / NAME))) == TASKS
+
+
+def test_scores_are_lm_evals_to_the_digit(data: Path) -> None:
+    content = json.loads((data / NAME).read_text(encoding="utf-8"))
+    for task, finding in read(data / NAME).items():
+        metrics = numbers(finding)
+        assert metrics.metrics == {key: value for key, value in content["results"][task].items() if "," in key}
+        assert (metrics.num_fewshot, metrics.limit, metrics.batch_size) == (5, 4, 8)
+        assert metrics.apply_chat_template is False
+        assert metrics.task_versions[task] == content["versions"][task]
+        assert metrics.duration_seconds is None
+    mmlu = numbers(read(data / NAME)["demo_mmlu"])
+    assert (mmlu.metric, mmlu.accuracy, mmlu.stderr) == ("acc,none", 0.8333333333333334, 0.09622504486493763)
+    assert numbers(read(data / NAME)["demo_hellaswag"]).metric == "acc_norm,none"
+    assert numbers(read(data / NAME)["demo_gsm8k"]).metric == "exact_match,flexible-extract"
+
+
+def test_a_group_keeps_its_subtasks(data: Path) -> None:
+    metrics = numbers(read(data / NAME)["demo_mmlu"])
+    assert list(metrics.subtasks) == ["demo_mmlu_animals", "demo_mmlu_foods", "demo_mmlu_jobs"]
+    assert metrics.subtasks["demo_mmlu_jobs"] == {
+        "acc,none": 0.5, "acc_stderr,none": 0.28867513459481287, "num_items": 4, "num_fewshot": 5,
+    }  # fmt: skip
+    assert metrics.num_items == 12
+    assert set(metrics.task_hashes) == set(metrics.subtasks)
+
+
+def test_the_hash_of_the_items_is_lm_evals(data: Path) -> None:
+    for finding in read(data / NAME).values():
+        for leaf, digest in numbers(finding).task_hashes.items():
+            lines = samples_of(data / NAME, leaf).read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines]
+            text = "".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)
+            assert digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_items_have_the_scores_that_the_headline_is_the_mean_of(data: Path, task: str) -> None:
+    finding = read(data / NAME)[task]
+    metric = numbers(finding).metric
+    assert metric is not None
+    scores = [item[metric] for item in finding.samples]
+    assert len(scores) == numbers(finding).num_items
+    assert sum(scores) / len(scores) == pytest.approx(numbers(finding).accuracy)
+    assert len({(item["task"], item["doc_hash"]) for item in finding.samples}) == len(scores)
+
+
+def test_choices_keep_log_likelihoods_as_numbers_and_answers_what_each_filter_found(data: Path) -> None:
+    choice = read(data / NAME)["demo_hellaswag"].samples[0]
+    assert set(choice) == {
+        "task", "doc_id", "doc_hash", "prompt_hash", "target_hash", "target", "loglikelihoods", "acc,none",
+        "acc_norm,none",
+    }  # fmt: skip
+    assert len(choice["loglikelihoods"]) == 4
+    assert choice["loglikelihoods"].index(max(choice["loglikelihoods"])) == int(choice["target"])
+    answer = read(data / NAME)["demo_gsm8k"].samples[0]
+    assert set(answer["extracted"]) == {"strict-match", "flexible-extract"}
+    assert answer["extracted"]["strict-match"] in answer["response"]
+    assert {"exact_match,strict-match", "exact_match,flexible-extract"} < set(answer)
+
+
+def test_what_the_file_says_of_the_model(data: Path) -> None:
+    finding = read(data / NAME)["demo_mmlu"]
+    assert (finding.model, finding.precision) == ("models/demo", "fp16")
+    assert finding.source.version == "0.4.13"
+    head = finding.head
+    assert (head["engine"], head["engine_version"], head["dtype"]) == ("transformers", "5.17.0", "bfloat16")
+    assert head["num_parameters"] == 2033408
+    assert head["timestamp"].startswith("2026-11-24T14:")
+    assert head["environment"]["packages"] == {"lm_eval": "0.4.13", "transformers": "5.17.0"}
+    assert head["environment"]["cpu"] == "AMD EPYC"
+    assert head["environment"]["gpus"] == []
+
+
+def test_gpus_are_read_from_the_environment_report(changed: Callable[..., Path]) -> None:
+    text = "GPU models and configuration: GPU 0: NVIDIA A100\nGPU 1: NVIDIA A100\n\nNvidia driver version: 1"
+    finding = read(changed(NAME, lambda c: c.update(pretty_env_info=text)))["demo_mmlu"]
+    assert finding.head["environment"]["gpus"] == [{"name": "NVIDIA A100"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dtype", "model", "precision"),
+    [
+        ({"pretrained": "org/Tiny"}, "torch.float16", "org/Tiny", "fp16"),
+        ("pretrained=org/Tiny,dtype=auto", "torch.bfloat16", "org/Tiny", "fp16"),
+        ({"pretrained": "org/Tiny", "dtype": "bfloat16"}, None, "org/Tiny", "fp16"),
+        ({"pretrained": "org/Tiny", "dtype": "auto"}, None, "org/Tiny", None),
+        ({"pretrained": "org/Tiny"}, "torch.float32", "org/Tiny", None),
+        ({"pretrained": "org/Tiny-quantized.w8a8"}, "torch.bfloat16", "org/Tiny-quantized.w8a8", None),
+        ({"pretrained": "org/Tiny-GPTQ-Int4"}, "torch.float16", "org/Tiny-GPTQ-Int4", None),
+        ({"pretrained": "org/Tiny-AWQ"}, "torch.float16", "org/Tiny-AWQ", None),
+        ({"pretrained": "org/Tiny", "load_in_8bit": True}, "torch.float16", "org/Tiny", "int8"),
+        ("pretrained=org/Tiny,load_in_4bit=True", "torch.float16", "org/Tiny", "int4"),
+        ({"pretrained": "org/Tiny", "peft": "org/adapter"}, "torch.float16", "org/adapter", "fp16"),
+        ({"model": "served", "base_url": "http://x"}, None, "served", None),
+        ("", None, None, None),
+    ],
+)
+def test_model_and_precision_are_taken_only_where_the_file_says_them(
+    changed: Callable[..., Path], arguments: Any, dtype: str | None, model: str | None, precision: str | None
+) -> None:
+    path = changed(NAME, lambda c: c["config"].update(model_args=arguments, model_dtype=dtype))
+    finding = read(path)["demo_mmlu"]
+    assert (finding.model, finding.precision) == (model, precision)
+    assert (finding.head["num_parameters"] is not None) == (precision == "fp16")
+
+
+def test_a_folder_of_this_machine_says_for_itself_what_it_holds(changed: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "final"
+    folder.mkdir()
+    path = changed(NAME, lambda c: c["config"].update(model_args={"pretrained": str(folder)}))
+    assert read(path)["demo_mmlu"].precision == "fp16"
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    assert read(path)["demo_mmlu"].precision is None
+
+
+def test_without_samples_there_are_scores_and_a_word_on_pairing(changed: Callable[..., Path]) -> None:
+    path = changed(NAME, unchanged)
+    samples_of(path, "demo_mmlu_foods").unlink()
+    found = read(path)
+    assert found["demo_mmlu"].samples == []
+    assert numbers(found["demo_mmlu"]).accuracy == 0.8333333333333334
+    assert any("demo_mmlu_foods" in note and "cannot be paired" in note for note in found["demo_mmlu"].notes)
+    assert len(found["demo_gsm8k"].samples) == 4
+
+
+def test_samples_of_another_run_are_not_taken(changed: Callable[..., Path]) -> None:
+    path = changed(NAME, unchanged)
+    for samples in path.parent.glob("samples_*"):
+        samples.rename(samples.with_name(samples.name.replace("14-46", "15-46")))
+    assert all(finding.samples == [] for finding in read(path).values())
+
+
+def test_missing_items_are_noticed(changed: Callable[..., Path]) -> None:
+    path = changed(NAME, unchanged)
+    samples = samples_of(path, "demo_hellaswag")
+    lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
+    samples.write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(ResultFileError, match=r"n-samples\.demo_hellaswag\.effective' is 4, but samples_.* holds 3"):
+        read(path)
+    samples.write_text("".join(lines)[:-20], encoding="utf-8")
+    with pytest.raises(ResultFileError, match=r"samples_demo_hellaswag.*: line 4 is not JSON"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("task", "old", "new", "words"),
+    [
+        ("demo_hellaswag", '"doc_hash"', '"document"', "field 'line 1.doc_hash' is missing"),
+        ("demo_hellaswag", '"filter"', '"filters"', "field 'line 1.filter' is missing"),
+        ("demo_hellaswag", '"resps": [[["-', '"resps": [[["x', "field 'line 1.resps' holds 'x"),
+        ("demo_gsm8k", '"resps": [[', '"resps": [[], [', "field 'line 1.resps' holds no answers"),
+    ],
+)
+def test_a_damaged_sample_is_named(changed: Callable[..., Path], task: str, old: str, new: str, words: str) -> None:
+    path = changed(NAME, unchanged)
+    samples = samples_of(path, task)
+    text = samples.read_text(encoding="utf-8")
+    assert old in text
+    samples.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ResultFileError) as failure:
+        read(path)
+    assert samples.name in failure.value.cause
+    assert words in failure.value.cause
+
+
+def test_an_impossible_choice_has_no_log_likelihood(changed: Callable[..., Path]) -> None:
+    path = changed(NAME, unchanged)
+    samples = samples_of(path, "demo_hellaswag")
+    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    rows[0]["resps"][1] = [["-inf", "False"]]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    first, *others = read(path)["demo_hellaswag"].samples
+    assert first["loglikelihoods"][1] is None
+    assert all(None not in other["loglikelihoods"] for other in others)
+
+
+def test_a_score_that_is_no_number_is_an_error_only_where_it_is_the_headline(changed: Callable[..., Path]) -> None:
+    nan = float("nan")
+    path = changed(NAME, lambda c: c["results"]["demo_hellaswag"].update({"acc,none": nan, "acc_stderr,none": "N/A"}))
+    finding = read(path)["demo_hellaswag"]
+    assert numbers(finding).metrics["acc,none"] is None
+    assert "demo_hellaswag: acc,none is not a finite number" in finding.notes
+    path = changed(NAME, lambda c: c["results"]["demo_hellaswag"].update({"acc_norm,none": nan}))
+    with pytest.raises(ResultFileError, match=r"results\.demo_hellaswag\.acc_norm,none' is nan, not a finite number"):
+        read(path)
+
+
+def test_another_task_is_known_by_the_first_metric_that_it_lists(changed: Callable[..., Path]) -> None:
+    def renamed(content: dict[str, Any]) -> None:
+        for key in ("results", "versions", "n-shot", "n-samples", "configs"):
+            content[key]["own"] = content[key].pop("demo_hellaswag")
+        content["configs"]["own"]["metric_list"] = [{"metric": "acc_norm"}, {"metric": "acc"}]
+
+    assert numbers(read(changed(NAME, renamed))["own"]).metric == "acc_norm,none"
+
+
+def test_settings_that_change_prompts_are_kept(changed: Callable[..., Path]) -> None:
+    change = {"chat_template": "{{ x }}", "system_instruction": "Be brief.", "system_instruction_sha": "abc"}
+    finding = read(changed(NAME, lambda content: content.update(change)))["demo_mmlu"]
+    assert numbers(finding).apply_chat_template is True
+    assert finding.config["system_instruction_sha"] == "abc"
+    assert any("system instruction" in note for note in finding.notes)
+
+
+def test_a_share_is_no_number_of_items(changed: Callable[..., Path]) -> None:
+    finding = read(changed(NAME, lambda content: content["config"].update(limit=0.25)))["demo_mmlu"]
+    assert numbers(finding).limit is None
+    assert finding.config["limit"] == 0.25
+    assert any("share of 0.25" in note for note in finding.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("results"), "'results' is missing"),
+        (lambda c: c["results"].clear(), "'results' names no task"),
+        (lambda c: c.pop("n-samples"), "'n-samples' is missing"),
+        (lambda c: c["n-samples"].pop("demo_mmlu_jobs"), "'n-samples.demo_mmlu_jobs' is missing"),
+        (lambda c: c.pop("config"), "'config' is missing"),
+        (lambda c: c.pop("versions"), "'versions' is missing"),
+        (lambda c: c["results"].update(demo_mmlu=[1]), "'results.demo_mmlu' is a list, not an object"),
+        (lambda c: c["config"].update(model_args=7), "'config.model_args' is 7, not a text"),
+    ],
+)
+def test_newer_and_damaged_files_are_named_with_the_field(
+    changed: Callable[..., Path], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    with pytest.raises(ResultFileError) as failure:
+        read(changed(NAME, change))
+    assert f"field {words}" in failure.value.cause
+    assert "results_2026" in failure.value.cause
+
+
+def test_groups_that_contain_each_other_end(changed: Callable[..., Path]) -> None:
+    def knotted(content: dict[str, Any]) -> None:
+        content["group_subtasks"] = {"demo_mmlu": ["demo_gsm8k"], "demo_gsm8k": ["demo_hellaswag", "demo_gsm8k"]}
+
+    assert "demo_mmlu" in read(changed(NAME, knotted))

@@ -54,7 +54,7 @@ def synthetic_variants() -> list[Any]:
     import numpy as np
 
     from slim_eval.results.records import AccuracyRecord, EnergyRecord, PerformanceRecord
-    from slim_eval.results.store import Variant
+    from slim_eval.results.variants import Variant
 
     rng = np.random.default_rng(0)
     variants = []

@@ -127,7 +127,7 @@ def _tell_reused(variant: PlannedVariant, display: Display) -> None:
 
 def _pair(variant: PlannedVariant, display: Display) -> None:
     """Bring `paired.json` of the model's quantized variants up to date, wherever the baseline is there."""
-    from slim_eval.analysis.compare.pairing import update_paired
+    from slim_eval.analysis.compare.items import update_paired
 
     if Benchmark.ACCURACY in variant.config.tasks:
         try:
@@ -406,7 +406,7 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> NoiseR
     for variant in planned:
         runs = _runs(report.variants, results.noise_directory(variant.directory.parent))
         if len(runs) > 1:
-            from slim_eval.analysis.compare.repeats import noise_record
+            from slim_eval.analysis.compare.comparison import noise_record
 
             record = noise_record(runs, config.accuracy.margin_pp)
             floors.append((record, results.write_noise(variant.directory.parent, record)))

@@ -15,7 +15,7 @@ from slim_eval.utils import number
 from slim_eval.utils.registry import Registry
 
 Better = Literal["lower", "higher"]
-Statistic = Literal["mean", "median", "p95", "p99"]
+Statistic = Literal["mean", "median", "p95"]
 
 
 class Basis(Enum):
@@ -109,19 +109,19 @@ def _timing(base: str, label: str, title: str, sample: str, *, per_length: bool 
         )
     )  # fmt: skip
     tail = "p95" if base in ("ttft_s", "tpot_s") else None
-    for statistic in ("median", "p95", "p99"):
+    statistics: tuple[tuple[str, str, Statistic, str | None], ...] = (
+        ("median", "median", "median", sample),
+        ("p95", "p95", "p95", sample),
+        ("p99", "p99", "mean", None),  # below 100 iterations it is the maximum: not resampled
+        ("std", "standard deviation", "mean", None),
+    )
+    for prefix, words, statistic, samples in statistics:
         METRICS.register(
             replace(
-                mean, key=f"{statistic}_{base}", label=f"{label} {statistic}", title=f"{title}, {statistic}",
-                statistic=statistic, compared=statistic == tail,
+                mean, key=f"{prefix}_{base}", label=f"{label} {prefix}", title=f"{title}, {words}", sample=samples,
+                statistic=statistic, compared=prefix == tail,
             )
         )  # fmt: skip
-    METRICS.register(
-        replace(
-            mean, key=f"std_{base}", label=f"{label} std", title=f"{title}, standard deviation", sample=None,
-            compared=False,
-        )
-    )  # fmt: skip
     return mean
 
 

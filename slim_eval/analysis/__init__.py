@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.rows import STANDARD_TASKS, Row, by_model, ordered_tasks, rows_of, tasks_of
-from slim_eval.results.store import Results, Variant, find_results, read_samples, require_writable
+from slim_eval.results.store import Results, find_results, read_samples, require_writable
+from slim_eval.results.variants import Variant
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:

@@ -1,23 +1,77 @@
-"""What a set of results cannot support, worked out from the results themselves.
+"""Caveats: every reason to doubt a number, found once and rendered by all tables, figures and reports.
 
-Each check looks at the rows of one model or of all, and puts in words what a reader must know before quoting a number.
-The files published with SLiM-Eval 0.1.3 have every one of these; slim-eval's own records have few.
+A `Kind` says what a reader must know and how it is marked. `find_caveats` goes through an analysis and returns one `Caveat`
+for each thing that its numbers cannot support; `marks_of` gives the kinds that concern one number of one variant. The
+files published with SLiM-Eval 0.1.3 have most of these; slim-eval's own records have few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from slim_eval.analysis.rules import BASELINE, LENGTH_TOLERANCE, baseline_of, lengths_differ
-from slim_eval.results.rows import Row, by_model, tasks_of
+from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
+from slim_eval.metrics import AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
+from slim_eval.results.variants import Variant, baseline_of, by_model
 from slim_eval.utils import GIB
 
 _BYTES_PER_PARAMETER_16_BIT = 2
-_PARAMETER_TOLERANCE = 0.05  # heads and buffers that a file holds beside the counted parameters
+_PARAMETER_TOLERANCE = 0.05  # heads and buffers that a file has beside the counted parameters
 _RESERVED_TOLERANCE = 0.05  # peaks within this of each other, while the weights shrink, are one reservation
 _SHRINKS = 0.95  # at most this share of the 16-bit weights counts as smaller
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of caveat.
+
+    Attributes:
+        name: As JSON has it.
+        word: The label in the report: ``confounded``.
+        sign: Beside a number in figures and tables; empty for kinds that concern no single number.
+        tex: The sign in LaTeX.
+        tone: ``bad`` (the number must not be used), ``warn`` or ``note``.
+        meaning: What a reader is told.
+    """
+
+    name: str
+    word: str
+    tone: str
+    meaning: str = ""
+    sign: str = ""
+    tex: str = ""
+
+
+LENGTH = Kind(
+    "length", "confounded", "bad", "output length differs from the baseline's: the number is of different work", "†",
+    r"\dag",
+)  # fmt: skip
+SETTING = Kind(
+    "setting", "other setting", "warn", "engine, hardware or settings differ from the baseline's: not compared with it",
+    "‡", r"\ddag",
+)  # fmt: skip
+INVALID = Kind("invalid", "invalid", "bad", "the energy measurement is marked invalid; its record says why", "§", r"\S")
+EMULATED = Kind(
+    "emulated", "emulated", "bad",
+    "quantized kernels are emulated in 16 bit: speed, energy and memory say nothing about a deployment", "¶", r"\P",
+)  # fmt: skip
+NOISE = Kind(
+    "noise",
+    "within noise",
+    "warn",
+    "differs from the baseline by no more than the baseline from itself",
+    "~",
+    r"$\sim$",
+)
+AMORTISED_LATENCY = Kind("amortised", "amortised", "note")
+RESERVED_MEMORY = Kind("reserved memory", "reserved memory", "note")
+ENERGY_METHOD = Kind("energy", "energy", "warn")
+PLAIN_METRIC = Kind("metric", "metric", "note")
+PARAMETERS = Kind("parameters", "parameters", "note")
+NO_INTERVALS = Kind("no intervals", "no intervals", "warn")
+
+#: The kinds that mark single numbers, in the order in which their signs are shown.
+MARKS = (LENGTH, SETTING, INVALID, EMULATED, NOISE)
 
 
 @dataclass(frozen=True)
@@ -25,137 +79,188 @@ class Caveat:
     """One thing that numbers cannot support.
 
     Attributes:
-        kind: ``length``, ``amortised``, ``reserved memory``, ``energy``, ``metric``, ``parameters``, ``no intervals``.
+        kind: What kind of thing.
         text: In words, with the figures.
-        variants: The configurations that it concerns.
+        variants: Labels of the variants that it concerns.
     """
 
-    kind: str
+    kind: Kind
     text: str
     variants: tuple[str, ...]
 
 
-def caveats(rows: Sequence[Row]) -> list[Caveat]:
-    """Everything that the rows cannot support; empty for results that hold.
+def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
+    """Everything that the results cannot support; empty for results that can be used without reservation."""
+    return [caveat for check in _CHECKS for caveat in check(variants)]
+
+
+def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tuple[Kind, ...]:
+    """The kinds of caveat that concern one number of a variant.
 
     Args:
-        rows: From `rows.rows_of`.
+        metric: What the number is.
+        variant: Whose number it is.
+        baseline: What the variant is compared with; None where there is none.
     """
-    return [caveat for check in _CHECKS for caveat in check(rows)]
+    found = []
+    if baseline is not None and metric.per_length and lengths_differ(variant, baseline):
+        found.append(LENGTH)
+    if baseline is not None and _has_other_setting(metric, variant, baseline):
+        found.append(SETTING)
+    if not variant.counts(metric):
+        found.append(INVALID)
+    if is_emulated(metric, variant):
+        found.append(EMULATED)
+    return tuple(found)
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    return f"{row['name']} {row['precision']}"
+def is_emulated(metric: Metric, variant: Variant) -> bool:
+    """Whether a number was measured on kernels that emulate quantized arithmetic, and depends on them."""
+    if metric.basis in (Basis.FILES, Basis.TASK):
+        return False
+    record = variant.energy if metric.basis is Basis.ENERGY else variant.performance
+    return record is not None and record.kernels == "emulated"
 
 
-def _lengths(rows: Sequence[Row]) -> Iterable[Caveat]:
-    models = by_model(rows)
-    for row in rows:
-        base = baseline_of(row, models[row["model"]])
-        if row["precision"] == BASELINE or base is None or not lengths_differ(row, base):
+def _has_other_setting(metric: Metric, variant: Variant, baseline: Variant) -> bool:
+    if metric.basis not in (Basis.SPEED, Basis.ENERGY):
+        return False
+    family = SPEEDS if metric.basis is Basis.SPEED else ENERGIES[:2]
+    measured = all(any(side.number(each) is not None for each in family) for side in (variant, baseline))
+    # Emulated kernels have a mark of their own.
+    return measured and bool(differences(family[0], variant, baseline, without=("kernels",)))
+
+
+def _labels(variants: Iterable[Variant]) -> tuple[str, ...]:
+    return tuple(variant.label for variant in variants)
+
+
+def _lengths(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    models = by_model(variants)
+    for variant in variants:
+        base = baseline_of(variant, models[variant.base_model])
+        if variant.is_baseline or base is None or not lengths_differ(variant, base):
             continue
-        text = f"{row['tokens_per_request']:.1f} output tokens a request against {base['tokens_per_request']:.1f}"
-        if row["mean_latency_s"] and base["mean_latency_s"] and row["tokens_per_second"] and base["tokens_per_second"]:
-            latency = base["mean_latency_s"] / row["mean_latency_s"]
-            throughput = row["tokens_per_second"] / base["tokens_per_second"]
-            text += f": the latency ratio {latency:.2f}x compares different work; per token it is {throughput:.2f}x"
-        yield Caveat("length", text, (_label(row),))
+        text = f"{variant.tokens_per_request:.1f} output tokens per request against {base.tokens_per_request:.1f}"
+        latencies = base.number(AMORTISED), variant.number(AMORTISED)
+        rates = variant.number(THROUGHPUT), base.number(THROUGHPUT)
+        if latencies[0] and latencies[1] and rates[0] and rates[1]:
+            text += (
+                f": the latency ratio {latencies[0] / latencies[1]:.2f}x compares different work; per token it is "
+                f"{rates[0] / rates[1]:.2f}x"
+            )
+        yield Caveat(LENGTH, text, (variant.label,))
 
 
-def _amortised(rows: Sequence[Row]) -> Iterable[Caveat]:
-    waits = ("ttft_s", "tpot_s", "e2e_latency_s")
-    found = [row for row in rows if row["mean_latency_s"] is not None and not any(row[key] for key in waits)]
+def _amortised(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    found = [
+        variant for variant in variants
+        if variant.number(AMORTISED) is not None and not any(variant.number(metric) for metric in (TTFT, TPOT, E2E))
+    ]  # fmt: skip
     if found:
         yield Caveat(
-            "amortised",
-            "the latency is batch wall time / batch size, not what a request waits: TTFT, TPOT and E2E were not kept",
-            tuple(map(_label, found)),
+            AMORTISED_LATENCY,
+            "latency is batch wall time / batch size, not per-request latency: TTFT, TPOT and E2E were not recorded",
+            _labels(found),
         )
 
 
-def _reserved_memory(rows: Sequence[Row]) -> Iterable[Caveat]:
-    for group in by_model(rows).values():
-        variants = [row for row in group if row["mean_peak_mem_mb"] and row["model_size_gb"] and not row["weights_gb"]]
-        peaks, sizes = [row["mean_peak_mem_mb"] for row in variants], [row["model_size_gb"] for row in variants]
+def _reserved_memory(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    for group in by_model(variants).values():
+        found = [
+            (v, v.performance.mean_peak_mem_mb, size) for v in group
+            if v.performance is not None and v.performance.mean_peak_mem_mb and not v.performance.weights_gb
+            and (size := v.number(DISK))
+        ]  # fmt: skip
+        peaks, sizes = [peak for _, peak, _ in found], [size for *_, size in found]
         if (
-            len(variants) > 1
+            len(found) > 1
             and min(sizes) < _SHRINKS * max(sizes)
             and min(peaks) > (1 - _RESERVED_TOLERANCE) * max(peaks)
         ):
             yield Caveat(
-                "reserved memory",
-                f"peak memory {min(peaks) / 1024:.1f} to {max(peaks) / 1024:.1f} GiB while the weights shrink from "
+                RESERVED_MEMORY,
+                f"peak memory is {min(peaks) / 1024:.1f} to {max(peaks) / 1024:.1f} GiB while the weights shrink from "
                 f"{max(sizes):.1f} to {min(sizes):.1f} GiB: it is what the engine reserved, not what the model needs",
-                tuple(map(_label, variants)),
+                _labels(variant for variant, *_ in found),
             )
 
 
-def _energy(rows: Sequence[Row]) -> Iterable[Caveat]:
+def _energy(variants: Sequence[Variant]) -> Iterable[Caveat]:
     """Energy that is mean power x time, over requests of unknown length, on a device that is not named."""
     found = [
-        row for row in rows
-        if row["energy_joules"] is not None and row["joules_per_output_token"] is None and row["energy_source"] is None
+        (variant, energy) for variant in variants
+        if (energy := variant.energy) is not None and energy.energy_joules is not None
+        and energy.joules_per_output_token is None and energy.energy_source is None
     ]  # fmt: skip
     if not found:
         return
-    requests = {round(row["energy_joules"] / row["energy_per_query_j"]) for row in found if row["energy_per_query_j"]}
+    requests = {
+        round(e.energy_joules / e.energy_per_query_j) for _, e in found if e.energy_joules and e.energy_per_query_j
+    }
     how = [
         f"{' or '.join(map(str, sorted(requests)))} requests of unknown length" if requests else "unknown requests",
         "which device was measured, and how, was not recorded",
     ]
-    if all(_is_mean_power_times_time(row) for row in found):
+    if all(
+        e.avg_power_watts and e.duration_seconds and e.energy_joules
+        and abs(e.avg_power_watts * e.duration_seconds / e.energy_joules - 1) < LENGTH_TOLERANCE
+        for _, e in found
+    ):  # fmt: skip
         how.insert(1, "joules are mean power x time, not a counter")
-    yield Caveat("energy", "; ".join(how), tuple(map(_label, found)))
+    yield Caveat(ENERGY_METHOD, "; ".join(how), _labels(variant for variant, _ in found))
 
 
-def _is_mean_power_times_time(row: Mapping[str, Any]) -> bool:
-    power, seconds = row["avg_power_watts"], row["duration_seconds"]
-    return bool(power and seconds) and abs(power * seconds / row["energy_joules"] - 1) < LENGTH_TOLERANCE
-
-
-def _metric(rows: Sequence[Row]) -> Iterable[Caveat]:
-    found = [row for row in rows if str(row.get("hellaswag_metric")).split(",")[0] == "acc"]
+def _metric(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    found = [
+        variant for variant in variants
+        if (record := variant.accuracy.get("hellaswag")) is not None and str(record.metric).split(",")[0] == "acc"
+    ]  # fmt: skip
     if found:
         yield Caveat(
-            "metric",
+            PLAIN_METRIC,
             "HellaSwag is plain accuracy (acc), not the length-normalised one (acc_norm) that is usually quoted",
-            tuple(map(_label, found)),
+            _labels(found),
         )
 
 
-def _parameters(rows: Sequence[Row]) -> Iterable[Caveat]:
-    for row in rows:
+def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    for variant in variants:
+        size, parameters = variant.number(DISK), variant.fact("num_parameters")
         # A record that names its engine counted its parameters in the weight files, which may be of 32 bit.
-        if row["precision"] != BASELINE or row["engine"] or not row["num_parameters"] or not row["model_size_gb"]:
+        if not variant.is_baseline or variant.engine or not parameters or not size:
             continue
-        fits = row["model_size_gb"] * GIB / _BYTES_PER_PARAMETER_16_BIT
-        if abs(row["num_parameters"] / fits - 1) > _PARAMETER_TOLERANCE:
+        fits = size * GIB / _BYTES_PER_PARAMETER_16_BIT
+        if abs(parameters / fits - 1) > _PARAMETER_TOLERANCE:
             yield Caveat(
-                "parameters",
-                f"{row['num_parameters'] / 1e9:.2f} B parameters are recorded; {row['model_size_gb']:.2f} GiB at 16 "
-                f"bit hold {fits / 1e9:.2f} B",
-                (_label(row),),
+                PARAMETERS,
+                f"{parameters / 1e9:.2f} B parameters are recorded; {size:.2f} GiB at 16 bit hold {fits / 1e9:.2f} B",
+                (variant.label,),
             )
 
 
-def _no_intervals(rows: Sequence[Row]) -> Iterable[Caveat]:
-    found = [row for row in rows if _is_without_intervals(row)]
+def _no_intervals(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    found = [variant for variant in variants if _is_without_intervals(variant)]
     if found:
         yield Caveat(
-            "no intervals",
-            "no intervals and no outcomes of single items were kept: whether a difference is more than chance cannot "
-            "be told",
-            tuple(map(_label, found)),
+            NO_INTERVALS,
+            "no intervals and no per-item outcomes were recorded: whether a difference is beyond chance is unknown",
+            _labels(found),
         )
 
 
-def _is_without_intervals(row: Mapping[str, Any]) -> bool:
+def _is_without_intervals(variant: Variant) -> bool:
     # Only files that name no engine: any other tool's record that is read here comes with samples or intervals.
-    speed = row["mean_latency_s"] is not None and row["mean_latency_s_ci95_low"] is None and row["engine"] is None
-    tasks = [task for task in tasks_of(row) if row[task] is not None]
-    return speed and all(row[f"{task}_stderr"] is None and row[f"{task}_ci95_low"] is None for task in tasks)
+    speed = variant.estimate(AMORTISED)
+    known = [variant.estimate(task) for task in variant.accuracy]
+    return (
+        speed is not None
+        and speed.interval is None
+        and variant.engine is None
+        and all(estimate is None or estimate.interval is None for estimate in known)
+    )
 
 
-_CHECKS: tuple[Callable[[Sequence[Row]], Iterable[Caveat]], ...] = (
+_CHECKS: tuple[Callable[[Sequence[Variant]], Iterable[Caveat]], ...] = (
     _lengths, _amortised, _reserved_memory, _energy, _metric, _parameters, _no_intervals,
 )  # fmt: skip

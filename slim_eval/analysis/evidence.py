@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from slim_eval.analysis.caveats import Caveat, caveats
-from slim_eval.analysis.compare.floor import of_model, within_noise
-from slim_eval.analysis.compare.pairing import pair_all
+from slim_eval.analysis.compare.items import pair_all
+from slim_eval.analysis.compare.noise_floor import of_model, within_noise
 from slim_eval.analysis.rules import baseline_of
 from slim_eval.errors import ResultFileError
 from slim_eval.results.records import NoiseRecord, PairedTask
 from slim_eval.results.rows import Row
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 
 @dataclass(frozen=True)

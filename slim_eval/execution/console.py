@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from slim_eval.utils import number
 from slim_eval.utils.redaction import redact
 

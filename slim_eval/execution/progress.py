@@ -26,7 +26,7 @@ from rich.text import Text
 from slim_eval.config import DisplayConfig, LogFormat
 from slim_eval.execution import messages
 from slim_eval.execution.console import NONE_REUSED, Failure, escape, show_variants
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from slim_eval.utils.environment import now
 from slim_eval.utils.redaction import redact
 

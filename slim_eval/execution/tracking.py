@@ -12,7 +12,8 @@ from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
 from slim_eval.results.records import AccuracyRecord, Metadata, Record
-from slim_eval.results.store import Variant, record_name
+from slim_eval.results.store import record_name
+from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 from slim_eval.utils.redaction import redact, redact_all, remember
 

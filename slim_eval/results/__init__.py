@@ -1,10 +1,10 @@
 """Results on disk: what a record contains, reading and writing them, and importing those of other tools."""
 
+from slim_eval.results.variants import Variant
 from slim_eval.results.store import (
     PAIRED,
     RUN_LOG,
     Results,
-    Variant,
     clear_leftovers,
     find_results,
     has_error,

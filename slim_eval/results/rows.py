@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Intervals, Metadata, PerformanceMetrics
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 
 Row = dict[str, Any]

@@ -19,11 +19,11 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,16 +32,13 @@ from slim_eval.plugins import PLUGINS_VARIABLE
 from slim_eval.results.records import (
     RECORD_CLASSES,
     SCHEMA_VERSION,
-    AccuracyRecord,
-    EnergyRecord,
     ErrorRecord,
     NoiseRecord,
     PairedRecord,
-    PerformanceRecord,
     Record,
-    record_order,
 )
-from slim_eval.schemes import DEFAULT_BASELINE, scheme_order
+from slim_eval.results.variants import Variant
+from slim_eval.schemes import scheme_order
 from slim_eval.utils import atomic_path, bounded, full_name, short_name, slug, write_text
 from slim_eval.utils.redaction import redact
 
@@ -50,81 +47,8 @@ PAIRED = "paired.json"
 NOISE = "noise.json"
 _ERROR_SUFFIX = ".error.json"
 _SAMPLES_SUFFIX = ".samples.jsonl.gz"
-_RecordT = TypeVar("_RecordT", bound=Record)
 #: What to do about a record whose benchmark came from a plugin that is not loaded now.
 PLUGIN_REMEDY = f"name the plugin in {PLUGINS_VARIABLE}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One model under one scheme, as measured: the records of one folder.
-
-    Attributes:
-        directory: The folder.
-        model: Hub id or path, as the user gave it.
-        precision: Name of the scheme.
-        measured: Record name (``performance``, ``energy``, a task, another benchmark's) -> record, in file order.
-        errors: Stage -> why it failed.
-    """
-
-    directory: Path
-    model: str
-    precision: str
-    measured: Mapping[str, Record] = field(default_factory=dict)
-    errors: Mapping[str, ErrorRecord] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
-        """The variant that some records are of, at least one."""
-        measured = [record for record in records if not isinstance(record, ErrorRecord)]
-        return cls(
-            directory=directory,
-            model=records[0].model,
-            precision=records[0].precision,
-            measured={record.name: record for record in sorted(measured, key=record_order)},
-            errors={record.stage: record for record in records if isinstance(record, ErrorRecord)},
-        )
-
-    @property
-    def performance(self) -> PerformanceRecord | None:
-        """The record of the performance benchmark; None where it was not measured."""
-        return self._of_kind(PerformanceRecord)
-
-    @property
-    def energy(self) -> EnergyRecord | None:
-        """The record of the energy benchmark; None where it was not measured."""
-        return self._of_kind(EnergyRecord)
-
-    @property
-    def accuracy(self) -> Mapping[str, AccuracyRecord]:
-        """Task -> its record."""
-        return {record.task: record for record in self.measured.values() if isinstance(record, AccuracyRecord)}
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """All records that hold measurements, in the order of the benchmarks."""
-        return tuple(self.measured.values())
-
-    @property
-    def base_model(self) -> str:
-        """The model that this one was made from; the model itself where no record names another."""
-        return next((r.base_model for r in self.records if r.base_model), self.model)
-
-    @property
-    def baseline(self) -> str:
-        """Name of the scheme that this variant is compared with."""
-        return next((r.baseline for r in self.records if r.baseline), DEFAULT_BASELINE)
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether others of its model are compared with it: the baseline's scheme, on weights that are not quantized.
-
-        A checkpoint that came quantized and was measured as it stands is no baseline, whatever its scheme is called.
-        """
-        return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
-
-    def _of_kind(self, kind: type[_RecordT]) -> _RecordT | None:
-        return next((record for record in self.measured.values() if isinstance(record, kind)), None)
 
 
 @dataclass(frozen=True)

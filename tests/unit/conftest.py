@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from tests.unit.variants import variant_maker
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval.results.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord
-from slim_eval.results.store import Variant, record_name, variant_directory, write_record
+from slim_eval.results.store import record_name, variant_directory, write_record
+from slim_eval.results.variants import Variant
 
 ENVIRONMENT = {"cpu": "Test CPU", "gpus": [{"name": "Test GPU"}]}
 PERFORMANCE = {

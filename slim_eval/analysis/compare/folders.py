@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slim_eval.analysis.caveats import Caveat, caveats
+from slim_eval.analysis.caveats import Caveat, find_caveats
+from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
 from slim_eval.analysis.compare.gate import Condition, Decision, Outcome, decide, parse
-from slim_eval.analysis.compare.variants import VariantComparison, Verdict, compare_all
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
-from slim_eval.results.rows import ordered_tasks, rows_of
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant, labelled, tasks_of
 from slim_eval.utils import short_name
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
             f"no variant of {config.a} is of the same model and precision as one of {config.b}",
             "give two variants: {} against {}".format(*names),
         )
-    tasks = ordered_tasks(task for pair in matched for variant in pair for task in variant.accuracy)
+    tasks = tasks_of(variant for pair in matched for variant in pair)
     conditions = parse(config.fail_if, tasks)
     pairs = compare_all(matched, config.margin_pp)
     _require_something(pairs)
     return ComparisonReport(
         pairs=tuple(pairs),
         outcomes=tuple(_decided(conditions, pairs)),
-        caveats=tuple(caveats(rows_of(_unique([variant for pair in matched for variant in pair])))),
+        caveats=tuple(find_caveats(labelled(_unique([variant for pair in matched for variant in pair])))),
         notes=(*a_notes, *b_notes, *unmatched),
     )
 

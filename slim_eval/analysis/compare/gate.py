@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from slim_eval import stats
-from slim_eval.analysis.compare.metrics import BY_KEY
-from slim_eval.analysis.compare.variants import Ends, MetricComparison, VariantComparison, Verdict
+from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison, Verdict
 from slim_eval.errors import UsageError
+from slim_eval.metrics import METRICS
 from slim_eval.results.records import PairedTask
+from slim_eval.results.variants import Interval
 from slim_eval.utils import did_you_mean
 
 _PATTERN = re.compile(r"\s*([\w.\-/]+?)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
@@ -98,7 +99,7 @@ def _parse(text: str, tasks: Sequence[str]) -> Condition:
     name, compare, value, unit = match.groups()
     if not math.isfinite(float(value)):
         raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
-    if name in BY_KEY:
+    if name in METRICS and METRICS[name].compared:
         _check_unit(text, unit, ["%", *_units_of(name)], optional=not _units_of(name))
         return Condition(text, name, compare, float(value), unit)
     for ending, units in _TASK_UNITS.items():
@@ -106,7 +107,10 @@ def _parse(text: str, tasks: Sequence[str]) -> Condition:
         if name.endswith(ending) and task in tasks:
             _check_unit(text, unit, units)
             return Condition(text, ending, compare, float(value), unit, task)
-    known = [*BY_KEY, *(f"{task}{ending}" for task in tasks for ending in _TASK_UNITS)]
+    known = [
+        *(key for key, metric in METRICS.items() if metric.compared),
+        *(f"{task}{ending}" for task in tasks for ending in _TASK_UNITS),
+    ]
     raise UsageError(
         f"--fail-if {text!r}: unknown metric {name!r}", did_you_mean(name, known) or f"known: {', '.join(known)}"
     )
@@ -142,7 +146,7 @@ def decide(condition: Condition, comparison: VariantComparison) -> Outcome:
     return Outcome(condition, Decision.DOES_NOT_HOLD if met == {False} else Decision.UNDECIDED, shown)
 
 
-def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Ends | None, str]:
+def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Interval | None, str]:
     """The interval of what a condition is about, in the condition's unit; or None and why."""
     if made is None or made.b is None:
         return None, "not measured"
@@ -155,14 +159,14 @@ def _metric_interval(condition: Condition, made: MetricComparison | None) -> tup
     return (None, "no interval") if own is None else ((own[0] / factor, own[1] / factor), "")
 
 
-def _flips_interval(task: PairedTask) -> tuple[Ends | None, str]:
+def _flips_interval(task: PairedTask) -> tuple[Interval | None, str]:
     if task.lost is None or task.gained is None or not task.num_items:
         return None, "the scores are graded"
     found = stats.wilson_interval(task.lost + task.gained, task.num_items)
     return (found.low * 100, found.high * 100), ""
 
 
-def _task_interval(condition: Condition, task: PairedTask | None) -> tuple[Ends | None, str]:
+def _task_interval(condition: Condition, task: PairedTask | None) -> tuple[Interval | None, str]:
     if task is None or task.refused is not None:
         return None, "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":

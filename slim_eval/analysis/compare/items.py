@@ -7,17 +7,20 @@ another metric, limit, few-shot count or task version, other items, other prompt
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from slim_eval import stats
-from slim_eval.analysis.rules import task_obstacles
+from slim_eval.analysis.comparability import task_obstacles
 from slim_eval.errors import ResultFileError
-from slim_eval.results.records import PairedTask
-from slim_eval.results.rows import ordered_tasks, rows_of
-from slim_eval.results.store import Variant, read_samples
+from slim_eval.results.records import PairedRecord, PairedTask
+from slim_eval.results.store import PAIRED, find_results, read_samples, write_paired
+from slim_eval.results.variants import Variant, by_model, ordered_tasks
+from slim_eval.utils import bounded, environment
 
 ALPHA = 0.05
 POWER = 0.8
@@ -53,8 +56,7 @@ def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) ->
         tasks: Tasks to pair; by default those that both variants have a record of.
     """
     shared = ordered_tasks(set(base.accuracy) & set(variant.accuracy)) if tasks is None else tasks
-    rows = rows_of([base, variant], shared)
-    return [_paired(task, base, variant, task_obstacles(task, rows[1], rows[0])) for task in shared]
+    return [_paired(task, base, variant, task_obstacles(task, variant, base)) for task in shared]
 
 
 def _paired(task: str, base: Variant, variant: Variant, obstacles: Sequence[str]) -> PairedTask:
@@ -187,3 +189,64 @@ def _design_effect(found: stats.PairedDifference) -> float | None:
     n, net = found.num_items, found.lost - found.gained
     simple = (found.lost + found.gained - net * net / n) / (n - 1) / n
     return max(1.0, found.stderr**2 / simple) if simple > 0 else 1.0
+
+
+def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
+    """Write `paired.json` anew in every quantized variant of a model; nothing where its 16-bit variant is missing.
+
+    All of them at once: their p-values are corrected for each other. A file that says the same already stays as it is.
+
+    Args:
+        model_directory: Folder with the variants of one model.
+        margin_pp: Drop in percentage points that still counts as equivalent.
+
+    Returns:
+        What stands in the files now.
+    """
+    variants = find_results(model_directory).variants
+    written = []
+    for (base, variant), tasks in pair_all(variants, margin_pp):
+        record = PairedRecord(
+            model=variant.model,
+            precision=variant.precision,
+            baseline=Path(os.path.relpath(base.directory, variant.directory)).as_posix(),
+            timestamp=environment.now(),
+            margin_pp=margin_pp,
+            tasks=tuple(tasks),
+        )
+        if not _stands(variant.directory, record):
+            write_paired(variant.directory, record)
+        written.append(record)
+    return written
+
+
+def _stands(directory: Path, record: PairedRecord) -> bool:
+    """Whether a variant's `paired.json` says the same already, whenever it was written."""
+    try:
+        found = PairedRecord.model_validate(bounded.read_json(directory / PAIRED))
+    except (OSError, ValueError):
+        return False
+    return found.model_copy(update={"timestamp": record.timestamp}) == record
+
+
+def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
+    """Every quantized variant with its baseline and their tasks, judged together; without a shared task it is left out.
+
+    Args:
+        variants: Variants of any models.
+        margin_pp: Drop in percentage points that still counts as equivalent.
+    """
+    models = by_model(variants)
+    pairs = [
+        (base, variant) for variant in variants
+        if not variant.is_baseline and (base := baseline_variant(variant, models[variant.base_model])) is not None
+        and set(base.accuracy) & set(variant.accuracy)
+    ]  # fmt: skip
+    verdicts = judged([pair(base, variant) for base, variant in pairs], margin_pp)
+    return list(zip(pairs, verdicts, strict=True))
+
+
+def baseline_variant(variant: Variant, variants: Sequence[Variant]) -> Variant | None:
+    """The baseline of a variant's model; of the same folder where there are several. None where there is none."""
+    found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
+    return min(found, key=lambda other: other.directory.parent != variant.directory.parent, default=None)

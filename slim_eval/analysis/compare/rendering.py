@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from slim_eval.analysis.compare.comparison import MetricComparison, TaskComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import UNDERPOWERED
-from slim_eval.analysis.compare.variants import Ends, MetricComparison, TaskComparison, VariantComparison
+from slim_eval.results.variants import Interval
 from slim_eval.utils import number
 
 _ABSENT = "-"
@@ -35,7 +36,7 @@ class _Column:
     justify: Literal["left", "right"] = "right"
 
 
-def _value(value: float | None, interval: Ends | None, scale: float) -> str:
+def _value(value: float | None, interval: Interval | None, scale: float) -> str:
     if value is None:
         return _ABSENT
     half = "" if interval is None else f" ±{number((interval[1] - interval[0]) / 2 * scale)}"
@@ -88,7 +89,7 @@ def _task_verdict(task: TaskComparison) -> str:
 
 
 _METRIC_COLUMNS = (
-    _Column("metric", lambda made: made.metric.label, "left"),
+    _Column("metric", lambda made: made.metric.header, "left"),
     _Column("A", lambda made: _value(made.a, made.a_interval, made.metric.scale)),
     _Column("B", lambda made: _value(made.b, made.b_interval, made.metric.scale)),
     _Column("gain", _gain),
@@ -152,7 +153,7 @@ def to_json(report: ComparisonReport) -> str:
             {"condition": outcome.condition.text, "decision": outcome.decision.value, "reason": outcome.reason}
             for outcome in report.outcomes
         ],
-        "caveats": [{"kind": c.kind, "text": c.text, "cells": list(c.variants)} for c in report.caveats],
+        "caveats": [{"kind": c.kind.name, "text": c.text, "cells": list(c.variants)} for c in report.caveats],
         "notes": list(report.notes),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -218,12 +219,12 @@ def _notes(pair: VariantComparison) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for made in pair.metrics:
         if made.reason:
-            reasons.setdefault(f"{made.verdict.value}: {made.reason}", []).append(made.metric.label.split(",")[0])
+            reasons.setdefault(f"{made.verdict.value}: {made.reason}", []).append(made.metric.label)
     for task in pair.tasks:
         if task.paired.refused:
             reasons.setdefault(f"not paired: {task.paired.refused}", []).append(task.paired.task)
     lines = [_GAIN_NOTE] if pair.metrics else []
-    widened = [made.metric.label.split(",")[0] for made in pair.metrics if made.floor is not None]
+    widened = [made.metric.label for made in pair.metrics if made.floor is not None]
     if widened:
         lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")
     elif any(made.interval is not None and not made.metric.exact for made in pair.metrics):

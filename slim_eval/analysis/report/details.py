@@ -25,7 +25,7 @@ from slim_eval.analysis.report.overview import task_scales
 from slim_eval.analysis.rules import BASELINE
 from slim_eval.results.records import AccuracyRecord
 from slim_eval.results.rows import Row
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 #: Models whose subjects are shown for one task; `complete_results.json` has all.
 MAX_MODELS = 40

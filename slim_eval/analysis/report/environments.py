@@ -11,7 +11,7 @@ from slim_eval.analysis.report.concerns import label
 from slim_eval.analysis.report.numbers import Value, counted, figure, finite, measured, words
 from slim_eval.results.records import Metadata, NoiseRecord
 from slim_eval.results.rows import Row
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 CONFIGURATION_HEADERS = (
     "model", "precision", "model id", "quantization", "dtype", "kernels", "parameters", "on disk, GiB", "revision",

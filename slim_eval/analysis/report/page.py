@@ -20,7 +20,7 @@ from slim_eval.analysis.evidence import Evidence
 from slim_eval.analysis.pareto.objectives import Objective
 from slim_eval.analysis.summary import Section
 from slim_eval.results.rows import Row, ordered_tasks
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from slim_eval.utils.redaction import Redacted, redact
 
 _ASSETS = "slim_eval.analysis.report"

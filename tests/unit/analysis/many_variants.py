@@ -10,7 +10,7 @@ import numpy as np
 from slim_eval.analysis.evidence import Evidence, gather
 from slim_eval.analysis.figures.plots import PlotData
 from slim_eval.results.rows import Row, rows_of, tasks_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 PRECISIONS = ("fp16", "int8", "int4")
 TASKS = ("mmlu", "gsm8k", "hellaswag")

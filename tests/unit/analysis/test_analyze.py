@@ -15,7 +15,8 @@ from slim_eval.cli import main
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
 from slim_eval.results.records import SCHEMA_VERSION, ErrorRecord, FloorEntry, NoiseRecord
-from slim_eval.results.store import Variant, write_error, write_noise
+from slim_eval.results.store import write_error, write_noise
+from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 from tests.planted import items, outcomes
 

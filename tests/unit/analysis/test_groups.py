@@ -10,7 +10,7 @@ import pytest
 from slim_eval.analysis.groups import NOT_MEASURED, comparable_groups, confounding
 from slim_eval.analysis.rules import energy_obstacles, speed_obstacles
 from slim_eval.results.rows import Row, by_model, rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]
 

@@ -17,7 +17,7 @@ from slim_eval.analysis.rules import (
     doubts,
 )
 from slim_eval.results.rows import Row, rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 QUICKER = {"mean_latency_s": 0.1, "tokens_per_second": 1000.0, "ttft_s": 0.01, "tpot_s": 0.002, "weights_gb": 1.0}
 

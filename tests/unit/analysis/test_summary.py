@@ -13,7 +13,7 @@ from slim_eval.analysis.summary import WIDTH, Material, executive_summary, findi
 from slim_eval.analysis.superlatives import listed, superlatives, surely_better
 from slim_eval.analysis.tables.results_table import impact_rows
 from slim_eval.results.rows import ordered_tasks, rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
 
 MakeCell = Callable[..., Variant]

@@ -15,7 +15,7 @@ from slim_eval.execution import messages
 from slim_eval.execution.console import Failure
 from slim_eval.execution.progress import Display, JsonDisplay, LiveDisplay, PlainDisplay
 from slim_eval.results.records import PerformanceRecord
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 EVENTS: list[Any] = [
     messages.Started(stage="engine"),

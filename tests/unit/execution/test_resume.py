@@ -310,7 +310,7 @@ def planning_config(**options: Any) -> Any:
 
 
 def test_paired_results_are_brought_up_to_date_and_else_left_alone(machine: Machine) -> None:
-    from slim_eval.analysis.compare.pairing import update_paired
+    from slim_eval.analysis.compare.items import update_paired
 
     wanted = config(tasks="accuracy")
     variants, gpus = plan.lay_out(config(tasks="accuracy", precision="fp16 int8"))

@@ -11,7 +11,7 @@ import pytest
 from slim_eval.config import RunConfig, TrackingConfig
 from slim_eval.execution import tracking
 from slim_eval.results.records import AccuracyRecord, EnergyRecord, PerformanceRecord
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from tests.standins.wandb_file import read_run
 
 KEY = "k" * 40

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slim_eval.results.rows import ordered_tasks, rows_of, tasks_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 
 def test_one_row_a_variant_with_the_same_keys_in_the_same_order(make_variant: Callable[..., Variant]) -> None:

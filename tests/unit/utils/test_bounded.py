@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_eval import models
-from slim_eval.analysis.compare.pairing import update_paired
+from slim_eval.analysis.compare.items import update_paired
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, ResultFileError, SlimEvalError, UsageError
 from slim_eval.quantization import cache, calibration
 from slim_eval.results.importers import reading
-from slim_eval.results.store import Variant, find_results, model_directory, read_noise, read_record, read_samples
+from slim_eval.results.store import find_results, model_directory, read_noise, read_record, read_samples
+from slim_eval.results.variants import Variant
 from slim_eval.utils import bounded
 from slim_eval.utils.bounded import LimitError
 

@@ -25,7 +25,8 @@ from slim_eval.execution import console, fingerprints, messages, progress, track
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization.cache import QuantizeRequest, settings
 from slim_eval.results.records import SCHEMA_VERSION, ErrorRecord
-from slim_eval.results.store import Variant, model_directory, write_error
+from slim_eval.results.store import model_directory, write_error
+from slim_eval.results.variants import Variant
 from slim_eval.utils import full_name, redaction, slug, write_text
 from slim_eval.utils.redaction import REDACTED, Redacted, redact, redact_all, remember
 from tests.secrets_planted import ALL, PLANTED, TEXT, VALUES, found_in

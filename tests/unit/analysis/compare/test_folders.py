@@ -13,7 +13,8 @@ import pytest
 from slim_eval import cli
 from slim_eval.analysis.caveats import caveats
 from slim_eval.results.rows import rows_of
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes, performance, requests
 
 MakeCell = Callable[..., Variant]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from slim_eval.analysis.compare.variants import Verdict, compare
+from slim_eval.analysis.compare.comparison import Verdict, compare
 from slim_eval.benchmarks import performance
 from slim_eval.config import PerformanceConfig
 from slim_eval.results.records import PerformanceMetrics
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from tests.standins.engine import PlannedClock, PlannedEngine
 
 CONFIG = PerformanceConfig(num_runs=800, max_new_tokens=100, prompt="one two three")

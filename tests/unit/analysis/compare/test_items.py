@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis.compare.items import judged, pair, verdict
-from slim_eval.analysis.compare.pairing import pair_all, update_paired
+from slim_eval.analysis.compare.items import pair_all, update_paired
 from slim_eval.results.records import PairedTask
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
 
 MakeCell = Callable[..., Variant]

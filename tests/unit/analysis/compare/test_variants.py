@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from slim_eval.analysis.compare import floor
-from slim_eval.analysis.compare.repeats import floor_from, noise_record
-from slim_eval.analysis.compare.variants import MetricComparison, VariantComparison, Verdict, compare
+from slim_eval.analysis.compare.comparison import floor_from, noise_record
+from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison, Verdict, compare
 from slim_eval.results.records import FloorEntry, NoiseRecord
-from slim_eval.results.store import Variant, find_results, noise_directory, read_noise, write_noise
+from slim_eval.results.store import find_results, noise_directory, read_noise, write_noise
+from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes, performance, requests
 
 MakeCell = Callable[..., Variant]

@@ -23,7 +23,8 @@ from slim_eval.analysis.figures.lettering import size_of
 from slim_eval.analysis.figures.marks import NOT_MEASURED
 from slim_eval.analysis.figures.plots import FIGURES, PlotData, write_plots
 from slim_eval.results.rows import rows_of, tasks_of
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant
 from slim_eval.utils import number
 from tests.unit.analysis.many_variants import PRECISIONS, many_data
 from tests.unit.variants import variant_maker

@@ -19,7 +19,7 @@ from slim_eval.analysis.figures.plots import FIGURES, PlotData
 from slim_eval.analysis.figures.radar import corner
 from slim_eval.analysis.figures.scatter import FEW_POINTS
 from slim_eval.results.rows import rows_of, tasks_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 from tests.unit.analysis.many_variants import many_data
 
 Make = Callable[..., Variant]

@@ -19,7 +19,7 @@ from slim_eval.analysis.figures.marks import NOT_COMPARABLE, NOT_MEASURED
 from slim_eval.analysis.figures.plots import FIGURES, PlotData
 from slim_eval.results.records import PairedTask
 from slim_eval.results.rows import rows_of, tasks_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 Make = Callable[..., Variant]
 

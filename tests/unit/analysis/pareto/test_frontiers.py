@@ -10,7 +10,7 @@ from slim_eval.analysis.pareto.frontiers import find_frontiers, pareto_table, wi
 from slim_eval.analysis.tables.results_table import records_of, to_csv
 from slim_eval.errors import UsageError
 from slim_eval.results.rows import rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]
 

@@ -25,7 +25,8 @@ from slim_eval.analysis.pareto.objectives import (
 from slim_eval.analysis.tables.results_table import to_csv
 from slim_eval.errors import UsageError
 from slim_eval.results.rows import Row, rows_of
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]
 Z95 = NormalDist().inv_cdf(0.975)

@@ -23,7 +23,8 @@ from slim_eval.analysis.recommend.recommendation import advise, recommend
 from slim_eval.config import RecommendConfig, Wishes
 from slim_eval.errors import NothingFitsError, UsageError
 from slim_eval.results.rows import TASK_SUFFIXES, Row, rows_of
-from slim_eval.results.store import Variant, find_results
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]
 Z95 = NormalDist().inv_cdf(0.975)

@@ -33,7 +33,8 @@ from slim_eval.analysis.summary import Section
 from slim_eval.analysis.tables import results_table
 from slim_eval.results.records import FloorEntry, NoiseRecord
 from slim_eval.results.rows import rows_of, tasks_of
-from slim_eval.results.store import Variant, find_results, write_noise
+from slim_eval.results.store import find_results, write_noise
+from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
 
 MakeCell = Callable[..., Variant]

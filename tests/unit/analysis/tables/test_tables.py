@@ -18,7 +18,7 @@ from slim_eval.analysis.tables.results_table import (
     to_csv,
 )
 from slim_eval.results.rows import rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 
 def fields(frame: pd.DataFrame) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from slim_eval.analysis.tables.terminal import comparison_table
 from slim_eval.results.rows import rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 
 def show(variants: Sequence[Variant], width: int = 250, **options: Any) -> str:

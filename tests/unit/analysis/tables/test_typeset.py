@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from slim_eval.analysis.tables.typeset import documents, latex_table, markdown_table, md_escape, tex_escape
 from slim_eval.results.rows import Row, rows_of
-from slim_eval.results.store import Variant
+from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]
 NASTY = ("[x]_100%&more$#{}~^\\", "*star|pipe`tick`<b>", "模型-é-ü-ł--ß", "very-long-" * 30)

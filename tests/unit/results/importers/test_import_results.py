@@ -18,7 +18,8 @@ from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.importers import Format, detect, import_results
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results.rows import rows_of
-from slim_eval.results.store import Variant, find_results, read_record, read_samples, write_record
+from slim_eval.results.store import find_results, read_record, read_samples, write_record
+from slim_eval.results.variants import Variant
 from tests.unit.results.importers.conftest import DATA
 
 LM_EVAL = "lm_eval/results_2026-11-24T14-46-58.266836.json"

@@ -1,28 +1,28 @@
 """Two variants beside each other: every metric with interval, ratio and verdict, and every task item by item.
 
-The first variant, A, is the one that the second, B, is held against. A ratio is B / A; its 95 % interval comes from
-resampling the iterations of both runs (`stats.bootstrap_ratio`), or, where only intervals were recorded, from those.
+The second variant, B, is judged against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
+iterations of both runs (`stats.bootstrap_ratio`) or, if only intervals were recorded, from those.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import combinations
 from typing import Any
 
 from slim_eval import stats
-from slim_eval.analysis.compare import floor as noise
+from slim_eval.analysis.comparability import lengths_differ, obstacles, settings_of
 from slim_eval.analysis.compare.items import judged, pair
-from slim_eval.analysis.compare.metrics import METRICS, Kind, Metric
-from slim_eval.analysis.rules import ends, energy_obstacles, lengths_differ, quotient_interval, speed_obstacles
-from slim_eval.results.records import NoiseRecord, PairedTask
-from slim_eval.results.rows import Row, ordered_tasks, rows_of
-from slim_eval.results.store import Variant, read_samples
-from slim_eval.utils import short_name
-
-Ends = tuple[float, float]
+from slim_eval.analysis.compare.noise_floor import floor_of, noise_floor, widened, widened_task
+from slim_eval.analysis.impact import quotient_interval
+from slim_eval.metrics import METRICS, THROUGHPUT, TPOT, WEIGHTS, Basis, Metric
+from slim_eval.results.records import FloorEntry, NoiseRecord, PairedTask
+from slim_eval.results.store import read_samples
+from slim_eval.results.variants import Interval, Variant, ordered_tasks
+from slim_eval.utils import environment, short_name
 
 
 class Verdict(str, Enum):
@@ -55,10 +55,10 @@ class MetricComparison:
     metric: Metric
     a: float | None
     b: float | None
-    a_interval: Ends | None = None
-    b_interval: Ends | None = None
+    a_interval: Interval | None = None
+    b_interval: Interval | None = None
     ratio: float | None = None
-    interval: Ends | None = None
+    interval: Interval | None = None
     floor: float | None = None
     verdict: Verdict = Verdict.NOT_MEASURED
     reason: str | None = None
@@ -111,9 +111,9 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     Raises:
         ResultFileError: A file of samples or a noise floor cannot be read.
     """
-    floors = [noise.of_variants(a, b) for a, b in pairs]
+    floors = [noise_floor(a) or noise_floor(b) for a, b in pairs]
     tasks = [
-        [noise.widened_task(task, floor) for task in pair(a, b, ordered_tasks(set(a.accuracy) | set(b.accuracy)))]
+        [widened_task(task, floor) for task in pair(a, b, ordered_tasks(set(a.accuracy) | set(b.accuracy)))]
         for (a, b), floor in zip(pairs, floors, strict=True)
     ]
     return [
@@ -123,13 +123,13 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
 
 
 def _compared(a: Variant, b: Variant, paired: Sequence[PairedTask], floor: NoiseRecord | None) -> VariantComparison:
-    rows = rows_of([a, b], [task.task for task in paired])
-    sides = _Sides(rows[0], rows[1], _iterations(a), _iterations(b), floor)
+    sides = _Sides(a, b, _iterations(a), _iterations(b), floor)
+    shown = [metric for metric in METRICS.values() if metric.compared]
     return VariantComparison(
         a,
         b,
-        tuple(made for metric in METRICS if (made := sides.compare(metric)).verdict is not Verdict.NOT_MEASURED),
-        tuple(TaskComparison(rows[0][task.task], rows[1][task.task], task) for task in paired),
+        tuple(made for metric in shown if (made := sides.compare(metric)).verdict is not Verdict.NOT_MEASURED),
+        tuple(TaskComparison(a.number(task.task), b.number(task.task), task) for task in paired),
     )
 
 
@@ -145,74 +145,71 @@ def _iterations(variant: Variant) -> list[list[Mapping[str, Any]]]:
 class _Sides:
     """Both variants, ready to be compared metric by metric."""
 
-    a: Row
-    b: Row
+    a: Variant
+    b: Variant
     a_iterations: Sequence[Sequence[Mapping[str, Any]]]
     b_iterations: Sequence[Sequence[Mapping[str, Any]]]
     noise: NoiseRecord | None
 
     def compare(self, metric: Metric) -> MetricComparison:
-        before, after = self.a.get(metric.key), self.b.get(metric.key)
-        made = MetricComparison(metric, before, after, ends(self.a, metric.key), ends(self.b, metric.key))
+        before, after = self.a.number(metric), self.b.number(metric)
+        made = MetricComparison(metric, before, after, self.a.interval(metric), self.b.interval(metric))
         if before is None and after is None:
             return made
         reason = self._obstacle(metric)
-        if reason is not None:
-            return _with(made, verdict=Verdict.NOT_COMPARABLE, reason=reason)
-        if before is None or after is None or not before:
-            why = "A is 0" if before == 0 else "measured on one side only"
-            return _with(made, verdict=Verdict.NOT_COMPARABLE, reason=why)
+        if reason is None and (before is None or after is None or not before):
+            reason = "A is 0" if before == 0 else "measured on one side only"
+        if reason is not None or before is None or after is None:
+            return replace(made, verdict=Verdict.NOT_COMPARABLE, reason=reason)
         ratio = after / before
         if metric.per_length and lengths_differ(self.b, self.a):
-            tokens = " against ".join(f"{row['tokens_per_request']:.1f}" for row in (self.b, self.a))
-            return _with(
-                made, ratio=ratio, verdict=Verdict.CONFOUNDED, reason=f"{tokens} output tokens a request: other work"
-            )
+            tokens = " against ".join(f"{variant.tokens_per_request:.1f}" for variant in (self.b, self.a))
+            why = f"{tokens} output tokens per request: different work"
+            return replace(made, ratio=ratio, verdict=Verdict.CONFOUNDED, reason=why)
         if metric.exact:
-            return _with(made, ratio=ratio, interval=(ratio, ratio), verdict=_judge(metric, (ratio, ratio), None))
+            return replace(made, ratio=ratio, interval=(ratio, ratio), verdict=_judge(metric, (ratio, ratio), None))
         interval = self._interval(metric, ratio, made)
-        floor = noise.floor_of(self.noise, metric.key)
-        widened = interval if interval is None or floor is None else noise.widened(interval, floor)
-        return _with(
-            made, ratio=ratio, interval=widened, floor=floor, verdict=_judge(metric, interval, floor),
-            reason=None if interval else "a single number a side, without an interval",
-        )  # fmt: skip
+        floor = floor_of(self.noise, metric.key)
+        return replace(
+            made,
+            ratio=ratio,
+            interval=interval if interval is None or floor is None else widened(interval, floor),
+            floor=floor,
+            verdict=_judge(metric, interval, floor),
+            reason=None if interval else "a single number per side, without an interval",
+        )
 
     def _obstacle(self, metric: Metric) -> str | None:
-        if metric.kind is Kind.SIZE:
-            emulated = metric.key == "weights_gb" and "emulated" in (self.a["kernels"], self.b["kernels"])
+        if metric.basis is Basis.FILES:
+            return None
+        if metric is WEIGHTS:
+            emulated = "emulated" in (self.a.kernels, self.b.kernels)
             return "emulated kernels load 16-bit weights" if emulated else None
-        find = speed_obstacles if metric.kind is Kind.SPEED else energy_obstacles
-        found = find(self.b, self.a)
-        if metric.sample is not None and False in (self.a["warmup_stable"], self.b["warmup_stable"]):
+        if self.a.number(metric) is None or self.b.number(metric) is None:
+            return None
+        found = obstacles(metric, self.b, self.a)
+        drifted = any(v.performance is not None and v.performance.warmup_stable is False for v in (self.a, self.b))
+        if metric.sample is not None and drifted:
             found.append("times still drifted when they were measured")
-        if metric.key == "energy_joules" and self.a["energy_num_runs"] != self.b["energy_num_runs"]:
-            found.append(f"requests {self.b['energy_num_runs']} against {self.a['energy_num_runs']}")
         return ", ".join(found) or None
 
-    def _interval(self, metric: Metric, ratio: float, made: MetricComparison) -> Ends | None:
+    def _interval(self, metric: Metric, ratio: float, made: MetricComparison) -> Interval | None:
         if metric.sample is not None and self.a_iterations and self.b_iterations:
             return self._bootstrapped(metric, ratio)
         if made.a_interval is None or made.b_interval is None:
             return None
         return quotient_interval(ratio, made.b_interval, made.a_interval)
 
-    def _bootstrapped(self, metric: Metric, ratio: float) -> Ends | None:
+    def _bootstrapped(self, metric: Metric, ratio: float) -> Interval | None:
         before, after = (_clusters(iterations, metric) for iterations in (self.a_iterations, self.b_iterations))
         if not before or not after:
             return None
-        if (
-            metric.key == "tokens_per_second"
-        ):  # tokens an iteration are fixed: its ratio is that of wall times, inverted
+        if metric is THROUGHPUT:  # tokens per iteration are fixed: its ratio is that of wall times, inverted
             found = stats.bootstrap_ratio(before, after)
             scale = ratio / (_mean(before) / _mean(after)) if found else 1.0
             return None if found is None else (found.low * scale, found.high * scale)
         found = stats.bootstrap_ratio(after, before, metric.statistic)
         return None if found is None else (found.low, found.high)
-
-
-def _with(made: MetricComparison, **changes: Any) -> MetricComparison:
-    return MetricComparison(**{**made.__dict__, **changes})
 
 
 def _clusters(iterations: Sequence[Sequence[Mapping[str, Any]]], metric: Metric) -> list[list[float]]:
@@ -228,7 +225,7 @@ def _mean(clusters: Sequence[Sequence[float]]) -> float:
     return math.fsum(value for cluster in clusters for value in cluster) / sum(map(len, clusters))
 
 
-def _judge(metric: Metric, interval: Ends | None, floor: float | None) -> Verdict:
+def _judge(metric: Metric, interval: Interval | None, floor: float | None) -> Verdict:
     """What an interval of B / A says; a difference that the noise floor explains is none."""
     if interval is None:
         return Verdict.NO_INTERVAL
@@ -236,10 +233,69 @@ def _judge(metric: Metric, interval: Ends | None, floor: float | None) -> Verdic
         return Verdict.SAME
     if interval[0] <= 1 <= interval[1]:
         return Verdict.UNDECIDED
-    low, high = interval if floor is None else noise.widened(interval, floor)
+    low, high = interval if floor is None else widened(interval, floor)
     if low <= 1 <= high:
         return Verdict.NOISE
     higher = low > 1
     if metric.better is None:
         return Verdict.HIGHER if higher else Verdict.LOWER
     return Verdict.BETTER if higher == (metric.better == "higher") else Verdict.WORSE
+
+
+def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Interval | None]]) -> float | None:
+    """The floor of a metric.
+
+    Args:
+        values: One a run.
+        ratios: Of pairs of runs, each with its interval where there is one.
+
+    Returns:
+        A relative change, up or down; None below two runs.
+    """
+    predicted = stats.repeat_bound([value for value in values if value is not None])
+    ends = [end for ratio, interval in ratios for end in (interval or (ratio, ratio))]
+    seen = max((max(end, 1 / end) - 1 for end in ends if end > 0), default=None)
+    return max((floor for floor in (predicted, seen) if floor is not None), default=None)
+
+
+def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
+    """The noise floor from two or more measurements of one variant.
+
+    Args:
+        runs: The same variant, measured again and again.
+        margin_pp: As in `variants.compare`; changes no floor.
+    """
+    first = runs[0].performance
+    pairs: list[VariantComparison] = [compare(a, b, margin_pp) for a, b in combinations(runs, 2)]
+    ratios: dict[str, list[tuple[float, Interval | None]]] = {}
+    for made in (metric for each in pairs for metric in each.metrics):
+        if made.ratio is not None and not made.metric.exact:
+            ratios.setdefault(made.metric.key, []).append((made.ratio, made.interval))
+    paired: dict[str, list[PairedTask]] = {}
+    for task in (task.paired for each in pairs for task in each.tasks):
+        if task.drop_pp is not None:
+            paired.setdefault(task.task, []).append(task)
+    return NoiseRecord(
+        model=runs[0].model,
+        precision=runs[0].precision,
+        timestamp=environment.now(),
+        **{
+            s.name: s.read(first) for s in settings_of(TPOT) if first is not None and s.name in NoiseRecord.model_fields
+        },
+        metrics={
+            key: FloorEntry(values=_values(runs, key), floor=floor_from(_values(runs, key), found))
+            for key, found in ratios.items()
+        },
+        tasks={task: FloorEntry(values=_values(runs, task), floor=_points(_values(runs, task))) for task in paired},
+        flips={task: max(p.flips or 0.0 for p in found) for task, found in paired.items()},
+    )
+
+
+def _values(runs: Sequence[Variant], key: str) -> tuple[float | None, ...]:
+    return tuple(run.number(key) for run in runs)
+
+
+def _points(accuracies: Sequence[float | None]) -> float | None:
+    """The floor of a drop in percentage points."""
+    spread = stats.repeat_spread([value for value in accuracies if value is not None])
+    return None if spread is None else spread * 100

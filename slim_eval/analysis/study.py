@@ -1,0 +1,193 @@
+"""Everything that an analysis knows about a set of variants: what tables, figures, findings and the report are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from slim_eval.analysis.caveats import NOISE, Caveat, Kind, find_caveats, marks_of
+from slim_eval.analysis.comparability import comparable_groups
+from slim_eval.analysis.compare.items import pair_all
+from slim_eval.analysis.compare.noise_floor import noise_floor, within_noise
+from slim_eval.analysis.impact import Impact, impact_of
+from slim_eval.errors import ResultFileError
+from slim_eval.metrics import METRICS, Metric
+from slim_eval.results.records import NoiseRecord, PairedTask
+from slim_eval.results.store import read_samples
+from slim_eval.results.variants import (
+    Variant,
+    baseline_of,
+    by_model,
+    labelled,
+    metric_of,
+    tasks_of,
+    with_accuracy_mean,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A set of variants, and what is known about them together.
+
+    Attributes:
+        variants: With unique labels, and with their mean accuracy over the tasks shown.
+        tasks: Accuracy tasks that are shown.
+        paired: Folder of a variant -> its tasks against the baseline, item by item, judged together.
+        noise: Folder of a variant -> the noise floor that applies to it.
+        problems: Files that could not be read, one line each.
+    """
+
+    variants: tuple[Variant, ...]
+    tasks: tuple[str, ...]
+    paired: Mapping[Path, Sequence[PairedTask]] = field(default_factory=dict)
+    noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> Study:
+        """A study of variants alone: no samples or noise floors are read.
+
+        Args:
+            variants: With measurements.
+            tasks: Tasks to show; all that were measured by default.
+        """
+        shown = tasks_of(variants) if tasks is None else tuple(tasks)
+        named = list(variants) if all(variant.name for variant in variants) else labelled(variants)
+        return cls(tuple(_with_means(named, shown)), shown)
+
+    @classmethod
+    def read(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None, margin_pp: float = 1.0) -> Study:
+        """A study of variants with their paired items and noise floors, from their folders.
+
+        Args:
+            variants: With measurements.
+            tasks: Tasks to show; all that were measured by default.
+            margin_pp: Drop in percentage points that still counts as equivalent.
+        """
+        plain = cls.of(variants, tasks)
+        floors: dict[Path, NoiseRecord] = {}
+        problems: dict[str, None] = {}
+        for variant in plain.variants:
+            try:
+                found = noise_floor(variant)
+            except ResultFileError as error:
+                problems[error.cause] = None
+            else:
+                floors |= {variant.directory: found} if found is not None else {}
+        paired = {variant.directory: found for (_, variant), found in pair_all(plain.variants, margin_pp)}
+        return cls(plain.variants, plain.tasks, paired, floors, tuple(problems))
+
+    # Metrics
+
+    def metric(self, key: str) -> Metric:
+        """The row of a metric or task by its key."""
+        return self._metrics[key] if key in self._metrics else metric_of(key, self.variants)
+
+    @cached_property
+    def task_metrics(self) -> tuple[Metric, ...]:
+        """One metric per task shown."""
+        return tuple(self.metric(task) for task in self.tasks)
+
+    @cached_property
+    def _metrics(self) -> dict[str, Metric]:
+        return {key: metric_of(key, self.variants) for key in (*METRICS, *tasks_of(self.variants))}
+
+    def is_measured(self, metric: Metric) -> bool:
+        """Whether any variant has a number of a metric."""
+        return any(variant.number(metric) is not None for variant in self.variants)
+
+    def first_measured(self, metrics: Sequence[Metric]) -> Metric | None:
+        """Of several ways to say one thing, in the order of preference, the first that is widely measured.
+
+        Returns:
+            The first that at least half as many variants have as the most common one: a few older records do not push
+            a better metric aside. None if nothing was measured.
+        """
+        counts = [sum(variant.number(metric) is not None for variant in self.variants) for metric in metrics]
+        return next((m for m, count in zip(metrics, counts, strict=True) if count and 2 * count >= max(counts)), None)
+
+    # Baselines and what changed against them
+
+    @cached_property
+    def _by_model(self) -> dict[str, list[Variant]]:
+        return by_model(self.variants)
+
+    def baseline(self, variant: Variant) -> Variant | None:
+        """What a variant is compared with: itself for a baseline; None where there is none."""
+        if variant.is_baseline:
+            return variant
+        return baseline_of(variant, self._by_model[variant.base_model])
+
+    @cached_property
+    def impacts(self) -> tuple[Impact, ...]:
+        """What changed, one per variant that is no baseline, in their order; over the tasks shown."""
+        return self.impacts_over(self.tasks)
+
+    def impacts_over(self, tasks: Sequence[str]) -> tuple[Impact, ...]:
+        """`impacts` over other tasks."""
+        return tuple(impact_of(v, self.baseline(v), tasks) for v in self.variants if not v.is_baseline)
+
+    def impact(self, variant: Variant) -> Impact | None:
+        """What changed in a variant; None for a baseline."""
+        return self._impact_by_folder.get(variant.directory)
+
+    @cached_property
+    def _impact_by_folder(self) -> dict[Path, Impact]:
+        return {impact.variant.directory: impact for impact in self.impacts}
+
+    def pair(self, variant: Variant, task: str) -> PairedTask | None:
+        """A task of a variant against its baseline, item by item; None where nothing was paired."""
+        return next((pair for pair in self.paired.get(variant.directory, ()) if pair.task == task), None)
+
+    def within_noise(self, variant: Variant) -> frozenset[str]:
+        """Metric keys and tasks in which a variant differs from its baseline by no more than the noise floor."""
+        if variant.directory not in self._within:
+            floor = self.noise.get(variant.directory)
+            self._within[variant.directory] = within_noise(variant, self.baseline(variant), floor)
+        return self._within[variant.directory]
+
+    @cached_property
+    def _within(self) -> dict[Path, frozenset[str]]:
+        return {}
+
+    # Caveats
+
+    @cached_property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """Everything that the results cannot support."""
+        return tuple(find_caveats(self.variants))
+
+    def marks(self, variant: Variant, metric: Metric) -> tuple[Kind, ...]:
+        """The kinds of caveat that concern one number of a variant, in the order of `caveats.MARKS`."""
+        key = (variant.directory, metric.key)
+        if key not in self._marks:
+            baseline = None if variant.is_baseline else self.baseline(variant)
+            found = marks_of(metric, variant, baseline)
+            self._marks[key] = (*found, NOISE) if metric.key in self.within_noise(variant) else found
+        return self._marks[key]
+
+    @cached_property
+    def _marks(self) -> dict[tuple[Path, str], tuple[Kind, ...]]:
+        return {}
+
+    # Samples
+
+    def samples(self, variant: Variant, name: str) -> list[dict[str, Any]]:
+        """The raw samples of a variant's record; none where they cannot be read, which `problems` reports."""
+        try:
+            return read_samples(variant.directory, name)
+        except ResultFileError:
+            return []
+
+
+def _with_means(variants: Sequence[Variant], tasks: Sequence[str]) -> list[Variant]:
+    """Variants with their mean accuracy, in each setting over the tasks that were measured there."""
+    labels = comparable_groups(variants).labels
+    made: dict[int, Variant] = {}
+    for label in dict.fromkeys(labels):
+        members = [index for index, found in enumerate(labels) if found == label]
+        made |= zip(members, with_accuracy_mean([variants[index] for index in members], tasks), strict=True)
+    return [made[index] for index in range(len(variants))]

@@ -1,15 +1,17 @@
 """Metrics: the one table of what each number is called, its unit, its direction, and what it depends on.
 
 Every table, figure, summary, gate, recommendation and report reads this table; none of them repeats a fact of it. A
-further metric is one more row, here or registered by a plugin: ``METRICS.register(Metric(...))``. Accuracy has a row per
-task, made by `task_metric`. Definitions of the numbers: docs/metrics.md.
+further metric is one more row, here or registered by a plugin: ``METRICS.register(Metric(...))``. Its value is the field
+``key`` of the record of its benchmark, or what ``compute`` returns. Accuracy has a row per task, made by `task_metric`.
+Definitions of the numbers: docs/metrics.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from slim_eval.utils import number
 from slim_eval.utils.registry import Registry
@@ -49,6 +51,7 @@ class Metric:
         per_run: Grows with the number of requests: not comparable at different numbers of them.
         exact: Counted, not measured: it needs no interval.
         compared: Whether `slim-eval compare` shows it.
+        compute: Computes it from a `results.variants.Variant`, as a number or None, if no record has it as a field.
     """
 
     key: str
@@ -66,6 +69,7 @@ class Metric:
     per_run: bool = False
     exact: bool = False
     compared: bool = False
+    compute: Callable[[Any], float | None] | None = None
 
     @property
     def name(self) -> str:

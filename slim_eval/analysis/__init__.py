@@ -1,4 +1,4 @@
-"""From result files to tables, findings and plots. Light to import: pandas and matplotlib are loaded when used."""
+"""From result files to tables, findings and figures. Light to import: pandas and matplotlib are loaded when used."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results.rows import STANDARD_TASKS, Row, by_model, ordered_tasks, rows_of, tasks_of
-from slim_eval.results.store import Results, find_results, read_samples, require_writable
-from slim_eval.results.variants import Variant
+from slim_eval.errors import UsageError
+from slim_eval.results.store import Results, find_results, require_writable
+from slim_eval.results.variants import STANDARD_TASKS, Variant, labelled, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from slim_eval.analysis.evidence import Evidence
-    from slim_eval.analysis.figures.plotdata import PlotData
-    from slim_eval.analysis.pareto.frontiers import Frontier
-    from slim_eval.analysis.summary import Material
+    from slim_eval.analysis.pareto.frontier import Frontier
+    from slim_eval.analysis.study import Study
     from slim_eval.config import AnalysisConfig
 
-_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
+_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that has its results with --input-dir"
 
 
 @dataclass(frozen=True)
@@ -32,92 +29,77 @@ class AnalysisReport:
     """What an analysis found and wrote.
 
     Attributes:
-        num_variants: Configurations with at least one measurement.
+        study: The variants with at least one measurement, and what is known about them.
         paths: Files written.
         problems: Files that could not be read and benchmarks that failed, one line each.
         warnings: What a reader of the tables must know, one line each.
-        tasks: Accuracy tasks shown.
-        rows: One flat row a configuration, with the tasks shown, for `terminal.comparison_table`.
-        within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor.
         findings: The sentences of `executive_summary.txt`, in order.
     """
 
-    num_variants: int
+    study: Study
     paths: tuple[Path, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
-    tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
-    within_noise: tuple[frozenset[str], ...] = ()
     findings: tuple[str, ...] = ()
+
+    @property
+    def num_variants(self) -> int:
+        """Variants with at least one measurement."""
+        return len(self.study.variants)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Accuracy tasks shown."""
+        return self.study.tasks
 
 
 def analyze(config: AnalysisConfig) -> AnalysisReport:
-    """Read all results below a folder and write tables, findings and plots.
+    """Read all results below a folder and write tables, findings and figures.
 
     A file that cannot be written becomes a problem, and the others are still written.
 
     Raises:
-        UsageError: The folder is missing or holds no measurement, the other one cannot be written, or an objective is
-            one that no result has; nothing is written then.
+        UsageError: The folder is missing or has no measurement, the other one cannot be written, or an objective is one
+            that no result has; nothing is written then.
     """
-    from slim_eval.analysis import evidence, summary
-    from slim_eval.analysis.figures import plots
-    from slim_eval.analysis.pareto import frontiers
-    from slim_eval.analysis.report import page
-    from slim_eval.analysis.tables import results_table
+    from slim_eval.analysis import findings
+    from slim_eval.analysis.pareto.frontier import find_frontiers
+    from slim_eval.analysis.report.page import report_html
+    from slim_eval.analysis.study import Study
+    from slim_eval.analysis.tables import csv_tables, typeset
 
     require_writable(config.output_dir, "--output-dir")
     results, variants = _measured(config.input_dir)
     tasks, advice = _tasks(config, variants)
-    rows = frontiers.with_means(rows_of(variants), tasks)
-    optimal = frontiers.find_frontiers(rows, tasks, config.objectives)
-    found = evidence.gather(variants, rows, config.margin_pp)
-    models = by_model(rows)
-    noisy = {row["directory"]: found.within_noise(row, models[row["model"]]) for row in rows}
-    impact = results_table.impact_rows(rows, tasks, noisy)
-    paired = [row for row in found.paired_rows(rows) if row["task"] in tasks]
-    problems = (*_problems(results), *found.problems)
-    material = summary.Material(rows, tasks, impact, paired, found.caveats, optimal, problems, _notes(variants, rows))
-    sections = summary.sections(material)
-    everything = tasks_of(rows[0])
-    whole_impact = impact if tasks == everything else results_table.impact_rows(rows, everything, noisy)
+    study = Study.read(variants, tasks, config.margin_pp)
+    frontiers = find_frontiers(study, config.objectives)
+    problems = (*_problems(results), *study.problems)
+    sections = findings.find(study, frontiers, problems)
     texts = {
-        "complete_results.json": _complete_json(config.input_dir, results, found, whole_impact, optimal),
-        "executive_summary.txt": summary.executive_summary(sections),
-        **_tables(material),
-        "report.html": page.report_html(
-            page.ReportData(
-                title=config.input_dir.resolve().name,
-                rows=rows,
-                variants=variants,
-                evidence=found,
-                impact=impact,
-                frontier=optimal[-1].rows if optimal else (),
-                objectives=optimal[-1].objectives if optimal else (),
-                findings=sections,
-                problems=problems,
-                tasks=tasks,
-            )
-        ),
+        "complete_results.json": _complete_json(config.input_dir, results, study, frontiers),
+        "executive_summary.txt": findings.executive_summary(sections),
+        "results_table.csv": csv_tables.to_csv(csv_tables.results_table(study)),
+        **typeset.documents(study),
+        "quantization_impact.csv": csv_tables.to_csv(csv_tables.quantization_impact(study)),
+        "paired_accuracy.csv": csv_tables.to_csv(csv_tables.paired_accuracy(study)),
+        "summary_statistics.csv": csv_tables.to_csv(csv_tables.summary_statistics(study)),
+        "pareto.csv": csv_tables.to_csv(csv_tables.pareto_table(frontiers)),
+        "report.html": report_html(study, frontiers, sections, problems, config.input_dir.resolve().name),
     }
     written, failed = _write_all(config.output_dir, texts)
-    figures, empty = _draw(plots.PlotData(rows, tasks, found, _samples), config, failed)
+    figures, empty = _draw(study, config, failed)
     advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
-        num_variants=len(variants),
+        study=study,
         paths=(*written, *figures),
         problems=(*problems, *failed),
-        warnings=(*advice, *summary.setting_findings(rows), *_warnings(found, impact, paired)),
-        tasks=tasks,
-        rows=tuple(rows_of(variants, tasks)),
-        within_noise=tuple(noisy[row["directory"]] for row in rows),
-        findings=summary.findings(sections),
+        warnings=(*advice, *findings.setting_findings(study), *_warnings(study)),
+        findings=tuple(sentence for section in sections for sentence in section.sentences),
     )
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """All results below a folder as one tidy table, one row a configuration.
+    """All results below a folder as one tidy table, one row per variant.
 
     Args:
         path: Folder with results, at any depth.
@@ -130,22 +112,14 @@ def load_results(path: str | Path) -> pd.DataFrame:
         read is left out, with a Python warning.
 
     Raises:
-        UsageError: The folder is missing, or holds no measurement.
+        UsageError: The folder is missing, or has no measurement.
     """
-    from slim_eval.analysis.tables.results_table import tidy_table
+    from slim_eval.analysis.tables.csv_tables import tidy_table
 
     results, variants = _measured(Path(path))
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
-    return tidy_table(rows_of(variants))
-
-
-def _samples(row: Row, name: str) -> list[dict[str, Any]]:
-    """The raw samples of a row's record; none where they cannot be read, which the problems say."""
-    try:
-        return read_samples(Path(row["directory"]), name)
-    except ResultFileError:
-        return []
+    return tidy_table(labelled(variants))
 
 
 def _measured(folder: Path) -> tuple[Results, list[Variant]]:
@@ -158,32 +132,6 @@ def _measured(folder: Path) -> tuple[Results, list[Variant]]:
         detail = f" ({len(found)} files without one, the first: {found[0]})" if found else ""
         raise UsageError(f"{folder}: holds no measurement{detail}", _NOTHING_FOUND)
     return results, variants
-
-
-def _tables(material: Material) -> dict[str, str]:
-    """The tables, by the names of their files."""
-    from slim_eval.analysis.pareto import frontiers
-    from slim_eval.analysis.tables import results_table, typeset
-
-    rows, tasks = material.rows, material.tasks
-    return {
-        "results_table.csv": results_table.to_csv(results_table.results_table(results_table.tidy_table(rows), tasks)),
-        **typeset.documents(rows, tasks),
-        "quantization_impact.csv": results_table.to_csv(results_table.impact_table(material.impact, tasks)),
-        "paired_accuracy.csv": results_table.to_csv(results_table.paired_table(material.paired)),
-        "summary_statistics.csv": results_table.to_csv(results_table.summary_statistics(rows, tasks)),
-        "pareto.csv": results_table.to_csv(frontiers.pareto_table(material.frontiers)),
-    }
-
-
-def _notes(variants: Sequence[Variant], rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """Each note that records carry, and the configurations it is about."""
-    found: dict[str, dict[str, None]] = {}
-    for variant, row in zip(variants, rows, strict=True):
-        for record in variant.records:
-            for note in record.notes:
-                found.setdefault(note, {})[f"{row['name']} {row['precision']}"] = None
-    return {note: tuple(labels) for note, labels in found.items()}
 
 
 def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list[str]]:
@@ -200,13 +148,13 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
     return written, failed
 
 
-def _draw(drawn: PlotData, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
+def _draw(study: Study, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
     """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
-    from slim_eval.analysis.figures import plots
+    from slim_eval.analysis.figures import FIGURES, write_figures
 
     folder = config.output_dir / "plots"
     try:
-        return plots.write_plots(drawn, folder, plots.FIGURES if config.plots else ())
+        return write_figures(study, folder, list(FIGURES.values()) if config.plots else [])
     except OSError as error:
         failed.append(f"{folder}: not written ({error.strerror or error})")
         return [], []
@@ -223,7 +171,7 @@ def _problems(results: Results) -> tuple[str, ...]:
 
 def _tasks(config: AnalysisConfig, variants: Iterable[Variant]) -> tuple[tuple[str, ...], list[str]]:
     """Tasks to show, and a warning for each one that was asked for but never measured."""
-    found = ordered_tasks(task for variant in variants for task in variant.accuracy)
+    found = tasks_of(variants)
     if "accuracy_tasks" not in config.model_fields_set:
         return found, []
     missing = [task for task in config.accuracy_tasks if task not in found]
@@ -231,59 +179,58 @@ def _tasks(config: AnalysisConfig, variants: Iterable[Variant]) -> tuple[tuple[s
     return tuple(task for task in config.accuracy_tasks if task in found), advice
 
 
-def _warnings(found: Evidence, impact: Sequence[Row], paired: Sequence[Row]) -> list[str]:
+def _warnings(study: Study) -> list[str]:
     """What the results cannot support, and one line for each reason not to compare, with whom it concerns."""
     reasons: dict[str, list[str]] = {}
-    for caveat in found.caveats:
+    for caveat in study.caveats:
         reasons.setdefault(caveat.text, []).extend(caveat.variants)
-    for row in impact:
-        for reason in (row["not_comparable"] or "").split("; "):
-            if reason:
-                reasons.setdefault(f"not compared: {reason}", []).append(f"{row['name']} {row['precision']}")
-    for row in paired:
-        if row["refused"] and not row["refused"].endswith("no outcomes of single items"):
-            reasons.setdefault(f"not paired: {row['task']}: {row['refused']}", []).append(
-                f"{row['name']} {row['precision']}"
-            )
+    for impact in study.impacts:
+        for reason in impact.reasons:
+            reasons.setdefault(f"not compared: {reason}", []).append(impact.variant.label)
+    for variant in study.variants:
+        for pair in study.paired.get(variant.directory, ()):
+            if pair.refused and pair.task in study.tasks and not pair.refused.endswith("no outcomes of single items"):
+                reasons.setdefault(f"not paired: {pair.task}: {pair.refused}", []).append(variant.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 
 
-def _complete_json(
-    folder: Path, results: Results, found: Evidence, impact: Sequence[Row], optimal: Sequence[Frontier]
-) -> str:
+def _complete_json(folder: Path, results: Results, study: Study, frontiers: Sequence[Frontier]) -> str:
     """Everything that was read, the comparison over all tasks, and the frontiers."""
+    from slim_eval.analysis.tables.csv_tables import impact_rows
+
+    everything = tasks_of(study.variants)
     content = {
         "schema_version": 1,
-        "problems": [*_problems(results), *found.problems],
-        "cells": [_variant_json(variant, name, folder) for variant, name in _named(results.variants)],
-        "quantization_impact": list(impact),
-        **found.to_json(),
+        "problems": [*_problems(results), *study.problems],
+        "cells": [_variant_json(variant, folder) for variant in study.variants],
+        "quantization_impact": impact_rows(study, study.impacts_over(everything), everything),
+        "paired": {
+            str(directory): [pair.model_dump(mode="json") for pair in pairs]
+            for directory, pairs in study.paired.items()
+        },
+        "noise": {str(directory): record.model_dump(mode="json") for directory, record in study.noise.items()},
+        "caveats": [
+            {"kind": caveat.kind.name, "text": caveat.text, "cells": list(caveat.variants)} for caveat in study.caveats
+        ],
         "pareto": [
-            {"objectives": found.title, "hypervolumes": found.hypervolumes, "cells": list(found.rows)}
-            for found in optimal
+            {"objectives": found.title, "hypervolumes": found.hypervolumes, "cells": found.rows} for found in frontiers
         ],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 
 
-def _named(variants: Sequence[Variant]) -> list[tuple[Variant, str]]:
-    measured = [variant for variant in variants if variant.records]
-    return [(variant, row["name"]) for variant, row in zip(measured, rows_of(measured), strict=True)]
-
-
-def _variant_json(variant: Variant, name: str, folder: Path) -> dict[str, Any]:
-    def dump(record: Any) -> Any:
-        return None if record is None else record.model_dump(mode="json")
-
+def _variant_json(variant: Variant, folder: Path) -> dict[str, Any]:
+    known = {"performance", "energy", *variant.accuracy}
     return {
-        "name": name,
+        "name": variant.name,
         "model": variant.model,
         "precision": variant.precision,
         "directory": variant.directory.relative_to(folder).as_posix(),
-        "performance": dump(variant.performance),
-        "energy": dump(variant.energy),
-        "accuracy": {task: dump(record) for task, record in variant.accuracy.items()},
-        "errors": {stage: dump(record) for stage, record in variant.errors.items()},
+        "performance": variant.performance and variant.performance.model_dump(mode="json"),
+        "energy": variant.energy and variant.energy.model_dump(mode="json"),
+        "accuracy": {task: record.model_dump(mode="json") for task, record in variant.accuracy.items()},
+        **{name: record.model_dump(mode="json") for name, record in variant.measured.items() if name not in known},
+        "errors": {stage: record.model_dump(mode="json") for stage, record in variant.errors.items()},
     }
 
 

@@ -54,10 +54,10 @@ def show_variants(
     """The closing table on stdout, one row a variant, with what earlier runs measured; failures on stderr."""
     if variants:
         from slim_eval.analysis.tables.terminal import comparison_table
-        from slim_eval.results.rows import rows_of
+        from slim_eval.analysis.study import Study
 
         out = Console(highlight=False)
-        out.print(comparison_table(rows_of(variants), reused=[_reused(variant, reused) for variant in variants]))
+        out.print(comparison_table(Study.of(variants), reused=[_reused(variant, reused) for variant in variants]))
         for variant in variants:
             out.print(f"results: {variant.directory}", markup=False, soft_wrap=True)
         count, total = sum(map(len, reused.values())), sum(len(variant.records) for variant in variants)
@@ -98,14 +98,14 @@ def show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
     if table:
         from slim_eval.analysis.tables.terminal import comparison_table
 
-        out.print(comparison_table(report.rows, within_noise=report.within_noise))
+        out.print(comparison_table(report.study))
     for path in report.paths:
         out.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def show_comparison(report: ComparisonReport, config: CompareConfig) -> None:
     """A comparison on stdout, in the format that was asked for."""
-    from slim_eval.analysis.compare import rendering as writings
+    from slim_eval.analysis.compare import formats as writings
 
     if config.as_json or config.as_markdown:
         sys.stdout.write(writings.to_json(report) if config.as_json else writings.to_markdown(report))

@@ -200,6 +200,9 @@ class Variant:
         row = METRICS.get(key)
         if row is None:
             return self._accuracy(key)
+        if row.compute is not None:
+            value = row.compute(self)
+            return None if value is None or not math.isfinite(value) else Estimate(float(value))
         if row.benchmark is None:
             value = self.fact(key)
             return None if value is None else Estimate(float(value))

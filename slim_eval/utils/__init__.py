@@ -20,6 +20,7 @@ MIB = 2**20
 MAX_SLUG_BYTES = 120
 
 _HASH_DIGITS = 8
+_NAME_CHARACTERS = 24
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
 
 
@@ -124,3 +125,21 @@ def number(value: float) -> str:
     if size >= 1:
         return f"{value:.2f}"
     return f"{value:#.3g}" if value else "0"
+
+
+def wrapped_name(name: str) -> str:
+    """A model's name in lines of a fixed greatest length, broken after ``-``, ``_``, ``/`` or a space if it has one.
+
+    Nothing is cut: names of one family differ anywhere.
+    """
+    lines = [""]
+    for part in re.findall(r"[^-_/ ]*[-_/ ]?", name):
+        while part:
+            if len(lines[-1]) + len(part.rstrip()) <= _NAME_CHARACTERS:
+                lines[-1] += part
+                break
+            if lines[-1]:
+                lines.append("")
+            elif len(part) > _NAME_CHARACTERS:
+                lines[-1], part = part[:_NAME_CHARACTERS], part[_NAME_CHARACTERS:]
+    return "\n".join(line.rstrip() for line in lines)

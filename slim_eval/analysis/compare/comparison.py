@@ -1,6 +1,6 @@
 """Two variants beside each other: every metric with interval, ratio and verdict, and every task item by item.
 
-The second variant, B, is judged against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
+The second variant, B, is give_verdicts against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
 iterations of both runs (`stats.bootstrap_ratio`) or, if only intervals were recorded, from those.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from slim_eval import stats
 from slim_eval.analysis.comparability import lengths_differ, obstacles, settings_of
-from slim_eval.analysis.compare.items import judged, pair
+from slim_eval.analysis.compare.items import give_verdicts, pair
 from slim_eval.analysis.compare.noise_floor import floor_of, noise_floor, widened, widened_task
 from slim_eval.analysis.impact import quotient_interval
 from slim_eval.metrics import METRICS, THROUGHPUT, TPOT, WEIGHTS, Basis, Metric
@@ -105,7 +105,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     """Compare pairs of variants that are shown together: p-values of all their tasks are corrected for each other.
 
     Args:
-        pairs: What is compared with, e.g. the 16-bit variant, and what is judged.
+        pairs: What is compared with, e.g. the 16-bit variant, and what is give_verdicts.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Raises:
@@ -118,7 +118,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     ]
     return [
         _compared(a, b, found, floor)
-        for (a, b), found, floor in zip(pairs, judged(tasks, margin_pp), floors, strict=True)
+        for (a, b), found, floor in zip(pairs, give_verdicts(tasks, margin_pp), floors, strict=True)
     ]
 
 

@@ -48,7 +48,7 @@ class _Items:
 
 
 def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) -> list[PairedTask]:
-    """Pair two variants on every task that both have; verdicts are given by `judged`, once all pairs are known.
+    """Pair two variants on every task that both have; verdicts are given by `give_verdicts`, once all pairs are known.
 
     Args:
         base: The baseline.
@@ -135,7 +135,7 @@ def _answer_kl(there: _Items, here: _Items, keys: Sequence[_Key]) -> float | Non
     return stats.answer_kl(*zip(*usable, strict=True)) if usable else None
 
 
-def judged(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> list[list[PairedTask]]:
+def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> list[list[PairedTask]]:
     """Give verdicts to all pairs that are shown together; their p-values are corrected for each other (Holm).
 
     *equivalent*: the drop is below the margin with 97.5 % confidence (the upper end of the paired interval is).
@@ -160,7 +160,7 @@ def _judge(task: PairedTask, p_holm: float | None, margin_pp: float) -> PairedTa
 
 
 def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margin_pp: float) -> str:
-    """The verdict on a drop, from its interval and its corrected p-value; see `judged`."""
+    """The verdict on a drop, from its interval and its corrected p-value; see `give_verdicts`."""
     if interval_pp is None:
         return UNDERPOWERED
     low, high = interval_pp
@@ -230,7 +230,7 @@ def _stands(directory: Path, record: PairedRecord) -> bool:
 
 
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
-    """Every quantized variant with its baseline and their tasks, judged together; without a shared task it is left out.
+    """Every quantized variant with its baseline and their tasks, give_verdicts together; without a shared task it is left out.
 
     Args:
         variants: Variants of any models.
@@ -242,7 +242,7 @@ def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[
         if not variant.is_baseline and (base := baseline_variant(variant, models[variant.base_model])) is not None
         and set(base.accuracy) & set(variant.accuracy)
     ]  # fmt: skip
-    verdicts = judged([pair(base, variant) for base, variant in pairs], margin_pp)
+    verdicts = give_verdicts([pair(base, variant) for base, variant in pairs], margin_pp)
     return list(zip(pairs, verdicts, strict=True))
 
 

@@ -1,117 +1,117 @@
-"""The comparison table on the terminal: one row a configuration. Made from plain rows, without pandas."""
+"""The comparison table on the terminal: one row per variant. Needs no pandas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from slim_eval.analysis.figures.style import wrapped_name
-from slim_eval.analysis.rules import BASELINE, baseline_of, comparison
-from slim_eval.results.rows import Row, tasks_of
+from slim_eval.analysis.study import Study
+from slim_eval.metrics import (
+    AMORTISED,
+    DISK,
+    J_PER_TOKEN,
+    METRICS,
+    PEAK_MEMORY,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    WEIGHTS,
+    Basis,
+    Metric,
+)
+from slim_eval.results.variants import Variant
+from slim_eval.utils import wrapped_name
 
 _ABSENT = "-"
+_METRICS = (TTFT, TPOT, THROUGHPUT, AMORTISED, DISK, WEIGHTS, PEAK_MEMORY, J_PER_TOKEN)
+_THREE_DECIMALS = (DISK, WEIGHTS)  # of small models
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: its header, how a variant is written, and on which side."""
+    """A column: its header, how a field is written, on which side, and the metric or task that it shows."""
 
     header: str
-    text: Callable[[Mapping[str, Any]], str]
+    text: Callable[[Variant], str]
     justify: Literal["left", "right"] = "right"
-    key: str = ""  # the column of the rows that it shows
+    key: str = ""
 
 
-def _scaled(key: str, digits: int, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: _ABSENT if row[key] is None else f"{row[key] * scale:,.{digits}f}"
+def _engine(variant: Variant) -> str:
+    """The engine; one that emulates quantized kernels says so beside its speeds."""
+    return f"{variant.engine or _ABSENT}{' (emulated)' if variant.kernels == 'emulated' else ''}"
 
 
-def _plain(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: str(row[key]) if row[key] is not None else _ABSENT
+def _column(metric: Metric) -> _Column:
+    decimals = 3 if metric in _THREE_DECIMALS else metric.decimals
 
+    def text(variant: Variant) -> str:
+        value = variant.number(metric)
+        invalid = not variant.counts(metric)
+        if value is None:
+            return "invalid" if invalid else _ABSENT
+        shown = metric.text(value, unit=False) if metric.is_energy else f"{metric.shown(value):,.{decimals}f}"
+        return shown + (" (invalid)" if invalid else "")
 
-def _engine(row: Mapping[str, Any]) -> str:
-    """The engine; one that imitates quantized kernels says so beside its speeds."""
-    return f"{row['engine'] or _ABSENT}{' (emulated)' if row['kernels'] == 'emulated' else ''}"
-
-
-def _energy(row: Mapping[str, Any]) -> str:
-    joules = row["joules_per_output_token"]
-    if joules is None:
-        return "invalid" if row["valid"] is False else _ABSENT
-    return f"{joules:.3g}{' (invalid)' if row['valid'] is False else ''}"
-
-
-_MODEL = _Column("model", _plain("name"), "left")
-_PRECISION = _Column("precision", _plain("precision"), "left")
-_REUSED = _Column("reused", _plain("reused"), "left")
-_COLUMNS = (
-    _Column("engine", _engine, "left"),
-    _Column("TTFT\nms", _scaled("ttft_s", 1, 1000), key="ttft_s"),
-    _Column("TPOT\nms", _scaled("tpot_s", 2, 1000), key="tpot_s"),
-    _Column("output\ntok/s", _scaled("tokens_per_second", 1), key="tokens_per_second"),
-    _Column("amortised\nlatency ms", _scaled("mean_latency_s", 1, 1000), key="mean_latency_s"),
-    _Column("on disk\nGiB", _scaled("model_size_gb", 3)),
-    _Column("weights\nGiB", _scaled("weights_gb", 3)),
-    _Column("peak mem\nGiB", _scaled("mean_peak_mem_mb", 2, 1 / 1024)),
-    _Column("J/output\ntoken", _energy, key="joules_per_output_token"),
-)
+    return _Column("\n".join(filter(None, (metric.label, metric.unit))), text, key=metric.key)
 
 
 def comparison_table(
-    rows: Sequence[Row],
+    study: Study,
     *,
     tasks: Sequence[str] | None = None,
     width: int | None = None,
-    within_noise: Sequence[Collection[str]] = (),
     reused: Sequence[str] = (),
 ) -> Table:
     """The table that ends `slim-eval run` and `slim-eval analyze`.
 
     Args:
-        rows: From `rows.rows_of`.
-        tasks: Tasks to show; all by default. Each shows accuracy in %, its standard error, and in brackets the
-            difference to the 16-bit model in percentage points, where the two may be compared.
-        width: Columns of the terminal; found out by default. What does not fit beside the rest stands below it, with
+        study: What was measured. Numbers within the noise floor are shown in grey.
+        tasks: Tasks to show; those of the study by default. Each shows accuracy in %, its standard error, and in
+            brackets the difference to the baseline in percentage points, if the two may be compared.
+        width: Columns of the terminal; found out by default. What does not fit beside the rest is shown below it, with
             model and precision again, so that nothing is cut.
-        within_noise: For each row, the columns in which it differs from its baseline by no more than the noise floor:
-            they are shown in grey.
-        reused: For each row, which of its numbers an earlier run measured; empty where none.
+        reused: For each variant, which of its numbers an earlier run measured; empty if none.
 
     Returns:
-        A rich table; columns without any value are left out, and ``-`` stands where nothing was measured.
+        A rich table; columns without any value are left out, and ``-`` marks what was not measured.
     """
-    if not rows:
+    variants = study.variants
+    if not variants:
         return Table()
-    found = tasks_of(rows[0])
-    shown = found if tasks is None else [task for task in tasks if task in found]
-    columns = [*_COLUMNS, *(_Column(f"{task}\n% (pp)", _accuracy_of(task, rows), key=task) for task in shown)]
-    noisy = list(within_noise) or [frozenset[str]()] * len(rows)
+    plugins = [metric for metric in METRICS.values() if metric.basis is Basis.OWN]
+    shown = study.tasks if tasks is None else [task for task in tasks if task in study.tasks]
+    columns = [
+        _Column("engine", _engine, "left"),
+        *(_column(metric) for metric in (*_METRICS, *plugins)),
+        *(_Column(f"{task}\n% (pp)", _accuracy_of(task, study), key=task) for task in shown),
+    ]
+    noisy = [study.within_noise(variant) for variant in variants]
     filled = [
-        _Filled(column, [column.text(row) for row in rows], [column.key in found for found in noisy])
+        _Filled(column, [column.text(variant) for variant in variants], [column.key in found for found in noisy])
         for column in columns
     ]
     if any(reused):
-        filled.append(_Filled(_REUSED, [text or _ABSENT for text in reused]))
-    filled = [column for column in filled if set(column.variants) - {_ABSENT}]
-    names = [row["name"] for row in rows]
-    head = [_Filled(_PRECISION, [_PRECISION.text(row) for row in rows])]
+        filled.append(_Filled(_Column("reused", lambda variant: "", "left"), [text or _ABSENT for text in reused]))
+    filled = [column for column in filled if set(column.fields) - {_ABSENT}]
+    names = [variant.name for variant in variants]
+    head = [_Filled(_Column("precision", lambda variant: "", "left"), [variant.precision for variant in variants])]
     if len(set(names)) > 1:
-        head.insert(0, _Filled(_MODEL, [wrapped_name(name) for name in names]))
+        head.insert(0, _Filled(_Column("model", lambda variant: "", "left"), [wrapped_name(name) for name in names]))
     blocks = [_table([*head, *block], names) for block in _blocks(head, filled, width or Console().width)]
     if len(set(names)) == 1:
         blocks[0].title, blocks[0].title_justify = names[0], "left"
     notes = []
     if any("(pp)" in column.shape.header for column in filled):
-        notes.append(f"% (pp): accuracy ± its standard error (difference to {BASELINE} in percentage points)")
+        notes.append("% (pp): accuracy ± its standard error (difference to the baseline in percentage points)")
     if any(any(column.grey) for column in filled):
-        notes.append(f"grey: differs from {BASELINE} by no more than {BASELINE} differs from itself (noise floor)")
+        notes.append("grey: differs from the baseline by no more than the baseline from itself (noise floor)")
     if notes:
         blocks[-1].caption, blocks[-1].caption_justify = "\n".join(notes), "left"
     if len(blocks) == 1:
@@ -124,16 +124,16 @@ def comparison_table(
 
 @dataclass(frozen=True)
 class _Filled:
-    """A column with its variants, and which of them are shown in grey."""
+    """A column with its fields, and which of them are shown in grey."""
 
     shape: _Column
-    variants: list[str]
+    fields: list[str]
     grey: Sequence[bool] = ()
 
     @property
     def width(self) -> int:
         """Columns of the terminal that it takes, with its padding and one border."""
-        return 3 + max(cell_len(line) for text in (self.shape.header, *self.variants) for line in text.splitlines())
+        return 3 + max(cell_len(line) for text in (self.shape.header, *self.fields) for line in text.splitlines())
 
 
 def _blocks(head: Sequence[_Filled], columns: Sequence[_Filled], width: int) -> list[list[_Filled]]:
@@ -156,25 +156,27 @@ def _table(columns: Sequence[_Filled], names: Sequence[str]) -> Table:
         first = index == 0 or names[index - 1] != name
         if first and index:
             table.add_section()
-        table.add_row(*(_variant(c, index) if first or c.shape is not _MODEL else "" for c in columns))
+        table.add_row(*(_field(c, index) if first or c.shape.header != "model" else "" for c in columns))
     return table
 
 
-def _variant(column: _Filled, index: int) -> str:
-    text = escape(column.variants[index])
+def _field(column: _Filled, index: int) -> str:
+    text = escape(column.fields[index])
     return f"[bright_black]{text}[/]" if column.grey and column.grey[index] else text
 
 
-def _accuracy_of(task: str, rows: Sequence[Row]) -> Callable[[Mapping[str, Any]], str]:
-    def text(row: Mapping[str, Any]) -> str:
-        if row[task] is None:
+def _accuracy_of(task: str, study: Study) -> Callable[[Variant], str]:
+    metric = study.metric(task)
+
+    def text(variant: Variant) -> str:
+        value = variant.number(metric)
+        if value is None:
             return _ABSENT
-        error = row[f"{task}_stderr"]
-        shown = f"{row[task] * 100:.1f}" + (f" ±{error * 100:.1f}" if error is not None else "")
-        if row["precision"] == BASELINE:
-            return shown
-        drop = comparison(row, baseline_of(row, rows), [task])[f"{task}_drop_pp"]
-        return shown if drop is None else f"{shown} ({_signed(-drop)})"
+        error = variant.accuracy[task].stderr
+        shown = f"{value * 100:.1f}" + (f" ±{error * 100:.1f}" if error is not None else "")
+        impact = study.impact(variant)
+        drop = None if impact is None else impact.drops.get(task)
+        return shown if drop is None else f"{shown} ({_signed(-drop.pp)})"
 
     return text
 

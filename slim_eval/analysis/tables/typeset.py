@@ -1,41 +1,45 @@
-"""The results table for a paper (LaTeX, booktabs) and for a page (Markdown): the same columns, texts and notes."""
+"""The results table for a paper (LaTeX, booktabs) and for a page (Markdown): the same columns, texts and notes.
+
+pandas' Styler writes neither the two header rows with a rule under both, nor notes below the table, nor a model that is
+named once per group of rows, so the few lines that do are here.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from slim_eval.analysis.groups import comparable_groups
-from slim_eval.analysis.pareto.objectives import directions
-from slim_eval.analysis.rules import Doubt, baseline_of, doubts
-from slim_eval.results.rows import Row, by_model
+from slim_eval.analysis.caveats import MARKS, SETTING, Kind
+from slim_eval.analysis.comparability import comparable_groups
+from slim_eval.analysis.study import Study
+from slim_eval.metrics import (
+    AMORTISED,
+    DISK,
+    ENERGY_KWH,
+    J_PER_TOKEN,
+    METRICS,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    WEIGHTS,
+    Basis,
+    Metric,
+)
+from slim_eval.results.variants import Variant
 
-_Z95 = 1.959964  # half width of a 95 % normal interval in standard errors
 MISSING = "--"
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A number: where it stands, its header, unit and digits, and the doubts that concern it."""
-
-    key: str
-    header: str
-    unit: str
-    digits: int
-    scale: float = 1.0
-    doubts: frozenset[Doubt] = frozenset()
+_COLUMNS = (TTFT, TPOT, THROUGHPUT, AMORTISED, DISK, WEIGHTS, J_PER_TOKEN)
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A cell: number, half width of its 95 % interval, and marks. Holds no character that needs escaping but ``<``."""
+    """A field: number, half width of its 95 % interval, and marks. No character needs escaping but ``<``."""
 
     value: str
     half: str = ""
-    marks: tuple[Doubt, ...] = ()
+    marks: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,52 +50,28 @@ class _Table:
     heads: list[tuple[str, str]]  # of each row: model, precision
     body: list[list[_Text]]
     notes: list[str]
-    marks: list[Doubt]
+    marks: list[Kind]
 
 
-_SPEED = frozenset({Doubt.EMULATED})
-_ENERGY = frozenset({Doubt.EMULATED, Doubt.INVALID_ENERGY})
-_COLUMNS = (
-    _Column("ttft_s", "TTFT", "ms", 1, 1000, _SPEED),
-    _Column("tpot_s", "TPOT", "ms", 2, 1000, _SPEED),
-    _Column("tokens_per_second", "Throughput", "tokens/s", 1, doubts=_SPEED),
-    _Column("mean_latency_s", "Amortised latency", "ms", 1, 1000, _SPEED | {Doubt.LENGTH}),
-    _Column("model_size_gb", "On disk", "GiB", 2),
-    _Column("weights_gb", "Weights", "GiB", 2, doubts=frozenset({Doubt.EMULATED})),
-    _Column("joules_per_output_token", "Energy", "J/token", 3, doubts=_ENERGY),
-)
-# In place of energy per token where no row has it.
-_RUN_ENERGY = _Column("energy_kwh", "Energy of the run", "kWh", 3, doubts=_ENERGY)
-_MARKS = {
-    Doubt.LENGTH: ("†", r"\dag", "other output length than fp16: the latency is of different work"),
-    Doubt.EMULATED: ("‡", r"\ddag", "quantized kernels emulated in 16 bit: says nothing about a deployment"),
-    Doubt.INVALID_ENERGY: ("§", r"\S", "energy marked invalid when it was measured"),
-}
-
-
-def documents(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, str]:
+def documents(study: Study) -> dict[str, str]:
     """Both tables, by the names of their files: `latex_table` and `markdown_table`."""
-    made = _table(rows, tasks)
+    made = _table(study)
     return {"results_table.tex": _latex(made), "results_table.md": _markdown(made)}
 
 
-def latex_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+def latex_table(study: Study) -> str:
     r"""The results as a LaTeX table that needs the package booktabs and nothing else.
-
-    Args:
-        rows: From `rows.rows_of`.
-        tasks: Tasks to show, in %.
 
     Returns:
         A ``table`` environment to ``\input``. ``±`` is half of the 95 % interval, ``--`` is not measured. A character
         that LaTeX does not know without further packages is written as its code point: ``[U+6A21]``.
     """
-    return _latex(_table(rows, tasks))
+    return _latex(_table(study))
 
 
-def markdown_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+def markdown_table(study: Study) -> str:
     """The same as a Markdown table, with its notes below; see `latex_table`."""
-    return _markdown(_table(rows, tasks))
+    return _markdown(_table(study))
 
 
 def tex_escape(text: str) -> str:
@@ -107,20 +87,17 @@ def md_escape(text: str) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _table(rows: Sequence[Row], tasks: Sequence[str]) -> _Table:
-    energy = any(row["joules_per_output_token"] is not None for row in rows)
-    better = directions(rows)
-    scores = [_Column(task, task, "%", 1, 100) if better[task] else _Column(task, task, "loss", 3) for task in tasks]
-    wanted = [*_COLUMNS, *([] if energy else [_RUN_ENERGY]), *scores]
-    columns = [column for column in wanted if any(row[column.key] is not None for row in rows)]
-    models = by_model(rows)
-    doubted = [doubts(row, baseline_of(row, models[row["model"]])) for row in rows]
-    body = [[_cell(column, row, found) for column in columns] for row, found in zip(rows, doubted, strict=True)]
-    headers = [("Model", ""), ("Precision", ""), *((column.header, column.unit) for column in columns)]
-    notes = [f"{MISSING}: not measured"] if any(cell.value == MISSING for line in body for cell in line) else []
-    if any(cell.half for line in body for cell in line):
+def _table(study: Study) -> _Table:
+    plugins = [metric for metric in METRICS.values() if metric.basis is Basis.OWN]
+    energy = [] if study.is_measured(J_PER_TOKEN) else [ENERGY_KWH]
+    wanted = (*_COLUMNS, *energy, *plugins, *study.task_metrics)
+    columns = [metric for metric in wanted if study.is_measured(metric)]
+    body = [[_field(study, variant, metric) for metric in columns] for variant in study.variants]
+    headers = [("Model", ""), ("Precision", ""), *((_head(metric), metric.unit or "loss") for metric in columns)]
+    notes = [f"{MISSING}: not measured"] if any(field.value == MISSING for line in body for field in line) else []
+    if any(field.half for line in body for field in line):
         notes.insert(0, "±: half of the 95 % interval")
-    groups = comparable_groups(rows)
+    groups = comparable_groups(study.variants)
     if len(groups.names) > 1:
         headers.append(("Setting", ""))
         numbers = {name: str(index) for index, name in enumerate(groups.names, 1)}
@@ -130,8 +107,12 @@ def _table(rows: Sequence[Row], tasks: Sequence[str]) -> _Table:
             "Speed and energy of different settings are not comparable",
             *(f"{n}: {s}" for s, n in numbers.items()),
         ]
-    marks = [mark for mark in _MARKS if any(mark in cell.marks for line in body for cell in line)]
-    return _Table(headers, [(row["name"], row["precision"]) for row in rows], body, notes, marks)
+    marks = [mark for mark in MARKS if any(mark in field.marks for line in body for field in line)]
+    return _Table(headers, [(variant.name, variant.precision) for variant in study.variants], body, notes, marks)
+
+
+def _head(metric: Metric) -> str:
+    return metric.key if metric.basis is Basis.TASK else metric.label[0].upper() + metric.label[1:]
 
 
 def _latex(made: _Table) -> str:
@@ -163,23 +144,20 @@ def _markdown(made: _Table) -> str:
         [md_escape(name), md_escape(precision), *map(_md_cell, cells)]
         for (name, precision), cells in zip(made.heads, made.body, strict=True)
     ]
-    notes = [*(f"{_MARKS[mark][0]} {_MARKS[mark][2]}" for mark in made.marks), *map(md_escape, made.notes)]
+    notes = [*(f"{mark.sign} {mark.meaning}" for mark in made.marks), *map(md_escape, made.notes)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *body))
     return f"{table}\n\n" + "".join(f"- {note}.\n" for note in notes)
 
 
-def _cell(column: _Column, row: Mapping[str, Any], found: frozenset[Doubt]) -> _Text:
-    value = row[column.key]
-    if value is None:
+def _field(study: Study, variant: Variant, metric: Metric) -> _Text:
+    found = variant.estimate(metric)
+    if found is None:
         return _Text(MISSING)
-    half = _half_width(row, column.key)
-    concerned = found & column.doubts
-    marks = tuple(mark for mark in _MARKS if mark in concerned) if concerned else ()
-    return _Text(
-        _number(value * column.scale, column.digits),
-        "" if half is None else _half(half * column.scale, column.digits),
-        marks,
-    )
+    # The column of settings marks those already.
+    marks = tuple(mark for mark in study.marks(variant, metric) if mark is not SETTING)
+    shown = found.scaled(metric.scale)
+    half = None if shown.interval is None else (shown.interval[1] - shown.interval[0]) / 2
+    return _Text(_number(shown.value, metric.decimals), "" if half is None else _half(half, metric.decimals), marks)
 
 
 def _number(value: float, digits: int) -> str:
@@ -195,15 +173,8 @@ def _half(value: float, digits: int) -> str:
     return f"<{least:.{digits}f}" if 0 < value < least / 2 else _number(value, digits)
 
 
-def _half_width(row: Mapping[str, Any], key: str) -> float | None:
-    low, high, error = row.get(f"{key}_ci95_low"), row.get(f"{key}_ci95_high"), row.get(f"{key}_stderr")
-    if low is not None and high is not None:
-        return float(high - low) / 2
-    return None if error is None else float(error) * _Z95
-
-
 def _md_cell(cell: _Text) -> str:
-    marks = "".join(_MARKS[mark][0] for mark in cell.marks)
+    marks = "".join(mark.sign for mark in cell.marks)
     half = f" ± {cell.half}".replace("<", "&lt;") if cell.half else ""
     return f"{cell.value}{half}{marks}"
 
@@ -220,14 +191,13 @@ def _tex_rows(made: _Table) -> Iterable[tuple[bool, list[str]]]:
 def _tex_cell(cell: _Text) -> str:
     if cell.value == MISSING:
         return MISSING
-    marks = "".join(rf"$^{{{_MARKS[mark][1]}}}$" for mark in cell.marks)
+    marks = "".join(rf"$^{{{mark.tex}}}$" for mark in cell.marks)
     half = f" $\\pm$ {cell.half}".replace("<", _TEX["<"]) if cell.half else ""
     return f"{cell.value}{half}{marks}"
 
 
-def _tex_mark_note(mark: Doubt) -> str:
-    _, command, words = _MARKS[mark]
-    return rf"$^{{{command}}}$ {words}"
+def _tex_mark_note(mark: Kind) -> str:
+    return rf"$^{{{mark.tex}}}$ {mark.meaning}"
 
 
 def _tex_note(note: str) -> str:

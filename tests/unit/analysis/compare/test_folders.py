@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from slim_eval import cli
-from slim_eval.analysis.caveats import caveats
-from slim_eval.results.rows import rows_of
+from slim_eval.analysis.caveats import find_caveats
 from slim_eval.results.store import find_results
-from slim_eval.results.variants import Variant
+from slim_eval.results.variants import Variant, labelled
 from tests.planted import items, outcomes, performance, requests
 
 MakeCell = Callable[..., Variant]
@@ -157,7 +156,7 @@ def test_the_published_llama_is_confounded_and_faster_a_token(published: Path, c
 
 
 def test_the_seven_facts_about_the_published_files(published: Path) -> None:
-    found = caveats(rows_of(find_results(published).variants))
+    found = find_caveats(labelled(find_results(published).variants))
     texts = {kind: [c.text for c in found if c.kind == kind] for kind in {c.kind for c in found}}
     (llama,) = [text for text in texts["length"] if "2.18x" in text]
     assert llama.startswith("150.0 output tokens a request against 256.0")
@@ -174,7 +173,7 @@ def test_the_seven_facts_about_the_published_files(published: Path) -> None:
 
 
 def test_own_records_have_no_caveats(make_variant: MakeCell) -> None:
-    rows = rows_of(
+    rows = labelled(
         [
             make_variant(
                 performance={"e2e_latency_s": 0.2, "intervals": {"mean_latency_s": (0.19, 0.21)}},
@@ -182,7 +181,7 @@ def test_own_records_have_no_caveats(make_variant: MakeCell) -> None:
             )
         ]
     )
-    assert caveats(rows) == []
+    assert find_caveats(rows) == []
 
 
 def test_models_that_share_a_short_name_are_not_mixed_up(make_variant: MakeCell, tmp_path: Path, capsys: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.compare.items import judged, pair, verdict
+from slim_eval.analysis.compare.items import give_verdicts, pair, verdict
 from slim_eval.analysis.compare.items import pair_all, update_paired
 from slim_eval.results.records import PairedTask
 from slim_eval.results.store import find_results
@@ -41,7 +41,7 @@ def two_variants(make_variant: MakeCell) -> Callable[..., tuple[Variant, Variant
 
 
 def paired(variants: tuple[Variant, Variant], margin_pp: float = 1.0) -> PairedTask:
-    ((task,),) = judged([pair(*variants)], margin_pp)
+    ((task,),) = give_verdicts([pair(*variants)], margin_pp)
     return task
 
 
@@ -101,8 +101,8 @@ def test_the_verdict_follows_interval_and_corrected_p(
 
 def test_p_values_of_all_pairs_shown_are_corrected_together() -> None:
     tasks = [PairedTask(task=name, drop_pp=2.0, interval_pp=(0.1, 4.0), p_value=0.03) for name in ("a", "b")]
-    ((alone,),) = judged([tasks[:1]], 1.0)
-    (first, second) = judged([tasks[:1], tasks[1:]], 1.0)
+    ((alone,),) = give_verdicts([tasks[:1]], 1.0)
+    (first, second) = give_verdicts([tasks[:1], tasks[1:]], 1.0)
     assert (alone.p_value_holm, alone.verdict) == (0.03, "degraded")
     assert (first[0].p_value_holm, first[0].verdict) == (0.06, "underpowered")
     assert second[0].p_value_holm == 0.06
@@ -113,9 +113,9 @@ def test_p_values_of_all_pairs_shown_are_corrected_together() -> None:
     [
         ({"limit": 100}, "limit 100 against all items"),
         ({"num_fewshot": 0}, "few-shot examples 0 against 5"),
-        ({"metric": "exact_match,none"}, "metric exact_match,none against acc,none"),
+        ({"metric": "exact_match,none"}, "metric exact_match against acc"),
         ({"apply_chat_template": True}, "chat template"),
-        ({"task_versions": {"quiz": 2.0}}, "task version 2 against 1"),
+        ({"task_versions": {"quiz": 2.0}}, "task version 2.0 against 1.0"),
         ({"task_hashes": {"quiz": "other"}}, "items (by hash)"),
     ],
 )

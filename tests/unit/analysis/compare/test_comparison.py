@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slim_eval.analysis.compare import floor
+from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.analysis.compare.comparison import floor_from, noise_record
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison, Verdict, compare
 from slim_eval.results.records import FloorEntry, NoiseRecord
@@ -86,7 +86,7 @@ def test_other_lengths_are_confounded_and_throughput_says_what_is_left(make_vari
     made = compare(make_variant(), make_variant(precision="int8", performance=numbers), 1.0)
     latency, speed = of(made, "mean_latency_s"), of(made, "tokens_per_second")
     assert (latency.verdict, latency.gain) == (Verdict.CONFOUNDED, pytest.approx(2.0))
-    assert latency.reason == "64.0 against 100.0 output tokens a request: other work"
+    assert latency.reason == "64.0 against 100.0 output tokens per request: different work"
     assert (speed.verdict, speed.gain) == (Verdict.NO_INTERVAL, pytest.approx(1.28))
 
 
@@ -148,7 +148,8 @@ def test_a_difference_below_the_noise_floor_is_noise(variant_of: Callable[..., V
     assert (found.verdict, found.floor) == (Verdict.NOISE, 0.05)
     assert of(compare(base, variant, 1.0), "tokens_per_second").floor is None
     write_noise(base.directory.parent, record.model_copy(update={"batch_size": 1}))
-    assert floor.of_variants(base, variant) is None
+    assert noise_floor(base) is None
+    assert noise_floor(variant) is None
     assert of(compare(base, variant, 1.0), "tpot_s").verdict is Verdict.WORSE
 
 

@@ -1,0 +1,262 @@
+"""The tables as CSV and pandas: one tidy table of everything, and the ones that readers want first.
+
+Missing numbers are None or NaN, and empty fields in CSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from slim_eval import stats
+from slim_eval.analysis.comparability import SETTINGS, comparable_groups, confounding
+from slim_eval.analysis.impact import Impact, impact_columns
+from slim_eval.analysis.pareto.frontier import Frontier
+from slim_eval.analysis.study import Study
+from slim_eval.metrics import (
+    ACCURACY_MEAN,
+    AMORTISED,
+    DISK,
+    ENERGY_KWH,
+    J_PER_REQUEST,
+    J_PER_TOKEN,
+    METRICS,
+    PEAK_MEMORY,
+    POWER,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    WEIGHTS,
+    Basis,
+    Metric,
+)
+from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Metadata, PairedTask, PerformanceMetrics
+from slim_eval.results.variants import Variant, config_value, hardware_of, tasks_of
+
+_IDENTITY = (
+    "model", "name", "precision", "engine", "engine_version", "dtype", "kernels", "hardware", "quantization_scheme",
+    "directory", "revision", "timestamp", "num_parameters", "num_parameters_b", "model_size_gb",
+)  # fmt: skip
+_NESTED = {"intervals", "concurrency_by_context", "throttle_reasons"}
+_PERFORMANCE = tuple(key for key in PerformanceMetrics.model_fields if key not in _NESTED)
+_ENERGY = {
+    key: f"energy_{key}" if key in _PERFORMANCE else key for key in EnergyMetrics.model_fields if key not in _NESTED
+}
+#: Metrics with the columns ``{metric}_ci95_low`` and ``{metric}_ci95_high``.
+_INTERVALS = (
+    "ttft_s", "tpot_s", "e2e_latency_s", "mean_latency_s", "tokens_per_second", "energy_joules",
+    "joules_per_output_token", "avg_power_watts",
+)  # fmt: skip
+_RESULT_COLUMNS = (
+    "name", "model", "precision", "engine", "dtype", "hardware", "quantization_scheme", "num_parameters_b",
+    "model_size_gb", "weights_gb", "kv_cache_gb", "kv_cache_tokens", "max_concurrency", "mean_peak_mem_mb",
+    "batch_size", "num_runs", "tokens_per_request", "mean_latency_s", "median_latency_s", "p95_latency_s",
+    "p99_latency_s", "std_latency_s", "ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "load_time_s",
+    "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j",
+    "avg_power_watts", "duration_seconds", "energy_source", "valid",
+)  # fmt: skip
+_TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
+_COUNTS = (
+    "kv_cache_tokens", "batch_size", "num_runs", "num_items", "_num_fewshot", "num_parameters", "_limit",
+    "num_left_out", "num_clusters", "lost", "gained", "items_needed",
+)  # fmt: skip
+_PAIRED_COLUMNS = (
+    "name", "model", "precision", "task", "metric", "num_items", "num_clusters", "baseline_accuracy", "accuracy",
+    "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "lost", "gained", "flips", "p_value", "p_value_holm",
+    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "refused", "directory",
+)  # fmt: skip
+#: What `summary_statistics` describes; further measured metrics of plugins and the tasks come after it.
+_HEADLINES = (
+    TTFT, TPOT, AMORTISED, THROUGHPUT, PEAK_MEMORY, WEIGHTS, DISK, J_PER_TOKEN, J_PER_REQUEST, ENERGY_KWH, POWER,
+)  # fmt: skip
+_STATISTICS = (
+    "metric", "unit", "group", "precision", "n", "mean", "std", "min", "median", "max", "num_invalid", "confounded",
+)  # fmt: skip
+_FRONTIER_HEAD = ("objectives", "name", "model", "precision", "group")
+_FRONTIER_TAIL = (
+    "on_frontier", "hypervolume_lost", "p_non_dominated", "state", "certain", "rivals", "no_interval", "confounded",
+    "excluded",
+)  # fmt: skip
+_ALL = "all"
+_ITEMS_HASH = next(setting for setting in SETTINGS if setting.name == "items_hash")
+
+
+def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
+    """One flat row of a variant; every row of the same tasks has the same keys in the same order.
+
+    Keys are those of the records (units in the name); energy's keys that performance has too get the prefix
+    ``energy_``; a task's keys get its name as prefix. What was not measured is None.
+
+    Args:
+        variant: Labelled.
+        tasks: Tasks to include.
+    """
+    performance, energy = variant.performance, variant.energy
+    row: dict[str, Any] = {key: variant.fact(key) for key in _IDENTITY if key in Metadata.model_fields}
+    row |= {"model": variant.model, "name": variant.name, "precision": variant.precision}
+    row |= {"engine": variant.engine, "kernels": variant.kernels, "hardware": variant.hardware}
+    row["directory"] = str(variant.directory)
+    row = {key: row[key] for key in _IDENTITY}
+    row |= {key: getattr(performance, key, None) for key in _PERFORMANCE}
+    if performance is not None:  # speed was measured by this record's engine, whatever measured the rest
+        row |= {"engine": performance.engine, "kernels": performance.kernels, "hardware": hardware_of(performance)}
+    row["max_new_tokens"] = performance and config_value(performance, "max_new_tokens")
+    row["load"] = performance and config_value(performance, "load")
+    row["tokens_per_request"] = variant.tokens_per_request
+    row |= {column: getattr(energy, key, None) for key, column in _ENERGY.items()}
+    row |= {"energy_engine": energy and energy.engine, "energy_kernels": energy and energy.kernels}
+    row["energy_hardware"] = energy and hardware_of(energy)
+    row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
+    for key in _INTERVALS:
+        low, high = variant.interval(key) or (None, None)
+        row |= {f"{key}_ci95_low": low, f"{key}_ci95_high": high}
+    row |= {metric.key: variant.number(metric) for metric in _plugin_metrics()}
+    for task in tasks:
+        row |= _task_columns(task, variant.accuracy.get(task))
+    return row
+
+
+def _plugin_metrics() -> list[Metric]:
+    """Metrics that no field of slim-eval's own records has."""
+    own = {*_IDENTITY, *_PERFORMANCE, *_ENERGY, ACCURACY_MEAN.key}
+    return [metric for metric in METRICS.values() if metric.key not in own]
+
+
+def _task_columns(task: str, record: AccuracyRecord | None) -> dict[str, Any]:
+    low, high = record.intervals.get("accuracy", (None, None)) if record else (None, None)
+    return {
+        task: record and record.accuracy,
+        f"{task}_metric": record and record.metric,
+        f"{task}_stderr": record and record.stderr,
+        f"{task}_num_items": record and record.num_items,
+        f"{task}_num_fewshot": record and record.num_fewshot,
+        f"{task}_limit": record and record.limit,
+        f"{task}_apply_chat_template": record and record.apply_chat_template,
+        f"{task}_version": record and record.task_versions.get(task),
+        f"{task}_items_hash": record and _ITEMS_HASH.read(record),
+        f"{task}_ci95_low": low,
+        f"{task}_ci95_high": high,
+    }
+
+
+def tidy_table(variants: Sequence[Variant]) -> pd.DataFrame:
+    """Everything that was measured: one row per variant, with all tasks."""
+    tasks = tasks_of(variants)
+    return pd.DataFrame([columns_of(variant, tasks) for variant in variants])
+
+
+def results_table(study: Study) -> pd.DataFrame:
+    """The numbers that a reader wants first, under the same names and units as in the tidy table."""
+    plugins = [metric.key for metric in _plugin_metrics() if study.is_measured(metric)]
+    columns = [*_RESULT_COLUMNS, *plugins, *(f"{task}{suffix}" for task in study.tasks for suffix in _TASK_COLUMNS)]
+    frame = pd.DataFrame([columns_of(variant, study.tasks) for variant in study.variants])
+    return _whole_counts(frame.reindex(columns=columns))
+
+
+def impact_rows(study: Study, impacts: Sequence[Impact], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per variant that is no baseline: `impact.impact_columns`, ``within_noise`` and ``directory``.
+
+    Args:
+        study: The study.
+        impacts: Of the study, over the tasks.
+        tasks: Tasks that have columns.
+    """
+    return [
+        impact_columns(impact, tasks)
+        | {"within_noise": " ".join(sorted(study.within_noise(impact.variant))) or None}
+        | {"directory": str(impact.variant.directory)}
+        for impact in impacts
+    ]
+
+
+def quantization_impact(study: Study) -> pd.DataFrame:
+    """`impact_rows` as a table, with its columns even where there is no row."""
+    nothing = impact_columns(Impact(study.variants[0], None), study.tasks) if study.variants else {}
+    rows = impact_rows(study, study.impacts, study.tasks)
+    return pd.DataFrame(rows, columns=[*nothing, "within_noise", "directory"])
+
+
+def paired_accuracy(study: Study) -> pd.DataFrame:
+    """One row per task of each variant that was paired: drop on the same items, interval, p, flips, KL, verdict."""
+    rows = [
+        _paired_row(variant, pair)
+        for variant in study.variants
+        for pair in study.paired.get(variant.directory, ())
+        if pair.task in study.tasks
+    ]
+    return _whole_counts(pd.DataFrame(rows, columns=list(_PAIRED_COLUMNS)))
+
+
+def _paired_row(variant: Variant, pair: PairedTask) -> dict[str, Any]:
+    low, high = pair.interval_pp or (None, None)
+    return {
+        "name": variant.name,
+        "model": variant.model,
+        "precision": variant.precision,
+        **pair.model_dump(exclude={"interval_pp"}),
+        "drop_pp_ci95_low": low,
+        "drop_pp_ci95_high": high,
+        "directory": str(variant.directory),
+    }
+
+
+def summary_statistics(study: Study) -> pd.DataFrame:
+    """Each headline metric described over the models, for each scheme and over all of them.
+
+    Returns:
+        ``metric`` and ``unit``; ``group``, the settings that the numbers were measured in: those of different ones are
+        never combined; ``precision``, or ``all``; ``n`` variants, ``mean``, ``std`` (n - 1; None below two), ``min``,
+        ``median``, ``max``; ``num_invalid``: energies marked invalid, which are left out; ``confounded``: why the
+        numbers are of different work. Without a row if nothing was measured.
+    """
+    means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
+    plugins = [metric for metric in _plugin_metrics() if study.is_measured(metric)]
+    made: list[dict[str, Any]] = []
+    for metric in (*_HEADLINES, *plugins, *study.task_metrics, *means):
+        measured = [variant for variant in study.variants if variant.number(metric) is not None]
+        for group, members in comparable_groups(measured, [metric]).members(measured).items():
+            precisions = dict.fromkeys(variant.precision for variant in members)
+            for precision in (*precisions, *([_ALL] if len(precisions) > 1 else [])):
+                chosen = [variant for variant in members if precision in (variant.precision, _ALL)]
+                head = {"metric": metric.key, "unit": _key_unit(metric), "group": group, "precision": precision}
+                made.append(head | _described(metric, chosen))
+    return pd.DataFrame(made, columns=list(_STATISTICS))
+
+
+def _key_unit(metric: Metric) -> str:
+    """The unit of the metric's key, in which files have it."""
+    if metric.basis is Basis.TASK:
+        return "share" if metric.maximise else "loss"
+    by_ending = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
+    return next((unit for ending, unit in by_ending.items() if metric.key.endswith(ending)), metric.unit)
+
+
+def _described(metric: Metric, variants: Sequence[Variant]) -> dict[str, Any]:
+    valid = [variant for variant in variants if variant.counts(metric)]
+    values = [value for variant in valid if (value := variant.number(metric)) is not None]
+    found = stats.summarize(values)
+    return {
+        "n": found.count, "mean": found.mean, "std": found.std, "min": min(values, default=None),
+        "median": found.median, "max": max(values, default=None), "num_invalid": len(variants) - len(valid),
+        "confounded": confounding(valid, [metric]),
+    }  # fmt: skip
+
+
+def pareto_table(frontiers: Sequence[Frontier]) -> pd.DataFrame:
+    """All frontiers below each other: one row per variant and set of objectives, see `Frontier.rows`."""
+    made = [{"objectives": found.title} | row for found in frontiers for row in found.rows]
+    values = dict.fromkeys(key for row in made for key in row if key not in (*_FRONTIER_HEAD, *_FRONTIER_TAIL))
+    return pd.DataFrame(made, columns=[*_FRONTIER_HEAD, *values, *_FRONTIER_TAIL]).astype({"rivals": "Int64"})
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV with a header, full precision, and nothing at all where a number is missing."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _whole_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Counts as whole numbers even where one is missing, which pandas would show as 500.0."""
+    counts = [column for column in frame.columns if str(column).endswith(_COUNTS)]
+    return frame.astype(dict.fromkeys(counts, "Int64"))

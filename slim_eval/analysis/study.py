@@ -10,7 +10,6 @@ from typing import Any
 
 from slim_eval.analysis.caveats import NOISE, Caveat, Kind, find_caveats, marks_of
 from slim_eval.analysis.comparability import comparable_groups
-from slim_eval.analysis.compare.items import pair_all
 from slim_eval.analysis.compare.noise_floor import noise_floor, within_noise
 from slim_eval.analysis.impact import Impact, impact_of
 from slim_eval.errors import ResultFileError
@@ -67,6 +66,8 @@ class Study:
             tasks: Tasks to show; all that were measured by default.
             margin_pp: Drop in percentage points that still counts as equivalent.
         """
+        from slim_eval.analysis.compare.items import pair_all  # with numpy, which the terminal's table does without
+
         plain = cls.of(variants, tasks)
         floors: dict[Path, NoiseRecord] = {}
         problems: dict[str, None] = {}

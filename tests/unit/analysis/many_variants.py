@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from slim_eval.analysis.evidence import Evidence, gather
-from slim_eval.analysis.figures.plots import PlotData
 from slim_eval.results.rows import Row, rows_of, tasks_of
+
+from slim_eval.analysis.figures.plots import PlotData
 from slim_eval.results.variants import Variant
 
 PRECISIONS = ("fp16", "int8", "int4")
@@ -101,8 +101,9 @@ def _samples(random: np.random.Generator, row: Row) -> list[dict[str, Any]]:
 
 
 def _paired(random: np.random.Generator, row: Row, rows: list[Row]) -> list[Any]:
-    from slim_eval.analysis.compare.items import verdict
     from slim_eval.analysis.rules import baseline_of
+
+    from slim_eval.analysis.compare.items import verdict
     from slim_eval.results.records import PairedTask
 
     base, made = baseline_of(row, rows), []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from slim_eval.analysis.tables.results_table import quantization_impact, records_of, results_table
 
 from slim_eval.analysis import load_results
-from slim_eval.analysis.tables.results_table import quantization_impact, records_of, results_table
 
 # Latency ms, tokens/s, energy kWh, then MMLU, GSM8K, HellaSwag in %.
 RESULTS = {

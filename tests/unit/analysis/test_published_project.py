@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from slim_eval.analysis.tables.results_table import quantization_impact, records_of
+from slim_eval.results.rows import Row, rows_of
 
 from slim_eval.analysis import analyze, load_results
 from slim_eval.analysis.caveats import caveats
-from slim_eval.analysis.tables.results_table import quantization_impact, records_of
 from slim_eval.config import AnalysisConfig
-from slim_eval.results.rows import Row, rows_of
 from slim_eval.results.store import find_results, read_record
 from slim_eval.results.variants import Variant
 from tests.unit.analysis.test_published import IMPACT, PER_TOKEN, RESULTS, percent

@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slim_eval.analysis.compare.comparison import (
+    MetricComparison,
+    VariantComparison,
+    Verdict,
+    compare,
+    floor_from,
+    noise_record,
+)
 from slim_eval.analysis.compare.noise_floor import noise_floor
-from slim_eval.analysis.compare.comparison import floor_from, noise_record
-from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison, Verdict, compare
 from slim_eval.results.records import FloorEntry, NoiseRecord
 from slim_eval.results.store import find_results, noise_directory, read_noise, write_noise
 from slim_eval.results.variants import Variant

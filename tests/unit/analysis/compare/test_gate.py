@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.comparison import VariantComparison, compare
+from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.errors import UsageError
 from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes, performance, requests

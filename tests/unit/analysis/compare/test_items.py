@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.compare.items import give_verdicts, pair, verdict
-from slim_eval.analysis.compare.items import pair_all, update_paired
+from slim_eval.analysis.compare.items import give_verdicts, pair, pair_all, update_paired, verdict
 from slim_eval.results.records import PairedTask
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant

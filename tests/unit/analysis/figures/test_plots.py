@@ -16,13 +16,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from slim_eval.results.rows import rows_of, tasks_of
 
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.fonts import font_settings
 from slim_eval.analysis.figures.lettering import size_of
 from slim_eval.analysis.figures.marks import NOT_MEASURED
 from slim_eval.analysis.figures.plots import FIGURES, PlotData, write_plots
-from slim_eval.results.rows import rows_of, tasks_of
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant
 from slim_eval.utils import number

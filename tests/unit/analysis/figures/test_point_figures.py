@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from slim_eval.results.rows import rows_of, tasks_of
 
 from slim_eval.analysis.figures import labels
 from slim_eval.analysis.figures.figures_points import usual_length
@@ -18,7 +19,6 @@ from slim_eval.analysis.figures.labels import Box, Wish, place
 from slim_eval.analysis.figures.plots import FIGURES, PlotData
 from slim_eval.analysis.figures.radar import corner
 from slim_eval.analysis.figures.scatter import FEW_POINTS
-from slim_eval.results.rows import rows_of, tasks_of
 from slim_eval.results.variants import Variant
 from tests.unit.analysis.many_variants import many_data
 

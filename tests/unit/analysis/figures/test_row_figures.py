@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-
 from slim_eval.analysis.evidence import Evidence
+from slim_eval.results.rows import rows_of, tasks_of
+
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.boxes import spread_of
 from slim_eval.analysis.figures.forest import reach_of
 from slim_eval.analysis.figures.marks import NOT_COMPARABLE, NOT_MEASURED
 from slim_eval.analysis.figures.plots import FIGURES, PlotData
 from slim_eval.results.records import PairedTask
-from slim_eval.results.rows import rows_of, tasks_of
 from slim_eval.results.variants import Variant
 
 Make = Callable[..., Variant]

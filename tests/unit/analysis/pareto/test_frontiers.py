@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
 from slim_eval.analysis.pareto.frontiers import find_frontiers, pareto_table, with_means
 from slim_eval.analysis.tables.results_table import records_of, to_csv
-from slim_eval.errors import UsageError
 from slim_eval.results.rows import rows_of
+
+from slim_eval.errors import UsageError
 from slim_eval.results.variants import Variant
 
 MakeCell = Callable[..., Variant]

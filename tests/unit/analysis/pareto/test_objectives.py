@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
 from slim_eval.analysis.pareto.objectives import (
     KNOWN_DIRECTIONS,
     Objective,
@@ -23,8 +22,9 @@ from slim_eval.analysis.pareto.objectives import (
     with_accuracy_mean,
 )
 from slim_eval.analysis.tables.results_table import to_csv
-from slim_eval.errors import UsageError
 from slim_eval.results.rows import Row, rows_of
+
+from slim_eval.errors import UsageError
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from slim_eval.results.rows import TASK_SUFFIXES, Row, rows_of
 
 from slim_eval import cli
 from slim_eval.analysis.recommend.advice import Advice, Candidate, CheckState, Lack, to_json
@@ -22,7 +23,6 @@ from slim_eval.analysis.recommend.advice_text import renderable, sentences
 from slim_eval.analysis.recommend.recommendation import advise, recommend
 from slim_eval.config import RecommendConfig, Wishes
 from slim_eval.errors import NothingFitsError, UsageError
-from slim_eval.results.rows import TASK_SUFFIXES, Row, rows_of
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slim_eval.analysis.summary import Section
+from slim_eval.results.rows import rows_of, tasks_of
 
 from slim_eval.analysis import evidence
 from slim_eval.analysis.pareto import objectives
@@ -29,10 +31,8 @@ from slim_eval.analysis.report import (
 )
 from slim_eval.analysis.report.page import ReportData, report_html
 from slim_eval.analysis.report.settings import settings_of
-from slim_eval.analysis.summary import Section
 from slim_eval.analysis.tables import results_table
 from slim_eval.results.records import FloorEntry, NoiseRecord
-from slim_eval.results.rows import rows_of, tasks_of
 from slim_eval.results.store import find_results, write_noise
 from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes

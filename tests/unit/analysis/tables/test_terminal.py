@@ -6,19 +6,21 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.terminal import comparison_table
-from slim_eval.results.rows import rows_of
+from slim_eval.results.records import FloorEntry, NoiseRecord
 from slim_eval.results.variants import Variant
 
 
 def show(variants: Sequence[Variant], width: int = 250, **options: Any) -> str:
     out = Console(file=io.StringIO(), width=width, legacy_windows=False)
-    out.print(comparison_table(rows_of(variants), width=width, **options))
+    out.print(comparison_table(Study.of(variants), width=width, **options))
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue()
 
@@ -44,16 +46,16 @@ def test_one_row_a_precision_with_a_dash_where_nothing_was_measured(make_variant
     assert text.splitlines()[0].strip() == "Tiny"
     ((*fp16,), (*int8,), (*int4,)) = (lines_of(text, p)[0] for p in ("fp16", "int8", "int4"))
     assert fp16 == [
-        "fp16", "vllm", "20.0", "4.00", "500.0", "200.0", "4.000", "2.000", "2.00", "0.5", "80.0 ±1.0", "50.0 ±1.0",
+        "fp16", "vllm", "20.0", "4.00", "500.0", "200.0", "4.000", "2.000", "2.00", "0.500", "80.0 ±1.0", "50.0 ±1.0",
     ]  # fmt: skip
-    assert int8[-3:] == ["0.5 (invalid)", "80.0 ±1.0 (+0.0)", "55.0 ±1.0 (+5.0)"]
+    assert int8[-3:] == ["0.500 (invalid)", "80.0 ±1.0 (+0.0)", "55.0 ±1.0 (+5.0)"]
     assert int4 == ["int4", "vllm", "-", "-", "-", "-", "4.000", "-", "-", "-", "60.0 (-20.0)", "-"]
 
 
 def test_columns_without_any_value_are_left_out(make_variant: Callable[..., Variant]) -> None:
     text = show([make_variant(energy=None, performance={"ttft_s": None})])
     assert "TTFT" not in text
-    assert "token" not in text
+    assert "J/token" not in text
     assert "(pp)" not in text
     assert "TPOT" in text
 
@@ -97,8 +99,8 @@ def test_a_name_with_brackets_is_shown_as_it_is(make_variant: Callable[..., Vari
 
 def test_the_table_needs_neither_pandas_nor_matplotlib() -> None:
     script = (
-        "import sys; import slim_eval.analysis; from slim_eval.results import rows; from slim_eval.analysis.tables import terminal; "
-        "terminal.comparison_table(rows.rows_of([])); "
+        "import sys; import slim_eval.analysis; from slim_eval.analysis.study import Study; from slim_eval.analysis.tables import terminal; "
+        "terminal.comparison_table(Study.of([])); "
         "print([name for name in ('pandas', 'matplotlib', 'numpy', 'torch') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -116,7 +118,11 @@ def test_energy_that_was_disturbed_is_called_invalid_not_missing(make_variant: C
 def test_what_is_within_noise_is_grey_and_said(make_variant: Callable[..., Variant]) -> None:
     variants = [make_variant(), make_variant(precision="int8", performance={"tpot_s": 0.0041})]
     out = Console(file=io.StringIO(), width=250, force_terminal=True, color_system="standard")
-    out.print(comparison_table(rows_of(variants), width=250, within_noise=[frozenset(), frozenset({"tpot_s"})]))
+    floor = NoiseRecord(
+        model="org/Tiny", precision="fp16", timestamp="", metrics={"tpot_s": FloorEntry(values=(), floor=0.05)}
+    )
+    study = replace(Study.of(variants), noise={variant.directory: floor for variant in variants})
+    out.print(comparison_table(study, width=250))
     assert isinstance(out.file, io.StringIO)
     text = out.file.getvalue()
     assert "\x1b[90m4.10\x1b[0m" in text

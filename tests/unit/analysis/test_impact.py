@@ -1,4 +1,4 @@
-"""A configuration against its 16-bit baseline: worked by hand, and every refusal to compare."""
+"""A variant against its baseline: worked by hand, and every refusal to compare."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.rules import (
-    BASIS_PER_RUN,
-    BASIS_PER_TOKEN,
-    Doubt,
-    baseline_of,
-    comparison,
-    doubts,
-)
-from slim_eval.results.rows import Row, rows_of
-from slim_eval.results.variants import Variant
+from slim_eval.analysis.caveats import EMULATED, SETTING, marks_of
+from slim_eval.analysis.impact import BASIS_PER_RUN, BASIS_PER_TOKEN, impact_columns, impact_of
+from slim_eval.metrics import METRICS, TPOT
+from slim_eval.results.variants import Variant, baseline_of, labelled
 
 QUICKER = {"mean_latency_s": 0.1, "tokens_per_second": 1000.0, "ttft_s": 0.01, "tpot_s": 0.002, "weights_gb": 1.0}
 
 
-def compared(rows: list[Row], tasks: tuple[str, ...] = ("mmlu",)) -> Row:
-    return comparison(rows[1], rows[0], tasks)
+def compared(variants: list[Variant], tasks: tuple[str, ...] = ("mmlu",)) -> dict[str, Any]:
+    return impact_columns(impact_of(variants[1], variants[0], tasks), tasks)
 
 
 def test_hand_worked_values(make_variant: Callable[..., Variant]) -> None:
@@ -32,8 +26,10 @@ def test_hand_worked_values(make_variant: Callable[..., Variant]) -> None:
         precision="int8", performance=QUICKER, energy={"joules_per_output_token": 0.3}, tasks={"mmlu": 0.6},
         head={"model_size_gb": 1.0},
     )  # fmt: skip
-    result = compared(rows_of([base, this]))
+    result = compared(labelled([base, this]))
     assert {key: value for key, value in result.items() if "_ci95_" not in key} == {
+        "model": "org/Tiny", "precision": "int8", "name": "Tiny", "memory_reduction_pct": 0.0,
+        "energy_reduction_pct": pytest.approx(40.0), "mmlu_acc_drop_pct": pytest.approx(25.0),
         "speedup": 2.0, "per_token_speedup": 2.0, "ttft_speedup": 2.0, "tpot_speedup": 2.0, "length_confounded": False,
         "energy_reduction_percent": pytest.approx(40.0), "energy_basis": BASIS_PER_TOKEN,
         "model_size_ratio": 4.0, "weights_ratio": 2.0,
@@ -51,7 +47,7 @@ def test_ratios_have_intervals_where_both_sides_have(make_variant: Callable[...,
         performance=QUICKER | {"intervals": {"tpot_s": (0.00195, 0.00205)}},
         energy={"joules_per_output_token": 0.3, "intervals": {"joules_per_output_token": (0.294, 0.306)}},
     )
-    result = compared(rows_of([base, this]))
+    result = compared(labelled([base, this]))
     # Each side is known within 2.5 % (2 % for energy): the ratio within the square root of 2 times that.
     assert result["tpot_speedup_ci95_low"] == pytest.approx(2.0 / 1.036, rel=1e-3)
     assert result["tpot_speedup_ci95_high"] == pytest.approx(2.0 * 1.036, rel=1e-3)
@@ -66,7 +62,7 @@ def test_emulated_kernels_say_nothing_about_speed_energy_or_loaded_size(make_var
         precision="int8", performance=QUICKER, energy={"joules_per_output_token": 0.3}, tasks={"mmlu": 0.6},
         head={"kernels": "emulated", "model_size_gb": 1.0},
     )  # fmt: skip
-    rows = rows_of([base, this])
+    rows = labelled([base, this])
     result = compared(rows)
     for column in ("speedup", "per_token_speedup", "ttft_speedup", "tpot_speedup", "energy_reduction_percent"):
         assert result[column] is None
@@ -74,15 +70,15 @@ def test_emulated_kernels_say_nothing_about_speed_energy_or_loaded_size(make_var
     assert result["model_size_ratio"] == 4.0
     assert result["mmlu_drop_pp"] == pytest.approx(20.0)
     assert "speed: kernels emulated against native" in result["not_comparable"]
-    assert doubts(rows[1], rows[0]) == {Doubt.EMULATED}
+    assert marks_of(TPOT, rows[1], rows[0]) == (EMULATED,)
 
 
 def test_other_output_length_is_flagged_above_one_percent(make_variant: Callable[..., Variant]) -> None:
     for tokens, confounded in ((100.9, False), (99.1, False), (101.1, True), (50.0, True), (None, False)):
         this = make_variant(precision="int8", performance={"output_tokens": tokens})
-        assert compared(rows_of([make_variant(), this]))["length_confounded"] is confounded, tokens
+        assert compared(labelled([make_variant(), this]))["length_confounded"] is confounded, tokens
     unknown = make_variant(precision="int8", performance={"output_tokens": None, "tokens_per_second": None})
-    assert compared(rows_of([make_variant(), unknown]))["length_confounded"] is None
+    assert compared(labelled([make_variant(), unknown]))["length_confounded"] is None
 
 
 @pytest.mark.parametrize(
@@ -100,13 +96,13 @@ def test_speed_is_not_compared_across_settings(
     performance: dict[str, Any], head: dict[str, Any], words: str, make_variant: Callable[..., Variant]
 ) -> None:
     this = make_variant(precision="int8", performance=performance, head=head, energy=None, tasks={"mmlu": 0.5})
-    rows = rows_of([make_variant(tasks={"mmlu": 0.5}), this])
+    rows = labelled([make_variant(tasks={"mmlu": 0.5}), this])
     result = compared(rows)
     assert [result[key] for key in ("speedup", "per_token_speedup", "ttft_speedup", "tpot_speedup")] == [None] * 4
     assert words in result["not_comparable"]
     assert result["mmlu_drop_pp"] == 0.0  # accuracy is no matter of speed
     assert result["model_size_ratio"] == 1.0
-    assert Doubt.SPEED_SETUP in doubts(rows[1], rows[0])
+    assert SETTING in marks_of(TPOT, rows[1], rows[0])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +110,7 @@ def test_speed_is_not_compared_across_settings(
     [
         ({"valid": False, "invalid_reasons": ("window 1 s",)}, "this measurement is marked invalid (window 1 s)"),
         ({"batch_size": 2}, "batch size 2 against 1"),
-        ({"energy_source": "codecarbon (cpu load)"}, "energy source codecarbon (cpu load) against nvml-counter"),
+        ({"energy_source": "codecarbon (cpu load)"}, "energy source codecarbon against nvml"),
         ({"joules_per_output_token": None, "num_runs": 10}, "requests 10 against 20"),
         ({"joules_per_output_token": None, "energy_joules": None}, "energy: not measured at int8"),
     ],
@@ -122,7 +118,7 @@ def test_speed_is_not_compared_across_settings(
 def test_energy_is_not_compared_across_settings(
     energy: dict[str, Any], words: str, make_variant: Callable[..., Variant]
 ) -> None:
-    rows = rows_of([make_variant(), make_variant(precision="int8", energy=energy)])
+    rows = labelled([make_variant(), make_variant(precision="int8", energy=energy)])
     result = compared(rows, ())
     assert result["energy_reduction_percent"] is None
     assert result["energy_basis"] is None
@@ -131,12 +127,12 @@ def test_energy_is_not_compared_across_settings(
 
 
 def test_an_invalid_baseline_is_named(make_variant: Callable[..., Variant]) -> None:
-    rows = rows_of([make_variant(energy={"valid": False}), make_variant(precision="int8")])
+    rows = labelled([make_variant(energy={"valid": False}), make_variant(precision="int8")])
     assert compared(rows, ())["not_comparable"] == "energy: the fp16 measurement is marked invalid"
 
 
 def test_counter_and_integral_of_nvml_are_one_source(make_variant: Callable[..., Variant]) -> None:
-    rows = rows_of([make_variant(), make_variant(precision="int8", energy={"energy_source": "nvml-integral"})])
+    rows = labelled([make_variant(), make_variant(precision="int8", energy={"energy_source": "nvml-integral"})])
     assert compared(rows, ())["energy_reduction_percent"] == 0.0
 
 
@@ -146,7 +142,7 @@ def test_energy_of_equal_runs_is_compared_as_a_whole(
 ) -> None:
     changes = {"joules_per_output_token": None, "num_runs": requests}
     this = make_variant(precision="int8", energy=changes | {"energy_joules": 250.0})
-    result = compared(rows_of([make_variant(energy=changes), this]), ())
+    result = compared(labelled([make_variant(energy=changes), this]), ())
     assert result["energy_reduction_percent"] == 75.0
     assert result["energy_basis"] == BASIS_PER_RUN
 
@@ -155,7 +151,7 @@ def test_energy_of_equal_runs_is_compared_as_a_whole(
 def test_energy_is_per_token_only_where_both_know_it(unknown: int, make_variant: Callable[..., Variant]) -> None:
     changes: list[dict[str, Any]] = [{}, {"energy_joules": 600.0}]
     changes[unknown] = changes[unknown] | {"joules_per_output_token": None}
-    result = compared(rows_of([make_variant(energy=changes[0]), make_variant(precision="int8", energy=changes[1])]), ())
+    result = compared(labelled([make_variant(energy=changes[0]), make_variant(precision="int8", energy=changes[1])]), ())
     assert result["energy_reduction_percent"] == pytest.approx(40.0)
     assert result["energy_basis"] == BASIS_PER_RUN
 
@@ -163,7 +159,7 @@ def test_energy_is_per_token_only_where_both_know_it(unknown: int, make_variant:
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        ({"metric": "acc_norm,none"}, "metric acc_norm,none against acc,none"),
+        ({"metric": "acc_norm,none"}, "metric acc_norm against acc"),
         ({"num_fewshot": 0}, "few-shot examples 0 against 5"),
         ({"limit": 100}, "limit 100 against all items"),
         ({"num_items": 399}, "items 399 against 400"),
@@ -176,7 +172,7 @@ def test_accuracy_is_not_compared_across_settings(
     task: dict[str, Any], words: str, make_variant: Callable[..., Variant]
 ) -> None:
     known = {"accuracy": 0.5, "apply_chat_template": False, "task_versions": {"mmlu": 1}, "task_hashes": {"mmlu": "a"}}
-    rows = rows_of([make_variant(tasks={"mmlu": known}), make_variant(precision="int8", tasks={"mmlu": known | task})])
+    rows = labelled([make_variant(tasks={"mmlu": known}), make_variant(precision="int8", tasks={"mmlu": known | task})])
     result = compared(rows)
     assert result["mmlu_drop_pp"] is None
     assert result["mmlu_drop_percent"] is None
@@ -187,12 +183,12 @@ def test_accuracy_is_not_compared_across_settings(
 
 def test_a_metric_without_filter_is_the_same_metric(make_variant: Callable[..., Variant]) -> None:
     old = {"accuracy": 0.5, "metric": "acc", "task_versions": {}, "num_items": None}
-    rows = rows_of([make_variant(tasks={"mmlu": old}), make_variant(precision="int8", tasks={"mmlu": 0.4})])
+    rows = labelled([make_variant(tasks={"mmlu": old}), make_variant(precision="int8", tasks={"mmlu": 0.4})])
     assert compared(rows)["mmlu_drop_pp"] == pytest.approx(10.0)
 
 
 def test_zero_is_a_value_and_none_is_not(make_variant: Callable[..., Variant]) -> None:
-    rows = rows_of(
+    rows = labelled(
         [
             make_variant(
                 performance={"mean_latency_s": 0.0}, energy={"joules_per_output_token": 0.0}, tasks={"mmlu": 0.0}
@@ -208,20 +204,22 @@ def test_zero_is_a_value_and_none_is_not(make_variant: Callable[..., Variant]) -
 
 
 def test_without_a_baseline_everything_is_none_and_says_why(make_variant: Callable[..., Variant]) -> None:
-    (row,) = rows_of([make_variant(precision="int8", tasks={"mmlu": 0.5})])
-    assert baseline_of(row, [row]) is None
-    result = comparison(row, None, ("mmlu",))
+    (variant,) = labelled([make_variant(precision="int8", tasks={"mmlu": 0.5})])
+    assert baseline_of(variant, [variant]) is None
+    result = impact_columns(impact_of(variant, None, ("mmlu",)), ("mmlu",))
     assert result.pop("not_comparable") == "no fp16 measurement of this model"
-    assert set(result.values()) == {None}
-    assert doubts(row, None) == frozenset()
+    assert {key: value for key, value in result.items() if value is not None} == {
+        "model": "org/Tiny", "precision": "int8", "name": "Tiny",
+    }  # fmt: skip
+    assert not any(marks_of(metric, variant, None) for metric in METRICS.values())
 
 
 def test_missing_parts_say_where(make_variant: Callable[..., Variant]) -> None:
-    rows = rows_of([make_variant(performance=None), make_variant(precision="int8", energy=None, tasks={"mmlu": 0.5})])
+    rows = labelled([make_variant(performance=None), make_variant(precision="int8", energy=None, tasks={"mmlu": 0.5})])
     reasons = compared(rows)["not_comparable"].split("; ")
     assert reasons == ["speed: not measured at fp16", "energy: not measured at int8", "mmlu: not measured at fp16"]
     neither = {"performance": None, "energy": None, "tasks": {"mmlu": 0.5}}
-    nothing = rows_of([make_variant(**neither), make_variant(precision="int8", **neither)])
+    nothing = labelled([make_variant(**neither), make_variant(precision="int8", **neither)])
     assert compared(nothing)["not_comparable"] is None
 
 
@@ -231,6 +229,20 @@ def test_the_baseline_is_that_of_the_same_model_and_run(make_variant: Callable[.
         for model, run in (("a/Tiny", "one"), ("a/Tiny", "two"), ("b/Tiny", "one"))
         for precision in ("fp16", "int8")
     ]
-    rows = rows_of(variants)
+    rows = labelled(variants)
     for fp16, int8 in zip(rows[::2], rows[1::2], strict=True):
         assert baseline_of(int8, rows) is fp16
+        assert fp16.is_baseline
+        assert not int8.is_baseline
+
+
+def test_a_checkpoint_that_came_quantized_is_no_baseline(make_variant: Callable[..., Variant]) -> None:
+    """Measured as it stands, at fp16: the records name its own method."""
+    came = make_variant(head={"quantization_scheme": "awq"})
+    assert not came.is_baseline
+    assert baseline_of(came, [came]) is None
+    other = make_variant("org/Tiny", "int8")
+    assert baseline_of(other, [came, other]) is None
+    plain = make_variant("org/Base")
+    made = make_variant(head={"quantization_scheme": "awq", "base_model": "org/Base"})
+    assert baseline_of(made, [plain, made, other]) is plain

@@ -7,46 +7,32 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.evidence import gather
-from slim_eval.analysis.pareto.frontiers import find_frontiers
-from slim_eval.analysis.summary import WIDTH, Material, executive_summary, findings, sections
-from slim_eval.analysis.superlatives import listed, superlatives, surely_better
-from slim_eval.analysis.tables.results_table import impact_rows
-from slim_eval.results.rows import ordered_tasks, rows_of
-from slim_eval.results.variants import Variant
+from slim_eval.analysis.findings import WIDTH, Section, executive_summary, find, is_better, listed
+from slim_eval.analysis.pareto.frontier import find_frontiers
+from slim_eval.analysis.study import Study
+from slim_eval.results.variants import Estimate, Variant
 from tests.planted import items, outcomes
 
 MakeCell = Callable[..., Variant]
 NARROW = {"intervals": {"tpot_s": (0.0039, 0.0041)}}
 
 
-def material(variants: Sequence[Variant], margin_pp: float = 1.0, **further: Any) -> Material:
-    tasks = ordered_tasks(task for variant in variants for task in variant.accuracy)
-    rows = rows_of(variants)
-    found = gather(variants, rows, margin_pp)
-    return Material(
-        rows,
-        tasks,
-        impact_rows(rows, tasks),
-        found.paired_rows(rows),
-        found.caveats,
-        find_frontiers(rows, tasks),
-        **further,
-    )
+def sections(variants: Sequence[Variant], problems: Sequence[str] = ()) -> list[Section]:
+    study = Study.read(variants)
+    return find(study, find_frontiers(study), problems)
 
 
-def said(variants: Sequence[Variant], heading: str, **further: Any) -> list[str]:
+def said(variants: Sequence[Variant], heading: str, problems: Sequence[str] = ()) -> list[str]:
     """The sentences under one heading; none where it is left out."""
-    return [
-        s
-        for section in sections(material(variants, **further))
-        if section.heading == heading
-        for s in section.sentences
-    ]
+    return [s for section in sections(variants, problems) if section.heading == heading for s in section.sentences]
+
+
+def best(variants: Sequence[Variant]) -> list[str]:
+    return said(variants, "Best by each measure")
 
 
 def against_fp16(variants: Sequence[Variant], start: str) -> str:
-    return next(text for text in said(variants, "Quantized against fp16") if text.startswith(start))
+    return next(text for text in said(variants, "Quantized against the baseline") if text.startswith(start))
 
 
 def fast(tpot_s: float, half: float, **further: Any) -> dict[str, Any]:
@@ -65,9 +51,9 @@ def test_a_change_has_its_interval_and_its_verdict(make_variant: MakeCell) -> No
         ),
     ]  # fmt: skip
     text = against_fp16(variants, "Tiny int8")
-    assert "speed by TPOT 2.00x of fp16 (95 % interval 1.89 to 2.12x)" in text
-    assert "50.0 % less energy an output token (95 % interval 47.7 to 52.2 %)" in text
-    assert "fp16 takes 2.00x its size on disk" in text
+    assert "speed by TPOT 2.00x of the baseline (95 % interval 1.89 to 2.12x)" in text
+    assert "50.0 % less energy per output token (95 % interval 47.7 to 52.2 %)" in text
+    assert "2.00x smaller on disk" in text
     assert "quiz drops 5.5 pp (95 % interval 4.2 to 6.8 pp): degraded (margin 1 pp)" in text
 
 
@@ -75,7 +61,7 @@ def test_more_energy_is_said_with_its_interval_the_same_way_round(make_variant: 
     ends = {"intervals": {"joules_per_output_token": (0.49, 0.51)}}
     more = {"joules_per_output_token": 1.0, "intervals": {"joules_per_output_token": (0.98, 1.02)}}
     text = against_fp16([make_variant(energy=ends), make_variant(precision="int8", energy=more)], "Tiny int8")
-    assert "100.0 % more energy an output token (95 % interval 94.4 to 105.7 %)" in text
+    assert "100.0 % more energy per output token (95 % interval 94.4 to 105.7 %)" in text
 
 
 def test_an_undecided_drop_names_the_items_it_would_take(make_variant: MakeCell) -> None:
@@ -84,9 +70,9 @@ def test_an_undecided_drop_names_the_items_it_would_take(make_variant: MakeCell)
         make_variant(tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
         make_variant(precision="int8", tasks={"quiz": 0.69}, samples={"quiz": items(after)}),
     ]
-    found = material(variants).paired[0]
-    assert found["verdict"] == "underpowered"
-    assert f"underpowered: {found['items_needed']:,} items needed, 100 there" in against_fp16(variants, "Tiny int8")
+    (found,) = Study.read(variants).paired[variants[1].directory]
+    assert found.verdict == "underpowered"
+    assert f"inconclusive: needs {found.items_needed:,} items, 100 were measured" in against_fp16(variants, "Tiny int8")
 
 
 def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCell) -> None:
@@ -95,8 +81,8 @@ def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCel
         make_variant(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": 0.4}),
     ]
     text = against_fp16(variants, "Tiny int8")
-    assert "speed by TPOT 2.00x of fp16 (no interval)" in text
-    assert "drops of mmlu 10.0 pp: whether they are more than chance cannot be told" in text
+    assert "speed by TPOT 2.00x of the baseline (no interval)" in text
+    assert "drops of mmlu 10.0 pp: without per-item outcomes, so this may be chance" in text
 
 
 def test_a_latency_ratio_of_different_work_is_no_speed_up(make_variant: MakeCell) -> None:
@@ -104,12 +90,12 @@ def test_a_latency_ratio_of_different_work_is_no_speed_up(make_variant: MakeCell
     short = lacking | {"mean_latency_s": 0.1, "output_tokens": 50.0}
     variants = [make_variant(performance=lacking), make_variant(precision="int8", performance=short)]
     text = against_fp16(variants, "Tiny int8")
-    assert "1.00x output tokens a second" in text
-    assert "the latency ratio 2.00x compares different work (50.0 output tokens a request against 100.0)" in text
+    assert "throughput 1.00x of the baseline" in text
+    assert "the latency ratio 2.00x compares different work (50.0 output tokens per request against 100.0)" in text
     fastest, latency = said(variants, "Best by each measure")[:2]
-    assert fastest.startswith("Fastest per output token: Tiny fp16, Tiny int8, 500 output tokens/s")
+    assert fastest.startswith("Fastest per output token: Tiny fp16, Tiny int8, 500 tokens/s output throughput")
     assert latency.startswith("Lowest amortised latency: Tiny int8, 100 ms")
-    assert "Confounded: mean_latency_s: 50.0 to 100.0 output tokens a request: different work" in latency
+    assert "Confounded: mean_latency_s: 50.0 to 100.0 output tokens per request: different work" in latency
 
 
 def test_at_equal_lengths_the_lowest_latency_is_not_said_apart(make_variant: MakeCell) -> None:
@@ -125,17 +111,17 @@ def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_variant: 
         variants.append(make_variant(f"org/M{number}", tasks={"mmlu": 0.5, "arc": 0.5}))
         quick = {"tpot_s": 0.004 / (1 + number / 10)}
         variants.append(make_variant(f"org/M{number}", "int8", performance=quick, tasks={"mmlu": 0.48, "arc": 0.5}))
-    texts = said(variants, "Quantized against fp16")
+    texts = said(variants, "Quantized against the baseline")
     assert texts[0] == (
-        "int8, 12 of 12 configurations: speed by TPOT 1.00x to 2.10x, median 1.55x, of fp16: no intervals, so whether "
-        "this is more than chance cannot be told."
+        "int8, 12 of 12 variants: speed by TPOT 1.00x to 2.10x (median 1.55x) of the baseline; no intervals, so this "
+        "may be chance."
     )
-    assert "int8, 12 of 12 configurations: fp16 takes 1.00x the size on disk." in texts
-    assert "drops of mmlu 2.0 pp, arc 0.0 pp, 12 of 12 configurations: all without outcomes" in texts[3]
+    assert "int8, 12 of 12 variants: 1.00x smaller on disk." in texts
+    assert "drops of mmlu 2.0 pp, arc 0.0 pp, 12 of 12 variants: all without per-item outcomes" in texts[3]
     single = [text for text in texts if text.startswith("M")]
     assert len(single) == 8
     assert not any("no interval" in text or "chance" in text for text in single)
-    assert texts[-1] == "int8: 4 more configurations in quantization_impact.csv."
+    assert texts[-1] == "int8: 4 more variants in quantization_impact.csv."
 
 
 def test_intervals_are_counted_by_side(make_variant: MakeCell) -> None:
@@ -143,7 +129,7 @@ def test_intervals_are_counted_by_side(make_variant: MakeCell) -> None:
     for number, tpot_s in enumerate((0.002, 0.008, 0.00401)):
         variants.append(make_variant(f"org/M{number}", performance=fast(0.004, 0.0001)))
         variants.append(make_variant(f"org/M{number}", "int4", performance=fast(tpot_s, 0.0001)))
-    assert "better beyond the 95 % interval in 1, worse in 1, not told in 1" in against_fp16(variants, "int4, 3 of 3")
+    assert "beyond the 95 % interval: 1 better, 1 worse, 1 inconclusive" in against_fp16(variants, "int4, 3 of 3")
 
 
 def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> None:
@@ -156,12 +142,13 @@ def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> No
 
     sure = fastest(0.005, 0.0001)
     assert sure.startswith(
-        "Fastest per output token: A fp16, 4.00 ms TPOT [3.90 to 4.10], of 2 configurations; ahead of"
+        "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], of 2 "
+        "variants; ahead of"
     )
-    assert "not told apart from B fp16" in fastest(0.0041, 0.0001)
+    assert "no difference beyond chance from B fp16" in fastest(0.0041, 0.0001)
     bare = said([make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
-    assert "next B fp16, 5.00 ms TPOT; without intervals it cannot be told whether that is more than chance" in bare[0]
-    assert "intervals of single runs" not in " ".join(bare)
+    assert "next B fp16, 5.00 ms time per output token; no intervals, so this may be chance" in bare[0]
+    assert "run-to-run" not in " ".join(bare)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +158,9 @@ def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> No
 def test_two_numbers_are_told_apart_by_the_interval_of_their_difference(
     other: float, maximise: bool, expected: bool | None
 ) -> None:
-    best = {"x": 0.7, "x_ci95_low": 0.6, "x_ci95_high": 0.8}
-    ends = {} if expected is None else {"x_ci95_low": other - 0.1, "x_ci95_high": other + 0.1}
-    assert surely_better(best, {"x": other, **ends}, "x", maximise) is expected  # sqrt(0.1² + 0.1²) = 0.141
+    ends = None if expected is None else (other - 0.1, other + 0.1)
+    leader = Estimate(0.7, (0.6, 0.8))
+    assert is_better(leader, Estimate(other, ends), maximise=maximise) is expected  # sqrt(0.1² + 0.1²) = 0.141
 
 
 def test_superlatives_stay_within_a_setting_and_name_it(make_variant: MakeCell) -> None:
@@ -183,7 +170,7 @@ def test_superlatives_stay_within_a_setting_and_name_it(make_variant: MakeCell) 
         make_variant("c/C", head=other, performance={"tpot_s": 0.001}),
         make_variant("d/D", head=other, performance={"tpot_s": 0.002}),
     ]  # fmt: skip
-    texts = superlatives(rows_of(variants), ())
+    texts = best(variants)
     assert texts[0].startswith("Fastest per output token (vllm, Test GPU, Test CPU): A fp16")
     assert texts[1].startswith("Fastest per output token (transformers, Test GPU, Test CPU): C fp16")
     assert any(text.startswith("Smallest on disk: A fp16, B fp16, C fp16, D fp16, 4.00 GiB") for text in texts)
@@ -195,7 +182,7 @@ def test_emulated_kernels_and_invalid_energy_are_never_the_best(make_variant: Ma
         make_variant("c/C", head={"kernels": "emulated"}, performance={"tpot_s": 0.0001}),
         make_variant("d/D", energy={"joules_per_output_token": 0.001, "valid": False}),
     ]  # fmt: skip
-    texts = superlatives(rows_of(variants), ())
+    texts = best(variants)
     assert texts[0].startswith("Fastest per output token: A fp16, D fp16")
     energy = next(text for text in texts if text.startswith("Least energy"))
     assert energy.startswith("Least energy: A fp16, B fp16, 0.500 J")
@@ -203,9 +190,8 @@ def test_emulated_kernels_and_invalid_energy_are_never_the_best(make_variant: Ma
 
 
 def test_a_configuration_alone_is_the_best_of_nothing(make_variant: MakeCell) -> None:
-    assert (
-        superlatives(rows_of([make_variant()]), ())[0]
-        == "Fastest per output token: only Tiny fp16 was measured (4.00 ms TPOT)."
+    assert best([make_variant()])[0] == (
+        "Fastest per output token: only Tiny fp16 was measured (4.00 ms time per output token)."
     )
 
 
@@ -218,7 +204,7 @@ def test_settings_and_versions_that_differ_are_said(make_variant: MakeCell) -> N
     count, apart, versions = said(variants, "What differs between the measurements")
     assert count.startswith("2 settings, whose speed and energy are not compared with each other: vllm")
     assert "engine transformers against vllm" in apart
-    assert versions == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0) and are compared all the same."
+    assert versions == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0); the variants are compared nevertheless."
     assert said(variants[:1], "What differs between the measurements") == []
 
 
@@ -233,9 +219,9 @@ def test_the_frontier_is_said_with_its_doubt(make_variant: MakeCell) -> None:
         ]
         return said(variants, "Pareto frontier")[0]
 
-    assert "on the frontier by the numbers alone A fp16; without intervals it cannot be told" in frontier(None)
-    assert "surely on the frontier A fp16 (P 1.00); cannot be told none; 1 dominated" in frontier(0.0001)
-    assert "surely on the frontier none; cannot be told A fp16 (P 0." in frontier(0.003)
+    assert "on the frontier by the numbers alone: A fp16; there are no intervals" in frontier(None)
+    assert "on the frontier (P ≥ 0.95): A fp16 (P 1.00); inconclusive: none; 1 dominated" in frontier(0.0001)
+    assert "on the frontier (P ≥ 0.95): none; inconclusive: A fp16 (P 0." in frontier(0.003)
 
 
 def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_variant: MakeCell) -> None:
@@ -246,7 +232,7 @@ def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_variant:
         make_variant("c/C", performance=None, energy=None),
     ]
     first, left_out = said(variants, "Pareto frontier")
-    assert "confounded: mean_latency_s: 100.0 to 200.0 output tokens a request" in first
+    assert "confounded: mean_latency_s: 100.0 to 200.0 output tokens per request" in first
     assert left_out.endswith("left out: 1 not measured: mean_latency_s, model_size_gb.")
 
 
@@ -256,20 +242,23 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCe
         make_variant("b/B", performance={"ttft_s": None}, energy=None, tasks={}),
     ]
     texts = said(variants, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
-    assert texts[0] == "In no configuration: E2E latency."
-    assert "TTFT, energy per output token, mmlu: not in B fp16." in texts
+    assert texts[0] == "In no variant: end-to-end latency."
+    assert "time to first token, energy per output token, mmlu: not in B fp16." in texts
     assert "Energy marked invalid when it was measured, and not compared: A fp16." in texts
     assert texts[-1] == "2 more problems in complete_results.json."
     assert "Problem: file 0: broken." in texts
 
 
 def test_notes_of_the_records_and_caveats_are_carried_over(make_variant: MakeCell) -> None:
-    variants = [make_variant("a/A", head={"engine": None}), make_variant("b/B", head={"engine": None})]
-    notes = {"estimated.": ["A fp16", "B fp16"], "guessed": ["A fp16"]}
-    texts = said(variants, "What the records say of themselves", notes=notes)
-    assert texts == ["all configurations: estimated.", "A fp16: guessed."]
+    bare = {"engine": None}
+    variants = [
+        make_variant("a/A", head=bare | {"notes": ("estimated.", "guessed")}),
+        make_variant("b/B", head=bare | {"notes": ("estimated.",)}),
+    ]
+    texts = said(variants, "Notes in the records")
+    assert texts == ["all variants: estimated.", "A fp16: guessed."]
     caveats = said(variants, "What these results cannot support")
-    assert any(text.startswith("all configurations: no intervals and no outcomes") for text in caveats)
+    assert any(text.startswith("all variants: no intervals and no per-item outcomes") for text in caveats)
 
 
 def test_the_text_is_plain_wrapped_and_the_same_each_time(make_variant: MakeCell) -> None:
@@ -278,22 +267,24 @@ def test_the_text_is_plain_wrapped_and_the_same_each_time(make_variant: MakeCell
         make_variant("org/模型", "int8"),
         make_variant("org/B", tasks={"mmlu": 0.5}),
     ]
-    found = material(variants)
-    text = executive_summary(sections(found))
-    assert text == executive_summary(sections(material(variants)))
+    found = sections(variants)
+    text = executive_summary(found)
+    assert text == executive_summary(sections(variants))
     assert text.startswith("slim-eval: executive summary\n=====")
-    assert "\n\nWhat was measured\n-----------------\n- 3 configurations of 3 models: 2 at fp16, 1 at int8.\n" in text
+    assert "\n\nWhat was measured\n-----------------\n- 3 variants of 3 models: 2 at fp16, 1 at int8.\n" in text
     long = [line for line in text.splitlines() if len(line) > WIDTH]
     assert all("name-name" in line for line in long)  # a name is never broken
     flat = " ".join(text.split())
-    for sentence in findings(sections(found)):
+    for sentence in (sentence for section in found for sentence in section.sentences):
         assert " ".join(sentence.split()) in flat.replace(" - ", " ")
     assert "\u00a0" not in text
 
 
 def test_nothing_to_compare_is_said(make_variant: MakeCell) -> None:
-    assert said([make_variant()], "Quantized against fp16") == ["No quantized configuration beside a fp16 one."]
-    alone = said([make_variant(precision="int4")], "Quantized against fp16")
+    assert said([make_variant()], "Quantized against the baseline") == [
+        "No model has both a baseline and another variant."
+    ]
+    alone = said([make_variant(precision="int4")], "Quantized against the baseline")
     assert alone == ["Tiny int4: not compared: no fp16 measurement of this model."]
 
 

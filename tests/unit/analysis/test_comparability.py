@@ -1,4 +1,4 @@
-"""Which rows may be compared, and what is said of those that may not."""
+"""Which variants may be compared, and what is said of those that may not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.groups import NOT_MEASURED, comparable_groups, confounding
-from slim_eval.analysis.rules import energy_obstacles, speed_obstacles
-from slim_eval.results.rows import Row, by_model, rows_of
-from slim_eval.results.variants import Variant
+from slim_eval.analysis.comparability import ENERGIES, NOT_MEASURED, SPEEDS, comparable_groups, confounding, obstacles
+from slim_eval.metrics import (
+    ACCURACY_MEAN,
+    AMORTISED,
+    DISK,
+    ENERGY,
+    J_PER_REQUEST,
+    J_PER_TOKEN,
+    THROUGHPUT,
+    TPOT,
+    Metric,
+    task_metric,
+)
+from slim_eval.results.variants import Variant, by_model, labelled, with_accuracy_mean
 
 MakeCell = Callable[..., Variant]
 
 
-def rows(make_variant: MakeCell, *changes: dict[str, Any]) -> list[Row]:
-    """One row a change of the usual variant, each of a model of its own."""
-    return rows_of([make_variant(f"org/M{number}", **change) for number, change in enumerate(changes)])
+def rows(make_variant: MakeCell, *changes: dict[str, Any]) -> list[Variant]:
+    """One variant per change of the usual one, each of a model of its own."""
+    return labelled([make_variant(f"org/M{number}", **change) for number, change in enumerate(changes)])
 
 
 def test_one_setting_is_one_group_named_by_engine_and_hardware(make_variant: MakeCell) -> None:
@@ -31,10 +41,8 @@ def test_one_setting_is_one_group_named_by_engine_and_hardware(make_variant: Mak
 
 def test_a_setting_that_no_record_says_is_empty(make_variant: MakeCell) -> None:
     bare = {"head": {"engine": None, "environment": None, "config": None}, "performance": {"batch_size": None}}
-    assert comparable_groups(rows(make_variant, bare, bare), ["tpot_s", "prompt_tokens"]).settings == (
-        "prompt tokens 12",
-    )
-    assert comparable_groups(rows(make_variant, {}), ["model_size_gb"]).settings == ("",)
+    assert comparable_groups(rows(make_variant, bare, bare), [TPOT]).settings == ("prompt tokens 12",)
+    assert comparable_groups(rows(make_variant, {}), [DISK]).settings == ("",)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,7 @@ def test_a_setting_that_the_rules_refuse_makes_a_group_and_is_named(
     groups = comparable_groups(found)
     assert len(groups.names) == 2
     assert words in groups.differences[0]
-    assert speed_obstacles(found[1], found[0]) or energy_obstacles(found[1], found[0])
+    assert obstacles(SPEEDS, found[1], found[0]) or obstacles(ENERGIES, found[1], found[0])
 
 
 def test_what_does_not_change_a_measurement_does_not_part_rows(make_variant: MakeCell) -> None:
@@ -84,23 +92,22 @@ def test_each_number_brings_the_settings_that_it_depends_on(make_variant: MakeCe
         {"tasks": {"mmlu": 0.5}, "energy": {"num_runs": 5}},
     )
 
-    def sizes(*columns: str) -> list[int]:
-        groups = comparable_groups(found, columns)
+    def sizes(*metrics: Metric) -> list[int]:
+        groups = comparable_groups(found, metrics)
         return [len(members) for members in groups.members(found).values()]
 
-    assert sizes("tpot_s") == [3, 1]
-    assert sizes("mmlu") == [3, 1]
-    assert sizes("mmlu", "tpot_s") == [2, 1, 1]
-    assert sizes("joules_per_output_token") == [3, 1]
-    assert sizes("energy_joules") == [2, 1, 1]  # of a whole run: its number of requests counts
-    assert sizes("model_size_gb") == [4]
+    assert sizes(TPOT) == [3, 1]
+    assert sizes(task_metric("mmlu")) == [3, 1]
+    assert sizes(task_metric("mmlu"), TPOT) == [2, 1, 1]
+    assert sizes(J_PER_TOKEN) == [3, 1]
+    assert sizes(ENERGY) == [2, 1, 1]  # of a whole run: its number of requests counts
+    assert sizes(DISK) == [4]
 
 
 def test_means_over_different_tasks_are_not_compared(make_variant: MakeCell) -> None:
     found = rows(make_variant, {"tasks": {"mmlu": 0.5}}, {"tasks": {"arc": 0.5}})
-    for row, tasks in zip(found, ("mmlu", "arc"), strict=True):
-        row.update(accuracy_mean=0.5, accuracy_mean_tasks=tasks)
-    groups = comparable_groups(found, ["accuracy_mean"])
+    found = [with_accuracy_mean([variant])[0] for variant in found]
+    groups = comparable_groups(found, [ACCURACY_MEAN])
     assert groups.labels == ("mean of mmlu", "mean of arc")
     assert groups.differences == ("mean of arc: tasks of the mean arc against mmlu",)
 
@@ -139,24 +146,24 @@ def test_no_rows_and_rows_without_settings(make_variant: MakeCell) -> None:
 
 def test_different_work_is_named(make_variant: MakeCell) -> None:
     found = rows(make_variant, {"energy": {"output_tokens": 100.0}}, {"performance": {"output_tokens": 150.0}})
-    assert confounding(found, ["tpot_s", "tokens_per_second", "joules_per_output_token"]) is None
-    assert confounding(found, ["mean_latency_s"]) == (
-        "mean_latency_s: 100.0 to 150.0 output tokens a request: different work"
+    assert confounding(found, [TPOT, THROUGHPUT, J_PER_TOKEN]) is None
+    assert confounding(found, [AMORTISED]) == (
+        "mean_latency_s: 100.0 to 150.0 output tokens per request: different work"
     )
-    assert confounding(found, ["energy_per_query_j"]) == "energy_per_query_j: output lengths are not known"
-    assert confounding(found[:1], ["mean_latency_s"]) is None  # nothing to compare with
+    assert confounding(found, [J_PER_REQUEST]) == "energy_per_query_j: output lengths are not known"
+    assert confounding(found[:1], [AMORTISED]) is None  # nothing to compare with
 
 
 def test_lengths_within_the_tolerance_are_the_same_work(make_variant: MakeCell) -> None:
     near = rows(make_variant, {}, {"performance": {"output_tokens": 100.9}})
     far = rows(make_variant, {}, {"performance": {"output_tokens": 101.5}})
-    assert confounding(near, ["mean_latency_s"]) is None
-    assert confounding(far, ["mean_latency_s"]) is not None
+    assert confounding(near, [AMORTISED]) is None
+    assert confounding(far, [AMORTISED]) is not None
 
 
 def test_rows_by_model(make_variant: MakeCell) -> None:
-    found = rows_of([make_variant("a/X"), make_variant("b/X"), make_variant("a/X", "int8")])
-    assert {model: [row["precision"] for row in members] for model, members in by_model(found).items()} == {
+    found = labelled([make_variant("a/X"), make_variant("b/X"), make_variant("a/X", "int8")])
+    assert {model: [variant.precision for variant in members] for model, members in by_model(found).items()} == {
         "a/X": ["fp16", "int8"],
         "b/X": ["fp16"],
     }

@@ -1,14 +1,19 @@
-"""Variants as flat rows."""
+"""Variants: labels, facts, and the flat rows that tables are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slim_eval.results.rows import ordered_tasks, rows_of, tasks_of
-from slim_eval.results.variants import Variant
+from slim_eval.analysis.tables.csv_tables import columns_of
+from slim_eval.results.variants import Variant, labelled, ordered_tasks, tasks_of
+
+
+def rows_of(variants: Sequence[Variant]) -> list[dict[str, Any]]:
+    return [columns_of(variant, tasks_of(variants)) for variant in labelled(variants)]
 
 
 def test_one_row_a_variant_with_the_same_keys_in_the_same_order(make_variant: Callable[..., Variant]) -> None:
@@ -18,7 +23,7 @@ def test_one_row_a_variant_with_the_same_keys_in_the_same_order(make_variant: Ca
     ]
     rows = rows_of(variants)
     assert [list(row) for row in rows] == [list(rows[0])] * 2
-    assert tasks_of(rows[0]) == ("gsm8k", "zeta")
+    assert tasks_of(variants) == ("gsm8k", "zeta")
 
 
 def test_energy_keys_that_performance_has_too_get_a_prefix(make_variant: Callable[..., Variant]) -> None:

@@ -1,11 +1,11 @@
-"""How long `slim-eval analyze` takes.
+"""Duration of `slim-eval analyze`.
 
-1. The 13 published configurations, cold: a fresh process for the whole command, figures and all. Target: at most 10 s.
-2. 5,000 synthetic configurations, made in memory: from rows to tables, frontiers and findings, as texts. Reading and
-   writing files, and figures, are not in it. Target: at most 5 s for tables and frontiers, and under 1 GB.
+1. The 13 published variants, cold: a fresh process for the whole command, including figures. Target: at most 10 s.
+2. 5,000 synthetic variants in memory: from rows to the text of tables, frontiers and findings, without files and
+   figures. Target: at most 5 s for tables and frontiers, and under 1 GB.
 
-User CPU time stands beside wall time: it is what counts where others use the machine too. The second runs in a process
-of its own, so that its peak memory is its own.
+User CPU time is printed next to wall time, because other processes on the machine do not change it. The second
+benchmark runs in its own process, so its peak memory is measured separately.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SYNTHETIC = "--synthetic"
 
 
 def user_seconds(who: int) -> float:
-    """User CPU time of this process or its children so far, in seconds."""
+    """User CPU time so far, in seconds, of this process or its children."""
     return resource.getrusage(who).ru_utime
 
 
@@ -39,18 +39,18 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 
 def published() -> None:
-    """The whole command in fresh processes; the least of several rounds is the one that others disturbed least."""
+    """Print the minimum over several rounds, the least disturbed one, of the whole command in fresh processes."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "slim_eval", "analyze", "--input-dir", str(PUBLISHED), "--output-dir", folder
         ]  # fmt: skip
         rounds = [timed(command) for _ in range(ROUNDS)]
     wall, user = (min(column) for column in zip(*rounds, strict=True))
-    print(f"analyze, 13 published configurations, cold: {wall:.2f} s, {user:.2f} s of user CPU (target: at most 10 s)")
+    print(f"analyze, 13 published variants, cold: {wall:.2f} s, {user:.2f} s of user CPU (target: at most 10 s)")
 
 
 def synthetic_variants() -> list[Any]:
-    """Configurations of random numbers with intervals: three precisions a model, five kinds of GPU."""
+    """Variants with random numbers and intervals: three precisions per model, five kinds of GPU."""
     import numpy as np
 
     from slim_eval.results.records import AccuracyRecord, EnergyRecord, PerformanceRecord
@@ -88,12 +88,12 @@ def synthetic_variants() -> list[Any]:
 
 
 def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
-    """Intervals of 2 % either way."""
+    """Intervals of ±2 %."""
     return {key: (0.98 * value, 1.02 * value) for key, value in values.items()}
 
 
 def synthetic() -> None:
-    """Each step on the synthetic configurations, in this process; the least of several rounds."""
+    """Print the minimum over several rounds of each step on the synthetic variants, in this process."""
     from slim_eval.analysis import summary
     from slim_eval.analysis.pareto import frontiers
     from slim_eval.analysis.tables import results_table, typeset
@@ -122,13 +122,13 @@ def synthetic() -> None:
     material = summary.Material(rows, TASKS, impact, frontiers=found)
     _, took = best(lambda: summary.executive_summary(summary.sections(material)))
     print(
-        f"{COUNT:,} configurations in memory, tables and frontier: {wall:.2f} s, {user:.2f} s of user CPU "
-        f"(target: at most 5 s), peak {peak_gb:.2f} GiB (target: under 1 GB); findings {took[0]:.2f} s more"
+        f"{COUNT:,} variants in memory, tables and frontier: {wall:.2f} s, {user:.2f} s of user CPU "
+        f"(target: at most 5 s), peak {peak_gb:.2f} GiB (target: under 1 GB); plus {took[0]:.2f} s for findings"
     )
 
 
 def best(step: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
-    """What a step returns, and the least wall and user time of several rounds, in seconds."""
+    """Result of a step, and its minimum wall and user time over several rounds, in seconds."""
     rounds = []
     for _ in range(ROUNDS):
         used, start = user_seconds(resource.RUSAGE_SELF), time.perf_counter()
@@ -139,7 +139,7 @@ def best(step: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
 
 
 def main() -> None:
-    """Both targets."""
+    """Run both benchmarks."""
     if SYNTHETIC in sys.argv:
         synthetic()
         return

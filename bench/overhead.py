@@ -1,11 +1,11 @@
-"""What slim-eval adds to the engine it measures, on vLLM's CPU build (or the engine named as argument).
+"""Overhead of slim-eval over the engine it measures, on vLLM's CPU build (or the engine given as argument).
 
 Two ratios, each against a peer in the same run:
 
-1. output tokens a second inside the performance benchmark / a bare loop over the same engine's own ``generate``;
+1. output tokens per second in the performance benchmark / in a bare loop over the same engine's own ``generate``;
    the two alternate on one loaded engine. Target: at least 0.98.
-2. wall time of `slim-eval run` with performance and energy / the sum of engine load and generation alone, which is what
-   a bare script over the engine takes for the same requests. Target: at most 1.25.
+2. wall time of `slim-eval run` with performance and energy / wall time of a bare script that loads the engine and
+   generates the same requests. Target: at most 1.25.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load(choice: EngineChoice) -> engines.Engine:
 
 
 def bare_loop(engine: engines.Engine, config: PerformanceConfig, requests: int, batch_size: int) -> float:
-    """Output tokens a second of the engine's own ``generate`` in a plain loop, engine objects and all."""
+    """Output tokens per second of the engine's own ``generate`` in a plain loop, including its result objects."""
     prompts = [config.prompt] * batch_size
     tokens, start = 0, time.perf_counter()
     for _ in range(full_batches(requests, batch_size)):
@@ -49,7 +49,7 @@ def bare_loop(engine: engines.Engine, config: PerformanceConfig, requests: int, 
 
 
 def count_tokens(engine: engines.Engine, prompts: Sequence[str], max_new_tokens: int) -> int:
-    """Generate once by the library's own call, without slim-eval's adapter, and count the output."""
+    """Generate once with the library's own call, without slim-eval's adapter, and count the output tokens."""
     if engine.name == "vllm":
         from vllm import SamplingParams
 
@@ -67,7 +67,7 @@ def count_tokens(engine: engines.Engine, prompts: Sequence[str], max_new_tokens:
 
 
 def throughput_ratio(engine: engines.Engine) -> float:
-    """Median over rounds of benchmark / bare loop; the order within a round alternates."""
+    """Median over rounds of the throughput in the benchmark / in the bare loop; the order alternates per round."""
     ratios = []
     performance.run(engine, SETTINGS)
     for number in range(ROUNDS):
@@ -84,7 +84,7 @@ def throughput_ratio(engine: engines.Engine) -> float:
 
 
 def bare_script(choice: EngineChoice) -> None:
-    """Engine load and the same requests alone: the peer of a whole run."""
+    """Only load the engine and generate the same requests: the peer of a whole run."""
     engine = load(choice)
     bare_loop(engine, RUN, RUN.num_warmup, RUN.batch_size)
     bare_loop(engine, RUN, RUN.num_runs, RUN.batch_size)
@@ -93,7 +93,7 @@ def bare_script(choice: EngineChoice) -> None:
 
 
 def wall(command: Sequence[str], folder: Path) -> float:
-    """Wall time of a command in a folder, seconds."""
+    """Wall time, in seconds, of a Python command that runs in a folder."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -102,7 +102,7 @@ def wall(command: Sequence[str], folder: Path) -> float:
 
 
 def wall_ratio(choice: EngineChoice) -> float:
-    """Median over rounds of a whole run / a bare script that loads the engine and generates the same requests."""
+    """Median over rounds of the wall time of a whole run / of `bare_script`."""
     bare = [str(Path(__file__).resolve()), choice.value, "bare"]
     run = ["-m", "slim_eval", "run", "--models", "demo", "--tasks", "performance energy", "--engine", choice.value,
            "--enforce-eager", "--num-runs", str(RUN.num_runs), "--energy-sample-runs", str(ENERGY_REQUESTS),

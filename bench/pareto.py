@@ -1,10 +1,10 @@
-"""Pareto frontiers against a plain O(n²) NumPy version, in the same run.
+"""Pareto frontiers against a plain O(n²) NumPy version in the same run.
 
 1. 100,000 points in two objectives. Target: under 0.2 s.
 2. 5,000 points in four objectives. Target: under 1 s.
 
-Each on random points, of which few are on the frontier, and on points that are all on it, the worst case. The plain
-version of the large problem takes tens of seconds, so it runs once; both must find the same points.
+Each size is measured with random points, few of which are on the frontier, and in the worst case, with all points on
+it. The plain version needs tens of seconds for the large problem, so it runs once. Both must find the same points.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = 9
 
 
 def plain(values: Floats, maximise: Sequence[bool]) -> Bools:
-    """Each point against all others, a column at a time, which is as fast as NumPy does it without sorting."""
+    """Compare each point with all others, column by column: the fastest way in NumPy without sorting."""
     columns = np.where(maximise, -values, values).T.copy()
     result = np.empty(len(values), dtype=np.bool_)
     for i, point in enumerate(columns.T):
@@ -36,14 +36,14 @@ def plain(values: Floats, maximise: Sequence[bool]) -> Bools:
 def seconds(
     find: Callable[[Floats, Sequence[bool]], Bools], values: Floats, maximise: Sequence[bool]
 ) -> tuple[float, Bools]:
-    """Wall time of one call, in seconds, and what it found."""
+    """Wall time of one call, in seconds, and its result."""
     start = time.perf_counter()
     found = find(values, maximise)
     return time.perf_counter() - start, found
 
 
 def compare(title: str, values: Floats, target_s: float) -> None:
-    """Median of several calls against one of the plain version."""
+    """Print the median of several calls against one call of the plain version."""
     maximise = [False] * values.shape[1]
     other, expected = seconds(plain, values, maximise)
     calls = [seconds(non_dominated, values, maximise) for _ in range(ROUNDS)]
@@ -57,7 +57,7 @@ def compare(title: str, values: Floats, target_s: float) -> None:
 
 
 def main() -> None:
-    """Both targets, on random points and in the worst case."""
+    """Measure both sizes, with random points and in the worst case."""
     rng = np.random.default_rng(0)
     line = rng.random(100_000)
     compare("100,000 random points in 2 objectives", rng.random((100_000, 2)), 0.2)

@@ -1,4 +1,4 @@
-"""`slim-eval --help` against `lm_eval --help`: a command line should answer at once. Target: ratio at most 1."""
+"""Start-up time: `slim-eval --help` against `lm_eval --help`. Target: ratio at most 1."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def seconds(command: str) -> float:
 
 
 def main() -> None:
-    """Alternate the two commands, so that a busy machine slows both, and compare medians."""
-    seconds("slim-eval"), seconds("lm_eval")  # the first of each fills the file cache
+    """Compare medians; the two commands alternate, so that other load slows both."""
+    seconds("slim-eval"), seconds("lm_eval")  # the first call of each fills the file cache
     ours, peer = zip(*((seconds("slim-eval"), seconds("lm_eval")) for _ in range(ROUNDS)), strict=True)
     mine, other = statistics.median(ours), statistics.median(peer)
     print(f"slim-eval --help {mine:.3f} s, lm_eval --help {other:.3f} s: ratio {mine / other:.2f} (target: at most 1)")

@@ -1,7 +1,7 @@
-"""The statistics of a comparison: bootstrap intervals against SciPy's, and everything paired of three whole tasks.
+"""Statistics of a comparison: bootstrap intervals against SciPy's, and the paired statistics of three whole tasks.
 
-Targets: 10,000 resamples of 500 iterations under 0.1 s and in at most half of SciPy's time; the paired statistics of
-three tasks with 25,403 items under 1 s.
+Targets: 10,000 resamples of 500 iterations in under 0.1 s and at most half of SciPy's time; the paired statistics of
+three tasks with 25,403 items in under 1 s.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def bootstraps() -> None:
-    """Alternate our mean and SciPy's, so that a busy machine slows all, and compare medians."""
+    """Compare medians of our bootstrap and SciPy's; the calls alternate, so that other load slows all of them."""
     values = np.random.default_rng(0).lognormal(0, 0.3, ITERATIONS)
     works: dict[str, Callable[[], object]] = {
         "slim-eval": lambda: bootstrap_interval(values, resamples=RESAMPLES),
@@ -52,7 +52,7 @@ def bootstraps() -> None:
 
 
 def comparison() -> Callable[[], object]:
-    """The paired statistics of all tasks, as one call on answers that were made beforehand."""
+    """One call that computes the paired statistics of all tasks, on answers that are generated here."""
     rng = np.random.default_rng(0)
     runs = []
     for task, items in TASKS.items():
@@ -72,13 +72,13 @@ def comparison() -> Callable[[], object]:
 
 
 def main() -> None:
-    """Print both benchmarks."""
+    """Run both benchmarks."""
     bootstraps()
     compare = comparison()
     first = seconds(compare)  # imports statsmodels
     taken = statistics.median(seconds(compare) for _ in range(ROUNDS))
     items = sum(TASKS.values())
-    print(f"paired statistics of {items:,} items: {taken:.3f} s (target: under 1 s), first time {first:.3f} s")
+    print(f"paired statistics of {items:,} items: {taken:.3f} s (target: under 1 s), first call {first:.3f} s")
 
 
 if __name__ == "__main__":

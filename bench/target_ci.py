@@ -1,7 +1,7 @@
-"""What `--target-ci 0.02` saves against the fixed 500 requests, on the embedded model.
+"""Requests saved by `--target-ci 0.02` against a fixed number of 500, on the embedded model.
 
-The engine is Transformers, or the one named as argument. Printed: requests that it took, whether the target was met,
-half-widths of the 95 % intervals of TPOT and throughput as shares of the values, and the ratio of requests to 500.
+The engine is Transformers, or the one given as argument. The output contains the number of requests, whether the target
+was met, the half-widths of the 95 % intervals of TPOT and throughput relative to the values, and requests / 500.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTEXT = 1024
 
 
 def measure(choice: EngineChoice) -> PerformanceMetrics:
-    """Load the embedded model and measure it until the target is met, or 500 requests are."""
+    """Load the embedded model and measure it until the target is met or 500 requests are done."""
     decision = engines.choose(choice, "fp16")
     config = EngineConfig(engine=choice, enforce_eager=True)
     request = engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=CONTEXT)
@@ -35,7 +35,7 @@ def measure(choice: EngineChoice) -> PerformanceMetrics:
 
 
 def half_width(metrics: PerformanceMetrics, key: str) -> str:
-    """Half-width of a metric's interval as a share of the metric."""
+    """Half-width of a metric's interval relative to the metric."""
     value = getattr(metrics, key)
     if value is None or key not in metrics.intervals:
         return "not measured"
@@ -44,7 +44,7 @@ def half_width(metrics: PerformanceMetrics, key: str) -> str:
 
 
 def main() -> None:
-    """Measure once and print."""
+    """Measure once and print the result."""
     choice = EngineChoice(sys.argv[1] if len(sys.argv) > 1 else "transformers")
     metrics = measure(choice)
     requests = metrics.num_runs or 0

@@ -1,0 +1,203 @@
+"""Texts that users read are plain technical English: the commonest slips stay out of strings, templates and documents."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: What is wrong -> what to write. Matching ignores case; a space matches line breaks and indentation, too.
+SLIPS = {
+    # "J an output token", "8 requests an iteration"
+    r"\b(tokens?|J|joules?|ms|requests?|lines?|objects?|rows?|records?|GB|GiB|items?|seconds?|samples?|process(es)?) an? "
+    r"(output token|token|request|second|line|item|iteration|benchmark|cell|variant|configuration|model|stage|task|run|row|"
+    r"file|side|subject|subtask|\(sub\)task)\b(?! (is|was|has|needs|takes|can|must)\b)": "per",
+    r"\bgenerate an? request\b": "per",
+    # "8 is no time"; "there is no GPU" is right
+    r"(?<!there\s)\b(is|was|are) no (?!longer|more|less|way|need|such|one\b)\w+": "is not a …",
+    r"\bcannot be told\b": "is inconclusive, cannot be distinguished, is unknown",
+    r"\btold apart\b|\btells? .{1,40} apart\b": "distinguished",
+    r"\bmend(s|ed)?\b": "fix",
+    r"\bas it stands\b": "as-is, unchanged",
+    r"\bwhere there (is|are|was|were)\b": "if there is, without",
+    r"\bsurely\b": "certainly, beyond noise",
+    r"\bwithout a word\b": "silently, before finishing",
+    r"\bhow sure\b": "with what confidence",
+    r"\d+ then, \d+ asked\b|\} then, \{": "recorded with …, requested …",
+}
+_SLIPS = {re.compile(pattern.replace(" ", r"\s+"), re.I | re.S): remedy for pattern, remedy in SLIPS.items()}
+
+#: Files that are not rewritten yet. Remove a file when its texts are; nothing is ever added.
+NOT_YET = {
+    "slim_eval/__init__.py",
+    "slim_eval/analysis/__init__.py",
+    "slim_eval/analysis/caveats.py",
+    "slim_eval/analysis/compare/gate.py",
+    "slim_eval/analysis/compare/items.py",
+    "slim_eval/analysis/compare/metrics.py",
+    "slim_eval/analysis/compare/pairing.py",
+    "slim_eval/analysis/compare/rendering.py",
+    "slim_eval/analysis/compare/repeats.py",
+    "slim_eval/analysis/compare/variants.py",
+    "slim_eval/analysis/figures/bars.py",
+    "slim_eval/analysis/figures/boxes.py",
+    "slim_eval/analysis/figures/figures_accuracy.py",
+    "slim_eval/analysis/figures/figures_latency.py",
+    "slim_eval/analysis/figures/figures_points.py",
+    "slim_eval/analysis/figures/forest.py",
+    "slim_eval/analysis/figures/marks.py",
+    "slim_eval/analysis/figures/measures.py",
+    "slim_eval/analysis/figures/plotdata.py",
+    "slim_eval/analysis/figures/rowchart.py",
+    "slim_eval/analysis/figures/scatter.py",
+    "slim_eval/analysis/groups.py",
+    "slim_eval/analysis/pareto/dominance.py",
+    "slim_eval/analysis/pareto/frontiers.py",
+    "slim_eval/analysis/pareto/hypervolumes.py",
+    "slim_eval/analysis/pareto/objectives.py",
+    "slim_eval/analysis/precisions.py",
+    "slim_eval/analysis/recommend/advice.py",
+    "slim_eval/analysis/recommend/advice_text.py",
+    "slim_eval/analysis/recommend/candidates.py",
+    "slim_eval/analysis/recommend/cost.py",
+    "slim_eval/analysis/recommend/recommendation.py",
+    "slim_eval/analysis/recommend/reservations.py",
+    "slim_eval/analysis/report/charts.js",
+    "slim_eval/analysis/report/charts.py",
+    "slim_eval/analysis/report/definitions.py",
+    "slim_eval/analysis/report/details.py",
+    "slim_eval/analysis/report/marks.py",
+    "slim_eval/analysis/report/numbers.py",
+    "slim_eval/analysis/report/overview.py",
+    "slim_eval/analysis/report/page.html",
+    "slim_eval/analysis/rules.py",
+    "slim_eval/analysis/summary.py",
+    "slim_eval/analysis/superlatives.py",
+    "slim_eval/analysis/tables/results_table.py",
+    "slim_eval/analysis/tables/terminal.py",
+    "slim_eval/benchmarks/accuracy.py",
+    "slim_eval/benchmarks/energy.py",
+    "slim_eval/benchmarks/latency.py",
+    "slim_eval/benchmarks/outcomes.py",
+    "slim_eval/benchmarks/pacing.py",
+    "slim_eval/benchmarks/performance.py",
+    "slim_eval/cli.py",
+    "slim_eval/config.py",
+    "slim_eval/doctor/findings.py",
+    "slim_eval/doctor/hardware.py",
+    "slim_eval/doctor/reach.py",
+    "slim_eval/doctor/rendering.py",
+    "slim_eval/engines/distribution.py",
+    "slim_eval/engines/engine.py",
+    "slim_eval/engines/memory.py",
+    "slim_eval/engines/processes.py",
+    "slim_eval/engines/transformers.py",
+    "slim_eval/evaluator.py",
+    "slim_eval/execution/console.py",
+    "slim_eval/execution/dry_run.py",
+    "slim_eval/execution/fingerprints.py",
+    "slim_eval/execution/local.py",
+    "slim_eval/execution/messages.py",
+    "slim_eval/execution/plan.py",
+    "slim_eval/execution/progress.py",
+    "slim_eval/execution/resume.py",
+    "slim_eval/execution/run_log.py",
+    "slim_eval/execution/tracking.py",
+    "slim_eval/execution/worker.py",
+    "slim_eval/models/hub.py",
+    "slim_eval/models/source.py",
+    "slim_eval/power/__init__.py",
+    "slim_eval/power/codecarbon.py",
+    "slim_eval/power/conditions.py",
+    "slim_eval/power/meter.py",
+    "slim_eval/power/nvml.py",
+    "slim_eval/quantization/cache.py",
+    "slim_eval/results/importers/__init__.py",
+    "slim_eval/results/importers/findings.py",
+    "slim_eval/results/importers/guidellm.py",
+    "slim_eval/results/importers/lm_eval_results.py",
+    "slim_eval/results/importers/reading.py",
+    "slim_eval/results/importers/vllm_bench.py",
+    "slim_eval/results/rows.py",
+    "slim_eval/results/store.py",
+    "slim_eval/stats/__init__.py",
+    "slim_eval/stats/intervals.py",
+    "slim_eval/stats/paired.py",
+    "slim_eval/utils/environment.py",
+    "slim_eval/utils/redaction.py",
+    "CONTRIBUTING.md",
+}
+
+
+def _documents() -> list[Path]:
+    pages = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+    pages += [path for folder in ("docs", "slim_eval") for path in (ROOT / folder).rglob("*.md")]
+    return sorted(pages)
+
+
+def _files() -> list[Path]:
+    code = [path for suffix in ("py", "js", "html") for path in (ROOT / "slim_eval").rglob(f"*.{suffix}")]
+    return sorted(code) + _documents()
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers and texts: string literals of a module, everything of another file."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        tree = ast.parse(source)
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+                yield node.lineno, node.value
+        return
+    # The README's option table repeats texts of the config, which are tested there.
+    yield 1, re.sub(r"(?m)^\| `--.*$", "", source)
+
+
+def _slips(text: str, line: int = 1) -> Iterator[str]:
+    for pattern, remedy in _SLIPS.items():
+        for match in pattern.finditer(text):
+            words = " ".join(match[0].split())
+            yield f"line {line + text.count(chr(10), 0, match.start())}: {words!r}: write {remedy!r}"
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_texts_are_plain_english(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    if name in NOT_YET:
+        pytest.skip("its texts are not rewritten yet")
+    found = [slip for line, text in _texts(path) for slip in _slips(text, line)]
+    assert not found, "\n".join([name, *found])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Concurrent requests an iteration.",
+        "one object a line",
+        "J an output token",
+        "8 is no valid time",
+        "no sample is NaN where there is no GPU",
+        "how much is chance cannot be told",
+        "500 then, 50 asked",
+        "each gap comes with what mends it",
+        "the worker ended without\na word",
+    ],
+)
+def test_slips_are_found(text: str) -> None:
+    assert list(_slips(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["8 requests per iteration", "there is no GPU", "it is no longer used", "the rows a file has", "recommended"],
+)
+def test_plain_sentences_pass(text: str) -> None:
+    assert not list(_slips(text))

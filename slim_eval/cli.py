@@ -326,10 +326,10 @@ def recommend(config: RecommendConfig) -> None:
 
     Exit 1 where none keeps every constraint; it then says which one to relax, and by how much.
     """
-    from slim_eval.analysis.recommend.recommendation import advise
+    from slim_eval.analysis.recommend.recommendation import recommend_from
     from slim_eval.execution.console import show_advice
 
-    advice = advise(config)
+    advice = recommend_from(config)
     show_advice(advice, as_json=config.as_json)
     advice.raise_if_nothing_fits()
 

@@ -269,8 +269,8 @@ class RunConfig(Config):
     display: DisplayConfig = Field(default_factory=DisplayConfig)
 
 
-class Wishes(Config):
-    """What a configuration has to do, and what it should be best at."""
+class Question(Config):
+    """What a variant has to do, and what it should be best at."""
 
     panel: ClassVar[str] = "What you need"
     preset: str | None = setting(
@@ -299,7 +299,7 @@ class Wishes(Config):
     price_per_kwh: float | None = setting(None, "Money for 1 kWh; leave it out where the hour includes it.", ge=0)
 
     @model_validator(mode="after")
-    def _one_aim(self) -> Wishes:
+    def _one_aim(self) -> Question:
         if self.preset is not None and self.objective is not None:
             raise ValueError("--preset and --objective exclude each other")
         return self
@@ -311,7 +311,7 @@ class RecommendConfig(Config):
     panel: ClassVar[str] = "Recommendation"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
     as_json: bool = setting(False, "Print JSON.", flag="--json")
-    wishes: Wishes = Field(default_factory=Wishes)
+    question: Question = Field(default_factory=Question)
 
 
 class AnalysisConfig(Config):

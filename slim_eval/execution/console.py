@@ -23,7 +23,7 @@ from slim_eval.utils.redaction import redact
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
     from slim_eval.analysis.compare.folders import ComparisonReport
-    from slim_eval.analysis.recommend.advice import Advice
+    from slim_eval.analysis.recommend.outcome import Recommendation
     from slim_eval.config import CompareConfig
     from slim_eval.results.importers import ImportReport
     from slim_eval.results.records import NoiseRecord
@@ -77,14 +77,14 @@ def _reused(variant: Variant, reused: Mapping[Path, Sequence[str]]) -> str:
     return "all" if stages and len(stages) == len(variant.records) else ", ".join(stages)
 
 
-def show_advice(advice: Advice, *, as_json: bool = False) -> None:
+def show_advice(advice: Recommendation, *, as_json: bool = False) -> None:
     """A recommendation on stdout: in words with a table, or as JSON."""
     if as_json:
-        from slim_eval.analysis.recommend.advice import to_json
+        from slim_eval.analysis.recommend.outcome import to_json
 
         Console(highlight=False).file.write(to_json(advice))
     else:
-        from slim_eval.analysis.recommend.advice_text import renderable
+        from slim_eval.analysis.recommend.wording import renderable
 
         Console(highlight=False).print(renderable(advice))
 

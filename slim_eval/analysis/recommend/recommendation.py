@@ -1,163 +1,180 @@
-"""Which configuration to deploy for given wishes, how sure that is, and what could change the answer.
+"""Which variant to deploy for a question, with what confidence, and what could change the answer.
 
     from slim_eval.analysis.recommend.recommendation import recommend
 
-    advice = recommend(rows_of(variants), Wishes(preset="balanced", min_recovery=0.98))
+    found = recommend(Study.of(variants), Question(preset="balanced", min_recovery=0.98))
 
-A configuration is out if it lacks a number that was asked for, or surely breaks a constraint: all of its 95 % interval
-lies beyond the limit. What cannot be told stays in. Of those that keep every constraint by their values (where none
-does, of all that are in) the best by the objective is the pick. Configurations measured in different settings are not
-ranked together: the setting with the most configurations that are in gives the answer, the others their own picks.
+A variant is out if it has no value for a number that was asked for, or breaks a constraint: all of its 95 % interval
+lies beyond the limit. An inconclusive one stays in. Of those that keep every constraint by their values (if none does,
+of all that are in) the best by the objective is the pick. Variants measured in different settings are not ranked
+together: the setting with the most variants that are in gives the answer, the others their own picks.
 
-How sure: every measured value is drawn anew from its interval, and each draw is decided by the same rules. The pick is
-as sure as the share of draws that it wins; draws in which nothing keeps the constraints are won by none.
+Confidence: every measured value is drawn anew from its interval, and each draw is decided by the same rules. The
+confidence of the pick is the share of draws that it wins; draws in which nothing keeps the constraints are won by none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from slim_eval.analysis.caveats import EMULATED
+from slim_eval.analysis.comparability import LENGTH_TOLERANCE, lengths_differ
 from slim_eval.analysis.pareto.dominance import Bools, Floats, affordable_draws
-from slim_eval.analysis.pareto.objectives import ACCURACY_MEAN, Objective, with_accuracy_mean
-from slim_eval.analysis.recommend.advice import (
-    Advice,
-    Candidate,
-    Check,
-    CheckState,
-    Costs,
-    Ranking,
-    Reading,
-    Relaxation,
-)
-from slim_eval.analysis.recommend.candidates import Field, Numbers, field_of, gpus_of
-from slim_eval.analysis.recommend.contest import Contest, shares
+from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import (
     Prices,
     joules_per_correct_answer,
     money_per_correct_answer,
     money_per_million_tokens,
 )
-from slim_eval.analysis.recommend.decisive import decisive_measurement
-from slim_eval.analysis.recommend.reservations import reservations
-from slim_eval.analysis.recommend.settings import groups_of, ranked_columns
-from slim_eval.analysis.recommend.wishes import RECOVERY, Constraint, Goal, label, plan_of, said
-from slim_eval.analysis.rules import lengths_differ
-from slim_eval.config import RecommendConfig, Wishes
+from slim_eval.analysis.recommend.outcome import (
+    Candidate,
+    Check,
+    CheckState,
+    Costs,
+    Ranking,
+    Reading,
+    Recommendation,
+    Relaxation,
+)
+from slim_eval.analysis.recommend.question import MEMORY, OF_BEST, RECOVERY, Constraint, Goal, plan_of
+from slim_eval.analysis.recommend.ranking import (
+    Contest,
+    Numbers,
+    Table,
+    estimate_of,
+    num_gpus,
+    setting_groups,
+    win_shares,
+)
+from slim_eval.analysis.recommend.sensitivity import decisive_measurement
+from slim_eval.analysis.study import Study
+from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import UsageError
-from slim_eval.results.rows import Row, rows_of
+from slim_eval.metrics import (
+    ACCURACY_MEAN,
+    AMORTISED,
+    DISK,
+    E2E,
+    J_PER_REQUEST,
+    J_PER_TOKEN,
+    THROUGHPUT,
+    TPOT,
+    Basis,
+    Metric,
+)
 from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant, with_accuracy_mean
+from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES
 
 DRAWS = 4000
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
-# Times of a whole request or iteration: of unequal work where outputs are of unequal length.
-_OF_A_REQUEST = {
-    f"{kind}{key}"
-    for key in ("latency_s", "e2e_latency_s")
-    for kind in ("mean_" if key == "latency_s" else "", "median_", "p95_", "p99_")
-}
-_PER_TOKEN = Objective("tokens_per_second", True)
+_PER_TOKEN = Objective(THROUGHPUT, True)
+_SIZE_TOLERANCE = 0.02
 
 
-def advise(config: RecommendConfig) -> Advice:
-    """Read results and recommend one of them.
+def recommend_from(config: RecommendConfig) -> Recommendation:
+    """Read results and recommend one of them; what `slim-eval recommend` does.
 
     Raises:
-        UsageError: The folder is missing or holds no measurement, or a wish names something unknown.
+        UsageError: The folder is missing or has no measurement, or the question names something unknown.
     """
-    results = find_results(_folder(config.input_dir))
+    if not config.input_dir.is_dir():
+        raise UsageError(f"{config.input_dir}: no such folder", _NOTHING_FOUND)
+    results = find_results(config.input_dir)
     variants = [variant for variant in results.variants if variant.records]
     if not variants:
         raise UsageError(f"{config.input_dir}: holds no measurement", _NOTHING_FOUND)
-    advice = recommend(rows_of(variants), config.wishes)
-    return replace(advice, caveats=(*advice.caveats, *results.problems))
+    found = recommend(Study.of(variants), config.question)
+    return replace(found, caveats=(*found.caveats, *results.problems))
 
 
-def recommend(rows: Sequence[Row], wishes: Wishes, *, draws: int = DRAWS, seed: int = 0) -> Advice:
-    """The configuration to deploy.
+def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int = 0) -> Recommendation:
+    """The variant to deploy.
 
     Args:
-        rows: As `rows.rows_of` makes them.
-        wishes: What it has to do, and what it should be best at. See `wishes` for the presets.
-        draws: Resamples; fewer where there are very many configurations.
+        study: What was measured.
+        question: What the variant has to do, and what it should be best at. See `question` for the presets.
+        draws: Resamples; fewer if there are very many variants.
         seed: Of the resamples.
 
     Returns:
-        Advice without a pick where nothing keeps the constraints.
+        A recommendation without a pick if nothing keeps the constraints.
 
     Raises:
-        UsageError: There is no row, or a wish names a preset, objective or task that is not known.
+        UsageError: There is no variant, or the question names a preset, objective or task that is not known.
     """
-    if not rows:
-        raise UsageError("there is no configuration to choose from", _NOTHING_FOUND)
-    plan = plan_of(wishes, rows)
-    prices = Prices(wishes.price_per_gpu_hour, wishes.price_per_kwh)
-    field = field_of(with_accuracy_mean(rows, plan.tasks), plan, prices)
-    judged = []
-    for setting, members in groups_of(field.rows, ranked_columns(plan, field.tasks, prices)).items():
-        contest = Contest(field, tuple(members), _objectives(plan.goal, field, members), plan.constraints)
-        judged.append(_judged(contest, setting, draws, seed))
-    judged.sort(key=lambda one: (-len(one.ranking.running), -len(one.contest.members)))
-    first, rankings = judged[0], [one.ranking for one in judged]
-    return Advice(
+    if not study.variants:
+        raise UsageError("there is no variant to choose from", _NOTHING_FOUND)
+    plan = plan_of(question, study)
+    prices = Prices(question.price_per_gpu_hour, question.price_per_kwh)
+    chosen = _with_mean_over(study, plan.tasks)
+    table = Table.of(chosen, plan, prices)
+    ranked = []
+    for setting, members in setting_groups(table, plan).items():
+        contest = Contest(table, tuple(members), _objectives(plan.goal, table, members), plan.constraints)
+        ranked.append(_rank(contest, setting, draws, seed))
+    ranked.sort(key=lambda one: (-len(one.ranking.running), -len(one.contest.members)))
+    first, rankings = ranked[0], [one.ranking for one in ranked]
+    return Recommendation(
         goal=plan.goal,
         constraints=plan.constraints,
-        tasks=field.tasks,
+        tasks=table.tasks,
         ranking=first.ranking,
         others=tuple(rankings[1:]),
         decisive=decisive_measurement(first.contest, first.ranking, first.draws),
         closest=None if any(ranking.running for ranking in rankings) else _closest(rankings),
-        caveats=tuple(reservations(plan.goal, plan.constraints, rankings, prices)),
+        caveats=tuple(_caveats(_Case(plan.goal, plan.constraints, rankings[0], tuple(rankings[1:]), prices, chosen))),
     )
 
 
+def _with_mean_over(study: Study, tasks: Sequence[str]) -> Study:
+    """The study with one mean accuracy over the same tasks in every setting: accuracies are ranked across them."""
+    bare = [replace(variant, derived={}, mean_tasks=()) for variant in study.variants]
+    return replace(study, variants=tuple(with_accuracy_mean(bare, tasks)), tasks=tuple(tasks))
+
+
 @dataclass(frozen=True)
-class _Judged:
-    """A setting with its ranking and the draws that it was judged by; None where no uncertainty is known."""
+class _Ranked:
+    """A setting with its ranking and the draws that it was ranked by; None where no uncertainty is known."""
 
     contest: Contest
     ranking: Ranking
     draws: Floats | None
 
 
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such folder", _NOTHING_FOUND)
-    return path
-
-
-def _objectives(goal: Goal, field: Field, members: Sequence[int]) -> tuple[Objective, ...]:
+def _objectives(goal: Goal, table: Table, members: Sequence[int]) -> tuple[Objective, ...]:
     """Of each part the first option that was measured here; of several parts those without any are left out."""
 
     def known(objective: Objective) -> bool:
-        return any(field.lacking(index, objective.key) is None for index in members)
+        return any(table.missing(index, objective.metric) is None for index in members)
 
     found = []
     for part in goal.parts:
         option = next((objective for objective in part if known(objective)), None)
-        if option is not None and _unequal_work(option, field, members) and known(_PER_TOKEN):
+        if option is not None and _unequal_work(option, table, members) and known(_PER_TOKEN):
             option = _PER_TOKEN
         if option is not None or len(goal.parts) == 1:
             found.append(option or part[0])
     return tuple(found) or (goal.parts[0][0],)
 
 
-def _unequal_work(objective: Objective, field: Field, members: Sequence[int]) -> bool:
+def _unequal_work(objective: Objective, table: Table, members: Sequence[int]) -> bool:
     """Whether a time would be compared between requests that had different numbers of output tokens."""
-    if objective.maximise or objective.key not in _OF_A_REQUEST:
+    if objective.maximise or not objective.metric.per_length or objective.metric.basis is not Basis.SPEED:
         return False
-    rows = [field.rows[index] for index in members if field.lacking(index, objective.key) is None]
-    return any(lengths_differ(row, rows[0]) for row in rows)
+    found = [table.variants[index] for index in members if table.missing(index, objective.metric) is None]
+    return any(lengths_differ(variant, found[0]) for variant in found)
 
 
-def _judged(contest: Contest, setting: str, draws: int, seed: int) -> _Judged:
+def _rank(contest: Contest, setting: str, draws: int, seed: int) -> _Ranked:
     """Rank the configurations of a setting, and draw them anew where uncertainties are known."""
-    field, point = contest.field, contest.numbers(contest.point)
-    made = field.draws(affordable_draws(field.values.shape, draws), seed)
+    table, point = contest.table, contest.numbers(contest.point)
+    made = table.draws(affordable_draws(table.values.shape, draws), seed)
     drawn = contest.numbers(made)
     candidates = {index: _candidate(contest, index, point, drawn) for index in contest.members}
     running = [index for index, candidate in candidates.items() if candidate.excluded is None]
@@ -169,7 +186,7 @@ def _judged(contest: Contest, setting: str, draws: int, seed: int) -> _Judged:
     uncertain = bool(running) and bool(contest.uncertain(contest.relevant(running, made)))
     if uncertain:
         winners = contest.winners(made, running)
-        wins, unfulfilled = shares(winners), float(np.mean(~winners.any(axis=1)))
+        wins, unfulfilled = win_shares(winners), float(np.mean(~winners.any(axis=1)))
         candidates |= {i: replace(candidates[i], wins=float(w)) for i, w in zip(running, wins, strict=True)}
     ranking = Ranking(
         setting=setting,
@@ -178,50 +195,52 @@ def _judged(contest: Contest, setting: str, draws: int, seed: int) -> _Judged:
         resamples=len(made) if uncertain else None,
         unfulfilled=unfulfilled,
     )
-    return _Judged(contest, ranking, made if uncertain else None)
+    return _Ranked(contest, ranking, made if uncertain else None)
 
 
 def _candidate(contest: Contest, index: int, point: Numbers, drawn: Numbers) -> Candidate:
-    field = contest.field
-    objectives = tuple(_reading(field, index, objective.key, point, drawn) for objective in contest.objectives)
-    checks = tuple(_check(field, index, constraint, point, drawn) for constraint in contest.constraints)
-    found = (field.lacking(index, objective.key) for objective in contest.objectives)
+    table = contest.table
+    objectives = tuple(_reading(table, index, objective.metric, point, drawn) for objective in contest.objectives)
+    checks = tuple(_check(table, index, constraint, point, drawn) for constraint in contest.constraints)
+    found = (table.missing(index, objective.metric) for objective in contest.objectives)
     lacks = tuple(dict.fromkeys(filter(None, (*found, *(check.why for check in checks)))))
     reasons = (*lacks, *filter(None, map(_breaks, checks)))
-    base = field.bases[index]
-    recovered = any(constraint.key == RECOVERY for constraint in contest.constraints)
+    base = table.bases[index]
+    recovered = any(constraint.metric is RECOVERY for constraint in contest.constraints)
     return Candidate(
         place=index,
-        row=field.rows[index],
+        variant=table.variants[index],
         objectives=objectives,
         balance=None,
         checks=checks,
-        lacks=lacks,
-        recoveries={t: _recovery(field, index, base, t) for t in field.tasks} if recovered else {},
+        missing=lacks,
+        recoveries={t: _recovery(table, index, base, t) for t in table.tasks} if recovered else {},
         excluded="; ".join(reasons) or None,
         wins=None,
-        costs=_costs(field.rows[index], field.prices),
+        costs=_costs(table.variants[index], table.prices),
     )
 
 
-def _reading(field: Field, index: int, key: str, point: Numbers, drawn: Numbers) -> Reading:
-    value = float(point[key][0, index])
+def _reading(table: Table, index: int, metric: Metric, point: Numbers, drawn: Numbers) -> Reading:
+    value = float(point[metric.key][0, index])
     if math.isnan(value):
-        return Reading(key, None)
-    low, high = field.ends(index, key, drawn[key]) or (None, None)
-    return Reading(key, value, low, high)
+        return Reading(metric, None)
+    low, high = table.interval(index, metric, drawn[metric.key]) or (None, None)
+    return Reading(metric, value, low, high)
 
 
-def _check(field: Field, index: int, constraint: Constraint, point: Numbers, drawn: Numbers) -> Check:
-    reading = _reading(field, index, constraint.key, point, drawn)
+def _check(table: Table, index: int, constraint: Constraint, point: Numbers, drawn: Numbers) -> Check:
+    reading = _reading(table, index, constraint.metric, point, drawn)
     if reading.value is None:
-        why = field.lacking(index, constraint.key) or f"not measured: {constraint.key}"
+        why = table.missing(index, constraint.metric) or f"not measured: {constraint.metric.key}"
         return Check(constraint, reading, CheckState.NOT_MEASURED, why)
     ends = (
         (reading.value, reading.value) if reading.low is None or reading.high is None else (reading.low, reading.high)
     )
     kept = {constraint.keeps(end) for end in ends}
-    state = CheckState.CANNOT_TELL if len(kept) > 1 else (CheckState.SATISFIED if True in kept else CheckState.VIOLATED)
+    state = (
+        CheckState.INCONCLUSIVE if len(kept) > 1 else (CheckState.SATISFIED if True in kept else CheckState.VIOLATED)
+    )
     return Check(constraint, reading, state)
 
 
@@ -229,26 +248,29 @@ def _breaks(check: Check) -> str | None:
     """In words how a constraint is broken; None where it is not."""
     if check.state is not CheckState.VIOLATED or check.reading.value is None:
         return None
-    constraint, key = check.constraint, check.constraint.key
+    constraint, metric = check.constraint, check.constraint.metric
     side = "more" if constraint.at_most else "less"
-    return f"{label(key)} {said(key, check.reading.value)}, {side} than {said(key, constraint.limit)}"
+    return f"{metric.title} {metric.text(check.reading.value)}, {side} than {metric.text(constraint.limit)}"
 
 
-def _recovery(field: Field, index: int, base: int | None, task: str) -> float | None:
-    if base is None or task not in field.columns:
+def _recovery(table: Table, index: int, base: int | None, task: str) -> float | None:
+    column = next((place for place, metric in enumerate(table.metrics) if metric.key == task), None)
+    if base is None or column is None:
         return None
-    here, there = (float(field.values[row, field.columns.index(task)]) for row in (index, base))
+    here, there = (float(table.values[place, column]) for place in (index, base))
     return here / there if there and not math.isnan(here / there) else None
 
 
-def _costs(row: Row, prices: Prices) -> Costs:
-    gpus, joules, accuracy = gpus_of(row) or 1, row["energy_per_query_j"], row[ACCURACY_MEAN]
-    joules = None if row["valid"] is False else joules
-    per_token = None if row["valid"] is False else row["joules_per_output_token"]
+def _costs(variant: Variant, prices: Prices) -> Costs:
+    gpus, accuracy = num_gpus(variant) or 1, variant.number(ACCURACY_MEAN)
+    per_request, per_token = (
+        variant.number(metric) if variant.counts(metric) else None for metric in (J_PER_REQUEST, J_PER_TOKEN)
+    )
+    rate, latency = variant.number(THROUGHPUT) or None, variant.number(AMORTISED)
     return Costs(
-        money_per_million_tokens=money_per_million_tokens(row["tokens_per_second"] or None, per_token, prices, gpus),
-        joules_per_correct_answer=joules_per_correct_answer(joules, accuracy),
-        money_per_correct_answer=money_per_correct_answer(row["mean_latency_s"], joules, accuracy, prices, gpus),
+        money_per_million_tokens=money_per_million_tokens(rate, per_token, prices, gpus),
+        joules_per_correct_answer=joules_per_correct_answer(per_request, accuracy),
+        money_per_correct_answer=money_per_correct_answer(latency, per_request, accuracy, prices, gpus),
     )
 
 
@@ -298,3 +320,178 @@ def _breach(check: Check) -> float:
         return math.inf
     gap = value - limit if check.constraint.at_most else limit - value
     return gap / limit if limit else math.inf
+
+
+# Caveats
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What the caveats are found in."""
+
+    goal: Goal
+    constraints: tuple[Constraint, ...]
+    ranking: Ranking
+    others: tuple[Ranking, ...]
+    prices: Prices
+    study: Study
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics that decide."""
+        found = [o.metric for o in self.ranking.objectives] + [c.metric for c in self.constraints]
+        return tuple({metric.key: metric for metric in found}.values())
+
+    @property
+    def compared(self) -> tuple[Candidate, ...]:
+        """Those that have a number for every part of the objective, whether or not they keep the constraints."""
+        return tuple(c for c in self.ranking.candidates if all(r.value is not None for r in c.objectives))
+
+    def depends_on(self, *metrics: Metric) -> bool:
+        """Whether one of some metrics decides."""
+        return not {metric.key for metric in metrics}.isdisjoint(metric.key for metric in self.metrics)
+
+
+def _caveats(case: _Case) -> list[str]:
+    """One line for each thing that the numbers do not support."""
+    return [text for check in _CHECKS for text in check(case)]
+
+
+def _stand_ins(case: _Case) -> Iterable[str]:
+    """Metrics that replace one that was not measured, and parts that are left out."""
+    used = {objective.key for objective in case.ranking.objectives}
+    for part in case.goal.parts:
+        metrics = [objective.metric for objective in part]
+        found = next((metric for metric in metrics if metric.key in used), None)
+        if found is None and THROUGHPUT.key in used and len(case.goal.parts) == 1:
+            yield (
+                f"output lengths differ, so {metrics[0].title} is of different work: {THROUGHPUT.title} was compared "
+                "instead"
+            )
+        elif found is None:
+            yield f"{metrics[0].title} was not measured: it does not count in the {case.goal.word} objective"
+        elif found is not metrics[0]:
+            yield f"{metrics[0].title} was not measured: {found.title} replaces it"
+
+
+def _lengths(case: _Case) -> Iterable[str]:
+    """Latencies of unequal work: the shortest one is no evidence of speed."""
+    found = [
+        (v.tokens_per_request, latency, v) for v in (c.variant for c in case.compared)
+        if v.tokens_per_request and (latency := v.number(AMORTISED))
+    ]  # fmt: skip
+    lengths = [length for length, *_ in found]
+    if not found or max(lengths) <= (1 + LENGTH_TOLERANCE) * min(lengths):
+        return
+    span = f"requests had {min(lengths):.0f} to {max(lengths):.0f} output tokens"
+    if {objective.key for objective in case.ranking.objectives} & {THROUGHPUT.key, TPOT.key}:
+        length, latency, least = min(found, key=lambda each: each[1])
+        yield (
+            f"{span}, so amortised latencies are of different work and do not count: the shortest, "
+            f"{AMORTISED.text(latency)} of {least.label} ({length:.0f} tokens per request), does not make it the fastest"
+        )
+    if case.depends_on(AMORTISED, E2E):
+        yield f"{span}: the latencies that were compared, with each other or with a limit, are of different work"
+
+
+def _energy(case: _Case) -> Iterable[str]:
+    if not case.depends_on(J_PER_REQUEST):
+        return
+    lengths = [c.variant.energy.output_tokens if c.variant.energy is not None else None for c in case.compared]
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(lengths):
+        yield "energy is per request, of unknown length: fewer joules may be fewer tokens"
+    elif known and max(known) > (1 + LENGTH_TOLERANCE) * min(known):
+        yield f"energy is per request, and requests had {min(known):.0f} to {max(known):.0f} output tokens"
+
+
+def _settings(case: _Case) -> Iterable[str]:
+    if not any(metric.basis in (Basis.SPEED, Basis.ENERGY) for metric in case.metrics):
+        return
+    if any(c.variant.engine is None or c.variant.hardware is None for c in case.compared):
+        yield "engine or hardware was not recorded: all variants were taken to be measured alike"
+    if any(c.variant.is_emulated for c in case.ranking.candidates):
+        yield EMULATED.meaning
+
+
+def _other_settings(case: _Case) -> Iterable[str]:
+    for other in case.others:
+        names = ", ".join(candidate.name for candidate in other.candidates)
+        where = f" ({other.setting})" if other.setting else ""
+        there = f"; the pick of these is {other.pick.name}" if other.pick and len(other.running) > 1 else ""
+        yield f"measured in another setting{where} and not compared: {names}{there}"
+
+
+def _memory(case: _Case) -> Iterable[str]:
+    if not case.depends_on(MEMORY):
+        return
+    yield "memory is that of the weights; the KV cache, as large as the engine is allowed to make it, comes on top"
+    on_disk = [c.name for c in case.compared if estimate_of(c.variant, MEMORY) == c.variant.estimate(DISK)]
+    if on_disk:
+        yield f"weights as loaded were not measured, their size on disk replaces them: {_few(on_disk, case)}"
+
+
+def _too_small(case: _Case) -> Iterable[str]:
+    """Sizes on disk that are impossible: fewer bits than the scheme has."""
+    for variant in (c.variant for c in case.ranking.candidates) if case.depends_on(MEMORY) else ():
+        base, size = case.study.baseline(variant), variant.number(DISK)
+        loaded = variant.performance is not None and variant.performance.weights_gb is not None
+        if base is None or variant.precision not in SCHEMES or loaded or not size:
+            continue
+        bits, whole = SCHEMES[variant.precision].weight_bits, base.number(DISK) or 0.0
+        least = whole * bits / SCHEMES[DEFAULT_BASELINE].weight_bits
+        if size < (1 - _SIZE_TOLERANCE) * least:
+            yield (
+                f"{variant.label} is recorded with {MEMORY.text(size)} on disk, but {bits:g} bits per weight instead of "
+                f"the {MEMORY.text(whole)} of the baseline are {MEMORY.text(least)}: do not rely on its size"
+            )
+
+
+def _cost(case: _Case) -> Iterable[str]:
+    if not case.prices:
+        return
+    if case.prices.per_gpu_hour is not None and any(num_gpus(c.variant) is None for c in case.compared):
+        yield "the number of GPUs was not recorded for every variant: taken as one there"
+    sizes = {
+        (c.variant.performance and c.variant.performance.batch_size, c.variant.energy and c.variant.energy.batch_size)
+        for c in case.compared
+    }
+    if case.prices.per_gpu_hour is not None and case.prices.per_kwh is not None and any(a != b for a, b in sizes):
+        yield "cost adds hours and joules that were measured at different batch sizes"
+
+
+def _correct_answers(case: _Case) -> Iterable[str]:
+    if any(c.costs.joules_per_correct_answer is not None for c in case.compared):
+        yield "joules per correct answer: requests of the energy benchmark are not as long as those of the tasks"
+
+
+def _intervals(case: _Case) -> Iterable[str]:
+    """Values that were held fixed while others were drawn anew."""
+    if case.ranking.resamples is None:
+        return
+    fixed: dict[str, list[str]] = {}
+    for candidate in case.ranking.running:
+        for reading in (*candidate.objectives, *(check.reading for check in candidate.checks)):
+            # Shares that are 1 by definition: the baseline of itself, the best of the best.
+            is_one = reading.metric is OF_BEST or (reading.metric is RECOVERY and candidate.variant.is_baseline)
+            if reading.low is None and not reading.metric.exact and not is_one:
+                fixed.setdefault(reading.metric.title, []).append(candidate.name)
+    for title, names in fixed.items():
+        yield f"{title} has no interval and was held fixed: {_few(list(dict.fromkeys(names)), case)}"
+    if any(metric.basis is Basis.TASK for metric in case.metrics):
+        yield "resamples take accuracies to be independent; on the same items their differences vary less than that"
+
+
+def _unfulfilled(case: _Case) -> Iterable[str]:
+    if case.ranking.unfulfilled:
+        yield f"in {case.ranking.unfulfilled * 100:.1f} % of the resamples no variant keeps every constraint"
+
+
+def _few(names: Sequence[str], case: _Case) -> str:
+    return "all" if len(names) == len(case.compared) > 1 else ", ".join(names)
+
+
+_CHECKS: tuple[Callable[[_Case], Iterable[str]], ...] = (
+    _stand_ins, _lengths, _energy, _settings, _other_settings, _memory, _too_small, _cost, _correct_answers, _intervals,
+    _unfulfilled,
+)  # fmt: skip

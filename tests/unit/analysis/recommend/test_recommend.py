@@ -1,4 +1,4 @@
-"""Recommendations for configurations whose answer is known by hand or in closed form, and for the published ones."""
+"""Recommendations for variants whose answer is known by hand or in closed form, and for the published ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
@@ -15,14 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from slim_eval.results.rows import TASK_SUFFIXES, Row, rows_of
 
 from slim_eval import cli
-from slim_eval.analysis.recommend.advice import Advice, Candidate, CheckState, Lack, to_json
-from slim_eval.analysis.recommend.advice_text import renderable, sentences
-from slim_eval.analysis.recommend.recommendation import advise, recommend
-from slim_eval.config import RecommendConfig, Wishes
+from slim_eval.analysis.recommend.outcome import Candidate, CheckState, Missing, Recommendation, to_json
+from slim_eval.analysis.recommend.recommendation import recommend, recommend_from
+from slim_eval.analysis.recommend.wording import renderable, sentences
+from slim_eval.analysis.study import Study
+from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import NothingFitsError, UsageError
+from slim_eval.results.records import AccuracyRecord, EnergyRecord, PerformanceRecord
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant
 
@@ -48,39 +50,43 @@ def sure(value: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def rows(make_variant: MakeCell) -> list[Row]:
+def rows(make_variant: MakeCell) -> list[Variant]:
     """One model: each precision is faster, thriftier, smaller and less accurate than the one before; no intervals."""
     table = {
         "fp16": (0.010, 1.0, 6.0, 0.70, 0.50),
         "int8": (0.008, 0.6, 3.5, 0.69, 0.49),
         "int4": (0.005, 0.4, 2.0, 0.60, 0.40),
     }
-    return rows_of(
-        [
-            make_variant(
-                precision=precision,
-                performance=timed(tpot, weights_gb=size),
-                energy=energetic(joules),
-                tasks={"mmlu": sure(mmlu), "gsm8k": sure(gsm8k)},
-            )
-            for precision, (tpot, joules, size, mmlu, gsm8k) in table.items()
-        ]
-    )
+    return [
+        make_variant(
+            precision=precision,
+            performance=timed(tpot, weights_gb=size),
+            energy=energetic(joules),
+            tasks={"mmlu": sure(mmlu), "gsm8k": sure(gsm8k)},
+        )
+        for precision, (tpot, joules, size, mmlu, gsm8k) in table.items()
+    ]
 
 
-def choose(rows: Sequence[Row], **wishes: Any) -> Advice:
-    return recommend(rows, Wishes(**wishes))
+def with_performance(variant: Variant, **values: Any) -> Variant:
+    """The variant with other numbers in its performance record."""
+    record = variant.measured["performance"].model_copy(update=values)
+    return replace(variant, measured={**variant.measured, "performance": record})
 
 
-def picked(advice: Advice) -> str | None:
-    return None if advice.pick is None else advice.pick.row["precision"]
+def choose(rows: Sequence[Variant], **wishes: Any) -> Recommendation:
+    return recommend(Study.of(rows), Question(**wishes))
 
 
-def of(advice: Advice, precision: str) -> Candidate:
-    return next(candidate for candidate in advice.ranking.candidates if candidate.row["precision"] == precision)
+def picked(advice: Recommendation) -> str | None:
+    return None if advice.pick is None else advice.pick.variant.precision
 
 
-def text_of(advice: Advice, width: int = 160) -> str:
+def of(advice: Recommendation, precision: str) -> Candidate:
+    return next(candidate for candidate in advice.ranking.candidates if candidate.variant.precision == precision)
+
+
+def text_of(advice: Recommendation, width: int = 160) -> str:
     output = io.StringIO()
     Console(file=output, width=width, color_system=None).print(renderable(advice))
     return output.getvalue()
@@ -94,7 +100,7 @@ def text_of(advice: Advice, width: int = 160) -> str:
     [("latency", "int4"), ("throughput", "int4"), ("accuracy", "fp16"), ("energy", "int4"), ("memory", "int4"),
      ("mmlu", "fp16"), ("mmlu:min", "int4"), ("ttft_s", "fp16"), ("weights_gb:max", "fp16")],
 )  # fmt: skip
-def test_an_objective_by_word_task_or_column(rows: list[Row], objective: str, expected: str) -> None:
+def test_an_objective_by_word_task_or_column(rows: list[Variant], objective: str, expected: str) -> None:
     assert picked(choose(rows, objective=objective)) == expected
 
 
@@ -104,11 +110,11 @@ def test_an_objective_by_word_task_or_column(rows: list[Row], objective: str, ex
         ({"objective": "accuracy", "max_tpot_ms": 9}, "int8", "time per output token 10.0 ms, more than 9.00 ms"),
         ({"objective": "accuracy", "max_memory_gb": 4}, "int8", "weights 6.00 GiB, more than 4.00 GiB"),
         ({"objective": "accuracy", "max_latency_ms": 110}, "int8", "amortised latency 125 ms, more than 110 ms"),
-        ({"objective": "accuracy", "max_energy_j": 0.6}, "int8", "energy per output token 1.00 J, more than 0.600 J"),
+        ({"objective": "accuracy", "max_energy_j": 0.6}, "int8", "energy per output token 1.00 J/token, more than 0.600 J/token"),
     ],
 )
 def test_a_limit_rules_out_what_is_beyond_it(
-    rows: list[Row], wishes: dict[str, Any], expected: str, reason: str
+    rows: list[Variant], wishes: dict[str, Any], expected: str, reason: str
 ) -> None:
     advice = choose(rows, **wishes)
     assert picked(advice) == expected
@@ -117,22 +123,22 @@ def test_a_limit_rules_out_what_is_beyond_it(
     assert of(advice, "int8").checks[0].state is CheckState.SATISFIED
 
 
-def test_a_limit_that_is_met_exactly_is_kept(rows: list[Row]) -> None:
+def test_a_limit_that_is_met_exactly_is_kept(rows: list[Variant]) -> None:
     assert (
         picked(choose(rows, objective="accuracy", max_tpot_ms=10, max_memory_gb=6, min_accuracy={"mmlu": 0.7}))
         == "fp16"
     )
 
 
-def test_the_least_accuracy_of_a_task(rows: list[Row]) -> None:
+def test_the_least_accuracy_of_a_task(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.65})
     assert picked(advice) == "int8"
     assert of(advice, "int4").excluded == "mmlu 60.0 %, less than 65.0 %"
-    assert [c.row["precision"] for c in advice.ranking.candidates] == ["int8", "fp16", "int4"]
+    assert [c.variant.precision for c in advice.ranking.candidates] == ["int8", "fp16", "int4"]
     assert advice.runner_up is of(advice, "fp16")
 
 
-def test_recovery_is_the_mean_over_tasks_of_the_share_of_the_fp16_accuracy(rows: list[Row]) -> None:
+def test_recovery_is_the_mean_over_tasks_of_the_share_of_the_fp16_accuracy(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_recovery=0.98)
     int8, int4 = of(advice, "int8"), of(advice, "int4")
     assert picked(advice) == "int8"
@@ -140,10 +146,10 @@ def test_recovery_is_the_mean_over_tasks_of_the_share_of_the_fp16_accuracy(rows:
     assert int8.checks[0].reading.value == pytest.approx((0.69 / 0.70 + 0.49 / 0.50) / 2)
     assert int4.checks[0].reading.value == pytest.approx((0.60 / 0.70 + 0.40 / 0.50) / 2)
     assert of(advice, "fp16").checks[0].reading.value == 1
-    assert "Of the fp16 accuracy it keeps: mmlu 98.6 %, gsm8k 98 %." in sentences(advice)[1]
+    assert "Of its baseline's accuracy it keeps: mmlu 98.6 %, gsm8k 98 %." in sentences(advice)[1]
 
 
-def test_recovery_on_the_tasks_that_are_named(rows: list[Row]) -> None:
+def test_recovery_on_the_tasks_that_are_named(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_recovery=0.85, accuracy_tasks=("mmlu",))
     assert picked(advice) == "int4"  # 0.857 on mmlu, 0.829 on both
     assert advice.tasks == ("mmlu",)
@@ -157,10 +163,10 @@ def test_memory_is_what_was_loaded_and_else_what_is_on_disk(make_variant: MakeCe
         # Emulated kernels load 16 bit, whatever the file holds.
         make_variant("o/Emulated", performance={"weights_gb": 9.0, "kernels": "emulated"}, head={"model_size_gb": 2.0}),
     ]
-    advice = choose(rows_of(variants), objective="memory")
-    values = {candidate.row["name"]: candidate.objectives[0].value for candidate in advice.ranking.candidates}
+    advice = choose(list(variants), objective="memory")
+    values = {candidate.variant.name: candidate.objectives[0].value for candidate in advice.ranking.candidates}
     assert values == {"Emulated": 2.0, "Loaded": 3.0, "OnDisk": 4.0}
-    assert any("their size on disk stands in: Emulated fp16, OnDisk fp16" in text for text in advice.caveats)
+    assert any("their size on disk replaces them: Emulated fp16, OnDisk fp16" in text for text in advice.caveats)
     assert any("KV cache" in text for text in advice.caveats)
 
 
@@ -183,20 +189,20 @@ def test_a_constraint_on_what_was_not_measured_never_passes(
         head={"model_size_gb": None},
     )
     full = make_variant("o/Full", tasks={"mmlu": sure(0.5)})
-    advice = choose(rows_of([bare, full]), objective="throughput", **wishes)
+    advice = choose([bare, full], objective="throughput", **wishes)
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "Full"
+    assert advice.pick.variant.name == "Full"
     other = advice.ranking.candidates[1]
     assert other.excluded == f"not measured: {column}"
     assert other.checks[0].state is CheckState.NOT_MEASURED
     assert f"Ruled out, not measured: {column}: Bare fp16." in sentences(advice)
     assert advice.decisive is not None
-    assert (advice.decisive.name, advice.decisive.lack) == ("Bare fp16", Lack.MEASUREMENT)
+    assert (advice.decisive.name, advice.decisive.lack) == ("Bare fp16", Missing.MEASUREMENT)
 
 
 def test_an_objective_that_was_not_measured_excludes(make_variant: MakeCell) -> None:
     variants = [make_variant("o/A"), make_variant("o/B", energy={"joules_per_output_token": None})]
-    advice = choose(rows_of(variants), objective="energy")
+    advice = choose(list(variants), objective="energy")
     assert advice.ranking.candidates[1].excluded == "not measured: joules_per_output_token"
     assert advice.decisive is not None
     assert (
@@ -206,9 +212,9 @@ def test_an_objective_that_was_not_measured_excludes(make_variant: MakeCell) -> 
 
 def test_invalid_energy_is_none(make_variant: MakeCell) -> None:
     bad = energetic(0.001, valid=False, invalid_reasons=("throttled",))
-    advice = choose(rows_of([make_variant("o/A"), make_variant("o/B", energy=bad)]), objective="energy")
+    advice = choose([make_variant("o/A"), make_variant("o/B", energy=bad)], objective="energy")
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "A"
+    assert advice.pick.variant.name == "A"
     assert advice.ranking.candidates[1].excluded == "invalid: joules_per_output_token (throttled)"
     assert advice.ranking.candidates[1].costs.joules_per_correct_answer is None
 
@@ -219,7 +225,7 @@ def test_recovery_needs_a_16_bit_result_that_may_be_compared(make_variant: MakeC
         make_variant("o/A", "int8", tasks={"mmlu": {**sure(0.5), "num_fewshot": 0}}),
         make_variant("o/B", "int8", tasks={"mmlu": sure(0.5)}),
     ]
-    advice = choose(rows_of(variants), objective="latency", min_recovery=0.5)
+    advice = choose(list(variants), objective="latency", min_recovery=0.5)
     excluded = {candidate.name: candidate.excluded for candidate in advice.ranking.candidates}
     assert excluded == {
         "A fp16": None,
@@ -228,46 +234,44 @@ def test_recovery_needs_a_16_bit_result_that_may_be_compared(make_variant: MakeC
     }
 
 
-def test_an_absent_constraint_of_a_rival_that_would_win_is_the_one_measurement(rows: list[Row]) -> None:
-    rows[2]["ttft_s"] = None
+def test_an_absent_constraint_of_a_rival_that_would_win_is_the_one_measurement(rows: list[Variant]) -> None:
+    rows[2] = with_performance(rows[2], ttft_s=None)
     advice = choose(rows, objective="energy", max_ttft_ms=30)
     assert picked(advice) == "int8"
     assert advice.decisive is not None
-    assert advice.decisive.lack is Lack.MEASUREMENT
+    assert advice.decisive.lack is Missing.MEASUREMENT
     assert advice.decisive.text == (
-        "Measure the time to the first token of Tiny int4 (not measured: ttft_s): with energy per output token 0.400 J "
-        "it would be the pick if it has time to the first token at most 30.0 ms."
+        "Measure the time to first token of Tiny int4 (not measured: ttft_s): with energy per output token 0.400 J/token "
+        "it would be the pick if it has time to first token at most 30.0 ms."
     )
 
 
-def test_an_absent_constraint_of_a_rival_that_would_lose_anyway_is_not(rows: list[Row]) -> None:
-    rows[0]["ttft_s"] = None
+def test_an_absent_constraint_of_a_rival_that_would_lose_anyway_is_not(rows: list[Variant]) -> None:
+    rows[0] = with_performance(rows[0], ttft_s=None)
     advice = choose(rows, objective="energy", max_ttft_ms=30)
     assert advice.decisive is not None
-    assert advice.decisive.lack is not Lack.MEASUREMENT
+    assert advice.decisive.lack is not Missing.MEASUREMENT
 
 
-# How sure
+# Confidence
 
 
-def two(make_variant: MakeCell, a: tuple[float, float], b: tuple[float, float], **parts: Any) -> list[Row]:
+def two(make_variant: MakeCell, a: tuple[float, float], b: tuple[float, float], **parts: Any) -> list[Variant]:
     """Two models with normal times per output token: mean and standard deviation."""
-    return rows_of(
-        [
-            make_variant(name, performance=timed(mean, Z95 * spread), **parts)
-            for name, (mean, spread) in (("o/A", a), ("o/B", b))
-        ]
-    )
+    return [
+        make_variant(name, performance=timed(mean, Z95 * spread), **parts)
+        for name, (mean, spread) in (("o/A", a), ("o/B", b))
+    ]
 
 
 def test_the_pick_wins_as_often_as_the_normal_distribution_says(make_variant: MakeCell) -> None:
     advice = choose(two(make_variant, (0.010, 0.0006), (0.011, 0.0008)), objective="latency")
     expected = NormalDist().cdf((0.011 - 0.010) / math.hypot(0.0006, 0.0008))
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "A"
-    assert advice.sureness == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 4000))
+    assert advice.pick.variant.name == "A"
+    assert advice.confidence == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 4000))
     assert advice.runner_up is not None
-    assert advice.runner_up.wins == pytest.approx(1 - (advice.sureness or 0))
+    assert advice.runner_up.wins == pytest.approx(1 - (advice.confidence or 0))
     assert advice.ranking.resamples == 4000
     assert advice.ranking.unfulfilled == 0
 
@@ -277,15 +281,15 @@ def test_a_constraint_that_cannot_be_told_counts_in_the_resamples(make_variant: 
         make_variant("o/Fast", performance=timed(0.005), tasks={"mmlu": {"accuracy": 0.61, "stderr": 0.02}}),
         make_variant("o/Slow", performance=timed(0.010), tasks={"mmlu": sure(0.70)}),
     ]
-    advice = choose(rows_of(variants), objective="latency", min_accuracy={"mmlu": 0.60})
+    advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.60})
     expected = NormalDist(0.61, 0.02).cdf(10) - NormalDist(0.61, 0.02).cdf(0.60)
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "Fast"
-    assert advice.pick.checks[0].state is CheckState.CANNOT_TELL
-    assert advice.sureness == pytest.approx(expected, abs=0.03)
+    assert advice.pick.variant.name == "Fast"
+    assert advice.pick.checks[0].state is CheckState.INCONCLUSIVE
+    assert advice.confidence == pytest.approx(expected, abs=0.03)
     assert advice.runner_up is not None
     assert advice.runner_up.wins == pytest.approx(1 - expected, abs=0.03)
-    assert "It cannot be told whether its mmlu at least 60.0 % holds: 61.0 % [57.1, 64.9]." in sentences(advice)[1]
+    assert "Inconclusive: mmlu at least 60.0 % (61.0 % [57.1, 64.9])." in sentences(advice)[1]
 
 
 def test_what_may_keep_a_constraint_stays_in_behind_what_does(make_variant: MakeCell) -> None:
@@ -294,8 +298,8 @@ def test_what_may_keep_a_constraint_stays_in_behind_what_does(make_variant: Make
         make_variant("o/Slow", performance=timed(0.010), tasks={"mmlu": sure(0.70)}),
         make_variant("o/Out", performance=timed(0.001), tasks={"mmlu": {"accuracy": 0.55, "stderr": 0.01}}),
     ]
-    advice = choose(rows_of(variants), objective="latency", min_accuracy={"mmlu": 0.60})
-    assert [c.row["name"] for c in advice.ranking.running] == ["Slow", "Fast"]
+    advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.60})
+    assert [c.variant.name for c in advice.ranking.running] == ["Slow", "Fast"]
     assert advice.pick is not None
     assert advice.pick.wins == pytest.approx(NormalDist().cdf(0.5), abs=0.03)  # Fast needs half a standard error more
     assert advice.ranking.candidates[2].excluded == "mmlu 55.0 %, less than 60.0 %"
@@ -304,11 +308,11 @@ def test_what_may_keep_a_constraint_stays_in_behind_what_does(make_variant: Make
 
 def test_if_all_may_break_a_constraint_the_best_of_them_is_flagged(make_variant: MakeCell) -> None:
     variants = [make_variant("o/A", tasks={"mmlu": {"accuracy": 0.595, "stderr": 0.01}})]
-    advice = choose(rows_of(variants), objective="latency", min_accuracy={"mmlu": 0.60})
+    advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.60})
     assert advice.pick is not None
     assert not advice.pick.keeps_all
     assert advice.ranking.unfulfilled == pytest.approx(NormalDist().cdf(0.5), abs=0.03)
-    assert any("no configuration keeps every constraint" in text for text in advice.caveats)
+    assert any("no variant keeps every constraint" in text for text in advice.caveats)
 
 
 def test_draws_of_a_recovery_use_the_fp16_result_of_the_same_draw(make_variant: MakeCell) -> None:
@@ -316,46 +320,46 @@ def test_draws_of_a_recovery_use_the_fp16_result_of_the_same_draw(make_variant: 
         make_variant(tasks={"mmlu": {"accuracy": 0.60, "stderr": 0.02}}),
         make_variant(precision="int8", performance=timed(0.001), tasks={"mmlu": {"accuracy": 0.60, "stderr": 0.02}}),
     ]
-    advice = choose(rows_of(variants), objective="latency", min_recovery=1.0)
+    advice = choose(list(variants), objective="latency", min_recovery=1.0)
     # The quotient of two alike is above 1 in half of the draws; fp16 always recovers itself.
     assert of(advice, "int8").wins == pytest.approx(0.5, abs=0.04)
     assert of(advice, "fp16").checks[0].state is CheckState.SATISFIED
-    assert of(advice, "int8").checks[0].state is CheckState.CANNOT_TELL
+    assert of(advice, "int8").checks[0].state is CheckState.INCONCLUSIVE
     assert advice.ranking.unfulfilled == 0
 
 
-def test_without_intervals_nothing_is_said_of_sureness(rows: list[Row]) -> None:
+def test_without_intervals_nothing_is_said_of_sureness(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy")
-    assert advice.sureness is None
+    assert advice.confidence is None
     assert advice.ranking.resamples is None
-    assert any("How sure: cannot be told" in sentence for sentence in sentences(advice))
+    assert any("Confidence: unknown" in sentence for sentence in sentences(advice))
 
 
 def test_uncertainty_of_what_does_not_decide_does_not_count(make_variant: MakeCell) -> None:
     rows = two(make_variant, (0.010, 0.001), (0.011, 0.001), energy=energetic(0.5))
-    assert choose(rows, objective="energy").sureness is None
+    assert choose(rows, objective="energy").confidence is None
 
 
 def test_equals_share_their_wins(make_variant: MakeCell) -> None:
     accuracy = {"mmlu": {"accuracy": 0.7, "stderr": 0.01}}
-    rows = rows_of([make_variant(name, performance=timed(0.01), tasks=accuracy) for name in ("o/A", "o/B")])
+    rows = [make_variant(name, performance=timed(0.01), tasks=accuracy) for name in ("o/A", "o/B")]
     advice = choose(rows, objective="latency", min_accuracy={"mmlu": 0.5})
     assert [candidate.wins for candidate in advice.ranking.running] == [0.5, 0.5]
 
 
 def test_the_same_seed_gives_the_same_answer(make_variant: MakeCell) -> None:
     rows = two(make_variant, (0.010, 0.001), (0.0105, 0.001))
-    wishes = Wishes(objective="latency")
-    assert to_json(recommend(rows, wishes)) == to_json(recommend(rows, wishes))
-    assert recommend(rows, wishes, seed=1).sureness != recommend(rows, wishes).sureness
+    wishes = Question(objective="latency")
+    assert to_json(recommend(Study.of(rows), wishes)) == to_json(recommend(Study.of(rows), wishes))
+    assert recommend(Study.of(rows), wishes, seed=1).confidence != recommend(Study.of(rows), wishes).confidence
 
 
 def test_the_uncertainty_that_decides_most_is_the_one_to_measure(make_variant: MakeCell) -> None:
     advice = choose(two(make_variant, (0.010, 0.0001), (0.011, 0.0010)), objective="latency")
     assert advice.decisive is not None
-    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("B fp16", "tpot_s", Lack.PRECISION)
+    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("B fp16", "tpot_s", Missing.PRECISION)
     # With B at its mean A all but always wins, so B's uncertainty decides every draw that A does not win.
-    assert advice.decisive.share == pytest.approx(1 - (advice.sureness or 0), abs=0.005)
+    assert advice.decisive.share == pytest.approx(1 - (advice.confidence or 0), abs=0.005)
     assert "over more requests (--num-runs)" in advice.decisive.text
 
 
@@ -367,29 +371,29 @@ def test_how_to_measure_more_precisely_depends_on_what(make_variant: MakeCell, o
         make_variant(name, energy=energetic(joules, 0.1), tasks={"mmlu": {"accuracy": accuracy, "stderr": 0.02}})
         for name, joules, accuracy in (("o/A", 0.5, 0.6), ("o/B", 0.55, 0.62))
     ]
-    advice = choose(rows_of(variants), objective=objective)
+    advice = choose(list(variants), objective=objective)
     assert advice.decisive is not None
     assert how in advice.decisive.text
 
 
 def test_where_the_answer_is_beyond_doubt_nothing_could_change_it(make_variant: MakeCell) -> None:
     advice = choose(two(make_variant, (0.010, 0.0001), (0.020, 0.0001)), objective="latency")
-    assert advice.sureness == 1
+    assert advice.confidence == 1
     assert advice.decisive is None
-    assert sentences(advice)[-1] == "What could change the answer: nothing that is known."
+    assert sentences(advice)[-1] == "What could change the answer: no single measurement is known to."
 
 
-def test_without_intervals_the_closest_call_is_the_one_measurement(rows: list[Row]) -> None:
+def test_without_intervals_the_closest_call_is_the_one_measurement(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.68})
     assert picked(advice) == "int8"
     assert advice.decisive is not None
     # int8 stands 1.4 % above the limit; int4 would need 13 % more, fp16 would have to save 40 %.
-    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("Tiny int8", "mmlu", Lack.INTERVAL)
+    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("Tiny int8", "mmlu", Missing.INTERVAL)
     assert advice.decisive.change == pytest.approx(0.68 / 0.69 - 1)
     assert advice.decisive.text.endswith("it is 69.0 %, and below 68.0 % it would be out.")
 
 
-def test_a_rival_just_beyond_a_limit_is_a_close_call(rows: list[Row]) -> None:
+def test_a_rival_just_beyond_a_limit_is_a_close_call(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.605})
     assert picked(advice) == "int8"
     assert advice.decisive is not None
@@ -397,7 +401,7 @@ def test_a_rival_just_beyond_a_limit_is_a_close_call(rows: list[Row]) -> None:
     assert advice.decisive.text.endswith("it is 60.0 %, and from 60.5 % it would be the pick.")
 
 
-def test_a_rival_just_behind_is_a_close_call(rows: list[Row]) -> None:
+def test_a_rival_just_behind_is_a_close_call(rows: list[Variant]) -> None:
     advice = choose(rows, objective="mmlu")
     assert advice.decisive is not None
     assert advice.decisive.change == pytest.approx(0.70 / 0.69 - 1)
@@ -407,7 +411,7 @@ def test_a_rival_just_behind_is_a_close_call(rows: list[Row]) -> None:
 # Balance
 
 
-def test_the_balance_is_the_geometric_mean_of_the_ratios_to_the_best(rows: list[Row]) -> None:
+def test_the_balance_is_the_geometric_mean_of_the_ratios_to_the_best(rows: list[Variant]) -> None:
     advice = choose(rows)
     assert advice.goal.preset == "balanced"
     assert [objective.key for objective in advice.ranking.objectives] == [
@@ -418,20 +422,18 @@ def test_the_balance_is_the_geometric_mean_of_the_ratios_to_the_best(rows: list[
         "int8": ((0.59 / 0.60) * (5 / 8) * (0.4 / 0.6) * (2 / 3.5)) ** 0.25,
         "int4": (0.50 / 0.60) ** 0.25,
     }
-    assert {c.row["precision"]: c.balance for c in advice.ranking.candidates} == pytest.approx(by_hand)
+    assert {c.variant.precision: c.balance for c in advice.ranking.candidates} == pytest.approx(by_hand)
     assert picked(advice) == "int4"
 
 
-def test_the_best_values_are_those_of_the_configurations_that_fit(rows: list[Row]) -> None:
+def test_the_best_values_are_those_of_the_configurations_that_fit(rows: list[Variant]) -> None:
     advice = choose(rows, min_accuracy={"mmlu": 0.65})
     assert of(advice, "int8").balance == pytest.approx((0.59 / 0.60) ** 0.25)
     assert of(advice, "int4").balance is None
 
 
 def test_a_part_that_was_not_measured_anywhere_does_not_count(make_variant: MakeCell) -> None:
-    rows = rows_of(
-        [make_variant(name, energy=None, performance=timed(t)) for name, t in (("o/A", 0.01), ("o/B", 0.02))]
-    )
+    rows = [make_variant(name, energy=None, performance=timed(t)) for name, t in (("o/A", 0.01), ("o/B", 0.02))]
     advice = choose(rows)
     assert [objective.key for objective in advice.ranking.objectives] == ["tpot_s", "memory_gb"]
     assert "energy per output token was not measured: it does not count in the balanced objective" in advice.caveats
@@ -441,22 +443,27 @@ def test_a_part_that_was_not_measured_anywhere_does_not_count(make_variant: Make
 Metrics = st.tuples(*[st.floats(0.01, 100)] * 4)
 
 
-def _table(metrics: Sequence[tuple[float, ...]]) -> list[Row]:
-    variants = rows_of([Variant(Path(f"cell{index}"), f"o/M{index}", "fp16") for index in range(len(metrics))])
-    for row, (tpot, joules, size, accuracy) in zip(variants, metrics, strict=True):
-        row.update(tpot_s=tpot, joules_per_output_token=joules, weights_gb=size)
-        row.update(dict.fromkeys(f"mmlu{suffix}" for suffix in TASK_SUFFIXES), mmlu=accuracy)
-    return variants
+def _study(metrics: Sequence[tuple[float, ...]]) -> Study:
+    variants = []
+    for index, (tpot, joules, size, accuracy) in enumerate(metrics):
+        head = {"model": f"o/M{index}", "precision": "fp16"}
+        made = [
+            PerformanceRecord(**head, tpot_s=tpot, weights_gb=size),
+            EnergyRecord(**head, joules_per_output_token=joules),
+            AccuracyRecord(**head, task="mmlu", accuracy=accuracy),
+        ]
+        variants.append(Variant.of(Path(f"variant{index}"), made))
+    return Study.of(variants)
 
 
 def _order(metrics: Sequence[tuple[float, ...]]) -> list[str]:
-    return [candidate.row["name"] for candidate in recommend(_table(metrics), Wishes(), draws=2).ranking.running]
+    return [candidate.variant.name for candidate in recommend(_study(metrics), Question(), draws=2).ranking.running]
 
 
 @given(st.lists(Metrics, min_size=3, max_size=5))
 def test_another_configuration_never_changes_the_order_of_the_others(metrics: list[tuple[float, ...]]) -> None:
     *fewer, extra = metrics
-    alone = recommend(_table(fewer), Wishes(), draws=2).ranking.running
+    alone = recommend(_study(fewer), Question(), draws=2).ranking.running
     balances = [candidate.balance or 0 for candidate in alone]
     if any(math.isclose(a, b, rel_tol=1e-9) for a, b in pairwise(balances)):
         return  # equals keep the order in which they came, and rounding may part them
@@ -468,7 +475,7 @@ def test_a_gain_in_one_part_raises_the_balance(
     a: tuple[float, ...], b: tuple[float, ...], part: int, gain: float
 ) -> None:
     def log_ratio(mine: tuple[float, ...]) -> float:
-        found = {c.row["name"]: c.balance for c in recommend(_table([mine, b]), Wishes(), draws=2).ranking.running}
+        found = {c.variant.name: c.balance for c in recommend(_study([mine, b]), Question(), draws=2).ranking.running}
         return math.log(found["M0"] or 0) - math.log(found["M1"] or 0)
 
     better = tuple(v * (gain if part == 3 else 1 / gain) if i == part else v for i, v in enumerate(a))
@@ -483,17 +490,17 @@ def test_a_gain_in_one_part_raises_the_balance(
     [("latency", "int8"), ("latency-critical", "int8"), ("accuracy", "fp16"), ("accuracy-critical", "fp16"),
      ("energy", "int4"), ("energy-constrained", "int4"), ("balanced", "int4"), (None, "int4")],
 )  # fmt: skip
-def test_presets_by_their_short_and_full_names(rows: list[Row], name: str | None, expected: str) -> None:
+def test_presets_by_their_short_and_full_names(rows: list[Variant], name: str | None, expected: str) -> None:
     assert picked(choose(rows, preset=name)) == expected
 
 
-def test_latency_critical_keeps_95_percent_of_the_best_mean_accuracy(rows: list[Row]) -> None:
+def test_latency_critical_keeps_95_percent_of_the_best_mean_accuracy(rows: list[Variant]) -> None:
     advice = choose(rows, preset="latency")
     assert of(advice, "int8").checks[0].reading.value == pytest.approx(0.59 / 0.60)
     assert of(advice, "int4").excluded == "share of the best mean accuracy 83.3 %, less than 95.0 %"
 
 
-def test_a_preset_takes_further_constraints(rows: list[Row]) -> None:
+def test_a_preset_takes_further_constraints(rows: list[Variant]) -> None:
     assert picked(choose(rows, preset="energy", min_accuracy={"mmlu": 0.65})) == "int8"
 
 
@@ -502,10 +509,10 @@ def test_throughput_stands_in_for_a_time_per_token_that_was_not_measured(make_va
         make_variant("o/A", performance={"tpot_s": None, "tokens_per_second": 500.0}),
         make_variant("o/B", performance={"tpot_s": None, "tokens_per_second": 900.0}),
     ]
-    advice = choose(rows_of(variants), objective="latency")
+    advice = choose(list(variants), objective="latency")
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "B"
-    assert "time per output token was not measured: output throughput stands in for it" in advice.caveats
+    assert advice.pick.variant.name == "B"
+    assert "time per output token was not measured: output throughput replaces it" in advice.caveats
 
 
 # Equal work, equal settings
@@ -515,19 +522,19 @@ def test_throughput_stands_in_for_a_time_per_token_that_was_not_measured(make_va
 def test_latencies_of_unequal_outputs_are_not_compared(make_variant: MakeCell, objective: str) -> None:
     short = {"mean_latency_s": 0.1, "p95_latency_s": 0.1, "tokens_per_second": 1000.0, "output_tokens": 100.0}
     long = {"mean_latency_s": 0.2, "p95_latency_s": 0.2, "tokens_per_second": 1280.0, "output_tokens": 256.0}
-    rows = rows_of([make_variant("o/Short", performance=short), make_variant("o/Long", performance=long)])
+    rows = [make_variant("o/Short", performance=short), make_variant("o/Long", performance=long)]
     advice = choose(rows, objective=objective)
     assert advice.pick is not None
-    assert advice.pick.row["name"] == "Long"
+    assert advice.pick.variant.name == "Long"
     assert [o.key for o in advice.ranking.objectives] == ["tokens_per_second"]
-    assert any("outputs of different length" in text for text in advice.caveats)
+    assert any("output lengths differ" in text for text in advice.caveats)
     assert any(
-        "the shortest, 100 ms of Short fp16 (100 tokens a request), does not make it the fastest" in text
+        "the shortest, 100 ms of Short fp16 (100 tokens per request), does not make it the fastest" in text
         for text in advice.caveats
     )
 
 
-def test_latencies_of_equal_outputs_are_compared(rows: list[Row]) -> None:
+def test_latencies_of_equal_outputs_are_compared(rows: list[Variant]) -> None:
     advice = choose(rows, objective="mean_latency_s")
     assert [o.key for o in advice.ranking.objectives] == ["mean_latency_s"]
     assert picked(advice) == "int4"
@@ -536,7 +543,7 @@ def test_latencies_of_equal_outputs_are_compared(rows: list[Row]) -> None:
 
 def test_a_limit_on_latencies_of_unequal_work_says_so(make_variant: MakeCell) -> None:
     variants = [make_variant("o/A"), make_variant("o/B", performance={"output_tokens": 200.0})]
-    advice = choose(rows_of(variants), objective="memory", max_latency_ms=1000)
+    advice = choose(list(variants), objective="memory", max_latency_ms=1000)
     assert any("are of different work" in text for text in advice.caveats)
 
 
@@ -556,11 +563,9 @@ def test_other_settings_are_not_ranked_together(
 ) -> None:
     task = {"mmlu": sure(0.5)}
     odd = make_variant("o/Odd", **{"tasks": task, **change})
-    advice = choose(
-        rows_of([odd, make_variant("o/A", tasks=task), make_variant("o/B", tasks=task)]), objective=objective
-    )
-    assert sorted(candidate.row["name"] for candidate in advice.ranking.candidates) == ["A", "B"]
-    assert [[c.row["name"] for c in other.candidates] for other in advice.others] == [["Odd"]]
+    advice = choose([odd, make_variant("o/A", tasks=task), make_variant("o/B", tasks=task)], objective=objective)
+    assert sorted(candidate.variant.name for candidate in advice.ranking.candidates) == ["A", "B"]
+    assert [[c.variant.name for c in other.candidates] for other in advice.others] == [["Odd"]]
     assert setting in advice.others[0].setting
     caveat = next(text for text in advice.caveats if "another setting" in text)
     assert caveat.endswith("and not compared: Odd fp16")
@@ -569,10 +574,10 @@ def test_other_settings_are_not_ranked_together(
 def test_each_setting_has_its_own_pick(make_variant: MakeCell) -> None:
     others = [make_variant(f"o/T{i}", head={"engine": "transformers"}, performance=timed(i)) for i in (1, 2)]
     ours = [make_variant(f"o/V{i}", performance=timed(i)) for i in (1, 2, 3)]
-    advice = choose(rows_of([*others, *ours]), objective="latency")
+    advice = choose([*others, *ours], objective="latency")
     assert advice.pick is not None
-    assert (advice.pick.row["name"], advice.others[0].pick and advice.others[0].pick.row["name"]) == ("V1", "T1")
-    assert any(text.endswith("T1 fp16, T2 fp16; of these the pick is T1 fp16") for text in advice.caveats)
+    assert (advice.pick.variant.name, advice.others[0].pick and advice.others[0].pick.variant.name) == ("V1", "T1")
+    assert any(text.endswith("T1 fp16, T2 fp16; the pick of these is T1 fp16") for text in advice.caveats)
 
 
 @pytest.mark.parametrize(
@@ -585,18 +590,18 @@ def test_settings_that_the_objective_does_not_depend_on_keep_nothing_apart(
     make_variant: MakeCell, change: dict[str, Any], objective: str
 ) -> None:
     task = {"mmlu": sure(0.5)}
-    rows = rows_of([make_variant("o/A", tasks=task), make_variant("o/B", tasks=task, **change)])
+    rows = [make_variant("o/A", tasks=task), make_variant("o/B", tasks=task, **change)]
     assert choose(rows, objective=objective).others == ()
 
 
 def test_cost_by_the_hour_alone_does_not_depend_on_how_energy_was_measured(make_variant: MakeCell) -> None:
-    rows = rows_of([make_variant("o/A"), make_variant("o/B", energy={"batch_size": 8})])
+    rows = [make_variant("o/A"), make_variant("o/B", energy={"batch_size": 8})]
     assert choose(rows, objective="cost", price_per_gpu_hour=1).others == ()
     assert len(choose(rows, objective="cost", price_per_gpu_hour=1, price_per_kwh=1).others) == 1
 
 
 def test_very_different_prompts_are_another_setting(make_variant: MakeCell) -> None:
-    rows = rows_of([make_variant("o/A"), make_variant("o/B", performance={"prompt_tokens": 512.0})])
+    rows = [make_variant("o/A"), make_variant("o/B", performance={"prompt_tokens": 512.0})]
     (caveat,) = (text for text in choose(rows, objective="latency").caveats if "another setting" in text)
     assert "prompt tokens 512" in caveat
 
@@ -604,7 +609,7 @@ def test_very_different_prompts_are_another_setting(make_variant: MakeCell) -> N
 # Cost
 
 
-def test_cost_as_the_objective(rows: list[Row]) -> None:
+def test_cost_as_the_objective(rows: list[Variant]) -> None:
     advice = choose(rows, objective="cost", price_per_gpu_hour=3.6, price_per_kwh=0.36)
     assert picked(advice) == "int4"
     assert advice.pick is not None
@@ -620,9 +625,9 @@ def test_cost_is_drawn_from_what_it_is_made_of(make_variant: MakeCell) -> None:
         ends = {"tokens_per_second": (rate * 0.9, rate * 1.1)}
         return make_variant(name, performance={"tokens_per_second": rate, "intervals": ends})
 
-    advice = choose(rows_of([variant("o/A", 1000.0), variant("o/B", 1050.0)]), objective="cost", price_per_gpu_hour=1)
+    advice = choose([variant("o/A", 1000.0), variant("o/B", 1050.0)], objective="cost", price_per_gpu_hour=1)
     spread = math.hypot(100.0, 105.0) / Z95
-    assert advice.sureness == pytest.approx(NormalDist().cdf(50 / spread), abs=0.03)
+    assert advice.confidence == pytest.approx(NormalDist().cdf(50 / spread), abs=0.03)
     assert advice.pick is not None
     reading = advice.pick.objectives[0]
     assert reading.low == pytest.approx(1e6 / 3600 / 1155, rel=0.01)
@@ -636,15 +641,15 @@ def test_every_gpu_of_a_shared_model_is_paid(make_variant: MakeCell) -> None:
             "o/Two", performance={"tokens_per_second": 600.0}, energy=energetic(0.5, devices=("GPU-1", "GPU-2"))
         ),
     ]
-    advice = choose(rows_of(variants), objective="cost", price_per_gpu_hour=3.6)
-    assert {c.row["name"]: c.objectives[0].value for c in advice.ranking.candidates} == pytest.approx(
+    advice = choose(list(variants), objective="cost", price_per_gpu_hour=3.6)
+    assert {c.variant.name: c.objectives[0].value for c in advice.ranking.candidates} == pytest.approx(
         {"One": 1e3 / 500, "Two": 2e3 / 600}
     )
     assert not any("number of GPUs" in text for text in advice.caveats)
-    assert any("number of GPUs" in t for t in choose(rows_of([make_variant()]), price_per_gpu_hour=1).caveats)
+    assert any("number of GPUs" in t for t in choose([make_variant()], price_per_gpu_hour=1).caveats)
 
 
-def test_hours_and_joules_of_different_batch_sizes_are_pointed_out(rows: list[Row]) -> None:
+def test_hours_and_joules_of_different_batch_sizes_are_pointed_out(rows: list[Variant]) -> None:
     both = choose(rows, objective="cost", price_per_gpu_hour=1, price_per_kwh=1)
     assert "cost adds hours and joules that were measured at different batch sizes" in both.caveats
     assert not any("batch sizes" in t for t in choose(rows, objective="cost", price_per_gpu_hour=1).caveats)
@@ -653,11 +658,11 @@ def test_hours_and_joules_of_different_batch_sizes_are_pointed_out(rows: list[Ro
 # Nothing fits
 
 
-def test_where_nothing_fits_the_closest_is_named_and_how_far_to_relax(rows: list[Row]) -> None:
+def test_where_nothing_fits_the_closest_is_named_and_how_far_to_relax(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.75}, max_tpot_ms=9)
     assert advice.pick is None
     assert advice.runner_up is None
-    assert advice.sureness is None
+    assert advice.confidence is None
     assert advice.closest is not None
     # int8 lacks 8 % of the mmlu; fp16 lacks 6.7 % and is 11 % too slow; int4 lacks 20 %.
     assert advice.closest.name == "Tiny int8"
@@ -665,7 +670,7 @@ def test_where_nothing_fits_the_closest_is_named_and_how_far_to_relax(rows: list
         advice.raise_if_nothing_fits()
     assert error.value.exit_code == 1
     assert error.value.cause == (
-        "no configuration keeps every constraint; the closest is Tiny int8: mmlu 69.0 %, less than 75.0 % "
+        "no variant keeps every constraint; the closest is Tiny int8: mmlu 69.0 %, less than 75.0 % "
         "(8 % beyond the limit)"
     )
     assert error.value.remedy == "relax it: --min mmlu=0.69"
@@ -677,7 +682,7 @@ def test_where_nothing_fits_the_closest_is_named_and_how_far_to_relax(rows: list
      ({"max_energy_j": 0.1}, "--max-energy-j 0.4"), ({"max_latency_ms": 1}, "--max-latency-ms 62.5"),
      ({"max_ttft_ms": 1}, "--max-ttft-ms 20"), ({"min_recovery": 1.5}, "--min-recovery 1")],
 )  # fmt: skip
-def test_the_relaxed_option_lets_something_in(rows: list[Row], wishes: dict[str, Any], option: str) -> None:
+def test_the_relaxed_option_lets_something_in(rows: list[Variant], wishes: dict[str, Any], option: str) -> None:
     advice = choose(rows, objective="energy", **wishes)
     assert advice.closest is not None
     assert advice.closest.options == (option,)
@@ -685,24 +690,24 @@ def test_the_relaxed_option_lets_something_in(rows: list[Row], wishes: dict[str,
     assert choose(rows, objective="energy", **{name.replace("-", "_"): float(value)}).pick is not None
 
 
-def test_a_relaxed_option_is_rounded_to_the_side_that_lets_in(rows: list[Row]) -> None:
-    for row in rows:
-        row["tpot_s"] = 0.0123456
-        row["mmlu"] = 0.61234
+def test_a_relaxed_option_is_rounded_to_the_side_that_lets_in(rows: list[Variant]) -> None:
+    rows = [with_performance(variant, tpot_s=0.0123456) for variant in rows]
+    for variant in rows:
+        record = variant.measured["mmlu"].model_copy(update={"accuracy": 0.61234})
+        variant.measured["mmlu"] = record  # type: ignore[index]
     assert choose(rows, objective="energy", max_tpot_ms=1).closest.options == ("--max-tpot-ms 12.4",)  # type: ignore[union-attr]
     assert choose(rows, objective="energy", min_accuracy={"mmlu": 0.9}).closest.options == ("--min mmlu=0.612",)  # type: ignore[union-attr]
 
 
-def test_where_nothing_was_measured_completely_no_option_is_made_up(rows: list[Row]) -> None:
-    for row in rows:
-        row["ttft_s"] = None
+def test_where_nothing_was_measured_completely_no_option_is_made_up(rows: list[Variant]) -> None:
+    rows = [with_performance(variant, ttft_s=None) for variant in rows]
     advice = choose(rows, objective="energy", max_ttft_ms=100)
     assert advice.closest is None
     with pytest.raises(NothingFitsError, match=r"not measured: ttft_s \(3 of 3\)"):
         advice.raise_if_nothing_fits()
 
 
-def test_a_pick_raises_nothing(rows: list[Row]) -> None:
+def test_a_pick_raises_nothing(rows: list[Variant]) -> None:
     choose(rows).raise_if_nothing_fits()
 
 
@@ -723,7 +728,7 @@ def test_a_pick_raises_nothing(rows: list[Row]) -> None:
     ],
 )
 def test_what_is_not_known_is_refused_with_the_nearest_names(
-    rows: list[Row], wishes: dict[str, Any], cause: str, remedy: str
+    rows: list[Variant], wishes: dict[str, Any], cause: str, remedy: str
 ) -> None:
     with pytest.raises(UsageError) as error:
         choose(rows, **wishes)
@@ -733,19 +738,19 @@ def test_what_is_not_known_is_refused_with_the_nearest_names(
 
 
 def test_a_loss_has_no_least_value(make_variant: MakeCell) -> None:
-    rows = rows_of([make_variant(tasks={"wikitext": {"accuracy": 0.7, "metric": "bits_per_byte,none"}})])
+    rows = [make_variant(tasks={"wikitext": {"accuracy": 0.7, "metric": "bits_per_byte,none"}})]
     with pytest.raises(UsageError, match="less is better"):
         choose(rows, min_accuracy={"wikitext": 0.5})
 
 
 def test_no_rows_are_refused() -> None:
-    with pytest.raises(UsageError, match="no configuration to choose from"):
-        recommend([], Wishes())
+    with pytest.raises(UsageError, match="no variant to choose from"):
+        recommend(Study.of([]), Question())
 
 
 def test_a_preset_and_an_objective_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="exclude each other"):
-        Wishes(preset="balanced", objective="mmlu")
+        Question(preset="balanced", objective="mmlu")
 
 
 # Text and JSON
@@ -758,18 +763,18 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_var
         )
         for precision, tpot, mmlu in (("fp16", 0.0105, 0.62), ("int8", 0.010, 0.62), ("int4", 0.005, 0.50))
     ]
-    advice = choose(rows_of(variants), objective="latency", min_accuracy={"mmlu": 0.6})
+    advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.6})
     assert advice.pick is not None
     lines = sentences(advice)
     assert lines[0] == "Asked for: mmlu at least 60.0 %."
     assert lines[1] == (
         "Pick: Tiny int8: time per output token 10.0 ms [9.50, 10.5]; the lowest time per output token measured among "
-        "the 2 of 3 configurations that keep every constraint."
+        "the 2 of 3 variants that keep every constraint."
     )
     assert lines[2] == "Runner-up: Tiny fp16: time per output token 10.5 ms [10.0, 11.0]."
     share = f"{advice.pick.wins * 100:.3g} %" if advice.pick.wins else ""
     assert lines[3].startswith(
-        f"How sure: it wins {share} of 4,000 resamples within the 95 % intervals; Tiny fp16 wins "
+        f"Confidence: it wins {share} of 4,000 resamples within the 95 % intervals; Tiny fp16 wins "
     )
     assert lines[4] == "Ruled out by mmlu at least 60.0 %: Tiny int4 (50.0 % [49.0, 51.0])."
     assert lines[5].startswith("What could change the answer: Measure the time per output token of Tiny ")
@@ -779,15 +784,13 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_var
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_text_fits_any_terminal(rows: list[Row], width: int) -> None:
+def test_the_text_fits_any_terminal(rows: list[Variant], width: int) -> None:
     shown = text_of(choose(rows, min_recovery=0.9, price_per_gpu_hour=1), width)
     assert max(map(len, shown.splitlines())) <= width
 
 
 def test_names_in_brackets_are_shown_as_they_are(make_variant: MakeCell) -> None:
-    advice = choose(
-        rows_of([make_variant("o/T", head={"engine": "v[bold]"}), make_variant("o/[red]S")]), objective="memory"
-    )
+    advice = choose([make_variant("o/T", head={"engine": "v[bold]"}), make_variant("o/[red]S")], objective="memory")
     assert "T fp16" in text_of(advice)
 
 
@@ -799,7 +802,7 @@ def test_the_json_holds_everything(make_variant: MakeCell) -> None:
         for precision, tpot, mmlu in (("fp16", 0.0105, 0.62), ("int8", 0.010, 0.62), ("int4", 0.005, 0.50))
     ]
     variants.append(make_variant("o/Odd", head={"engine": "transformers"}, tasks={"mmlu": 0.7}))
-    advice = choose(rows_of(variants), objective="latency", min_accuracy={"mmlu": 0.6}, min_recovery=0.9)
+    advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.6}, min_recovery=0.9)
     made = json.loads(to_json(advice))
     assert set(made) == {
         "schema_version", "goal", "constraints", "tasks", "pick", "runner_up", "sureness", "decisive_measurement",
@@ -809,7 +812,7 @@ def test_the_json_holds_everything(make_variant: MakeCell) -> None:
     assert made["goal"] == {"preset": None, "objective": "latency"}
     assert made["constraints"][0] == {"option": "--min mmlu", "key": "mmlu", "bound": "at least", "limit": 0.6}
     assert made["pick"] == {"name": "Tiny", "model": "org/Tiny", "precision": "int8"}
-    assert made["sureness"] == advice.sureness
+    assert made["sureness"] == advice.confidence
     assert made["objectives"] == [{"key": "tpot_s", "better": "lower"}]
     assert made["decisive_measurement"]["lack"] == "too uncertain"
     first, *_, last = made["candidates"]
@@ -872,7 +875,7 @@ def test_the_command_ends_with_1_where_nothing_fits_and_still_shows_why(
     assert cli.main(["recommend", "--input-dir", str(tmp_path / "outputs"), "--max-tpot-ms", "1", *extra]) == 1
     shown = capsys.readouterr()
     assert "relax it: --max-tpot-ms 8" in shown.err
-    assert (json.loads(shown.out)["pick"] is None) if extra else ("Pick: none of the 2 configurations" in shown.out)
+    assert (json.loads(shown.out)["pick"] is None) if extra else ("Pick: none of the 2 variants" in shown.out)
 
 
 @pytest.mark.parametrize(
@@ -900,11 +903,11 @@ def test_an_empty_folder_and_a_damaged_file(make_variant: MakeCell, tmp_path: Pa
     folder = tmp_path / "outputs"
     folder.mkdir()
     with pytest.raises(UsageError, match="holds no measurement"):
-        advise(RecommendConfig(input_dir=folder))
+        recommend_from(RecommendConfig(input_dir=folder))
     write(make_variant)
     damaged = folder / "Tiny" / "Tiny_fp16" / "broken.json"
     damaged.write_text("{", encoding="utf-8")
-    advice = advise(RecommendConfig(input_dir=folder))
+    advice = recommend_from(RecommendConfig(input_dir=folder))
     assert any("broken.json" in text and text.endswith("skipped") for text in advice.caveats)
 
 
@@ -912,8 +915,8 @@ def test_an_empty_folder_and_a_damaged_file(make_variant: MakeCell, tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def published_rows(published: Path) -> list[Row]:
-    return rows_of(find_results(published).variants)
+def published_rows(published: Path) -> list[Variant]:
+    return list(find_results(published).variants)
 
 
 @pytest.mark.parametrize(
@@ -926,32 +929,34 @@ def published_rows(published: Path) -> list[Row]:
     ],
 )
 def test_the_presets_on_the_published_results(
-    published_rows: list[Row], preset: str, expected: str, runner_up: str
+    published_rows: list[Variant], preset: str, expected: str, runner_up: str
 ) -> None:
     advice = choose(published_rows, preset=preset)
     assert advice.pick is not None
     assert advice.runner_up is not None
     assert (advice.pick.name, advice.runner_up.name) == (expected, runner_up)
     assert len(advice.ranking.candidates) == 13
-    assert advice.sureness is None
+    assert advice.confidence is None
     assert advice.decisive is not None
-    assert advice.decisive.lack is Lack.INTERVAL
-    assert any("cannot be told" in sentence for sentence in sentences(advice))
+    assert advice.decisive.lack is Missing.INTERVAL
+    assert any("unknown" in sentence for sentence in sentences(advice))
 
 
-def test_the_published_latency_claim_is_called_confounded(published_rows: list[Row]) -> None:
+def test_the_published_latency_claim_is_called_confounded(published_rows: list[Variant]) -> None:
     advice = choose(published_rows, objective="mean_latency_s")
     assert advice.pick is not None
     assert advice.pick.name == "Llama-3.2-3B-Instruct int4"  # per token; by amortised latency it was int8
     assert any(
-        "the shortest, 98.9 ms of Llama-3.2-3B-Instruct int8 (150 tokens a request), does not make it the fastest"
+        "the shortest, 98.9 ms of Llama-3.2-3B-Instruct int8 (150 tokens per request), does not make it the fastest"
         in text
         for text in advice.caveats
     )
-    assert "engine or hardware was not recorded: all were taken to be measured alike" in advice.caveats
+    assert "engine or hardware was not recorded: all variants were taken to be measured alike" in advice.caveats
 
 
-def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_length(published_rows: list[Row]) -> None:
+def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_length(
+    published_rows: list[Variant],
+) -> None:
     advice = choose(published_rows, preset="energy")
     assert advice.decisive is not None
     assert (advice.decisive.name, advice.decisive.key) == ("Llama-3.2-3B-Instruct int4", "energy_per_query_j")
@@ -959,13 +964,13 @@ def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_lengt
     assert "energy is per request, of unknown length: fewer joules may be fewer tokens" in advice.caveats
 
 
-def test_a_published_size_that_cannot_be_is_pointed_out(published_rows: list[Row]) -> None:
+def test_a_published_size_that_cannot_be_is_pointed_out(published_rows: list[Variant]) -> None:
     caveats = choose(published_rows, preset="balanced").caveats
-    (found,) = (text for text in caveats if "not to be relied on" in text)
-    assert found.startswith("Qwen2.5-3B-Instruct int4 is recorded with 1.13 GiB on disk, but 4 bits a weight")
+    (found,) = (text for text in caveats if "do not rely on" in text)
+    assert found.startswith("Qwen2.5-3B-Instruct int4 is recorded with 1.13 GiB on disk, but 4 bits per weight")
 
 
-def test_a_limit_on_what_was_not_published_lets_nothing_pass(published_rows: list[Row]) -> None:
+def test_a_limit_on_what_was_not_published_lets_nothing_pass(published_rows: list[Variant]) -> None:
     advice = choose(published_rows, objective="energy", max_tpot_ms=20, max_ttft_ms=200)
     assert advice.pick is None
     with pytest.raises(NothingFitsError, match=r"tpot_s \(13 of 13\); not measured: ttft_s \(13 of 13\)"):

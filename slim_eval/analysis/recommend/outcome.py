@@ -1,4 +1,4 @@
-"""What a recommendation holds: plain data, and the same as JSON. Its words: `advice_text`."""
+"""The outcome of a recommendation: plain data, and the same as JSON. Its words: `wording`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from slim_eval.analysis.pareto.objectives import Objective
-from slim_eval.analysis.recommend.wishes import Constraint, Goal
+from slim_eval.analysis.pareto.frontier import Objective
+from slim_eval.analysis.recommend.question import Constraint, Goal
 from slim_eval.errors import NothingFitsError
-from slim_eval.results.rows import Row
+from slim_eval.metrics import Metric
+from slim_eval.results.variants import Variant
 
 
 class CheckState(Enum):
-    """Whether a configuration keeps a constraint, by the 95 % interval of its value."""
+    """Whether a variant keeps a constraint, by the 95 % interval of its value."""
 
     SATISFIED = "satisfied"
     VIOLATED = "violated"
-    CANNOT_TELL = "cannot tell"
+    INCONCLUSIVE = "inconclusive"
     NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A number of a configuration with its 95 % interval; None where there is none."""
+    """A number of a variant with its 95 % interval; None where there is none."""
 
-    key: str
+    metric: Metric
     value: float | None
     low: float | None = None
     high: float | None = None
@@ -36,7 +37,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Check:
-    """A constraint on a configuration; `why` says what is missing where it was not measured."""
+    """A constraint on a variant; `why` says what is missing where it was not measured."""
 
     constraint: Constraint
     reading: Reading
@@ -55,16 +56,16 @@ class Costs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration, and how it stands.
+    """A variant, and how it stands.
 
     Attributes:
-        place: Its place among the rows.
-        row: All that is known of it.
+        place: Its place in the study.
+        variant: The variant.
         objectives: One reading for each part of the objective.
         balance: Geometric mean of the ratios to the best value of each part among those that keep the constraints; None
             for an objective of one part, or where a part is missing.
         checks: One for each constraint.
-        lacks: The numbers that it lacks, in words.
+        missing: The numbers that it does not have, in words.
         recoveries: Task -> accuracy as a share of the fp16 accuracy of the same model, where it was asked for.
         excluded: Why it is not in the running; None where it is.
         wins: Share of the resamples that it wins; None where no uncertainty is known, or it is not in the running.
@@ -72,11 +73,11 @@ class Candidate:
     """
 
     place: int
-    row: Row
+    variant: Variant
     objectives: tuple[Reading, ...]
     balance: float | None
     checks: tuple[Check, ...]
-    lacks: tuple[str, ...]
+    missing: tuple[str, ...]
     recoveries: Mapping[str, float | None]
     excluded: str | None
     wins: float | None
@@ -85,12 +86,12 @@ class Candidate:
     @property
     def name(self) -> str:
         """Model and precision."""
-        return f"{self.row['name']} {self.row['precision']}"
+        return self.variant.label
 
     @property
-    def unsure(self) -> tuple[Check, ...]:
-        """The constraints of which cannot be told whether they are kept."""
-        return tuple(check for check in self.checks if check.state is CheckState.CANNOT_TELL)
+    def inconclusive(self) -> tuple[Check, ...]:
+        """The constraints whose interval includes the limit."""
+        return tuple(check for check in self.checks if check.state is CheckState.INCONCLUSIVE)
 
     @property
     def keeps_all(self) -> bool:
@@ -100,7 +101,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The configurations of one setting.
+    """The variants of one setting.
 
     Attributes:
         setting: Engine, hardware and what else tells it from the other settings; ``all`` where nothing is known.
@@ -127,7 +128,7 @@ class Ranking:
         return next(iter(self.running), None)
 
 
-class Lack(Enum):
+class Missing(Enum):
     """What is missing to be sure of the answer."""
 
     MEASUREMENT = "not measured"
@@ -150,7 +151,7 @@ class Decisive:
 
     name: str
     key: str
-    lack: Lack
+    lack: Missing
     share: float | None
     change: float | None
     text: str
@@ -158,7 +159,7 @@ class Decisive:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """The configuration that comes closest where none keeps every constraint, and the options that would let it in."""
+    """The variant that comes closest where none keeps every constraint, and the options that would let it in."""
 
     name: str
     options: tuple[str, ...]
@@ -166,7 +167,7 @@ class Relaxation:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Recommendation:
     """The answer of `recommend`.
 
     Attributes:
@@ -191,7 +192,7 @@ class Advice:
 
     @property
     def pick(self) -> Candidate | None:
-        """The configuration to deploy."""
+        """The variant to deploy."""
         return self.ranking.pick
 
     @property
@@ -200,7 +201,7 @@ class Advice:
         return next(iter(self.ranking.running[1:]), None)
 
     @property
-    def sureness(self) -> float | None:
+    def confidence(self) -> float | None:
         """Share of the resamples that the pick wins; None where no uncertainty is known."""
         return None if self.pick is None else self.pick.wins
 
@@ -208,41 +209,41 @@ class Advice:
         """Raise where there is no pick.
 
         Raises:
-            NothingFitsError: Naming the closest configuration and how far to relax which option.
+            NothingFitsError: Naming the closest variant and how far to relax which option.
         """
         if self.pick is not None:
             return
         if self.closest is None:
-            count = Counter(lack for candidate in self.ranking.candidates for lack in candidate.lacks)
+            count = Counter(lack for candidate in self.ranking.candidates for lack in candidate.missing)
             total = len(self.ranking.candidates)
             lacks = "; ".join(f"{lack} ({times} of {total})" for lack, times in count.most_common())
             raise NothingFitsError(
-                f"no configuration has every number that was asked for: {lacks}",
+                f"no variant has every number that was asked for: {lacks}",
                 "measure it with `slim-eval run`, or do not ask for it",
             )
         raise NothingFitsError(
-            f"no configuration keeps every constraint; {self.closest.text}",
+            f"no variant keeps every constraint; {self.closest.text}",
             f"relax it: {' '.join(self.closest.options)}",
         )
 
 
-def to_json(advice: Advice) -> str:
+def to_json(found: Recommendation) -> str:
     """Everything as JSON, full precision, shares from 0 to 1; what does not exist is null."""
     content = {
         "schema_version": 1,
-        "goal": {"preset": advice.goal.preset, "objective": advice.goal.word},
-        "constraints": [_constraint_json(constraint) for constraint in advice.constraints],
-        "tasks": list(advice.tasks),
-        "pick": _name_json(advice.pick),
-        "runner_up": _name_json(advice.runner_up),
-        "sureness": advice.sureness,
+        "goal": {"preset": found.goal.preset, "objective": found.goal.word},
+        "constraints": [_constraint_json(constraint) for constraint in found.constraints],
+        "tasks": list(found.tasks),
+        "pick": _name_json(found.pick),
+        "runner_up": _name_json(found.runner_up),
+        "sureness": found.confidence,
         "decisive_measurement": None
-        if advice.decisive is None
-        else {**asdict(advice.decisive), "lack": advice.decisive.lack.value},
-        "closest": None if advice.closest is None else asdict(advice.closest),
-        "caveats": list(advice.caveats),
-        **_ranking_json(advice.ranking),
-        "other_settings": [{**_ranking_json(r), "pick": _name_json(r.pick)} for r in advice.others],
+        if found.decisive is None
+        else {**asdict(found.decisive), "lack": found.decisive.lack.value},
+        "closest": None if found.closest is None else asdict(found.closest),
+        "caveats": list(found.caveats),
+        **_ranking_json(found.ranking),
+        "other_settings": [{**_ranking_json(r), "pick": _name_json(r.pick)} for r in found.others],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -263,7 +264,7 @@ def _ranking_json(ranking: Ranking) -> dict[str, Any]:
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     return {
         **_name_json(candidate),
-        "objectives": [asdict(reading) for reading in candidate.objectives],
+        "objectives": [_reading_json(reading) for reading in candidate.objectives],
         "balance": candidate.balance,
         "wins": candidate.wins,
         "excluded": candidate.excluded,
@@ -284,7 +285,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 def _constraint_json(constraint: Constraint) -> dict[str, Any]:
     return {
         "option": constraint.option,
-        "key": constraint.key,
+        "key": constraint.metric.key,
         "bound": "at most" if constraint.at_most else "at least",
         "limit": constraint.limit,
     }
@@ -293,4 +294,9 @@ def _constraint_json(constraint: Constraint) -> dict[str, Any]:
 def _name_json(candidate: Candidate | None) -> Any:
     if candidate is None:
         return None
-    return {key: candidate.row[key] for key in ("name", "model", "precision")}
+    variant = candidate.variant
+    return {"name": variant.name, "model": variant.model, "precision": variant.precision}
+
+
+def _reading_json(reading: Reading) -> dict[str, Any]:
+    return {"key": reading.metric.key, "value": reading.value, "low": reading.low, "high": reading.high}

@@ -1,4 +1,4 @@
-"""The one measurement that could change a recommendation.
+"""Sensitivity: the one measurement that could change a recommendation.
 
 In this order:
 
@@ -16,10 +16,9 @@ import math
 import numpy as np
 
 from slim_eval.analysis.pareto.dominance import Floats
-from slim_eval.analysis.recommend.advice import Candidate, Check, CheckState, Decisive, Lack, Ranking, Reading
-from slim_eval.analysis.recommend.candidates import is_energy
-from slim_eval.analysis.recommend.contest import Contest
-from slim_eval.analysis.recommend.wishes import CERTAIN, is_task, label, said
+from slim_eval.analysis.recommend.outcome import Candidate, Check, CheckState, Decisive, Missing, Ranking, Reading
+from slim_eval.analysis.recommend.ranking import Contest
+from slim_eval.metrics import Basis, Metric
 
 # A value that decides a smaller share of the resamples is not worth a measurement.
 _LEAST_SHARE = 0.005
@@ -49,7 +48,7 @@ def _constraint_not_measured(contest: Contest, ranking: Ranking) -> Decisive | N
     rivals = [
         candidate
         for candidate in ranking.candidates
-        if _lacking(candidate)
+        if _unmeasured(candidate)
         and not _broken(candidate)
         and all(reading.value is not None for reading in candidate.objectives)
         and scores[candidate.place] > to_beat
@@ -57,50 +56,48 @@ def _constraint_not_measured(contest: Contest, ranking: Ranking) -> Decisive | N
     if not rivals:
         return None
     rival = max(rivals, key=lambda candidate: scores[candidate.place])
-    missing = _lacking(rival)
-    what = (
-        f"{' and the '.join(label(check.reading.key) for check in missing)} of {rival.name} ({'; '.join(rival.lacks)})"
-    )
+    missing = _unmeasured(rival)
+    what = f"{' and the '.join(check.reading.metric.title for check in missing)} of {rival.name} ({'; '.join(rival.missing)})"
     limits = " and ".join(str(check.constraint) for check in missing)
     text = f"Measure the {what}: with {_shown(rival)} it would be the pick if it has {limits}."
-    return Decisive(rival.name, missing[0].reading.key, Lack.MEASUREMENT, None, None, text)
+    return Decisive(rival.name, missing[0].reading.metric.key, Missing.MEASUREMENT, None, None, text)
 
 
 def _too_uncertain(contest: Contest, ranking: Ranking, draws: Floats) -> Decisive | None:
     """Of those that win now and then; the others decide nothing, and there may be very many."""
     close = [c.place for c in ranking.running if c is ranking.pick or (c.wins or 0) >= _LEAST_SHARE]
     rows = contest.relevant(close, draws)
-    small, running = contest.among(rows), range(len(close))
+    small, running = contest.subset(rows), range(len(close))
     inputs = small.uncertain(range(len(rows)))
     count = max(_MIN_DRAWS, int(_WORK / max(len(inputs) * len(rows), 1)))
     held = draws[:count, rows]
     winners = small.winners(held, running)
-    best: tuple[float, int, str] | None = None
-    for index, key in inputs:
-        column = small.field.columns.index(key)
+    best: tuple[float, int, Metric] | None = None
+    for index, metric in inputs:
+        column = small.table.column(metric)
         drawn = held[:, index, column].copy()
-        held[:, index, column] = small.field.values[index, column]
+        held[:, index, column] = small.table.values[index, column]
         decided = float(np.mean((small.winners(held, running) != winners).any(axis=1)))
         held[:, index, column] = drawn
         if best is None or decided > best[0]:
-            best = decided, index, key
+            best = decided, index, metric
     if best is None or best[0] < _LEAST_SHARE:
         return None
-    decided, index, key = best
-    name = f"{small.field.rows[index]['name']} {small.field.rows[index]['precision']}"
+    decided, index, metric = best
+    name = small.table.variants[index].label
     text = (
-        f"Measure the {label(key)} of {name} more precisely, {_how(key)}: its uncertainty alone decides the winner of "
+        f"Measure the {metric.title} of {name} more precisely, {_how(metric)}: its uncertainty alone decides the winner of "
         f"{decided * 100:.2g} % of the resamples."
     )
-    return Decisive(name, key, Lack.PRECISION, decided, None, text)
+    return Decisive(name, metric.key, Missing.PRECISION, decided, None, text)
 
 
 def _objective_not_measured(ranking: Ranking) -> Decisive | None:
     for candidate in ranking.candidates:
-        missing = [reading.key for reading in candidate.objectives if reading.value is None]
+        missing = [reading.metric for reading in candidate.objectives if reading.value is None]
         if missing and not _broken(candidate):
-            text = f"Measure the {label(missing[0])} of {candidate.name}: without it, it could not be compared."
-            return Decisive(candidate.name, missing[0], Lack.MEASUREMENT, None, None, text)
+            text = f"Measure the {missing[0].title} of {candidate.name}: without it, it could not be compared."
+            return Decisive(candidate.name, missing[0].key, Missing.MEASUREMENT, None, None, text)
     return None
 
 
@@ -114,7 +111,7 @@ def _without_interval(contest: Contest, ranking: Ranking) -> Decisive | None:
             calls += [_at_limit(candidate, check, "out") for check in candidate.checks if _is_open(check)]
         elif candidate.excluded is None and candidate.keeps_all and pick is not None:
             calls += _overtaking(contest, pick, candidate, float(scores[pick.place] - scores[candidate.place]))
-        elif candidate.excluded is not None and len(_broken(candidate)) == 1 and not _lacking(candidate):
+        elif candidate.excluded is not None and len(_broken(candidate)) == 1 and not _unmeasured(candidate):
             check = _broken(candidate)[0]
             if _is_open(check) and (pick is None or scores[candidate.place] > scores[pick.place]):
                 calls.append(_at_limit(candidate, check, "the pick"))
@@ -123,21 +120,21 @@ def _without_interval(contest: Contest, ranking: Ranking) -> Decisive | None:
 
 def _at_limit(candidate: Candidate, check: Check, then: str) -> Decisive:
     """A value that, beyond a limit (`then` is "out") or within it, would change the pick."""
-    key, limit = check.reading.key, check.constraint.limit
+    metric, limit = check.reading.metric, check.constraint.limit
     beyond, within = ("above", "down to") if check.constraint.at_most else ("below", "from")
     side = beyond if then == "out" else within
     text = (
-        f"Measure the {label(key)} of {candidate.name} with an interval: it is {said(key, check.reading.value or 0)}, "
-        f"and {side} {said(key, limit)} it would be {then}."
+        f"Measure the {metric.title} of {candidate.name} with an interval: it is "
+        f"{metric.text(check.reading.value or 0)}, and {side} {metric.text(limit)} it would be {then}."
     )
-    return Decisive(candidate.name, key, Lack.INTERVAL, None, limit / (check.reading.value or 1) - 1, text)
+    return Decisive(candidate.name, metric.key, Missing.INTERVAL, None, limit / (check.reading.value or 1) - 1, text)
 
 
 def _overtaking(contest: Contest, pick: Candidate, rival: Candidate, gap: float) -> list[Decisive]:
     """What one value of a rival would have to be for it to win: of the part in which it trails most."""
     trails: list[tuple[float, Reading, bool]] = []
     for objective, own, best in zip(contest.objectives, rival.objectives, pick.objectives, strict=True):
-        if own.value and best.value and own.low is None and objective.key not in CERTAIN:
+        if own.value and best.value and own.low is None and not objective.metric.exact:
             lead = best.value / own.value
             trails.append((lead if objective.maximise else 1 / lead, own, objective.maximise))
     if not trails:
@@ -148,13 +145,13 @@ def _overtaking(contest: Contest, pick: Candidate, rival: Candidate, gap: float)
     change = (factor if maximise else 1 / factor) - 1
     value = own.value or 0.0
     text = (
-        f"Measure the {label(own.key)} of {rival.name} and {pick.name} with intervals: were it "
-        f"{said(own.key, value * (1 + change))} for {rival.name}, not {said(own.key, value)}, that would be the pick."
+        f"Measure the {own.metric.title} of {rival.name} and {pick.name} with intervals: were it "
+        f"{own.metric.text(value * (1 + change))} for {rival.name}, not {own.metric.text(value)}, that would be the pick."
     )
-    return [Decisive(rival.name, own.key, Lack.INTERVAL, None, change, text)]
+    return [Decisive(rival.name, own.metric.key, Missing.INTERVAL, None, change, text)]
 
 
-def _lacking(candidate: Candidate) -> list[Check]:
+def _unmeasured(candidate: Candidate) -> list[Check]:
     return [check for check in candidate.checks if check.state is CheckState.NOT_MEASURED]
 
 
@@ -164,14 +161,14 @@ def _broken(candidate: Candidate) -> list[Check]:
 
 def _is_open(check: Check) -> bool:
     """Whether a value could turn out otherwise and nothing says by how much."""
-    return bool(check.reading.value) and check.reading.low is None and check.reading.key not in CERTAIN
+    return bool(check.reading.value) and check.reading.low is None and not check.reading.metric.exact
 
 
 def _shown(candidate: Candidate) -> str:
-    return ", ".join(f"{label(r.key)} {said(r.key, r.value)}" for r in candidate.objectives if r.value is not None)
+    return ", ".join(f"{r.metric.title} {r.metric.text(r.value)}" for r in candidate.objectives if r.value is not None)
 
 
-def _how(key: str) -> str:
-    if is_task(key):
+def _how(metric: Metric) -> str:
+    if metric.basis is Basis.TASK:
         return "on more items"
-    return f"over more requests ({'--energy-sample-runs' if is_energy(key) else '--num-runs'})"
+    return f"over more requests ({'--energy-sample-runs' if metric.is_energy else '--num-runs'})"

@@ -1,0 +1,211 @@
+"""What is asked of a recommendation, in terms of metrics: presets, objectives by a word, constraints.
+
+Presets:
+
+- ``latency-critical``: lowest time per output token (output throughput if that was not measured), with a mean accuracy
+  of at least 95 % of the best one.
+- ``accuracy-critical``: the best mean accuracy.
+- ``energy-constrained``: fewest joules per output token (per request if that is unknown).
+- ``balanced``: mean accuracy, speed, energy and memory, all four with the same weight: the highest geometric mean of
+  the ratios to the best value of each. It has no unit, and a gain in any part raises it by the same factor whatever the
+  others are. As the best values cancel out of any comparison, adding or removing a variant never changes the order of
+  the others. A part that was not measured is left out, with a caveat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from slim_eval.analysis.pareto.frontier import Objective, parse_objectives
+from slim_eval.analysis.study import Study
+from slim_eval.config import Question
+from slim_eval.errors import UsageError
+from slim_eval.metrics import (
+    ACCURACY_MEAN,
+    AMORTISED,
+    ENERGIES,
+    J_PER_TOKEN,
+    LATENCIES,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    Basis,
+    Metric,
+)
+from slim_eval.results.variants import tasks_of
+from slim_eval.utils import did_you_mean
+
+# Metrics that `ranking` computes from measured ones.
+RECOVERY = Metric(
+    "recovery", "of own baseline", "recovery of the baseline's accuracy", "%", 100, better="higher", benchmark=None,
+    basis=Basis.TASK,
+)  # fmt: skip
+OF_BEST = Metric(
+    "accuracy_of_best", "of the best", "share of the best mean accuracy", "%", 100, better="higher", benchmark=None,
+    basis=Basis.TASK,
+)  # fmt: skip
+MEMORY = Metric("memory_gb", "weights", "weights", "GiB", benchmark=None, basis=Basis.FILES, exact=True)
+COST = Metric("money_per_million_tokens", "money / M tokens", "money per million output tokens", benchmark=None)
+BALANCED = "balanced"
+
+_SHARE_OF_BEST = 0.95
+#: What a word means: of each the first metric that was measured.
+_WORDS: dict[str, tuple[Metric, ...]] = {
+    "latency": LATENCIES,
+    "throughput": (THROUGHPUT,),
+    "accuracy": (ACCURACY_MEAN,),
+    "energy": ENERGIES,
+    "memory": (MEMORY,),
+    "cost": (COST,),
+}
+_BALANCED_PARTS = ("accuracy", "latency", "energy", "memory")
+#: Preset -> what is to be best, and the least share of the best mean accuracy.
+_PRESETS: dict[str, tuple[str, float | None]] = {
+    "latency-critical": ("latency", _SHARE_OF_BEST),
+    "accuracy-critical": ("accuracy", None),
+    "energy-constrained": ("energy", None),
+    BALANCED: (BALANCED, None),
+}
+_SHORT = {name.split("-")[0]: name for name in _PRESETS}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What should be best.
+
+    Attributes:
+        word: As asked for: a preset's word such as ``latency``, or a metric.
+        parts: One for each thing to weigh, all with the same weight; of each part the first objective that was measured
+            counts.
+        preset: The preset that it comes from.
+    """
+
+    word: str
+    parts: tuple[tuple[Objective, ...], ...]
+    preset: str | None = None
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A limit that a variant has to keep.
+
+    Attributes:
+        option: The option that set it: ``--max-tpot-ms``, ``--min mmlu``.
+        metric: What is limited.
+        limit: In the unit of the metric's key.
+        at_most: Whether it is the most that is allowed; else the least.
+        scale: Factor from the key's unit to the option's.
+    """
+
+    option: str
+    metric: Metric
+    limit: float
+    at_most: bool
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        """In words: ``time per output token at most 20.0 ms``."""
+        return f"{self.metric.title} at {'most' if self.at_most else 'least'} {self.metric.text(self.limit)}"
+
+    def keeps(self, value: float) -> bool:
+        """Whether a value is within the limit."""
+        return value <= self.limit if self.at_most else value >= self.limit
+
+    def relaxed(self, value: float) -> str:
+        """The option with which a value beyond the limit is allowed, with three digits."""
+        shown = value * self.scale
+        step = 10.0 ** (math.floor(math.log10(shown)) - 2) if shown > 0 else 1.0
+        # Rounded to the side that allows it; the first rounding takes off what is only binary noise.
+        steps = round(shown / step, 6)
+        wide = (math.ceil(steps) if self.at_most else math.floor(steps)) * step
+        return f"{self.option}{'=' if self.option.startswith('--min ') else ' '}{float(f'{wide:.6g}'):g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A goal, the constraints, and the tasks that a mean accuracy is over."""
+
+    goal: Goal
+    constraints: tuple[Constraint, ...]
+    tasks: tuple[str, ...]
+
+
+def plan_of(question: Question, study: Study) -> Plan:
+    """A question against what was measured.
+
+    Raises:
+        UsageError: A preset, objective or task is unknown, or cost is the objective and no price is given.
+    """
+    known = tasks_of(study.variants)
+    preset = _preset(question)
+    word, share = _PRESETS[preset] if preset is not None else (question.objective or "", None)
+    if word == "cost" and question.price_per_gpu_hour is None and question.price_per_kwh is None:
+        raise UsageError("--objective cost: no price is given", "add --price-per-gpu-hour, --price-per-kwh, or both")
+    return Plan(
+        goal=Goal(word, _parts(word, study), preset),
+        constraints=tuple(_constraints(question, study, preset, share)),
+        tasks=tuple(_task(task, known, "--accuracy-tasks") for task in question.accuracy_tasks) or known,
+    )
+
+
+def _preset(question: Question) -> str | None:
+    if question.objective is not None:
+        return BALANCED if question.objective == BALANCED else None
+    name = question.preset or BALANCED
+    found = _SHORT.get(name, name)
+    if found not in _PRESETS:
+        raise UsageError(f"--preset {name!r}: no such preset", did_you_mean(name, [*_PRESETS, *_SHORT]))
+    return found
+
+
+def _parts(word: str, study: Study) -> tuple[tuple[Objective, ...], ...]:
+    def options(name: str) -> tuple[Objective, ...]:
+        return tuple(Objective(metric, metric.maximise) for metric in _WORDS[name])
+
+    if word == BALANCED:
+        return tuple(options(part) for part in _BALANCED_PARTS)
+    if word in _WORDS:
+        return (options(word),)
+    words = word.split()
+    if len(words) != 1:
+        raise UsageError(
+            f"--objective {word!r}: names {len(words)} objectives", "name one; for several: --preset balanced"
+        )
+    try:
+        return (parse_objectives(words, study),)
+    except UsageError as error:
+        near = did_you_mean(word, _WORDS)
+        raise UsageError(f"--objective: {error.cause}", near if near.startswith("did") else error.remedy) from None
+
+
+def _constraints(question: Question, study: Study, preset: str | None, share: float | None) -> list[Constraint]:
+    limits = (
+        ("--max-tpot-ms", TPOT, question.max_tpot_ms, 1000.0),
+        ("--max-ttft-ms", TTFT, question.max_ttft_ms, 1000.0),
+        ("--max-latency-ms", AMORTISED, question.max_latency_ms, 1000.0),
+        ("--max-memory-gb", MEMORY, question.max_memory_gb, 1.0),
+        ("--max-energy-j", J_PER_TOKEN, question.max_energy_j, 1.0),
+    )
+    found = [Constraint(option, metric, top / by, True, by) for option, metric, top, by in limits if top is not None]
+    for text, least in question.min_accuracy.items():
+        task = study.metric(_task(text, tasks_of(study.variants), "--min"))
+        if not task.maximise:
+            raise UsageError(
+                f"--min {task.key}: less is better in its metric", "give a task that is scored by right answers"
+            )
+        found.append(Constraint(f"--min {task.key}", task, least, False))
+    if question.min_recovery is not None:
+        found.append(Constraint("--min-recovery", RECOVERY, question.min_recovery, False))
+    if share is not None:
+        found.append(Constraint(f"--preset {preset}", OF_BEST, share, False))
+    return found
+
+
+def _task(text: str, known: Collection[str], option: str) -> str:
+    """The task that is meant; dashes count as underscores."""
+    found = next((task for task in known if task.replace("-", "_") == text.replace("-", "_")), None)
+    if found is None:
+        raise UsageError(f"{option} {text!r}: no result has this task", did_you_mean(text, known))
+    return found

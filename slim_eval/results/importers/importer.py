@@ -127,7 +127,7 @@ class ForeignFile:
         """Its JSON documents, each of which must be an object."""
         return (self.validate(dict[str, Any], document) for document in self.documents)
 
-    @property
+    @functools.cached_property
     def fields(self) -> Mapping[str, Any]:
         """The first JSON document; empty if the file is not JSON or this is not an object. For `Importer.detects`."""
         try:

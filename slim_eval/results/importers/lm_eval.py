@@ -101,7 +101,7 @@ class _Results(ForeignObject):
 
     results: dict[str, dict[str, Any]]
     config: dict[str, Any]
-    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", None)
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", {})
     num_parameters: Count | None = inner("config.model_num_parameters", None)
     model_sha: OptionalText = inner("config.model_sha", None)
     batch_size: Annotated[int | None, BeforeValidator(_batch_size)] = inner("config.batch_size", None)

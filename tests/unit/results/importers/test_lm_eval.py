@@ -165,6 +165,11 @@ def test_without_samples_there_are_scores_and_a_word_on_pairing(changed: Callabl
     assert len(found["demo_gsm8k"].samples) == 4
 
 
+def test_a_file_without_model_arguments_names_no_model(changed: Callable[..., Path]) -> None:
+    imported = read(changed(NAME, lambda content: content["config"].pop("model_args")))["demo_mmlu"]
+    assert (imported.model, imported.precision) == (None, None)
+
+
 def test_a_file_without_a_date_has_scores(changed: Callable[..., Path]) -> None:
     path = changed(NAME, unchanged)
     imported = read(path.rename(path.with_name("results.json")))["demo_mmlu"]

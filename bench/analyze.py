@@ -94,10 +94,11 @@ def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
 
 def synthetic() -> None:
     """Print the minimum over several rounds of each step on the synthetic variants, in this process."""
+    from slim_eval.results.rows import rows_of
+
     from slim_eval.analysis import summary
     from slim_eval.analysis.pareto import frontiers
     from slim_eval.analysis.tables import results_table, typeset
-    from slim_eval.results.rows import rows_of
 
     rows = frontiers.with_means(rows_of(synthetic_variants()), TASKS)
     found, (wall, user) = best(lambda: frontiers.find_frontiers(rows, TASKS))

@@ -280,14 +280,7 @@ def import_(config: ImportConfig) -> None:
     from slim_eval.execution.console import show_import
     from slim_eval.results.importers import import_results
 
-    report = import_results(
-        config.paths,
-        config.output_dir,
-        model=config.model,
-        precision=config.precision,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-    )
+    report = import_results(config)
     show_import(report)
     report.raise_for_problems()
 

@@ -258,6 +258,16 @@ SIZES = (WEIGHTS, DISK)
 #: The objectives of the default Pareto frontier: of each group the first that was measured.
 DEFAULT_OBJECTIVES = ((ACCURACY_MEAN,), LATENCIES, ENERGIES, SIZES)
 
+#: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.
+HEADLINE_METRICS = {
+    "mmlu": "acc,none",
+    "gsm8k": "exact_match,flexible-extract",
+    "hellaswag": "acc_norm,none",
+    "demo_mmlu": "acc,none",
+    "demo_gsm8k": "exact_match,flexible-extract",
+    "demo_hellaswag": "acc_norm,none",
+}
+
 # lm-eval's metrics of which less is better, and those that are scores of their own and no share of right answers.
 _LOSSES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
 

@@ -27,18 +27,9 @@ from slim_eval.engines import fitting
 from slim_eval.engines.engine import Engine
 from slim_eval.engines.memory import empty_caches
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
+from slim_eval.metrics import HEADLINE_METRICS
 from slim_eval.results.records import AccuracyMetrics, Measurement
 from slim_eval.utils import did_you_mean
-
-#: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.
-HEADLINE_METRICS = {
-    "mmlu": "acc,none",
-    "gsm8k": "exact_match,flexible-extract",
-    "hellaswag": "acc_norm,none",
-    "demo_mmlu": "acc,none",
-    "demo_gsm8k": "exact_match,flexible-extract",
-    "demo_hellaswag": "acc_norm,none",
-}
 
 #: Properties of a task that rule it out here -> why.
 _UNSUPPORTED = {

@@ -53,8 +53,8 @@ def show_variants(
 ) -> None:
     """The closing table on stdout, one row a variant, with what earlier runs measured; failures on stderr."""
     if variants:
-        from slim_eval.analysis.tables.terminal import comparison_table
         from slim_eval.analysis.study import Study
+        from slim_eval.analysis.tables.terminal import comparison_table
 
         out = Console(highlight=False)
         out.print(comparison_table(Study.of(variants), reused=[_reused(variant, reused) for variant in variants]))

@@ -1,6 +1,5 @@
 """Results on disk: what a record contains, reading and writing them, and importing those of other tools."""
 
-from slim_eval.results.variants import Variant
 from slim_eval.results.store import (
     PAIRED,
     RUN_LOG,
@@ -19,6 +18,7 @@ from slim_eval.results.store import (
     write_error,
     write_noise,
 )
+from slim_eval.results.variants import Variant
 
 __all__ = [
     "PAIRED",

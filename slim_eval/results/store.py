@@ -112,7 +112,7 @@ def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str,
     samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
     if rows:
         with atomic_path(samples_path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
-            lines.writelines(redact(json.dumps(_finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
+            lines.writelines(redact(json.dumps(finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
     else:
         samples_path.unlink(missing_ok=True)
     path = directory / f"{name}.json"
@@ -323,14 +323,14 @@ def _to_json(record: BaseModel) -> str:
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """NaN and infinities as None, at any depth: JSON has no word for them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

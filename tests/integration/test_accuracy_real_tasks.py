@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from slim_eval.benchmarks.accuracy import HEADLINE_METRICS  # noqa: E402
+from slim_eval.metrics import HEADLINE_METRICS  # noqa: E402
 from slim_eval.results.records import AccuracyRecord  # noqa: E402
 from slim_eval.results.store import read_record, read_samples  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import slim_eval
+from slim_eval.config import ImportConfig
 from slim_eval.demo import MODEL_DIR, TASKS, TASKS_DIR
-from slim_eval.results.importers import ImportReport, import_results
+from slim_eval.results.importers import ImportReport
+from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results.store import find_results, read_record, read_samples
 from tests.commands import Run, run_command
@@ -33,6 +35,10 @@ if __name__ == "__main__":
 _ROOT = Path(slim_eval.__file__).parent.parent
 
 FEWSHOT, LIMIT, BATCH_SIZE = 5, 20, 8
+
+
+def import_results(paths: list[Path], output_dir: Path, **options: Any) -> ImportReport:
+    return import_config(ImportConfig(paths=tuple(paths), output_dir=output_dir, **options))
 
 
 def command(words: list[str], **variables: str) -> None:

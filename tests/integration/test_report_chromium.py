@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slim_eval.analysis.summary import Section
+from slim_eval.results.rows import rows_of
 
 from slim_eval.analysis import evidence
 from slim_eval.analysis.pareto import objectives
 from slim_eval.analysis.report.page import ReportData, report_html
-from slim_eval.analysis.summary import Section
 from slim_eval.analysis.tables import results_table
 from slim_eval.results.records import (
     SCHEMA_VERSION,
@@ -24,7 +25,6 @@ from slim_eval.results.records import (
     NoiseRecord,
     PerformanceRecord,
 )
-from slim_eval.results.rows import rows_of
 from slim_eval.results.store import (
     find_results,
     model_directory,

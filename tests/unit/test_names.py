@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_eval.cli import main
-from slim_eval.config import AccuracyConfig
+from slim_eval.config import AccuracyConfig, ImportConfig
 from slim_eval.errors import UsageError
-from slim_eval.results.importers.findings import Finding, Given, Source
-from slim_eval.results.importers.placing import place
+from slim_eval.results.importers import ForeignFile, ImportedRecord
 from slim_eval.results.records import AccuracyMetrics
 from slim_eval.results.store import record_path, variant_directory
 from slim_eval.utils import MAX_SLUG_BYTES, full_name, short_name, slug
@@ -98,17 +96,10 @@ def test_two_tasks_cannot_share_a_file() -> None:
     assert AccuracyConfig(tasks=("a/b", "a_c")).tasks == ("a/b", "a_c")
 
 
-def test_an_imported_task_cannot_either(tmp_path: Path, finding_of: Callable[[str], Finding]) -> None:
-    given_ = Given(model="org/Tiny", precision="fp16")
-    assert place([finding_of("mmlu")], given_, tmp_path)[0].directory == tmp_path / "Tiny" / "Tiny_fp16"
+def test_an_imported_task_cannot_either(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.touch()
+    file = ForeignFile(path, ImportConfig(paths=(path,), model="org/Tiny", precision="fp16"))
+    assert ImportedRecord("lm-eval", AccuracyMetrics(task="mmlu", accuracy=0.5)).record(file).name == "mmlu"
     with pytest.raises(UsageError, match=r"performance\.json"):
-        place([finding_of("performance")], given_, tmp_path)
-
-
-@pytest.fixture
-def finding_of() -> Callable[[str], Finding]:
-    def make(task: str) -> Finding:
-        source = Source(path=Path("x.json"), tool="lm-eval", sha256="0" * 64)
-        return Finding(source, AccuracyMetrics(task=task, accuracy=0.5), model=None)
-
-    return make
+        ImportedRecord("lm-eval", AccuracyMetrics(task="performance", accuracy=0.5)).record(file)

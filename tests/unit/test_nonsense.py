@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_eval import cli
-from slim_eval.analysis.compare.items import update_paired
 from slim_eval.analysis.compare.comparison import noise_record
+from slim_eval.analysis.compare.items import update_paired
 from slim_eval.results.store import write_noise
 from tests.unit.variants import variant_maker
 

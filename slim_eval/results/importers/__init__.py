@@ -1,63 +1,33 @@
-"""Results of other tools as variants: lm-eval, ``vllm bench``, guidellm.
+"""Results of other tools as variants: `slim-eval import`.
 
-A file is recognised by its fields, not by its name. Nothing is written before every file has been read: a file that
-cannot be used becomes a problem and leaves the others standing, and what only the user can say is asked for first.
+`importer` describes what an importer is; every other module reads one tool. A file is recognised by its content, not by
+its name. All files are read before anything is written: a file that cannot be used becomes a problem and the others are
+still imported, but a value that only the user knows is requested first.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results.importers import guidellm, lm_eval_results, vllm_bench
-from slim_eval.results.importers.findings import Finding, Given, Source
-from slim_eval.results.importers.placing import Placed, place, write
-from slim_eval.results.importers.reading import Fields, load
-from slim_eval.results.store import require_writable
+from slim_eval.plugins import load_plugins
+from slim_eval.results.importers import guidellm, lm_eval, vllm_bench  # noqa: F401 - they register themselves
+from slim_eval.results.importers.importer import IMPORTERS, ForeignFile, ForeignObject, ImportedRecord, Importer
+from slim_eval.results.records import ErrorRecord, Record
+from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
+from slim_eval.utils import slug
 
-__all__ = ["Format", "ImportReport", "detect", "import_results"]
+__all__ = ["IMPORTERS", "ForeignFile", "ForeignObject", "ImportReport", "ImportedRecord", "Importer", "import_results"]
 
-_KNOWN = "known: lm-eval's results_*.json, vllm bench latency, throughput and serve, guidellm's benchmarks.json"
-_PRECISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class Format(str, Enum):
-    """What wrote a file."""
-
-    LM_EVAL = "lm-eval"
-    VLLM_LATENCY = "vllm bench latency"
-    VLLM_THROUGHPUT = "vllm bench throughput"
-    VLLM_SERVE = "vllm bench serve"
-    GUIDELLM = "guidellm"
-
-
-#: Fields that only one tool writes together.
-_MARKS = {
-    Format.LM_EVAL: {"results", "configs", "n-shot"},
-    Format.GUIDELLM: {"benchmarks"},
-    Format.VLLM_LATENCY: {"avg_latency", "latencies"},
-    Format.VLLM_THROUGHPUT: {"elapsed_time", "num_requests"},
-    Format.VLLM_SERVE: {"request_throughput", "completed"},
-}
-
-
-def _one(read: Callable[[Fields, Source, Given], Finding]) -> Callable[[Fields, Source, Given], list[Finding]]:
-    return lambda fields, source, given: [read(fields, source, given)]
-
-
-_READERS: Mapping[Format, Callable[[Fields, Source, Given], list[Finding]]] = {
-    Format.LM_EVAL: lm_eval_results.results,
-    Format.GUIDELLM: guidellm.report,
-    Format.VLLM_LATENCY: _one(vllm_bench.latency),
-    Format.VLLM_THROUGHPUT: _one(vllm_bench.throughput),
-    Format.VLLM_SERVE: _one(vllm_bench.serve),
-}
+_SCHEME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -65,136 +35,145 @@ class ImportReport:
     """What an import found and wrote.
 
     Attributes:
-        output_dir: Where the variants are.
         variants: Folders of the variants that were written to.
         paths: The records.
         notes: What a reader of the records must know, one line each; also in the records.
         problems: Files that could not be imported and why, one line each.
     """
 
-    output_dir: Path
     variants: tuple[Path, ...] = ()
     paths: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     def raise_for_problems(self) -> None:
-        """Raise where something could not be imported.
+        """Raise if something could not be imported.
 
         Raises:
-            ResultFileError: Naming the first problem, and how many there are.
+            ResultFileError: The first problem, and how many there are.
         """
         if self.problems:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             raise ResultFileError(f"{self.problems[0]}{more}", "what could be imported was imported and is kept")
 
 
-def detect(content: Any) -> Format | None:
-    """What wrote a JSON document, by its fields; None where they are of none of the known formats."""
-    if not isinstance(content, dict):
-        return None
-    return next((kind for kind, marks in _MARKS.items() if marks <= content.keys()), None)
+#: File, measurement, and the record that it becomes.
+_Found = tuple[Path, ImportedRecord, Record]
 
 
-def import_results(
-    paths: Sequence[Path],
-    output_dir: Path,
-    *,
-    model: str | None = None,
-    precision: str | None = None,
-    batch_size: int | None = None,
-    max_new_tokens: int | None = None,
-) -> ImportReport:
-    """Write what other tools measured as variants below a folder.
+def importer_of(file: ForeignFile) -> Importer | None:
+    """The importer that recognises a file; None if none does. The one that was registered last is asked first."""
+    return next((importer for importer in reversed(list(IMPORTERS.values())) if importer.detects(file)), None)
 
-    Of a folder every ``*.json`` file at any depth is read. Several performance measurements of one model and precision
-    (requests at several rates) get a folder each, named for what tells them apart; a single one stands in the variant
-    itself, beside the accuracies. A record of another origin is never replaced.
 
-    Args:
-        paths: Result files, or folders that hold them.
-        output_dir: Where variants are written.
-        model: Name of the model, in place of that in the files.
-        precision: str, in place of what the files say; they seldom say it.
-        batch_size: Concurrent requests, where a file does not say it.
-        max_new_tokens: Output tokens of every request, where a file does not say it.
+def import_results(config: ImportConfig) -> ImportReport:
+    """Write what other tools measured as variants below a folder; what `slim-eval import` does.
+
+    Several measurements of one benchmark, model and scheme (requests at several rates) get a folder each, named after
+    what distinguishes them; a single one is written into the variant itself, beside the accuracies. A record of another
+    origin is never replaced.
 
     Raises:
-        UsageError: A path does not exist or holds no JSON file, a value cannot be, `output_dir` cannot be written, or a
-            file does not say what only the user can: model, precision, batch size. Nothing was written.
+        UsageError: A path does not exist or contains no result file, a value is invalid, the output folder cannot be
+            written, or a file does not contain what only the user knows: model, scheme, batch size. Nothing was
+            written.
     """
-    given = Given(model, precision, batch_size, max_new_tokens)
-    _check(given)
-    require_writable(output_dir, "--output-dir")
+    load_plugins()
+    if config.precision is not None and not _SCHEME_NAME.fullmatch(config.precision):
+        raise UsageError(
+            f"--precision {config.precision!r} is not a name", "give fp16, int8, int4 or another short name"
+        )
+    if config.model is not None and not config.model.strip():
+        raise UsageError("--model: nothing was given", "give the name of the model")
+    require_writable(config.output_dir, "--output-dir")
+    found: list[_Found] = []
     problems: list[str] = []
-    findings: list[Finding] = []
-    for path in _files(paths):
+    for path in _files(config.paths):
         try:
-            findings += _read(path, given)
+            found += _read(ForeignFile(path, config))
         except ResultFileError as error:
             problems.append(error.cause)
-    written: dict[Path, Placed] = {}
-    for placed in place(findings, given, output_dir):
+    rivals = Counter((record.model, record.precision, record_name(record)) for _, _, record in found)
+    models = [record.model for _, _, record in found]
+    written: dict[Path, _Found] = {}
+    for source, imported, record in found:
+        name = record_name(record)
+        is_one_of_several = imported.label and rivals[record.model, record.precision, name] > 1
+        root = config.output_dir / slug(imported.label) if is_one_of_several else config.output_dir
+        path = variant_directory(root, record.model, record.precision, models) / f"{name}.json"
+        what = f"{name} of {record.model} at {record.precision}"
         try:
-            written[write(placed, written)] = placed
+            if path in written:
+                problems.append(f"{source}: {what} is also in {written[path][0]}, measured in the same way: skipped")
+            elif path.exists() and _origin(read_record(path)) != _origin(record):
+                problems.append(f"{source}: {path} contains another measurement of {what}: not replaced, skipped")
+            else:
+                written[write_record(path.parent, record, imported.samples)] = (source, imported, record)
         except ResultFileError as error:
             problems.append(error.cause)
     return ImportReport(
-        output_dir,
         variants=tuple(dict.fromkeys(path.parent for path in written)),
         paths=tuple(written),
-        notes=tuple(dict.fromkeys(f"{p.source.path.name}: {note}" for p in written.values() for note in p.notes)),
+        # The first note of a record is where it comes from.
+        notes=tuple(
+            dict.fromkeys(f"{p.name}: {note}" for p, _, record in written.values() for note in record.notes[1:])
+        ),
         problems=tuple(problems),
     )
 
 
-def _check(given: Given) -> None:
-    if given.precision is not None and not _PRECISION.fullmatch(given.precision):
-        raise UsageError(f"--precision {given.precision!r} is no name", "use fp16, int8, int4 or another short name")
-    if given.model is not None and not given.model.strip():
-        raise UsageError("--model: nothing was given", "name the model")
-    for option, value in (("--batch-size", given.batch_size), ("--max-new-tokens", given.max_new_tokens)):
-        if value is not None and value < 1:
-            raise UsageError(f"{option} {value}: is below 1", "give the value that was measured with")
+def _tools() -> str:
+    return f"slim-eval imports results of {', '.join(IMPORTERS)}"
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    """The files to read, each once; what belongs to another file is read with that one."""
-    found: dict[Path, Path] = {}
+    """The files to read, each once."""
+    patterns = {pattern for importer in IMPORTERS.values() for pattern in importer.patterns}
+    companions = {pattern for importer in IMPORTERS.values() for pattern in importer.companions}
+    found: dict[str, Path] = {}
     for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: does not exist", "name result files, or folders that contain them")
+        below = [path]
         if path.is_dir():
-            below = [file for file in sorted(path.rglob("*.json")) if not file.name.endswith(vllm_bench.SIDECAR_SUFFIX)]
+            names = [file for file in sorted(path.rglob("*")) if any(fnmatch(file.name, p) for p in patterns)]
+            below = [file for file in names if file.is_file() and not any(fnmatch(file.name, p) for p in companions)]
             if not below:
-                raise UsageError(f"{path}: holds no .json file", _KNOWN)
-        elif path.is_file():
-            below = [path]
-        else:
-            raise UsageError(f"{path}: does not exist", "name result files, or folders that hold them")
-        found |= {Path(os.path.realpath(file)): file for file in below}
+                raise UsageError(f"{path}: contains no result file", _tools())
+        found |= {os.path.realpath(file): file for file in below}
     return list(found.values())
 
 
-def _read(path: Path, given: Given) -> list[Finding]:
-    """Every finding of a file."""
-    documents, digest = load(path)
-    findings: list[Finding] = []
-    for document in documents:
-        if (kind := detect(document)) is None:
-            raise ResultFileError(f"{path}: {_unknown(document)}", _KNOWN)
-        findings += _READERS[kind](Fields(path, document), Source(path, digest, kind.value), given)
-    return findings
+def _read(file: ForeignFile) -> list[_Found]:
+    """Every record of a file.
+
+    Raises:
+        ResultFileError: No importer recognises the file, or it cannot be used.
+        UsageError: Model or scheme are neither in the file nor stated by the user.
+    """
+    importer = importer_of(file)
+    if importer is None:
+        raise ResultFileError(f"{file.path}: {_unknown(file)}; {_tools()}")
+    try:
+        return [(file.path, imported, imported.record(file)) for imported in importer.read(file)]
+    except ResultFileError as error:
+        raise ResultFileError(f"{error.cause} (read as a result of {importer.name})", error.remedy) from error
 
 
-def _unknown(document: Any) -> str:
-    """Why a document is of no known format, with the fields that are nearest to one."""
+def _unknown(file: ForeignFile) -> str:
+    """What a file is that no importer recognises."""
+    document = file.documents[0]
     if not isinstance(document, dict):
-        return "holds no JSON object; a file of arguments is read along with the result beside it"
-    if "schema_version" in document:
-        return "field 'schema_version': this is slim-eval's own; `slim-eval analyze` reads it as it is"
-    kind, marks = max(_MARKS.items(), key=lambda item: (len(item[1] & document.keys()), -len(item[1])))
-    if marks & document.keys():
         return (
-            f"field {min(marks - document.keys())!r} is missing: like a file of {kind.value}, but of no known version"
+            f"contains a JSON {type(document).__name__}, not an object; files of arguments are read with their results"
         )
+    if "schema_version" in document:
+        return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads as it is"
     names = ", ".join(map(repr, list(document)[:5]))
-    return f"of no known format; its first fields are {names}" if names else "holds an empty JSON object"
+    return f"of no known format, its first fields are {names}" if names else "contains an empty JSON object"
+
+
+def _origin(record: Record | ErrorRecord) -> tuple[Any, Any] | None:
+    """Tool and file that an imported record comes from; None for one that was measured here."""
+    origin = (record.config or {}).get("import")
+    return (origin.get("tool"), origin.get("sha256")) if isinstance(origin, dict) else None

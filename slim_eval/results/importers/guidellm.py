@@ -1,186 +1,206 @@
 """guidellm's report (``benchmarks.json``), of its schema versions 1 and 2.
 
-Read from ``benchmark/schemas`` and ``schemas/request_stats.py`` of guidellm 0.5.3 and 0.7.2. A report holds one
-benchmark for each rate or concurrency; each becomes a finding. What the file does not hold: the precision, the server's
-hardware and version (``platform`` is the client's).
+As in ``benchmark/schemas`` and ``schemas/request_stats.py`` of guidellm 0.5.3 and 0.7.2. A report contains one
+benchmark per rate or concurrency; each becomes a record. The file does not contain the scheme, the server's hardware or
+its version (``platform`` is the client's).
 
-Meanings, of which only those that are slim-eval's own are taken:
+Only fields that mean the same as slim-eval's own are taken:
 
 - ``time_to_first_token_ms`` is first token - submission, seen by an HTTP client: ``ttft_s``.
-- ``inter_token_latency_ms`` of a request is (last token - first token) / (n - 1): ``tpot_s``. Its *summary* weighs
-  requests by n - 1, so it is taken only where all requests have the same n.
+- ``inter_token_latency_ms`` of a request is (last token - first token) / (n - 1): ``tpot_s``. Its *summary* weights
+  requests by n - 1, so it is taken only if all requests have the same n.
 - ``time_per_output_token_ms`` divides the whole latency by n and is not taken, nor is ``request_latency``, which ends
-  when the response closes. A request's ``e2e_latency_s`` is worked out: first token, and n - 1 times the rest.
+  when the response closes. A request's ``e2e_latency_s`` is computed: TTFT + (n - 1) * TPOT.
 - ``output_tokens_per_second`` is a mean of momentary rates that leaves out the time before the first token. Taken are
-  the output tokens over the measured time, where no warm-up or cool-down cuts requests in two.
-- Percentiles are those of the nearest rank, not interpolated; standard deviations are over n, here over n - 1. Both
-  are taken from summaries only where the report keeps a sample of the requests (``sample_requests``); else each number
-  is worked out from the requests. A mean of 0 is guidellm's word for "no values".
+  the output tokens over the measured time, unless a warm-up or cool-down cuts requests in two.
+- Percentiles are those of the nearest rank, not interpolated. Summaries are taken only if the report contains a sample
+  of the requests (``sample_requests``); else each number is computed from the requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from slim_eval.errors import ResultFileError
-from slim_eval.results.importers.findings import (
-    Finding,
-    Given,
-    Source,
+from pydantic import Field, field_validator
+
+from slim_eval.results.importers.importer import (
+    IMPORTERS,
+    Count,
+    ForeignFile,
+    ForeignObject,
+    ImportedRecord,
+    Importer,
+    Number,
+    OptionalText,
+    RequestSample,
+    Seconds,
+    Succeeded,
+    Text,
+    few_samples_notes,
+    inner,
     request_metrics,
-    request_row,
-    sample_std,
-    tail_notes,
+    summary_metrics,
     utc,
-)
-from slim_eval.results.importers.reading import Fields
+)  # fmt: skip
 from slim_eval.results.records import PerformanceMetrics
 
-KNOWN_VERSIONS = (1, 2)
 
-_STRATEGY_SETTINGS = ("type_", "rate", "streams", "max_concurrency", "rampup_duration")
+class _Strategy(ForeignObject):
+    type_: Text
+    rate: Number | None = None
+    streams: Count | None = None
+    max_concurrency: Any = None
+    rampup_duration: Any = None
+
+    @property
+    def load(self) -> str:
+        """How requests arrive: ``concurrent-8``, ``poisson-2.5``."""
+        value = self.streams if self.type_ == "concurrent" else self.rate
+        return self.type_ if value is None else f"{self.type_}-{value:g}"
 
 
-def report(fields: Fields, source: Source, given: Given) -> list[Finding]:
-    """Every benchmark of a report.
+class _Request(ForeignObject):
+    ttft_s: Seconds = Field(None, alias="time_to_first_token_ms")
+    tpot_s: Seconds = Field(None, alias="inter_token_latency_ms")
+    prompt_tokens: Count | None = None
+    output_tokens: Count | None = None
 
-    Raises:
-        ResultFileError: The report is of another version, holds no benchmark, or a field is missing or of another kind.
-    """
-    if fields.get("metadata") is None:
-        raise ResultFileError(
-            f"{fields.path}: field 'metadata' is missing: a report of guidellm 0.3 or older, or none of its own",
-            "measure with a newer guidellm",
+
+class _Times(ForeignObject):
+    mean: Seconds = None
+    std_dev: Seconds = None
+    p50: Seconds = inner("percentiles.p50", None)
+    p95: Seconds = inner("percentiles.p95", None)
+    p99: Seconds = inner("percentiles.p99", None)
+
+
+class _Benchmark(ForeignObject):
+    strategy: _Strategy = inner("config.strategy")
+    backend: OptionalText = inner("config.backend.kind", None)
+    model: OptionalText = inner("config.backend.model", None)
+    successful: Succeeded = inner("metrics.request_totals.successful")
+    incomplete: Count | None = inner("metrics.request_totals.incomplete", None)
+    errored: Count | None = inner("metrics.request_totals.errored", None)
+    prompt_tokens: Number = inner("metrics.prompt_token_count.successful.mean")
+    output_tokens: Number = inner("metrics.output_token_count.successful.mean")
+    min_output_tokens: Number = inner("metrics.output_token_count.successful.min")
+    max_output_tokens: Number = inner("metrics.output_token_count.successful.max")
+    total_output_tokens: Number = inner("metrics.output_token_count.successful.total_sum")
+    ttft: _Times | None = inner("metrics.time_to_first_token_ms.successful", None)
+    tpot: _Times | None = inner("metrics.inter_token_latency_ms.successful", None)
+    requests: list[_Request] | None = inner("requests.successful", None)
+    duration: Number
+    warmup_duration: Number | None = None
+    cooldown_duration: Number | None = None
+    end_time: Number | None = None
+
+    @property
+    def has_equal_lengths(self) -> bool:
+        """Whether all requests have the same number of output tokens."""
+        return self.min_output_tokens == self.max_output_tokens
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Output tokens over the measured time; None if that cuts requests in two."""
+        if self.warmup_duration or self.cooldown_duration or self.duration <= 0:
+            return None
+        return self.total_output_tokens / self.duration or None
+
+    @property
+    def samples(self) -> list[RequestSample]:
+        """One per request that succeeded; none if the report contains only some of them."""
+        requests = self.requests if self.requests and len(self.requests) == self.successful else []
+        samples = []
+        for index, request in enumerate(requests):
+            ttft, tpot, tokens = request.ttft_s, request.tpot_s, request.output_tokens
+            e2e = None if ttft is None or tpot is None or tokens is None else ttft + tpot * (tokens - 1)
+            samples.append(RequestSample(None, index, None, ttft, tpot, e2e, request.prompt_tokens, tokens))
+        return samples
+
+    @property
+    def summaries(self) -> dict[str, Any]:
+        """Metrics over requests if the report contains only some of them."""
+        found: dict[str, Any] = {}
+        for name, times in (("ttft_s", self.ttft), ("tpot_s", self.tpot if self.has_equal_lengths else None)):
+            if times is not None:
+                tail = {50: times.p50, 95: times.p95, 99: times.p99}
+                found |= summary_metrics(name, self.successful, times.mean, times.std_dev, tail)
+        return found
+
+    def notes(self, has_requests: bool) -> Iterator[str]:
+        """What a reader of the record must know."""
+        yield "measured by a client: times include the network and waiting in the server's queue"
+        if others := (self.incomplete or 0) + (self.errored or 0):
+            total = others + self.successful
+            yield f"{others} of {total} requests failed or were cut off and are not in the numbers"
+        if has_requests:
+            yield from few_samples_notes(self.successful, "requests")
+            return
+        yield "the report contains only a sample of the requests: no end-to-end latency, percentiles by nearest rank"
+        if not self.has_equal_lengths:
+            yield "requests differ in length and the report weights them by it: no time per output token"
+
+
+class _Report(ForeignObject):
+    version: Count = inner("metadata.version")
+    guidellm_version: OptionalText = inner("metadata.guidellm_version", None)
+    backend: Any = inner("args.backend", None)  # version 1 only, as is the next
+    model: OptionalText = inner("args.model", None)
+    benchmarks: list[_Benchmark] = Field(min_length=1)
+
+    @field_validator("version")
+    @classmethod
+    def _is_known(cls, version: int) -> int:
+        if version not in (1, 2):
+            raise ValueError(f"is {version}; known are 1, 2: update slim-eval (pip install --upgrade slim-eval)")
+        return version
+
+
+class Guidellm(Importer):
+    """guidellm's report."""
+
+    name = "guidellm"
+
+    def detects(self, file: ForeignFile) -> bool:
+        """By its list of benchmarks."""
+        return "benchmarks" in file.fields
+
+    def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
+        """One record per benchmark."""
+        for document in file.objects():
+            if document.get("metadata") is None:
+                raise file.error("metadata", "is missing: a report of guidellm 0.3 or older; measure with a newer one")
+            report = file.validate(_Report, document)
+            yield from (self._record(report, benchmark) for benchmark in report.benchmarks)
+
+    def _record(self, report: _Report, benchmark: _Benchmark) -> ImportedRecord:
+        strategy, samples, tokens = benchmark.strategy, benchmark.samples, benchmark.output_tokens
+        backend = benchmark.backend or (report.backend if isinstance(report.backend, str) else None)
+        return ImportedRecord(
+            self.name,
+            PerformanceMetrics(
+                **(request_metrics(samples) if samples else benchmark.summaries),
+                tokens_per_second=benchmark.tokens_per_second,
+                # The limit of other strategies is not a setting.
+                batch_size={"synchronous": 1, "concurrent": strategy.streams}.get(strategy.type_),
+                num_runs=benchmark.successful,
+                prompt_tokens=benchmark.prompt_tokens or None,
+                output_tokens=tokens or None,
+            ),
+            version=report.guidellm_version,
+            model=benchmark.model or report.model,
+            label=strategy.load,
+            config={
+                **{key.strip("_"): value for key, value in strategy.model_dump(exclude_none=True).items()},
+                "backend": backend,
+                "load": f"{self.name}, {strategy.load}",
+                "max_new_tokens": int(tokens) if benchmark.has_equal_lengths and tokens else None,
+            },
+            head={"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(benchmark.end_time)},
+            samples=[vars(sample) for sample in samples],
+            notes=list(benchmark.notes(bool(samples))),
         )
-    metadata = fields.child("metadata")
-    if (version := metadata.count("version")) not in KNOWN_VERSIONS:
-        raise ResultFileError(
-            f"{fields.path}: field 'metadata.version' is {version}; known are "
-            f"{', '.join(map(str, KNOWN_VERSIONS))}: the report is newer than this slim-eval",
-            "update it: pip install --upgrade slim-eval",
-        )
-    benchmarks = fields.children("benchmarks")
-    if not benchmarks:
-        raise fields.error("benchmarks", "is empty: nothing was measured")
-    source = replace(source, version=metadata.text_or_none("guidellm_version"))
-    arguments = fields.child_or_empty("args")  # version 1 only
-    return [_finding(benchmark, arguments, source, given) for benchmark in benchmarks]
 
 
-def _finding(benchmark: Fields, arguments: Fields, source: Source, given: Given) -> Finding:
-    config, metrics = benchmark.child("config"), benchmark.child("metrics")
-    strategy, backend = config.child("strategy"), config.child("backend")
-    totals = metrics.child("request_totals")
-    count = totals.count("successful")
-    if not count:
-        raise totals.error("successful", "is 0: no request succeeded")
-    rows = list(_requests(benchmark.child("requests"), count))
-    lengths = metrics.child("output_token_count").child("successful")
-    output = lengths.number("mean")
-    equal = lengths.number("min") == lengths.number("max")
-    measured = PerformanceMetrics(
-        **(request_metrics(rows) if rows else _summaries(metrics, equal=equal)),
-        tokens_per_second=_throughput(benchmark, lengths),
-        batch_size=_concurrency(strategy),
-        num_runs=count,
-    )
-    means = {
-        "prompt_tokens": metrics.child("prompt_token_count").child("successful").number("mean") or None,
-        "output_tokens": output or None,
-    }
-    settings = {key.strip("_"): strategy.get(key) for key in _STRATEGY_SETTINGS if strategy.get(key) is not None}
-    kind = backend.text_or_none("kind") or arguments.text_or_none("backend")
-    return Finding(
-        source,
-        measured.model_copy(update=means),
-        backend.text_or_none("model") or arguments.text_or_none("model"),
-        setting=_setting(strategy),
-        config={
-            **settings,
-            "backend": kind,
-            "load": f"{source.tool}, {_setting(strategy)}",
-            "max_new_tokens": int(output) if equal and output else None,
-        },
-        head={
-            "engine": {"vllm_python": "vllm"}.get(kind or ""),
-            "timestamp": utc(benchmark.number_or_none("end_time")),
-        },
-        samples=rows,
-        notes=list(_notes(totals, count, has_requests=bool(rows), equal=equal)),
-    )
-
-
-def _notes(totals: Fields, count: int, *, has_requests: bool, equal: bool) -> Iterator[str]:
-    yield "measured by a client: times include the way to the server and waiting in its queue"
-    others = (totals.count_or_none("incomplete") or 0) + (totals.count_or_none("errored") or 0)
-    if others:
-        yield f"{others} of {others + count} requests failed or were cut off and are not in the numbers"
-    if has_requests:
-        yield from tail_notes(count, "requests")
-        return
-    yield "the report keeps only a sample of the requests: no end-to-end latency, percentiles by nearest rank"
-    if not equal:
-        yield "requests differ in length and the report weighs them by it: no time per output token"
-
-
-def _setting(strategy: Fields) -> str:
-    kind = strategy.text("type_")
-    value = strategy.number_or_none("streams" if kind == "concurrent" else "rate")
-    return kind if value is None else f"{kind}-{value:g}"
-
-
-def _concurrency(strategy: Fields) -> int | None:
-    """Requests in flight, where the strategy keeps it constant; the other strategies' limit is no setting."""
-    kind = strategy.text("type_")
-    return 1 if kind == "synchronous" else strategy.count("streams") if kind == "concurrent" else None
-
-
-def _requests(requests: Fields, count: int) -> Iterator[dict[str, Any]]:
-    """One row a successful request; none where the report keeps only some of them."""
-    found = requests.children("successful") if requests.get("successful") is not None else []
-    if len(found) != count:
-        return
-    for index, request in enumerate(found):
-        ttft, tpot = _seconds(request, "time_to_first_token_ms"), _seconds(request, "inter_token_latency_ms")
-        tokens = request.count_or_none("output_tokens")
-        end = None if ttft is None or tpot is None or tokens is None else ttft + tpot * (tokens - 1)
-        yield request_row(
-            index,
-            ttft_s=ttft,
-            tpot_s=tpot,
-            e2e_s=end,
-            prompt_tokens=request.count_or_none("prompt_tokens"),
-            output_tokens=tokens,
-        )
-
-
-def _summaries(metrics: Fields, *, equal: bool) -> dict[str, Any]:
-    """Metrics over requests where the report keeps only some of them: tails that enough requests support."""
-    from slim_eval.stats import resolving_count
-
-    found: dict[str, Any] = {}
-    requests = metrics.child("request_totals").count("successful")
-    for theirs, ours in (("time_to_first_token_ms", "ttft_s"), ("inter_token_latency_ms", "tpot_s")):
-        summary = metrics.child(theirs).child("successful")
-        if not (mean := _seconds(summary, "mean")) or (ours == "tpot_s" and not equal):
-            continue
-        percentiles = summary.child("percentiles")
-        found |= {ours: mean, f"median_{ours}": _seconds(percentiles, "p50")}
-        found |= {f"p{q}_{ours}": _seconds(percentiles, f"p{q}") for q in (95, 99) if requests >= resolving_count(q)}
-        found[f"std_{ours}"] = sample_std(_seconds(summary, "std_dev"), requests)
-    return found
-
-
-def _throughput(benchmark: Fields, lengths: Fields) -> float | None:
-    """Output tokens a second; None where requests were cut in two by a warm-up or cool-down."""
-    duration_s = benchmark.number("duration")
-    if any(benchmark.number_or_none(key) for key in ("warmup_duration", "cooldown_duration")) or duration_s <= 0:
-        return None
-    return lengths.number("total_sum") / duration_s or None
-
-
-def _seconds(fields: Fields, key: str) -> float | None:
-    value = fields.number_or_none(key)
-    return None if value is None else value / 1000
+IMPORTERS.register(Guidellm())

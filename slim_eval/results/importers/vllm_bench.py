@@ -1,307 +1,318 @@
-"""Results of ``vllm bench latency``, ``throughput`` and ``serve``. Read from ``vllm/benchmarks`` of vLLM 0.32.
+"""Results of ``vllm bench latency``, ``throughput`` and ``serve``, as in ``vllm/benchmarks`` of vLLM 0.32.
 
-What these files do not hold: vLLM's version, the precision, the hardware; ``latency`` and ``throughput`` not even batch
-size and lengths, except in the file ``{name}.pytorch.json`` that ``SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1`` puts beside
-them. It is read along.
+These files do not contain vLLM's version, the scheme or the hardware; those of ``latency`` and ``throughput`` not even
+batch size and lengths. They are in the file ``{name}.pytorch.json`` that ``SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1`` writes
+beside the result, which is read together with it.
 
-Meanings, of which only those that are slim-eval's own are taken:
+Only fields that mean the same as slim-eval's own are taken:
 
 - ``latency``: each of ``latencies`` is the wall time of a batch; divided by the batch size it is slim-eval's amortised
-  latency. It is no end-to-end latency, which is a mean over requests.
-- ``throughput``: ``tokens_per_second`` counts prompt tokens too and is not taken; all requests are submitted at once,
+  latency. It is not an end-to-end latency, which is a mean over requests.
+- ``throughput``: ``tokens_per_second`` counts prompt tokens too and is not taken. All requests are submitted at once,
   so the run is one iteration whose batch is all of them.
-- ``serve``: ``ttft``, ``tpot`` and ``e2el`` mean what they mean here, in milliseconds and seen by an HTTP client.
+- ``serve``: ``ttft``, ``tpot`` and ``e2el`` mean the same as here, in milliseconds and seen by an HTTP client.
   ``output_throughput`` is output tokens over the whole run, like ``tokens_per_second``. ``itl`` is a mean over tokens,
-  not over requests, and is not taken. Standard deviations are over n, here over n - 1. A mean of 0 is vLLM's word for
-  "no values". ``date`` has no time zone and is kept as it stands.
+  not over requests, and is not taken. ``date`` has no time zone and is kept as it is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationInfo, field_validator
+
 from slim_eval.errors import UsageError
-from slim_eval.results.importers.findings import (
-    Finding,
-    Given,
-    Source,
+from slim_eval.results.importers.importer import (
+    IMPORTERS,
+    Count,
+    ForeignFile,
+    ForeignObject,
+    ImportedRecord,
+    Importer,
+    Number,
+    OptionalText,
+    Positive,
+    RequestSample,
+    Seconds,
+    Succeeded,
+    few_samples_notes,
+    inner,
     request_metrics,
-    request_row,
-    sample_std,
-    tail_notes,
-)
-from slim_eval.results.importers.reading import Fields, load
+    summary_metrics,
+)  # fmt: skip
 from slim_eval.results.records import PerformanceMetrics
+from slim_eval.stats import summarize
 
-SIDECAR_SUFFIX = ".pytorch.json"
-
-_SAVE_SIDECAR = f"measure with SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1 and keep the {SIDECAR_SUFFIX} file beside it"
-_SAME = 1e-6  # relative; the files hold all digits
-_LATENCY_SETTINGS = ("dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching")
+_SIDECAR = ".pytorch.json"
+_SAVE_SIDECAR = f"measure with SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1 and keep the {_SIDECAR} file beside it"
+_UNKNOWN_TOKENS = f"output tokens are unknown: give --max-new-tokens, or {_SAVE_SIDECAR}"
+_OFFLINE_SETTINGS = {
+    "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
+}  # fmt: skip
 _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
 )  # fmt: skip
 
 
-def latency(fields: Fields, source: Source, given: Given) -> Finding:
-    """A ``vllm bench latency`` result.
+class _Arguments(ForeignObject):
+    """The command's arguments. There may be a token among them: only these fields are read."""
 
-    Raises:
-        ResultFileError: A field is missing or of another kind, or the file contradicts itself.
-        UsageError: The batch size is known neither from a file nor from `given`.
-    """
-    from slim_eval.stats import summarize
+    batch_size: Count | None = None
+    input_len: Count | None = None
+    output_len: Count | None = None
+    random_output_len: Count | None = None
+    random_range_ratio: Any = None
+    num_iters_warmup: Count | None = None
+    num_warmups: Count | None = None
+    backend: OptionalText = None
+    dataset_name: OptionalText = None
+    enforce_eager: Any = None
+    max_model_len: Any = None
+    tensor_parallel_size: Any = None
+    enable_prefix_caching: Any = None
+    n: Count | None = None
+    use_beam_search: Any = None
 
-    walls = fields.numbers("latencies")
-    if not walls or min(walls) <= 0:
-        raise fields.error("latencies", "holds no times, or one that is not above 0")
-    if not math.isclose(sum(walls) / len(walls), fields.number("avg_latency"), rel_tol=_SAME):
-        raise fields.error("avg_latency", "is not the mean of 'latencies'")
-    arguments = _arguments(source.path, walls)
-    _refuse_several_outputs(arguments)
-    batch = arguments.count_or_none("batch_size") or given.batch_size
+    @field_validator("n", "use_beam_search")
+    @classmethod
+    def _is_one_output(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and (info.field_name != "n" or value > 1):
+            raise ValueError("requests several outputs per prompt, which slim-eval does not measure")
+        return value
+
+
+class _Sidecar(ForeignObject):
+    arguments: _Arguments = inner("benchmark.extra_info.args")
+    values: list[Number] = inner("metric.benchmark_values")
+
+
+class _Latency(ForeignObject):
+    model_id: OptionalText = None
+    latencies: list[Positive] = Field(min_length=1)
+    avg_latency: Number
+
+    @field_validator("avg_latency")
+    @classmethod
+    def _is_mean(cls, value: float, info: ValidationInfo) -> float:
+        walls = info.data.get("latencies")
+        if walls and not math.isclose(sum(walls) / len(walls), value, rel_tol=1e-6):  # the files contain all digits
+            raise ValueError("is not the mean of 'latencies'")
+        return value
+
+
+class _Throughput(ForeignObject):
+    model_id: OptionalText = None
+    elapsed_time: Positive
+    num_requests: Succeeded
+    total_num_tokens: Count
+    requests_per_second: Number
+
+
+class _Serve(ForeignObject):
+    total_input_sequences: None = None  # of a pooling model, which generates nothing
+    completed: Succeeded
+    duration: Positive
+    total_input_tokens: Count
+    total_output_tokens: Count
+    output_throughput: Number
+    model_id: OptionalText = None
+    num_prompts: Count | None = None
+    failed: Count | None = None
+    max_concurrency: Count | None = None
+    burstiness: Number | None = None
+
+
+class _Requests(ForeignObject):
+    """What ``serve --save-detailed`` adds: one entry per request. Older versions write no latencies."""
+
+    ttfts: list[Number]
+    input_lens: list[Count]
+    output_lens: list[Count]
+    latencies: list[Number] | None = None
+    itls: list[list[Number]] = Field(default_factory=list)
+    errors: list[Any]
+
+
+def _arguments(file: ForeignFile, values: list[float]) -> _Arguments:
+    """The command's arguments, from the file beside a result; empty without one."""
+    beside = file.beside(file.path.name.removesuffix(".json") + _SIDECAR)
+    if not beside.path.is_file():
+        return _Arguments()
+    records = beside.validate(list[_Sidecar], beside.documents[0])
+    if not records:
+        raise beside.error("[0]", "is missing")
+    if records[0].values != values:
+        raise beside.error("[0].metric.benchmark_values", f"is of another run than {file.path.name}")
+    return records[0].arguments
+
+
+def _offline(
+    command: str, model: str | None, label: str, arguments: _Arguments, engine: str | None, metrics: PerformanceMetrics,
+    walls: Sequence[float], notes: Sequence[str],
+) -> ImportedRecord:  # fmt: skip
+    """What ``latency`` and ``throughput`` have in common; `walls` is the wall time of each iteration, in seconds."""
+    tokens = metrics.output_tokens
+    return ImportedRecord(
+        f"vllm bench {command}",
+        metrics,
+        model=model,
+        label=label,
+        config={
+            **arguments.model_dump(include=_OFFLINE_SETTINGS, exclude_none=True),
+            "max_new_tokens": None if tokens is None else int(tokens),
+        },
+        head={"engine": engine},
+        samples=[vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)],
+        notes=[*notes, *([] if tokens else [_UNKNOWN_TOKENS])],
+    )
+
+
+def _latency(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
+    run = file.validate(_Latency, document)
+    arguments = _arguments(file, run.latencies)
+    batch = arguments.batch_size or file.config.batch_size
     if not batch:
-        raise UsageError(f"{source.path}: the batch size is not in it", f"give --batch-size, or {_SAVE_SIDECAR}")
-    tokens = arguments.count_or_none("output_len") or given.max_new_tokens
-    prompt = arguments.count_or_none("input_len")
-    warmup = arguments.count_or_none("num_iters_warmup")
-    amortised = summarize(wall / batch for wall in walls)
+        raise UsageError(f"{file.path}: does not contain the batch size", f"give --batch-size, or {_SAVE_SIDECAR}")
+    tokens = arguments.output_len or file.config.max_new_tokens
+    count, warmup = len(run.latencies), arguments.num_iters_warmup
+    amortised = summarize(wall / batch for wall in run.latencies)
     metrics = PerformanceMetrics(
-        mean_latency_s=amortised.mean,
-        median_latency_s=amortised.median,
-        p95_latency_s=amortised.p95,
-        p99_latency_s=amortised.p99,
-        std_latency_s=amortised.std,
-        tokens_per_second=None if tokens is None else batch * tokens * len(walls) / sum(walls),
+        **{f"{part}_latency_s": getattr(amortised, part) for part in ("mean", "median", "p95", "p99", "std")},
+        tokens_per_second=None if tokens is None else batch * tokens * count / sum(run.latencies),
         batch_size=batch,
         num_warmup=None if warmup is None else warmup * batch,
-        num_runs=len(walls) * batch,
-        num_iterations=len(walls),
-        input_len=prompt,
-        prompt_tokens=prompt,
+        num_runs=count * batch,
+        num_iterations=count,
+        input_len=arguments.input_len,
+        prompt_tokens=arguments.input_len,
         output_tokens=tokens,
     )
-    rows = [{**request_row(0), "request": None, "iteration": i, "wall_s": wall} for i, wall in enumerate(walls)]
-    notes = [*tail_notes(len(walls), "iterations"), *_unknown_tokens(tokens)]
-    return _offline(
-        fields,
-        source,
-        arguments,
-        metrics,
-        f"batch-{batch}" + (f"-output-{tokens}" if tokens else ""),
-        "vllm",
-        rows,
-        notes,
-    )
+    label = f"batch-{batch}" + (f"-output-{tokens}" if tokens else "")
+    notes = few_samples_notes(count, "iterations")
+    return _offline("latency", run.model_id, label, arguments, "vllm", metrics, run.latencies, notes)
 
 
-def throughput(fields: Fields, source: Source, given: Given) -> Finding:
-    """A ``vllm bench throughput`` result.
-
-    Raises:
-        ResultFileError: A field is missing or of another kind, or the file contradicts itself.
-    """
-    elapsed_s, requests = fields.number("elapsed_time"), fields.count("num_requests")
-    if elapsed_s <= 0 or not requests:
-        raise fields.error("elapsed_time" if requests else "num_requests", "is not above 0")
-    total = fields.count("total_num_tokens")
-    arguments = _arguments(source.path, [fields.number("requests_per_second")])
-    _refuse_several_outputs(arguments)
-    tokens = _equal_outputs(arguments) or given.max_new_tokens
+def _throughput(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
+    run = file.validate(_Throughput, document)
+    arguments = _arguments(file, [run.requests_per_second])
+    tokens, requests, total = file.config.max_new_tokens, run.num_requests, run.total_num_tokens
+    if arguments.dataset_name == "random" and str(arguments.random_range_ratio or 0) in ("0", "0.0"):
+        # All outputs are equal. Newer versions have an option for this data set alone, which takes precedence.
+        tokens = arguments.random_output_len or arguments.output_len or tokens
     if tokens is not None and tokens * requests >= total:
-        raise UsageError(
-            f"{source.path}: {requests} requests of {tokens} output tokens do not fit into its {total} tokens in all",
-            "correct --max-new-tokens",
-        )
+        cause = f"{requests} requests of {tokens} output tokens do not fit into its {total} tokens in all"
+        raise UsageError(f"{file.path}: {cause}", "correct --max-new-tokens")
     metrics = PerformanceMetrics(
-        mean_latency_s=elapsed_s / requests,
-        tokens_per_second=None if tokens is None else tokens * requests / elapsed_s,
+        mean_latency_s=run.elapsed_time / requests,
+        tokens_per_second=None if tokens is None else tokens * requests / run.elapsed_time,
         batch_size=requests,
-        num_warmup=arguments.count_or_none("num_warmups"),
+        num_warmup=arguments.num_warmups,
         num_runs=requests,
         num_iterations=1,
         prompt_tokens=None if tokens is None else total / requests - tokens,
         output_tokens=tokens,
     )
-    row = {**request_row(0), "request": None, "iteration": 0, "wall_s": elapsed_s}
-    backend = arguments.text_or_none("backend")
-    engine = {"vllm": "vllm", "vllm-chat": "vllm", "hf": "transformers"}.get(backend or "")
-    notes = [f"all {requests} requests start at once: one iteration", *_unknown_tokens(tokens)]
-    return _offline(fields, source, arguments, metrics, f"throughput-{requests}", engine, [row], notes)
+    engine = {"vllm": "vllm", "vllm-chat": "vllm", "hf": "transformers"}.get(arguments.backend or "")
+    notes = [f"all {requests} requests start at once: one iteration"]
+    label = f"throughput-{requests}"
+    return _offline("throughput", run.model_id, label, arguments, engine, metrics, [run.elapsed_time], notes)
 
 
-def serve(fields: Fields, source: Source, given: Given) -> Finding:
-    """A ``vllm bench serve`` result, with or without ``--save-detailed``.
-
-    Raises:
-        ResultFileError: A field is missing or of another kind, no request succeeded, or the file contradicts itself.
-    """
-    if fields.get("total_input_sequences") is not None:
-        raise fields.error("total_input_sequences", "is of a pooling model: nothing was generated")
-    completed, duration_s = fields.count("completed"), fields.number("duration")
-    if not completed or duration_s <= 0:
-        raise fields.error("duration" if completed else "completed", "is not above 0: no request succeeded")
-    output = fields.count("total_output_tokens")
-    rows = list(_requests(fields, completed))
-    metrics = PerformanceMetrics(
-        **(request_metrics(rows) if rows else _summaries(fields, completed)),
-        tokens_per_second=fields.number("output_throughput"),
-        batch_size=fields.count_or_none("max_concurrency"),
-        num_runs=completed,
-    )
-    means = {"prompt_tokens": fields.count("total_input_tokens") / completed, "output_tokens": output / completed}
-    lengths = {row["output_tokens"] for row in rows}
-    config = {key: fields.get(key) for key in _SERVE_SETTINGS if fields.get(key) is not None}
-    setting = _load(fields)
-    return Finding(
-        source,
-        metrics.model_copy(update=means),
-        fields.text_or_none("model_id"),
-        setting=setting,
-        config={
-            **config,
-            "load": f"{source.tool}, {setting}",
-            "max_new_tokens": lengths.pop() if len(lengths) == 1 else given.max_new_tokens,
-        },
-        samples=rows,
-        notes=[*_serve_notes(fields, completed), *(tail_notes(completed, "requests") if rows else [])],
-    )
-
-
-def _load(fields: Fields) -> str:
-    """How requests came: their rate, their burstiness where it is not that of a Poisson process, the most at once."""
-    rate = str(fields.get("request_rate"))
-    if fields.get("ramp_up_strategy"):
-        ends = (fields.get("ramp_up_start_rps"), fields.get("ramp_up_end_rps"))
-        rate = f"{fields.get('ramp_up_strategy')}-{ends[0]}-{ends[1]}"
-    words = [f"rate-{rate}"]
-    if fields.get("burstiness") not in (None, 1, 1.0):
-        words.append(f"burstiness-{fields.number('burstiness'):g}")
-    if most := fields.count_or_none("max_concurrency"):
-        words.append(f"concurrency-{most}")
-    return "-".join(words)
-
-
-def _serve_notes(fields: Fields, completed: int) -> Iterator[str]:
-    yield "measured by a client over HTTP: times include the way to the server and waiting in its queue"
-    failed = fields.count_or_none("failed") or max((fields.count_or_none("num_prompts") or 0) - completed, 0)
+def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
+    run = file.validate(_Serve, document)
+    samples = [] if document.get("ttfts") is None else _samples(file, document, run.completed)
+    lengths = {sample.output_tokens for sample in samples}
+    failed = run.failed or max((run.num_prompts or 0) - run.completed, 0)
+    notes = ["measured by a client over HTTP: times include the network and waiting in the server's queue"]
     if failed:
-        yield f"{failed} of {failed + completed} requests failed and are not in the numbers"
-
-
-def _requests(fields: Fields, completed: int) -> Iterator[dict[str, Any]]:
-    """One row a successful request, from ``--save-detailed``; none without it."""
-    if fields.get("ttfts") is None:
-        return
-    ttfts, inputs, outputs = (fields.numbers(key) for key in ("ttfts", "input_lens", "output_lens"))
-    ends = fields.numbers("latencies") if fields.get("latencies") is not None else _ends(fields, ttfts)
-    errors = fields.items("errors")
-    for key, values in (("input_lens", inputs), ("output_lens", outputs), ("latencies", ends), ("errors", errors)):
-        if len(values) != len(ttfts):
-            raise fields.error(key, f"holds {len(values)} values, 'ttfts' {len(ttfts)}")
-    good = [index for index, error in enumerate(errors) if not error]
-    if len(good) != completed:
-        raise fields.error("errors", f"leaves {len(good)} requests without one, 'completed' says {completed}")
-    for index in good:
-        # An endpoint that does not stream has no first token: vLLM writes 0.
-        ttft = ttfts[index] or None
-        count = int(outputs[index])
-        yield request_row(
-            index,
-            ttft_s=ttft,
-            tpot_s=(ends[index] - ttft) / (count - 1) if ttft is not None and count > 1 else None,
-            e2e_s=ends[index],
-            prompt_tokens=int(inputs[index]),
-            output_tokens=count,
-        )
-
-
-def _ends(fields: Fields, ttfts: list[float]) -> list[float]:
-    """End-to-end latencies of versions that do not write them: to the first token, and from each to the next."""
-    gaps = fields.items("itls")
-    if len(gaps) != len(ttfts):
-        raise fields.error("itls", f"holds {len(gaps)} values, 'ttfts' {len(ttfts)}")
-    inner = (Fields(fields.path, {f"itls[{i}]": row}, fields.at).numbers(f"itls[{i}]") for i, row in enumerate(gaps))
-    return [ttft + sum(row) for ttft, row in zip(ttfts, inner, strict=True)]
-
-
-def _summaries(fields: Fields, completed: int) -> dict[str, Any]:
-    """Metrics over requests where the file holds none: means, medians, and tails that enough requests support."""
-    from slim_eval.stats import resolving_count
-
-    found: dict[str, Any] = {}
-    for theirs, ours in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
-        if not (mean := _seconds(fields, f"mean_{theirs}_ms")):
-            continue
-        found |= {ours: mean, f"median_{ours}": _seconds(fields, f"median_{theirs}_ms")}
-        found |= {
-            f"p{q}_{ours}": _seconds(fields, f"p{q}_{theirs}_ms") for q in (95, 99) if completed >= resolving_count(q)
-        }
-        if theirs != "tpot":  # how many requests have one is not said: those of a single token have none
-            found[f"std_{ours}"] = sample_std(_seconds(fields, f"std_{theirs}_ms"), completed)
-    return found
-
-
-def _seconds(fields: Fields, key: str) -> float | None:
-    value = fields.number_or_none(key)
-    return None if value is None else value / 1000
-
-
-def _offline(
-    fields: Fields, source: Source, arguments: Fields, metrics: PerformanceMetrics, setting: str, engine: str | None,
-    rows: Sequence[Mapping[str, Any]], notes: list[str],
-) -> Finding:  # fmt: skip
-    """What ``latency`` and ``throughput`` have in common."""
-    settings = {key: arguments.get(key) for key in _LATENCY_SETTINGS if arguments.get(key) is not None}
-    length = None if metrics.output_tokens is None else int(metrics.output_tokens)
-    return Finding(
-        source,
-        metrics,
-        fields.text_or_none("model_id"),
-        setting=setting,
-        config={**settings, "max_new_tokens": length},
-        head={"engine": engine},
-        samples=rows,
+        notes.append(f"{failed} of {failed + run.completed} requests failed and are not in the numbers")
+    if samples:
+        notes += few_samples_notes(run.completed, "requests")
+    # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
+    rate = document.get("request_rate")
+    if strategy := document.get("ramp_up_strategy"):
+        rate = f"{strategy}-{document.get('ramp_up_start_rps')}-{document.get('ramp_up_end_rps')}"
+    load = f"rate-{rate}"
+    load += "" if run.burstiness in (None, 1) else f"-burstiness-{run.burstiness:g}"
+    load += f"-concurrency-{run.max_concurrency}" if run.max_concurrency else ""
+    return ImportedRecord(
+        "vllm bench serve",
+        PerformanceMetrics(
+            **(request_metrics(samples) if samples else _summaries(file, document, run.completed)),
+            tokens_per_second=run.output_throughput,
+            batch_size=run.max_concurrency,
+            num_runs=run.completed,
+            prompt_tokens=run.total_input_tokens / run.completed,
+            output_tokens=run.total_output_tokens / run.completed,
+        ),
+        model=run.model_id,
+        label=load,
+        config={
+            **{key: document[key] for key in _SERVE_SETTINGS if document.get(key) is not None},
+            "load": f"vllm bench serve, {load}",
+            "max_new_tokens": lengths.pop() if len(lengths) == 1 else file.config.max_new_tokens,
+        },
+        samples=[vars(sample) for sample in samples],
         notes=notes,
     )
 
 
-def _unknown_tokens(tokens: int | None) -> list[str]:
-    return [] if tokens else [f"output tokens are not known: give --max-new-tokens, or {_SAVE_SIDECAR}"]
+def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:
+    """The requests that succeeded."""
+    run = file.validate(_Requests, document)
+    columns = {"input_lens": run.input_lens, "output_lens": run.output_lens, "errors": run.errors}
+    columns |= {"itls": run.itls} if run.latencies is None else {"latencies": run.latencies}
+    for key, values in columns.items():
+        if len(values) != len(run.ttfts):
+            raise file.error(key, f"has {len(values)} values, 'ttfts' {len(run.ttfts)}")
+    good = [index for index, error in enumerate(run.errors) if not error]
+    if len(good) != completed:
+        raise file.error("errors", f"leaves {len(good)} requests without one, but 'completed' is {completed}")
+    samples = []
+    for index in good:
+        # To the first token, and from each to the next. Without streaming there is no first token: vLLM writes 0.
+        end = run.latencies[index] if run.latencies is not None else run.ttfts[index] + sum(run.itls[index])
+        ttft, tokens = run.ttfts[index] or None, run.output_lens[index]
+        tpot = (end - ttft) / (tokens - 1) if ttft is not None and tokens > 1 else None
+        samples.append(RequestSample(None, index, None, ttft, tpot, end, run.input_lens[index], tokens))
+    return samples
 
 
-def _arguments(path: Path, values: list[float]) -> Fields:
-    """The command's arguments from the file beside a result; empty where there is none.
-
-    Only what is asked for by name leaves it: among the arguments there may be a token.
-    """
-    beside = path.with_name(path.name.removesuffix(".json") + SIDECAR_SUFFIX)
-    if not beside.is_file():
-        return Fields(beside, {})
-    records = Fields(beside, {"records": load(beside)[0][0]}).children("records")
-    if not records:
-        raise Fields(beside, {}).error("[0]", "is missing")
-    first = replace(records[0], at="[0]")
-    if first.child("metric").numbers("benchmark_values") != values:
-        raise first.child("metric").error("benchmark_values", f"is of another run than {path.name}")
-    return first.child("benchmark").child("extra_info").child("args")
+def _summaries(file: ForeignFile, document: Mapping[str, Any], completed: int) -> dict[str, Any]:
+    """Metrics over requests without ``--save-detailed``: from vLLM's own summaries."""
+    metrics: dict[str, Any] = {}
+    for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
+        keys = [f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")]
+        times = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys})
+        mean, std, median, p95, p99 = (times[key] for key in keys)
+        # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
+        std = None if theirs == "tpot" else std
+        metrics |= summary_metrics(name, completed, mean, std, {50: median, 95: p95, 99: p99})
+    return metrics
 
 
-def _refuse_several_outputs(arguments: Fields) -> None:
-    if arguments.get("use_beam_search") or (arguments.count_or_none("n") or 1) > 1:
-        key = "use_beam_search" if arguments.get("use_beam_search") else "n"
-        raise arguments.error(key, "asks for several outputs a prompt, which slim-eval does not measure")
+#: The number that a benchmark is about -> its reader.
+_READERS = {"avg_latency": _latency, "requests_per_second": _throughput, "request_throughput": _serve}
 
 
-def _equal_outputs(arguments: Fields) -> int | None:
-    """Output tokens of every request of a throughput run; None where they need not be equal."""
-    is_fixed = str(arguments.get("random_range_ratio") or 0) in ("0", "0.0")
-    if arguments.text_or_none("dataset_name") != "random" or not is_fixed:
-        return None
-    # Newer versions have an option for the random data set alone, which takes precedence.
-    return arguments.count_or_none("random_output_len") or arguments.count_or_none("output_len")
+class VllmBench(Importer):
+    """The three benchmarks of ``vllm bench``; ``serve --append-result`` writes several results into one file."""
+
+    name = "vllm bench"
+    companions = (f"*{_SIDECAR}",)
+
+    def detects(self, file: ForeignFile) -> bool:
+        """By the number that a benchmark is about."""
+        return bool(_READERS.keys() & file.fields.keys())
+
+    def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
+        """One record per JSON document."""
+        for document in file.objects():
+            read = next((read for key, read in _READERS.items() if key in document), _serve)
+            yield read(file, document)
+
+
+IMPORTERS.register(VllmBench())

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from slim_eval import models
 from slim_eval.analysis.compare.items import update_paired
-from slim_eval.config import QuantizationConfig
+from slim_eval.config import ImportConfig, QuantizationConfig
 from slim_eval.errors import QuantizationError, ResultFileError, SlimEvalError, UsageError
 from slim_eval.quantization import cache, calibration
-from slim_eval.results.importers import reading
+from slim_eval.results.importers import ForeignFile
 from slim_eval.results.store import find_results, model_directory, read_noise, read_record, read_samples
 from slim_eval.results.variants import Variant
 from slim_eval.utils import bounded
@@ -153,9 +153,9 @@ def test_other_readers_refuse_depth_too(text: str, tmp_path: Path, make_variant:
     path = tmp_path / "foreign.json"
     path.write_text(text)
     with pytest.raises(ResultFileError, match=r"foreign\.json.*100 deep"):
-        reading.load(path)
+        _ = ForeignFile(path, ImportConfig(paths=(path,))).documents
     with pytest.raises(ResultFileError, match=r"foreign\.json.*line 1.*100 deep"):
-        reading.load_lines(path)
+        list(ForeignFile(path, ImportConfig(paths=(path,))).rows(dict[str, Any]))
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"config\.json.*100 deep"):
         models.describe_config(tmp_path)
@@ -183,10 +183,11 @@ ITEMS: list[dict[str, Any]] = [{"task": "quiz", "doc_id": n, "doc_hash": f"d{n}"
 def test_lines_of_other_tools_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text('{"a": 1}\n{"a": "xxxxxxxxxx"}\n')
-    assert len(reading.load_lines(path)) == 2
+    file = ForeignFile(path, ImportConfig(paths=(path,)))
+    assert len(list(file.rows(dict[str, Any]))) == 2
     monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 12)
     with pytest.raises(ResultFileError, match=r"items\.jsonl.*line 2 is longer than the 12 bytes"):
-        reading.load_lines(path)
+        list(ForeignFile(path, ImportConfig(paths=(path,))).rows(dict[str, Any]))
 
 
 @pytest.mark.parametrize(

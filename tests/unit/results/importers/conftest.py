@@ -10,10 +10,31 @@ from typing import Any
 
 import pytest
 
+from slim_eval.config import ImportConfig
+from slim_eval.results.importers import ForeignFile, ImportedRecord, importer_of
+
 DATA = Path(__file__).resolve().parents[3] / "data" / "importers"
 
 #: Changes a parsed document in place.
 Change = Callable[[dict[str, Any]], object]
+
+
+def foreign(path: Path, **options: Any) -> ForeignFile:
+    """A file under the options of the command."""
+    return ForeignFile(path, ImportConfig(paths=(path,), **options))
+
+
+def read(path: Path, **options: Any) -> list[ImportedRecord]:
+    """All measurements of a file, by the importer that recognises it."""
+    file = foreign(path, **options)
+    importer = importer_of(file)
+    assert importer is not None
+    return list(importer.read(file))
+
+
+def dump(path: Path, imported: ImportedRecord) -> str:
+    """The record of a measurement as JSON."""
+    return imported.record(foreign(path, model="m", precision="fp16")).model_dump_json()
 
 
 @pytest.fixture

@@ -11,48 +11,46 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import ResultFileError
-from slim_eval.results.importers.findings import Finding, Given, Source
-from slim_eval.results.importers.guidellm import report
-from slim_eval.results.importers.reading import Fields
+from slim_eval.results.importers import ImportedRecord
 from slim_eval.results.records import PerformanceMetrics
+from tests.unit.results.importers import conftest
 
 
-def read(path: Path) -> tuple[list[Finding], dict[str, Any]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return report(Fields(path, content), Source(path, "0", "guidellm"), Given()), content
+def read(path: Path) -> tuple[list[ImportedRecord], dict[str, Any]]:
+    return conftest.read(path), json.loads(path.read_text(encoding="utf-8"))
 
 
-def numbers(finding: Finding) -> PerformanceMetrics:
-    assert isinstance(finding.metrics, PerformanceMetrics)
-    return finding.metrics
+def numbers(imported: ImportedRecord) -> PerformanceMetrics:
+    assert isinstance(imported.metrics, PerformanceMetrics)
+    return imported.metrics
 
 
 @pytest.mark.parametrize(
     ("name", "version", "count"), [("guidellm_v1.json", "0.5.3", 2), ("guidellm_v2.json", "0.7.2", 1)]
 )
 def test_each_benchmark_of_both_versions_is_found(data: Path, name: str, version: str, count: int) -> None:
-    findings, content = read(data / name)
-    assert len(findings) == len(content["benchmarks"]) == count
-    for finding, benchmark in zip(findings, content["benchmarks"], strict=True):
-        metrics, theirs = numbers(finding), benchmark["metrics"]
-        assert finding.source.version == version
+    records, content = read(data / name)
+    assert len(records) == len(content["benchmarks"]) == count
+    for imported, benchmark in zip(records, content["benchmarks"], strict=True):
+        metrics, theirs = numbers(imported), benchmark["metrics"]
+        assert imported.version == version
         assert metrics.ttft_s == pytest.approx(theirs["time_to_first_token_ms"]["successful"]["mean"] / 1000)
         assert metrics.tpot_s == pytest.approx(theirs["inter_token_latency_ms"]["successful"]["mean"] / 1000)
         assert metrics.tokens_per_second == pytest.approx(6 * 12 / benchmark["duration"])
         assert (metrics.num_runs, metrics.prompt_tokens, metrics.output_tokens) == (6, 24, 12)
         assert metrics.mean_latency_s is None
-        assert finding.config["max_new_tokens"] == 12
-        assert finding.head["engine"] is None
-        assert len(finding.samples) == 6
+        assert imported.config["max_new_tokens"] == 12
+        assert imported.head["engine"] is None
+        assert len(imported.samples) == 6
 
 
 def test_its_time_per_output_token_is_not_taken(data: Path) -> None:
     """It divides the whole latency by n, ours the time after the first token by n - 1."""
-    (finding,), content = read(data / "guidellm_v2.json")
+    (imported,), content = read(data / "guidellm_v2.json")
     theirs = content["benchmarks"][0]["metrics"]["time_per_output_token_ms"]["successful"]["mean"] / 1000
     requests = content["benchmarks"][0]["requests"]["successful"]
     by_hand = [(r["request_latency"] - r["time_to_first_token_ms"] / 1000) / 11 for r in requests]
-    tpot = numbers(finding).tpot_s
+    tpot = numbers(imported).tpot_s
     assert tpot is not None
     assert tpot != pytest.approx(theirs, rel=0.05)
     assert tpot == pytest.approx(
@@ -61,9 +59,9 @@ def test_its_time_per_output_token_is_not_taken(data: Path) -> None:
 
 
 def test_end_to_end_ends_with_the_last_token(data: Path) -> None:
-    findings, content = read(data / "guidellm_v1.json")
-    for finding, benchmark in zip(findings, content["benchmarks"], strict=True):
-        for row, request in zip(finding.samples, benchmark["requests"]["successful"], strict=True):
+    records, content = read(data / "guidellm_v1.json")
+    for imported, benchmark in zip(records, content["benchmarks"], strict=True):
+        for row, request in zip(imported.samples, benchmark["requests"]["successful"], strict=True):
             assert row["e2e_s"] == pytest.approx(row["ttft_s"] + 11 * row["tpot_s"])
             assert 0 < request["request_latency"] - row["e2e_s"] < 0.05
 
@@ -82,12 +80,12 @@ def test_the_strategy_is_the_setting(
     changed: Callable[..., Path], strategy: dict[str, Any], setting: str, concurrency: int | None
 ) -> None:
     path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["config"].update(strategy=strategy))
-    (finding,), _ = read(path)
-    assert finding.setting == setting
-    assert numbers(finding).batch_size == concurrency
-    assert finding.config["type"] == strategy["type_"]
-    assert finding.config["load"] == f"guidellm, {setting}"
-    assert finding.config.get("rate") == strategy.get("rate")
+    (imported,), _ = read(path)
+    assert imported.label == setting
+    assert numbers(imported).batch_size == concurrency
+    assert imported.config["type"] == strategy["type_"]
+    assert imported.config["load"] == f"guidellm, {setting}"
+    assert imported.config.get("rate") == strategy.get("rate")
 
 
 def sampled(content: dict[str, Any]) -> None:
@@ -97,17 +95,17 @@ def sampled(content: dict[str, Any]) -> None:
 
 
 def test_a_sample_of_requests_is_not_taken_for_all(changed: Callable[..., Path], data: Path) -> None:
-    whole = [numbers(finding) for finding in read(data / "guidellm_v1.json")[0]]
-    for finding, expected in zip(read(changed("guidellm_v1.json", sampled))[0], whole, strict=True):
-        metrics = numbers(finding)
+    whole = [numbers(imported) for imported in read(data / "guidellm_v1.json")[0]]
+    for imported, expected in zip(read(changed("guidellm_v1.json", sampled))[0], whole, strict=True):
+        metrics = numbers(imported)
         assert metrics.ttft_s == pytest.approx(expected.ttft_s)
         assert metrics.std_ttft_s == pytest.approx(expected.std_ttft_s)
         assert metrics.tpot_s == pytest.approx(expected.tpot_s)
         assert metrics.std_tpot_s == pytest.approx(expected.std_tpot_s)
         assert metrics.tokens_per_second == expected.tokens_per_second
         assert (metrics.e2e_latency_s, metrics.p95_ttft_s, metrics.p99_ttft_s) == (None, None, None)
-        assert finding.samples == []
-        assert any("sample of the requests" in note for note in finding.notes)
+        assert imported.samples == []
+        assert any("sample of the requests" in note for note in imported.notes)
 
 
 def test_a_mean_that_is_weighted_by_length_is_not_taken(changed: Callable[..., Path]) -> None:
@@ -115,12 +113,12 @@ def test_a_mean_that_is_weighted_by_length_is_not_taken(changed: Callable[..., P
         sampled(content)
         content["benchmarks"][0]["metrics"]["output_token_count"]["successful"]["min"] = 3.0
 
-    findings, _ = read(changed("guidellm_v1.json", unequal))
-    assert numbers(findings[0]).tpot_s is None
-    assert numbers(findings[0]).ttft_s is not None
-    assert findings[0].config["max_new_tokens"] is None
-    assert any("weighs them" in note for note in findings[0].notes)
-    assert numbers(findings[1]).tpot_s is not None
+    records, _ = read(changed("guidellm_v1.json", unequal))
+    assert numbers(records[0]).tpot_s is None
+    assert numbers(records[0]).ttft_s is not None
+    assert records[0].config["max_new_tokens"] is None
+    assert any("weights them" in note for note in records[0].notes)
+    assert numbers(records[1]).tpot_s is not None
 
 
 def test_tails_of_summaries_need_enough_requests(changed: Callable[..., Path]) -> None:
@@ -135,9 +133,9 @@ def test_tails_of_summaries_need_enough_requests(changed: Callable[..., Path]) -
 
 @pytest.mark.parametrize("key", ["warmup_duration", "cooldown_duration"])
 def test_throughput_is_unknown_where_requests_were_cut(changed: Callable[..., Path], key: str) -> None:
-    (finding,), _ = read(changed("guidellm_v2.json", lambda c: c["benchmarks"][0].update({key: 0.5})))
-    assert numbers(finding).tokens_per_second is None
-    assert numbers(finding).ttft_s is not None
+    (imported,), _ = read(changed("guidellm_v2.json", lambda c: c["benchmarks"][0].update({key: 0.5})))
+    assert numbers(imported).tokens_per_second is None
+    assert numbers(imported).ttft_s is not None
 
 
 def test_no_values_are_none(changed: Callable[..., Path]) -> None:
@@ -145,9 +143,9 @@ def test_no_values_are_none(changed: Callable[..., Path]) -> None:
         for request in content["benchmarks"][0]["requests"]["successful"]:
             request.update(time_to_first_token_ms=None, inter_token_latency_ms=None)
 
-    (finding,), _ = read(changed("guidellm_v2.json", not_streamed))
-    assert (numbers(finding).ttft_s, numbers(finding).tpot_s, numbers(finding).e2e_latency_s) == (None, None, None)
-    assert numbers(finding).tokens_per_second is not None
+    (imported,), _ = read(changed("guidellm_v2.json", not_streamed))
+    assert (numbers(imported).ttft_s, numbers(imported).tpot_s, numbers(imported).e2e_latency_s) == (None, None, None)
+    assert numbers(imported).tokens_per_second is not None
 
     def zero(content: dict[str, Any]) -> None:
         sampled(content)
@@ -159,24 +157,24 @@ def test_no_values_are_none(changed: Callable[..., Path]) -> None:
 
 def test_failed_requests_are_counted(changed: Callable[..., Path]) -> None:
     path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(errored=2))
-    (finding,), _ = read(path)
-    assert "2 of 8 requests failed or were cut off and are not in the numbers" in finding.notes
+    (imported,), _ = read(path)
+    assert "2 of 8 requests failed or were cut off and are not in the numbers" in imported.notes
 
 
 def test_an_engine_in_the_same_process_is_named_and_a_key_is_not(changed: Callable[..., Path]) -> None:
     secret = {"kind": "vllm_python", "api_key": "sk-SECRET"}
     path = changed("guidellm_v2.json", lambda c: c["benchmarks"][0]["config"]["backend"].update(secret))
-    (finding,), _ = read(path)
-    assert finding.head["engine"] == "vllm"
-    assert finding.config["backend"] == "vllm_python"
-    assert "SECRET" not in finding.record("m", "fp16").model_dump_json()
+    (imported,), _ = read(path)
+    assert imported.head["engine"] == "vllm"
+    assert imported.config["backend"] == "vllm_python"
+    assert "SECRET" not in conftest.dump(path, imported)
 
 
 def test_the_model_is_the_one_that_was_asked(data: Path, changed: Callable[..., Path]) -> None:
     assert read(data / "guidellm_v2.json")[0][0].model == "demo"
-    assert {finding.model for finding in read(data / "guidellm_v1.json")[0]} == {None}
+    assert {imported.model for imported in read(data / "guidellm_v1.json")[0]} == {None}
     path = changed("guidellm_v1.json", lambda content: content["args"].update(model="org/Tiny"))
-    assert {finding.model for finding in read(path)[0]} == {"org/Tiny"}
+    assert {imported.model for imported in read(path)[0]} == {"org/Tiny"}
 
 
 def drop(key: str) -> Callable[[dict[str, Any]], object]:
@@ -190,8 +188,8 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
         (lambda c: c["metadata"].update(version=3), "field 'metadata.version' is 3; known are 1, 2"),
         (lambda c: c["metadata"].pop("version"), "field 'metadata.version' is missing"),
         (lambda c: c.update(benchmarks=[]), "field 'benchmarks' is empty"),
-        (lambda c: c["benchmarks"][0].pop("config"), "field 'benchmarks[0].config' is missing"),
-        (drop("output_token_count"), "field 'benchmarks[0].metrics.output_token_count' is missing"),
+        (lambda c: c["benchmarks"][0].pop("config"), "field 'benchmarks[0].config.strategy' is missing"),
+        (drop("output_token_count"), "field 'benchmarks[0].metrics.output_token_count.successful.mean' is missing"),
         (
             lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(successful=0),
             "'benchmarks[0].metrics.request_totals.successful' is 0: no request succeeded",

@@ -11,43 +11,55 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from slim_eval.analysis.rules import comparison
+from slim_eval.results.rows import rows_of
 
 import slim_eval
-from slim_eval.analysis.rules import comparison
+from slim_eval.cli import main
+from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results.importers import Format, detect, import_results
+from slim_eval.results.importers import ImportReport, importer_of
+from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
-from slim_eval.results.rows import rows_of
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
 from slim_eval.results.variants import Variant
-from tests.unit.results.importers.conftest import DATA
+from tests.unit.results.importers.conftest import DATA, foreign
 
 LM_EVAL = "lm_eval/results_2026-11-24T14-46-58.266836.json"
 FILES = {
-    LM_EVAL: Format.LM_EVAL,
-    "vllm_latency.json": Format.VLLM_LATENCY,
-    "vllm_throughput.json": Format.VLLM_THROUGHPUT,
-    "vllm_serve.json": Format.VLLM_SERVE,
-    "vllm_serve_detailed.json": Format.VLLM_SERVE,
-    "guidellm_v1.json": Format.GUIDELLM,
-    "guidellm_v2.json": Format.GUIDELLM,
+    LM_EVAL: "lm-eval",
+    "vllm_latency.json": "vllm bench",
+    "vllm_throughput.json": "vllm bench",
+    "vllm_serve.json": "vllm bench",
+    "vllm_serve_detailed.json": "vllm bench",
+    "guidellm_v1.json": "guidellm",
+    "guidellm_v2.json": "guidellm",
 }
+
+
+def import_results(paths: list[Path], output_dir: Path, **options: Any) -> ImportReport:
+    return import_config(ImportConfig(paths=tuple(paths), output_dir=output_dir, **options))
 
 
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize(("name", "kind"), FILES.items())
-def test_every_format_is_recognised_by_its_fields(data: Path, name: str, kind: Format) -> None:
-    assert detect(json.loads((data / name).read_text(encoding="utf-8"))) is kind
+@pytest.mark.parametrize(("name", "tool"), FILES.items())
+def test_every_format_is_recognised_by_its_fields(data: Path, tmp_path: Path, name: str, tool: str) -> None:
+    path = Path(shutil.copy(data / name, tmp_path / "any.json"))
+    importer = importer_of(foreign(path))
+    assert importer is not None
+    assert importer.name == tool
 
 
 @pytest.mark.parametrize(
     "content", [None, [], 3, "text", {}, {"results": {}}, {"latencies": [1]}, {"schema_version": 1}]
 )
-def test_anything_else_is_not(content: Any) -> None:
-    assert detect(content) is None
+def test_anything_else_is_not(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "any.json"
+    path.write_text(json.dumps(content))
+    assert importer_of(foreign(path)) is None
 
 
 def test_everything_at_once_becomes_variants(data: Path, tmp_path: Path) -> None:
@@ -94,7 +106,7 @@ def test_a_record_says_where_it_comes_from(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_precision_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"vllm_serve\.json.*at which precision models/demo") as failure:
+    with pytest.raises(UsageError, match=r"vllm_serve\.json.*precision at which models/demo") as failure:
         import_results([data / LM_EVAL, data / "vllm_serve.json"], tmp_path / "out")
     assert "--precision" in failure.value.remedy
     assert not (tmp_path / "out").exists(), "nothing is written before everything is known"
@@ -104,7 +116,7 @@ def test_the_precision_of_a_16_bit_dtype_is_taken_and_said(data: Path, tmp_path:
     report = import_results([data / LM_EVAL], tmp_path)
     assert {path.parent.name for path in report.paths} == {"demo_fp16"}
     assert any("precision fp16 is taken from the file" in note for note in report.notes)
-    assert read_record(report.paths[0]).notes[-1] == "precision fp16 is taken from the file; --precision names another"
+    assert read_record(report.paths[0]).notes[-1] == "precision fp16 is taken from the file; --precision overrides it"
 
 
 def test_the_users_word_replaces_the_files(data: Path, tmp_path: Path) -> None:
@@ -114,7 +126,7 @@ def test_the_users_word_replaces_the_files(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_model_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="which model") as failure:
+    with pytest.raises(UsageError, match="name of the model") as failure:
         import_results([data / "guidellm_v1.json"], tmp_path, precision="fp16")
     assert "--model" in failure.value.remedy
 
@@ -125,8 +137,6 @@ def test_the_model_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path
         ({"precision": "../x"}, "--precision"),
         ({"precision": ""}, "--precision"),
         ({"model": " "}, "--model"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"max_new_tokens": -1}, "--max-new-tokens -1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(data: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -134,11 +144,17 @@ def test_options_that_cannot_be_are_refused(data: Path, tmp_path: Path, options:
         import_results([data / "vllm_serve.json"], tmp_path, **{"model": "m", "precision": "fp16", **options})
 
 
+@pytest.mark.parametrize("option", ["--batch-size", "--max-new-tokens"])
+def test_sizes_below_one_are_refused(data: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(data / "vllm_serve.json"), option, "0"]) == 2
+    assert f"{option}: 0" in capsys.readouterr().err
+
+
 def test_paths_that_cannot_be_read_are_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         import_results([tmp_path / "none.json"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"holds no \.json file"):
+    with pytest.raises(UsageError, match="contains no result file"):
         import_results([tmp_path / "empty"], tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"):
@@ -158,11 +174,14 @@ def test_one_bad_file_does_not_stop_the_others(data: Path, tmp_path: Path) -> No
     assert files_below(tmp_path / "out") == ["demo/demo_fp16/performance.json"]
     problems = "\n".join(report.problems)
     assert len(report.problems) == 5
-    assert "other.json: of no known format; its first fields are 'first', 'second'" in problems
-    assert "newer.json: field 'latencies' is missing: like a file of vllm bench latency" in problems
+    assert (
+        "other.json: of no known format, its first fields are 'first', 'second'; slim-eval imports results of guidellm, lm-eval, vllm bench"
+        in problems
+    )
+    assert "newer.json: field 'latencies' is missing (read as a result of vllm bench)" in problems
     assert "truncated.json: not readable as JSON" in problems
-    assert "list.json: holds no JSON object" in problems
-    assert "own.json: field 'schema_version': this is slim-eval's own" in problems
+    assert "list.json: contains a JSON list, not an object" in problems
+    assert "own.json: field 'schema_version': slim-eval's own" in problems
     with pytest.raises(ResultFileError, match=r"and 4 more") as failure:
         report.raise_for_problems()
     assert failure.value.exit_code == 1
@@ -217,7 +236,7 @@ def test_a_measurement_of_another_origin_is_never_replaced(
     report = import_results([data / "vllm_serve.json", data / LM_EVAL], out, precision="fp16")
     assert {path.name for path in report.paths} == {"demo_gsm8k.json", "demo_hellaswag.json"}
     assert len(report.problems) == 2
-    assert all("holds another measurement" in problem for problem in report.problems)
+    assert all("contains another measurement" in problem for problem in report.problems)
     assert {path: path.read_bytes() for path in before} == before
 
     fresh = tmp_path / "fresh"

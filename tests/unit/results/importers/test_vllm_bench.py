@@ -11,23 +11,15 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results.importers import vllm_bench
-from slim_eval.results.importers.findings import Finding, Given, Source
-from slim_eval.results.importers.reading import Fields
+from slim_eval.results.importers import ImportedRecord
 from slim_eval.results.records import PerformanceMetrics
-
-NOTHING = Given()
-
-
-def read(path: Path, given: Given = NOTHING) -> tuple[Finding, PerformanceMetrics, dict[str, Any]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    reader = next(r for part, r in READERS.items() if part in path.name)
-    finding = reader(Fields(path, content), Source(path, "0", "vllm bench"), given)
-    assert isinstance(finding.metrics, PerformanceMetrics)
-    return finding, finding.metrics, content
+from tests.unit.results.importers import conftest
 
 
-READERS = {"latency": vllm_bench.latency, "throughput": vllm_bench.throughput, "serve": vllm_bench.serve}
+def read(path: Path, **options: Any) -> tuple[ImportedRecord, PerformanceMetrics, dict[str, Any]]:
+    (imported,) = conftest.read(path, **options)
+    assert isinstance(imported.metrics, PerformanceMetrics)
+    return imported, imported.metrics, json.loads(path.read_text(encoding="utf-8"))
 
 
 def alone(folder: Path, source: Path, **changes: Any) -> Path:
@@ -38,18 +30,18 @@ def alone(folder: Path, source: Path, **changes: Any) -> Path:
 
 
 def test_latency_is_amortised_over_the_batch(data: Path) -> None:
-    finding, metrics, content = read(data / "vllm_latency.json")
+    imported, metrics, content = read(data / "vllm_latency.json")
     assert metrics.mean_latency_s == pytest.approx(content["avg_latency"] / 2)
     assert metrics.median_latency_s == pytest.approx(content["percentiles"]["50"] / 2)
     assert metrics.std_latency_s == pytest.approx(statistics.stdev(content["latencies"]) / 2)
     assert metrics.tokens_per_second == pytest.approx(2 * 8 * 5 / sum(content["latencies"]))
     assert (metrics.batch_size, metrics.num_iterations, metrics.num_runs, metrics.num_warmup) == (2, 5, 10, 2)
     assert (metrics.input_len, metrics.prompt_tokens, metrics.output_tokens) == (16, 16, 8)
-    assert finding.head == {"engine": "vllm"}
-    assert finding.config["max_new_tokens"] == 8
-    assert finding.config["enforce_eager"] is True
-    assert [row["wall_s"] for row in finding.samples] == content["latencies"]
-    assert "every p95 is the maximum: 5 iterations are fewer than 20" in finding.notes
+    assert imported.head == {"engine": "vllm"}
+    assert imported.config["max_new_tokens"] == 8
+    assert imported.config["enforce_eager"] is True
+    assert [row["wall_s"] for row in imported.samples] == content["latencies"]
+    assert "every p95 is the maximum: 5 iterations are fewer than 20" in imported.notes
 
 
 def test_a_batch_has_no_mean_end_to_end_latency(data: Path) -> None:
@@ -62,13 +54,13 @@ def test_latency_without_its_arguments_asks_for_the_batch_size(data: Path, tmp_p
     with pytest.raises(UsageError, match="batch size") as failure:
         read(path)
     assert "--batch-size" in failure.value.remedy
-    finding, metrics, _ = read(path, Given(batch_size=2))
+    imported, metrics, _ = read(path, batch_size=2)
     assert metrics.mean_latency_s == read(data / "vllm_latency.json")[1].mean_latency_s
     assert metrics.tokens_per_second is None
     assert metrics.output_tokens is None
-    assert finding.config["max_new_tokens"] is None
-    assert any("--max-new-tokens" in note for note in finding.notes)
-    _, metrics, _ = read(path, Given(batch_size=2, max_new_tokens=8))
+    assert imported.config["max_new_tokens"] is None
+    assert any("--max-new-tokens" in note for note in imported.notes)
+    _, metrics, _ = read(path, batch_size=2, max_new_tokens=8)
     assert metrics.tokens_per_second == read(data / "vllm_latency.json")[1].tokens_per_second
 
 
@@ -85,7 +77,7 @@ def test_several_outputs_a_prompt_are_refused(changed: Callable[..., Path], key:
     content = json.loads(beside.read_text(encoding="utf-8"))
     content[0]["benchmark"]["extra_info"]["args"][key] = value
     beside.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ResultFileError, match=rf"args\.{key}' asks for several outputs"):
+    with pytest.raises(ResultFileError, match=rf"args\.{key}' requests several outputs"):
         read(path)
 
 
@@ -94,30 +86,30 @@ def test_a_secret_among_the_arguments_goes_nowhere(changed: Callable[..., Path])
     beside = path.with_name("vllm_latency.pytorch.json")
     beside.write_text(beside.read_text(encoding="utf-8").replace('"hf_token": null', '"hf_token": "hf_SECRET"'))
     assert "hf_SECRET" in beside.read_text(encoding="utf-8")
-    assert "SECRET" not in read(path)[0].record("m", "fp16").model_dump_json()
+    assert "SECRET" not in conftest.dump(path, read(path)[0])
 
 
 def test_throughput_counts_output_tokens_only(data: Path) -> None:
-    finding, metrics, content = read(data / "vllm_throughput.json")
+    imported, metrics, content = read(data / "vllm_throughput.json")
     assert metrics.tokens_per_second == pytest.approx(6 * 8 / content["elapsed_time"])
     assert metrics.tokens_per_second < content["tokens_per_second"]  # which counts the prompts' too
     assert metrics.mean_latency_s == pytest.approx(content["elapsed_time"] / 6)
     assert (metrics.batch_size, metrics.num_runs, metrics.num_iterations) == (6, 6, 1)
     assert metrics.prompt_tokens == pytest.approx((146 - 48) / 6)
-    assert finding.head == {"engine": "vllm"}
-    assert finding.config["max_new_tokens"] == 8
+    assert imported.head == {"engine": "vllm"}
+    assert imported.config["max_new_tokens"] == 8
 
 
 def test_throughput_without_its_arguments_knows_no_tokens_and_no_engine(data: Path, tmp_path: Path) -> None:
     path = alone(tmp_path, data / "vllm_throughput.json")
-    finding, metrics, content = read(path)
+    imported, metrics, content = read(path)
     assert metrics.tokens_per_second is None
     assert metrics.prompt_tokens is None
     assert metrics.mean_latency_s == content["elapsed_time"] / 6
-    assert finding.head == {"engine": None}
-    assert read(path, Given(max_new_tokens=8))[1].tokens_per_second == pytest.approx(6 * 8 / content["elapsed_time"])
+    assert imported.head == {"engine": None}
+    assert read(path, max_new_tokens=8)[1].tokens_per_second == pytest.approx(6 * 8 / content["elapsed_time"])
     with pytest.raises(UsageError, match="do not fit into its 146 tokens"):
-        read(path, Given(max_new_tokens=25))
+        read(path, max_new_tokens=25)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +133,7 @@ def test_output_tokens_are_known_only_where_all_are_equal(
 
 
 def test_serving_metrics_from_requests_equal_vllms_own(data: Path) -> None:
-    finding, metrics, content = read(data / "vllm_serve_detailed.json")
+    imported, metrics, content = read(data / "vllm_serve_detailed.json")
     assert metrics.ttft_s == pytest.approx(content["mean_ttft_ms"] / 1000)
     assert metrics.median_ttft_s == pytest.approx(content["median_ttft_ms"] / 1000)
     assert metrics.tpot_s == pytest.approx(content["mean_tpot_ms"] / 1000)
@@ -153,25 +145,25 @@ def test_serving_metrics_from_requests_equal_vllms_own(data: Path) -> None:
     assert (metrics.batch_size, metrics.num_runs) == (2, 8)
     assert (metrics.prompt_tokens, metrics.output_tokens) == (193 / 8, 12)
     assert metrics.mean_latency_s is None
-    assert finding.config["max_new_tokens"] == 12
-    assert finding.config["request_rate"] == "inf"
-    assert finding.setting == "rate-inf-concurrency-2"
-    assert finding.head == {}
-    assert len(finding.samples) == 8
-    assert {row["output_tokens"] for row in finding.samples} == {12}
+    assert imported.config["max_new_tokens"] == 12
+    assert imported.config["request_rate"] == "inf"
+    assert imported.label == "rate-inf-concurrency-2"
+    assert imported.head == {}
+    assert len(imported.samples) == 8
+    assert {row["output_tokens"] for row in imported.samples} == {12}
 
 
 def test_serving_metrics_without_requests_are_converted(data: Path) -> None:
-    finding, metrics, content = read(data / "vllm_serve.json")
+    imported, metrics, content = read(data / "vllm_serve.json")
     assert metrics.ttft_s == content["mean_ttft_ms"] / 1000
     assert metrics.e2e_latency_s == content["mean_e2el_ms"] / 1000
     assert metrics.std_e2e_latency_s == pytest.approx(content["std_e2el_ms"] / 1000 * (8 / 7) ** 0.5)
     assert metrics.std_tpot_s is None
     assert (metrics.p95_ttft_s, metrics.p99_ttft_s) == (None, None)  # interpolated between eight requests
     assert metrics.batch_size is None
-    assert finding.samples == []
-    assert finding.config["max_new_tokens"] is None
-    assert finding.setting == "rate-4.0"
+    assert imported.samples == []
+    assert imported.config["max_new_tokens"] is None
+    assert imported.label == "rate-4.0"
 
 
 @pytest.mark.parametrize(
@@ -186,9 +178,9 @@ def test_serving_metrics_without_requests_are_converted(data: Path) -> None:
     ],
 )
 def test_the_load_is_kept_in_words(changed: Callable[..., Path], change: dict[str, Any], load: str) -> None:
-    finding, _, _ = read(changed("vllm_serve.json", lambda content: content.update(change)))
-    assert finding.setting == load
-    assert finding.config["load"] == f"vllm bench, {load}"
+    imported, _, _ = read(changed("vllm_serve.json", lambda content: content.update(change)))
+    assert imported.label == load
+    assert imported.config["load"] == f"vllm bench serve, {load}"
 
 
 def test_tails_are_taken_where_there_are_enough_requests(changed: Callable[..., Path]) -> None:
@@ -205,10 +197,10 @@ def test_failed_requests_are_left_out_and_counted(changed: Callable[..., Path]) 
         content["output_lens"][0] = 0
         content.update(completed=7, failed=1, total_output_tokens=84, total_input_tokens=169)
 
-    finding, metrics, content = read(changed("vllm_serve_detailed.json", fail_the_first))
-    assert len(finding.samples) == metrics.num_runs == 7
+    imported, metrics, content = read(changed("vllm_serve_detailed.json", fail_the_first))
+    assert len(imported.samples) == metrics.num_runs == 7
     assert metrics.ttft_s == pytest.approx(statistics.mean(content["ttfts"][1:]))
-    assert "1 of 8 requests failed and are not in the numbers" in finding.notes
+    assert "1 of 8 requests failed and are not in the numbers" in imported.notes
 
 
 def test_zero_is_vllms_word_for_no_values(changed: Callable[..., Path]) -> None:
@@ -229,18 +221,18 @@ def test_versions_without_latencies_have_them_in_the_gaps(changed: Callable[...,
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("vllm_latency.json", {"latencies": []}, "'latencies' holds no times"),
+        ("vllm_latency.json", {"latencies": []}, "'latencies' is empty"),
         ("vllm_latency.json", {"latencies": [0.1, float("nan")]}, "'latencies[1]' is nan"),
         ("vllm_latency.json", {"avg_latency": 9.0}, "'avg_latency' is not the mean"),
-        ("vllm_throughput.json", {"num_requests": 0}, "'num_requests' is not above 0"),
+        ("vllm_throughput.json", {"num_requests": 0}, "'num_requests' is 0: no request"),
         ("vllm_throughput.json", {"elapsed_time": None}, "'elapsed_time' is null"),
-        ("vllm_serve.json", {"completed": 0}, "'completed' is not above 0: no request succeeded"),
+        ("vllm_serve.json", {"completed": 0}, "'completed' is 0: no request succeeded"),
         ("vllm_serve.json", {"mean_ttft_ms": float("nan")}, "'mean_ttft_ms' is nan"),
         ("vllm_serve.json", {"output_throughput": None}, "'output_throughput' is null"),
-        ("vllm_serve.json", {"total_input_sequences": 3}, "'total_input_sequences' is of a pooling model"),
-        ("vllm_serve_detailed.json", {"ttfts": [0.1]}, "'input_lens' holds 8 values, 'ttfts' 1"),
-        ("vllm_serve_detailed.json", {"completed": 7}, "'errors' leaves 8 requests without one, 'completed' says 7"),
-        ("vllm_serve_detailed.json", {"latencies": None, "itls": []}, "'itls' holds 0 values, 'ttfts' 8"),
+        ("vllm_serve.json", {"total_input_sequences": 3}, "'total_input_sequences' is 3"),
+        ("vllm_serve_detailed.json", {"ttfts": [0.1]}, "'input_lens' has 8 values, 'ttfts' 1"),
+        ("vllm_serve_detailed.json", {"completed": 7}, "'errors' leaves 8 requests without one, but 'completed' is 7"),
+        ("vllm_serve_detailed.json", {"latencies": None, "itls": []}, "'itls' has 0 values, 'ttfts' 8"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_field(

@@ -11,23 +11,21 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import ResultFileError
-from slim_eval.results.importers.findings import Finding, Given, Source
-from slim_eval.results.importers.lm_eval_results import results
-from slim_eval.results.importers.reading import Fields
+from slim_eval.results.importers import ImportedRecord
 from slim_eval.results.records import AccuracyMetrics
+from tests.unit.results.importers import conftest
 
 NAME = "lm_eval/results_2026-11-24T14-46-58.266836.json"
 TASKS = ("demo_gsm8k", "demo_hellaswag", "demo_mmlu")
 
 
-def read(path: Path) -> dict[str, Finding]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {f.setting: f for f in results(Fields(path, content), Source(path, "0", "lm-eval"), Given())}
+def read(path: Path) -> dict[str, ImportedRecord]:
+    return {numbers(imported).task: imported for imported in conftest.read(path)}
 
 
-def numbers(finding: Finding) -> AccuracyMetrics:
-    assert isinstance(finding.metrics, AccuracyMetrics)
-    return finding.metrics
+def numbers(imported: ImportedRecord) -> AccuracyMetrics:
+    assert isinstance(imported.metrics, AccuracyMetrics)
+    return imported.metrics
 
 
 def samples_of(path: Path, task: str) -> Path:
@@ -45,8 +43,8 @@ def test_each_task_and_each_group_is_found_once(data: Path) -> None:
 
 def test_scores_are_lm_evals_to_the_digit(data: Path) -> None:
     content = json.loads((data / NAME).read_text(encoding="utf-8"))
-    for task, finding in read(data / NAME).items():
-        metrics = numbers(finding)
+    for task, imported in read(data / NAME).items():
+        metrics = numbers(imported)
         assert metrics.metrics == {key: value for key, value in content["results"][task].items() if "," in key}
         assert (metrics.num_fewshot, metrics.limit, metrics.batch_size) == (5, 4, 8)
         assert metrics.apply_chat_template is False
@@ -69,8 +67,8 @@ def test_a_group_keeps_its_subtasks(data: Path) -> None:
 
 
 def test_the_hash_of_the_items_is_lm_evals(data: Path) -> None:
-    for finding in read(data / NAME).values():
-        for leaf, digest in numbers(finding).task_hashes.items():
+    for imported in read(data / NAME).values():
+        for leaf, digest in numbers(imported).task_hashes.items():
             lines = samples_of(data / NAME, leaf).read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines]
             text = "".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)
@@ -79,13 +77,13 @@ def test_the_hash_of_the_items_is_lm_evals(data: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_items_have_the_scores_that_the_headline_is_the_mean_of(data: Path, task: str) -> None:
-    finding = read(data / NAME)[task]
-    metric = numbers(finding).metric
+    imported = read(data / NAME)[task]
+    metric = numbers(imported).metric
     assert metric is not None
-    scores = [item[metric] for item in finding.samples]
-    assert len(scores) == numbers(finding).num_items
-    assert sum(scores) / len(scores) == pytest.approx(numbers(finding).accuracy)
-    assert len({(item["task"], item["doc_hash"]) for item in finding.samples}) == len(scores)
+    scores = [item[metric] for item in imported.samples]
+    assert len(scores) == numbers(imported).num_items
+    assert sum(scores) / len(scores) == pytest.approx(numbers(imported).accuracy)
+    assert len({(item["task"], item["doc_hash"]) for item in imported.samples}) == len(scores)
 
 
 def test_choices_keep_log_likelihoods_as_numbers_and_answers_what_each_filter_found(data: Path) -> None:
@@ -103,10 +101,10 @@ def test_choices_keep_log_likelihoods_as_numbers_and_answers_what_each_filter_fo
 
 
 def test_what_the_file_says_of_the_model(data: Path) -> None:
-    finding = read(data / NAME)["demo_mmlu"]
-    assert (finding.model, finding.precision) == ("models/demo", "fp16")
-    assert finding.source.version == "0.4.13"
-    head = finding.head
+    imported = read(data / NAME)["demo_mmlu"]
+    assert (imported.model, imported.precision) == ("models/demo", "fp16")
+    assert imported.version == "0.4.13"
+    head = imported.head
     assert (head["engine"], head["engine_version"], head["dtype"]) == ("transformers", "5.17.0", "bfloat16")
     assert head["num_parameters"] == 2033408
     assert head["timestamp"].startswith("2026-11-24T14:")
@@ -117,8 +115,8 @@ def test_what_the_file_says_of_the_model(data: Path) -> None:
 
 def test_gpus_are_read_from_the_environment_report(changed: Callable[..., Path]) -> None:
     text = "GPU models and configuration: GPU 0: NVIDIA A100\nGPU 1: NVIDIA A100\n\nNvidia driver version: 1"
-    finding = read(changed(NAME, lambda c: c.update(pretty_env_info=text)))["demo_mmlu"]
-    assert finding.head["environment"]["gpus"] == [{"name": "NVIDIA A100"}] * 2
+    imported = read(changed(NAME, lambda c: c.update(pretty_env_info=text)))["demo_mmlu"]
+    assert imported.head["environment"]["gpus"] == [{"name": "NVIDIA A100"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -143,9 +141,9 @@ def test_model_and_precision_are_taken_only_where_the_file_says_them(
     changed: Callable[..., Path], arguments: Any, dtype: str | None, model: str | None, precision: str | None
 ) -> None:
     path = changed(NAME, lambda c: c["config"].update(model_args=arguments, model_dtype=dtype))
-    finding = read(path)["demo_mmlu"]
-    assert (finding.model, finding.precision) == (model, precision)
-    assert (finding.head["num_parameters"] is not None) == (precision == "fp16")
+    imported = read(path)["demo_mmlu"]
+    assert (imported.model, imported.precision) == (model, precision)
+    assert (imported.head["num_parameters"] is not None) == (precision == "fp16")
 
 
 def test_a_folder_of_this_machine_says_for_itself_what_it_holds(changed: Callable[..., Path], tmp_path: Path) -> None:
@@ -167,11 +165,23 @@ def test_without_samples_there_are_scores_and_a_word_on_pairing(changed: Callabl
     assert len(found["demo_gsm8k"].samples) == 4
 
 
+def test_a_file_without_model_arguments_names_no_model(changed: Callable[..., Path]) -> None:
+    imported = read(changed(NAME, lambda content: content["config"].pop("model_args")))["demo_mmlu"]
+    assert (imported.model, imported.precision) == (None, None)
+
+
+def test_a_file_without_a_date_has_scores(changed: Callable[..., Path]) -> None:
+    path = changed(NAME, unchanged)
+    imported = read(path.rename(path.with_name("results.json")))["demo_mmlu"]
+    assert imported.samples == []
+    assert numbers(imported).accuracy == 0.8333333333333334
+
+
 def test_samples_of_another_run_are_not_taken(changed: Callable[..., Path]) -> None:
     path = changed(NAME, unchanged)
     for samples in path.parent.glob("samples_*"):
         samples.rename(samples.with_name(samples.name.replace("14-46", "15-46")))
-    assert all(finding.samples == [] for finding in read(path).values())
+    assert all(imported.samples == [] for imported in read(path).values())
 
 
 def test_missing_items_are_noticed(changed: Callable[..., Path]) -> None:
@@ -179,7 +189,7 @@ def test_missing_items_are_noticed(changed: Callable[..., Path]) -> None:
     samples = samples_of(path, "demo_hellaswag")
     lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
     samples.write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(ResultFileError, match=r"n-samples\.demo_hellaswag\.effective' is 4, but samples_.* holds 3"):
+    with pytest.raises(ResultFileError, match=r"n-samples\.demo_hellaswag\.effective' is 4, but samples_.* contains 3"):
         read(path)
     samples.write_text("".join(lines)[:-20], encoding="utf-8")
     with pytest.raises(ResultFileError, match=r"samples_demo_hellaswag.*: line 4 is not JSON"):
@@ -191,8 +201,8 @@ def test_missing_items_are_noticed(changed: Callable[..., Path]) -> None:
     [
         ("demo_hellaswag", '"doc_hash"', '"document"', "field 'line 1.doc_hash' is missing"),
         ("demo_hellaswag", '"filter"', '"filters"', "field 'line 1.filter' is missing"),
-        ("demo_hellaswag", '"resps": [[["-', '"resps": [[["x', "field 'line 1.resps' holds 'x"),
-        ("demo_gsm8k", '"resps": [[', '"resps": [[], [', "field 'line 1.resps' holds no answers"),
+        ("demo_hellaswag", '"resps": [[["-', '"resps": [[["x', "field 'line 1.resps' contains 'x"),
+        ("demo_gsm8k", '"resps": [[', '"resps": [[], [', "field 'line 1.resps[0]' is empty"),
     ],
 )
 def test_a_damaged_sample_is_named(changed: Callable[..., Path], task: str, old: str, new: str, words: str) -> None:
@@ -221,9 +231,9 @@ def test_an_impossible_choice_has_no_log_likelihood(changed: Callable[..., Path]
 def test_a_score_that_is_no_number_is_an_error_only_where_it_is_the_headline(changed: Callable[..., Path]) -> None:
     nan = float("nan")
     path = changed(NAME, lambda c: c["results"]["demo_hellaswag"].update({"acc,none": nan, "acc_stderr,none": "N/A"}))
-    finding = read(path)["demo_hellaswag"]
-    assert numbers(finding).metrics["acc,none"] is None
-    assert "demo_hellaswag: acc,none is not a finite number" in finding.notes
+    imported = read(path)["demo_hellaswag"]
+    assert numbers(imported).metrics["acc,none"] is None
+    assert "demo_hellaswag: acc,none is not a finite number" in imported.notes
     path = changed(NAME, lambda c: c["results"]["demo_hellaswag"].update({"acc_norm,none": nan}))
     with pytest.raises(ResultFileError, match=r"results\.demo_hellaswag\.acc_norm,none' is nan, not a finite number"):
         read(path)
@@ -240,17 +250,17 @@ def test_another_task_is_known_by_the_first_metric_that_it_lists(changed: Callab
 
 def test_settings_that_change_prompts_are_kept(changed: Callable[..., Path]) -> None:
     change = {"chat_template": "{{ x }}", "system_instruction": "Be brief.", "system_instruction_sha": "abc"}
-    finding = read(changed(NAME, lambda content: content.update(change)))["demo_mmlu"]
-    assert numbers(finding).apply_chat_template is True
-    assert finding.config["system_instruction_sha"] == "abc"
-    assert any("system instruction" in note for note in finding.notes)
+    imported = read(changed(NAME, lambda content: content.update(change)))["demo_mmlu"]
+    assert numbers(imported).apply_chat_template is True
+    assert imported.config["system_instruction_sha"] == "abc"
+    assert any("system instruction" in note for note in imported.notes)
 
 
 def test_a_share_is_no_number_of_items(changed: Callable[..., Path]) -> None:
-    finding = read(changed(NAME, lambda content: content["config"].update(limit=0.25)))["demo_mmlu"]
-    assert numbers(finding).limit is None
-    assert finding.config["limit"] == 0.25
-    assert any("share of 0.25" in note for note in finding.notes)
+    imported = read(changed(NAME, lambda content: content["config"].update(limit=0.25)))["demo_mmlu"]
+    assert numbers(imported).limit is None
+    assert imported.config["limit"] == 0.25
+    assert any("share of 0.25" in note for note in imported.notes)
 
 
 @pytest.mark.parametrize(

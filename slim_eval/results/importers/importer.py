@@ -1,0 +1,385 @@
+"""What an importer is: the file that it reads, and the records that it returns.
+
+An importer reads the result files of one other tool. It is one file, here or a plugin, that registers one member::
+
+    class Toy(Importer):
+        name = "toy"
+
+        def detects(self, file: ForeignFile) -> bool:
+            return "toy_version" in file.fields
+
+        def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
+            run = file.validate(ToyRun, file.fields)
+            yield ImportedRecord(self.name, PerformanceMetrics(ttft_s=run.ttft_s), model=run.model)
+
+    IMPORTERS.register(Toy())
+
+`ToyRun` is a `ForeignObject`: a pydantic model of the fields that are used. A field that is missing or of another type
+becomes an error that names the file and the field. One file may contain any number of records.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from slim_eval.config import ImportConfig, require_task_files
+from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
+from slim_eval.results.store import finite
+from slim_eval.stats import resolving_count, summarize
+from slim_eval.utils import bounded
+from slim_eval.utils.registry import Registry
+
+#: Larger files are refused: parsing one takes several times its size in memory.
+MAX_BYTES = 2 * 10**9
+#: Above any time in ms, date in seconds or number of tokens; far larger values would overflow when they are squared.
+MAX_NUMBER = 1e15
+
+_REMEDY = "measure again, or leave the file out"
+_Content = TypeVar("_Content")
+
+
+class Importer(Protocol):
+    """Reads the result files of one tool. Members of `IMPORTERS` subclass it, which supplies the defaults.
+
+    Attributes:
+        name: The tool, as messages call it.
+        patterns: File names of its results; of a folder, only these are read.
+        companions: File names that belong to a result and are read together with it, never on their own.
+    """
+
+    name: str
+    patterns: tuple[str, ...] = ("*.json",)
+    companions: tuple[str, ...] = ()
+
+    def detects(self, file: ForeignFile) -> bool:
+        """Whether a file is this tool's, by its content; also if the version is unknown or a field is missing."""
+        ...
+
+    def read(self, file: ForeignFile) -> Iterable[ImportedRecord]:
+        """All measurements of a file.
+
+        Raises:
+            ResultFileError: The file cannot be used.
+            UsageError: Only the user knows a value that is needed, for example the batch size.
+        """
+        ...
+
+
+IMPORTERS: Registry[Importer] = Registry("importer")
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file that another tool wrote.
+
+    Attributes:
+        path: The file.
+        config: The command's options: what the user states, if the file does not.
+    """
+
+    path: Path
+    config: ImportConfig
+
+    @functools.cached_property
+    def documents(self) -> list[Any]:
+        """Its JSON documents, one after the other. Most files contain one; some tools append.
+
+        Raises:
+            ResultFileError: The file is empty or not JSON, larger than `MAX_BYTES`, or nested too deep.
+        """
+        found: list[Any] = []
+        try:
+            text = self.text().strip()
+            start, decoder = 0, json.JSONDecoder()
+            while start < len(text):
+                document, end = decoder.raw_decode(text, start)
+                bounded.refuse_depth(document)
+                found.append(document)
+                start = end + len(text[end:]) - len(text[end:].lstrip())
+        except (ValueError, RecursionError) as error:
+            reason = bounded.too_deep() if isinstance(error, RecursionError) else error
+            raise self._unreadable("not readable as JSON", reason) from error
+        if not found:
+            raise ResultFileError(f"{self.path}: is empty", _REMEDY)
+        return found
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """Its JSON documents, each of which must be an object."""
+        return (self.validate(dict[str, Any], document) for document in self.documents)
+
+    @functools.cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """The first JSON document; empty if the file is not JSON or this is not an object. For `Importer.detects`."""
+        try:
+            first = self.documents[0]
+        except ResultFileError:
+            return {}
+        return first if isinstance(first, dict) else {}
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of its bytes."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def text(self) -> str:
+        """Its whole text.
+
+        Raises:
+            ResultFileError: It cannot be read, is larger than `MAX_BYTES`, or is not UTF-8.
+        """
+        try:
+            return bounded.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise self._unreadable("cannot be read", error) from error
+
+    def rows(self, kind: type[_Content]) -> Iterator[tuple[str, _Content]]:
+        """The objects of a JSON Lines file, one at a time, each with its place for `error`: ``line 3``.
+
+        Raises:
+            ResultFileError: It cannot be read, is larger than `MAX_BYTES`, or a line is not JSON of this kind.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                for number, line in enumerate(bounded.lines(stream, max_bytes=MAX_BYTES), start=1):
+                    place = f"line {number}"
+                    try:
+                        content = bounded.parse(line)
+                    except ValueError as error:
+                        raise self._unreadable(f"{place} is not JSON", error) from error
+                    yield place, self.validate(kind, content, place)
+        except (OSError, ValueError) as error:
+            raise self._unreadable("cannot be read", error) from error
+
+    def beside(self, name: str) -> ForeignFile:
+        """Another file of the same folder; it may not exist."""
+        return replace(self, path=self.path.with_name(name))
+
+    def validate(self, kind: type[_Content], content: Any, place: str = "") -> _Content:
+        """Content of this file as a `ForeignObject`, or as a list or dict of them.
+
+        Raises:
+            ResultFileError: A field is missing, of another type, or refused by a validator of the model.
+        """
+        adapter: TypeAdapter[_Content] = _adapter(kind)  # type: ignore[arg-type]
+        try:
+            return adapter.validate_python(content, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+            raise self.error((place + "".join(steps)).removeprefix("."), _problem(first)) from None
+
+    def error(self, field: str, problem: str) -> ResultFileError:
+        """An error that names the file and a field: ``benchmarks[0].duration``."""
+        where = f"field {field!r}" if field else "the document"
+        return ResultFileError(f"{self.path}: {where} {problem}", _REMEDY)
+
+    def _unreadable(self, problem: str, error: BaseException) -> ResultFileError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return ResultFileError(f"{self.path}: {problem} ({reason})", _REMEDY)
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+_EXPECTED = {
+    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "string_type": "a text",
+    "list_type": "a list", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
+}  # fmt: skip
+
+
+def _problem(error: ErrorDetails) -> str:
+    """What is wrong with a field, in one phrase and without all of its value."""
+    kind, value = error["type"], error["input"]
+    if kind in ("missing", "too_short", "string_too_short"):
+        return "is missing" if kind == "missing" else "is empty"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
+    return f"is {shown}, not {_EXPECTED.get(kind, 'in the range of possible values')}"
+
+
+class ForeignObject(BaseModel):
+    """An object of a foreign file: only the fields that are used. Others are ignored; types are not converted."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def inner(path: str, default: Any = ...) -> Any:
+    """A field of an object inside this one: ``inner("config.backend.model")``; required without a default."""
+    return Field(default, validation_alias=AliasPath(*path.split(".")))
+
+
+def _require_success(count: int) -> int:
+    if not count:
+        raise ValueError("is 0: no request succeeded")
+    return count
+
+
+#: A finite number.
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+#: A finite number above 0.
+Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=MAX_NUMBER)]
+#: Seconds, or None; written in ms.
+Seconds = Annotated[Number | None, AfterValidator(lambda ms: None if ms is None else ms / 1000)]
+#: A whole number from 0.
+Count = Annotated[
+    int,
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+    Field(ge=0, le=int(MAX_NUMBER)),
+]
+#: Number of requests that succeeded, at least one.
+Succeeded = Annotated[Count, AfterValidator(_require_success)]
+#: A text that is not empty.
+Text = Annotated[str, Field(min_length=1)]
+#: A text; None if it is missing, null or empty.
+OptionalText = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+
+
+@dataclass(frozen=True)
+class ImportedRecord:
+    """One measurement of a foreign file.
+
+    Attributes:
+        tool: What wrote the file, with its command: ``vllm bench serve``.
+        metrics: Its numbers, in slim-eval's units and meanings.
+        version: Version of the tool; None if the file does not contain it.
+        model: Name of the model; None if the file does not contain it.
+        precision: Name of the scheme; None if the file does not contain it.
+        label: Distinguishes it from others of the same model, scheme and benchmark: ``concurrency-8``.
+        config: Settings that it was measured with.
+        head: Further fields of `records.Metadata` that the file contains: ``engine``, ``dtype``, ….
+        samples: One row per request or item, with the columns of slim-eval's own samples.
+        notes: For the record, one line each.
+    """
+
+    tool: str
+    metrics: BaseModel
+    version: str | None = None
+    model: str | None = None
+    precision: str | None = None
+    label: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+    def record(self, file: ForeignFile) -> Record:
+        """The record of the benchmark whose metrics these are; ``config.import`` contains its origin.
+
+        Raises:
+            UsageError: Model or scheme are neither in the file nor stated by the user, or a task has a reserved name.
+        """
+        model, precision = file.config.model or self.model, file.config.precision or self.precision
+        if model is None:
+            raise UsageError(f"{file.path}: does not contain the name of the model", "give it with --model")
+        if precision is None:
+            raise UsageError(
+                f"{file.path}: does not contain the precision at which {model} was measured",
+                "give it, e.g. --precision fp16; import files of several precisions one after the other",
+            )
+        benchmark, kind = next(item for item in RECORD_CLASSES.items() if issubclass(item[1], type(self.metrics)))
+        name = file.path.name
+        origin = {"tool": self.tool, "version": self.version, "file": name, "sha256": file.sha256}
+        notes = [f"imported from {name}, written by {self.tool} {self.version or 'of unknown version'}", *self.notes]
+        if file.config.precision is None:
+            notes.append(f"precision {precision} is taken from the file; --precision overrides it")
+        head = {
+            "schema_version": SCHEMA_VERSION,
+            "benchmark": benchmark,
+            "model": model,
+            "precision": precision,
+            "config": {"import": origin, benchmark: dict(self.config)},
+            "notes": notes,
+        }
+        record = kind(**finite({**self.head, **head, **self.metrics.model_dump()}))
+        if isinstance(record, AccuracyRecord):
+            require_task_files((record.task,))
+        return record
+
+
+@dataclass(frozen=True)
+class RequestSample:
+    """One request or one iteration of a batch, with the columns of slim-eval's own samples; None is unknown."""
+
+    iteration: int | None = None
+    request: int | None = None
+    wall_s: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
+    """Fields of `PerformanceMetrics` over requests, computed as slim-eval's own performance benchmark does."""
+    metrics: dict[str, Any] = {}
+    for name, key in (("ttft_s", "ttft_s"), ("tpot_s", "tpot_s"), ("e2e_latency_s", "e2e_s")):
+        summary = summarize(getattr(sample, key) for sample in samples)
+        metrics[name] = summary.mean
+        metrics |= {f"{part}_{name}": getattr(summary, part) for part in ("median", "p95", "p99", "std")}
+    return metrics
+
+
+def summary_metrics(
+    name: str, count: int, mean_s: float | None, std_s: float | None, percentiles_s: Mapping[int, float | None]
+) -> dict[str, Any]:
+    """Fields of `PerformanceMetrics` from a tool's own summary over requests; none if the mean is 0 or unknown.
+
+    A mean of 0 is how these tools write "no values". Percentiles of the tail are taken only if there are enough
+    requests to resolve them. The tools' standard deviation is over n, slim-eval's over n - 1.
+
+    Args:
+        name: Field of the mean: ``ttft_s``.
+        count: Number of requests.
+        mean_s: Their mean.
+        std_s: Their standard deviation over n.
+        percentiles_s: Their 50th, 95th and 99th percentile.
+    """
+    if not mean_s:
+        return {}
+    std = None if std_s is None or count < 2 else std_s * (count / (count - 1)) ** 0.5
+    tail = {f"p{q}_{name}": percentiles_s[q] for q in (95, 99) if count >= resolving_count(q)}
+    return {name: mean_s, f"median_{name}": percentiles_s[50], f"std_{name}": std, **tail}
+
+
+def few_samples_notes(count: int, unit: str) -> list[str]:
+    """Notes on percentiles of a sample that is too small for them, in the words of the performance benchmark."""
+    return [
+        f"every p{q} is the maximum: {count} {unit} are fewer than {resolving_count(q)}"
+        for q in (95, 99)
+        if count < resolving_count(q)
+    ]
+
+
+def utc(timestamp: float | None) -> str | None:
+    """Seconds since 1970 as ISO 8601 in UTC; None if they are not a date."""
+    try:
+        return (
+            None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
+        )
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,366 @@
+"""lm-eval's result file, ``results_{date}.json``, with the ``samples_{task}_{date}.jsonl`` beside it.
+
+As in ``loggers/evaluation_tracker.py`` of lm-eval 0.4.13. Scores, standard errors, few-shot counts, versions and hashes
+mean the same as in slim-eval's own records, which come from the same harness. The samples contain answers as texts;
+they are converted back to numbers, so that imported items pair with slim-eval's own. Not taken is
+``total_evaluation_time_seconds``, which covers all tasks and the loading of the model.
+
+A record is made for each task and group that is not a member of another one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.results.importers.importer import (
+    IMPORTERS,
+    Count,
+    ForeignFile,
+    ForeignObject,
+    ImportedRecord,
+    Importer,
+    Number,
+    OptionalText,
+    Text,
+    inner,
+    utc,
+)  # fmt: skip
+from slim_eval.results.records import AccuracyMetrics
+from slim_eval.schemes import DEFAULT_BASELINE, is_quantized
+from slim_eval.utils import bounded
+
+_CHOICE_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
+_DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.\-]+)$")
+# In lm-eval's own order: an adapter is named before the model that it changes.
+_MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
+_ENGINES = {"hf": "transformers", "vllm": "vllm"}
+#: Argument of bitsandbytes, which quantizes while loading -> the scheme.
+_LOADED_SCHEMES = {"load_in_8bit": "int8", "load_in_4bit": "int4"}
+_SIXTEEN_BIT = {"float16", "bfloat16", "half", "fp16", "bf16"}
+#: In names of quantized checkpoints, whose 16-bit dtype is that of activations.
+_QUANTIZED_NAME = re.compile(
+    r"w\d+a\d+|int[48]|fp[48]|nf4|mxfp|gptq|awq|gguf|bnb|hqq|exl[23]|quant|autoround|[48][-_]?bit", re.IGNORECASE
+)
+_SETTINGS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "bootstrap_iters", "gen_kwargs")
+_GPU = re.compile(r"\bGPU \d+: (.+)$", re.MULTILINE)
+_CPU = re.compile(r"^\s*Model name:\s*(.+)$", re.MULTILINE)
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """``model_args``: an object, in older versions ``key=value,…``."""
+    if isinstance(value, dict) or value in (None, ""):
+        return value or {}
+    if not isinstance(value, str):
+        raise ValueError(f"is {str(value)[:40]}, not a text")
+    pairs = [part.partition("=") for part in value.split(",")]
+    return {key.strip(): text.strip() for key, _, text in pairs}
+
+
+def _batch_size(value: Any) -> int | None:
+    """lm-eval writes it as a text, and ``auto`` if it was found while running."""
+    return int(value) if isinstance(value, (int, str)) and str(value).isdigit() else None
+
+
+class _Task(ForeignObject):
+    output_type: OptionalText = None
+    metric_list: Any = None
+
+
+class _NumItems(ForeignObject):
+    effective: Count
+
+
+class _Sample(ForeignObject):
+    """One item and filter of a task; scores are further fields, named in `metrics`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    doc_id: Count
+    filter: Text
+    metrics: list[Any]
+    doc_hash: Text
+    prompt_hash: Text
+    target_hash: Text
+    target: Any = None
+    resps: list[Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    filtered_resps: list[Any]
+
+
+_NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
+
+
+class _Results(ForeignObject):
+    """The result file; dicts are by (sub)task."""
+
+    results: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", {})
+    num_parameters: Count | None = inner("config.model_num_parameters", None)
+    model_sha: OptionalText = inner("config.model_sha", None)
+    batch_size: Annotated[int | None, BeforeValidator(_batch_size)] = inner("config.batch_size", None)
+    limit: Number | None = inner("config.limit", None)
+    configs: dict[str, _Task | None]
+    versions: dict[str, Any]
+    num_fewshot: dict[str, Count | None] = Field(alias="n-shot")
+    # Group -> members. A task that is not a group has an empty list in some versions, and no entry in others.
+    group_subtasks: Annotated[dict[str, list[Any]], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    num_items: dict[str, _NumItems] = Field(alias="n-samples")
+    task_hashes: Annotated[dict[str, OptionalText], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    date: Number | None = None
+    lm_eval_version: OptionalText = None
+    transformers_version: OptionalText = None
+    model_source: Any = None
+    chat_template: Any = None
+    fewshot_as_multiturn: Any = None
+    system_instruction: Any = None
+    system_instruction_sha: Any = None
+    pretty_env_info: OptionalText = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks and groups that are not members of another one."""
+        members = {str(member) for group in self.group_subtasks.values() for member in group}
+        return [name for name in self.results if name not in members]
+
+    def below(self, group: str) -> list[str]:
+        """Every member of a group and of its subgroups, each once."""
+        found: dict[str, None] = {}
+        waiting = [*self.group_subtasks.get(group, ())]
+        while waiting:
+            if (member := str(waiting.pop(0))) not in found:
+                found[member] = None
+                waiting = [*self.group_subtasks.get(member, ()), *waiting]
+        return [member for member in found if member in self.results]
+
+    def leaves(self, name: str) -> list[str]:
+        """The tasks of a group that are not groups; the task itself if it is not a group."""
+        if not self.group_subtasks.get(name):
+            return [name]
+        return [member for member in self.below(name) if not self.group_subtasks.get(member)]
+
+    def scores(self, name: str) -> dict[str, float | None]:
+        """Metrics and standard errors of a (sub)task; None if one is not a finite number, like lm-eval's "N/A"."""
+        return {
+            key: _finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+            for key, value in self.results[name].items()
+            if "," in key
+        }
+
+    def headline(self, task: str, scores: Mapping[str, float | None]) -> str | None:
+        """The metric that a task is known by, else the first that it lists; None if it has none."""
+        if (known := HEADLINE_METRICS.get(task)) in scores:
+            return known
+        keys = [key for key in scores if "_stderr," not in key]
+        listed = (self.configs.get(task) or _Task()).metric_list or [{}]
+        first = listed[0].get("metric") if isinstance(listed, list) and isinstance(listed[0], dict) else None
+        return next((key for key in keys if key.startswith(f"{first},")), next(iter(keys), None))
+
+
+def _finite(value: float | str) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _scheme(model: str | None, dtype: str, arguments: Mapping[str, Any]) -> str | None:
+    """The scheme, as far as the file contains it.
+
+    A 16-bit dtype means the baseline's scheme, unless the model's name, or its checkpoint if that is a folder of this
+    machine, shows that it is quantized.
+    """
+    for key, loaded in _LOADED_SCHEMES.items():
+        if str(arguments.get(key)).lower() == "true":
+            return loaded
+    if dtype not in _SIXTEEN_BIT or model is None or _QUANTIZED_NAME.search(model):
+        return None
+    try:
+        config = bounded.read_json(Path(model) / "config.json")
+    except (OSError, ValueError):
+        config = None
+    is_quantized_folder = isinstance(config, dict) and config.get("quantization_config") is not None
+    return None if is_quantized_folder else DEFAULT_BASELINE
+
+
+def _head(output: _Results, dtype: str, scheme: str | None) -> dict[str, Any]:
+    """What the file contains of the model, the engine and the machine."""
+    backend = str(output.model_source or output.config.get("model"))
+    # Of a quantized model lm-eval counts packed weights.
+    is_counted = scheme is not None and not is_quantized(scheme)
+    parameters = output.num_parameters if is_counted else None
+    machine = output.pretty_env_info or ""
+    cpu = _CPU.search(machine)
+    versions = {"lm_eval": output.lm_eval_version, "transformers": output.transformers_version}
+    return {
+        "timestamp": utc(output.date),
+        "revision": output.model_sha,
+        "engine": _ENGINES.get(backend),
+        "engine_version": output.transformers_version if backend == "hf" else None,
+        "dtype": dtype or None,
+        "num_parameters": parameters or None,
+        "num_parameters_b": parameters / 1e9 if parameters else None,
+        "environment": {
+            "cpu": cpu[1].strip() if cpu else None,
+            "gpus": [{"name": name.strip()} for name in _GPU.findall(machine)],
+            "packages": {name: version for name, version in versions.items() if version},
+        },
+    }
+
+
+def _record(file: ForeignFile, output: _Results, task: str, samples: Mapping[str, ForeignFile]) -> ImportedRecord:
+    """A task or group with its items."""
+    config, arguments = output.config, output.arguments
+    scores, below, leaves = output.scores(task), output.below(task), output.leaves(task)
+    headline = output.headline(task, scores)
+    if headline is not None and scores[headline] is None:
+        raise file.error(f"results.{task}.{headline}", f"is {output.results[task][headline]}, not a finite number")
+    shots = {output.num_fewshot.get(leaf) for leaf in leaves}
+    accuracy = AccuracyMetrics(
+        task=task,
+        accuracy=scores.get(headline or ""),
+        metric=headline,
+        stderr=scores.get((headline or "").replace(",", "_stderr,", 1)),
+        num_items=_num_items(file, output, leaves),
+        num_fewshot=shots.pop() if len(shots) == 1 else None,
+        limit=int(output.limit) if output.limit is not None and output.limit >= 1 else None,
+        batch_size=output.batch_size,
+        apply_chat_template=bool(output.chat_template),
+        metrics=scores,
+        subtasks={name: _subtask(file, output, name) for name in below},
+        task_versions={name: output.versions[name] for name in (task, *below) if name in output.versions},
+        task_hashes={leaf: digest for leaf in leaves if (digest := output.task_hashes.get(leaf)) is not None},
+    )
+    model = next((str(arguments[key]) for key in _MODEL_KEYS if arguments.get(key)), None)
+    dtype = str(config.get("model_dtype") or arguments.get("dtype") or "").removeprefix("torch.").removesuffix("auto")
+    scheme = _scheme(model, dtype, arguments)
+    missing = [leaf for leaf in leaves if leaf not in samples]
+    return ImportedRecord(
+        "lm-eval",
+        accuracy,
+        version=output.lm_eval_version,
+        model=model,
+        precision=scheme,
+        config={
+            **{key: config[key] for key in _SETTINGS if config.get(key) is not None},
+            "num_fewshot": accuracy.num_fewshot,
+            "limit": output.limit,
+            "apply_chat_template": accuracy.apply_chat_template,
+            "fewshot_as_multiturn": output.fewshot_as_multiturn,
+            "system_instruction_sha": output.system_instruction_sha,
+        },
+        head=_head(output, dtype, scheme),
+        samples=[] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])],
+        notes=list(_notes(output, task, headline, missing)),
+    )
+
+
+def _notes(output: _Results, task: str, headline: str | None, missing: Sequence[str]) -> Iterator[str]:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired"
+    if headline is None:
+        yield f"{task}: lm-eval computes no metric over its subtasks"
+    for key, value in output.scores(task).items():
+        if value is None and "_stderr," not in key:
+            yield f"{task}: {key} is not a finite number"
+    limit = output.limit
+    if limit is not None and limit < 1:
+        yield f"{task}: limited to a share of {limit:g} of each subtask's items"
+    if output.system_instruction:
+        yield f"{task}: prompts begin with the user's system instruction"
+
+
+def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> int:
+    for leaf in leaves:
+        if leaf not in output.num_items:
+            raise file.error(f"n-samples.{leaf}", "is missing")
+    return sum(output.num_items[leaf].effective for leaf in leaves)
+
+
+def _subtask(file: ForeignFile, output: _Results, name: str) -> dict[str, Any]:
+    """As in slim-eval's own records: a subgroup lists its tasks under ``subtasks``."""
+    leaves = output.leaves(name)
+    entry = {
+        **output.scores(name),
+        "num_items": _num_items(file, output, leaves),
+        "num_fewshot": output.num_fewshot.get(name),
+    }
+    return {**entry, "subtasks": leaves} if output.group_subtasks.get(name) else entry
+
+
+def _samples(file: ForeignFile) -> dict[str, ForeignFile]:
+    """The samples' files of a run, by (sub)task: those beside the result file that have the same date."""
+    if (date := _DATE.search(file.path.stem)) is None:
+        return {}
+    ending = f"_{date[1]}.jsonl"
+    names = sorted(path.name for path in file.path.parent.glob("samples_*.jsonl") if path.name.endswith(ending))
+    return {name.removeprefix("samples_").removesuffix(ending): file.beside(name) for name in names}
+
+
+def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile) -> list[dict[str, Any]]:
+    """One row per item of a (sub)task; the file has one line per item and filter."""
+    is_choice = (output.configs.get(leaf) or _Task()).output_type in _CHOICE_TYPES
+    items: dict[int, dict[str, Any]] = {}
+    for place, sample in samples.rows(_Sample):
+        item = items.get(sample.doc_id)
+        if item is None:
+            keys = {"doc_id", "doc_hash", "prompt_hash", "target_hash", "target"}
+            item = items[sample.doc_id] = {"task": leaf, **sample.model_dump(include=keys)}
+            first = sample.resps[0]
+            if is_choice:
+                # The answer of a choice is [log-likelihood, is greedy], of a rolling one the log-likelihood alone.
+                answers = [repeats[0] for repeats in sample.resps]
+                values = [answer[0] if isinstance(answer, list) and answer else answer for answer in answers]
+                item["loglikelihoods"] = [_loglikelihood(samples, place, value) for value in values]
+            else:
+                item["response"] = first[0] if len(first) == 1 else first
+                item["extracted"] = {}
+        for metric in sample.metrics:
+            score = (sample.model_extra or {}).get(str(metric))
+            is_missing = isinstance(score, float) and not math.isfinite(score)
+            item[f"{metric},{sample.filter}"] = None if is_missing else score
+        if "extracted" in item:
+            item["extracted"][sample.filter] = next(iter(sample.filtered_resps), None)
+    if len(items) != (expected := _num_items(file, output, [leaf])):
+        name = samples.path.name
+        raise file.error(f"n-samples.{leaf}.effective", f"is {expected}, but {name} contains {len(items)} items")
+    return list(items.values())
+
+
+def _loglikelihood(samples: ForeignFile, place: str, value: Any) -> float | None:
+    """lm-eval writes it as a text; -inf becomes None, as in slim-eval's own samples."""
+    try:
+        return _finite(value)
+    except (TypeError, ValueError):
+        raise samples.error(f"{place}.resps", f"contains {str(value)[:40]!r}, not a log-likelihood") from None
+
+
+class LmEval(Importer):
+    """lm-eval's result file."""
+
+    name = "lm-eval"
+    companions = ("samples_*.jsonl",)
+
+    def detects(self, file: ForeignFile) -> bool:
+        """By two of its parts, which are in every version."""
+        return len({"results", "versions", "configs", "n-shot"} & file.fields.keys()) >= 2
+
+    def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
+        """One record per task and group."""
+        samples = _samples(file)
+        for document in file.objects():
+            output = file.validate(_Results, document)
+            if not output.tasks:
+                raise file.error("results", "names no task")
+            yield from (_record(file, output, task, samples) for task in output.tasks)
+
+
+IMPORTERS.register(LmEval())

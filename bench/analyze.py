@@ -94,34 +94,27 @@ def around(values: dict[str, float]) -> dict[str, tuple[float, float]]:
 
 def synthetic() -> None:
     """Print the minimum over several rounds of each step on the synthetic variants, in this process."""
-    from slim_eval.results.rows import rows_of
+    from slim_eval.analysis import findings
+    from slim_eval.analysis.pareto.frontier import find_frontiers
+    from slim_eval.analysis.study import Study
+    from slim_eval.analysis.tables import csv_tables, typeset
 
-    from slim_eval.analysis import summary
-    from slim_eval.analysis.pareto import frontiers
-    from slim_eval.analysis.tables import results_table, typeset
-
-    rows = frontiers.with_means(rows_of(synthetic_variants()), TASKS)
-    found, (wall, user) = best(lambda: frontiers.find_frontiers(rows, TASKS))
+    study = Study.of(synthetic_variants(), TASKS)
+    found, (wall, user) = best(lambda: find_frontiers(study))
     steps: dict[str, Callable[[], object]] = {
-        "results_table.csv": lambda: results_table.to_csv(
-            results_table.results_table(results_table.tidy_table(rows), TASKS)
-        ),
-        "results_table.tex and .md": lambda: typeset.documents(rows, TASKS),
-        "quantization_impact.csv": lambda: results_table.to_csv(
-            results_table.impact_table(results_table.impact_rows(rows, TASKS), TASKS)
-        ),
-        "summary_statistics.csv": lambda: results_table.to_csv(results_table.summary_statistics(rows, TASKS)),
-        "pareto.csv": lambda: results_table.to_csv(frontiers.pareto_table(found)),
-    }  # fmt: skip
+        "results_table.csv": lambda: csv_tables.to_csv(csv_tables.results_table(study)),
+        "results_table.tex and .md": lambda: typeset.documents(study),
+        "quantization_impact.csv": lambda: csv_tables.to_csv(csv_tables.quantization_impact(study)),
+        "summary_statistics.csv": lambda: csv_tables.to_csv(csv_tables.summary_statistics(study)),
+        "pareto.csv": lambda: csv_tables.to_csv(csv_tables.pareto_table(found)),
+    }
     print(f"  frontier: {wall:.2f} s, {user:.2f} s of user CPU")
     for name, step in steps.items():
         _, took = best(step)
         wall, user = wall + took[0], user + took[1]
         print(f"  {name}: {took[0]:.2f} s, {took[1]:.2f} s of user CPU")
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    impact = results_table.impact_rows(rows, TASKS)
-    material = summary.Material(rows, TASKS, impact, frontiers=found)
-    _, took = best(lambda: summary.executive_summary(summary.sections(material)))
+    _, took = best(lambda: findings.executive_summary(findings.find(study, found)))
     print(
         f"{COUNT:,} variants in memory, tables and frontier: {wall:.2f} s, {user:.2f} s of user CPU "
         f"(target: at most 5 s), peak {peak_gb:.2f} GiB (target: under 1 GB); plus {took[0]:.2f} s for findings"

@@ -142,8 +142,7 @@ def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> No
 
     sure = fastest(0.005, 0.0001)
     assert sure.startswith(
-        "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], of 2 "
-        "variants; ahead of"
+        "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], of 2 variants; ahead of"
     )
     assert "no difference beyond chance from B fp16" in fastest(0.0041, 0.0001)
     bare = said([make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
@@ -204,7 +203,10 @@ def test_settings_and_versions_that_differ_are_said(make_variant: MakeCell) -> N
     count, apart, versions = said(variants, "What differs between the measurements")
     assert count.startswith("2 settings, whose speed and energy are not compared with each other: vllm")
     assert "engine transformers against vllm" in apart
-    assert versions == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0); the variants are compared nevertheless."
+    assert (
+        versions
+        == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0); the variants are compared nevertheless."
+    )
     assert said(variants[:1], "What differs between the measurements") == []
 
 

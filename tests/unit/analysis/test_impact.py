@@ -151,7 +151,9 @@ def test_energy_of_equal_runs_is_compared_as_a_whole(
 def test_energy_is_per_token_only_where_both_know_it(unknown: int, make_variant: Callable[..., Variant]) -> None:
     changes: list[dict[str, Any]] = [{}, {"energy_joules": 600.0}]
     changes[unknown] = changes[unknown] | {"joules_per_output_token": None}
-    result = compared(labelled([make_variant(energy=changes[0]), make_variant(precision="int8", energy=changes[1])]), ())
+    result = compared(
+        labelled([make_variant(energy=changes[0]), make_variant(precision="int8", energy=changes[1])]), ()
+    )
     assert result["energy_reduction_percent"] == pytest.approx(40.0)
     assert result["energy_basis"] == BASIS_PER_RUN
 

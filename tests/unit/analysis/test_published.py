@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from slim_eval.analysis.tables.results_table import quantization_impact, records_of, results_table
 
 from slim_eval.analysis import load_results
+from slim_eval.analysis.study import Study
+from slim_eval.analysis.tables.csv_tables import quantization_impact, results_table
+from slim_eval.results.store import find_results
+from tests.unit.analysis.tables.test_tables import records_of
 
 # Latency ms, tokens/s, energy kWh, then MMLU, GSM8K, HellaSwag in %.
 RESULTS = {
@@ -54,36 +57,41 @@ def frame(published: Path) -> pd.DataFrame:
     return load_results(published)
 
 
+@pytest.fixture(scope="module")
+def study(published: Path) -> Study:
+    return Study.of(find_results(published).variants)
+
+
 def percent(share: float) -> str:
     """One digit, as published: rounded to two digits first and then again, half up (59.948 became 59.95, then 60.0)."""
     twice = Decimal(str(share * 100)).quantize(Decimal("0.01"), ROUND_HALF_UP)
     return str(twice.quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
-def test_the_results_table_to_the_digits_shown(frame: pd.DataFrame) -> None:
+def test_the_results_table_to_the_digits_shown(study: Study) -> None:
     made = {
         (row["name"], row["precision"]): " ".join([
             f"{row['mean_latency_s'] * 1000:.1f}", f"{row['tokens_per_second']:.1f}", f"{row['energy_kwh']:.3f}",
             *(percent(row[task]) for task in ("mmlu", "gsm8k", "hellaswag")),
         ])
-        for row in records_of(results_table(frame))
+        for row in records_of(results_table(study))
     }  # fmt: skip
     assert made == RESULTS
 
 
-def test_the_impact_table_to_the_digits_shown(frame: pd.DataFrame) -> None:
+def test_the_impact_table_to_the_digits_shown(study: Study) -> None:
     made = {
         (row["name"], row["precision"]): " ".join([
             f"{row['speedup']:.2f}", f"{row['energy_reduction_percent']:.1f}",
             *(f"{row[f'{task}_drop_percent']:.2f}" for task in ("mmlu", "gsm8k", "hellaswag")),
         ])
-        for row in records_of(quantization_impact(frame))
+        for row in records_of(quantization_impact(study))
     }  # fmt: skip
     assert made == IMPACT
 
 
-def test_what_the_published_table_cannot_support_is_flagged(frame: pd.DataFrame) -> None:
-    rows = {(row["name"], row["precision"]): row for row in records_of(quantization_impact(frame))}
+def test_what_the_published_table_cannot_support_is_flagged(study: Study) -> None:
+    rows = {(row["name"], row["precision"]): row for row in records_of(quantization_impact(study))}
     for key, (confounded, ratio) in PER_TOKEN.items():
         assert (rows[key]["length_confounded"], f"{rows[key]['per_token_speedup']:.2f}") == (confounded, ratio), key
         assert rows[key]["energy_basis"] == "whole run; output lengths not known"

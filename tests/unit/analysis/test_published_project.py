@@ -7,17 +7,19 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from slim_eval.analysis.tables.results_table import quantization_impact, records_of
-from slim_eval.results.rows import Row, rows_of
 
 from slim_eval.analysis import analyze, load_results
-from slim_eval.analysis.caveats import caveats
+from slim_eval.analysis.caveats import find_caveats
+from slim_eval.analysis.study import Study
+from slim_eval.analysis.tables.csv_tables import quantization_impact
 from slim_eval.config import AnalysisConfig
 from slim_eval.results.store import find_results, read_record
 from slim_eval.results.variants import Variant
+from tests.unit.analysis.tables.test_tables import records_of
 from tests.unit.analysis.test_published import IMPACT, PER_TOKEN, RESULTS, percent
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,8 +40,13 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return rows_of(find_results(FOLDER).variants)
+def study() -> Study:
+    return Study.of(find_results(FOLDER).variants)
+
+
+@pytest.fixture(scope="module")
+def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return records_of(frame)
 
 
 def test_every_printed_figure_stands_in_a_file(frame: pd.DataFrame) -> None:
@@ -60,7 +67,7 @@ def test_every_printed_figure_stands_in_a_file(frame: pd.DataFrame) -> None:
     assert all(row["model_size_gb"] is None for row in records_of(frame) if row["precision"] != "fp16")
 
 
-def test_joules_are_those_of_the_printed_kilowatt_hours(rows: list[Row]) -> None:
+def test_joules_are_those_of_the_printed_kilowatt_hours(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert row["energy_joules"] == pytest.approx(row["energy_kwh"] * 3.6e6, rel=1e-12)
         assert row["energy_per_query_j"] * row["energy_num_runs"] == pytest.approx(row["energy_joules"], rel=1e-12)
@@ -100,7 +107,7 @@ def within(printed: str, digits: int, made: Iterator[float]) -> bool:
 
 
 @pytest.mark.parametrize("key", IMPACT, ids="-".join)
-def test_the_printed_changes_fit_within_the_rounding(key: tuple[str, str], rows: list[Row]) -> None:
+def test_the_printed_changes_fit_within_the_rounding(key: tuple[str, str], rows: list[dict[str, Any]]) -> None:
     by_key = {(row["name"], row["precision"]): row for row in rows}
     this, base = by_key[key], by_key[key[0], "fp16"]
     speedup, energy, *drops = IMPACT[key].split()
@@ -113,8 +120,8 @@ def test_the_printed_changes_fit_within_the_rounding(key: tuple[str, str], rows:
         assert within(drop, 2, ((1 - after / before) * 100 for before, after in corners(*shares))), task
 
 
-def test_the_ratios_themselves_come_out_where_the_digits_carry_them(frame: pd.DataFrame) -> None:
-    made = {(row["name"], row["precision"]): row for row in records_of(quantization_impact(frame))}
+def test_the_ratios_themselves_come_out_where_the_digits_carry_them(study: Study) -> None:
+    made = {(row["name"], row["precision"]): row for row in records_of(quantization_impact(study))}
     assert {key: f"{made[key]['speedup']:.2f}" for key in IMPACT} == {
         key: text.split()[0] for key, text in IMPACT.items()
     }
@@ -122,22 +129,22 @@ def test_the_ratios_themselves_come_out_where_the_digits_carry_them(frame: pd.Da
         assert (made[key]["length_confounded"], f"{made[key]['per_token_speedup']:.2f}") == (confounded, ratio)
 
 
-def test_rounding_is_no_excuse_for_other_numbers(rows: list[Row]) -> None:
+def test_rounding_is_no_excuse_for_other_numbers(rows: list[dict[str, Any]]) -> None:
     by_key = {(row["name"], row["precision"]): row for row in rows}
     this, base = by_key["Llama-3.2-3B-Instruct", "int8"], by_key["Llama-3.2-3B-Instruct", "fp16"]
     ms = [(row["mean_latency_s"] * 1000, HALF_MS) for row in (base, this)]
     assert not within("2.19", 2, (before / after for before, after in corners(*ms)))
 
 
-def test_what_they_cannot_support_is_worked_out(rows: list[Row]) -> None:
-    found = caveats(rows)
-    assert {caveat.kind for caveat in found} == {
+def test_what_they_cannot_support_is_worked_out(study: Study) -> None:
+    found = find_caveats(study.variants)
+    assert {caveat.kind.name for caveat in found} == {
         "length", "amortised", "energy", "metric", "parameters", "no intervals"
     }  # fmt: skip
-    lengths = {caveat.variants[0] for caveat in found if caveat.kind == "length"}
+    lengths = {caveat.variants[0] for caveat in found if caveat.kind.name == "length"}
     assert lengths == {f"{name} {precision}" for (name, precision), (confounded, _) in PER_TOKEN.items() if confounded}
     parameters = {
-        caveat.variants[0].removesuffix(" fp16"): caveat.text for caveat in found if caveat.kind == "parameters"
+        caveat.variants[0].removesuffix(" fp16"): caveat.text for caveat in found if caveat.kind.name == "parameters"
     }
     assert set(parameters) == set(MODELS) - {"Phi-3-mini-4k-instruct"}
     assert "3.96 B parameters are recorded; 5.98 GiB at 16 bit hold 3.21 B" in parameters["Llama-3.2-3B-Instruct"]
@@ -148,13 +155,13 @@ def test_the_analysis_says_what_it_cannot_conclude(tmp_path: Path) -> None:
     assert (report.num_variants, report.problems) == (13, ())
     text = " ".join((tmp_path / "executive_summary.txt").read_text(encoding="utf-8").split())
     for sentence in (
-        "13 configurations of 5 models: 5 at fp16, 4 at int8, 4 at int4.",
+        "13 variants of 5 models: 5 at fp16, 4 at int8, 4 at int4.",
         "Speed and energy: one setting, NVIDIA A100.",
-        "the latency ratio 2.18x compares different work (150.0 output tokens a request against 255.9)",
+        "the latency ratio 2.18x compares different work (150.0 output tokens per request against 255.9)",
         "Lowest amortised latency: Llama-3.2-3B-Instruct int8, 98.9 ms",
-        "Confounded: mean_latency_s: 120.0 to 256.0 output tokens a request: different work",
+        "Confounded: mean_latency_s: 120.0 to 256.0 output tokens per request: different work",
         "Fastest per output token: Llama-3.2-3B-Instruct int4",
-        "In no configuration: TTFT, TPOT",
+        "In no variant: time to first token, time per output token",
         "energy is rounded to three digits after the point of a kWh",
     ):
         assert sentence in text, sentence
@@ -170,9 +177,7 @@ def test_a_run_of_ones_own_is_set_apart_from_them(tmp_path: Path, make_variant: 
     own = make_variant("Qwen/Qwen2.5-3B-Instruct", "int8", tasks={"mmlu": 0.6})
     variants = [*find_results(FOLDER).variants, own]
     (row,) = [
-        row
-        for row in records_of(quantization_impact(pd.DataFrame(rows_of(variants))))
-        if row["directory"] == str(own.directory)
+        row for row in records_of(quantization_impact(Study.of(variants))) if row["directory"] == str(own.directory)
     ]
     assert row["speedup"] is None
     assert row["mmlu_drop_pp"] is None

@@ -110,7 +110,11 @@ def test_an_objective_by_word_task_or_column(rows: list[Variant], objective: str
         ({"objective": "accuracy", "max_tpot_ms": 9}, "int8", "time per output token 10.0 ms, more than 9.00 ms"),
         ({"objective": "accuracy", "max_memory_gb": 4}, "int8", "weights 6.00 GiB, more than 4.00 GiB"),
         ({"objective": "accuracy", "max_latency_ms": 110}, "int8", "amortised latency 125 ms, more than 110 ms"),
-        ({"objective": "accuracy", "max_energy_j": 0.6}, "int8", "energy per output token 1.00 J/token, more than 0.600 J/token"),
+        (
+            {"objective": "accuracy", "max_energy_j": 0.6},
+            "int8",
+            "energy per output token 1.00 J/token, more than 0.600 J/token",
+        ),
     ],
 )
 def test_a_limit_rules_out_what_is_beyond_it(

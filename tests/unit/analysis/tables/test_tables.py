@@ -64,7 +64,9 @@ def test_results_keep_configurations_without_a_baseline(make_variant: Callable[.
 def test_impact_of_one_configuration_is_a_header_alone(make_variant: Callable[..., Variant]) -> None:
     impact = quantization_impact(Study.of([make_variant(tasks={"mmlu": 0.5})]))
     assert len(impact) == 0
-    assert to_csv(impact).startswith("model,precision,speedup,memory_reduction_pct,energy_reduction_pct,mmlu_acc_drop_pct,")
+    assert to_csv(impact).startswith(
+        "model,precision,speedup,memory_reduction_pct,energy_reduction_pct,mmlu_acc_drop_pct,"
+    )
     assert "mmlu_drop_pp" in impact.columns
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from slim_eval.analysis.rules import comparison
-from slim_eval.results.rows import rows_of
 
 import slim_eval
+from slim_eval.analysis.impact import impact_columns, impact_of
 from slim_eval.cli import main
 from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
@@ -268,8 +267,8 @@ def test_analysis_reads_imported_variants(data: Path, tmp_path: Path) -> None:
 
 
 def compared(folder: Path) -> dict[str, Any]:
-    base, this = rows_of(find_results(folder).variants)
-    return comparison(this, base, ["demo_mmlu"])
+    base, this = find_results(folder).variants
+    return impact_columns(impact_of(this, base, ["demo_mmlu"]), ["demo_mmlu"])
 
 
 def test_equal_settings_are_compared(data: Path, tmp_path: Path) -> None:

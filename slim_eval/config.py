@@ -203,25 +203,23 @@ class TrackingConfig(Config):
     api_key: Annotated[SecretStr | None, AfterValidator(remember_secret)] = setting(
         None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key"
     )
-    run_name: str | None = setting(
-        None, "W&B run name; made from model and precision by default.", flag="--wandb-run-name"
-    )
+    run_name: str | None = setting(None, "W&B run name; model and precision by default.", flag="--wandb-run-name")
 
 
 class LogFormat(str, Enum):
-    """How a run tells what it does."""
+    """The form of progress lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class DisplayConfig(Config):
-    """How much a run says, and in which form; it changes nothing that is measured."""
+    """Amount and form of the output; no measurement depends on it."""
 
     panel: ClassVar[str] = "Output"
-    verbose: bool = setting(False, "Show what engines print, too.", short="-v")
-    quiet: bool = setting(False, "Show only what failed, and the closing table.", short="-q")
-    log_format: LogFormat = setting(LogFormat.TEXT, "Lines for people (text), or an object a line (json).")
+    verbose: bool = setting(False, "Also show the output of engines.", short="-v")
+    quiet: bool = setting(False, "Show only failures and the closing table.", short="-q")
+    log_format: LogFormat = setting(LogFormat.TEXT, "Lines of text (text), or one JSON object per line (json).")
 
     @model_validator(mode="after")
     def _loud_or_quiet(self) -> DisplayConfig:
@@ -231,7 +229,7 @@ class DisplayConfig(Config):
 
 
 class RunConfig(Config):
-    """Everything `slim-eval run` can be told."""
+    """Options of `slim-eval run`."""
 
     panel: ClassVar[str] = "Model & precision"
     models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
@@ -243,21 +241,22 @@ class RunConfig(Config):
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
-        False, "Also take models whose weights are pickled (.bin): their tensors are converted, no code in them runs."
+        False, "Also accept models with pickled weights (.bin): their tensors are converted, no code in them runs."
     )
     seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
+    executor: str = setting("local", "Where workers run: `local` is this machine; plugins add others.")
     force: bool = setting(False, "Measure everything again and replace earlier results.")
-    dry_run: bool = setting(False, "Show what would be done, with time and memory where known, and do nothing.")
+    dry_run: bool = setting(False, "Show the plan, with time and memory if known, and do nothing.")
     stage_timeout_s: float = setting(
-        3600.0, "Seconds without progress after which a stage is ended as one that hangs.", flag="--stage-timeout",
+        3600.0, "Seconds without progress after which a stage is stopped.", flag="--stage-timeout",
         gt=0,
     )  # fmt: skip
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
@@ -306,7 +305,7 @@ class Wishes(Config):
 
 
 class RecommendConfig(Config):
-    """Everything `slim-eval recommend` can be told."""
+    """Options of `slim-eval recommend`."""
 
     panel: ClassVar[str] = "Recommendation"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
@@ -315,7 +314,7 @@ class RecommendConfig(Config):
 
 
 class AnalysisConfig(Config):
-    """Everything `slim-eval analyze` can be told."""
+    """Options of `slim-eval analyze`."""
 
     panel: ClassVar[str] = "Analysis"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
@@ -335,14 +334,14 @@ class AnalysisConfig(Config):
 
 
 class NoiseConfig(RunConfig):
-    """Everything `slim-eval noise` can be told: a run of one precision, and how often it is repeated."""
+    """Options of `slim-eval noise`: those of a run at one precision, and the number of repeats."""
 
     precision: Names = setting(("fp16",), "Scheme whose noise is measured.", min_length=1, max_length=1)
     num_repeats: int = setting(2, "How often the same variant is measured.", ge=2, le=100)
 
 
 class CompareConfig(Config):
-    """Everything `slim-eval compare` can be told."""
+    """Options of `slim-eval compare`."""
 
     panel: ClassVar[str] = "Comparison"
     a: Path = argument("What is compared with: a variant's folder, or a folder of results.")
@@ -366,7 +365,7 @@ class CompareConfig(Config):
 
 
 class DoctorConfig(Config):
-    """Everything `slim-eval doctor` can be told: what would be run; all there is by default."""
+    """Options of `slim-eval doctor`: what would be run; everything by default."""
 
     panel: ClassVar[str] = "What would be run"
     models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
@@ -378,16 +377,16 @@ class DoctorConfig(Config):
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
 
 class ImportConfig(Config):
-    """Everything `slim-eval import` can be told."""
+    """Options of `slim-eval import`."""
 
     panel: ClassVar[str] = "Import"
     paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that hold them.")

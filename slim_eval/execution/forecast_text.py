@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from slim_eval.execution.console import escape
 from slim_eval.execution.dry_run import StageForecast, VariantForecast, total_seconds
+from slim_eval.execution.progress import escape
 from slim_eval.utils import GIB, number
 
 _UNKNOWN = "not known"

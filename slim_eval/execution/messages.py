@@ -6,6 +6,8 @@ Nothing here carries a secret: tokens reach a worker through its environment onl
 
 from __future__ import annotations
 
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -144,6 +146,46 @@ class Note(_Message):
 
 
 Event = Annotated[Started | Advanced | Finished | Failed | Chosen | Note, Field(discriminator="event")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker ended: what an executor yields last.
+
+    Attributes:
+        status: Exit status; negative if a signal ended it.
+        stage: The stage that was running; None if none was.
+        cause: The line of its log that names the cause; empty if there is none.
+        silent_s: Seconds without an event after which it was stopped because it hung; None if it was not.
+        out_of_memory: Whether the kernel killed a process for lack of memory while it ran.
+    """
+
+    status: int = 0
+    stage: str | None = None
+    cause: str = ""
+    silent_s: float | None = None
+    out_of_memory: bool = False
+
+    @property
+    def died(self) -> bool:
+        """Whether it ended in any other way than by finishing its job."""
+        return self.status != 0 or self.silent_s is not None
+
+    def describe(self) -> str:
+        """What ended it, in one line."""
+        if self.silent_s is not None:
+            return f"no progress for {self.silent_s:g} s (--stage-timeout); the log shows where it hung"
+        if self.status == -signal.SIGKILL and self.out_of_memory:
+            return "killed by the kernel: memory ran out"
+        if self.status == 0:
+            return "the worker exited before finishing"
+        try:
+            killed = f"killed by {signal.Signals(-self.status).name}"
+        except ValueError:  # real-time signals have no names
+            killed = f"killed by signal {-self.status}"
+        how = killed if self.status < 0 else f"exit status {self.status}"
+        return f"{self.cause} ({how})" if self.cause else f"the worker ended: {how}"
+
 
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 _EVENTS: TypeAdapter[Any] = TypeAdapter(Event)

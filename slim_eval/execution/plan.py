@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slim_eval import models, power, results
 from slim_eval.config import Benchmark, EngineChoice, RunConfig
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
-from slim_eval.execution import fingerprints, local, messages
+from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.demo_run import adapt
+from slim_eval.execution.executor import executor
 from slim_eval.models import weights
 from slim_eval.quantization import cache
 from slim_eval.schemes import in_order, is_quantized, scheme
@@ -255,27 +256,21 @@ def _check_stages(config: RunConfig, variants: list[PlannedVariant], gpus: tuple
         tasks=tuple(tasks),
         include_path=config.accuracy.include_path,
     )
-    failed: list[messages.Failed] = []
     chosen: dict[str, str] = {}
-
-    def listen(event: Any) -> None:
-        if isinstance(event, messages.Failed):
-            failed.append(event)
-        elif isinstance(event, messages.Chosen):
-            chosen[event.precision] = event.engine
-
     with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
-        outcome = local.run(
-            job,
-            log=Path(folder, "check.log"),
-            on_event=listen,
-            python=config.serve_python,
-            environment=visible_devices(gpus),
+        events = executor(config.executor).submit(
+            job, log=Path(folder, "check.log"), python=config.serve_python, environment=visible_devices(gpus)
         )
-    if failed:
-        raise (UsageError if failed[0].usage else SlimEvalError)(failed[0].cause, failed[0].remedy)
-    if outcome.died:
-        raise SlimEvalError(f"the measuring interpreter does not work: {outcome.describe()}", f"mend it: {INSTALL}")
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, messages.Failed):
+                    raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
+                if isinstance(event, messages.Chosen):
+                    chosen[event.precision] = event.engine
+                elif isinstance(event, messages.Outcome) and event.died:
+                    raise SlimEvalError(
+                        f"the --serve-python interpreter failed: {event.describe()}", f"fix it with: {INSTALL}"
+                    )
     return chosen
 
 

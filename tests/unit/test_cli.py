@@ -29,7 +29,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("slim_eval.evaluator.evaluate", evaluate)
     monkeypatch.setattr("slim_eval.analysis.analyze", configs.append)
-    monkeypatch.setattr("slim_eval.execution.console.show_analysis", lambda report: None)
+    monkeypatch.setattr(cli, "_show_analysis", lambda report: None)
     return configs
 
 
@@ -103,6 +103,9 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
         (["run", "--models", "demo", "--precision", "fp8"], "fp16, int8, int4"),
         (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),
         (["run", "--models", "demo", "--engine", "onnx"], "'vllm'"),
+        (["run", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),
+        (["run", "--models", "demo", "--executor", "slurm"], "known: local"),
+        (["noise", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),
         (["run", "--models", "demo", "--num-runs", "0"], "--num-runs"),
         (["run", "--models", "demo", "--num-runs", "-5"], "--num-runs"),
         (["run", "--models", "demo", "--num-runs", "many"], "--num-runs"),

@@ -14,7 +14,8 @@ from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.errors import NewerResultError, UsageError
 from slim_eval.evaluator import measure_noise
-from slim_eval.execution import fingerprints, local, messages, plan, resume
+from slim_eval.execution import fingerprints, messages, plan, resume
+from slim_eval.execution.local import LocalExecutor
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
@@ -222,17 +223,17 @@ class Machine:
     def __init__(self) -> None:
         self.jobs: list[Any] = []
 
-    def run(self, job: Any, *, on_event: Any, **_: Any) -> local.Outcome:
+    def submit(self, job: Any, **_: Any) -> Iterator[messages.Event | messages.Outcome]:
         """Do a job at once."""
         self.jobs.append(job)
         if isinstance(job, messages.CheckJob):
             for precision in job.precisions:
-                on_event(messages.Chosen(precision=precision, engine=ENGINE))
+                yield messages.Chosen(precision=precision, engine=ENGINE)
         elif isinstance(job, messages.MeasureJob):
             for stage, settings in job.settings.items():
                 make(job.directory, stage, settings, job.precision)
-                on_event(messages.Finished(stage=stage))
-        return local.Outcome(0, None, "")
+                yield messages.Finished(stage=stage)
+        yield messages.Outcome()
 
     def measured(self) -> list[list[str]]:
         """The stages of each measurement since the last call."""
@@ -243,7 +244,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine()
-    monkeypatch.setattr(local, "run", made.run)
+    monkeypatch.setattr(LocalExecutor, "submit", lambda self, job, **options: made.submit(job, **options))
     monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: [])
     return made
 

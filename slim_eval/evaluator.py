@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slim_eval import models, power, results
@@ -108,22 +108,17 @@ def _run(
         for text in foresight(config, variants):
             shown.note(text)
         cancelled = threading.Event()
-        runs = [_VariantRun(variant, gpus, runner, shown, cancelled) for variant in variants]
-
-        def execute(number: int) -> _VariantRun:
-            variant, run = variants[number], runs[number]
-            shown.begin(variant.name, number + 1, len(variants), variant.stages)
-            run.execute()
-            shown.end(variant.name)
-            return run
-
+        runs = [
+            _VariantRun(variant, (number, len(variants)), gpus, runner, shown, cancelled)
+            for number, variant in enumerate(variants, start=1)
+        ]
+        finished: Iterator[None] = map(_VariantRun.execute, runs)
         if runner.parallel > 1:
             pool = stack.enter_context(ThreadPoolExecutor(runner.parallel))
             stack.enter_context(_cancel_on_error(pool, runner, cancelled))
-            finished: Iterator[_VariantRun] = pool.map(execute, range(len(variants)))
-        else:
-            finished = map(execute, range(len(variants)))
-        for variant, run in zip(variants, finished, strict=True):
+            finished = pool.map(_VariantRun.execute, runs)
+        for run, _ in zip(runs, finished, strict=True):
+            variant = run.variant
             report.failures += run.failures
             measured = results.read_variant(variant.directory, run.finished | variant.reused)
             if measured is not None:
@@ -167,51 +162,56 @@ class _CancelledError(Exception):
     """The run is ending: another thread was interrupted or failed."""
 
 
+@dataclass
 class _VariantRun:
     """The jobs of one variant: fetch, convert, quantize, measure.
 
     Attributes:
+        position: Number of the variant and of all variants.
+        cancelled: Set when the run ends early.
+        notes: Notes on the checkpoint, kept in every record.
         finished: The stages that ended with a result.
         failures: The stages that did not.
     """
 
-    def __init__(
-        self,
-        variant: PlannedVariant,
-        gpus: tuple[power.Gpu, ...],
-        runner: Executor,
-        display: Display,
-        cancelled: threading.Event,
-    ) -> None:
-        self._variant = variant
-        self._gpus = gpus
-        self._executor = runner
-        self._display = display
-        self._cancelled = cancelled
-        self._log = variant.directory / results.RUN_LOG
-        self._notes: list[str] = []
-        self.finished: set[str] = set()
-        self.failures: list[Failure] = []
+    variant: PlannedVariant
+    position: tuple[int, int]
+    gpus: tuple[power.Gpu, ...]
+    executor: Executor
+    display: Display
+    cancelled: threading.Event
+    notes: list[str] = field(default_factory=list)
+    finished: set[str] = field(default_factory=set)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """File with the output of the variant's workers."""
+        return self.variant.directory / results.RUN_LOG
 
     def execute(self) -> None:
-        """Do what is still to do; a failure is recorded, and what does not depend on it goes on."""
-        variant = self._variant
-        if variant.reused:
-            self._note(f"reused: {', '.join(name for name in variant.records if name in variant.reused)}")
-        for stage, reason in variant.again.items():
+        """Do what is still to do, between the display's begin and end."""
+        self.display.begin(self.variant.name, *self.position, self.variant.stages)
+        if self.variant.reused:
+            self._note(f"reused: {', '.join(name for name in self.variant.records if name in self.variant.reused)}")
+        for stage, reason in self.variant.again.items():
             self._note(f"{stage} is measured again: {reason}")
-        if not variant.todo:
-            return
-        results.clear_leftovers(variant.directory)
+        if self.variant.todo:
+            results.clear_leftovers(self.variant.directory)
+            self._run_stages()
+        self.display.end(self.variant.name)
+
+    def _run_stages(self) -> None:
+        """Prepare the checkpoint and measure; a failure is recorded, and what does not depend on it goes on."""
         try:
-            source = self._fetch(variant.source)
+            source = self._fetch(self.variant.source)
             if source is not None and source.path is None:
                 source = self._convert(source)
             checkpoint = None if source is None else self._quantize(source)
         except UsageError as error:
-            self._fail("download", error.cause, error.remedy, variant.todo)
+            self._fail("download", error.cause, error.remedy, self.variant.todo)
         except OSError as error:
-            self._fail("download", _system_error(error), _DISK_REMEDY, variant.todo)
+            self._fail("download", _system_error(error), _DISK_REMEDY, self.variant.todo)
         else:
             if source is not None and checkpoint is not None:
                 self._measure(source, checkpoint)
@@ -223,13 +223,13 @@ class _VariantRun:
         """
         if source.path is not None or source.pickled is not None:
             return source
-        job = messages.FetchJob(source=source, allow_pickle=self._variant.config.allow_pickle)
+        job = messages.FetchJob(source=source, allow_pickle=self.variant.config.allow_pickle)
         folder = self._make("download", job)
         return None if folder is None else download.fetched(source, folder)
 
     def _convert(self, source: models.ModelSource) -> models.ModelSource | None:
         """The model with a safetensors checkpoint made from its pickled weights; None if that failed."""
-        config = self._variant.config
+        config = self.variant.config
         conversion = cache.conversion(source, config.quantized_models_dir)
         with locks.wait_for_lock(conversion.folder, self._note):
             folder: Path | None = conversion.folder
@@ -250,21 +250,21 @@ class _VariantRun:
 
     def _quantize(self, source: models.ModelSource) -> Path | None:
         """The checkpoint to serve, quantized now if it is not in the cache; None if that failed."""
-        if not is_quantized(self._variant.precision):
+        if not is_quantized(self.variant.precision):
             return source.path
-        request = self._variant.quantize_request(source)
+        request = self.variant.quantize_request(source)
         with locks.wait_for_lock(cache.checkpoint_directory(request), self._note):
             try:
                 cached = cache.cached(request)
             except SlimEvalError as error:
-                self._fail("quantize", error.cause, error.remedy, self._variant.todo)
+                self._fail("quantize", error.cause, error.remedy, self.variant.todo)
                 return None
             if cached is None:
                 # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
                 # other make it several times slower. Measurements keep the default.
                 waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
                 job = messages.QuantizeJob(request=request)
-                return self._make("quantize", job, self._variant.config.quantize_python, waiting)
+                return self._make("quantize", job, self.variant.config.quantize_python, waiting)
         self._show(messages.Finished(stage="quantize", path=cached.path))
         self._keep_notes(*cached.notes)
         return cached.path
@@ -279,24 +279,24 @@ class _VariantRun:
             for event in events:
                 if isinstance(event, messages.Failed):
                     has_failed = True
-                    self._fail(stage, event.cause, event.remedy, self._variant.todo)
+                    self._fail(stage, event.cause, event.remedy, self.variant.todo)
                 elif not isinstance(event, messages.Outcome):
                     self._show(event)
                     if isinstance(event, messages.Finished):
                         folder = event.path
                 elif folder is None and not has_failed:
-                    self._fail(stage, event.describe(), f"see {self._log}", self._variant.todo)
+                    self._fail(stage, event.describe(), f"see {self.log}", self.variant.todo)
         return folder
 
     def _measure(self, source: models.ModelSource, checkpoint: Path) -> None:
         """Measure in one worker; if it dies, continue after the stage in which it died, in a fresh one."""
-        settings = self._variant.settings(self._gpus)  # only now: the checkpoint may have been made elsewhere
-        remaining = self._variant.todo
+        settings = self.variant.settings(self.gpus)  # only now: the checkpoint may have been made elsewhere
+        remaining = self.variant.todo
         while remaining:
             done: set[str] = set()
             outcome = messages.Outcome()
             job = self._measure_job(source, checkpoint, {stage: settings[stage] for stage in remaining})
-            with self._submit(job, self._variant.config.serve_python) as events:
+            with self._submit(job, self.variant.config.serve_python) as events:
                 for event in events:
                     if isinstance(event, messages.Outcome):
                         outcome = event
@@ -310,7 +310,7 @@ class _VariantRun:
                             done.add(event.stage)
                             self.finished.add(event.stage)
             unfinished = [stage for stage in remaining if stage not in done]
-            remedy = f"see {self._log}"
+            remedy = f"see {self.log}"
             if unfinished and _ENGINE not in done:  # it died while loading, as a fresh worker would
                 self._fail(_ENGINE, f"the engine did not start: {outcome.describe()}", remedy, unfinished)
                 return
@@ -324,7 +324,7 @@ class _VariantRun:
     def _measure_job(
         self, source: models.ModelSource, checkpoint: Path, settings: dict[str, Settings]
     ) -> messages.MeasureJob:
-        config, precision = self._variant.config, self._variant.precision
+        config, precision = self.variant.config, self.variant.precision
         assert source.path is not None
         return messages.MeasureJob(
             model=source.name,
@@ -338,11 +338,11 @@ class _VariantRun:
                 if benchmark in config.tasks and (benchmark.value in settings or benchmark is Benchmark.ACCURACY)
             ),
             accuracy_tasks=tuple(task for task in config.accuracy.tasks if task in settings),
-            directory=self._variant.directory,
-            max_model_len=self._variant.max_model_len,
-            gpus=tuple(gpu.uuid for gpu in self._gpus),
+            directory=self.variant.directory,
+            max_model_len=self.variant.max_model_len,
+            gpus=tuple(gpu.uuid for gpu in self.gpus),
             config=config.model_copy(update={"tracking": TrackingConfig()}),
-            notes=tuple(self._notes),
+            notes=tuple(self.notes),
             settings=settings,
         )  # fmt: skip
 
@@ -351,22 +351,23 @@ class _VariantRun:
     ) -> contextlib.closing[Generator[messages.Event | messages.Outcome, None, None]]:
         """The events of a job and its outcome; leaving the context early, as on an interrupt, stops the job."""
         self._raise_if_cancelled()
-        events = self._executor.submit(
+        events = self.executor.submit(
             job,
-            log=self._log,
+            log=self.log,
             python=python,
-            environment={**visible_devices(self._gpus), **(environment or {})},
-            silence_s=self._variant.config.stage_timeout_s,
-            echo=lambda line: self._display.chatter(self._variant.name, line),
+            environment={**visible_devices(self.gpus), **(environment or {})},
+            silence_s=self.variant.config.stage_timeout_s,
+            echo=lambda line: self.display.chatter(self.variant.name, line),
         )
         return contextlib.closing(events)
 
     def _raise_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        if self.cancelled.is_set():
             raise _CancelledError
 
     def _show(self, event: messages.Event) -> None:
-        self._display.handle(self._variant.name, event)
+        self._raise_if_cancelled()  # the job may have started while the executor was cancelling the others
+        self.display.handle(self.variant.name, event)
 
     def _note(self, text: str) -> None:
         self._show(messages.Note(text=text))
@@ -374,19 +375,19 @@ class _VariantRun:
     def _keep_notes(self, *notes: str) -> None:
         """Notes on the checkpoint: shown, and kept in every record."""
         for text in notes:
-            self._notes.append(text)
+            self.notes.append(text)
             self._note(text)
 
     def _fail(self, stage: str, cause: str, remedy: str, names: Sequence[str]) -> None:
         """Record a failed stage: an error file for each record that it would have written."""
         self._raise_if_cancelled()  # a job that was stopped with the run has not failed
-        self.failures.append(Failure(self._variant.name, stage, cause, remedy, self._log))
+        self.failures.append(Failure(self.variant.name, stage, cause, remedy, self.log))
         for name in names:
             record = records.ErrorRecord(
                 schema_version=records.SCHEMA_VERSION,
-                model=self._variant.source.name,
-                precision=self._variant.precision,
-                quantization_scheme=scheme(self._variant.precision).recorded_as,
+                model=self.variant.source.name,
+                precision=self.variant.precision,
+                quantization_scheme=scheme(self.variant.precision).recorded_as,
                 timestamp=environment.now(),
                 stage=stage,
                 cause=cause,
@@ -394,7 +395,7 @@ class _VariantRun:
                 log=results.RUN_LOG,
             )
             try:
-                results.write_error(self._variant.directory, name, record)
+                results.write_error(self.variant.directory, name, record)
             except OSError as error:
                 self._note(f"{name}: could not record the failure: {_system_error(error)}")
         self._show(messages.Failed(stage=stage, cause=cause, remedy=remedy))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,26 +12,32 @@ from pathlib import Path
 
 import psutil
 
+from slim_eval.demo import MODEL_DIR
 from tests.commands import QUICK, run_command
 
 TOY = Path(__file__).parent / "toys" / "executor.py"
 ENV = {"SLIM_EVAL_PLUGINS": str(TOY)}
-RUN = ("run", "--models", "demo", "--precision", "fp16 int8", "--engine", "transformers", "--no-wandb-enabled",
-       "--executor", "nice-pair", "--log-format", "json", *QUICK)  # fmt: skip
+RUN = ("run", "--engine", "transformers", "--no-wandb-enabled", "--executor", "nice-pair", "--log-format", "json",
+       *QUICK)  # fmt: skip
 
 
 def test_a_toy_executor_runs_two_variants_at_the_same_time_to_the_report(tmp_path: Path) -> None:
-    process = run_command(*RUN, cwd=tmp_path, env=ENV)
+    process = run_command(
+        *RUN, "--models", "demo", "--precision", "fp16 int8", "--tasks", "performance accuracy", "--accuracy-tasks",
+        "demo_mmlu", cwd=tmp_path, env=ENV,
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
     lines = [json.loads(line) for line in process.stderr.splitlines() if line.startswith("{")]
     begun = [line["cell"] for line in lines if line["event"] == "cell"]
     assert begun == ["demo fp16", "demo int8"]
     loading = [i for i, line in enumerate(lines) if (line["event"], line.get("stage")) == ("started", "engine")]
-    first_ended = next(i for i, line in enumerate(lines) if line["event"] == "finished" and line["stage"] == "energy")
+    first_ended = next(
+        i for i, line in enumerate(lines) if line["event"] == "finished" and line["stage"] == "demo_mmlu"
+    )
     assert {lines[index]["cell"] for index in loading if index < first_ended} == set(begun)
     for precision in ("fp16", "int8"):
         variant = tmp_path / "outputs" / "demo" / f"demo_{precision}"
-        assert {"performance.json", "energy.json", "demo_mmlu.json"} <= {path.name for path in variant.iterdir()}
+        assert {"performance.json", "demo_mmlu.json"} <= {path.name for path in variant.iterdir()}
     assert (tmp_path / "outputs" / "demo" / "demo_int8" / "paired.json").exists()
     analysis = run_command("analyze", cwd=tmp_path)
     assert analysis.returncode == 0, analysis.stderr
@@ -38,7 +45,9 @@ def test_a_toy_executor_runs_two_variants_at_the_same_time_to_the_report(tmp_pat
 
 
 def test_an_interrupt_stops_both_and_fails_none(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "slim_eval", *RUN, "--num-runs", "100000", "--tasks", "performance"]
+    shutil.copytree(MODEL_DIR, tmp_path / "twin")
+    command = [sys.executable, "-m", "slim_eval", *RUN, "--models", "demo ./twin", "--num-runs", "100000", "--tasks",
+               "performance"]  # fmt: skip
     with subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, **ENV, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True
     ) as process:

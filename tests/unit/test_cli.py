@@ -135,6 +135,20 @@ def test_bad_input_is_one_cause_and_one_remedy(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [None, "import nothing_of_that_name", "1 +"])
+def test_a_plugin_that_cannot_be_imported_is_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "plugin.py"
+    if content is not None:
+        plugin.write_text(content)
+    monkeypatch.setenv("SLIM_EVAL_PLUGINS", str(plugin))
+    assert cli.main(["analyze"]) == 2
+    error = capsys.readouterr().err
+    assert f"plugin {plugin}: " in error
+    assert "SLIM_EVAL_PLUGINS" in error
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"slim-eval {__version__}"

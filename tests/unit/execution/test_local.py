@@ -107,6 +107,19 @@ time.sleep(600)
     assert _gone(int((tmp_path / "pid").read_text()))
 
 
+def test_a_process_outside_the_group_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_ORPHANS_S", 0.5)
+    outcome, _, _ = run(
+        tmp_path,
+        f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+""",
+    )
+    assert outcome.status == 0
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
 def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     body = f"""
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -38,7 +38,7 @@ class NicePair:
         """Run a job; the first measurement waits until another variant is about to be measured."""
         if job.kind == "measure" and next(self._measurements) < 2:
             self._both.wait(timeout=600)
-        command = ["nice", "-n", "5", str(python or sys.executable), "-m", "slim_eval.execution.worker"]
+        command = ["nice", "-n", "1", str(python or sys.executable), "-m", "slim_eval.execution.worker"]
         variables = {**os.environ, **(environment or {})}
         pipe = subprocess.PIPE
         with (

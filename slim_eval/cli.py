@@ -33,6 +33,7 @@ from slim_eval.config import (
 )
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.execution.signals import resume_command, terminated_as_interrupted
+from slim_eval.plugins import load_plugins
 from slim_eval.utils import did_you_mean
 from slim_eval.utils.parsing import split_list
 from slim_eval.utils.redaction import show_traceback
@@ -352,6 +353,7 @@ def main(args: Sequence[str] | None = None) -> int:
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     try:
         with terminated_as_interrupted():
+            load_plugins()
             code = app(words, standalone_mode=False)
     except SlimEvalError as error:
         _complain(error)

@@ -35,8 +35,8 @@ class Facts:
     config: DoctorConfig
     quantizing: Interpreter | str
     serving: Interpreter | str
-    gpus: tuple[power.GpuSurvey, ...] = ()
-    computing: power.GpuSurvey | None = None
+    gpus: tuple[power.GpuCapabilities, ...] = ()
+    computing: power.GpuCapabilities | None = None
     gpu_error: SlimEvalError | None = None
 
     @property
@@ -52,9 +52,9 @@ def gather(config: DoctorConfig) -> Facts:
     serving = interpreters.ask(config.serve_python, asked)
     same = config.quantize_python == config.serve_python
     quantizing = serving if same else interpreters.ask(config.quantize_python, asked)
-    gpus: tuple[power.GpuSurvey, ...] = ()
+    gpus: tuple[power.GpuCapabilities, ...] = ()
     try:
-        gpus = power.survey(power.list_gpus())
+        gpus = power.gpu_capabilities(power.list_gpus())
         chosen = {gpu.uuid for gpu in power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))}
     except SlimEvalError as error:
         return Facts(config, quantizing, serving, gpus, gpu_error=error)

@@ -94,7 +94,7 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         yield from _torch_cuda(facts)
 
 
-def _gpu(found: power.GpuSurvey) -> Finding:
+def _gpu(found: power.GpuCapabilities) -> Finding:
     gpu, capability = found.gpu, found.compute_capability
     total, free = gpu.memory_total_mb, found.memory_free_mb
     parts = [gpu.name]
@@ -106,7 +106,7 @@ def _gpu(found: power.GpuSurvey) -> Finding:
     return Finding(f"GPU {gpu.index}", State.OK, ", ".join(parts))
 
 
-def _meter(found: power.GpuSurvey) -> Finding:
+def _meter(found: power.GpuCapabilities) -> Finding:
     name = f"GPU {found.gpu.index} energy"
     if found.has_counter:
         return Finding(name, State.OK, "NVML's energy counter")
@@ -116,7 +116,7 @@ def _meter(found: power.GpuSurvey) -> Finding:
     return Finding(name, State.WARNING, "NVML tells neither power nor energy: no joules", remedy)
 
 
-def _driver(found: power.GpuSurvey) -> Finding:
+def _driver(found: power.GpuCapabilities) -> Finding:
     cuda = f"CUDA up to {_dotted(found.driver_cuda)}" if found.driver_cuda else "its CUDA is not known"
     return Finding("driver", State.OK, f"{found.gpu.driver}, {cuda}")
 

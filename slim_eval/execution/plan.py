@@ -121,6 +121,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     precisions = in_order(scheme(name).name for name in config.precision)
+    power.check_energy_source(config.energy.source)
     variants = [_planned(source, precision, config) for source in sources for precision in precisions]
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")

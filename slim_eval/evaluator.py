@@ -21,7 +21,7 @@ from slim_eval.execution.console import Failure
 from slim_eval.execution.fingerprints import Settings
 from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out, visible_devices
 from slim_eval.execution.progress import Display, open_display
-from slim_eval.models import download, pickles
+from slim_eval.models import pickles
 from slim_eval.quantization import cache
 from slim_eval.results import records
 from slim_eval.schemes import is_quantized, scheme
@@ -197,7 +197,7 @@ class _VariantRun:
             return source
         job = messages.FetchJob(source=source, allow_pickle=self._variant.config.allow_pickle)
         folder = self._made("download", job, None)
-        return None if folder is None else download.fetched(source, folder)
+        return None if folder is None else models.fetched(source, folder)
 
     def _converted(self, source: models.ModelSource) -> models.ModelSource | None:
         """The model with a checkpoint of its pickled weights, made now if need be; None where that failed."""

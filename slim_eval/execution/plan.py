@@ -15,7 +15,6 @@ from slim_eval.config import Benchmark, EngineChoice, RunConfig
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, local, messages
 from slim_eval.execution.demo_run import adapt
-from slim_eval.models import weights
 from slim_eval.quantization import cache
 from slim_eval.schemes import in_order, is_quantized, scheme
 from slim_eval.utils import GIB, environment
@@ -206,7 +205,7 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
     Raises:
         UsageError: Less is free than `_SMALLEST_SHARE` of those weights.
     """
-    needed = _SMALLEST_SHARE * sum(weights.bytes_here(source) for source in sources)
+    needed = _SMALLEST_SHARE * sum(models.bytes_here(source) for source in sources)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

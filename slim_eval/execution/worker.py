@@ -123,7 +123,7 @@ def _check(job: messages.CheckJob, emit: _Emit) -> None:
 
 
 def _fetch(job: messages.FetchJob, emit: _Emit) -> Path | None:
-    from slim_eval.models.download import fetch
+    from slim_eval.models import fetch
 
     source = fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
     return source.path or source.pickled

@@ -336,7 +336,7 @@ def doctor(config: DoctorConfig) -> None:
     Nothing heavy is imported and nothing is downloaded; it takes a few seconds. Exit 1 where a run would not work.
     """
     from slim_eval.doctor import examine
-    from slim_eval.doctor.rendering import show
+    from slim_eval.doctor.findings import show
 
     report = examine(config)
     show(report, as_json=config.as_json)

@@ -6,9 +6,8 @@ import pytest
 
 from slim_eval.config import DoctorConfig, EngineChoice
 from slim_eval.doctor import precisions
-from slim_eval.doctor.facts import Facts
+from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import State
-from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.engines import vllm
 from slim_eval.engines.vllm import VllmPlatform
 from slim_eval.power import Gpu, GpuCapabilities

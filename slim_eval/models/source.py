@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models.hub import Progress, config_file, download, hub_errors
 from slim_eval.schemes import is_quantized
-from slim_eval.utils import MIB, bounded, files_hash
+from slim_eval.utils import MIB, files_hash, safe_json
 
 #: The name of the embedded model.
 DEMO = "demo"
@@ -319,7 +319,7 @@ def read_header(file: Path) -> Tensors:
             raise UsageError(f"{file}: not a safetensors file", "if it is a git-lfs pointer, run `git lfs pull`")
         text = stream.read(length)
     try:
-        header = bounded.parse(text.decode())
+        header = safe_json.parse(text.decode())
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
@@ -438,9 +438,9 @@ def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSour
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = bounded.read_json(file)
+        content = safe_json.read_json(file)
     except (OSError, ValueError) as error:
-        reason = f" ({error})" if isinstance(error, bounded.LimitError) else ""
+        reason = f" ({error})" if isinstance(error, safe_json.LimitError) else ""
         raise UsageError(f"{file}: not readable as JSON{reason}", "download the model again") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file}: not a JSON object", "download the model again")

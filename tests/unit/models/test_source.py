@@ -130,10 +130,10 @@ def test_shards_are_those_of_the_index(checkpoint: Callable[..., Path]) -> None:
     [
         (lambda data: data[:-3], "its header requires"),
         (lambda data: data[:40], "damaged or incomplete"),
-        (lambda data: data[:5], "not a safetensors file|broken"),
+        (lambda data: data[:5], "not a safetensors file|damaged"),
         (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (lambda _: b"", "not a safetensors file"),
-        (lambda data: data[:8] + b"[" + data[9:], "broken"),
+        (lambda data: data[:8] + b"[" + data[9:], "damaged"),
     ],
 )
 def test_damaged_weights_are_named(

@@ -92,10 +92,7 @@ def _reached(address: str, token: str | None, bad: State) -> Finding:
     answer = _within(_DEADLINE_S, lambda: _ask(get_session, address, token))
     if isinstance(answer, str):
         return _hub(bad, f"{endpoint} cannot be reached ({answer})", _ELSEWHERE)
-    return _answered(answer, endpoint, bad, with_token=token is not None)
-
-
-def _answered(status: int, endpoint: str, bad: State, *, with_token: bool) -> Finding:
+    status, with_token = answer, token is not None
     if status == HTTPStatus.UNAUTHORIZED and with_token:
         return _hub(bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):

@@ -73,9 +73,29 @@ def paired_difference(
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     codes = np.arange(first.size) if clusters is None else _codes(clusters)
     spread = _spread(first - second, codes)
+    n, difference = first.size, float((first - second).mean())
+    interval, p_value, lost, gained = None, None, None, None
     if all(bool(((scores == 0) | (scores == 1)).all()) for scores in (first, second)):
-        return _binary(first, second, spread, confidence)
-    return _graded(first - second, spread, confidence)
+        lost, gained = int(np.sum(first > second)), int(np.sum(second > first))
+        difference, p_value = (lost - gained) / n, mcnemar_p_value(lost, gained)
+        if spread.design_effect is not None:
+            quantile = _quantile(confidence, None if spread.num_clusters == n else spread.df)
+            interval = _bonett_price(lost, gained, n, spread.design_effect, quantile)
+    elif spread.stderr is not None:
+        wing = _quantile(confidence, spread.df) * spread.stderr
+        interval = Interval(difference - wing, difference + wing)
+        p_value = _t_test(difference, spread.stderr, spread.df)
+    return PairedDifference(
+        num_items=n,
+        difference=difference,
+        interval=interval,
+        stderr=spread.stderr,
+        lost=lost,
+        gained=gained,
+        flips=None if lost is None or gained is None else (lost + gained) / n,
+        p_value=p_value,
+        num_clusters=spread.num_clusters,
+    )
 
 
 def mcnemar_p_value(lost: int, gained: int) -> float:
@@ -213,26 +233,6 @@ def _spread(values: FloatArray, codes: npt.NDArray[np.intp]) -> _Spread:
     return _Spread(stderr, (stderr / simple) ** 2 if simple else 1.0, groups, groups - 1)
 
 
-def _binary(a: FloatArray, b: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
-    """Right and wrong answers."""
-    n, lost, gained = a.size, int(np.sum(a > b)), int(np.sum(b > a))
-    interval = None
-    if spread.design_effect is not None:
-        quantile = _quantile(confidence, None if spread.num_clusters == n else spread.df)
-        interval = _bonett_price(lost, gained, n, spread.design_effect, quantile)
-    return PairedDifference(
-        num_items=n,
-        difference=(lost - gained) / n,
-        interval=interval,
-        stderr=spread.stderr,
-        lost=lost,
-        gained=gained,
-        flips=(lost + gained) / n,
-        p_value=mcnemar_p_value(lost, gained),
-        num_clusters=spread.num_clusters,
-    )
-
-
 def _bonett_price(lost: int, gained: int, n: int, design_effect: float, quantile: float) -> Interval:
     """The adjusted Wald interval, on the effective sample size: all counts over the design effect.
 
@@ -244,26 +244,6 @@ def _bonett_price(lost: int, gained: int, n: int, design_effect: float, quantile
     losses, gains = (lost / design_effect + 1) / total, (gained / design_effect + 1) / total
     wing = quantile * math.sqrt((losses + gains - (losses - gains) ** 2) / total)
     return Interval(max(-1.0, losses - gains - wing), min(1.0, losses - gains + wing))
-
-
-def _graded(differences: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
-    """Scores of any kind."""
-    difference, interval, p_value = float(differences.mean()), None, None
-    if spread.stderr is not None:
-        wing = _quantile(confidence, spread.df) * spread.stderr
-        interval = Interval(difference - wing, difference + wing)
-        p_value = _t_test(difference, spread.stderr, spread.df)
-    return PairedDifference(
-        num_items=differences.size,
-        difference=difference,
-        interval=interval,
-        stderr=spread.stderr,
-        lost=None,
-        gained=None,
-        flips=None,
-        p_value=p_value,
-        num_clusters=spread.num_clusters,
-    )
 
 
 def _t_test(difference: float, stderr: float, df: int) -> float:

@@ -50,7 +50,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     ("settings", "said"),
     [
         ({"counter": "none"}, "NVML has no energy counter: joules are the integral of power samples"),
-        ({"counter": "none", "power": "none"}, "NVML tells neither power nor energy: no joules"),
+        ({"counter": "none", "power": "none"}, "NVML reports neither power nor energy: no joules"),
     ],
 )
 def test_a_gpu_without_a_counter(on_gpus: Callable[..., Examination], settings: dict[str, str], said: str) -> None:

@@ -163,7 +163,7 @@ def test_other_readers_refuse_depth_too(text: str, tmp_path: Path, make_variant:
         cache.read_record(tmp_path)
     header = text.encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(UsageError, match="its header is broken"):
+    with pytest.raises(UsageError, match="its header is damaged"):
         models.read_header(tmp_path / "model.safetensors")
     noise = tmp_path / "Tiny" / "Tiny_noise" / "noise.json"
     noise.parent.mkdir(parents=True)
@@ -221,6 +221,6 @@ def test_calibration_rows_that_are_too_deep(tmp_path: Path) -> None:
 def test_a_model_name_longer_than_any_file_name_is_refused_in_words(name: str) -> None:
     assert models.is_path(name) == name.startswith(("/", "."))
     if models.is_path(name):
-        with pytest.raises(UsageError, match="cannot be looked at"):
+        with pytest.raises(UsageError, match="cannot be read"):
             models.resolve(name)
     assert calibration.local_path("x" * 300) is None

@@ -336,7 +336,7 @@ def doctor(config: DoctorConfig) -> None:
     Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
     """
     from slim_eval.doctor import examine
-    from slim_eval.doctor.rendering import show
+    from slim_eval.doctor.findings import show
 
     report = examine(config)
     show(report, as_json=config.as_json)

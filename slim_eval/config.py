@@ -36,15 +36,6 @@ class EngineChoice(str, Enum):
     TRANSFORMERS = "transformers"
 
 
-class EnergySource(str, Enum):
-    """Where joules come from; ``auto`` takes NVML where there is a GPU, else CodeCarbon, else nothing."""
-
-    AUTO = "auto"
-    NVML = "nvml"
-    CODECARBON = "codecarbon"
-    NONE = "none"
-
-
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
@@ -133,7 +124,12 @@ class EnergyConfig(Config):
     panel: ClassVar[str] = "Energy benchmark"
     sample_runs: int = setting(200, "Energy-tracked requests.", flag="--energy-sample-runs", ge=1)
     batch_size: int = setting(1, "Concurrent requests while energy is tracked.", flag="--energy-batch-size", ge=1)
-    source: EnergySource = setting(EnergySource.AUTO, "Where joules come from.", flag="--energy-source")
+    source: str = setting(
+        "auto",
+        "Where joules come from: auto, nvml, codecarbon, none, or a plugin's meter.",
+        flag="--energy-source",
+        min_length=1,
+    )
     sampling_interval_s: float = setting(
         0.05, "Seconds between power samples.", flag="--energy-sampling-interval", gt=0, le=10
     )

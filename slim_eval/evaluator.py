@@ -22,7 +22,7 @@ from slim_eval.execution.executor import Executor, executor
 from slim_eval.execution.fingerprints import Settings
 from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out, visible_devices
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
-from slim_eval.models import download, pickles
+from slim_eval.models import pickles
 from slim_eval.quantization import cache
 from slim_eval.results import records
 from slim_eval.schemes import is_quantized, scheme
@@ -225,7 +225,7 @@ class _VariantRun:
             return source
         job = messages.FetchJob(source=source, allow_pickle=self.variant.config.allow_pickle)
         folder = self._make("download", job)
-        return None if folder is None else download.fetched(source, folder)
+        return None if folder is None else models.fetched(source, folder)
 
     def _convert(self, source: models.ModelSource) -> models.ModelSource | None:
         """The model with a safetensors checkpoint made from its pickled weights; None if that failed."""

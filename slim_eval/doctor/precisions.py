@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slim_eval.config import EngineChoice
-from slim_eval.doctor.facts import Facts
+from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import Finding, State
-from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.engines import platform_obstacle, transformers
 from slim_eval.engines.vllm import VllmPlatform, has_avx512
 from slim_eval.schemes import is_quantized

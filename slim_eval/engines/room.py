@@ -36,11 +36,11 @@ def require_on_gpus(weight_bytes: float, count: int, wait: Callable[[float], Non
         EngineError: Naming what is needed, what is free, and who holds the rest.
     """
     needed_gb = weight_bytes / GIB / count + _CUDA_GB
-    tight: list[power.Occupancy] = []
+    tight: list[power.GpuMemory] = []
     for attempt in range(_TRIES):
         if attempt:
             wait(_PAUSE_S)
-        found = power.occupancy(_gpus(count))
+        found = power.gpu_memory(_gpus(count))
         tight = [each for each in found if each.free_mb is not None and each.free_mb / _MIB_PER_GIB < needed_gb]
         if not tight:
             return
@@ -63,7 +63,7 @@ def situation(weight_bytes: float, count: int, *, on_cpu: bool) -> str:
     weights = f"the weights take {weight_bytes / GIB:.1f} GiB"
     free_gb = environment.free_ram_gb() if on_cpu else None
     free = [] if free_gb is None else [f"{free_gb:.1f} GiB of memory are free"]
-    return "; ".join([weights, *free, *([] if on_cpu else map(str, power.occupancy(_gpus(count))))])
+    return "; ".join([weights, *free, *([] if on_cpu else map(str, power.gpu_memory(_gpus(count))))])
 
 
 def require_in_ram(weight_bytes: float, engine_gb: float, kv_cache_gb: float | None = None) -> None:

@@ -17,7 +17,6 @@ from slim_eval.config import Benchmark, EngineChoice, RunConfig
 from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
-from slim_eval.models import weights
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
 from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized
@@ -191,7 +190,7 @@ def _weights(
     if cached is not None and not emulated:
         return float(models.describe(cached.path).weight_bytes)
     try:
-        found = weights.read_tensors(variant.source)
+        found = models.read_tensors(variant.source)
     except (HubError, UsageError):
         return None
     return weight_bytes(found, DEFAULT_BASELINE if emulated else variant.precision, facts)
@@ -209,7 +208,7 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
         facts: Of its configuration.
     """
     if facts.is_quantized:
-        return float(sum(weights.tensor_bytes(kind, shape) for kind, shape in found.values()))
+        return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
     held, plain = SCHEMES[precision], SCHEMES[DEFAULT_BASELINE].weight_bits / 8
     group = held.recipe.group_size if held.recipe is not None else None
     total = 0.0

@@ -123,7 +123,7 @@ def _energy(config: RunConfig) -> Settings:
     return {
         "energy_sample_runs": part.sample_runs,
         "energy_batch_size": part.batch_size,
-        "energy_source": part.source.value,
+        "energy_source": part.source,
         "energy_sampling_interval": part.sampling_interval_s,
         **_workload(config),
     }

@@ -16,7 +16,6 @@ from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEval
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.demo_run import adapt
 from slim_eval.execution.executor import executor
-from slim_eval.models import weights
 from slim_eval.quantization import cache
 from slim_eval.schemes import in_order, is_quantized, scheme
 from slim_eval.utils import GIB, environment
@@ -122,6 +121,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     precisions = in_order(scheme(name).name for name in config.precision)
+    power.check_energy_source(config.energy.source)
     variants = [_planned(source, precision, config) for source in sources for precision in precisions]
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
@@ -206,7 +206,7 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
     Raises:
         UsageError: Less is free than `_SMALLEST_SHARE` of those weights.
     """
-    needed = _SMALLEST_SHARE * sum(weights.bytes_here(source) for source in sources)
+    needed = _SMALLEST_SHARE * sum(models.bytes_here(source) for source in sources)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

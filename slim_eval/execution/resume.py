@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slim_eval import power, results
-from slim_eval.config import EnergySource, EngineChoice
+from slim_eval.config import EngineChoice
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
@@ -122,7 +122,7 @@ def _flaw(variant: PlannedVariant, stage: str, record: Record) -> str:
         if record.valid is False:
             return f"it was not valid ({'; '.join(record.invalid_reasons)})"
         nothing = record.energy_source is None and record.energy_joules is None and record.energy_kwh is None
-        if nothing and variant.config.energy.source is not EnergySource.NONE:
+        if nothing and variant.config.energy.source != power.NO_SOURCE:
             return f"no energy was measured ({'; '.join(record.invalid_reasons)})"
         return ""
     known: list[float | None] = []

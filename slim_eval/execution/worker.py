@@ -25,6 +25,7 @@ from slim_eval.config import Benchmark, RunConfig
 from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
+from slim_eval.plugins import load_plugins
 from slim_eval.results.records import (
     AccuracyMetrics,
     AccuracyRecord,
@@ -52,6 +53,7 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, when asked
     _hold_lifeline()
     emit = _claim_stdout()
+    load_plugins()
     job = messages.parse_job(sys.stdin.read())
     if isinstance(job, messages.CheckJob):
         _attempt("check", partial(_check, job, emit), emit)
@@ -121,7 +123,7 @@ def _check(job: messages.CheckJob, emit: _Emit) -> None:
 
 
 def _fetch(job: messages.FetchJob, emit: _Emit) -> Path | None:
-    from slim_eval.models.download import fetch
+    from slim_eval.models import fetch
 
     source = fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
     return source.path or source.pickled

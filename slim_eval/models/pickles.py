@@ -18,7 +18,7 @@ from typing import Any
 
 from slim_eval.errors import UsageError
 from slim_eval.models.source import describe
-from slim_eval.utils import bounded, full_name, write_text
+from slim_eval.utils import full_name, safe_json, write_text
 from slim_eval.utils.redaction import redact_all
 
 RECORD_FILE = "conversion.json"
@@ -41,7 +41,9 @@ class Conversion:
     def is_done(self) -> bool:
         """Whether the folder holds the whole of what was converted from this state of the model."""
         try:
-            return bool(bounded.read_json(self.folder / RECORD_FILE) == redact_all(_record(self.folder, self.identity)))
+            return bool(
+                safe_json.read_json(self.folder / RECORD_FILE) == redact_all(_record(self.folder, self.identity))
+            )
         except (OSError, ValueError, UsageError):
             return False
 

@@ -10,10 +10,9 @@ from typing import Any
 from slim_eval.engines import room
 from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError, causes
 from slim_eval.models import loading
-from slim_eval.models.growth import Progress, growing
+from slim_eval.models.hub import Progress, report_growth
 from slim_eval.models.pickles import RECORD_FILE, write_conversion
-from slim_eval.models.source import ModelSource
-from slim_eval.models.weights import bytes_here
+from slim_eval.models.source import ModelSource, bytes_here
 from slim_eval.quantization.cache import copy_small_files, new_checkpoint, recover
 
 _LIBRARIES_GB = 0.5
@@ -63,7 +62,7 @@ def convert(
                 "download the model again",
             )
         with new_checkpoint(final) as folder:
-            with growing(folder, progress):
+            with report_growth(folder, progress):
                 loading.save(model, folder)
             copy_small_files(source.pickled, folder)
             write_conversion(folder, identity)

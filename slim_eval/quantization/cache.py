@@ -27,7 +27,7 @@ from slim_eval.models import pickles
 from slim_eval.models.source import CONFIG_FILE, WANTED, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
-from slim_eval.utils import bounded, full_name, short_name, slug, write_text
+from slim_eval.utils import full_name, safe_json, short_name, slug, write_text
 from slim_eval.utils.redaction import redact, redact_all
 
 RECORD_FILE = "quantization.json"
@@ -129,7 +129,7 @@ def checkpoint_directory(request: QuantizeRequest) -> Path:
 
 def _owner(folder: Path) -> str | None:
     try:
-        return str(bounded.read_json(folder / RECORD_FILE)["model"])
+        return str(safe_json.read_json(folder / RECORD_FILE)["model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -205,7 +205,7 @@ def read_record(folder: Path) -> QuantizationRecord:
     """
     file = folder / RECORD_FILE
     try:
-        return QuantizationRecord.model_validate(bounded.read_json(file))
+        return QuantizationRecord.model_validate(safe_json.read_json(file))
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise QuantizationError(f"{file}: not readable ({reason})", _REQUANTIZE) from error

@@ -18,7 +18,7 @@ from typing import Any
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import INSTALL, MissingPackageError, QuantizationError, UsageError
 from slim_eval.models.hub import http_errors, hub_errors
-from slim_eval.utils import bounded, did_you_mean
+from slim_eval.utils import did_you_mean, safe_json
 
 # File ending -> builder of `datasets`; .jsonl is read here, so that rows may differ in their keys.
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -161,13 +161,13 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     number = 0
     with path.open("rb") as stream:
         try:
-            for number, line in enumerate(bounded.lines(stream, max_bytes=_MAX_BYTES), start=1):
+            for number, line in enumerate(safe_json.lines(stream, max_bytes=_MAX_BYTES), start=1):
                 if line.strip():
-                    row = bounded.parse(line)
+                    row = safe_json.parse(line)
                     if not isinstance(row, dict):
                         raise QuantizationError(f"{path}, line {number}: not a JSON object", _REMEDY)
                     yield row
-        except bounded.LimitError as error:
+        except safe_json.LimitError as error:
             raise UsageError(f"{path}: {error}", "give a smaller file, or a dataset of the hub") from error
         except UnicodeDecodeError as error:
             raise QuantizationError(f"{path}, line {number + 1}: not UTF-8 ({error})", _REMEDY) from error

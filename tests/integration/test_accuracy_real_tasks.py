@@ -52,7 +52,7 @@ def _load(model: str) -> Any:
     """The Transformers engine over a model id, as the worker loads it."""
     from slim_eval import engines, models
     from slim_eval.config import EngineChoice, EngineConfig
-    from slim_eval.models.download import fetch
+    from slim_eval.models import fetch
 
     source = fetch(models.resolve(model))
     assert source.path is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slim_eval import __version__, cli
-from slim_eval.config import AnalysisConfig, Benchmark, EnergySource, EngineChoice, RunConfig
+from slim_eval.config import AnalysisConfig, Benchmark, EngineChoice, RunConfig
 from slim_eval.schemes import SCHEMES
 
 
@@ -78,7 +78,7 @@ def test_every_new_option(parsed: list[Any]) -> None:
     assert config.engine.enforce_eager
     assert config.engine.engine_args == {"max_num_seqs": 4, "kv_cache_dtype": "fp8"}
     assert (config.revision, config.seed, config.quantization.requantize) == ("main", 3, True)
-    assert config.energy.source is EnergySource.NONE
+    assert config.energy.source == "none"
     assert config.energy.batch_size == 2
     assert config.accuracy.include_path == Path("tasks")
     assert config.accuracy.apply_chat_template

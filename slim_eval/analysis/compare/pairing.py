@@ -10,7 +10,7 @@ from slim_eval.analysis.compare.items import judged, pair
 from slim_eval.analysis.rules import BASELINE
 from slim_eval.results.records import PairedRecord, PairedTask
 from slim_eval.results.store import PAIRED, Variant, find_results, write_paired
-from slim_eval.utils import bounded, environment
+from slim_eval.utils import environment, safe_json
 
 
 def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
@@ -45,7 +45,7 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
 def _stands(directory: Path, record: PairedRecord) -> bool:
     """Whether a variant's `paired.json` says the same already, whenever it was written."""
     try:
-        found = PairedRecord.model_validate(bounded.read_json(directory / PAIRED))
+        found = PairedRecord.model_validate(safe_json.read_json(directory / PAIRED))
     except (OSError, ValueError):
         return False
     return found.model_copy(update={"timestamp": record.timestamp}) == record

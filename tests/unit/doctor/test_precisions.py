@@ -6,15 +6,14 @@ import pytest
 
 from slim_eval.config import DoctorConfig, EngineChoice
 from slim_eval.doctor import precisions
-from slim_eval.doctor.facts import Facts
+from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import State
-from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.engines import vllm
 from slim_eval.engines.vllm import VllmPlatform
-from slim_eval.power import Gpu, GpuSurvey
+from slim_eval.power import Gpu, GpuCapabilities
 
 GPU = Gpu(0, "GPU-1", "A GPU", 1024.0, "999")
-SURVEY = GpuSurvey(GPU, 512.0, (7, 0), has_counter=True, has_power=True, driver_cuda=(12, 8))
+SURVEY = GpuCapabilities(GPU, 512.0, (7, 0), has_counter=True, has_power=True, driver_cuda=(12, 8))
 
 
 def serving(vllm: str | None, *, transformers: bool = True) -> Interpreter:
@@ -23,7 +22,7 @@ def serving(vllm: str | None, *, transformers: bool = True) -> Interpreter:
     return Interpreter(python="3.11.1", executable="python", modules={**modules, **with_vllm}, torch_cuda=None)
 
 
-def facts(interpreter: Interpreter | str, gpu: GpuSurvey | None = None, **options: object) -> Facts:
+def facts(interpreter: Interpreter | str, gpu: GpuCapabilities | None = None, **options: object) -> Facts:
     return Facts(DoctorConfig(**options), "was not asked", interpreter, (gpu,) if gpu else (), gpu)  # type: ignore[arg-type]
 
 
@@ -37,7 +36,9 @@ def facts(interpreter: Interpreter | str, gpu: GpuSurvey | None = None, **option
         ("vllm 0.19.1+cpu", None, VllmPlatform("cpu", has_avx512=vllm.has_avx512())),
     ],
 )
-def test_the_platform_is_told_from_build_and_gpu(build: str, gpu: GpuSurvey | None, platform: VllmPlatform) -> None:
+def test_the_platform_is_told_from_build_and_gpu(
+    build: str, gpu: GpuCapabilities | None, platform: VllmPlatform
+) -> None:
     interpreter = serving(build)
     assert precisions.vllm_platform(interpreter, facts(interpreter, gpu)) == platform
 

@@ -162,7 +162,7 @@ def test_an_unquantized_checkpoint_is_not_taken_for_int8(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: os.truncate(f / "model.safetensors", 60), "damaged.*(promises|cut off)"),
+        (lambda f: os.truncate(f / "model.safetensors", 60), "damaged.*(requires|incomplete)"),
         (lambda f: (f / "model.safetensors").unlink(), "damaged.*no weights"),
         (lambda f: write_safetensors(f / "model.safetensors", {"a": ("BF16", [9])}), "bytes of weights, not the"),
         (lambda f: (f / "quantization.json").write_text('{"model": "org/Tiny"'), "not readable"),

@@ -41,9 +41,11 @@ def run(config: RunConfig | None = None, **options: Any) -> RunReport:
     """
     from slim_eval.config import RunConfig
     from slim_eval.evaluator import evaluate
+    from slim_eval.plugins import load_plugins
 
     if config is not None and options:
         raise TypeError("give a config or its fields, not both")
+    load_plugins()
     return evaluate(config or RunConfig(**options))
 
 
@@ -61,9 +63,11 @@ def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisRep
     """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.config import AnalysisConfig
+    from slim_eval.plugins import load_plugins
 
     if config is not None and options:
         raise TypeError("give a config or its fields, not both")
+    load_plugins()
     return analyze_results(config or AnalysisConfig(**options))
 
 
@@ -74,7 +78,9 @@ def load_results(path: str | Path) -> pd.DataFrame:
         UsageError: There are no results there.
     """
     from slim_eval.analysis import load_results as load
+    from slim_eval.plugins import load_plugins
 
+    load_plugins()
     return load(Path(path))
 
 

@@ -25,7 +25,6 @@ from slim_eval.config import (
     CompareConfig,
     Config,
     DoctorConfig,
-    EngineChoice,
     ImportConfig,
     NoiseConfig,
     RecommendConfig,
@@ -33,6 +32,7 @@ from slim_eval.config import (
 )
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.execution.signals import resume_command, terminated_as_interrupted
+from slim_eval.plugins import load_plugins
 from slim_eval.utils import did_you_mean
 from slim_eval.utils.parsing import split_list
 from slim_eval.utils.redaction import show_traceback
@@ -294,7 +294,7 @@ def demo(
     analysis_dir: Annotated[Path, typer.Option(help="Where tables and plots are written.")] = Path(
         "analysis_results/demo-run"
     ),
-    engine: Annotated[EngineChoice, typer.Option(help="Which engine serves the model.")] = EngineChoice.TRANSFORMERS,
+    engine: Annotated[str, typer.Option(help="Engine that serves the model.")] = "transformers",
     force: Annotated[
         bool, typer.Option("--force", help="Measure everything again and replace earlier results.")
     ] = False,
@@ -351,6 +351,8 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     try:
+        if not {"-h", "--help"} & set(words):  # looking for plugins takes about as long as the help
+            load_plugins()
         with terminated_as_interrupted():
             code = app(words, standalone_mode=False)
     except SlimEvalError as error:

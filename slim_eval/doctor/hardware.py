@@ -13,7 +13,7 @@ from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
 from slim_eval.doctor.reach import hub_settings, needs_hub
-from slim_eval.engines.vllm import has_avx512
+from slim_eval.engines.engine import cpu_flags
 from slim_eval.errors import UsageError
 from slim_eval.utils import GIB, environment
 
@@ -27,7 +27,7 @@ _MIB_PER_GIB = 1024
 def check_machine(facts: Facts) -> Iterator[Finding]:
     """CPU, memory and disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    avx512 = "AVX-512" if has_avx512() else "no AVX-512"
+    avx512 = "AVX-512" if "avx512f" in cpu_flags() else "no AVX-512"
     yield Finding("CPU", State.OK, f"{environment.cpu_name() or 'name not known'}, {cores} cores, {avx512}")
     yield memory(environment.free_ram_gb(), environment.ram_gb())
     yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slim_eval.config import Benchmark, EngineChoice
+from slim_eval.config import AUTO_ENGINE, Benchmark
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
@@ -30,7 +30,7 @@ def check_serving(facts: Facts) -> Iterator[Finding]:
     yield from _stage(facts.serving, config.serve_python, "--serve-python", needed)
     if isinstance(facts.serving, str):
         return
-    if config.engine is EngineChoice.AUTO:
+    if config.engine == AUTO_ENGINE:
         absent = "not installed: Transformers serves, slower, and emulates quantized kernels"
         yield _optional("vllm", facts.serving, absent, _vllm_remedy(facts))
     if Benchmark.ENERGY in config.tasks and facts.computing is None:

@@ -1,7 +1,7 @@
 """Where a model comes from and what its checkpoint says of itself, without torch or transformers.
 
 `source` resolves names and reads configurations; `hub` and `download` reach the model hub; `weights` reads the headers
-of weight files; `pickles` and `unpickling` convert pickled weights.
+of weight files; `pickles` converts pickled weights; `publish` gives a finished checkpoint its name.
 """
 
 from slim_eval.models.source import (

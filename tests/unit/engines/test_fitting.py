@@ -8,9 +8,8 @@ import weakref
 
 import pytest
 
-from slim_eval.engines import fitting
-from slim_eval.engines.guarded import Guarded
-from slim_eval.engines.vllm_errors import run_error, start_error
+from slim_eval.engines import memory
+from slim_eval.engines.vllm import Guarded, run_error, start_error
 from slim_eval.errors import EngineError
 
 CUDA = (
@@ -53,28 +52,28 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_out_of_memory_is_known_in_all_its_forms(error: BaseException, runs_out: bool) -> None:
-    assert fitting.is_out_of_memory(error) is runs_out
+    assert memory.is_out_of_memory(error) is runs_out
 
 
 def test_torchs_own_errors_are_known() -> None:
     torch = pytest.importorskip("torch")
-    assert fitting.is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert memory.is_out_of_memory(torch.OutOfMemoryError("x"))
     with pytest.raises(RuntimeError) as failed:
         torch.empty(2**60, dtype=torch.uint8)
-    assert fitting.is_out_of_memory(failed.value)
-    assert fitting.shortage(failed.value) == f"{2**30:.2f} GiB more were needed"
+    assert memory.is_out_of_memory(failed.value)
+    assert memory.shortage(failed.value) == f"{2**30:.2f} GiB more were needed"
 
 
 def test_the_error_behind_an_error_counts() -> None:
     wrapped = EngineError("it stopped")
     wrapped.__cause__ = RuntimeError(CUDA)
-    assert fitting.is_out_of_memory(wrapped)
-    assert fitting.shortage(wrapped) == "2.00 GiB more were needed, 0.50 GiB were free"
-    assert fitting.shortage(MemoryError()) is None
+    assert memory.is_out_of_memory(wrapped)
+    assert memory.shortage(wrapped) == "2.00 GiB more were needed, 0.50 GiB were free"
+    assert memory.shortage(MemoryError()) is None
 
 
 def test_nothing_heavy_is_imported() -> None:
-    script = "import sys, slim_eval.engines.fitting; sys.exit(any(m in sys.modules for m in ('torch', 'vllm')))"
+    script = "import sys, slim_eval.engines.memory; sys.exit(any(m in sys.modules for m in ('torch', 'vllm')))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
@@ -82,7 +81,7 @@ def test_nothing_heavy_is_imported() -> None:
     ("size", "tried"), [(1, [1]), (2, [2, 1]), (32, [32, 16, 8, 4, 2, 1]), (12, [12, 6, 3, 1]), (7, [7, 3, 1])]
 )
 def test_batches_are_halved_down_to_one(size: int, tried: list[int]) -> None:
-    steps = list(fitting.halvings(size))
+    steps = list(memory.halvings(size))
     assert [step for step, _ in steps] == tried
     assert [smaller for _, smaller in steps] == [*tried[1:], None]
 
@@ -105,7 +104,7 @@ def test_batches_are_halved_down_to_one(size: int, tried: list[int]) -> None:
     ],
 )
 def test_a_smaller_share_is_tried_only_where_it_helps(share: float, cause: str, following: float | None) -> None:
-    assert fitting.next_share(share, cause) == following
+    assert memory.next_share(share, cause) == following
 
 
 class Starter:
@@ -121,8 +120,8 @@ class Starter:
             raise self.failures.pop(0)
         return "engine"
 
-    def fit(self, share: float = 0.9, **options: float) -> fitting.Fitted[str]:
-        return fitting.start_with_less(
+    def fit(self, share: float = 0.9, **options: float) -> memory.Fitted[str]:
+        return memory.start_with_less(
             self.start, share, lambda: self.calls.append("cleared"), lambda: "GPU 0 has 3.0 of 80.0 GiB free", **options
         )
 
@@ -195,7 +194,7 @@ def test_what_a_failed_start_allocated_is_gone_before_the_next() -> None:
             raise vllm_says(CUDA)
         return "engine"
 
-    fitting.start_with_less(start, 0.6, lambda: seen.append(alive[-1]() is None), lambda: "")
+    memory.start_with_less(start, 0.6, lambda: seen.append(alive[-1]() is None), lambda: "")
     assert seen == [True]
 
 
@@ -216,4 +215,4 @@ def test_a_guarded_model_answers_as_ever_and_fails_as_an_engine() -> None:
     assert guarded.generate("a", "b") == ["A", "B"]
     with pytest.raises(EngineError, match="vLLM stopped: CUDA out of memory") as failed:
         guarded.generate("a", fails=True)
-    assert fitting.is_out_of_memory(failed.value)
+    assert memory.is_out_of_memory(failed.value)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import LoadRequest, room, transformers, vllm
+from slim_eval.engines import LoadRequest, Platform, memory
 from slim_eval.engines.memory import served_bytes, unpacked_bytes
-from slim_eval.engines.vllm import VllmPlatform
+from slim_eval.engines.transformers import TRANSFORMERS
+from slim_eval.engines.vllm import VLLM, cpu_kv_cache_gb
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization import llmcompressor
@@ -30,17 +31,17 @@ ROOT = Path(__file__).parents[3]
 #: Asks for room in a process that sees the stand-in's GPUs; `pids` in a container would have no names.
 SCRIPT = """
 import json, sys
-from slim_eval.engines import room
+from slim_eval.engines import memory
 from slim_eval.errors import EngineError
 from slim_eval.power import occupants
 
 request, answer, waits = json.loads(sys.argv[1]), {}, []
 occupants.pids_may_be_the_hosts = lambda: request["container"]
 try:
-    room.require_on_gpus(request["gib"] * 2**30, request["count"], waits.append)
+    memory.require_on_gpus(request["gib"] * 2**30, request["count"], waits.append)
 except EngineError as error:
     answer |= {"cause": error.cause, "remedy": error.remedy}
-answer |= {"waits": waits, "situation": room.situation(2**30, request["count"], on_cpu=False)}
+answer |= {"waits": waits, "situation": memory.situation(2**30, request["count"], on_cpu=False)}
 print(json.dumps(answer))
 """
 
@@ -78,7 +79,7 @@ def test_what_holds_a_gpus_memory_is_named(library: Path, visitor: int) -> None:
     assert answer["cause"] == (
         f"the weights and CUDA need 15.4 GiB, GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
     )
-    assert answer["remedy"].startswith("end the processes that hold it, serve a smaller model")
+    assert answer["remedy"].startswith("end the processes that use it, serve a smaller model")
     assert answer["situation"] == (
         f"the weights take 1.0 GiB; GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
     )
@@ -145,9 +146,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_memory_that_does_not_suffice_is_refused_with_both_amounts(free: Any) -> None:
     free(16.0)
-    room.require_in_ram(14 * GIB, 1.5)
+    memory.require_in_ram(14 * GIB, 1.5)
     with pytest.raises(EngineError) as refused:
-        room.require_in_ram(14 * GIB, 1.5, 4.0)
+        memory.require_in_ram(14 * GIB, 1.5, 4.0)
     assert refused.value.cause == (
         "the model needs about 19.5 GiB of memory (weights 14.0, engine 1.5, KV cache 4.0), 16.0 GiB are free"
     )
@@ -156,7 +157,7 @@ def test_memory_that_does_not_suffice_is_refused_with_both_amounts(free: Any) ->
 
 def test_free_memory_that_is_not_known_refuses_nothing(free: Any) -> None:
     free(None)
-    room.require_in_ram(10**15, 1.5)
+    memory.require_in_ram(10**15, 1.5)
 
 
 @pytest.mark.parametrize(("text", "cache_gb"), [(None, None), ("", None), ("0", None), ("40", 40.0), ("much", None)])
@@ -166,7 +167,7 @@ def test_the_kv_cache_is_what_the_environment_says(
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     if text is not None:
         monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", text)
-    assert room.cpu_kv_cache_gb() == cache_gb
+    assert cpu_kv_cache_gb() == cache_gb
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +182,17 @@ def test_transformers_loads_nothing_without_room(free: Any, checkpoint: Path, mo
     monkeypatch.setattr(library.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     free(0.1)
     with pytest.raises(EngineError, match=r"needs about 0\.4 GiB of memory .*0\.1 GiB are free"):
-        transformers.load(LoadRequest(checkpoint, EngineConfig(), 64))
+        TRANSFORMERS.load(LoadRequest(checkpoint, EngineConfig(), 64))
 
 
 def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("vllm")
-    monkeypatch.setattr(vllm, "platform", lambda: VllmPlatform("cpu"))
+    monkeypatch.setattr(VLLM, "platform", lambda: Platform("cpu"))
     monkeypatch.setattr(library, "LLM", lambda **_: pytest.fail("it was started"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
     free(30.0)
     with pytest.raises(EngineError, match=r"engine 1\.5, KV cache 40\.0\), 30\.0 GiB are free"):
-        vllm.load(LoadRequest(checkpoint, EngineConfig(), 64))
+        VLLM.load(LoadRequest(checkpoint, EngineConfig(), 64))
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "40"
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.config import EngineConfig
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import local, messages
 
-ENGINE = EngineConfig(engine=EngineChoice.TRANSFORMERS)
+ENGINE = EngineConfig(engine="transformers")
 JOB = messages.CheckJob(engine=ENGINE, precisions=("fp16",), tasks=(), include_path=None)
 
 

@@ -41,7 +41,7 @@ def test_its_name_and_label_reach_records_table_and_report(rounded: Run) -> None
     process = run_command("analyze", cwd=rounded.folder, env=TOYS)
     assert process.returncode == 0, process.stderr
     analysis = rounded.folder / "analysis_results"
-    table = pd.read_csv(analysis / "complete_results.csv")
+    table = pd.read_csv(analysis / "results_table.csv")
     assert table["precision"].tolist() == ["fp16", "rtn8"]
     assert table["quantization_scheme"].tolist() == ["FP16", "RTN (W8A16)"]
     report = (analysis / "report.html").read_text()

@@ -275,7 +275,8 @@ def _oneshot(
             short = "out of memory" in str(error).lower()
             remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
             raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
-    counter.progress(counter.total, counter.total, "layers")
+    if counter.done < counter.total:  # not every modifier names its layers
+        counter.progress(counter.total, counter.total, "layers")
     return tuple(counter.warnings)
 
 

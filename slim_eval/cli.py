@@ -27,7 +27,6 @@ from slim_eval.config import (
     CompareConfig,
     Config,
     DoctorConfig,
-    EngineChoice,
     ImportConfig,
     NoiseConfig,
     RecommendConfig,
@@ -292,7 +291,7 @@ def demo(
     analysis_dir: Annotated[Path, typer.Option(help="Where tables and figures are written.")] = Path(
         "analysis_results/demo-run"
     ),
-    engine: Annotated[EngineChoice, typer.Option(help="Which engine serves the model.")] = EngineChoice.TRANSFORMERS,
+    engine: Annotated[str, typer.Option(help="Engine that serves the model.")] = "transformers",
     force: Annotated[
         bool, typer.Option("--force", help="Measure everything again and replace earlier results.")
     ] = False,

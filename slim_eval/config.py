@@ -16,6 +16,9 @@ from slim_eval.errors import UsageError
 from slim_eval.utils import slug
 from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
 
+#: The value of ``--engine`` that lets slim-eval choose: vLLM if it runs the scheme here, else Transformers.
+AUTO_ENGINE = "auto"
+
 #: Names of other files of a variant, of a checkpoint and of an analysis.
 _TAKEN = frozenset({"performance", "energy", "paired", "noise", "quantization", "complete_results"})
 
@@ -26,14 +29,6 @@ class Benchmark(str, Enum):
     PERFORMANCE = "performance"
     ENERGY = "energy"
     ACCURACY = "accuracy"
-
-
-class EngineChoice(str, Enum):
-    """Which engine serves the model; ``auto`` takes vLLM where it runs the precision, else Transformers."""
-
-    AUTO = "auto"
-    VLLM = "vllm"
-    TRANSFORMERS = "transformers"
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
@@ -163,7 +158,7 @@ class EngineConfig(Config):
     """How the model is served."""
 
     panel: ClassVar[str] = "Engine"
-    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine serves the model.")
+    engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or one of a plugin.")
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(
         8192, "Context window; lowered to what the model holds unless you give it yourself.", ge=1
@@ -369,7 +364,9 @@ class DoctorConfig(Config):
     tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
         tuple(Benchmark), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
-    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine would serve the model.")
+    engine: str = setting(
+        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or one of a plugin."
+    )
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
     quantize_python: Path | None = setting(

@@ -23,9 +23,8 @@ from slim_eval.benchmarks import outcomes
 from slim_eval.benchmarks.base import Progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.demo import TASKS_DIR
-from slim_eval.engines import fitting
+from slim_eval.engines import memory
 from slim_eval.engines.engine import Engine
-from slim_eval.engines.memory import empty_caches
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
 from slim_eval.metrics import HEADLINE_METRICS
 from slim_eval.results.records import AccuracyMetrics, Measurement
@@ -109,13 +108,13 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
         MissingPackageError: lm-eval is not installed.
     """
     notes: list[str] = []
-    for size, smaller in fitting.halvings(config.batch_size_of(task)):
+    for size, smaller in memory.halvings(config.batch_size_of(task)):
         try:
             measured = _run(engine, task, config, seed, progress, size)
         except (RuntimeError, MemoryError, OSError, EngineError) as error:
-            if not fitting.is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
-            short = fitting.shortage(error)
+            short = memory.shortage(error)
             if smaller is None:
                 raise BenchmarkError(
                     f"{task}: out of memory at accuracy batch size 1" + (f": {short}" if short else ""), _LESS_MEMORY
@@ -123,7 +122,7 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
         else:
             return replace(measured, notes=(*notes, *measured.notes))
         # Only here: the error's traceback kept alive what the batch had allocated.
-        empty_caches()
+        memory.empty_caches()
         notes.append(f"accuracy batch size {size} did not fit in memory: {smaller}")
         _log.warning("%s: %s%s", task, notes[-1], f" ({short})" if short else "")
     raise AssertionError("batch size 1 either fits or is an error")

@@ -8,6 +8,7 @@ from slim_eval.config import DoctorConfig
 from slim_eval.doctor import checks, network, precisions
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.doctor.findings import Finding, Report, Section, State
+from slim_eval.engines import engines_for
 from slim_eval.schemes import scheme
 
 __all__ = ["CHECKS", "Finding", "Report", "Section", "State", "examine"]
@@ -30,8 +31,9 @@ def examine(config: DoctorConfig) -> Report:
     """Examine everything that a run depends on.
 
     Raises:
-        UsageError: A scheme that is not registered.
+        UsageError: A scheme or an engine that is not registered.
     """
+    engines_for(config.engine)
     for name in config.precision:
         scheme(name)
     facts = gather(config)

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from slim_eval import power, results
-from slim_eval.config import Benchmark, EngineChoice
+from slim_eval.config import AUTO_ENGINE, Benchmark
 from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.network import hub_settings, needs_hub
-from slim_eval.engines.vllm import has_avx512
+from slim_eval.engines.engine import cpu_flags
 from slim_eval.errors import INSTALL_GPU, UsageError
 from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, serving_modules
 from slim_eval.utils import GIB, environment
@@ -41,7 +41,7 @@ def check_serving(facts: Facts) -> Iterator[Finding]:
     yield from _stage(facts.serving, config.serve_python, "--serve-python", needed)
     if isinstance(facts.serving, str):
         return
-    if config.engine is EngineChoice.AUTO:
+    if config.engine == AUTO_ENGINE:
         absent = "not installed: Transformers serves, slower, and emulates quantized kernels"
         yield _optional(
             "vllm", facts.serving, absent, _prefix(config.serve_python) + INSTALL_GPU if facts.gpus else _VLLM_ON_CPU
@@ -92,7 +92,7 @@ def _prefix(python: Path | None) -> str:
 def check_machine(facts: Facts) -> Iterator[Finding]:
     """CPU, memory and disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    avx512 = "AVX-512" if has_avx512() else "no AVX-512"
+    avx512 = "AVX-512" if "avx512f" in cpu_flags() else "no AVX-512"
     yield Finding("CPU", State.OK, f"{environment.cpu_name() or 'name not known'}, {cores} cores, {avx512}")
     yield memory(environment.free_ram_gb(), environment.ram_gb())
     yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval import power
 from slim_eval.config import DoctorConfig
+from slim_eval.engines import engines_for
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution.plan import QUANTIZING_MODULES, serving_modules
 from slim_eval.schemes import is_quantized
@@ -101,7 +102,8 @@ class Facts:
 
 def gather(config: DoctorConfig) -> Facts:
     """Query the interpreters and NVML."""
-    modules = {*QUANTIZING_MODULES, *serving_modules(config.engine, config.tasks), *_OPTIONAL}
+    serving_engines = (module for engine in engines_for(config.engine) for module in engine.modules)
+    modules = {*QUANTIZING_MODULES, *serving_modules(config.engine, config.tasks), *serving_engines, *_OPTIONAL}
     asked = {module: _DISTRIBUTIONS.get(module, (module,)) for module in sorted(modules)}
     serving = ask_interpreter(config.serve_python, asked)
     same = config.quantize_python == config.serve_python

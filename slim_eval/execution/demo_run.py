@@ -9,7 +9,6 @@ from slim_eval.config import (
     AccuracyConfig,
     Config,
     EnergyConfig,
-    EngineChoice,
     EngineConfig,
     PerformanceConfig,
     QuantizationConfig,
@@ -33,9 +32,7 @@ def _filled(part: Config, **values: Any) -> Config:
     return part.model_copy(update={key: value for key, value in values.items() if key not in part.model_fields_set})
 
 
-def demo_config(
-    output_dir: Path, quantized_models_dir: Path, engine: EngineChoice, *, force: bool = False
-) -> RunConfig:
+def demo_config(output_dir: Path, quantized_models_dir: Path, engine: str, *, force: bool = False) -> RunConfig:
     """The run of `slim-eval demo`: every precision and benchmark, sized for a few minutes on two CPU cores.
 
     Args:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from slim_eval import models, power, results
 from slim_eval.benchmarks.capacity import kv_bytes_a_token
-from slim_eval.config import Benchmark, EngineChoice, RunConfig
+from slim_eval.config import AUTO_ENGINE, Benchmark, RunConfig
+from slim_eval.engines import ENGINES
 from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
@@ -167,7 +168,7 @@ def _of_model(variant: PlannedVariant, earlier: Iterable[Record]) -> Iterable[Re
 def _engine(variant: PlannedVariant) -> str | None:
     """The engine that was asked for; None where the run will choose."""
     choice = variant.config.engine.engine
-    return None if choice is EngineChoice.AUTO else choice.value
+    return None if choice == AUTO_ENGINE else choice
 
 
 def _batch_sizes(config: RunConfig, stages: Sequence[str]) -> list[int]:
@@ -185,8 +186,9 @@ def _kv_element_bytes(config: RunConfig) -> int:
 def _weights(
     variant: PlannedVariant, facts: models.ConfigFacts, cached: cache.QuantizedCheckpoint | None
 ) -> float | None:
-    """Weights as the engine holds them; Transformers unpacks quantized ones to 16 bit."""
-    emulated = variant.config.engine.engine is EngineChoice.TRANSFORMERS
+    """Weights as loaded; an engine that emulates quantized kernels unpacks them to 16 bit."""
+    engine = _engine(variant)
+    emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
     if cached is not None and not emulated:
         return float(models.describe(cached.path).weight_bytes)
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from slim_eval import models
 from slim_eval.config import Benchmark, RunConfig
+from slim_eval.engines import ENGINES
 from slim_eval.quantization import cache
 from slim_eval.schemes import is_quantized
 from slim_eval.utils import files_hash
@@ -22,12 +23,8 @@ from slim_eval.utils.redaction import redact_all
 Settings = dict[str, Any]
 
 ENGINE = "engine"
-_VLLM_ONLY = frozenset({"gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
 #: What says which checkpoint is served; the rest says what is done with it.
 _CHECKPOINT = frozenset({"precision", "revision", "weights", "files", "checkpoint", "seed"})
-_QUANTIZATION = frozenset({
-    "scheme", "ignore", "calibration_dataset", "calibration_split", "num_calibration_samples", "max_sequence_length",
-})  # fmt: skip
 _ABSENT = object()
 
 
@@ -68,7 +65,7 @@ def stage_settings(config: RunConfig, *, max_model_len: int, device: str | None)
         "max_model_len": max_model_len,
         "engine_args": engine.engine_args,
         "trust_remote_code": engine.trust_remote_code,
-        **{key: getattr(engine, key) for key in sorted(_VLLM_ONLY)},
+        **{key: getattr(engine, key) for key in sorted(_engine_settings())},
     }
     stages: dict[str, Settings] = {}
     if Benchmark.PERFORMANCE in config.tasks:
@@ -81,9 +78,15 @@ def stage_settings(config: RunConfig, *, max_model_len: int, device: str | None)
 
 
 def served_by(settings: Mapping[str, Any], engine: str | None) -> Settings:
-    """The settings with the engine that serves; those that only vLLM knows fall away where it does not."""
-    dropped = frozenset[str]() if engine == "vllm" else _VLLM_ONLY
+    """The settings with the engine that serves, without those that only other engines read."""
+    own = ENGINES[engine].settings if engine is not None and engine in ENGINES else frozenset[str]()
+    dropped = _engine_settings() - own
     return {**{key: value for key, value in settings.items() if key not in dropped}, ENGINE: engine}
+
+
+def _engine_settings() -> frozenset[str]:
+    """The settings that only some engines read."""
+    return frozenset[str]().union(*(engine.settings for engine in ENGINES.values()))
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -104,12 +107,12 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def quantization_differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the checkpoint would have to be quantized otherwise."""
-    return any(then.get(key) != now.get(key) for key in _QUANTIZATION)
+    return any(then.get(key) != now.get(key) for key in cache.SETTINGS)
 
 
 def work(settings: Mapping[str, Any]) -> Settings:
     """What is done, whichever checkpoint it is done with: where it is the same, times can be expected to be alike."""
-    return {key: value for key, value in settings.items() if key not in _CHECKPOINT | _QUANTIZATION}
+    return {key: value for key, value in settings.items() if key not in _CHECKPOINT | cache.SETTINGS}
 
 
 def _performance(config: RunConfig) -> Settings:

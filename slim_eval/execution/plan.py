@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slim_eval import models, power, results
-from slim_eval.config import Benchmark, EngineChoice, RunConfig
+from slim_eval.config import Benchmark, RunConfig
+from slim_eval.engines import engines_for
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.demo_run import adapt
@@ -120,6 +121,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
+    engines_for(config.engine.engine)  # refuses an unknown name
     precisions = in_order(scheme(name).name for name in config.precision)
     power.check_energy_source(config.energy.source)
     variants = [_planned(source, precision, config) for source in sources for precision in precisions]
@@ -217,11 +219,10 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
         )
 
 
-def serving_modules(engine: EngineChoice, tasks: Collection[Benchmark]) -> tuple[str, ...]:
-    """Modules that the interpreter which measures must find."""
-    vllm = ("vllm",) if engine is EngineChoice.VLLM else ()
+def serving_modules(engine: str, tasks: Collection[Benchmark]) -> tuple[str, ...]:
+    """Modules that the interpreter which measures must find; with ``auto``, those of the engine that is tried last."""
     lm_eval = ("lm_eval",) if Benchmark.ACCURACY in tasks else ()
-    return ("torch", "transformers", "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy", *vllm, *lm_eval)
+    return (*engines_for(engine)[-1].modules, "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy", *lm_eval)
 
 
 def install_command(python: Path | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slim_eval import power, results
-from slim_eval.config import EngineChoice
+from slim_eval.config import AUTO_ENGINE
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
@@ -101,7 +101,7 @@ def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> Find
     if then is None or record.fingerprint != fingerprints.fingerprint(then):
         return Finding(differs=(_UNKNOWN,))
     choice = variant.config.engine.engine
-    now = fingerprints.served_by(asked, record.engine if choice is EngineChoice.AUTO else choice.value)
+    now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
     differs = fingerprints.differences(then, now)
     if is_quantized(variant.precision) and variant.config.quantization.requantize:
         differs.append("checkpoint: the one in the cache then, a new one asked (--requantize)")

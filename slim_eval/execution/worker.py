@@ -53,7 +53,7 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, when asked
     _hold_lifeline()
     emit = _claim_stdout()
-    load_plugins()
+    load_plugins()  # a job may name what a plugin adds
     job = messages.parse_job(sys.stdin.read())
     if isinstance(job, messages.CheckJob):
         _attempt("check", partial(_check, job, emit), emit)
@@ -114,7 +114,10 @@ def _check(job: messages.CheckJob, emit: _Emit) -> None:
 
     for precision in job.precisions:
         decision = engines.choose(job.engine.engine, precision)
-        engines.check(decision, job.engine)
+        engine = engines.ENGINES[decision.name]
+        engine.check(job.engine)
+        if job.tasks and not engine.capabilities.lm_eval:
+            raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
         emit(messages.Chosen(precision=precision, engine=decision.name))
     if job.tasks:
         from slim_eval.benchmarks import accuracy
@@ -130,10 +133,12 @@ def _fetch(job: messages.FetchJob, emit: _Emit) -> Path | None:
 
 
 def _convert(job: messages.ConvertJob, emit: _Emit) -> Path:
-    from slim_eval.models.unpickling import convert
+    from slim_eval.engines import memory
+    from slim_eval.models import bytes_here, pickles
 
+    memory.require_in_ram(bytes_here(job.source), pickles.LIBRARIES_GB)
     progress = _progress("convert", emit)
-    return convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
+    return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
 
 
 def _quantize(job: messages.QuantizeJob, emit: _Emit) -> Path:
@@ -157,7 +162,7 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
             max_model_len=job.max_model_len,
             seed=job.config.seed,
         )
-        engine = engines.load(decision, request)
+        engine = engines.ENGINES[decision.name].load(request)
         gpus = _computing_gpus(job, engine)
         loaded.append((engine, gpus, _metadata(job, engine, decision.reason, gpus)))
 

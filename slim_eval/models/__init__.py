@@ -1,7 +1,7 @@
 """Models: where they come from and what their checkpoints contain, without torch or transformers.
 
 `source` resolves names, downloads, and reads configurations and headers of weight files; `hub` accesses the model hub;
-`pickles` and `unpickling` convert pickled weights.
+`pickles` converts pickled weights; `publish` gives a finished checkpoint its name.
 """
 
 from slim_eval.models.source import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slim_eval.config import AnalysisConfig, Benchmark, EngineChoice, RunConfig
+from slim_eval.config import AnalysisConfig, Benchmark, RunConfig
 from slim_eval.utils.parsing import split_list
 
 RUN = RunConfig(models="demo")
@@ -95,7 +95,6 @@ def test_precision_takes_text_and_members() -> None:
         {"models": "demo", "engine": {"gpu_memory_utilization": 1.5}},
         {"models": "demo", "engine": {"gpu_memory_utilization": 0}},
         {"models": "demo", "engine": {"max_model_len": 0}},
-        {"models": "demo", "engine": {"engine": "tensorrt"}},
         {"models": "demo", "engine": {"engine_args": ["novalue"]}},
         {"models": "demo", "accuracy": {"limit": 0}},
         {"models": "demo", "accuracy": {"batch_sizes": {"mmlu": 0}}},
@@ -111,7 +110,7 @@ def test_a_config_survives_the_way_to_a_worker() -> None:
     config = RunConfig(
         models=["a/b", "/models/with space"],
         precision="fp16 int4",
-        engine={"engine": EngineChoice.VLLM, "engine_args": ["max_num_seqs=4", "dtype=float16"]},
+        engine={"engine": "vllm", "engine_args": ["max_num_seqs=4", "dtype=float16"]},
         accuracy={"batch_sizes": ["mmlu=4"], "include_path": "tasks"},
         energy={"batch_size": 2},
     )

@@ -41,7 +41,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     assert examination.find("GPU", "driver")["text"] == "999.99.99, CUDA up to 12.9"
     assert examination.find("GPU", "CUDA of torch")["text"] == "12.8, the driver's is 12.9"
     for precision in ("fp16", "int8", "int4"):
-        assert examination.find("Precisions", f"{precision} on vllm")["text"] == "runs"
+        assert examination.find("Precisions", f"{precision} on vllm")["text"] == "runs, native"
     assert "codecarbon" not in {f["name"] for f in examination.answer["findings"]}  # NVML measures
     assert (examination.problems, examination.process.returncode) == ([], 0)
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.config import EngineConfig
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import local, messages
 from slim_eval.execution.local import LocalExecutor, RunLog
 
-ENGINE = EngineConfig(engine=EngineChoice.TRANSFORMERS)
+ENGINE = EngineConfig(engine="transformers")
 JOB = messages.CheckJob(engine=ENGINE, precisions=("fp16",), tasks=(), include_path=None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slim_eval.config import Benchmark, EngineChoice
+from slim_eval.config import EngineChoice
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.interpreters import Interpreter
@@ -33,7 +33,7 @@ def check_serving(facts: Facts) -> Iterator[Finding]:
     if config.engine is EngineChoice.AUTO:
         absent = "not installed: Transformers serves, slower, and emulates quantized kernels"
         yield _optional("vllm", facts.serving, absent, _vllm_remedy(facts))
-    if Benchmark.ENERGY in config.tasks and facts.computing is None:
+    if "energy" in config.tasks and facts.computing is None:
         absent = "not installed: no energy, for there is no GPU to ask either"
         yield _optional("codecarbon", facts.serving, absent, _pip(config.serve_python, "codecarbon>=3.3"))
 

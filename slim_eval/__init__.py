@@ -41,7 +41,6 @@ def run(config: RunConfig | None = None, **options: Any) -> RunReport:
     """
     from slim_eval.config import RunConfig
     from slim_eval.evaluator import evaluate
-    from slim_eval.plugins import load_plugins
 
     return evaluate(_config(RunConfig, config, options))
 
@@ -60,7 +59,6 @@ def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisRep
     """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.config import AnalysisConfig
-    from slim_eval.plugins import load_plugins
 
     return analyze_results(_config(AnalysisConfig, config, options))
 

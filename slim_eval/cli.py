@@ -299,7 +299,7 @@ def demo(
     """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.evaluator import evaluate
-    from slim_eval.execution.demo_run import demo_config
+    from slim_eval.execution.plan import demo_config
 
     report = evaluate(demo_config(output_dir, quantized_models_dir, engine, force=force))
     if report.variants:

@@ -19,23 +19,15 @@ from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_s
 #: The value of ``--engine`` that lets slim-eval choose: vLLM if it runs the scheme here, else Transformers.
 AUTO_ENGINE = "auto"
 
-#: Names of other files of a variant, of a checkpoint and of an analysis.
-_TAKEN = frozenset({"performance", "energy", "paired", "noise", "quantization", "complete_results"})
-
-
-class Benchmark(str, Enum):
-    """A benchmark of a run, in the order in which a run measures them."""
-
-    PERFORMANCE = "performance"
-    ENERGY = "energy"
-    ACCURACY = "accuracy"
+#: Names of other files of a variant, of a checkpoint and of an analysis: no record can have them.
+RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results"})
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
 def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse tasks whose records would stand where something else does.
+    """Refuse tasks whose records would have the name of another file.
 
     Raises:
         UsageError: One would replace another file of its variant, or two would share one.
@@ -44,9 +36,9 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
     for task in tasks:
         name = slug(task)
         plain = name.casefold()
-        if plain in _TAKEN or plain.endswith((".error", ".samples")):
+        if plain in RESERVED_FILES | {"performance", "energy"} or plain.endswith((".error", ".samples")):
             raise UsageError(
-                f"accuracy task {task!r}: its record would be {name}.json, which holds something else",
+                f"accuracy task {task!r}: its record would be {name}.json, which is another file",
                 "give the task another name in a YAML file of your own (--include-path)",
             )
         if plain in seen:
@@ -90,25 +82,26 @@ class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
     panel: ClassVar[str] = "Performance benchmark"
-    num_warmup: int = setting(10, "Requests before measurement, at least; more where times still drift.", ge=0)
+    num_warmup: int = setting(10, "Requests before measurement, at least; more if times still drift.", ge=0)
     num_runs: int = setting(500, "Measured requests; rounded up to full batches.", ge=1)
-    batch_size: int = setting(8, "Concurrent requests an iteration.", ge=1)
+    batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
     prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
     input_len: int | None = setting(
         None, "Length in tokens of synthetic prompts, random and all different, in place of --prompt.", ge=1
     )
-    max_new_tokens: int = setting(256, "Tokens to generate a request, always exactly this many.", ge=1)
+    max_new_tokens: int = setting(256, "Tokens to generate per request, always exactly this many.", ge=1)
     target_ci: float | None = setting(
         None,
         "Stop once the 95 % intervals of TPOT and throughput are within this share of the mean, e.g. 0.02; --num-runs "
-        "is then the most.",
+        "is then the maximum.",
         gt=0,
         lt=1,
     )
 
     @model_validator(mode="after")
     def _one_kind_of_prompt(self) -> PerformanceConfig:
-        if self.input_len is not None and "prompt" in self.model_fields_set:
+        # Compared with the default: a config that a worker reads from JSON has every field set.
+        if self.input_len is not None and self.prompt != PerformanceConfig.model_fields["prompt"].default:
             raise ValueError("--prompt and --input-len exclude each other")
         return self
 
@@ -138,7 +131,7 @@ class AccuracyConfig(Config):
         ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1
     )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
-    limit: int | None = setting(None, "Items a (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
+    limit: int | None = setting(None, "Items per (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
     batch_size: int = setting(32, "Batch size of accuracy.", flag="--accuracy-batch-size", ge=1)
     batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
         {}, "Batch size of one task, as TASK=N; also --accuracy-batch-size-TASK N.", flag="--accuracy-batch-size-task"
@@ -150,7 +143,7 @@ class AccuracyConfig(Config):
     )
 
     def batch_size_of(self, task: str) -> int:
-        """Batch size of a task: its own where one was given, else the global one. Dashes count as underscores."""
+        """Batch size of a task: its own if one was given, else the global one. Dashes count as underscores."""
         return self.batch_sizes.get(task.replace("-", "_"), self.batch_size)
 
 
@@ -225,10 +218,11 @@ class RunConfig(Config):
     panel: ClassVar[str] = "Model & precision"
     models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
     precision: Names = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
-        (Benchmark.PERFORMANCE, Benchmark.ACCURACY, Benchmark.ENERGY),
-        "Benchmarks: performance, energy, accuracy.",
-        min_length=1,
+    tasks: Names = setting(
+        ("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.", min_length=1
+    )
+    benchmark_options: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = (
+        setting({}, "An option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option")
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
@@ -361,8 +355,8 @@ class DoctorConfig(Config):
     panel: ClassVar[str] = "What would be run"
     models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
     precision: Names = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
-        tuple(Benchmark), "Benchmarks: performance, energy, accuracy.", min_length=1
+    tasks: Names = setting(
+        ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
     engine: str = setting(
         AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or one of a plugin."

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slim_eval import models, power, results
-from slim_eval.config import Benchmark, NoiseConfig, RunConfig, TrackingConfig
+from slim_eval.config import NoiseConfig, RunConfig, TrackingConfig
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.execution import dry_run, forecast_text, locks, messages, resume, tracking
+from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution.executor import Executor, executor
 from slim_eval.execution.fingerprints import Settings
-from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out, visible_devices
+from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
 from slim_eval.models import pickles
 from slim_eval.quantization import cache
@@ -49,9 +49,9 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
-        forecast_text.show(dry_run.forecast(config, variants, gpus))
+        dry_run.show(dry_run.forecast(config, variants, gpus))
         return RunReport(config.output_dir)
-    resume.refuse_other_engines(variants, check(config, variants, gpus))
+    resume.refuse_other_engines(variants, check(config, variants))
     with locks.lock_folders(variant.directory for variant in variants if variant.todo):
         # Another run may have finished some of the work before the folders were locked.
         variants = resume.survey(planned, gpus, force=config.force)
@@ -81,9 +81,9 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunRep
     }
     variants = [variant for repeated in repeats.values() for variant in repeated]
     if config.dry_run:
-        forecast_text.show(dry_run.forecast(config, variants, gpus))
+        dry_run.show(dry_run.forecast(config, variants, gpus))
         return RunReport(config.output_dir)
-    check(config, planned, gpus)
+    check(config, planned)
     with locks.lock_folders(variant.directory for variant in variants):
         report = _run(config, variants, gpus, runner, display)
     for directory in repeats:
@@ -147,7 +147,7 @@ def _update_paired(variant: PlannedVariant, display: Display) -> None:
     """Update `paired.json` of the model's quantized variants, if the baseline is there."""
     from slim_eval.analysis.compare.pairing import update_paired
 
-    if Benchmark.ACCURACY in variant.config.tasks:
+    if "accuracy" in variant.config.tasks:
         try:
             update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
         except OSError as error:
@@ -263,7 +263,10 @@ class _VariantRun:
                 # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
                 # other make it several times slower. Measurements keep the default.
                 waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-                job = messages.QuantizeJob(request=request)
+                engine = self.variant.config.engine
+                job = messages.QuantizeJob(
+                    request=request, gpu_index=engine.gpu_index, num_gpus=engine.tensor_parallel_size
+                )
                 return self._make("quantize", job, self.variant.config.quantize_python, waiting)
         self._show(messages.Finished(stage="quantize", path=cached.path))
         self._keep_notes(*cached.notes)
@@ -333,14 +336,9 @@ class _VariantRun:
             checkpoint=checkpoint,
             precision=precision,
             quantization_scheme=scheme(precision).recorded_as,
-            benchmarks=tuple(
-                benchmark for benchmark in Benchmark
-                if benchmark in config.tasks and (benchmark.value in settings or benchmark is Benchmark.ACCURACY)
-            ),
-            accuracy_tasks=tuple(task for task in config.accuracy.tasks if task in settings),
+            stages=tuple(settings),
             directory=self.variant.directory,
             max_model_len=self.variant.max_model_len,
-            gpus=tuple(gpu.uuid for gpu in self.gpus),
             config=config.model_copy(update={"tracking": TrackingConfig()}),
             notes=tuple(self.notes),
             settings=settings,
@@ -355,7 +353,7 @@ class _VariantRun:
             job,
             log=self.log,
             python=python,
-            environment={**visible_devices(self.gpus), **(environment or {})},
+            environment=environment,
             silence_s=self.variant.config.stage_timeout_s,
             echo=lambda line: self.display.chatter(self.variant.name, line),
         )

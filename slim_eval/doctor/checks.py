@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slim_eval import power, results
-from slim_eval.config import AUTO_ENGINE, Benchmark
+from slim_eval.config import AUTO_ENGINE
 from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.doctor.network import hub_settings, needs_hub
@@ -46,7 +46,7 @@ def check_serving(facts: Facts) -> Iterator[Finding]:
         yield _optional(
             "vllm", facts.serving, absent, _prefix(config.serve_python) + INSTALL_GPU if facts.gpus else _VLLM_ON_CPU
         )
-    if Benchmark.ENERGY in config.tasks and facts.computing is None:
+    if "energy" in config.tasks and facts.computing is None:
         absent = "not installed: no energy, as there is no GPU either"
         yield _optional(
             "codecarbon", facts.serving, absent, _prefix(config.serve_python) + 'pip install "codecarbon>=3.3"'

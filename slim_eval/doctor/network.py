@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from slim_eval import models
 from slim_eval._version import __version__
-from slim_eval.config import Benchmark, DoctorConfig, TrackingConfig
+from slim_eval.config import DoctorConfig, TrackingConfig
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.execution import tracking
@@ -67,7 +67,7 @@ def needs_hub(config: DoctorConfig) -> bool:
     own = [name for name in config.models if name != models.DEMO]
     if any(not models.is_path(name) for name in own) or not config.models:
         return True
-    return bool(own) and (any(map(is_quantized, config.precision)) or Benchmark.ACCURACY in config.tasks)
+    return bool(own) and (any(map(is_quantized, config.precision)) or "accuracy" in config.tasks)
 
 
 def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> Finding:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slim_eval import __version__, cli
-from slim_eval.config import AnalysisConfig, Benchmark, RunConfig
+from slim_eval.config import AnalysisConfig, RunConfig
 from slim_eval.schemes import SCHEMES
 
 
@@ -71,7 +71,7 @@ def test_every_new_option(parsed: list[Any]) -> None:
         "--accuracy-batch-size-mmlu", "4", "--accuracy-batch-size-my-task=2", "--accuracy-batch-size", "16",
     )  # fmt: skip
     assert config.precision == tuple(SCHEMES)
-    assert config.tasks == (Benchmark.ENERGY, Benchmark.PERFORMANCE)
+    assert config.tasks == ("energy", "performance")
     assert config.engine.engine == "vllm"
     assert config.engine.tensor_parallel_size == 2
     assert config.engine.trust_remote_code

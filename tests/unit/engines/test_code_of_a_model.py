@@ -80,7 +80,7 @@ def test_on_it_is_run_and_recorded(checkpoint: Path, marker: Path, tmp_path: Pat
     assert marker.exists()
     job = MeasureJob(
         model="own", revision=None, source=checkpoint, checkpoint=checkpoint, precision="fp16",
-        quantization_scheme="none", benchmarks=(), accuracy_tasks=(), directory=tmp_path, max_model_len=64, gpus=(),
+        quantization_scheme="none", stages=(), directory=tmp_path, max_model_len=64,
         config=config,
     )  # fmt: skip
     head = worker._metadata(job, engine, "asked for", ())

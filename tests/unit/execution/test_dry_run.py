@@ -16,7 +16,7 @@ import pytest
 from slim_eval import models
 from slim_eval.config import RunConfig
 from slim_eval.demo import MODEL_DIR
-from slim_eval.execution import dry_run, forecast_text, plan, resume
+from slim_eval.execution import dry_run, plan, resume
 from tests.standins.hub import LoopbackHub
 from tests.unit.execution.test_resume import config, make
 
@@ -77,7 +77,7 @@ def test_what_is_reused_and_why_something_is_not(capsys: pytest.CaptureFixture[s
     path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": False, "invalid_reasons": ["throttled"]}))
     (variant,) = made(config())
     assert [stage.name for stage in variant.todo] == ["engine", "energy"]
-    forecast_text.show([variant])
+    dry_run.show([variant])
     text = capsys.readouterr().out
     assert "again: it was not valid (throttled)" in " ".join(text.split())
     assert "2 stages to do, 3 reused" in text

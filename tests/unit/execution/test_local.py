@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import EngineConfig
+from slim_eval.config import RunConfig
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import local, messages
 from slim_eval.execution.local import LocalExecutor, RunLog
 
-ENGINE = EngineConfig(engine="transformers")
-JOB = messages.CheckJob(engine=ENGINE, precisions=("fp16",), tasks=(), include_path=None)
+CONFIG = RunConfig(models="demo", engine={"engine": "transformers"})
+JOB = messages.CheckJob(config=CONFIG, precisions=("fp16",), stages={})
 
 
 def interpreter(folder: Path, body: str) -> Path:

@@ -149,7 +149,12 @@ def test_changed_settings_are_named_with_both_values(done: Path) -> None:
     wanted = config(performance={"num_runs": 7}, seed=3)
     with pytest.raises(UsageError) as caught:
         survey(wanted)
-    for text in ("num_runs: 500 then, 7 asked", "fewshot_seed: 0 then, 3 asked", "performance.json", "demo_mmlu.json"):
+    for text in (
+        "num_runs: recorded with 500, requested 7",
+        "fewshot_seed: recorded with 0, requested 3",
+        "performance.json",
+        "demo_mmlu.json",
+    ):
         assert text in caught.value.cause
     assert "energy.json" not in caught.value.cause
     assert "--force" in caught.value.remedy
@@ -191,7 +196,7 @@ def test_a_record_of_a_newer_version_is_not_replaced_silently(done: Path) -> Non
 
 def test_auto_goes_on_with_either_engine_and_another_one_is_named(done: Path) -> None:
     assert survey(config(engine={"engine": "auto"})).todo == []
-    with pytest.raises(UsageError, match="engine: transformers then, vllm asked"):
+    with pytest.raises(UsageError, match="engine: recorded with transformers, requested vllm"):
         survey(config(engine={"engine": "vllm"}))
 
 
@@ -199,7 +204,7 @@ def test_auto_that_takes_another_engine_now_is_refused(done: Path) -> None:
     (done / "energy.json").unlink()
     variant = survey(config(engine={"engine": "auto"}))
     resume.refuse_other_engines([variant], {"fp16": ENGINE})
-    with pytest.raises(UsageError, match="measured on transformers; --engine auto takes vllm now"):
+    with pytest.raises(UsageError, match="measured on transformers; --engine auto chooses vllm now"):
         resume.refuse_other_engines([variant], {"fp16": "vllm"})
     resume.refuse_other_engines([replace(variant, reused=frozenset())], {"fp16": "vllm"})
 
@@ -210,7 +215,7 @@ def test_other_calibration_and_requantizing_are_named() -> None:
     for name, settings in variant.settings(gpus).items():
         make(variant.directory, name, settings, "int8")
     assert survey(wanted).todo == []
-    with pytest.raises(UsageError, match="num_calibration_samples: 8 then, 9 asked") as caught:
+    with pytest.raises(UsageError, match="num_calibration_samples: recorded with 8, requested 9") as caught:
         survey(config(precision="int8", quantization={"num_calibration_samples": 9}))
     assert "--force --requantize" in caught.value.remedy
     with pytest.raises(UsageError, match="--requantize"):
@@ -271,8 +276,8 @@ def test_only_what_is_missing_is_asked_of_the_worker(machine: Machine, capsys: p
     (report.variants[0].directory / "demo_mmlu.json").unlink()
     evaluator.evaluate(config())
     check, measure = machine.jobs
-    assert check.tasks == ("demo_mmlu",)
-    assert (measure.benchmarks, measure.accuracy_tasks) == ((plan.Benchmark.ACCURACY,), ("demo_mmlu",))
+    assert check.stages == {"accuracy": ("demo_mmlu",)}
+    assert measure.stages == ("demo_mmlu",)
     assert "reused 3 of 4 stages" in capsys.readouterr().out
     machine.measured()
     evaluator.evaluate(config(force=True))

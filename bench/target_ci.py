@@ -10,7 +10,7 @@ import sys
 
 from slim_eval import engines
 from slim_eval.benchmarks import performance
-from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig
+from slim_eval.config import EngineConfig, PerformanceConfig
 from slim_eval.demo import MODEL_DIR
 from slim_eval.results.records import PerformanceMetrics
 
@@ -20,12 +20,12 @@ SETTINGS = PerformanceConfig(num_runs=FIXED_REQUESTS, batch_size=8, max_new_toke
 CONTEXT = 1024
 
 
-def measure(choice: EngineChoice) -> PerformanceMetrics:
+def measure(choice: str) -> PerformanceMetrics:
     """Load the embedded model and measure it until the target is met or 500 requests are done."""
     decision = engines.choose(choice, "fp16")
     config = EngineConfig(engine=choice, enforce_eager=True)
     request = engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=CONTEXT)
-    engine = engines.load(decision, request)
+    engine = engines.ENGINES[decision.name].load(request)
     try:
         metrics = performance.run(engine, SETTINGS).metrics
     finally:
@@ -45,13 +45,13 @@ def half_width(metrics: PerformanceMetrics, key: str) -> str:
 
 def main() -> None:
     """Measure once and print the result."""
-    choice = EngineChoice(sys.argv[1] if len(sys.argv) > 1 else "transformers")
+    choice = sys.argv[1] if len(sys.argv) > 1 else "transformers"
     metrics = measure(choice)
     requests = metrics.num_runs or 0
-    print(f"{choice.value}: {metrics.stop_reason} after {requests} requests in {metrics.num_iterations} iterations")
+    print(f"{choice}: {metrics.stop_reason} after {requests} requests in {metrics.num_iterations} iterations")
     print(f"  warm-up: {metrics.num_warmup} requests, stable: {metrics.warmup_stable}")
     print(f"  half-widths: TPOT {half_width(metrics, 'tpot_s')}, throughput {half_width(metrics, 'tokens_per_second')}")
-    print(f"{choice.value}: requests to ±{TARGET:.0%} / fixed {FIXED_REQUESTS}: {requests / FIXED_REQUESTS:.2f}")
+    print(f"{choice}: requests to ±{TARGET:.0%} / fixed {FIXED_REQUESTS}: {requests / FIXED_REQUESTS:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""slim-eval: which small language model, at which precision, should go into production, and how sure can you be?
+"""slim-eval: which small language model should be deployed, at which precision, and with what confidence?
 
 The Python API is three functions and their configs::
 
@@ -7,7 +7,7 @@ The Python API is three functions and their configs::
     slim_eval.analyze(slim_eval.AnalysisConfig(input_dir="outputs"))
     frame = slim_eval.load_results("outputs")
 
-Importing the package loads none of the heavy ones; each function opens what it needs.
+Importing the package imports no heavy package; each function imports what it needs, and loads plugins.
 """
 
 from __future__ import annotations
@@ -22,60 +22,67 @@ if TYPE_CHECKING:
 
     from slim_eval.analysis import AnalysisReport
     from slim_eval.config import AnalysisConfig, RunConfig
-    from slim_eval.evaluator import RunReport
+    from slim_eval.execution.progress import RunReport
 
 __all__ = ["AnalysisConfig", "RunConfig", "__version__", "analyze", "load_results", "run"]
 
 
 def run(config: RunConfig | None = None, **options: Any) -> RunReport:
-    """Quantize and measure every (model, precision) of a configuration; what `slim-eval run` does.
+    """Quantize and measure every variant of a config, like `slim-eval run`.
 
     Args:
-        config: What to run; or its fields as keywords: ``run(models="demo", precision="fp16 int8")``.
-        **options: Fields of `RunConfig`, in place of `config`.
+        config: What to run.
+        **options: Instead of `config`, its fields: ``run(models="demo", precision="fp16 int8")``.
 
     Raises:
         TypeError: Both were given.
-        pydantic.ValidationError: A field is unknown or its value cannot be.
-        SlimEvalError: Nothing could be started, e.g. a model does not exist.
+        pydantic.ValidationError: A field is unknown or its value is invalid.
+        SlimEvalError: Nothing could be started, e.g. because a model does not exist.
     """
     from slim_eval.config import RunConfig
     from slim_eval.evaluator import evaluate
 
-    if config is not None and options:
-        raise TypeError("give a config or its fields, not both")
-    return evaluate(config or RunConfig(**options))
+    return evaluate(_config(RunConfig, config, options))
 
 
 def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisReport:
-    """Write tables and plots of all results below a folder; what `slim-eval analyze` does.
+    """Make tables, figures and a report from all results in a folder, like `slim-eval analyze`.
 
     Args:
-        config: What to analyse; or its fields as keywords: ``analyze(input_dir="outputs")``.
-        **options: Fields of `AnalysisConfig`, in place of `config`.
+        config: What to analyze.
+        **options: Instead of `config`, its fields: ``analyze(input_dir="outputs")``.
 
     Raises:
         TypeError: Both were given.
-        pydantic.ValidationError: A field is unknown or its value cannot be.
-        UsageError: There are no results there.
+        pydantic.ValidationError: A field is unknown or its value is invalid.
+        UsageError: The folder contains no results.
     """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.config import AnalysisConfig
 
-    if config is not None and options:
-        raise TypeError("give a config or its fields, not both")
-    return analyze_results(config or AnalysisConfig(**options))
+    return analyze_results(_config(AnalysisConfig, config, options))
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """All results below a folder as a tidy table: a row for each (model, precision), a column for each metric.
+    """All results in a folder as a tidy table: one row per variant, one column per metric.
 
     Raises:
-        UsageError: There are no results there.
+        UsageError: The folder contains no results.
     """
     from slim_eval.analysis import load_results as load
+    from slim_eval.plugins import load_plugins
 
+    load_plugins()
     return load(Path(path))
+
+
+def _config(kind: Any, config: Any, options: dict[str, Any]) -> Any:
+    from slim_eval.plugins import load_plugins
+
+    if config is not None and options:
+        raise TypeError("give a config or its fields, not both")
+    load_plugins()
+    return config or kind(**options)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""The command line: parse, make a config, make one call, return an exit code. Nothing else.
+"""The command line: parse, make a config, make one call, show the result, return an exit code.
 
-Exit codes: 0 done, 1 a run that failed wholly or in part, 2 a command that asks for something that cannot be, 3 a
---fail-if condition holds, 4 one cannot be decided, 130 interrupted.
+Exit codes: 0 success, 1 a run that failed wholly or in part, 2 an invalid command, 3 a --fail-if condition holds, 4 one
+cannot be decided, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rich.console import Console
+from rich.table import Table
 from typer.core import TyperCommand
 
 from slim_eval._version import __version__
@@ -25,23 +27,28 @@ from slim_eval.config import (
     CompareConfig,
     Config,
     DoctorConfig,
-    EngineChoice,
     ImportConfig,
     NoiseConfig,
     RecommendConfig,
     RunConfig,
 )
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.execution.signals import resume_command, terminated_as_interrupted
-from slim_eval.utils import did_you_mean
+from slim_eval.execution.signals import resume_command, terminate_as_interrupt
+from slim_eval.plugins import load_plugins
+from slim_eval.utils import did_you_mean, number
 from slim_eval.utils.parsing import split_list
-from slim_eval.utils.redaction import show_traceback
+from slim_eval.utils.redaction import redact, show_traceback
 
+if TYPE_CHECKING:
+    from slim_eval.analysis import AnalysisReport
+    from slim_eval.results.records import NoiseRecord
+
+_INTERRUPTED = 130
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
 
 app = typer.Typer(
     name="slim-eval",
-    help="Which small language model, at which precision, should go into production, and how sure can you be?",
+    help="Which small language model should be deployed, at which precision, and with what confidence?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -50,16 +57,16 @@ app = typer.Typer(
 
 
 class _ListCommand(TyperCommand):
-    """A command whose list options also take several words, and that has a batch size option for any task."""
+    """A command whose list options accept several words, and that has a batch size option for every task."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Bring ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
+        """Rewrite ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
         lists = {flag for option in self.params if option.multiple for flag in option.opts}
         known = {flag for option in self.params for flag in option.opts}
-        return list(super().parse_args(ctx, list(_normalise(args, lists, known))))
+        return list(super().parse_args(ctx, list(_rewrite(args, lists, known))))
 
 
-def _normalise(args: Sequence[str], lists: set[str], known: set[str]) -> Iterator[str]:
+def _rewrite(args: Sequence[str], lists: set[str], known: set[str]) -> Iterator[str]:
     words = iter(args)
     repeated: str | None = None  # the list option whose further words are being read
     for word in words:
@@ -80,7 +87,7 @@ def _normalise(args: Sequence[str], lists: set[str], known: set[str]) -> Iterato
 
 
 def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
-    """Every field of a config and of the configs in it: where it stands, the field, its help panel."""
+    """Every field of a config and of the configs in it: its path, the field, its help panel."""
     for name, field in config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
             yield from _leaves(field.annotation, (*path, name))
@@ -89,25 +96,23 @@ def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Parameter:
-    required = field.default is PydanticUndefined
     default, shown = _default(field)
-    info = (
-        typer.Argument(help=field.description, metavar=path[-1].upper())
-        if _extra(field).get("argument")
-        else typer.Option(
-            _flag(path, field),
-            *filter(None, [_extra(field).get("short")]),
-            help=field.description,
-            rich_help_panel=panel,
-            show_default=shown,
-            envvar=_extra(field).get("env"),
+    if _extra(field).get("argument"):
+        info: Any = typer.Argument(help=field.description, metavar=path[-1].upper())
+    else:
+        flags = [_flag(path, field), *filter(None, [_extra(field).get("short")])]
+        info = typer.Option(
+            *flags, help=field.description, rich_help_panel=panel, show_default=shown, envvar=_extra(field).get("env")
         )
-    )
+    plain = next(part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None))
+    kind: Any = str if plain is SecretStr else plain
+    if get_origin(field.annotation) in (tuple, dict):
+        kind = list[str]
     return inspect.Parameter(
         "__".join(path),
         inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if required else default,
-        annotation=Annotated[_command_line_type(field), info],
+        default=default,
+        annotation=Annotated[kind | None if default is None else kind, info],
     )
 
 
@@ -120,37 +125,26 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
 
 
 def _default(field: FieldInfo) -> tuple[Any, bool | str]:
-    """The default that Typer is given, and how ``--help`` shows it."""
+    """The default for Typer, `inspect.Parameter.empty` if the field is required, and how ``--help`` shows it."""
     value = field.default
+    if value is PydanticUndefined:
+        return inspect.Parameter.empty, True
     if isinstance(value, tuple):
         return None, " ".join(item.value if isinstance(item, Enum) else str(item) for item in value) or False
-    if isinstance(value, dict):
-        return None, False
-    return value, value is not None
+    return (None, False) if isinstance(value, dict) else (value, value is not None)
 
 
-def _command_line_type(field: FieldInfo) -> Any:
-    if _is_list(field):
-        return list[str] | None if field.default is not PydanticUndefined else list[str]
-    plain = next(part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None))
-    return str | None if plain is SecretStr else (plain | None if field.default is None else plain)
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) in (tuple, dict)
-
-
-def _configured(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a config; it is called with the config made from those that were given."""
+def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a config; the command is called with the config made from those that were given."""
     leaves = {"__".join(path): (path, field) for path, field, _ in _leaves(config)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def call(ctx: typer.Context, **values: Any) -> None:
-            given = {
-                leaves[name]: value
+            given = [
+                (*leaves[name], value)
                 for name, value in values.items()
                 if (source := ctx.get_parameter_source(name)) is not None and source.name != "DEFAULT"
-            }
+            ]
             command(_build(config, given))
 
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
@@ -163,36 +157,33 @@ def _configured(config: type[Config]) -> Callable[[Callable[..., None]], Callabl
     return decorate
 
 
-def _build(config: type[Config], given: dict[tuple[tuple[str, ...], FieldInfo], Any]) -> Config:
-    """The config with the given values at their places.
+def _build(config: type[Config], given: Sequence[tuple[tuple[str, ...], FieldInfo, Any]]) -> Config:
+    """The config with the given values at their paths.
 
     Raises:
-        UsageError: A value is out of range or unknown; one line for the first of them.
+        UsageError: A value is invalid or unknown; only the first is reported.
     """
     tree: dict[str, Any] = {}
-    for (path, field), value in given.items():
+    for path, field, value in given:
         branch = tree
         for part in path[:-1]:
             branch = branch.setdefault(part, {})
-        branch[path[-1]] = _joined(field, value)
+        is_text_list = any(isinstance(entry, BeforeValidator) for entry in field.metadata)
+        if get_origin(field.annotation) is tuple and is_text_list:
+            try:
+                value = [item for text in value for item in split_list(text)]
+            except ValueError as error:
+                raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation") from None
+        branch[path[-1]] = value
     try:
         return config.model_validate(tree)
     except ValidationError as error:
         raise _usage_error(config, error) from None
 
 
-def _joined(field: FieldInfo, value: Any) -> Any:
-    """The items of a list option, split where its field splits texts."""
-    if get_origin(field.annotation) is not tuple or not any(isinstance(m, BeforeValidator) for m in field.metadata):
-        return value
-    try:
-        return [item for text in value for item in split_list(text)]
-    except ValueError as error:
-        raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation") from None
-
-
 def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
     first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
     for path, field, _ in _leaves(config):
         if tuple(first["loc"][: len(path)]) == path:
             flag = _flag(path, field).split("/")[0]
@@ -201,13 +192,12 @@ def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
                 known = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
                 return UsageError(f"{flag}: unknown value {wrong!r}", f"known: {', '.join(known)}")
             if first["type"] in ("too_short", "missing") or wrong in ("", ()):
-                return UsageError(f"{flag}: nothing was given", f"name at least one: {flag} VALUE")
+                return UsageError(f"{flag}: nothing was given", f"give at least one value: {flag} VALUE")
             # Our own validators name what is wrong; the value itself may be a secret.
-            reason = first["msg"].removeprefix("Value error, ")
             what = reason if first["type"] == "value_error" else f"{wrong!r}: {reason}"
             return UsageError(f"{flag}: {what}", f"see slim-eval --help: {field.description}")
-    where = "".join(f"{part}: " for part in first["loc"]) if first["type"] != "value_error" else ""
-    return UsageError(f"{where}{first['msg'].removeprefix('Value error, ')}", "give one of them")
+    location = "".join(f"{part}: " for part in first["loc"]) if first["type"] != "value_error" else ""
+    return UsageError(f"{location}{reason}", "give only one of them")
 
 
 @app.callback(invoke_without_command=True)
@@ -220,13 +210,12 @@ def _program(
 
 
 @app.command("run", cls=_ListCommand)
-@_configured(RunConfig)
+@_with_options(RunConfig)
 def run(config: RunConfig) -> None:
-    """Quantize and measure models: latency, memory, energy and accuracy of every precision.
+    """Quantize models and measure latency, memory, energy and accuracy at each precision.
 
-    Results are written below --output-dir the moment each benchmark ends. The same command again does only what is
-    missing. Lists are taken space-separated in quotes,
-    comma-separated, or as a repeated option.
+    Each benchmark's results are written to --output-dir when it ends. Rerunning the command does only the missing work.
+    Lists are given space-separated in quotes, comma-separated, or by repeating the option.
     """
     from slim_eval.evaluator import evaluate
 
@@ -234,54 +223,62 @@ def run(config: RunConfig) -> None:
 
 
 @app.command("analyze", cls=_ListCommand)
-@_configured(AnalysisConfig)
+@_with_options(AnalysisConfig)
 def analyze(config: AnalysisConfig) -> None:
-    """Turn results into tables and plots."""
+    """Make tables, figures and a report from results."""
     from slim_eval.analysis import analyze as analyze_results
-    from slim_eval.execution.console import show_analysis
 
-    show_analysis(analyze_results(config))
+    _show_analysis(analyze_results(config))
 
 
 @app.command("noise", cls=_ListCommand)
-@_configured(NoiseConfig)
+@_with_options(NoiseConfig)
 def noise(config: NoiseConfig) -> None:
-    """Measure the same variant twice: how much its numbers differ though nothing changed. `analyze` and `compare` use it.
+    """Measure the same variant several times to learn how much its numbers vary by themselves.
 
-    Takes the options of `run`. The floor is written to {output-dir}/{model}/{model}_noise/noise.json.
+    Accepts the options of `run`. The noise floor is written to {output-dir}/{model}/{model}_noise/noise.json; `analyze`
+    and `compare` use it.
     """
     from slim_eval.evaluator import measure_noise
-    from slim_eval.execution.console import show_noise
 
     report = measure_noise(config)
-    show_noise(report.floors)
+    for record, path in report.floors:
+        _print(_noise_table(record))
+        _print(f"wrote {path}")
     report.raise_for_failures()
 
 
 @app.command("compare")
-@_configured(CompareConfig)
+@_with_options(CompareConfig)
 def compare(config: CompareConfig) -> None:
-    """Compare two variants, or two folders of them: every metric and task with interval, ratio and verdict.
+    """Compare two variants, or two folders of them: interval, ratio and verdict for each metric and task.
 
-    With --fail-if it is a gate for CI: exit 3 where a condition holds beyond doubt, 4 where it cannot be decided.
+    With --fail-if it is a gate for CI: exit 3 if a condition certainly holds, 4 if it cannot be decided.
     """
+    from slim_eval.analysis.compare import formats
     from slim_eval.analysis.compare.folders import compare_folders
-    from slim_eval.execution.console import show_comparison
 
     report = compare_folders(config)
-    show_comparison(report, config)
+    if config.as_json or config.as_markdown:
+        sys.stdout.write(formats.to_json(report) if config.as_json else formats.to_markdown(report))
+    else:
+        _print(formats.renderable(report))
     report.raise_for_conditions()
 
 
 @app.command("import")
-@_configured(ImportConfig)
+@_with_options(ImportConfig)
 def import_(config: ImportConfig) -> None:
-    """Turn results of lm-eval, vllm bench or guidellm into variants that `analyze` and `compare` read."""
-    from slim_eval.execution.console import show_import
+    """Import results of lm-eval, vllm bench or guidellm as variants for `analyze` and `compare`."""
     from slim_eval.results.importers import import_results
 
     report = import_results(config)
-    show_import(report)
+    for path in report.paths:
+        _print(redact(str(path)))
+    for note in report.notes:
+        _print(redact(f"note: {note}"), err=True)
+    for problem in report.problems:
+        _print(redact(f"not imported: {problem}"), err=True, style="red")
     report.raise_for_problems()
 
 
@@ -289,61 +286,95 @@ def import_(config: ImportConfig) -> None:
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Where results are written.")] = Path("outputs/demo-run"),
     quantized_models_dir: Annotated[Path, typer.Option(help="Where quantized checkpoints are kept.")] = Path(
-        "quantized-models/demo-run"  # made from fewer samples than a run's, which would refuse them
+        "quantized-models/demo-run"  # made from fewer samples than those of a run, which would refuse them
     ),
-    analysis_dir: Annotated[Path, typer.Option(help="Where tables and plots are written.")] = Path(
+    analysis_dir: Annotated[Path, typer.Option(help="Where tables and figures are written.")] = Path(
         "analysis_results/demo-run"
     ),
-    engine: Annotated[EngineChoice, typer.Option(help="Which engine serves the model.")] = EngineChoice.TRANSFORMERS,
+    engine: Annotated[str, typer.Option(help="Engine that serves the model.")] = "transformers",
     force: Annotated[
         bool, typer.Option("--force", help="Measure everything again and replace earlier results.")
     ] = False,
 ) -> None:
-    """The whole job on the embedded model: fp16, int8 and int4, all benchmarks, then the analysis. A few minutes."""
+    """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.evaluator import evaluate
-    from slim_eval.execution.console import show_analysis
-    from slim_eval.execution.demo_run import demo_config
+    from slim_eval.execution.plan import demo_config
 
     report = evaluate(demo_config(output_dir, quantized_models_dir, engine, force=force))
     if report.variants:
         analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
-        show_analysis(analysis, table=False)  # the run has just shown it
+        _show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
 
 @app.command("recommend", cls=_ListCommand)
-@_configured(RecommendConfig)
+@_with_options(RecommendConfig)
 def recommend(config: RecommendConfig) -> None:
-    """Which measured configuration to deploy: the pick, how sure, and the one measurement that could change the answer.
+    """Recommend a variant to deploy, with the confidence and the one measurement that could change the answer.
 
-    Exit 1 where none keeps every constraint; it then says which one to relax, and by how much.
+    Exit 1 if no variant satisfies every constraint; the output names the constraint to relax, and by how much.
     """
+    from slim_eval.analysis.recommend.outcome import to_json
     from slim_eval.analysis.recommend.recommendation import recommend_from
-    from slim_eval.execution.console import show_advice
+    from slim_eval.analysis.recommend.wording import renderable
 
-    advice = recommend_from(config)
-    show_advice(advice, as_json=config.as_json)
-    advice.raise_if_nothing_fits()
+    found = recommend_from(config)
+    if config.as_json:
+        sys.stdout.write(to_json(found))
+    else:
+        _print(renderable(found))
+    found.raise_if_nothing_fits()
 
 
 @app.command("doctor", cls=_ListCommand)
-@_configured(DoctorConfig)
+@_with_options(DoctorConfig)
 def doctor(config: DoctorConfig) -> None:
-    """Would `slim-eval run` work here? Packages, hardware, hub and W&B, with the command that mends each gap.
+    """Check whether `slim-eval run` would work here: packages, hardware, hub and W&B; each problem with its fix.
 
-    Nothing heavy is imported and nothing is downloaded; it takes a few seconds. Exit 1 where a run would not work.
+    Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
     """
     from slim_eval.doctor import examine
-    from slim_eval.doctor.rendering import show
+    from slim_eval.doctor.findings import show
 
     report = examine(config)
     show(report, as_json=config.as_json)
     report.raise_for_problems()
 
 
+def _print(content: Any, *, err: bool = False, style: str | None = None) -> None:
+    """Print a table or a line as it is, without markup."""
+    Console(stderr=err, highlight=False).print(content, style=style, markup=False, soft_wrap=isinstance(content, str))
+
+
+def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
+    for text in (*report.problems, *report.warnings):
+        _print(redact(f"warning: {text}"), err=True, style="yellow")
+    if table:
+        from slim_eval.analysis.tables.terminal import comparison_table
+
+        _print(comparison_table(report.study))
+    for path in report.paths:
+        _print(f"wrote {path}")
+
+
+def _noise_table(record: NoiseRecord) -> Table:
+    """One row per metric and task: its value in each run, and its noise floor."""
+    runs = max((len(entry.values) for entry in (*record.metrics.values(), *record.tasks.values())), default=0)
+    title = f"{record.model} {record.precision}: the same variant, measured {runs} times"
+    columns = ("metric", *(f"run {index + 1}" for index in range(runs)), "noise floor")
+    table = Table(*columns, title=title, title_justify="left")
+    for key, entry in record.metrics.items():
+        floor = "-" if entry.floor is None else f"±{entry.floor * 100:.2f} %"
+        table.add_row(key, *("-" if value is None else number(value) for value in entry.values), floor)
+    for task, entry in record.tasks.items():
+        floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
+        table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
+    return table
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; expected errors become one line of cause and one of remedy.
+    """Run the command line; an expected error becomes one line of cause and one of remedy.
 
     Returns:
         The exit code.
@@ -351,7 +382,9 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     try:
-        with terminated_as_interrupted():
+        with terminate_as_interrupt():
+            if not {"--help", "-h", "--version"}.intersection(words):  # which need no plugin, and answer sooner without
+                load_plugins()
             code = app(words, standalone_mode=False)
     except SlimEvalError as error:
         _complain(error)
@@ -361,12 +394,13 @@ def main(args: Sequence[str] | None = None) -> int:
         _complain(UsageError(text.replace("Value error, ", ""), _help_hint(words)))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
-        if (command := resume_command(words)) is not None:
-            typer.echo(f"  what was measured is kept; to go on: {command}", err=True)
-        return 130
+        code = _INTERRUPTED
     finally:
         sys.excepthook = show_traceback  # an unexpected error may quote a secret; Typer has set a hook of its own
+    if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
+        typer.echo("interrupted", err=True)
+        if (command := resume_command(words)) is not None:
+            typer.echo(f"  finished measurements are kept; to go on: {command}", err=True)
     return code if isinstance(code, int) else 0
 
 

@@ -16,40 +16,18 @@ from slim_eval.errors import UsageError
 from slim_eval.utils import slug
 from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
 
-#: Names of other files of a variant, of a checkpoint and of an analysis.
-_TAKEN = frozenset({"performance", "energy", "paired", "noise", "quantization", "complete_results"})
+#: The value of ``--engine`` that lets slim-eval choose: vLLM if it runs the scheme here, else Transformers.
+AUTO_ENGINE = "auto"
 
-
-class Benchmark(str, Enum):
-    """A benchmark of a run, in the order in which a run measures them."""
-
-    PERFORMANCE = "performance"
-    ENERGY = "energy"
-    ACCURACY = "accuracy"
-
-
-class EngineChoice(str, Enum):
-    """Which engine serves the model; ``auto`` takes vLLM where it runs the precision, else Transformers."""
-
-    AUTO = "auto"
-    VLLM = "vllm"
-    TRANSFORMERS = "transformers"
-
-
-class EnergySource(str, Enum):
-    """Where joules come from; ``auto`` takes NVML where there is a GPU, else CodeCarbon, else nothing."""
-
-    AUTO = "auto"
-    NVML = "nvml"
-    CODECARBON = "codecarbon"
-    NONE = "none"
+#: Names of other files of a variant, of a checkpoint and of an analysis: no record can have them.
+RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results"})
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 
 
 def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse tasks whose records would stand where something else does.
+    """Refuse tasks whose records would have the name of another file.
 
     Raises:
         UsageError: One would replace another file of its variant, or two would share one.
@@ -58,9 +36,9 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
     for task in tasks:
         name = slug(task)
         plain = name.casefold()
-        if plain in _TAKEN or plain.endswith((".error", ".samples")):
+        if plain in RESERVED_FILES | {"performance", "energy"} or plain.endswith((".error", ".samples")):
             raise UsageError(
-                f"accuracy task {task!r}: its record would be {name}.json, which holds something else",
+                f"accuracy task {task!r}: its record would be {name}.json, which is another file",
                 "give the task another name in a YAML file of your own (--include-path)",
             )
         if plain in seen:
@@ -104,25 +82,26 @@ class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
     panel: ClassVar[str] = "Performance benchmark"
-    num_warmup: int = setting(10, "Requests before measurement, at least; more where times still drift.", ge=0)
+    num_warmup: int = setting(10, "Requests before measurement, at least; more if times still drift.", ge=0)
     num_runs: int = setting(500, "Measured requests; rounded up to full batches.", ge=1)
-    batch_size: int = setting(8, "Concurrent requests an iteration.", ge=1)
+    batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
     prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
     input_len: int | None = setting(
         None, "Length in tokens of synthetic prompts, random and all different, in place of --prompt.", ge=1
     )
-    max_new_tokens: int = setting(256, "Tokens to generate a request, always exactly this many.", ge=1)
+    max_new_tokens: int = setting(256, "Tokens to generate per request, always exactly this many.", ge=1)
     target_ci: float | None = setting(
         None,
         "Stop once the 95 % intervals of TPOT and throughput are within this share of the mean, e.g. 0.02; --num-runs "
-        "is then the most.",
+        "is then the maximum.",
         gt=0,
         lt=1,
     )
 
     @model_validator(mode="after")
     def _one_kind_of_prompt(self) -> PerformanceConfig:
-        if self.input_len is not None and "prompt" in self.model_fields_set:
+        # Compared with the default: a config that a worker reads from JSON has every field set.
+        if self.input_len is not None and self.prompt != PerformanceConfig.model_fields["prompt"].default:
             raise ValueError("--prompt and --input-len exclude each other")
         return self
 
@@ -133,7 +112,12 @@ class EnergyConfig(Config):
     panel: ClassVar[str] = "Energy benchmark"
     sample_runs: int = setting(200, "Energy-tracked requests.", flag="--energy-sample-runs", ge=1)
     batch_size: int = setting(1, "Concurrent requests while energy is tracked.", flag="--energy-batch-size", ge=1)
-    source: EnergySource = setting(EnergySource.AUTO, "Where joules come from.", flag="--energy-source")
+    source: str = setting(
+        "auto",
+        "Where joules come from: auto, nvml, codecarbon, none, or a plugin's meter.",
+        flag="--energy-source",
+        min_length=1,
+    )
     sampling_interval_s: float = setting(
         0.05, "Seconds between power samples.", flag="--energy-sampling-interval", gt=0, le=10
     )
@@ -147,7 +131,7 @@ class AccuracyConfig(Config):
         ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1
     )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
-    limit: int | None = setting(None, "Items a (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
+    limit: int | None = setting(None, "Items per (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
     batch_size: int = setting(32, "Batch size of accuracy.", flag="--accuracy-batch-size", ge=1)
     batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
         {}, "Batch size of one task, as TASK=N; also --accuracy-batch-size-TASK N.", flag="--accuracy-batch-size-task"
@@ -159,7 +143,7 @@ class AccuracyConfig(Config):
     )
 
     def batch_size_of(self, task: str) -> int:
-        """Batch size of a task: its own where one was given, else the global one. Dashes count as underscores."""
+        """Batch size of a task: its own if one was given, else the global one. Dashes count as underscores."""
         return self.batch_sizes.get(task.replace("-", "_"), self.batch_size)
 
 
@@ -167,7 +151,7 @@ class EngineConfig(Config):
     """How the model is served."""
 
     panel: ClassVar[str] = "Engine"
-    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine serves the model.")
+    engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or one of a plugin.")
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(
         8192, "Context window; lowered to what the model holds unless you give it yourself.", ge=1
@@ -203,25 +187,23 @@ class TrackingConfig(Config):
     api_key: Annotated[SecretStr | None, AfterValidator(remember_secret)] = setting(
         None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key"
     )
-    run_name: str | None = setting(
-        None, "W&B run name; made from model and precision by default.", flag="--wandb-run-name"
-    )
+    run_name: str | None = setting(None, "W&B run name; model and precision by default.", flag="--wandb-run-name")
 
 
 class LogFormat(str, Enum):
-    """How a run tells what it does."""
+    """The form of progress lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class DisplayConfig(Config):
-    """How much a run says, and in which form; it changes nothing that is measured."""
+    """Amount and form of the output; no measurement depends on it."""
 
     panel: ClassVar[str] = "Output"
-    verbose: bool = setting(False, "Show what engines print, too.", short="-v")
-    quiet: bool = setting(False, "Show only what failed, and the closing table.", short="-q")
-    log_format: LogFormat = setting(LogFormat.TEXT, "Lines for people (text), or an object a line (json).")
+    verbose: bool = setting(False, "Also show the output of engines.", short="-v")
+    quiet: bool = setting(False, "Show only failures and the closing table.", short="-q")
+    log_format: LogFormat = setting(LogFormat.TEXT, "Lines of text (text), or one JSON object per line (json).")
 
     @model_validator(mode="after")
     def _loud_or_quiet(self) -> DisplayConfig:
@@ -231,33 +213,35 @@ class DisplayConfig(Config):
 
 
 class RunConfig(Config):
-    """Everything `slim-eval run` can be told."""
+    """Options of `slim-eval run`."""
 
     panel: ClassVar[str] = "Model & precision"
     models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
     precision: Names = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
-        (Benchmark.PERFORMANCE, Benchmark.ACCURACY, Benchmark.ENERGY),
-        "Benchmarks: performance, energy, accuracy.",
-        min_length=1,
+    tasks: Names = setting(
+        ("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.", min_length=1
+    )
+    benchmark_options: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = (
+        setting({}, "An option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option")
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
-        False, "Also take models whose weights are pickled (.bin): their tensors are converted, no code in them runs."
+        False, "Also accept models with pickled weights (.bin): their tensors are converted, no code in them runs."
     )
     seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
+    executor: str = setting("local", "Where workers run: `local` is this machine; plugins add others.")
     force: bool = setting(False, "Measure everything again and replace earlier results.")
-    dry_run: bool = setting(False, "Show what would be done, with time and memory where known, and do nothing.")
+    dry_run: bool = setting(False, "Show the plan, with time and memory if known, and do nothing.")
     stage_timeout_s: float = setting(
-        3600.0, "Seconds without progress after which a stage is ended as one that hangs.", flag="--stage-timeout",
+        3600.0, "Seconds without progress after which a stage is stopped.", flag="--stage-timeout",
         gt=0,
     )  # fmt: skip
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
@@ -306,7 +290,7 @@ class Question(Config):
 
 
 class RecommendConfig(Config):
-    """Everything `slim-eval recommend` can be told."""
+    """Options of `slim-eval recommend`."""
 
     panel: ClassVar[str] = "Recommendation"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
@@ -315,7 +299,7 @@ class RecommendConfig(Config):
 
 
 class AnalysisConfig(Config):
-    """Everything `slim-eval analyze` can be told."""
+    """Options of `slim-eval analyze`."""
 
     panel: ClassVar[str] = "Analysis"
     input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
@@ -335,14 +319,14 @@ class AnalysisConfig(Config):
 
 
 class NoiseConfig(RunConfig):
-    """Everything `slim-eval noise` can be told: a run of one precision, and how often it is repeated."""
+    """Options of `slim-eval noise`: those of a run at one precision, and the number of repeats."""
 
     precision: Names = setting(("fp16",), "Scheme whose noise is measured.", min_length=1, max_length=1)
     num_repeats: int = setting(2, "How often the same variant is measured.", ge=2, le=100)
 
 
 class CompareConfig(Config):
-    """Everything `slim-eval compare` can be told."""
+    """Options of `slim-eval compare`."""
 
     panel: ClassVar[str] = "Comparison"
     a: Path = argument("What is compared with: a variant's folder, or a folder of results.")
@@ -366,28 +350,30 @@ class CompareConfig(Config):
 
 
 class DoctorConfig(Config):
-    """Everything `slim-eval doctor` can be told: what would be run; all there is by default."""
+    """Options of `slim-eval doctor`: what would be run; everything by default."""
 
     panel: ClassVar[str] = "What would be run"
     models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
     precision: Names = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Annotated[tuple[Benchmark, ...], BeforeValidator(split_list)] = setting(
-        tuple(Benchmark), "Benchmarks: performance, energy, accuracy.", min_length=1
+    tasks: Names = setting(
+        ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
-    engine: EngineChoice = setting(EngineChoice.AUTO, "Which engine would serve the model.")
+    engine: str = setting(
+        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or one of a plugin."
+    )
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter that quantizes; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter that measures; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
 
 class ImportConfig(Config):
-    """Everything `slim-eval import` can be told."""
+    """Options of `slim-eval import`."""
 
     panel: ClassVar[str] = "Import"
     paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that hold them.")

@@ -1,23 +1,23 @@
-"""Every error slim-eval raises on purpose, as one tree.
+"""All expected errors of slim-eval, as one tree.
 
     SlimEvalError                 exit 1   a cause in one line, a remedy in one line
-    ├── UsageError                exit 2   the command or configuration asks for something that cannot be
+    ├── UsageError                exit 2   the command or configuration is invalid
     ├── MissingPackageError       exit 1   a stage needs a package that its interpreter does not have
     ├── HubError                  exit 1   the model hub refused, or could not be reached
-    ├── QuantizationError         exit 1   no usable checkpoint came out
+    ├── QuantizationError         exit 1   no usable checkpoint was made
     ├── EngineError               exit 1   the engine did not start, or stopped
-    ├── BenchmarkError            exit 1   a benchmark could not make a number
-    ├── NothingFitsError          exit 1   no configuration does all that was asked for
+    ├── BenchmarkError            exit 1   a benchmark has no valid result
+    ├── NothingFitsError          exit 1   no variant satisfies every constraint
     ├── ResultFileError           exit 1   a result file that cannot be read
     │   └── NewerResultError      exit 1   it was written by a newer slim-eval
-    ├── BusyError                 exit 1   another run is at work in the same folder
-    ├── NotReadyError             exit 1   `slim-eval doctor` found what stands in the way of a run
-    ├── RunFailedError            exit 1   the run ended, but some of its stages failed
-    ├── GateFailedError           exit 3   a --fail-if condition holds beyond doubt
+    ├── BusyError                 exit 1   another run uses the same folder
+    ├── NotReadyError             exit 1   `slim-eval doctor` found problems
+    ├── RunFailedError            exit 1   the run ended, but some stages failed
+    ├── GateFailedError           exit 3   a --fail-if condition is met with confidence
     └── GateUndecidedError        exit 4   a --fail-if condition cannot be decided from these measurements
 
-Errors of other packages are translated into these where that package is called, with ``raise … from``. What a message
-quotes may hold a secret: every one is redacted here, before anything can show or write it.
+Errors of other packages are translated into these where that package is called, with ``raise … from``. Messages
+may quote a secret: they are redacted here, before they are shown or written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FEW_NAMES = 12
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was raised from, the outermost first."""
+    """An error and its causes, the outermost first."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:
@@ -50,8 +50,8 @@ class SlimEvalError(Exception):
     """An expected failure: shown as one line of cause and one of remedy, without a traceback.
 
     Args:
-        cause: What is wrong, naming the thing at fault.
-        remedy: What the user can do about it; empty where nothing helps.
+        cause: What is wrong, with the name of the cause.
+        remedy: What the user can do about it; empty if nothing helps.
     """
 
     exit_code = 1
@@ -66,7 +66,7 @@ class SlimEvalError(Exception):
 
 
 class UsageError(SlimEvalError):
-    """The command line or configuration asks for something that cannot be."""
+    """The command line or configuration is invalid."""
 
     exit_code = 2
 
@@ -75,8 +75,8 @@ class MissingPackageError(SlimEvalError):
     """A stage needs a package that is not installed in its interpreter.
 
     Args:
-        package: Name of the module that is missing.
-        purpose: What it is needed for.
+        package: Name of the missing module.
+        purpose: The stage that needs it.
         install: The exact command that installs it.
     """
 
@@ -85,7 +85,7 @@ class MissingPackageError(SlimEvalError):
 
 
 class HubError(SlimEvalError):
-    """The model hub does not know the model, refuses it, or cannot be reached."""
+    """The model hub does not have the model, refuses access, or cannot be reached."""
 
 
 class QuantizationError(SlimEvalError):
@@ -93,27 +93,27 @@ class QuantizationError(SlimEvalError):
 
 
 class EngineError(SlimEvalError):
-    """The inference engine did not start, or stopped while it was needed."""
+    """The inference engine did not start, or stopped too early."""
 
 
 class BenchmarkError(SlimEvalError):
-    """A benchmark could not make a number that means something."""
+    """A benchmark has no valid result."""
 
 
 class NothingFitsError(SlimEvalError):
-    """The question was well put, but no configuration satisfies every constraint."""
+    """The request is valid, but no variant satisfies every constraint."""
 
 
 class ResultFileError(SlimEvalError):
-    """A result file is truncated, is not JSON, or is not of a known schema."""
+    """A result file is truncated, not JSON, or of an unknown schema."""
 
 
 class NewerResultError(ResultFileError):
-    """A result file of a newer schema: sound, and not to be overwritten for not being understood."""
+    """A result file of a newer schema: valid, and not to be overwritten."""
 
 
 class BusyError(SlimEvalError):
-    """Another process holds what this one would write."""
+    """Another process uses the files that this one would write."""
 
 
 class NotReadyError(SlimEvalError):
@@ -121,23 +121,23 @@ class NotReadyError(SlimEvalError):
 
 
 class RunFailedError(SlimEvalError):
-    """The run is over and one or more of its stages failed."""
+    """The run ended and one or more of its stages failed."""
 
 
 class GateFailedError(SlimEvalError):
-    """A condition of `slim-eval compare --fail-if` holds beyond doubt."""
+    """A condition of `slim-eval compare --fail-if` is met with confidence."""
 
     exit_code = 3
 
 
 class GateUndecidedError(SlimEvalError):
-    """A condition of `slim-eval compare --fail-if` cannot be decided: measure more, or what was not measured."""
+    """A condition of `slim-eval compare --fail-if` cannot be decided: more measurements are needed."""
 
     exit_code = 4
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The refusal of a name that no member of a seam has; the remedy names the members, or the nearest of many."""
+    """The error for an unregistered name; the remedy lists the known names, or the nearest of many."""
     names = list(known)
     remedy = f"known: {', '.join(names)}" if len(names) <= _FEW_NAMES else did_you_mean(name, names)
     return UsageError(f"unknown {kind} {name!r}", remedy)

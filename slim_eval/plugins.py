@@ -1,20 +1,21 @@
 """Plugins: Python files that add members to the seams, from outside the package.
 
-A plugin is a Python file or an importable module that is named in ``SLIM_EVAL_PLUGINS`` (several are separated like the
-paths in ``PATH``), or an entry point of the group ``slim_eval.plugins``. Importing it registers its members, for example
+A plugin is a Python file or an importable module named in ``SLIM_EVAL_PLUGINS`` (several are separated like the paths in
+``PATH``), or an entry point of the group ``slim_eval.plugins``. Importing it registers its members, for example by
 ``SCHEMES.register(Scheme(...))``. The command line, the Python API and every worker load plugins before anything else;
 workers inherit the variable, so that a member exists on both sides.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from slim_eval.errors import UsageError
 
@@ -23,40 +24,41 @@ _ENTRY_POINTS = "slim_eval.plugins"
 
 
 def load_plugins() -> None:
-    """Import every plugin once; a second call imports only what was added since.
+    """Import every plugin once; a second call imports only those added since.
 
     Raises:
-        UsageError: A plugin is missing or fails to import.
+        UsageError: A plugin is missing or cannot be imported.
     """
-    for point in importlib.metadata.entry_points(group=_ENTRY_POINTS):
-        _import(point.value, point.load)
-    for text in filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)):
-        _import(text, lambda text=text: _load(text))
+    for name, load in _entry_points():
+        _import(name, load)
+    for name in filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)):
+        _import(name, functools.partial(_load_file if name.endswith(".py") else importlib.import_module, name))
 
 
-def _load(text: str) -> Any:
-    if not text.endswith(".py"):
-        return importlib.import_module(text)
-    path = Path(text).resolve()
+@functools.cache  # reads the metadata of every installed package
+def _entry_points() -> tuple[tuple[str, Callable[[], object]], ...]:
+    return tuple((point.value, point.load) for point in importlib.metadata.entry_points(group=_ENTRY_POINTS))
+
+
+def _load_file(file: str) -> None:
+    path = Path(file).resolve()
     name = f"slim_eval_plugin_{path.stem}"
     if name in sys.modules and sys.modules[name].__file__ == str(path):
-        return sys.modules[name]
+        return
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(sys.modules[name])
     except BaseException:
         del sys.modules[name]
         raise
-    return module
 
 
-def _import(text: str, load: Any) -> None:
+def _import(name: str, load: Callable[[], object]) -> None:
     try:
         load()
     except (ImportError, SyntaxError, OSError, AttributeError, NameError, TypeError, ValueError) as error:
-        cause = f"plugin {text}: {type(error).__name__}: {error}"
+        cause = f"plugin {name}: {type(error).__name__}: {error}"
         raise UsageError(cause, f"fix it, or remove it from {PLUGINS_VARIABLE}") from error

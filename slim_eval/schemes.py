@@ -1,8 +1,8 @@
-"""Schemes: how a variant holds its numbers. The one table of everything that depends on a scheme.
+"""Schemes: number formats of weights, activations and KV cache. The only table of everything that depends on a scheme.
 
-`--precision` names schemes. A further scheme is one more entry, here or registered by a plugin:
-``SCHEMES.register(Scheme(...))``. Quantization, engine choice, planning, forecasts, tables and figures read this table
-and no other. It stands below everything else, because both the config and the figures need it.
+`--precision` names schemes. A further scheme is one more entry, here or in a plugin: ``SCHEMES.register(Scheme(...))``.
+Quantization, engine choice, planning, forecasts, tables and figures read this table and no other. It is at the root of
+the package because both the config and the figures need it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from slim_eval.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Recipe:
-    """What llm-compressor is told to do.
+    """What llm-compressor does to make a checkpoint.
 
     Attributes:
-        name: In records and tables, as published: ``GPTQ (W8A8)``.
-        modifier: llm-compressor's modifier class, from `llmcompressor.modifiers`.
-        scheme: compressed-tensors' preset: ``W8A8``.
+        name: Name in records and tables, as published: ``GPTQ (W8A8)``.
+        modifier: Class name of llm-compressor's modifier, in whichever module this version has it.
+        scheme: Preset of compressed-tensors: ``W8A8``.
         group_size: Input columns that share a scale; None for one scale per output channel.
-        arguments: Further arguments of the modifier.
+        arguments: Further arguments of the modifier, which JSON can represent.
         needs_calibration: Whether the modifier needs calibration data.
-        targets: Module classes that are quantized.
-        ignore: Modules that are not, by name or ``re:`` pattern: the output layer and vision parts.
+        targets: Classes of the modules that are quantized.
+        ignore: Modules that are not quantized, by name or ``re:`` pattern: the output layer and vision parts.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one engine needs to run a scheme natively.
+    """The hardware that one engine needs to run a scheme.
 
     Attributes:
         min_capability: Lowest CUDA compute capability; None for any.
-        end_capability: First CUDA compute capability without a kernel again; None for no end.
-        cpu_flag: Instruction set that the engine's CPU kernel needs: ``avx512f``; None for none.
+        end_capability: First higher CUDA compute capability without a kernel; None for no end.
+        cpu_flag: Instruction set that the CPU kernel needs, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU.
     """
 
     min_capability: tuple[int, int] | None = None
@@ -65,19 +65,19 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How weights, activations and the KV cache of a variant are held.
+    """Number formats of weights, activations and KV cache of a variant.
 
     Attributes:
-        name: As `--precision` and records call it.
+        name: Name in `--precision` and in records.
         label: Weights and activations in the field's notation: ``W4A16``; ``16-bit`` for unquantized weights.
         weight_bits: Bits per weight of a quantized layer, scales not counted.
         activation_bits: Bits per activation.
         kv_cache_bits: Bits per element of the KV cache.
-        recipe: How a checkpoint is made; None where the model's own weights are served.
-        colour: Its colour in figures.
-        marker: Its marker in figures, as matplotlib names it.
+        recipe: How a checkpoint is made; None if the model's own weights are served.
+        colour: Colour in figures.
+        marker: Marker in figures, as matplotlib names it.
         aliases: Further names that `--precision` accepts.
-        kernels: Engine name -> what it needs. An engine that is not named has no requirement known to slim-eval.
+        kernels: Engine name -> hardware that it needs; slim-eval knows no requirement of other engines.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Scheme:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether slim-eval makes a checkpoint for it; without a recipe the model's own weights are served."""
+        """Whether slim-eval makes a checkpoint; without a recipe the model's own weights are served."""
         return self.recipe is not None
 
     @property
@@ -104,7 +104,7 @@ class Scheme:
 
 SCHEMES: Registry[Scheme] = Registry("precision")
 
-#: The scheme that others of a model are compared with, unless a record names another one.
+#: The baseline: the scheme that others of a model are compared with, unless a record names another one.
 DEFAULT_BASELINE = SCHEMES.register(
     Scheme(
         "fp16", "16-bit", 16, colour="#0072B2", marker="o", kernels={"vllm": Kernel(min_capability=(7, 0))}
@@ -138,7 +138,7 @@ SCHEMES.register(
 
 
 def scheme(name: str) -> Scheme:
-    """The scheme that a name or alias means.
+    """The scheme with a name or alias.
 
     Raises:
         UsageError: No scheme has that name.
@@ -150,20 +150,20 @@ def scheme(name: str) -> Scheme:
 
 
 def scheme_order(name: str) -> tuple[int, str]:
-    """Sorts schemes: registered ones in the order of the table, then any other by name."""
+    """Sort key: registered schemes in the order of the table, then others by name."""
     names = list(SCHEMES)
     return (names.index(name) if name in SCHEMES else len(names), name)
 
 
 def is_quantized(name: str) -> bool:
-    """Whether slim-eval quantizes for a scheme; a name that is not registered, of an imported file, counts as one."""
+    """Whether slim-eval quantizes for a scheme; unregistered names, from imported files, count as quantized."""
     return name not in SCHEMES or SCHEMES[name].is_quantized
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Scheme names, each once, in the order of the table."""
+    """Scheme names without duplicates, in the order of the table."""
     return sorted(set(names), key=scheme_order)
 
 
-#: A scheme's name in a config or a message: aliases become the name, an unknown one is refused.
+#: Name of a scheme in a config or a message: aliases become the name, unknown names are refused.
 SchemeName = Annotated[str, AfterValidator(lambda name: scheme(name).name)]

@@ -1,13 +1,36 @@
-"""What the three benchmarks share: how they report progress, and prompts as work of a known size."""
+"""The benchmark seam: what a benchmark is, the registry of all of them, and the work that several of them share.
+
+A benchmark is one class, here or in a plugin: ``BENCHMARKS.register(MyBenchmark())``. `--tasks` names benchmarks; a run
+measures them in the order in which they were registered. This module imports no heavy package, and neither does a
+benchmark's module when it is imported: a run is planned in a process that never loads torch or NumPy.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from slim_eval.config import RESERVED_FILES, Config, PerformanceConfig, RunConfig
+from slim_eval.engines.engine import Engine, Prompt
+from slim_eval.errors import BenchmarkError, UsageError, unknown_name
+from slim_eval.power import Gpu
+from slim_eval.results.records import RECORD_CLASSES, Measurement, Metadata, Record
+from slim_eval.utils import slug
+from slim_eval.utils.registry import Registry
+
+NO_NUMBERS = "its record contains no numbers"
+#: Leading tokens of a synthetic prompt that count requests; two or three cover any run with any real vocabulary.
+_COUNTING_TOKENS = 3
 
 
 class Progress(Protocol):
-    """Told by a benchmark how far it is."""
+    """Called by a benchmark to report how far it is."""
 
     def __call__(self, done: int, total: int, unit: str = "requests") -> None:
         """Report that `done` of `total` units are finished."""
@@ -15,9 +38,256 @@ class Progress(Protocol):
 
 
 def no_progress(done: int, total: int, unit: str = "requests") -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that reports nothing."""
+
+
+OptionsT = TypeVar("OptionsT", bound=Config)
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class BenchmarkContext(Generic[OptionsT]):
+    """What a benchmark measures with.
+
+    Attributes:
+        engine: The loaded model.
+        options: The benchmark's own options.
+        config: The config of the whole run, as it applies to this model.
+        gpus: The GPUs that the engine computes on; empty on a CPU.
+        stage: The record to make: one of `Benchmark.stages`.
+        progress: Reports how far the benchmark is.
+    """
+
+    engine: Engine
+    options: OptionsT
+    config: RunConfig
+    gpus: tuple[Gpu, ...]
+    stage: str
+    progress: Progress = no_progress
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.config.seed
+
+
+class Benchmark(ABC, Generic[OptionsT, RecordT]):
+    """One kind of measurement on a loaded engine.
+
+    Attributes:
+        name: As `--tasks` and records call it.
+        options: Class of its options.
+        record: Class of its records.
+        modules: Packages that the measuring interpreter needs for it.
+        keeps_samples: Whether each of its records has raw samples; one without them is then measured again.
+    """
+
+    name: str
+    options: type[OptionsT]
+    record: type[RecordT]
+    modules: tuple[str, ...] = ()
+    keeps_samples: bool = False
+
+    @abstractmethod
+    def run(self, context: BenchmarkContext[OptionsT]) -> Measurement:
+        """Measure one stage.
+
+        Returns:
+            The metrics (the fields that `record` adds to its head), the raw samples, and notes for the user.
+
+        Raises:
+            BenchmarkError: No valid number could be measured; the next benchmark runs on the same engine.
+            EngineError: The engine stopped.
+        """
+
+    def options_of(self, config: RunConfig) -> OptionsT:
+        """The benchmark's options: its own part of the config, else those given by ``--benchmark-option``.
+
+        Raises:
+            UsageError: An option is unknown, or its value is invalid.
+        """
+        part = dict(config).get(self.name)
+        if isinstance(part, self.options):
+            return part
+        prefix = f"{self.name}."
+        given = {
+            key.removeprefix(prefix): value for key, value in config.benchmark_options.items() if key.startswith(prefix)
+        }
+        try:
+            return self.options.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"--benchmark-option {prefix}{field}: {first['msg'].removeprefix('Value error, ')}",
+                f"options of {self.name}: {', '.join(self.options.model_fields) or 'none'}",
+            ) from None
+
+    def stages(self, config: RunConfig) -> tuple[str, ...]:
+        """Names of the records that it makes, in the order of measuring."""
+        return (self.name,)
+
+    def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
+        """What the numbers of a stage depend on, besides the checkpoint and how it is served.
+
+        By default the device, the seed and every option of the benchmark.
+
+        Args:
+            config: The run's config.
+            stage: The record.
+            device: Name of what computes; leave it out if no number depends on it.
+        """
+        own = {"seed": config.seed, **self.options_of(config).model_dump(mode="json")}
+        return {"device": device, **{f"{self.name}.{key}": value for key, value in own.items()}}
+
+    def batch_size(self, config: RunConfig, stage: str) -> int:
+        """Requests that are in the engine at once: a dry run estimates the KV cache from it."""
+        return 1
+
+    def flaw(self, record: RecordT, config: RunConfig) -> str:
+        """Why a record is not a complete result and is measured again; empty if it is complete.
+
+        By default a record is complete if one of its numbers is known.
+        """
+        own = type(record).model_fields.keys() - Metadata.model_fields.keys()
+        values = [value for key, value in record if key in own]
+        return "" if any(isinstance(value, (int, float)) for value in values) else NO_NUMBERS
+
+    def check(self, config: RunConfig, stages: Sequence[str]) -> None:
+        """Check, in the measuring interpreter and before hours of work, that the stages can be run.
+
+        Raises:
+            SlimEvalError: They cannot.
+        """
+
+    def limitations(self, config: RunConfig) -> tuple[str, ...]:
+        """What the options make impossible to see in the results, one sentence each; shown before the run starts."""
+        return ()
+
+
+class _Benchmarks(Registry[Benchmark[Any, Any]]):
+    """The registry, which also makes the class of a benchmark's records known to the reader of result files."""
+
+    def register(self, member: Benchmark[Any, Any]) -> Benchmark[Any, Any]:
+        """Add a benchmark, and return it.
+
+        Raises:
+            ValueError: Another one has that name, or no file can have it.
+        """
+        if member.name != slug(member.name) or "." in member.name or member.name in RESERVED_FILES:
+            raise ValueError(
+                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', and no name of another file"
+            )
+        super().register(member)
+        RECORD_CLASSES[member.name] = member.record
+        return member
+
+    def unregister(self, name: str) -> None:
+        """Remove a benchmark; for tests that add one."""
+        super().unregister(name)
+        RECORD_CLASSES.pop(name, None)
+
+
+BENCHMARKS = _Benchmarks("benchmark")
+
+
+def benchmarks_of(names: Iterable[str]) -> list[Benchmark[Any, Any]]:
+    """The benchmarks of these names, in the order of measuring.
+
+    Raises:
+        UsageError: A name is not registered.
+    """
+    wanted = set(names)
+    for name in wanted:
+        if name not in BENCHMARKS:
+            raise unknown_name("benchmark", name, BENCHMARKS)
+    return [benchmark for benchmark in BENCHMARKS.values() if benchmark.name in wanted]
+
+
+def stages_of(config: RunConfig) -> dict[str, Benchmark[Any, Any]]:
+    """Every record that a run makes of a variant, with its benchmark, in the order of measuring.
+
+    Raises:
+        UsageError: A benchmark is unknown, or two records would share a file.
+    """
+    found: dict[str, Benchmark[Any, Any]] = {}
+    files: dict[str, str] = {}
+    for benchmark in benchmarks_of(config.tasks):
+        for stage in benchmark.stages(config):
+            file = slug(stage).casefold()
+            if file in files:
+                raise UsageError(
+                    f"{files[file]!r} and {stage!r} would share the file {slug(stage)}.json",
+                    "measure one of them, or the other one with another --output-dir",
+                )
+            files[file], found[stage] = stage, benchmark
+    return found
+
+
+def check_options(config: RunConfig) -> None:
+    """Check the options of every benchmark that a run asks for, and that each option belongs to a benchmark.
+
+    Raises:
+        UsageError: An option is unknown, its value is invalid, or the benchmark has command-line options of its own.
+    """
+    for key in config.benchmark_options:
+        owner, dot, field = key.partition(".")
+        if not (dot and field):
+            raise UsageError(f"--benchmark-option {key}: names no option", "write NAME.OPTION=VALUE")
+        if owner not in BENCHMARKS:
+            raise unknown_name("benchmark", owner, BENCHMARKS)
+        if isinstance(dict(config).get(owner), BENCHMARKS[owner].options):
+            raise UsageError(
+                f"--benchmark-option {key}: the {owner} benchmark has command-line options of its own",
+                "see: slim-eval run --help",
+            )
+    for benchmark in benchmarks_of(config.tasks):
+        benchmark.options_of(config)
 
 
 def full_batches(requests: int, batch_size: int) -> int:
-    """Iterations of `batch_size` requests that hold at least `requests`: rounded up to full batches."""
+    """Iterations of `batch_size` requests that contain at least `requests`: rounded up to full batches."""
     return math.ceil(requests / batch_size)
+
+
+def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_size: int, seed: int = 0) -> list[Prompt]:
+    """The prompts of one iteration; call it outside whatever is timed.
+
+    Without `config.input_len` each is `config.prompt`. With it, each is that many random token ids: a function of
+    `seed`, `iteration`, the request and the model's vocabulary, so that every scheme of a model gets the same ones.
+    No two of a run are equal, as far as the vocabulary allows (its size to the power of `input_len`). They differ from
+    the first token on, so that not even a cache of common prefixes could help.
+
+    Args:
+        engine: Its vocabulary is used for synthetic prompts.
+        config: The kind of prompt.
+        iteration: Number of the batch within the run, warm-up included, from 0.
+        batch_size: Requests in every batch of the run.
+        seed: The seed of the run.
+
+    Raises:
+        BenchmarkError: The tokenizer has no token that a synthetic prompt may contain.
+    """
+    if config.input_len is None:
+        return [config.prompt] * batch_size
+    vocabulary = engine.ordinary_tokens()
+    if not vocabulary:
+        raise BenchmarkError("the tokenizer has no ordinary tokens for synthetic prompts", "use --prompt")
+    counting = min(config.input_len, _COUNTING_TOKENS)
+    made: list[Prompt] = []
+    for request in range(batch_size):
+        # The number of the request in tokens, lowest digit first, then random ones. Seeded by a text, Python's
+        # generator gives the same numbers on every platform.
+        number = iteration * batch_size + request
+        digits = [vocabulary[number // len(vocabulary) ** place % len(vocabulary)] for place in range(counting)]
+        generator = random.Random(f"{seed} {iteration} {request}")
+        made.append((*digits, *generator.choices(vocabulary, k=config.input_len - counting)))
+    return made
+
+
+def workload_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings of what each request is; a synthetic prompt depends on the seed, and generation is greedy, without one."""
+    part = config.performance
+    if part.input_len is None:
+        return {"prompt": part.prompt, "max_new_tokens": part.max_new_tokens}
+    return {"input_len": part.input_len, "prompt_seed": config.seed, "max_new_tokens": part.max_new_tokens}

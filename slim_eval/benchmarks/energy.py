@@ -1,15 +1,14 @@
 """The energy benchmark: joules of the devices that compute, over a steady window of equal work.
 
-Idle power is read first, with the engine loaded. Then iterations follow each other without a pause, and a window is cut
-out of them::
+Idle power is read first, with the engine loaded. Then iterations follow each other without a pause, and the window is
+a part of them::
 
     lead-in │ open · counted iterations · close │ lead-out
 
-Both ends are boundaries between two iterations like those inside the window, held up by no more than a reading of the
-counters. That is what makes the window steady: a GPU's power reading may be the mean of the last second and its counter
-may lag by 0.1 s, but what they look back on at the opening is the same work, not loading or idling; and the end of all
-work, with all that a device does then, lies behind the closing. All requests of a batch have the same length, so no
-batch of the window ever runs half empty. The meter samples from before the lead-in until after the lead-out.
+Both ends are boundaries between two iterations like those inside the window, delayed by no more than a reading of
+the counters. That makes the window steady: a GPU's power reading may be the mean of the last second and its counter may
+lag by 0.1 s, but what they cover at the opening is the same work, not loading or idling; and the end of all work comes
+after the closing. All requests of a batch have the same length, so no batch of the window ever runs half empty. The meter samples from before the lead-in until after the lead-out.
 
 A window that was disturbed has no energy: `valid` is false, `invalid_reasons` says why, and what was read (counter,
 integral, power, clocks) is kept as evidence.
@@ -23,21 +22,66 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slim_eval.benchmarks.base import Progress, full_batches, no_progress
-from slim_eval.benchmarks.workload import prompts
-from slim_eval.config import EnergyConfig, PerformanceConfig
+from slim_eval.benchmarks.base import (
+    Benchmark,
+    BenchmarkContext,
+    Progress,
+    full_batches,
+    no_progress,
+    prompts,
+    workload_settings,
+)
+from slim_eval.config import EnergyConfig, PerformanceConfig, RunConfig
 from slim_eval.engines.engine import Engine, Generation, Prompt
 from slim_eval.errors import BenchmarkError
-from slim_eval.power import SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules
-from slim_eval.results.records import EnergyMetrics, Intervals, Measurement
-from slim_eval.stats import bootstrap_interval
+from slim_eval.power import NO_SOURCE, SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules, open_meter
+from slim_eval.results.records import EnergyMetrics, EnergyRecord, Intervals, Measurement
 
 IDLE_SECONDS = 2.0
 LEAD_IN_S = SETTLE_S
 JOULES_PER_KWH = 3.6e6
 _MIN_BLOCKS = 5
-_BLOCK_S = SETTLE_S  # power readings that look back on the same time are not independent of each other
+_BLOCK_S = SETTLE_S  # power readings that average over the same time are not independent of each other
 _BLOCK_SAMPLES = 4
+
+
+class Energy(Benchmark[EnergyConfig, EnergyRecord]):
+    """Joules of the devices that compute."""
+
+    name = "energy"
+    options = EnergyConfig
+    record = EnergyRecord
+
+    def run(self, context: BenchmarkContext[EnergyConfig]) -> Measurement:
+        """Measure with the meter that the options and the devices allow; see the function `run`."""
+        options = context.options
+        meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
+        workload = context.config.performance
+        return run(context.engine, options, workload, meter, context.progress, seed=context.seed)
+
+    def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
+        """Device, load, meter, and what each request is."""
+        part = config.energy
+        return {
+            "device": device,
+            "energy_sample_runs": part.sample_runs,
+            "energy_batch_size": part.batch_size,
+            "energy_source": part.source,
+            "energy_sampling_interval": part.sampling_interval_s,
+            **workload_settings(config),
+        }
+
+    def batch_size(self, config: RunConfig, stage: str) -> int:
+        """Concurrent requests."""
+        return config.energy.batch_size
+
+    def flaw(self, record: EnergyRecord, config: RunConfig) -> str:
+        """A disturbed window is measured again, and so is a record without joules, unless no source was asked for."""
+        reasons = "; ".join(record.invalid_reasons)
+        if record.valid is False:
+            return f"it was not valid ({reasons})"
+        empty = record.energy_source is None and record.energy_joules is None and record.energy_kwh is None
+        return f"no energy was measured ({reasons})" if empty and config.energy.source != NO_SOURCE else ""
 
 
 @dataclass(frozen=True)
@@ -46,10 +90,10 @@ class _Work:
 
     Attributes:
         requests: Finished requests.
-        prompt_tokens: Of all requests together.
-        output_tokens: Of all requests together.
+        prompt_tokens: All requests together.
+        output_tokens: All requests together.
         ends_s: When each iteration ended, on the clock of `time.perf_counter`.
-        complaint: Where requests did not do equal work.
+        complaint: How requests did unequal work; None if all did the same.
     """
 
     requests: int
@@ -83,13 +127,13 @@ def run(
         engine: The loaded model.
         config: Number of requests and batch size.
         workload: Prompt and output length; its other fields are not used.
-        meter: What reads the energy; with `NoMeter` nothing is run, and the reason stands in the record.
-        progress: Told of finished requests of the window.
-        seed: Of synthetic prompts.
+        meter: Reads the energy; with `NoMeter` nothing is run, and the record contains the reason.
+        progress: Called with the finished requests of the window.
+        seed: Seed of synthetic prompts.
 
     Returns:
-        The metrics, and the power samples: ``t_s`` since the window opened, ``watts`` over all devices and, where there
-        are several, ``device_watts``; where known ``sm_clock_mhz`` and ``memory_clock_mhz`` (of the slowest device),
+        The metrics, and the power samples: ``t_s`` since the window opened, ``watts`` over all devices and, if there
+        are several, ``device_watts``; if known ``sm_clock_mhz`` and ``memory_clock_mhz`` (of the slowest device),
         ``temperature_celsius`` (of the hottest) and ``throttled`` (any).
 
     Raises:
@@ -113,7 +157,7 @@ def run(
     metrics = _metrics(reading, work, idle_watts).model_copy(
         update={"batch_size": config.batch_size, "num_lead_in": lead_in * config.batch_size}
     )
-    return Measurement(metrics, _rows(reading), (*reading.notes, *_notes(metrics)))
+    return Measurement(metrics, tuple(map(_sample_row, reading.samples)), (*reading.notes, *_notes(metrics)))
 
 
 class _Flow:
@@ -132,7 +176,7 @@ class _Flow:
     def lead_in(self) -> int:
         """Iterate without counting, and return how often: once, and then for at least `LEAD_IN_S`.
 
-        The first iteration stands apart: it may hold what an engine does only once.
+        The first iteration is not timed: an engine may do some work only once.
         """
         began, done = None, 0
         while began is None or time.perf_counter() - began < LEAD_IN_S:
@@ -166,7 +210,7 @@ class _Flow:
 def _work(done: Sequence[Generation], ends_s: Sequence[float], max_new_tokens: int) -> _Work:
     lengths = {generation.output_tokens for generation in done}
     if not any(lengths):
-        raise BenchmarkError("the engine generated no tokens", "see the run's log for what it said")
+        raise BenchmarkError("the engine generated no tokens", "see the run's log")
     complaint = None
     if lengths != {max_new_tokens}:
         complaint = f"requests generated {min(lengths)} to {max(lengths)} tokens, not {max_new_tokens}"
@@ -205,7 +249,7 @@ def _metrics(reading: EnergyReading, work: _Work, idle_watts: float | None) -> E
 
 
 def _net(reading: EnergyReading, idle_watts: float | None) -> float | None:
-    """Energy beyond idling; None where it cannot be told, also where idle power was above that of the window."""
+    """Energy beyond idling; None if it is not known, also if idle power was above that of the window."""
     if reading.joules is None or reading.duration_s is None or idle_watts is None:
         return None
     net = reading.joules - idle_watts * reading.duration_s
@@ -213,7 +257,7 @@ def _net(reading: EnergyReading, idle_watts: float | None) -> float | None:
 
 
 def _headline(reading: EnergyReading, work: _Work, net: float | None) -> dict[str, Any]:
-    """Gross energy, its shares and their intervals: what only an undisturbed window has."""
+    """Gross energy, its shares and their intervals; only of an undisturbed window."""
     joules = reading.joules
     if joules is None or not reading.duration_s:
         return {}
@@ -237,8 +281,8 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
     """Bootstrap intervals over blocks of the window; empty below `_MIN_BLOCKS` of them.
 
     Each block gives the integral of its power samples. Energy of the window and per token are both proportional to the
-    mean energy of an iteration: all iterations do the same work. What blocks say of the spread is relative; it is
-    scaled to the number that it belongs to, which may come from the counter.
+    mean energy of an iteration: all iterations do the same work. The spread of the blocks is relative; it is scaled to
+    the number that it belongs to, which may come from the counter.
     """
     if reading.opened_s is None or not reading.duration_s or len(reading.samples) < 2:
         return {}
@@ -258,11 +302,11 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
 
 
 def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[_Block]:
-    """Blocks of whole iterations, each as short as `shortest_s` allows; what is left over joins the last one.
+    """Blocks of whole iterations, each as short as `shortest_s` allows; the rest joins the last one.
 
     Args:
-        boundaries_s: Where iterations begin and end, the window's own ends included.
-        shortest_s: No block is shorter.
+        boundaries_s: When iterations begin and end, the window's own ends included.
+        shortest_s: Least length of a block.
     """
     blocks: list[_Block] = []
     first = 0
@@ -278,6 +322,8 @@ def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[_Block]:
 
 def _scaled(values: Sequence[float], number: float) -> tuple[float, float] | None:
     """The interval of the mean of `values`, in the proportion of `number` to that mean."""
+    from slim_eval.stats import bootstrap_interval
+
     interval = bootstrap_interval(values, "mean")
     factor = number / statistics.fmean(values)
     return None if interval is None else (interval.low * factor, interval.high * factor)
@@ -297,27 +343,23 @@ def _notes(metrics: EnergyMetrics) -> Iterator[str]:
         return
     if metrics.idle_power_watts is None:
         yield "net energy is not known: idle power could not be read, or another process used the device meanwhile"
-    else:  # gross energy stands: something else drew power while nothing was asked of the model
+    else:  # gross energy is valid: something else drew power while the model was idle
         yield f"net energy is not known: idle power ({metrics.idle_power_watts:.1f} W) was above that of the window"
 
 
-def _rows(reading: EnergyReading) -> tuple[dict[str, Any], ...]:
-    return tuple(_row(sample) for sample in reading.samples)
-
-
-def _row(sample: PowerSample) -> dict[str, Any]:
+def _sample_row(sample: PowerSample) -> dict[str, Any]:
     row: dict[str, Any] = {"t_s": sample.t_s, "watts": sum(sample.watts)}
     if len(sample.watts) > 1:
         row["device_watts"] = list(sample.watts)
     states = sample.states
-    row |= _told("sm_clock_mhz", min, [state.sm_clock_mhz for state in states])
-    row |= _told("memory_clock_mhz", min, [state.memory_clock_mhz for state in states])
-    row |= _told("temperature_celsius", max, [state.temperature_celsius for state in states])
-    row |= _told("throttled", max, [None if state.throttles is None else bool(state.throttles) for state in states])
+    readings: dict[str, tuple[Callable[[list[Any]], Any], list[Any]]] = {
+        "sm_clock_mhz": (min, [state.sm_clock_mhz for state in states]),
+        "memory_clock_mhz": (min, [state.memory_clock_mhz for state in states]),
+        "temperature_celsius": (max, [state.temperature_celsius for state in states]),
+        "throttled": (max, [None if state.throttles is None else bool(state.throttles) for state in states]),
+    }
+    for key, (pick, values) in readings.items():
+        known = [value for value in values if value is not None]
+        if known:
+            row[key] = pick(known)
     return row
-
-
-def _told(key: str, pick: Callable[[list[Any]], Any], values: Sequence[Any]) -> dict[str, Any]:
-    """The value picked among the devices that told one; empty where none did."""
-    known = [value for value in values if value is not None]
-    return {key: pick(known)} if known else {}

@@ -1,7 +1,7 @@
 """The embedded demonstration model: a tiny Llama, its three lm-eval tasks and its calibration text.
 
-It lets every command be tried offline in minutes. Its scores say nothing about any other model. How it was made
-stands in ``README.md`` beside this file; ``python -m tools.demo_model.train`` makes it again.
+With it every command can be tried offline in minutes. Its scores are not those of any other model. ``README.md`` beside
+this file describes its training; ``python -m tools.demo_model.train`` repeats it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MODEL_DIR = _HERE / "model"
 #: The folder of task files, as given to lm-eval's ``--include_path``.
 TASKS_DIR = _HERE / "tasks"
 
-#: Calibration text for GPTQ: one JSON object a line, each with ``messages`` in the chat format.
+#: Calibration text for GPTQ: one JSON object per line, each with ``messages`` in the chat format.
 CALIBRATION_FILE = _HERE / "calibration.jsonl"
 
-#: The names of the three tasks, in the manner of MMLU, GSM8K and HellaSwag.
+#: The names of the three tasks, in the style of MMLU, GSM8K and HellaSwag.
 TASKS = ("demo_mmlu", "demo_gsm8k", "demo_hellaswag")

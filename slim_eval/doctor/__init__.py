@@ -1,37 +1,39 @@
-"""Would `slim-eval run` work here? Looked at without importing anything heavy and without downloading anything."""
+"""Would `slim-eval run` work here? Examined without heavy imports and without downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from slim_eval.config import DoctorConfig
-from slim_eval.doctor import hardware, packages, precisions, reach
+from slim_eval.doctor import checks, network, precisions
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.doctor.findings import Finding, Report, Section, State
+from slim_eval.engines import engines_for
 from slim_eval.schemes import scheme
 
 __all__ = ["CHECKS", "Finding", "Report", "Section", "State", "examine"]
 
 Check = Callable[[Facts], Iterable[Finding]]
 
-#: What is looked at, in the order in which it is shown.
+#: Sections of the report, in order.
 CHECKS: tuple[tuple[str, Check], ...] = (
-    ("Quantization", packages.check_quantizing),
-    ("Measurement", packages.check_serving),
-    ("Machine", hardware.check_machine),
-    ("GPU", hardware.check_gpus),
+    ("Quantization", checks.check_quantizing),
+    ("Measurement", checks.check_serving),
+    ("Machine", checks.check_machine),
+    ("GPU", checks.check_gpus),
     ("Precisions", precisions.check),
-    ("Hub", reach.check_hub),
-    ("Weights & Biases", reach.check_wandb),
+    ("Hub", network.check_hub),
+    ("Weights & Biases", network.check_wandb),
 )
 
 
 def examine(config: DoctorConfig) -> Report:
-    """Look at everything that a run rests on.
+    """Examine everything that a run depends on.
 
     Raises:
-        UsageError: A scheme that is not registered.
+        UsageError: A scheme or an engine that is not registered.
     """
+    engines_for(config.engine)
     for name in config.precision:
         scheme(name)
     facts = gather(config)

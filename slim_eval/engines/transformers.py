@@ -1,7 +1,7 @@
-"""Transformers as an `Engine`: runs everywhere, and all that llm-compressor writes. The only importer of its models.
+"""Transformers as an `Engine`: runs everywhere, and serves every checkpoint that llm-compressor writes.
 
-Quantized weights are decompressed and int8 activations are rounded in 16-bit arithmetic (compressed-tensors): the
-numerics of the quantized model, at a speed and size that say nothing about it. `notes` says so.
+Quantized weights are decompressed and int8 activations are rounded in 16-bit arithmetic (compressed-tensors): this has
+the numerics of the quantized model, but not its speed or size. A note in every record reports it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import fitting, room
-from slim_eval.engines.engine import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
-from slim_eval.engines.memory import resident_memory, unpacked_bytes
+from slim_eval.engines import memory
+from slim_eval.engines.engine import (
+    ENGINES,
+    EngineType,
+    Generation,
+    LoadRequest,
+    MemoryReport,
+    Prompt,
+    ordinary_tokens,
+)
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB
 
-_EMULATED = (
-    "Transformers emulates the quantized kernels in 16 bit: its speed and memory at int8 and int4 say nothing about a "
-    "deployment; its accuracy does"
-)
+_EMULATED = "Transformers emulates quantized kernels in 16 bit: its accuracy is that of a deployment, its speed and memory are not"
 _OUT_OF_MEMORY = "lower --batch-size or --max-new-tokens, or use a larger device"
 
 #: GiB of memory that torch and Transformers take before a model is loaded.
@@ -31,69 +35,71 @@ _ENGINE_GB = 0.4
 _LOAD_FAILURES = (OSError, ValueError, RuntimeError)
 
 
-def check(config: EngineConfig) -> None:
-    """Refuse what this engine cannot do.
+class Transformers(EngineType):
+    """Hugging Face Transformers on one GPU or the CPU."""
 
-    Raises:
-        UsageError: More than one GPU was asked for.
-    """
-    if config.tensor_parallel_size > 1:
-        raise UsageError(
-            f"the Transformers engine uses one GPU, not {config.tensor_parallel_size}",
-            "use --engine vllm, or leave --tensor-parallel-size at 1",
-        )
+    name = "transformers"
+    label = "Transformers"
+    modules = ("torch", "transformers")
+    quantized_kernels = "emulated"
+    auto_rank = 1
+
+    def check(self, config: EngineConfig) -> None:
+        """Refuse more than one GPU.
+
+        Raises:
+            UsageError: More than one GPU was requested.
+        """
+        if config.tensor_parallel_size > 1:
+            raise UsageError(
+                f"the Transformers engine uses one GPU, not {config.tensor_parallel_size}",
+                "use --engine vllm, or leave --tensor-parallel-size at 1",
+            )
+
+    def load(self, request: LoadRequest) -> TransformersEngine:
+        """Load a checkpoint onto the first visible GPU, or onto the CPU without one."""
+        config = request.config
+        self.check(config)
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        except ImportError as error:
+            raise _missing(error) from error
+        facts = describe(request.checkpoint)
+        weights = memory.unpacked_bytes(request.checkpoint)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":
+            memory.require_on_gpus(weights, 1)
+        else:
+            memory.require_in_ram(weights, _ENGINE_GB)
+        path, trust = str(request.checkpoint), config.trust_remote_code
+        start = time.perf_counter()
+        set_seed(request.seed)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, facts.dtype),
+                device_map=device,
+                trust_remote_code=trust,
+                **config.engine_args,
+            ).eval()
+            engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
+            # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
+            engine.generate(["."], max_new_tokens=1)
+        except ImportError as error:
+            raise _missing(error) from error
+        except (*_LOAD_FAILURES, MemoryError, EngineError) as error:
+            raise _load_error(error, weights, on_cpu=device == "cpu") from error
+        engine.load_time_s = time.perf_counter() - start
+        return engine
 
 
-def load(request: LoadRequest) -> TransformersEngine:
-    """Load a checkpoint onto the first visible GPU, or the CPU where there is none.
-
-    Raises:
-        EngineError: There is no room for it, or it does not load; cause and remedy.
-        MissingPackageError: A package that the checkpoint needs is not installed.
-    """
-    config = request.config
-    check(config)
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    except ImportError as error:
-        raise _missing(error) from error
-    facts = describe(request.checkpoint)
-    weights = unpacked_bytes(request.checkpoint)
-    if torch.cuda.is_available():
-        room.require_on_gpus(weights, 1)
-    else:
-        room.require_in_ram(weights, _ENGINE_GB)
-    path, trust = str(request.checkpoint), config.trust_remote_code
-    start = time.perf_counter()
-    set_seed(request.seed)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, facts.dtype),
-            device_map="cuda" if torch.cuda.is_available() else "cpu",
-            trust_remote_code=trust,
-            **config.engine_args,
-        ).eval()
-        engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
-        # A compressed checkpoint is decompressed by its first forward pass: that belongs to loading.
-        engine.generate(["."], max_new_tokens=1)
-    except ImportError as error:
-        raise _missing(error) from error
-    except (*_LOAD_FAILURES, MemoryError, EngineError) as error:
-        raise _load_error(error, weights, on_cpu=not torch.cuda.is_available()) from error
-    engine.load_time_s = time.perf_counter() - start
-    return engine
-
-
-def kernels(*, quantized: bool) -> str:
-    """How arithmetic is done here: Transformers imitates quantized kernels in 16 bit."""
-    return "emulated" if quantized else "native"
+TRANSFORMERS = ENGINES.register(Transformers())
 
 
 class TransformersEngine:
-    """One model and its tokenizer; requests of a batch run in step, padded on the left."""
+    """One model and its tokenizer; the requests of a batch run in lockstep, padded on the left."""
 
     name = "transformers"
 
@@ -104,12 +110,12 @@ class TransformersEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
         self.device: str = model.device.type
-        self.kernels = kernels(quantized=quantized)
+        self.kernels: str = TRANSFORMERS.quantized_kernels if quantized else "native"
         self.load_time_s = 0.0
         self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
         self._model: Any = model
         self._tokenizer = tokenizer
-        # Where a tokenizer has no padding token any will do: padded positions are masked.
+        # Without a padding token any other works: padded positions are masked.
         self._pad_id = next(
             (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None), 0
         )
@@ -140,11 +146,11 @@ class TransformersEngine:
         ]
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt; see `Engine.count_tokens`."""
+        """Tokens in a prompt; see `Engine.count_tokens`."""
         return len(self._encode(prompt))
 
     def ordinary_tokens(self) -> Sequence[int]:
-        """What a synthetic prompt may be made of; see `Engine.ordinary_tokens`."""
+        """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
         return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
@@ -160,12 +166,12 @@ class TransformersEngine:
         if model.device.type == "cuda":
             peak, used = torch.cuda.max_memory_reserved() / MIB, torch.cuda.memory_reserved() / MIB
             source = "memory reserved by torch"
-        elif (resident := resident_memory()) is not None:
+        elif (resident := memory.resident_memory()) is not None:
             peak, used, source = resident.peak_mb, resident.used_mb, "resident memory of the process"
         return MemoryReport(weights_gb=sum(storages.values()) / GIB, peak_mb=peak, source=source, used_mb=used)
 
     def lm_eval_model(self, batch_size: int) -> Any:
-        """lm-eval's own `HFLM` over this very model."""
+        """lm-eval's own `HFLM` over this same model."""
         from lm_eval.models.huggingface import HFLM
 
         return HFLM(
@@ -176,7 +182,7 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        """Let go of the model; its memory is free when the process ends at the latest."""
+        """Release the model; its memory is free when the process ends at the latest."""
         self._model = None
 
     def _loaded(self) -> Any:
@@ -218,9 +224,9 @@ class TransformersEngine:
 
 
 class _TokenClock:
-    """A streamer: `generate` calls it with the prompt, then with each step's tokens, brought to the CPU.
+    """A streamer: `generate` calls it with the prompt, then with each step's tokens, copied to the CPU.
 
-    That copy waits for the GPU, so a stamp is taken when the tokens are there, not when the kernels were queued.
+    The copy waits for the GPU, so a stamp is the time when the tokens are there, not when the kernels were queued.
     """
 
     def __init__(self) -> None:
@@ -230,15 +236,15 @@ class _TokenClock:
         self.stamps.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing is left to flush."""
+        """Part of the streamer interface; there is nothing to flush."""
 
 
 @contextmanager
 def _plain_settings(model: Any, max_new_tokens: int, eos: list[int], pad_id: int) -> Iterator[None]:
-    """Greedy generation with nothing else that the model's own settings ask for, such as a repetition penalty.
+    """Plain greedy generation, without the model's own generation settings such as a repetition penalty.
 
-    They are put back afterwards: lm-eval is to find them as its own command would. Without an end-of-sequence token
-    `generate` runs to exactly `max_new_tokens`.
+    The model's settings are restored afterwards, for lm-eval. Without an end-of-sequence token `generate` runs to exactly
+    `max_new_tokens`.
     """
     from transformers import GenerationConfig
 
@@ -259,7 +265,7 @@ def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _up_to_eos(tokens: list[int], eos: set[int]) -> list[int]:
-    """A request's own tokens: a batch goes on until its last request has ended."""
+    """A request's own tokens: a batch continues until its last request has ended."""
     end = next((index + 1 for index, token in enumerate(tokens) if token in eos), len(tokens))
     return tokens[:end]
 
@@ -270,23 +276,23 @@ def _missing(error: ImportError) -> MissingPackageError:
 
 
 def _load_error(error: BaseException, weight_bytes: int, *, on_cpu: bool) -> EngineError:
-    """Why the model did not load; where memory ran out, with what it takes and what is free."""
-    if isinstance(error, EngineError) and not fitting.is_out_of_memory(error):
+    """The error for a model that did not load; if memory ran out, with the size of the weights and the free memory."""
+    if isinstance(error, EngineError) and not memory.is_out_of_memory(error):
         return error
     translated = _translate(error, "Transformers did not load the model")
-    if not fitting.is_out_of_memory(error):
+    if not memory.is_out_of_memory(error):
         return translated
     return EngineError(
-        f"{translated.cause}; {room.situation(weight_bytes, 1, on_cpu=on_cpu)}",
+        f"{translated.cause}; {memory.situation(weight_bytes, 1, on_cpu=on_cpu)}",
         "serve a smaller model, or --engine vllm, which keeps int8 and int4 packed",
     )
 
 
 def _translate(error: BaseException, what: str) -> EngineError:
     text = " ".join(str(error).split()) or type(error).__name__
-    if fitting.is_out_of_memory(error):
-        short = fitting.shortage(error)
+    if memory.is_out_of_memory(error):
+        short = memory.shortage(error)
         return EngineError(f"{what}: out of memory" + (f", {short}" if short else ""), _OUT_OF_MEMORY)
     if "trust_remote_code" in text:
-        return EngineError(f"{what}: it brings code of its own", "if you trust it: --trust-remote-code")
+        return EngineError(f"{what}: it contains Python code", "if you trust it: --trust-remote-code")
     return EngineError(f"{what}: {text[:300]}", "see the log")

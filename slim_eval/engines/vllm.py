@@ -1,7 +1,7 @@
-"""vLLM as an `Engine`: loaded once, for performance, energy and accuracy. The only module that imports vLLM.
+"""vLLM as an `Engine`: loaded once for all benchmarks. The only module that imports vLLM.
 
-The engine core runs in processes of its own, as in every deployment; ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` in the
-environment keeps it in this one, which starts much faster but lets the front end and the model compete for one
+The engine core runs in processes of its own, as in every deployment. ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` in the
+environment keeps it in this process, which starts much faster, but the front end and the model then compete for one
 interpreter: good for trying things out, not for numbers.
 """
 
@@ -10,32 +10,45 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
+import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import fitting, processes, room, vllm_errors
-from slim_eval.engines.distribution import distribution_named_vllm
-from slim_eval.engines.engine import Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
-from slim_eval.engines.guarded import Guarded
-from slim_eval.engines.memory import resident_memory, served_bytes
+from slim_eval.engines import memory
+from slim_eval.engines.engine import (
+    ENGINES,
+    EngineType,
+    Generation,
+    LoadRequest,
+    MemoryReport,
+    Platform,
+    Prompt,
+    cpu_flags,
+    ordinary_tokens,
+)
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB, did_you_mean
 
-#: Set before vLLM is imported; what the user has set stays. Usage statistics are not sent from a benchmark.
+if TYPE_CHECKING:
+    from slim_eval.power import GpuCapabilities
+
+#: Set before vLLM is imported, unless the user has set them. A benchmark does not send usage statistics.
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
-#: GiB of KV cache on a CPU. Without it vLLM takes its share (--gpu-memory-utilization) of the machine's whole memory.
+#: GiB of KV cache on a CPU. Without it vLLM takes its share (--gpu-memory-utilization) of the whole machine's memory.
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 #: --enforce-eager leaves small helpers compiled; on a CPU building the one for log-probabilities takes half a minute.
 _CPU_EAGER_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
 
-#: Engine arguments that have an option, or that slim-eval measures by: not to be given with --engine-arg.
+#: Engine arguments that have an option, or that slim-eval sets itself: refused in --engine-arg.
 _OWN_ARGUMENTS = {
     "model": "--models",
     "max_model_len": "--max-model-len",
@@ -52,88 +65,128 @@ _OWN_ARGUMENTS = {
 #: GiB of memory that vLLM's processes take on a CPU before a model is loaded.
 _ENGINE_GB = 1.5
 
-#: What comes out of vLLM beside its own exceptions: pydantic's validation, torch's memory, dead children.
+#: How long vLLM's processes may take to exit.
+_EXIT_TIMEOUT_S = 15.0
+
+#: What vLLM raises besides its own exceptions: pydantic's validation, torch's memory, dead children.
 _FAILURES = (ValueError, RuntimeError, OSError)
 
 
-@dataclass(frozen=True)
-class VllmPlatform:
-    """The hardware that the installed vLLM would run on.
+class Vllm(EngineType):
+    """vLLM, for CUDA or for the CPU."""
 
-    Attributes:
-        kind: ``none`` where this build finds nothing to run on, e.g. a CUDA build without a GPU.
-        capability: CUDA compute capability of the first visible GPU; None elsewhere.
-        has_avx512: Whether the CPU has AVX-512.
-    """
+    name = "vllm"
+    label = "vLLM"
+    modules = ("torch", "transformers", "vllm")
+    settings = frozenset({"gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
+    auto_rank = 0
 
-    kind: Literal["cpu", "cuda", "other", "none"]
-    capability: tuple[int, int] | None = None
-    has_avx512: bool = False
-
-
-def platform() -> VllmPlatform:
-    """Ask vLLM itself; no CUDA context is made, which would cost memory and break vLLM's own processes.
-
-    Raises:
-        EngineError: vLLM is there and cannot be imported.
-    """
-    _prepare_environment()
-    try:
-        from vllm.platforms import current_platform
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        raise EngineError(f"vLLM is installed but cannot be imported ({error})", "install it again") from error
-    if current_platform.is_cpu():
-        return VllmPlatform("cpu", has_avx512=has_avx512())
-    if current_platform.is_cuda():
-        capability = current_platform.get_device_capability()
-        return VllmPlatform("cuda", None if capability is None else (capability.major, capability.minor))
-    return VllmPlatform("none" if current_platform.is_unspecified() else "other")
-
-
-def load(request: LoadRequest) -> VllmEngine:
-    """Start vLLM on a checkpoint; on a GPU with a smaller share of it where the one asked for does not fit.
-
-    Raises:
-        EngineError: There is no room for it, it did not start, or an engine argument is unknown; cause and remedy.
-        MissingPackageError: vLLM is not installed.
-    """
-    kind = platform().kind
-    if on_cpu := kind == "cpu":
-        _set_defaults(_CPU_ENVIRONMENT)
-        if request.config.enforce_eager:
-            _set_defaults(_CPU_EAGER_ENVIRONMENT)
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
-    arguments = _arguments(request)
-    weights, count = served_bytes(request.checkpoint), request.config.tensor_parallel_size
-
-    def start(share: float) -> Any:
-        log = vllm_errors.LogTail()
+    def platform(self) -> Platform:
+        """The hardware, as vLLM detects it; no CUDA context is made, which would use memory and break its processes."""
+        _set_defaults(_ENVIRONMENT)
         try:
-            return LLM(**{**arguments, "gpu_memory_utilization": share})
-        except _failures() as error:
-            raise vllm_errors.start_error(error, log.read()) from error
+            from vllm.platforms import current_platform
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise EngineError(f"vLLM is installed but cannot be imported ({error})", "install it again") from error
+        if current_platform.is_cpu():
+            return Platform("cpu", cpu_flags=cpu_flags())
+        if current_platform.is_cuda():
+            capability = current_platform.get_device_capability()
+            return Platform("cuda", None if capability is None else (capability.major, capability.minor))
+        return Platform("none" if current_platform.is_unspecified() else "other")
 
-    share = request.config.gpu_memory_utilization
-    cache_gb = room.cpu_kv_cache_gb() if on_cpu else None
-    if on_cpu:
-        room.require_in_ram(weights, _ENGINE_GB, cache_gb)
-    elif kind == "cuda":
-        room.require_on_gpus(weights, count)
-    fitted = fitting.start_with_less(
-        start,
-        share,
-        processes.clear_failed_start,
-        functools.partial(room.situation, weights, count, on_cpu=on_cpu),
-        least=share if cache_gb is not None else fitting.MIN_SHARE,  # a cache of a set size does not go by the share
-    )
-    return VllmEngine(fitted, request, start, on_cpu=on_cpu)
+    def expected_platform(self, build: str, gpu: GpuCapabilities | None) -> Platform:
+        """The hardware, from the name of vLLM's build and the GPU; see `EngineType.expected_platform`."""
+        if "cpu" in build:
+            return Platform("cpu", cpu_flags=cpu_flags())
+        if "rocm" in build:
+            return Platform("other")
+        return Platform("none") if gpu is None else Platform("cuda", gpu.compute_capability)
+
+    def check(self, config: EngineConfig) -> None:
+        """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself.
+
+        Raises:
+            UsageError: Naming the argument and the nearest known ones.
+        """
+        if not config.engine_args:
+            return
+        _set_defaults(_ENVIRONMENT)
+        from vllm import EngineArgs
+
+        known = {field.name for field in dataclasses.fields(EngineArgs)}
+        for name in config.engine_args:
+            if name in _OWN_ARGUMENTS:
+                option = _OWN_ARGUMENTS[name]
+                remedy = f"use {option}" if option else "leave it out: the measurements depend on it"
+                raise UsageError(f"--engine-arg {name}: is set by slim-eval itself", remedy)
+            if name not in known:
+                raise UsageError(f"--engine-arg {name}: vLLM has no such engine argument", did_you_mean(name, known))
+
+    def load(self, request: LoadRequest) -> VllmEngine:
+        """Start vLLM on a checkpoint; on a GPU with a smaller share of its memory if the requested one does not fit."""
+        config = request.config
+        kind = self.platform().kind
+        if on_cpu := kind == "cpu":
+            _set_defaults(_CPU_ENVIRONMENT)
+            if config.enforce_eager:
+                _set_defaults(_CPU_EAGER_ENVIRONMENT)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
+        self.check(config)
+        arguments = {
+            "model": str(request.checkpoint),
+            "dtype": describe(request.checkpoint).dtype,  # its own 16-bit dtype; bfloat16 for a float32 checkpoint
+            "max_model_len": request.max_model_len,
+            "seed": request.seed,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "enforce_eager": config.enforce_eager,
+            "trust_remote_code": config.trust_remote_code,
+            "disable_log_stats": False,  # the times of each request come with the statistics
+            "enable_prefix_caching": True,
+            "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
+            **config.engine_args,
+        }
+        weights, count = memory.served_bytes(request.checkpoint), config.tensor_parallel_size
+
+        def start(share: float) -> Any:
+            log = LogTail()
+            try:
+                return LLM(**arguments, gpu_memory_utilization=share)
+            except _failures() as error:
+                raise start_error(error, log.read()) from error
+
+        share = config.gpu_memory_utilization
+        cache_gb = cpu_kv_cache_gb() if on_cpu else None
+        if on_cpu:
+            memory.require_in_ram(weights, _ENGINE_GB, cache_gb)
+        elif kind == "cuda":
+            memory.require_on_gpus(weights, count)
+        fitted = memory.start_with_less(
+            start,
+            share,
+            _clear_failed_start,
+            lambda: memory.situation(weights, count, on_cpu=on_cpu),
+            least=share if cache_gb is not None else memory.MIN_SHARE,  # a fixed cache does not depend on the share
+        )
+        return VllmEngine(fitted, request, functools.partial(start, fitted.share), on_cpu=on_cpu)
+
+
+VLLM = ENGINES.register(Vllm())
+
+
+def cpu_kv_cache_gb() -> float | None:
+    """GiB that vLLM reserves for its KV cache on a CPU; None if the variable does not define it."""
+    try:
+        return float(os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")) or None
+    except ValueError:  # vLLM reports it
+        return None
 
 
 class MemoryProbe:
-    """Mixed into vLLM's worker class (``worker_extension_cls``), where weights and KV cache are.
+    """Mixed into vLLM's worker class (``worker_extension_cls``), which has the weights and the KV cache.
 
     vLLM calls it by name in the worker's process, so that no function has to be pickled into it.
     """
@@ -162,13 +215,13 @@ class MemoryProbe:
 
 
 class VllmEngine:
-    """One `vllm.LLM`. Prefix caching is on, for accuracy; the requests of `generate` do not read it."""
+    """One `vllm.LLM`. Prefix caching is on, for accuracy; the requests of `generate` do not use it."""
 
     name = "vllm"
     kernels = "native"
 
     def __init__(
-        self, fitted: fitting.Fitted[Any], request: LoadRequest, start: Callable[[float], Any], *, on_cpu: bool
+        self, fitted: memory.Fitted[Any], request: LoadRequest, start_again: Callable[[], Any], *, on_cpu: bool
     ) -> None:
         import vllm
 
@@ -179,13 +232,13 @@ class VllmEngine:
         self.max_model_len = int(config.model_config.max_model_len)
         self.load_time_s = fitted.seconds
         self._llm: Any = llm
-        self._start_again = functools.partial(start, fitted.share)
+        self._start_again = start_again
         self._ran_out = False
         self._request = request
         self._on_cpu = on_cpu
         self.device = "cpu" if on_cpu else "cuda"
-        self._log = vllm_errors.LogTail()
-        self._processes = processes.engine_processes()
+        self._log = LogTail()
+        self._processes = _engine_processes()
         self.notes: tuple[str, ...] = fitted.notes
         if on_cpu:
             self.notes += ("weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them unseen",)
@@ -202,29 +255,31 @@ class VllmEngine:
             skip_reading_prefix_cache=True,
         )
         try:
-            outputs = self._loaded().generate([_as_vllm(prompt) for prompt in prompts], sampling, use_tqdm=False)
+            inputs = [{"prompt_token_ids": list(each)} if isinstance(each, tuple) else each for each in prompts]
+            outputs = self._loaded().generate(inputs, sampling, use_tqdm=False)
         except _failures() as error:
             raise self._stopped(error) from error
         return [_generation(output) for output in outputs]
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt; see `Engine.count_tokens`."""
+        """Tokens in a prompt; see `Engine.count_tokens`."""
         return len(prompt) if isinstance(prompt, tuple) else len(self._loaded().get_tokenizer().encode(prompt))
 
     def ordinary_tokens(self) -> Sequence[int]:
-        """What a synthetic prompt may be made of; see `Engine.ordinary_tokens`."""
+        """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
         return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
-        """Weights and KV cache as vLLM's workers hold them; see `Engine.memory`."""
+        """Weights and KV cache of vLLM's workers; see `Engine.memory`."""
         cache = self._loaded().llm_engine.vllm_config.cache_config
         workers: list[dict[str, int | None]] = self._loaded().collective_rpc("slim_eval_memory")
-        weights = served_bytes(self._request.checkpoint) if self._on_cpu else _sum(workers, "weights")
+        weights = memory.served_bytes(self._request.checkpoint) if self._on_cpu else _sum(workers, "weights")
         tokens = getattr(cache, "kv_cache_size_tokens", None)  # right for models that mix kinds of layers too
         if tokens is None and cache.num_gpu_blocks:
             tokens = cache.num_gpu_blocks * cache.block_size
-        peak, used, source = _gpu_memory(workers)
-        if self._on_cpu and (resident := resident_memory()) is not None:
+        peak, used = _in(MIB, _sum(workers, "peak")), _in(MIB, _sum(workers, "used"))
+        source = None if peak is None else "memory reserved by torch in vLLM's workers"
+        if self._on_cpu and (resident := memory.resident_memory()) is not None:
             peak, used, source = resident.peak_mb, resident.used_mb, "resident memory of vLLM's processes"
         return MemoryReport(
             weights_gb=_in(GIB, weights),
@@ -236,7 +291,7 @@ class VllmEngine:
         )
 
     def lm_eval_model(self, batch_size: int) -> Any:
-        """lm-eval's own `VLLM` over this very `vllm.LLM`, started again where memory ran out in it."""
+        """lm-eval's own `VLLM` over this same `vllm.LLM`, restarted if it ran out of memory."""
         if self._ran_out:
             self._restart()
         model = Guarded(self._loaded(), _failures(), self._stopped)
@@ -245,7 +300,7 @@ class VllmEngine:
 
             config = self._request.config
             with _replaced(vllm_causallms, "LLM", lambda **_: model):
-                # It builds its model by calling LLM(...), and offers no way to hand it one.
+                # It builds its model by calling LLM(...); there is no way to pass it one.
                 return vllm_causallms.VLLM(
                     pretrained=str(self._request.checkpoint),
                     batch_size=batch_size,
@@ -256,25 +311,25 @@ class VllmEngine:
                 )
 
     def close(self) -> None:
-        """Stop vLLM and wait for its processes; one that does not stop is killed."""
+        """Stop vLLM and wait for its processes; kill those that do not exit."""
         if self._llm is None:
             return
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
-        processes.end(self._processes)
+        _end(self._processes)
 
     def _stopped(self, error: BaseException) -> EngineError:
-        failure = vllm_errors.run_error(error, self._log.read())
-        self._ran_out = self._ran_out or fitting.is_out_of_memory(failure)
+        failure = run_error(error, self._log.read())
+        self._ran_out = self._ran_out or memory.is_out_of_memory(failure)
         return failure
 
     def _restart(self) -> None:
-        """Make another `vllm.LLM`: one whose engine process ran out of memory has ended, or is in no known state."""
+        """Make another `vllm.LLM`: an engine process that ran out of memory has exited or is in an unknown state."""
         self.close()
-        processes.clear_failed_start()
+        _clear_failed_start()
         self._llm = self._start_again()
-        self._ran_out, self._log = False, vllm_errors.LogTail()
-        self._processes = processes.engine_processes()
+        self._ran_out, self._log = False, LogTail()
+        self._processes = _engine_processes()
 
     @functools.cached_property
     def _ordinary_tokens(self) -> tuple[int, ...]:
@@ -295,53 +350,8 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*_FAILURES, EngineDeadError, getattr(exceptions, "VLLMError", ValueError))
 
 
-def check(config: EngineConfig) -> None:
-    """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself.
-
-    Raises:
-        UsageError: Naming the argument, and the nearest known ones.
-    """
-    if not config.engine_args:
-        return
-    _prepare_environment()
-    from vllm import EngineArgs
-
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    for name in config.engine_args:
-        if name in _OWN_ARGUMENTS:
-            option = _OWN_ARGUMENTS[name]
-            remedy = f"use {option}" if option else "leave it out: the measurements rest on it"
-            raise UsageError(f"--engine-arg {name}: is set by slim-eval itself", remedy)
-        if name not in known:
-            raise UsageError(f"--engine-arg {name}: vLLM has no such engine argument", did_you_mean(name, known))
-
-
-def _arguments(request: LoadRequest) -> dict[str, Any]:
-    config = request.config
-    check(config)
-    arguments = {
-        "model": str(request.checkpoint),
-        "dtype": describe(request.checkpoint).dtype,  # its own 16-bit dtype; bfloat16 for a float32 checkpoint
-        "max_model_len": request.max_model_len,
-        "seed": request.seed,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "enforce_eager": config.enforce_eager,
-        "trust_remote_code": config.trust_remote_code,
-        "disable_log_stats": False,  # the times of each request come with the statistics
-        "enable_prefix_caching": True,
-        "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
-    }
-    return {**arguments, **config.engine_args}
-
-
-def _as_vllm(prompt: Prompt) -> Any:
-    """A prompt as `vllm.LLM.generate` takes it."""
-    return {"prompt_token_ids": list(prompt)} if isinstance(prompt, tuple) else prompt
-
-
 def _generation(output: Any) -> Generation:
-    """A finished request. ``arrival_time`` is wall clock, the ``_ts`` are the engine's monotonic clock: never mixed."""
+    """A finished request; ``arrival_time`` is wall clock, the ``_ts`` are monotonic: the two are never mixed."""
     completion, metrics = output.outputs[0], output.metrics
     count = len(completion.token_ids)
     ttft_s = decode_s = e2e_s = None
@@ -351,11 +361,6 @@ def _generation(output: Any) -> Generation:
         e2e_s = ttft_s + between
         decode_s = between if count > 1 else None
     return Generation(len(output.prompt_token_ids), count, completion.text, ttft_s, e2e_s, decode_s)
-
-
-def _gpu_memory(workers: list[dict[str, int | None]]) -> tuple[float | None, float | None, str | None]:
-    peak, used = _in(MIB, _sum(workers, "peak")), _in(MIB, _sum(workers, "used"))
-    return peak, used, None if peak is None else "memory reserved by torch in vLLM's workers"
 
 
 def _sum(workers: list[dict[str, int | None]], key: str) -> int | None:
@@ -368,21 +373,82 @@ def _in(unit: int, amount: int | None) -> float | None:
     return None if amount is None else amount / unit
 
 
-def has_avx512() -> bool:
-    """Whether this CPU has AVX-512; False also where that cannot be read."""
-    try:
-        return " avx512f " in f"{Path('/proc/cpuinfo').read_text(encoding='utf-8')} ".replace("\n", " ")
-    except OSError:
-        return False
-
-
-def _prepare_environment() -> None:
-    _set_defaults(_ENVIRONMENT)
-
-
 def _set_defaults(variables: dict[str, str]) -> None:
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+
+
+class Guarded:
+    """A `vllm.LLM` for lm-eval; exceptions from its `generate` are translated, everything else is passed on.
+
+    Args:
+        model: The `vllm.LLM`.
+        failures: The exceptions to translate.
+        translate: Makes an `EngineError` from one.
+    """
+
+    def __init__(
+        self, model: Any, failures: tuple[type[Exception], ...], translate: Callable[[BaseException], EngineError]
+    ) -> None:
+        self._model, self._failures, self._translate = model, failures, translate
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """The model's own `generate`.
+
+        Raises:
+            EngineError: It stopped; with cause and remedy.
+        """
+        try:
+            return self._model.generate(*args, **options)
+        except self._failures as error:
+            raise self._translate(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class _CpuBuild(metadata.Distribution, metadata.DistributionFinder):
+    """vLLM's CPU build, whose distribution is ``vllm-cpu``, under the name ``vllm``; it finds itself on `sys.meta_path`."""
+
+    def __init__(self, version: str) -> None:
+        # vLLM itself reads "cpu" in this version as "built for the CPU".
+        self._version = version if "cpu" in version else f"{version}+cpu"
+
+    def read_text(self, filename: str) -> str | None:
+        return f"Metadata-Version: 2.1\nName: vllm\nVersion: {self._version}\n" if filename == "METADATA" else None
+
+    def locate_file(self, path: Any) -> Any:
+        return Path(path)
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Finds no module, only a distribution."""
+
+    def find_distributions(self, context: Any = None) -> Iterator[metadata.Distribution]:
+        if context is None or context.name in (None, "vllm"):
+            yield self
+
+
+@contextmanager
+def distribution_named_vllm(version: str) -> Iterator[None]:
+    """Give `importlib.metadata.version("vllm")` an answer if no distribution has that name.
+
+    lm-eval calls it at import and whenever it builds its adapter, and cannot use the CPU build without an answer.
+
+    Args:
+        version: vLLM's own version.
+    """
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        finder = _CpuBuild(version)
+    else:
+        yield
+        return
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 @contextmanager
@@ -393,3 +459,140 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, original)
+
+
+# --- Processes ---
+
+
+def _engine_processes() -> list[Any]:
+    """VLLM's processes below this one. Python's resource tracker does not belong to them and outlives the engine."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if not any("resource_tracker" in part for part in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def _end(processes: Sequence[Any]) -> None:
+    """Wait for processes that were told to stop; kill those that do not exit."""
+    import psutil
+
+    _, alive = psutil.wait_procs(processes, timeout=_EXIT_TIMEOUT_S)
+    for process in alive:
+        process.kill()
+
+
+def _clear_failed_start() -> None:
+    """Free what an engine that did not start left behind, before the next try."""
+    _end(_engine_processes())
+    memory.empty_caches()
+
+
+# --- Failures ---
+#
+# vLLM's engine runs in processes of its own. If one fails, the exception here is only "see root cause above": the cause
+# is in what that process wrote to stderr, which slim-eval's workers keep in ``run.log``.
+
+_LOOK_BACK = 200_000  # bytes of log
+_STDERR = 2
+_MAX_CAUSE = 300
+
+_LOWER_CONTEXT = "lower --max-model-len, or raise --gpu-memory-utilization"
+_LESS_MEMORY = "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"
+
+#: Pattern in vLLM's message -> remedy. The first match counts.
+_REMEDIES: tuple[tuple[str, str], ...] = (
+    (r"CPU on kv cache|VLLM_CPU_KVCACHE_SPACE", "set VLLM_CPU_KVCACHE_SPACE (GiB) to what the machine has free"),
+    (
+        r"larger than the (?:available|maximum number of tokens that can be stored in) KV cache",
+        f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
+    ),
+    (
+        r"[Nn]o available memory for the cache blocks",
+        "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
+    ),
+    (r"KV cache is needed|KV cache memory", f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
+    (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop what else uses the device"),
+    (memory.OUT_OF_MEMORY, _LESS_MEMORY),
+    (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
+    (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
+    (
+        r"[Ff]ailed to find a kernel|not supported for the current GPU|no attribute 'cpu_gemm",
+        "vLLM has no kernel for this precision here: use --engine transformers",
+    ),
+    (
+        r"are not supported for now|has no vLLM implementation",
+        "vLLM does not know this architecture: use --engine transformers",
+    ),
+    (r"trust_remote_code|trust-remote-code", "the model contains Python code: if you trust it, --trust-remote-code"),
+)
+
+_ERROR_LINE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
+_GENERIC = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
+
+
+class LogTail:
+    """Output to stderr from now on, by this process and its children, if stderr is a file."""
+
+    def __init__(self) -> None:
+        self._start = self._size()
+
+    def read(self) -> str:
+        """The end of the output since then; empty if stderr is a terminal or a pipe."""
+        size = self._size()
+        if size is None or self._start is None:
+            return ""
+        with Path(f"/proc/self/fd/{_STDERR}").open("rb") as log:
+            log.seek(max(min(self._start, size), size - _LOOK_BACK))
+            return log.read().decode("utf-8", errors="replace")
+
+    @staticmethod
+    def _size() -> int | None:
+        try:
+            status = os.fstat(_STDERR)
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def start_error(error: BaseException, log: str) -> EngineError:
+    """Translate a failure of vLLM's start."""
+    return _translate(error, log, "vLLM did not start", "see its log; --engine transformers serves the same model")
+
+
+def run_error(error: BaseException, log: str) -> EngineError:
+    """Translate a failure of a running vLLM."""
+    return _translate(error, log, "vLLM stopped", "see its log")
+
+
+def _translate(error: BaseException, log: str, what: str, otherwise: str) -> EngineError:
+    cause = _cause(error, log)
+    text = f"{cause}\n{error}"
+    remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), otherwise)
+    return EngineError(f"{what}: {cause}", remedy)
+
+
+def _cause(error: BaseException, log: str) -> str:
+    """The exception's text or, if it only refers to another process, the error that this process logged."""
+    own = _one_line(str(error)) or type(error).__name__
+    if not any(generic in own for generic in _GENERIC):
+        return own
+    found = [
+        _one_line(match.group(2))
+        for match in _ERROR_LINE.finditer(log)
+        if not any(generic in match.group(2) for generic in _GENERIC)
+    ]
+    known = [cause for cause in found if any(re.search(pattern, cause) for pattern, _ in _REMEDIES)]
+    return next(iter(known or found[-1:]), own)
+
+
+def _one_line(text: str) -> str:
+    """The first paragraph on one line, without pydantic's decoration, truncated."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:2]
+    line = re.sub(r"\s*\[type=.*", "", " ".join(lines[:2]))
+    return line if len(line) <= _MAX_CAUSE else f"{line[:_MAX_CAUSE]}..."

@@ -1,160 +1,114 @@
-"""Starting child processes for stages and hearing them out: one job in, events out, engine chatter to a log.
+"""The local executor: one child process per job. It starts the worker, reads its events, logs its output and stops it.
 
-A worker leads a process group of its own. When it ends, by itself or not, everything left in its group is killed: an
-engine's own processes never outlive the stage, and the driver frees their memory. It holds one end of a pipe, its
-lifeline: should this process be killed, the pipe ends, and the worker kills its group itself.
+The worker leads a process group. When it ends, for whatever reason, everything left in the group is killed: an engine's
+own processes never outlive the job, and the driver frees their memory. The worker also holds one end of a pipe, its
+lifeline: if this process is killed, the pipe closes and the worker kills its group itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import selectors
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import messages
-from slim_eval.execution.run_log import RunLog
-from slim_eval.execution.watchdog import Watchdog
 from slim_eval.utils.environment import oom_kills
+from slim_eval.utils.redaction import redact
+
+#: Bytes of a log, and of the older part that is kept beside it as ``run.log.1``.
+MAX_LOG_BYTES = 8 * 2**20
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _GRACE_S = 10.0
-_STACK_S = 1.0  # to write down where it hangs
-_LAST_LINES_S = 5.0  # for what a dead worker's children may still hold back
+_STACKS_S = 1.0  # for a hanging worker to log its stacks
+_POLL_S = 0.5
+_ORPHANS_S = 5.0  # for output that processes outside the group hold open after the worker has ended
 _LONGEST_EVENT = 2**20
+_LONGEST_LINE = 2**16  # a progress bar that never ends its line is cut into lines
+_TAIL_LINES = 300
+_CAUSE_CHARACTERS = 300
+# What faulthandler prints: places in the code, not causes.
+_PLACES = ("File ", "Thread 0x", "Current thread 0x", "Extension modules:", "Stack (most recent call first)")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a worker ended.
+class LocalExecutor:
+    """Runs jobs on this machine, one variant at a time."""
 
-    Attributes:
-        status: Exit status; negative where a signal ended it.
-        stage: The stage that was running; None where none was.
-        last_words: The last telling line of its log; empty where there is none.
-        silent_s: Seconds without an event after which it was ended as one that hangs; None where it was not.
-        out_of_memory: Whether the kernel killed a process for want of memory while it ran.
-    """
+    name = "local"
+    parallel = 1
 
-    status: int
-    stage: str | None
-    last_words: str
-    silent_s: float | None = None
-    out_of_memory: bool = False
+    def submit(
+        self,
+        job: messages.Job,
+        *,
+        log: Path,
+        python: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        silence_s: float | None = None,
+        echo: Callable[[str], None] | None = None,
+    ) -> Generator[messages.Event | messages.Outcome, None, None]:
+        """Run one job in a child process; see `Executor.submit`.
 
-    @property
-    def died(self) -> bool:
-        """Whether it ended otherwise than by finishing its job."""
-        return self.status != 0 or self.silent_s is not None
-
-    def describe(self) -> str:
-        """One line: what ended it, and its last words."""
-        status = self.status
-        if self.silent_s is not None:
-            return f"no progress for {self.silent_s:g} s, so it was ended; where it stood is in the log"
-        if status == -signal.SIGKILL and self.out_of_memory:
-            return "killed by the kernel: memory ran out"
-        if status == 0:
-            return "the worker ended without a word of what it had still to do"
-        how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
-        return f"{self.last_words} ({how})" if self.last_words else f"the worker ended with {how}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        return f"signal {number}"
-
-
-def run(
-    job: BaseModel,
-    *,
-    log: Path,
-    on_event: Callable[[Any], None],
-    python: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    silence_s: float | None = None,
-    echo: Callable[[str], None] | None = None,
-) -> Outcome:
-    """Run one job in a child process and pass its events on as they come.
-
-    Args:
-        job: A job of `protocol`.
-        log: File that the worker's and its engine's output is appended to.
-        on_event: Called with each event.
-        python: Interpreter of the stage; None is this one.
-        environment: Variables set for the worker, over those of this process.
-        silence_s: Seconds without an event after which it is taken to hang and is ended; None waits for ever.
-        echo: Called with each line of the log.
-
-    Raises:
-        SlimEvalError: The interpreter cannot be started.
-    """
-    kills = oom_kills()
-    running: str | None = None
-    with RunLog(log, echo) as lines, _started(python, environment or {}) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        chatter = threading.Thread(target=lines.take, args=(process.stderr,), daemon=True)
-        chatter.start()
-        _hand_over(job, process)
-        with Watchdog(silence_s, partial(_end_hanging, process)) as watchdog:
-            for line in iter(partial(process.stdout.readline, _LONGEST_EVENT), b""):
-                event = _event(line)
-                if event is None:
-                    lines.write(line)
-                    continue
-                watchdog.feed()
-                running = event.stage if isinstance(event, (messages.Started, messages.Advanced)) else running
-                on_event(event)
-                if isinstance(event, (messages.Finished, messages.Failed)):
-                    running = None
+        Raises:
+            SlimEvalError: The interpreter cannot be started.
+        """
+        kills_before = oom_kills()
+        running: str | None = None
+        hung = False
+        with RunLog(log, echo) as run_log, _worker(python, environment or {}) as process:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(job.model_dump_json().encode())
+            heard = time.monotonic()
+            for line in _lines(process):
+                if line is not None:
+                    event = _event(*line)
+                    if event is None:
+                        run_log.write(line[1])
+                        continue
+                    heard = time.monotonic()
+                    if isinstance(event, (messages.Started, messages.Advanced)):
+                        running = event.stage
+                    yield event
+                    if isinstance(event, (messages.Finished, messages.Failed)):
+                        running = None
+                elif silence_s is not None and not hung and time.monotonic() - heard >= silence_s:
+                    hung = True
+                    _stop_hanging(process)
             status = process.wait()
-        chatter.join(_LAST_LINES_S)
-        if not chatter.is_alive():  # a process that left the group may hold it open; reading cannot be broken off
-            process.stderr.close()
-        return Outcome(
-            status=status,
-            stage=running,
-            last_words=lines.last_words() if status else "",
-            silent_s=silence_s if watchdog.has_bitten else None,
-            out_of_memory=kills is not None and oom_kills() != kills,
-        )
+            yield messages.Outcome(
+                status=status,
+                stage=running,
+                cause=run_log.cause() if status else "",
+                silent_s=silence_s if hung else None,
+                out_of_memory=kills_before is not None and oom_kills() != kills_before,
+            )
 
-
-def _hand_over(job: BaseModel, process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(job.model_dump_json().encode())
-
-
-def _event(line: bytes) -> Any:
-    """The event in a line; None where the line is something that an engine wrote to the worker's output."""
-    try:
-        return messages.parse_event(line.decode("utf-8", "replace"))
-    except ValidationError:
-        return None
+    def cancel(self) -> None:
+        """Nothing to do: the only job runs in the calling thread, and closing its generator stops it."""
 
 
 @contextlib.contextmanager
-def _started(python: Path | None, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(python: Path | None, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     lifeline, own_end = os.pipe()
     paths = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     variables = {
-        # Logging is done here: no engine, and no code that comes with a model, is handed its key.
+        # Logging to W&B is done in this process: no engine and no code of a model gets the key.
         **{name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"},
-        # Another interpreter finds this package even where it is not installed there.
+        # Another interpreter finds this package even if it is not installed there.
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),
@@ -174,53 +128,126 @@ def _started(python: Path | None, environment: Mapping[str, str]) -> Iterator[su
         ) from error
     finally:
         os.close(lifeline)
-    # Children of a worker that died may hold its output open; with their end it reaches its end, too.
-    reaper = threading.Thread(target=_reap, args=(process,), daemon=True)
-    reaper.start()
+    assert process.stdout is not None
+    assert process.stderr is not None
     try:
         yield process
     finally:
-        _end(process)
-        reaper.join()
-        os.close(own_end)
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    process.wait()
-    _signal_group(process.pid, signal.SIGKILL)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop the worker in order if it still runs, then everything that is left in its group.
-
-    Who interrupts again while it is being stopped has it killed at once.
-    """
-    try:
-        _ask_to_end(process)
-    finally:
-        _signal_group(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
+        try:
+            _terminate(process)
+        finally:  # a second interrupt during the grace period kills the worker at once
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
             process.stdout.close()
+            process.stderr.close()
+            os.close(own_end)
 
 
-def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes] | None]:
+    """Lines of the worker's output until it ends, with whether they may be events; None while it is silent."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    limits = {process.stdout: _LONGEST_EVENT, process.stderr: _LONGEST_LINE}
+    rest = dict.fromkeys(limits, b"")
+    given_up: float | None = None
+    with selectors.DefaultSelector() as selector:
+        for pipe in limits:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(_POLL_S)
+            for key, _ in ready:
+                pipe = process.stdout if key.fileobj is process.stdout else process.stderr
+                data = os.read(pipe.fileno(), _LONGEST_LINE)
+                *lines, rest[pipe] = (rest[pipe] + data).split(b"\n")
+                if rest[pipe] and (not data or len(rest[pipe]) >= limits[pipe]):
+                    lines.append(rest[pipe])
+                    rest[pipe] = b""
+                yield from ((pipe is process.stdout, line) for line in lines)
+                if not data:
+                    selector.unregister(pipe)
+            yield None
+            if process.poll() is not None:
+                # Children of a worker that has ended may hold its output open; it closes with them.
+                _signal_group(process, signal.SIGKILL)
+                given_up = given_up or time.monotonic() + _ORPHANS_S
+                if time.monotonic() > given_up:
+                    return
+
+
+def _event(may_be_event: bool, line: bytes) -> messages.Event | None:
+    """The event in a line; None if an engine wrote the line."""
+    try:
+        return messages.parse_event(line.decode("utf-8", "replace")) if may_be_event else None
+    except ValidationError:
+        return None
+
+
+def _stop_hanging(process: subprocess.Popen[bytes]) -> None:
+    """Have the worker log the stacks of its threads, then stop it and its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGUSR1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STACKS_S)
+    _terminate(process)
+    _signal_group(process, signal.SIGKILL)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        _signal_group(process.pid, signal.SIGTERM)
+        _signal_group(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
 
 
-def _end_hanging(process: subprocess.Popen[bytes]) -> None:
-    """Have a worker write down where it stands, and end it and its group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGUSR1)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_STACK_S)
-    _ask_to_end(process)
-    _signal_group(process.pid, signal.SIGKILL)
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        os.killpg(process.pid, number)
+
+
+class _LogFile(RotatingFileHandler):
+    """A log that cannot be written, e.g. on a full disk, must not end the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the line."""
+
+
+class RunLog:
+    """The log of a variant: everything that workers and their engines print, redacted and capped; a context manager.
+
+    Args:
+        path: The file; lines of earlier runs are kept.
+        echo: Also called with each line.
+    """
+
+    def __init__(self, path: Path, echo: Callable[[str], None] | None = None) -> None:
+        self._handler = _LogFile(
+            path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace", delay=True
+        )
+        self._path = path
+        self._echo = echo
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def __enter__(self) -> RunLog:
+        with contextlib.suppress(OSError):
+            self._path.touch()  # users are pointed to it even if nothing was printed
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # lines that a full disk refused
+            self._handler.close()
+
+    def write(self, line: bytes) -> None:
+        """Append a line of any bytes."""
+        text = redact(line.decode("utf-8", "replace").rstrip("\r\n"))
+        self._tail.append(text)
+        self._handler.emit(logging.makeLogRecord({"msg": text}))
+        if self._echo is not None:
+            self._echo(text)
+
+    def cause(self) -> str:
+        """The last line of an exception in this run's part of the log, else the last line; empty if there is none."""
+        lines = [line for line in map(str.strip, self._tail) if line and not line.startswith(_PLACES)]
+        errors = [line for line in lines if "Error" in line.split(":", 1)[0] or line.startswith("Fatal Python error")]
+        return next(iter((errors or lines)[-1:]), "")[:_CAUSE_CHARACTERS]

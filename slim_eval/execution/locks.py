@@ -1,4 +1,4 @@
-"""Who is at work on a folder: locks that die with their holder, and that can name it."""
+"""Locks on folders and files: each is released when its process ends, and records which process that is."""
 
 from __future__ import annotations
 
@@ -15,61 +15,57 @@ from slim_eval.errors import BusyError
 from slim_eval.utils import environment, write_text
 
 _LOCK = ".lock"
-_HOLDER = ".lock.json"
+_OWNER = ".lock.json"
 
 
 @contextmanager
-def alone(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold folders against every other run; they are made where they are not there.
+def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Lock folders against every other run; missing ones are created.
 
     Raises:
-        BusyError: Another process holds one of them; none is held then.
-        OSError: A folder cannot be made or written.
+        BusyError: Another process has locked one of them; none is locked then.
+        OSError: A folder cannot be created or written.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         for folder in sorted(set(folders)):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_held(folder / _LOCK, folder / _HOLDER, f"{folder} is being measured", None))
+            stack.enter_context(_lock(folder / _LOCK, folder / _OWNER, f"{folder} is being measured", None))
         yield
 
 
 @contextmanager
-def waiting_for(path: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Hold what is going to be written to `path`; wait for another process that writes it, and say so.
+def wait_for_lock(path: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Lock what will be written to `path`; if another process is writing it, wait until it has finished.
 
     Args:
-        path: A file or folder, which need not be there.
-        note: Told whom it waits for.
+        path: A file or folder, which need not exist.
+        note: Called with one line that names the other process before waiting.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = (path.with_name(f".{path.name}{ending}") for ending in (_LOCK, _HOLDER))
-    with _held(lock, holder, f"{path} is being made", note):
+    lock, owner = (path.with_name(f".{path.name}{ending}") for ending in (_LOCK, _OWNER))
+    with _lock(lock, owner, f"{path} is being written", note):
         yield
 
 
 @contextmanager
-def _held(lock: Path, holder: Path, what: str, note: Callable[[str], None] | None) -> Iterator[None]:
+def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None) -> Iterator[None]:
     file_lock = FileLock(lock)
     try:
         file_lock.acquire(timeout=0)
     except Timeout:
-        text = f"{what} by {_named(holder)}"
+        try:
+            found = json.loads(owner.read_text(encoding="utf-8"))
+            process = f"process {found['pid']} on {found['host']} since {found['since']}"
+        except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
+            process = "another process"
         if note is None:
-            raise BusyError(text, "wait until it has ended, or give another --output-dir") from None
-        note(f"{text}: waiting for it")
+            raise BusyError(f"{what} by {process}", "wait until it has ended, or choose another --output-dir") from None
+        note(f"{what} by {process}: waiting for it")
         file_lock.acquire()
     try:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": environment.now()}
-        write_text(holder, json.dumps(me) + "\n")
+        write_text(owner, json.dumps(me) + "\n")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        owner.unlink(missing_ok=True)
         file_lock.release()
-
-
-def _named(holder: Path) -> str:
-    try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
-        return "another process"

@@ -1,22 +1,24 @@
-"""What the evaluator and its workers say to each other: one job in as JSON, events out as JSON lines.
+"""The messages between the evaluator and its workers: one job in as JSON, events out as JSON lines.
 
-A job is everything a stage needs, so that a worker can run in another interpreter and be run by hand from a saved job.
-Nothing here carries a secret: tokens reach a worker through its environment only, and configs refuse them.
+A job is everything that a stage needs, so that a worker can run in another interpreter and be run by hand from a saved
+job. No message contains a secret: tokens reach a worker through its environment only, and configs refuse them.
 """
 
 from __future__ import annotations
 
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from slim_eval.config import Benchmark, EngineConfig, RunConfig
+from slim_eval.config import RunConfig
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization.cache import QuantizeRequest
 from slim_eval.schemes import SchemeName
 
-#: Variable that tells a worker the number of its lifeline: a pipe that ends with the evaluator.
+#: Variable with the number of a worker's lifeline: a pipe that ends with the evaluator.
 LIFELINE = "SLIM_EVAL_LIFELINE"
 
 
@@ -25,24 +27,37 @@ class _Message(BaseModel):
 
 
 class CheckJob(_Message):
-    """Is everything there that the run will need? Asked before hours of work."""
+    """Check, before hours of work, that everything the run will need is available.
+
+    Attributes:
+        config: The run's config.
+        precisions: Schemes that will be served.
+        stages: Benchmark -> its stages that will be measured.
+    """
 
     kind: Literal["check"] = "check"
-    engine: EngineConfig
+    config: RunConfig
     precisions: tuple[SchemeName, ...]
-    tasks: tuple[str, ...]
-    include_path: Path | None
+    stages: dict[str, tuple[str, ...]]
 
 
 class QuantizeJob(_Message):
-    """Make one quantized checkpoint."""
+    """Make one quantized checkpoint.
+
+    Attributes:
+        request: What to make, and where.
+        gpu_index: First GPU to use, among those visible to the worker.
+        num_gpus: How many GPUs to use.
+    """
 
     kind: Literal["quantize"] = "quantize"
     request: QuantizeRequest
+    gpu_index: int = 0
+    num_gpus: int = 1
 
 
 class FetchJob(_Message):
-    """Bring a model of the hub to this machine."""
+    """Download a model of the hub to this machine."""
 
     kind: Literal["fetch"] = "fetch"
     source: ModelSource
@@ -50,7 +65,7 @@ class FetchJob(_Message):
 
 
 class ConvertJob(_Message):
-    """Make a safetensors checkpoint of a state of a model whose weights are pickled, in a folder."""
+    """Convert a model with pickled weights to a safetensors checkpoint in a folder."""
 
     kind: Literal["convert"] = "convert"
     source: ModelSource
@@ -66,11 +81,11 @@ class MeasureJob(_Message):
         model: Name as the user gave it.
         source: Folder of the 16-bit checkpoint.
         checkpoint: Folder of the checkpoint to serve.
-        benchmarks: What is to be measured, in this order.
+        stages: The records to make, in the order of measuring.
         directory: The variant's folder; records are written there.
         max_model_len: Context window to serve.
-        gpus: UUIDs of the GPUs that compute; empty on a CPU.
-        settings: Stage -> what its numbers depend on, but for the engine, which the worker knows.
+        settings: Stage -> what its numbers depend on, without the engine, which the worker adds. It also replaces the
+            device by the one that it computes on.
     """
 
     kind: Literal["measure"] = "measure"
@@ -80,11 +95,9 @@ class MeasureJob(_Message):
     checkpoint: Path
     precision: SchemeName
     quantization_scheme: str
-    benchmarks: tuple[Benchmark, ...]
-    accuracy_tasks: tuple[str, ...]
+    stages: tuple[str, ...]
     directory: Path
     max_model_len: int
-    gpus: tuple[str, ...]
     config: RunConfig
     notes: tuple[str, ...] = ()
     settings: dict[str, dict[str, Any]] = {}
@@ -94,14 +107,14 @@ Job = Annotated[CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob, Fie
 
 
 class Started(_Message):
-    """A stage begins: ``quantize``, ``engine``, ``performance``, ``energy`` or a task's name."""
+    """A stage begins: ``quantize``, ``engine``, or the name of a record: ``performance``, a task."""
 
     event: Literal["started"] = "started"
     stage: str
 
 
 class Advanced(_Message):
-    """A stage is `done` of `total` far; None where nobody knows of how much."""
+    """`done` of `total` units of a stage are finished; `total` is None if it is not known."""
 
     event: Literal["advanced"] = "advanced"
     stage: str
@@ -111,7 +124,7 @@ class Advanced(_Message):
 
 
 class Finished(_Message):
-    """A stage is complete and what it made is on disk."""
+    """A stage is complete and its result is on disk."""
 
     event: Literal["finished"] = "finished"
     stage: str
@@ -119,7 +132,7 @@ class Finished(_Message):
 
 
 class Failed(_Message):
-    """A stage failed for a known reason; what can still be measured goes on."""
+    """A stage failed for a known reason; the stages after it still run."""
 
     event: Literal["failed"] = "failed"
     stage: str
@@ -129,7 +142,7 @@ class Failed(_Message):
 
 
 class Chosen(_Message):
-    """The engine that will serve a precision; the answer to a `CheckJob`."""
+    """The engine that will serve a scheme; the answer to a `CheckJob`."""
 
     event: Literal["chosen"] = "chosen"
     precision: SchemeName
@@ -145,6 +158,46 @@ class Note(_Message):
 
 Event = Annotated[Started | Advanced | Finished | Failed | Chosen | Note, Field(discriminator="event")]
 
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker ended: what an executor yields last.
+
+    Attributes:
+        status: Exit status; negative if a signal ended it.
+        stage: The stage that was running; None if none was.
+        cause: The line of its log that names the cause; empty if there is none.
+        silent_s: Seconds without an event after which it was stopped because it hung; None if it was not.
+        out_of_memory: Whether the kernel killed a process for lack of memory while it ran.
+    """
+
+    status: int = 0
+    stage: str | None = None
+    cause: str = ""
+    silent_s: float | None = None
+    out_of_memory: bool = False
+
+    @property
+    def died(self) -> bool:
+        """Whether it ended in any other way than by finishing its job."""
+        return self.status != 0 or self.silent_s is not None
+
+    def describe(self) -> str:
+        """What ended it, in one line."""
+        if self.silent_s is not None:
+            return f"no progress for {self.silent_s:g} s (--stage-timeout); the log shows where it hung"
+        if self.status == -signal.SIGKILL and self.out_of_memory:
+            return "killed by the kernel: memory ran out"
+        if self.status == 0:
+            return "the worker exited before finishing"
+        try:
+            killed = f"killed by {signal.Signals(-self.status).name}"
+        except ValueError:  # real-time signals have no names
+            killed = f"killed by signal {-self.status}"
+        how = killed if self.status < 0 else f"exit status {self.status}"
+        return f"{self.cause} ({how})" if self.cause else f"the worker ended: {how}"
+
+
 _JOBS: TypeAdapter[Any] = TypeAdapter(Job)
 _EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
 
@@ -159,7 +212,7 @@ def parse_event(line: str) -> Started | Advanced | Finished | Failed | Chosen | 
     """Read an event from one line of JSON.
 
     Raises:
-        pydantic.ValidationError: The line is no event.
+        pydantic.ValidationError: The line is not an event.
     """
     event: Started | Advanced | Finished | Failed | Chosen | Note = _EVENTS.validate_json(line)
     return event

@@ -1,16 +1,22 @@
-"""How a run tells what it does: live bars on a terminal, plain lines or JSON elsewhere. It all goes to stderr."""
+"""Progress of a run on stderr: live bars on a terminal, plain lines or JSON elsewhere; and the closing table on stdout.
+
+Everything is kept per variant, because an executor may run several at the same time. Texts are redacted before they are
+laid out: a table may break a token into lines that no longer look like one.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any
 
 from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,72 +27,77 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from slim_eval.config import DisplayConfig, LogFormat
+from slim_eval.errors import RunFailedError
 from slim_eval.execution import messages
-from slim_eval.execution.console import NONE_REUSED, Failure, escape, show_variants
+from slim_eval.results.records import NoiseRecord
 from slim_eval.results.variants import Variant
 from slim_eval.utils.environment import now
 from slim_eval.utils.redaction import redact
 
 DEFAULT = DisplayConfig()
-
 _PLAIN_EVERY_S = 15.0
-_NOTHING = "nothing to do"
-_T = TypeVar("_T")
 
 
-class Display(Protocol):
-    """Where the evaluator shows what it is doing."""
+@dataclass(frozen=True)
+class Failure:
+    """A stage of a variant that failed."""
 
-    def __enter__(self) -> Display: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def variant(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
-        """A variant begins, `number` of `total`."""
-        ...
-
-    def handle(self, event: Any) -> None:
-        """Show an event of a worker."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Show a line."""
-        ...
-
-    def chatter(self, line: str) -> None:
-        """A line that a worker or its engine printed; called from other threads."""
-        ...
-
-    def close(
-        self,
-        variants: Sequence[Variant],
-        failures: Sequence[Failure],
-        reused: Mapping[Path, Sequence[str]] = NONE_REUSED,
-    ) -> None:
-        """Show the closing table, and what failed; `reused` names stages of earlier runs, by the variant's folder."""
-        ...
+    variant: str
+    stage: str
+    cause: str
+    remedy: str
+    log: Path
 
 
-def open_display(config: DisplayConfig = DEFAULT) -> Display:
-    """Live bars where stderr is a terminal, plain lines where it is not; or what was asked for."""
-    console = Console(stderr=True, highlight=False)
-    if config.log_format is LogFormat.JSON:
-        return JsonDisplay(console.file, config)
-    # Bars and an engine's chatter do not go together.
-    if console.is_terminal and not config.verbose and not config.quiet:
-        return LiveDisplay(console)
-    return PlainDisplay(console, config)
+@dataclass
+class RunReport:
+    """The results of a run.
+
+    Attributes:
+        output_dir: Folder of the results.
+        variants: The variants of this run with the records it required, measured now or earlier; other records in the
+            same folders are not included.
+        reused: Folder of a variant -> its stages that an earlier run had measured.
+        failures: The stages that failed.
+        floors: Noise floors and their files, of the models that `measure_noise` measured at least twice.
+    """
+
+    output_dir: Path
+    variants: tuple[Variant, ...] = ()
+    reused: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
+
+    def raise_for_failures(self) -> None:
+        """Raise if a stage failed.
+
+        Raises:
+            RunFailedError: With the number of failed stages.
+        """
+        if self.failures:
+            count = len(self.failures)
+            raise RunFailedError(
+                f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and kept",
+                "see the table above and each run.log; rerunning the command does only the missing work",
+            )
 
 
-class _Unframed:
-    """A display that neither begins nor ends with anything."""
+def escape(text: str) -> str:
+    """A text with rich's markup switched off, redacted."""
+    return escape_markup(redact(text))
 
-    def __enter__(self: _T) -> _T:
+
+class Display:
+    """Where a run shows its progress; a context manager. Methods may be called from several threads.
+
+    A variant is named by its name on the terminal: model, scheme and label.
+    """
+
+    def __enter__(self) -> Display:
         return self
 
     def __exit__(
@@ -94,135 +105,166 @@ class _Unframed:
     ) -> None:
         return
 
+    def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
+        """Show that a variant, `number` of `total`, begins, and which stages it still needs."""
 
-class PlainDisplay(_Unframed):
-    """One line for each thing that happens, and now and then one for how far a stage is: for logs and CI.
+    def handle(self, variant: str, event: messages.Event) -> None:
+        """Show an event of a variant's worker."""
 
-    With `quiet` only what failed, with `verbose` what engines print, too.
+    def end(self, variant: str) -> None:
+        """Show that a variant is finished."""
+
+    def note(self, text: str) -> None:
+        """Show a line about the whole run."""
+
+    def chatter(self, variant: str, line: str) -> None:
+        """Show a line that a variant's worker or its engine printed."""
+
+    def close(self, report: RunReport) -> None:
+        """Show the closing table on stdout, with the numbers of earlier runs marked, and failed stages on stderr."""
+        if report.variants:
+            from slim_eval.analysis.study import Study
+            from slim_eval.analysis.tables.terminal import comparison_table
+
+            marks = []
+            for variant in report.variants:
+                stages = report.reused.get(variant.directory, ())
+                marks.append("all" if stages and len(stages) == len(variant.records) else ", ".join(stages))
+            out = Console(highlight=False)
+            out.print(comparison_table(Study.of(report.variants), reused=marks))
+            for variant in report.variants:
+                out.print(f"results: {variant.directory}", markup=False, soft_wrap=True)
+            count = sum(map(len, report.reused.values()))
+            total = sum(len(variant.records) for variant in report.variants)
+            if count:
+                text = f"reused {count} of {total} stages; --force measures them again"
+                out.print(text, markup=False, soft_wrap=True)
+        if report.failures:
+            table = Table(
+                "variant", "stage", "cause", "remedy", title="Failed", title_style="bold red", show_lines=True
+            )
+            for failure in report.failures:
+                table.add_row(*map(escape, (failure.variant, failure.stage, failure.cause, failure.remedy)))
+            Console(stderr=True, highlight=False).print(table)
+
+
+def open_display(config: DisplayConfig = DEFAULT) -> Display:
+    """Live bars if stderr is a terminal, plain lines if not, or what the config requires."""
+    console = Console(stderr=True, highlight=False)
+    if config.log_format is LogFormat.JSON:
+        return JsonDisplay(console.file, config)
+    # Bars and the output of engines would overwrite each other.
+    if console.is_terminal and not config.verbose and not config.quiet:
+        return LiveDisplay(console)
+    return PlainDisplay(console, config)
+
+
+class PlainDisplay(Display):
+    """One line per event, and one for the progress of a stage every 15 s: for logs and CI.
+
+    With `quiet` only failures; with `verbose` also the output of engines.
     """
 
     def __init__(self, console: Console, config: DisplayConfig = DEFAULT) -> None:
         self._console = console
         self._config = config
-        self._head = ""
-        self._since: dict[str, float] = {}
-        self._last = 0.0
+        self._heads: dict[str, str] = {}
+        self._started: dict[tuple[str, str], float] = {}
+        self._advanced: dict[str, float] = {}
 
-    def variant(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
-        """Begin a variant."""
-        self._head = f"[{number}/{total}] {name}"
-        self._since.clear()
-        self._line(f"{self._head}: {', '.join(stages) or _NOTHING}")
+    def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
+        """Print a line."""
+        self._heads[variant] = f"[{number}/{total}] {variant}"
+        self._print(f"{self._heads[variant]}: {', '.join(stages) or 'nothing to do'}")
 
-    def handle(self, event: Any) -> None:
-        """Print a line for an event."""
-        clock = time.monotonic()
+    def handle(self, variant: str, event: messages.Event) -> None:
+        """Print a line for the event, unless it only reports progress and the last such line is recent."""
+        clock, head = time.monotonic(), self._heads[variant]
         if isinstance(event, messages.Started):
-            self._since[event.stage] = self._last = clock
-            self._line(f"{self._head}: {event.stage} …")
+            self._started[variant, event.stage] = self._advanced[variant] = clock
+            self._print(f"{head}: {event.stage} …")
         elif isinstance(event, messages.Advanced):
-            if clock - self._last >= _PLAIN_EVERY_S:
-                self._last = clock
-                self._line(f"{self._head}: {event.stage} {_far(event)} {event.unit}")
+            if clock - self._advanced.get(variant, 0.0) >= _PLAIN_EVERY_S:
+                self._advanced[variant] = clock
+                of_total = "" if event.total is None else f"/{event.total}"
+                self._print(f"{head}: {event.stage} {event.done}{of_total} {event.unit}")
         elif isinstance(event, messages.Finished):
-            self._line(f"{self._head}: {event.stage} {_took(self._since.get(event.stage), clock)}")
+            self._print(f"{head}: {event.stage} {_duration(self._started.get((variant, event.stage)))}")
         elif isinstance(event, messages.Failed):
-            self._line(f"{self._head}: {event.stage} FAILED: {event.cause}", always=True)
-        else:
-            self.note(event.text)
+            self._print(f"{head}: {event.stage} FAILED: {event.cause}", always=True)
+        elif isinstance(event, messages.Note):
+            self._print(f"note: {event.text}")
 
     def note(self, text: str) -> None:
         """Print a line."""
-        self._line(f"note: {text}")
+        self._print(f"note: {text}")
 
-    def chatter(self, line: str) -> None:
-        """Print it, where that was asked for."""
+    def chatter(self, variant: str, line: str) -> None:
+        """Print the line with --verbose."""
         if self._config.verbose:
-            self._line(line)
+            self._print(line)
 
-    def close(
-        self,
-        variants: Sequence[Variant],
-        failures: Sequence[Failure],
-        reused: Mapping[Path, Sequence[str]] = NONE_REUSED,
-    ) -> None:
-        """Print the closing table, and what failed."""
-        show_variants(variants, failures, reused)
-
-    def _line(self, text: str, *, always: bool = False) -> None:
+    def _print(self, text: str, *, always: bool = False) -> None:
         if always or not self._config.quiet:
             self._console.print(redact(text), markup=False, soft_wrap=True)
 
 
-class JsonDisplay(_Unframed):
-    """One JSON object a line for each thing that happens, for programs: events with their time and variant."""
+class JsonDisplay(Display):
+    """One JSON object per line, for programs: events with their time and, under the key ``cell``, their variant."""
 
     def __init__(self, stream: IO[str], config: DisplayConfig) -> None:
         self._stream = stream
         self._config = config
-        self._variant: str | None = None
+        self._lock = threading.Lock()
 
-    def variant(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
-        """Begin a variant."""
-        self._variant = name
-        self._write("cell", number=number, total=total, stages=list(stages))
+    def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
+        """Write a line."""
+        self._write("cell", variant, number=number, total=total, stages=list(stages))
 
-    def handle(self, event: Any) -> None:
-        """Write an event; of how far a stage is only with `verbose`."""
+    def handle(self, variant: str, event: messages.Event) -> None:
+        """Write the event; reports of progress only with --verbose."""
         content = event.model_dump(mode="json", exclude_none=True)
         kind = content.pop("event")
         if kind == "failed" or not (self._config.quiet or (kind == "advanced" and not self._config.verbose)):
-            self._write(kind, **content)
+            self._write(kind, variant, **content)
 
     def note(self, text: str) -> None:
-        """Write a line of text."""
+        """Write a line."""
         if not self._config.quiet:
             self._write("note", text=text)
 
-    def chatter(self, line: str) -> None:
-        """Write it, where that was asked for."""
+    def chatter(self, variant: str, line: str) -> None:
+        """Write the line with --verbose."""
         if self._config.verbose:
-            self._write("log", text=line)
+            self._write("log", variant, text=line)
 
-    def close(
-        self,
-        variants: Sequence[Variant],
-        failures: Sequence[Failure],
-        reused: Mapping[Path, Sequence[str]] = NONE_REUSED,
-    ) -> None:
-        """The closing table is for people: only where the results are, and what failed."""
-        self._variant = None
-        self._write(
-            "closed",
-            results=[str(variant.directory) for variant in variants],
-            failures=[{**asdict(failure), "log": str(failure.log)} for failure in failures],
-        )
+    def close(self, report: RunReport) -> None:
+        """Write where the results are, and what failed; programs need no table."""
+        failures = [{**asdict(failure), "log": str(failure.log)} for failure in report.failures]
+        self._write("closed", results=[str(variant.directory) for variant in report.variants], failures=failures)
 
-    def _write(self, event: str, **content: Any) -> None:
-        line = {"time": now(), "event": event, **({"cell": self._variant} if self._variant else {}), **content}
-        self._stream.write(redact(json.dumps(line, ensure_ascii=False)) + "\n")
-        self._stream.flush()
+    def _write(self, event: str, variant: str | None = None, **content: Any) -> None:
+        line = {"time": now(), "event": event, **({"cell": variant} if variant else {}), **content}
+        with self._lock:
+            self._stream.write(redact(json.dumps(line, ensure_ascii=False)) + "\n")
+            self._stream.flush()
 
 
-class LiveDisplay:
-    """A bar for the variants and one for the stage that runs, with rate and time left; finished stages scroll up."""
+class LiveDisplay(Display):
+    """A bar for the finished variants and one per running stage, with rate and time left; finished stages scroll up."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             _CountColumn(),
-            _RateColumn(),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
         )
         self._overall: TaskID | None = None
-        self._stage: TaskID | None = None
-        self._name = ""
-        self._since = 0.0
+        self._stages: dict[str, tuple[TaskID, float]] = {}  # variant -> bar and start of its running stage
 
     def __enter__(self) -> LiveDisplay:
         self._progress.start()
@@ -233,80 +275,60 @@ class LiveDisplay:
     ) -> None:
         self._progress.stop()
 
-    def variant(self, number: int, total: int, name: str, stages: Sequence[str]) -> None:
-        """Begin a variant."""
-        self._name = name
-        description = f"[bold]{escape(name)}[/]"
+    def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
+        """Print a line above the bars."""
         if self._overall is None:
-            self._overall = self._progress.add_task(description, total=total, unit="cells")
-        self._progress.update(self._overall, completed=number - 1, description=description)
-        self._progress.console.print(
-            f"[bold]{escape(name)}[/] ({number} of {total}): {escape(', '.join(stages)) or _NOTHING}"
-        )
+            self._overall = self._progress.add_task("", total=total, unit="variants")
+        self._progress.update(self._overall, description=f"[bold]{escape(variant)}[/]")
+        self._print(f"[bold]{escape(variant)}[/] ({number} of {total}): {escape(', '.join(stages)) or 'nothing to do'}")
 
-    def handle(self, event: Any) -> None:
-        """Bring the bars up to date."""
-        if isinstance(event, messages.Started):
-            self._clear_stage()
-            self._since = time.monotonic()
-            self._stage = self._progress.add_task(f"  {escape(event.stage)}", total=None, unit="")
-        elif isinstance(event, messages.Advanced):
-            if self._stage is not None:
-                self._progress.update(self._stage, completed=event.done, total=event.total, unit=event.unit)
-        elif isinstance(event, messages.Finished):
-            took = _took(self._since if self._stage is not None else None, time.monotonic())
-            self._clear_stage()
-            self._progress.console.print(f"  [green]✓[/] {escape(event.stage)} [dim]{took}[/]")
-        elif isinstance(event, messages.Failed):
-            self._clear_stage()
-            self._progress.console.print(f"  [red]✗[/] {escape(event.stage)}: {escape(event.cause)}", soft_wrap=True)
-        else:
+    def handle(self, variant: str, event: messages.Event) -> None:
+        """Update the bar of the running stage; print a line above the bars when the stage ends."""
+        if isinstance(event, messages.Note):
             self.note(event.text)
+        elif isinstance(event, messages.Advanced):
+            if variant in self._stages:
+                bar, _ = self._stages[variant]
+                self._progress.update(bar, completed=event.done, total=event.total, unit=event.unit)
+        elif not isinstance(event, messages.Chosen):
+            before = self._stages.pop(variant, None)
+            if before is not None:
+                self._progress.remove_task(before[0])
+            if isinstance(event, messages.Started):
+                bar = self._progress.add_task(f"  {escape(event.stage)}", total=None, unit="")
+                self._stages[variant] = bar, time.monotonic()
+            elif isinstance(event, messages.Finished):
+                duration = _duration(None if before is None else before[1])
+                self._print(f"  [green]✓[/] {escape(event.stage)} [dim]{duration}[/]")
+            else:
+                self._print(f"  [red]✗[/] {escape(event.stage)}: {escape(event.cause)}")
+
+    def end(self, variant: str) -> None:
+        """Advance the bar of the variants."""
+        if self._overall is not None:
+            self._progress.advance(self._overall)
 
     def note(self, text: str) -> None:
-        """Show a line above the bars."""
-        self._progress.console.print(f"  [dim]{escape(text)}[/]", soft_wrap=True)
+        """Print a line above the bars."""
+        self._print(f"  [dim]{escape(text)}[/]")
 
-    def chatter(self, line: str) -> None:
-        """It stays in the log."""
-
-    def close(
-        self,
-        variants: Sequence[Variant],
-        failures: Sequence[Failure],
-        reused: Mapping[Path, Sequence[str]] = NONE_REUSED,
-    ) -> None:
-        """Take the bars away and show the closing table, and what failed."""
+    def close(self, report: RunReport) -> None:
+        """Remove the bars, then show the closing table and the failed stages."""
         self._progress.stop()
-        show_variants(variants, failures, reused)
+        super().close(report)
 
-    def _clear_stage(self) -> None:
-        if self._stage is not None:
-            self._progress.remove_task(self._stage)
-            self._stage = None
+    def _print(self, markup: str) -> None:
+        self._progress.console.print(markup, soft_wrap=True)
 
 
 class _CountColumn(ProgressColumn):
-    """How far: done, total and the unit."""
+    """Done, total and unit, and units per second of a stage; empty while unknown."""
 
     def render(self, task: Task) -> Text:
-        """The count; empty while the total is not known."""
-        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}")
+        unit = task.fields["unit"]
+        count = "" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {unit}"
+        return Text(f"{count} {task.speed:.1f}/s" if task.speed and unit not in ("", "variants") else count)
 
 
-class _RateColumn(ProgressColumn):
-    """Units a second, of the stage that runs."""
-
-    def render(self, task: Task) -> Text:
-        """The rate; empty while there is none."""
-        if not task.speed or not task.fields["unit"] or task.fields["unit"] == "cells":
-            return Text("")
-        return Text(f"{task.speed:.1f}/s", style="dim")
-
-
-def _far(event: messages.Advanced) -> str:
-    return str(event.done) if event.total is None else f"{event.done}/{event.total}"
-
-
-def _took(since: float | None, clock: float) -> str:
-    return "already there" if since is None else f"done in {clock - since:.1f} s"
+def _duration(started: float | None) -> str:
+    return "already there" if started is None else f"done in {time.monotonic() - started:.1f} s"

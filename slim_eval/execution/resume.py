@@ -1,4 +1,4 @@
-"""What of a run is done already: records on disk against what is asked for now.
+"""Resume: which stages of a run are done already, from the records on disk.
 
 A stage is done if its record is complete, valid, and made with the same settings. One made with other settings is never
 replaced silently: the run stops before anything is started, and names what differs.
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slim_eval import power, results
-from slim_eval.config import EnergySource, EngineChoice
+from slim_eval.config import AUTO_ENGINE
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
-from slim_eval.results.records import AccuracyRecord, EnergyRecord, ErrorRecord, PerformanceRecord, Record
+from slim_eval.results.records import ErrorRecord, Record
 from slim_eval.schemes import is_quantized
 
 _NAMED = 3
@@ -25,13 +25,13 @@ _KEEP = "another --output-dir keeps both"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is there of a stage.
+    """What is on disk for a stage.
 
     Attributes:
         reuse: Whether it is done.
-        again: Why it is measured again although something is there; empty where nothing is.
-        differs: How a sound record was made otherwise; it may be replaced only where that was asked for.
-        requantize: Whether its checkpoint was quantized otherwise, too.
+        again: Why it is measured again although there is a file; empty if there is none.
+        differs: Settings in which a sound record differs; it is replaced only with `--force`.
+        requantize: Whether its checkpoint was quantized in another way, too.
     """
 
     reuse: bool = False
@@ -41,12 +41,12 @@ class Finding:
 
 
 def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, force: bool) -> list[PlannedVariant]:
-    """The variants with what of each is done already.
+    """The variants, each with its stages that are done already.
 
     Args:
         variants: As planned.
-        gpus: What computes.
-        force: Measure everything again, whatever is there.
+        gpus: The GPUs that compute.
+        force: Measure everything again.
 
     Raises:
         UsageError: Earlier results were made with other settings, and `force` is off.
@@ -69,7 +69,7 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
 
 
 def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str, str]) -> None:
-    """Refuse to go on with a variant on another engine than the one it was begun on; `--engine auto` may have changed.
+    """Refuse to continue a variant on another engine than the one it was begun on; `--engine auto` may have changed.
 
     Raises:
         UsageError: Naming both.
@@ -80,8 +80,8 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
             then = _record(variant, stage).engine
             if then != now:
                 raise UsageError(
-                    f"{variant.directory}: {stage} was measured on {then}; --engine auto takes {now} now",
-                    f"--engine {then} goes on with it, --force measures it again; {_KEEP}",
+                    f"{variant.directory}: {stage} was measured on {then}; --engine auto chooses {now} now",
+                    f"--engine {then} continues it, --force measures it again; {_KEEP}",
                 )
 
 
@@ -101,10 +101,10 @@ def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> Find
     if then is None or record.fingerprint != fingerprints.fingerprint(then):
         return Finding(differs=(_UNKNOWN,))
     choice = variant.config.engine.engine
-    now = fingerprints.served_by(asked, record.engine if choice is EngineChoice.AUTO else choice.value)
+    now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
     differs = fingerprints.differences(then, now)
     if is_quantized(variant.precision) and variant.config.quantization.requantize:
-        differs.append("checkpoint: the one in the cache then, a new one asked (--requantize)")
+        differs.append("checkpoint: recorded with the cached one, requested a new one (--requantize)")
     return Finding(reuse=not differs, differs=tuple(differs), requantize=fingerprints.quantization_differs(then, now))
 
 
@@ -112,34 +112,25 @@ def _record(variant: PlannedVariant, stage: str) -> Record:
     path = results.record_path(variant.directory, stage)
     record = results.read_record(path)
     if isinstance(record, ErrorRecord):
-        raise ResultFileError(f"{path}: holds an error", "measure the variant again")
+        raise ResultFileError(f"{path}: contains an error", "measure the variant again")
     return record
 
 
 def _flaw(variant: PlannedVariant, stage: str, record: Record) -> str:
-    """Why a record is no result; empty where it is one."""
-    if isinstance(record, EnergyRecord):
-        if record.valid is False:
-            return f"it was not valid ({'; '.join(record.invalid_reasons)})"
-        nothing = record.energy_source is None and record.energy_joules is None and record.energy_kwh is None
-        if nothing and variant.config.energy.source is not EnergySource.NONE:
-            return f"no energy was measured ({'; '.join(record.invalid_reasons)})"
-        return ""
-    known: list[float | None] = []
-    if isinstance(record, PerformanceRecord):
-        known = [record.tokens_per_second, record.mean_latency_s]
-    elif isinstance(record, AccuracyRecord):
-        known = [record.accuracy, *record.metrics.values()]
-    if all(value is None for value in known):
-        return "its record holds no numbers"
-    # Samples are only missed where this version kept them: records of other tools have none.
-    if record.measured_with is not None and not results.has_samples(variant.directory, stage):
+    """Why a record is not a complete result; empty if it is one."""
+    benchmark = variant.benchmarks[stage]
+    if not isinstance(record, benchmark.record):
+        return "its record is of another benchmark"
+    flaw = benchmark.flaw(record, variant.config)
+    # Samples are only expected of records that this version wrote: those of other tools have none.
+    expected = benchmark.keeps_samples and record.measured_with is not None
+    if not flaw and expected and not results.has_samples(variant.directory, stage):
         return "its samples are missing"
-    return ""
+    return flaw
 
 
 def _refuse_other_settings(variants: Sequence[PlannedVariant], found: Sequence[Mapping[str, Finding]]) -> None:
-    """Raise one error for all records that differ: each difference once, and where the first ones stand."""
+    """Raise one error for all records that differ: each difference once, and the paths of the first ones."""
     differing = [
         (results.record_path(variant.directory, stage), finding)
         for variant, findings in zip(variants, found, strict=True)

@@ -1,4 +1,4 @@
-"""A run that is told to end: by Ctrl-C, by a signal, or with its terminal; and how to go on with it."""
+"""Interrupting a run: by Ctrl-C, by a signal or by closing its terminal; and the command that resumes it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 _RESUMABLE = ("run", "demo")
-_ONCE = ("--force", "--requantize")  # would do again what is done
+_REPEATING = ("--force", "--requantize")  # would repeat finished work
 _KEY_OPTION = "--wandb-api-key"
 
 
 @contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """A run that is told to end (SIGTERM, or its terminal closes) stops its workers in order, as on Ctrl-C."""
+def terminate_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that workers are stopped in order."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -33,7 +33,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def resume_command(words: Sequence[str]) -> str | None:
-    """The command that does what is left of one, without a key that it was given; None for one that starts over."""
+    """The command that does the remaining work of `words`, without an API key; None if it would start over."""
     if words[0] not in _RESUMABLE:
         return None
     kept: list[str] = []
@@ -41,6 +41,6 @@ def resume_command(words: Sequence[str]) -> str | None:
     for word in rest:
         if word == _KEY_OPTION:
             next(rest, None)
-        elif word not in _ONCE and not word.startswith(f"{_KEY_OPTION}="):
+        elif word not in _REPEATING and not word.startswith(f"{_KEY_OPTION}="):
             kept.append(word)
     return shlex.join(["slim-eval", *kept])

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run a variant, fed by the records on disk. The only importer of wandb."""
+"""Weights & Biases: one run per variant, made from its records. The only importer of wandb."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
-from slim_eval.results.records import AccuracyRecord, Metadata, Record
+from slim_eval.results.records import AccuracyRecord, Metadata
 from slim_eval.results.store import record_name
 from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
@@ -20,22 +20,19 @@ from slim_eval.utils.redaction import redact, redact_all, remember
 Tracker = Callable[[Variant, RunConfig], None]
 _HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
-_SEEN_BY_ALL = (
-    "--wandb-api-key: a key given as an option stands in the list of processes and in the shell's history; "
+_KEY_IS_VISIBLE = (
+    "--wandb-api-key: a key given as an option is visible in the process list and in the shell history; "
     "the environment variable WANDB_API_KEY is safer"
 )
 _NOT_LOGGED = {"config", "measured_with", "stage_duration_s", "notes", "timestamp"}
 
 
 def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker:
-    """The tracker of a run; one that logs nothing, with one line saying so, where it cannot log.
+    """The tracker of a run, to be called with each finished variant and its config.
 
     Args:
         config: Project, run name and key.
-        note: Told in one line when logging is off.
-
-    Returns:
-        Called with each finished variant and its config.
+        note: Called with one line if nothing will be logged, and with one for each variant that W&B refuses.
     """
     reason = why_off(config)
     if reason is not None:
@@ -43,14 +40,14 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker
             note(f"Weights & Biases logging is off: {reason}")
         return lambda variant, run: None
     if config.api_key is not None:
-        note(_SEEN_BY_ALL)
+        note(_KEY_IS_VISIBLE)
         # wandb reads the key from the environment; workers are started without it.
         os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
     return lambda variant, run: _log(variant, run, note)
 
 
 def why_off(config: TrackingConfig) -> str | None:
-    """Why nothing would be logged, in one line; None where a run is logged. wandb is not imported."""
+    """Why nothing would be logged, in one line; None if runs are logged. Does not import wandb."""
     if not config.enabled:
         return "--no-wandb-enabled"
     if importlib.util.find_spec("wandb") is None:
@@ -69,7 +66,7 @@ def why_off(config: TrackingConfig) -> str | None:
 
 
 def logged_in() -> bool:
-    """Whether `wandb login` has left a key in the netrc file."""
+    """Whether the netrc file contains a key for W&B, as `wandb login` writes it."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or _HOST
     for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):
         if path and Path(path).is_file():
@@ -84,41 +81,35 @@ def logged_in() -> bool:
 
 
 def payload(variant: Variant, config: RunConfig) -> tuple[dict[str, Any], dict[str, float]]:
-    """What is logged of a variant: its config, and its metrics under ``performance/``, ``energy/`` and ``accuracy/``.
+    """The config and the metrics of a variant as logged: metrics by ``benchmark/name``, without those not measured.
 
-    Keys and tokens are in neither. Missing metrics are left out.
+    Both are redacted.
     """
     heads = [record.model_dump(mode="json", include=set(_HEAD) - _NOT_LOGGED) for record in variant.records]
     settings = config.model_dump(
         mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python", "force", "dry_run"}
     )
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Any] = {}
     for record in variant.records:
-        metrics.update(_metrics(record))
-    return redact_all({**(heads[0] if heads else {}), "settings": settings}), redact_all(metrics)
-
-
-def _metrics(record: Record) -> dict[str, float]:
-    name = record_name(record)
-    if isinstance(record, AccuracyRecord):
-        flat: dict[str, Any] = {
-            f"accuracy/{name}": record.accuracy,
-            f"accuracy/{name}_stderr": record.stderr,
-            **{f"accuracy/{name}/{key.replace(',', '_')}": value for key, value in record.metrics.items()},
-        }
-    else:
-        values = record.model_dump(mode="json", exclude=set(_HEAD))
-        flat = {f"{name}/{key}": value for key, value in values.items()}
-    return {key: value for key, value in flat.items() if isinstance(value, (int, float))}
+        name = record_name(record)
+        if isinstance(record, AccuracyRecord):
+            metrics[f"accuracy/{name}"] = record.accuracy
+            metrics[f"accuracy/{name}_stderr"] = record.stderr
+            metrics |= {f"accuracy/{name}/{key.replace(',', '_')}": value for key, value in record.metrics.items()}
+        else:
+            values = record.model_dump(mode="json", exclude=set(_HEAD))
+            metrics |= {f"{name}/{key}": value for key, value in values.items()}
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+    return redact_all({**(heads[0] if heads else {}), "settings": settings}), redact_all(numbers)
 
 
 def run_name(config: RunConfig, variant: Variant) -> str:
-    """Name of a variant's run: the user's where one was given, told apart where the run has several variants."""
+    """Name of a variant's W&B run: --wandb-run-name, with model and precision added if the run has several variants."""
     own = f"{variant.precision} {short_name(variant.model)}"
     if config.tracking.run_name is None:
         return own
-    alone = len(config.models) * len(config.precision) == 1
-    return redact(config.tracking.run_name if alone else f"{config.tracking.run_name} {own}")
+    is_only_one = len(config.models) * len(config.precision) == 1
+    return redact(config.tracking.run_name if is_only_one else f"{config.tracking.run_name} {own}")
 
 
 def _log(variant: Variant, config: RunConfig, note: Callable[[str], None]) -> None:
@@ -133,7 +124,7 @@ def _log(variant: Variant, config: RunConfig, note: Callable[[str], None]) -> No
             tags=[variant.precision],
             job_type="slim-eval",
             config=settings,
-            # Its own metadata holds the command line, and with it a key that was given as an option.
+            # wandb's own metadata contains the command line, and with it a key that was given as an option.
             settings=wandb.Settings(
                 console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
             ),
@@ -143,4 +134,4 @@ def _log(variant: Variant, config: RunConfig, note: Callable[[str], None]) -> No
         run.summary.update(metrics)
         run.finish()
     except (wandb.Error, OSError) as error:
-        note(f"Weights & Biases did not take {run_name(config, variant)}: {' '.join(str(error).split())}")
+        note(f"Weights & Biases refused {run_name(config, variant)}: {' '.join(str(error).split())}")

@@ -3,6 +3,10 @@
 Run it by hand with ``python -m slim_eval.execution.worker < job.json``. After a known failure of a benchmark, the next
 one runs on the same engine. Any other failure ends the process, and the evaluator starts a fresh one for the rest:
 an engine that failed in an unknown way cannot be trusted to measure.
+
+Devices are resolved here, where the work runs: a worker finds the GPUs of its own machine, hides all others from CUDA,
+and records their name. The plan resolves GPUs too, with the same function, but only to forecast: a dry run and resume
+compare records with the device that a local worker would find.
 """
 
 from __future__ import annotations
@@ -14,28 +18,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slim_eval import models, power
-from slim_eval.benchmarks.base import Progress
-from slim_eval.config import Benchmark, RunConfig
+from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
 from slim_eval.engines.engine import Engine
-from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
+from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
-from slim_eval.results.records import (
-    AccuracyMetrics,
-    AccuracyRecord,
-    EnergyMetrics,
-    EnergyRecord,
-    Measurement,
-    Metadata,
-    PerformanceRecord,
-    Record,
-)
+from slim_eval.plugins import load_plugins
+from slim_eval.results.records import Metadata, Record
 from slim_eval.results.store import write_record
+from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import GIB, environment
 
 _ADVANCE_EVERY_S = 0.2
@@ -46,12 +43,13 @@ def main() -> int:
     """Do the job on stdin.
 
     Returns:
-        0 where the job was done to its end, known failures of single benchmarks included.
+        0 if the job was done to its end, known failures of single benchmarks included.
     """
     faulthandler.enable()  # a crash in native code leaves a stack in the log
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, when asked
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, on request
     _hold_lifeline()
     emit = _claim_stdout()
+    load_plugins()  # a job may name what a plugin adds
     job = messages.parse_job(sys.stdin.read())
     if isinstance(job, messages.CheckJob):
         _attempt("check", partial(_check, job, emit), emit)
@@ -67,7 +65,7 @@ def main() -> int:
 
 
 def _hold_lifeline() -> None:
-    """End with the process that started this one, though it be killed: with all that this one has started."""
+    """End together with the process that started this one, even if that is killed, and with all child processes."""
     number = os.environ.pop(messages.LIFELINE, None)
     if number is None:
         return  # run by hand
@@ -99,7 +97,7 @@ def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
     try:
         path = work()
     except SlimEvalError as error:
-        traceback.print_exception(error, file=sys.stderr)  # the log tells more than the one line
+        traceback.print_exception(error, file=sys.stderr)  # the log has more than the one line
         usage = isinstance(error, UsageError)
         emit(messages.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=usage))
         return False
@@ -107,46 +105,75 @@ def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
     return True
 
 
+def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
+    """The GPUs of this machine to compute on; all others are hidden from CUDA, which must not have started yet.
+
+    Raises:
+        UsageError: There is no such GPU.
+    """
+    gpus = power.resolve_gpus(gpu_index, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if gpus:  # numbered as NVML numbers them, so that both mean the same
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in gpus)
+    return gpus
+
+
 def _check(job: messages.CheckJob, emit: _Emit) -> None:
     from slim_eval import engines
 
+    _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
     for precision in job.precisions:
-        decision = engines.choose(job.engine.engine, precision)
-        engines.check(decision, job.engine)
+        decision = engines.choose(job.config.engine.engine, precision)
+        engine = engines.ENGINES[decision.name]
+        engine.check(job.config.engine)
+        if "accuracy" in job.stages and not engine.capabilities.lm_eval:
+            raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
         emit(messages.Chosen(precision=precision, engine=decision.name))
-    if job.tasks:
-        from slim_eval.benchmarks import accuracy
-
-        accuracy.check_tasks(job.tasks, job.include_path)
+    for name, stages in job.stages.items():
+        BENCHMARKS[name].check(job.config, stages)
 
 
 def _fetch(job: messages.FetchJob, emit: _Emit) -> Path | None:
-    from slim_eval.models.download import fetch
+    from slim_eval.models import fetch
 
     source = fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
     return source.path or source.pickled
 
 
 def _convert(job: messages.ConvertJob, emit: _Emit) -> Path:
-    from slim_eval.models.unpickling import convert
+    from slim_eval.engines import memory
+    from slim_eval.models import bytes_here, pickles
 
+    memory.require_in_ram(bytes_here(job.source), pickles.LIBRARIES_GB)
     progress = _progress("convert", emit)
-    return convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
+    return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
 
 
 def _quantize(job: messages.QuantizeJob, emit: _Emit) -> Path:
+    _claim_gpus(job.gpu_index, job.num_gpus)
     from slim_eval.quantization.llmcompressor import quantize
 
     checkpoint = quantize(job.request, lambda text: emit(messages.Note(text=text)), _progress("quantize", emit))
     return checkpoint.path
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """An engine, the GPUs it computes on, the name of the device, and what every record's head contains."""
+
+    engine: Engine
+    gpus: tuple[power.Gpu, ...]
+    device: str | None
+    metadata: dict[str, Any]
+
+
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
     from slim_eval import engines
 
-    loaded: list[tuple[Engine, tuple[power.Gpu, ...], dict[str, Any]]] = []
+    loaded: list[_Loaded] = []
 
     def load() -> None:
+        claimed = _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
         decision = engines.choose(job.config.engine.engine, job.precision)
         emit(messages.Note(text=decision.reason))
         request = engines.LoadRequest(
@@ -155,109 +182,51 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
             max_model_len=job.max_model_len,
             seed=job.config.seed,
         )
-        engine = engines.load(decision, request)
-        gpus = _computing_gpus(job, engine)
-        loaded.append((engine, gpus, _metadata(job, engine, decision.reason, gpus)))
+        engine = engines.ENGINES[decision.name].load(request)
+        gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
+        metadata = _metadata(job, engine, decision.reason, gpus)
+        loaded.append(_Loaded(engine, gpus, fingerprints.device_name(claimed), metadata))
 
     if not _attempt("engine", load, emit):
         return
-    engine, gpus, metadata = loaded[0]
     try:
-        for stage, measure in _steps(job, engine, gpus):
-            _attempt(stage, partial(_record, job, stage, metadata, measure, _progress(stage, emit)), emit)
+        for stage, benchmark in stages_of(job.config).items():
+            if stage in job.stages:
+                _attempt(stage, partial(_record, job, stage, benchmark, loaded[0], _progress(stage, emit)), emit)
     finally:
-        engine.close()
-
-
-def _computing_gpus(job: messages.MeasureJob, engine: Engine) -> tuple[power.Gpu, ...]:
-    """The GPUs to measure: those of the job, unless the engine computes on the CPU although there are GPUs.
-
-    Raises:
-        EngineError: NVML does not show the worker what it showed the evaluator.
-    """
-    if engine.device == "cpu":
-        return ()
-    gpus = tuple(gpu for gpu in power.list_gpus() if gpu.uuid in job.gpus)
-    if len(gpus) != len(job.gpus):
-        raise EngineError(
-            "the measuring interpreter does not see the GPUs that were chosen", "install nvidia-ml-py into it"
-        )
-    return gpus
-
-
-def _steps(
-    job: messages.MeasureJob, engine: Engine, gpus: tuple[power.Gpu, ...]
-) -> Iterator[tuple[str, Callable[..., Measurement]]]:
-    """The stages of a measurement in their order, each with the call that makes its numbers."""
-    from slim_eval.benchmarks import accuracy
-
-    config = job.config
-    if Benchmark.PERFORMANCE in job.benchmarks:
-        yield "performance", partial(_measure_performance, engine, config, gpus)
-    if Benchmark.ENERGY in job.benchmarks:
-        yield "energy", partial(_measure_energy, engine, config, gpus)
-    if Benchmark.ACCURACY in job.benchmarks:
-        for task in job.accuracy_tasks:
-            yield task, partial(accuracy.run, engine, task, config.accuracy, config.seed)
-
-
-def _measure_performance(
-    engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress
-) -> Measurement:
-    from slim_eval.benchmarks import performance
-
-    bandwidth = _memory_bandwidth(power.gpu_facts(gpus))
-    return performance.run(engine, config.performance, progress, memory_bandwidth_gb_s=bandwidth, seed=config.seed)
-
-
-def _memory_bandwidth(facts: Sequence[Mapping[str, Any]]) -> float | None:
-    """Of all GPUs together, 10**9 bytes a second; None without a GPU, or where one of them does not say."""
-    bandwidths = [gpu.get("memory_bandwidth_gb_s") for gpu in facts]
-    known = [float(bandwidth) for bandwidth in bandwidths if bandwidth is not None]
-    return sum(known) if known and len(known) == len(bandwidths) else None
-
-
-def _measure_energy(engine: Engine, config: RunConfig, gpus: tuple[power.Gpu, ...], progress: Progress) -> Measurement:
-    from slim_eval.benchmarks import energy
-
-    meter = power.open_meter(config.energy.source, gpus, config.energy.sampling_interval_s)
-    return energy.run(engine, config.energy, config.performance, meter, progress, seed=config.seed)
+        loaded[0].engine.close()
 
 
 def _record(
-    job: messages.MeasureJob, stage: str, metadata: dict[str, Any], measure: Callable[..., Measurement], progress: Any
+    job: messages.MeasureJob, stage: str, benchmark: Benchmark[Any, Any], loaded: _Loaded, progress: Progress
 ) -> Path:
-    """Measure, and write the record the moment its benchmark ends."""
+    """Measure one stage, and write its record the moment it ends."""
     start = time.monotonic()
-    measurement = measure(progress)
-    head = {
-        **metadata,
-        **_measured_with(job, stage, metadata["engine"]),
-        "timestamp": environment.now(),
-        "stage_duration_s": time.monotonic() - start,
-        "notes": (*metadata["notes"], *measurement.notes),
-    }
-    kind: type[Record] = PerformanceRecord
-    if isinstance(measurement.metrics, EnergyMetrics):
-        kind = EnergyRecord
-    elif isinstance(measurement.metrics, AccuracyMetrics):
-        kind = AccuracyRecord
-    record = kind(**head, **measurement.metrics.model_dump())
+    options = benchmark.options_of(job.config)
+    measurement = benchmark.run(BenchmarkContext(loaded.engine, options, job.config, loaded.gpus, stage, progress))
+    measured_with = None
+    if (settings := job.settings.get(stage)) is not None:
+        here = {"device": loaded.device} if "device" in settings else {}
+        measured_with = fingerprints.served_by({**settings, **here}, loaded.engine.name)
+    record: Record = benchmark.record(
+        **{
+            **loaded.metadata,
+            "benchmark": benchmark.name,
+            "measured_with": measured_with,
+            "fingerprint": None if measured_with is None else fingerprints.fingerprint(measured_with),
+            "timestamp": environment.now(),
+            "stage_duration_s": time.monotonic() - start,
+            "notes": (*loaded.metadata["notes"], *measurement.notes),
+        },
+        **measurement.metrics.model_dump(),
+    )
     try:
         return write_record(job.directory, record, measurement.samples)
     except OSError as error:
         raise BenchmarkError(
             f"{job.directory}: the record could not be written: {error.strerror or error}",
-            "make room or mend the folder; the same command measures it again",
+            "free some space or fix the folder; rerunning the command measures it again",
         ) from error
-
-
-def _measured_with(job: messages.MeasureJob, stage: str, engine: str) -> dict[str, Any]:
-    """The settings that the numbers of a stage depend on, with their hash; none where the job names none."""
-    if stage not in job.settings:
-        return {}
-    settings = fingerprints.served_by(job.settings[stage], engine)
-    return {"measured_with": settings, "fingerprint": fingerprints.fingerprint(settings)}
 
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
@@ -267,8 +236,11 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
     head = Metadata(
         schema_version=1,
         model=job.model,
+        # What a checkpoint that came quantized was made from is not known.
+        base_model=None if source.quantization else job.model,
+        baseline=DEFAULT_BASELINE,
         precision=job.precision,
-        # A checkpoint that came quantized is measured as it is; its own method is named.
+        # A checkpoint that came quantized is measured as it is, under the name of its own method.
         quantization_scheme=source.quantization or job.quantization_scheme,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
@@ -281,7 +253,8 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         kernels=engine.kernels,
         environment=environment.collect(power.gpu_facts(gpus)),
         config=job.config.model_dump(
-            mode="json", include={"seed", "revision", "performance", "energy", "accuracy", "engine"}
+            mode="json",
+            include={"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"},
         ),
         notes=(*job.notes, *engine.notes),
     )

@@ -1,7 +1,7 @@
-"""Where a model comes from and what its checkpoint says of itself, without torch or transformers.
+"""Models: where they come from and what their checkpoints contain, without torch or transformers.
 
-`source` resolves names and reads configurations; `hub` and `download` reach the model hub; `weights` reads the headers
-of weight files; `pickles` and `unpickling` convert pickled weights.
+`source` resolves names, downloads, and reads configurations and headers of weight files; `hub` accesses the model hub;
+`pickles` converts pickled weights; `publish` gives a finished checkpoint its name.
 """
 
 from slim_eval.models.source import (
@@ -9,15 +9,20 @@ from slim_eval.models.source import (
     ConfigFacts,
     ModelSource,
     Tensors,
+    bytes_here,
     describe,
     describe_config,
+    fetch,
+    fetched,
     fingerprint,
     is_path,
     parameters,
     read_header,
+    read_tensors,
     require_plain,
     resolve,
     small_files_hash,
+    tensor_bytes,
     weight_files,
 )
 
@@ -26,14 +31,19 @@ __all__ = [
     "ConfigFacts",
     "ModelSource",
     "Tensors",
+    "bytes_here",
     "describe",
     "describe_config",
+    "fetch",
+    "fetched",
     "fingerprint",
     "is_path",
     "parameters",
     "read_header",
+    "read_tensors",
     "require_plain",
     "resolve",
     "small_files_hash",
+    "tensor_bytes",
     "weight_files",
 ]

@@ -1,13 +1,32 @@
-"""What the model hub can answer but the file asked for, translated in one place."""
+"""The model hub: downloads of a model's files, and the translation of everything that huggingface_hub raises."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from slim_eval.errors import HubError, UsageError, causes
+
+#: Called with the amount done, the total (None if unknown), and the unit.
+Progress = Callable[[int, "int | None", str], None]
+_CONFIG_FILE = "config.json"
+_WATCH_EVERY_S = 1.0
+#: Weights in sub-folders and `consolidated*` are second copies in other layouts.
+_UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
+_ANSWERS = {
+    404: (
+        "{kind} {repo!r} does not exist on {endpoint}, or is private",
+        "check the spelling; a private one needs HF_TOKEN",
+    ),
+    429: ("the hub {endpoint} limits the rate of requests (429)", "wait some minutes, or export HF_TOKEN"),
+}
 
 
 @contextmanager
@@ -16,7 +35,7 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
 
     Raises:
         UsageError: The id is malformed, the revision unknown, or the repository has no ``config.json``.
-        HubError: Everything else the hub or the network can do.
+        HubError: Every other failure of the hub or the network.
     """
     from huggingface_hub import errors
 
@@ -28,21 +47,21 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UsageError(
-            f"{kind} {repo!r} has no revision {revision!r}", "give a branch, tag or commit that its page lists"
+            f"{kind} {repo!r} has no revision {revision!r}", "give a branch, tag or commit listed on its page"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise _hub_error(repo, kind, error) from error
     except errors.EntryNotFoundError as error:
         raise UsageError(
-            f"{kind} {repo!r} has no config.json on the hub: it is no Transformers checkpoint",
-            "GGUF and adapter repositories cannot be measured: give the model they come from",
+            f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
+            "GGUF and adapter repositories cannot be measured: give their base model",
         ) from error
     except http_errors() as error:
         raise _hub_error(repo, kind, error) from error
 
 
 def http_errors() -> tuple[type[Exception], ...]:
-    """What a request to the hub raises: its refusals, and what goes wrong on the way to it."""
+    """The errors of a request to the hub: its refusals, and failures of the network."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -53,31 +72,33 @@ def http_errors() -> tuple[type[Exception], ...]:
 
 
 def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
-    """The one message for what the hub answered, found at the bottom of the chain of causes."""
+    """One message for an answer of the hub, or for its absence."""
     from huggingface_hub import constants, errors
 
     endpoint = without_credentials(constants.ENDPOINT)
     status: int | None = None
     gated = missing = offline = False
     for cause in causes(error):
-        # Every HTTP error carries its response: the hub's, and where it gave up after retries the client's own.
+        # Every HTTP error has its response: the hub's, or the client's own after the last retry.
         status = getattr(getattr(cause, "response", None), "status_code", status)
         gated = gated or isinstance(cause, errors.GatedRepoError)
         offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
         missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
-    deepest = _deepest(error)
-    if isinstance(deepest, OSError) and _is_of_the_disk(deepest):
+    *_, deepest = causes(error)
+    # A connection that is not permitted has no file name.
+    unwritable = isinstance(deepest, PermissionError) and deepest.filename is not None
+    if isinstance(deepest, OSError) and (deepest.errno in _DISK or unwritable):
         return HubError(
             f"{kind} {repo!r} cannot be stored: {deepest.filename or constants.HF_HUB_CACHE}: {deepest.strerror}",
-            "make room or mend the folder, or export HF_HOME with one on another disk",
+            "free space, make the folder writable, or export HF_HOME with a folder on another disk",
         )
     if offline or (status is None and constants.HF_HUB_OFFLINE):
         return HubError(
             f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
-            "unset HF_HUB_OFFLINE, or download it before",
+            "unset HF_HUB_OFFLINE, or download it first",
         )
     if missing and not gated:
-        status = 404  # also where it says 401, as it does to the nameless
+        status = 404  # also for 401, the answer to requests without a token
     if status == 401 and not gated:
         return HubError(
             f"the hub does not accept your token (401, {endpoint})",
@@ -92,49 +113,105 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     if status in _ANSWERS:
         cause_text, remedy = _ANSWERS[status]
         return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
-    reason = f"answered {status}" if status else f"{_way_it_failed(error)} ({reason_of(error)})"
+    # A hub that was reached may break off, or deliver less than announced: that is an OSError without errno.
+    began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
+    failed = "broke off" if began else "cannot be reached"
+    reason = f"answered {status}" if status else f"{failed} ({reason_of(error)})"
     return HubError(
         f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
         "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
     )
 
 
-def _is_of_the_disk(error: OSError) -> bool:
-    """Whether a file could not be written; a connection that is not permitted names none."""
-    return error.errno in _DISK or (isinstance(error, PermissionError) and error.filename is not None)
-
-
-def _way_it_failed(error: BaseException) -> str:
-    """Whether the hub was there at all: one that is breaks off, or delivers less than it announced."""
-    deepest = _deepest(error)
-    # The check of a file's size is an OSError without a number of the system.
-    began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
-    return "broke off" if began else "cannot be reached"
-
-
 def without_credentials(url: str) -> str:
-    """An address without the user name and password that may stand in it."""
+    """An address without its user name and password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-_BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
-_ANSWERS = {
-    404: (
-        "{kind} {repo!r} does not exist on {endpoint}, or is private",
-        "check the spelling; a private one needs HF_TOKEN",
-    ),
-    429: ("the hub {endpoint} limits the rate of requests (429)", "wait some minutes, or export HF_TOKEN"),
-}
-
-
 def reason_of(error: BaseException) -> str:
-    """The first line of the deepest cause: "Connection refused" says more than what is wrapped around it."""
-    deepest = _deepest(error)
+    """The first line of the deepest cause: "Connection refused" is more useful than what wraps it."""
+    *_, deepest = causes(error)
     return (str(deepest).strip().splitlines() or [type(deepest).__name__])[0]
 
 
-def _deepest(error: BaseException) -> BaseException:
-    *_, deepest = causes(error)
-    return deepest
+def config_file(name: str, revision: str | None) -> Path:
+    """``config.json`` of a model, from the hub, or from the cache if the hub cannot be reached."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    try:
+        # One request, without the half minute of retries of a download.
+        get_hf_file_metadata(hf_hub_url(name, _CONFIG_FILE, revision=revision))
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
+        raise
+    except http_errors():
+        cached = try_to_load_from_cache(name, _CONFIG_FILE, revision=revision)
+        if not isinstance(cached, str):
+            raise
+        return Path(cached)
+    return Path(hf_hub_download(name, _CONFIG_FILE, revision=revision))
+
+
+def download(name: str, revision: str | None, patterns: Sequence[str], progress: Progress) -> Path:
+    """Download the files of a model that match the patterns, and return their folder.
+
+    Raises:
+        UsageError: As `hub_errors`.
+        HubError: As `hub_errors`.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+    # Only some versions of huggingface_hub report bytes in their progress bars.
+    with hub_errors(name, revision), report_growth(blobs, progress):
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(_UNWANTED),
+            tqdm_class=_silent_tqdm(),
+        )
+    return Path(folder)
+
+
+def _silent_tqdm() -> type[Any]:
+    from huggingface_hub import utils
+
+    base: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
+
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, *args, **{**kwargs, "disable": True})
+
+    return type("Silent", (base,), {"__init__": silent})
+
+
+@contextmanager
+def report_growth(folder: Path, progress: Progress) -> Iterator[None]:
+    """Report, in MB, by how much a folder grows during the block: for libraries that write without progress."""
+
+    def size() -> int:
+        total = 0
+        for path in folder.glob("*"):
+            try:
+                total += path.stat().st_size
+            except OSError:  # renamed in the meantime
+                continue
+        return total
+
+    before, ended = size(), threading.Event()
+
+    def watch() -> None:
+        reported = 0
+        while not ended.wait(_WATCH_EVERY_S):
+            written = size() - before
+            if written > reported:
+                reported = written
+                progress(written // 10**6, None, "MB")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

@@ -1,37 +1,43 @@
-"""Weights that are pickled (``.bin``): where the checkpoint that is made of them stands, and whether it is whole.
+"""Pickled weights (``.bin``): converted once into a safetensors checkpoint, which everything else reads.
 
-A pickle is a program. None is loaded unless `--allow-pickle` asks for it, and then once: `unpickling` takes the tensors
-out of it, and nothing else, into a safetensors checkpoint beside the quantized ones. Whatever comes later reads that.
+A pickle is a program. None is loaded without `--allow-pickle`; torch then takes only tensors out of it, and no code in
+it runs. Light to import: the evaluator asks `Conversion.is_done` before it starts a worker.
 
-    {quantized_models_dir}/{model}_safetensors-{state}/   a folder for each state of a model: none is replaced in use
-        conversion.json                                   of which state, and how many bytes of weights
+    {quantized_models_dir}/{model}_safetensors-{state}/   one folder per state of a model, so none is replaced in use
+        conversion.json                                   that state, and the size of the weights in bytes
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slim_eval.errors import UsageError
-from slim_eval.models.source import describe
-from slim_eval.utils import bounded, full_name, write_text
+from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError, causes
+from slim_eval.models import loading
+from slim_eval.models.hub import Progress, report_growth
+from slim_eval.models.publish import CONVERSION_RECORD, copy_small_files, new_checkpoint, recover
+from slim_eval.models.source import ModelSource, describe
+from slim_eval.utils import full_name, safe_json, write_text
 from slim_eval.utils.redaction import redact_all
 
-RECORD_FILE = "conversion.json"
-NOTE = "its weights were pickled: the tensors were taken from them into safetensors files, which were measured"
+NOTE = "its weights were pickled: the tensors were converted to safetensors files, which were measured"
+
+#: GiB of memory that torch and Transformers take before a model is loaded.
+LIBRARIES_GB = 0.5
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is to be made of a state of a model.
+    """The conversion of one state of a model.
 
     Attributes:
-        folder: Where it stands, once it is made.
-        identity: Which state of the model.
+        folder: The converted checkpoint, once it exists.
+        identity: The state of the model.
     """
 
     folder: Path
@@ -39,22 +45,75 @@ class Conversion:
 
     @property
     def is_done(self) -> bool:
-        """Whether the folder holds the whole of what was converted from this state of the model."""
+        """Whether the folder contains a complete conversion of this state of the model."""
         try:
-            return bool(bounded.read_json(self.folder / RECORD_FILE) == redact_all(_record(self.folder, self.identity)))
+            record = safe_json.read_json(self.folder / CONVERSION_RECORD)
+            return bool(record == redact_all(_record(self.folder, self.identity)))
         except (OSError, ValueError, UsageError):
             return False
 
 
 def conversion(root: Path, model: str, identity: dict[str, Any]) -> Conversion:
-    """The conversion of a state of a model, below the folder of quantized checkpoints."""
+    """The conversion of a state of a model, in the folder of quantized checkpoints."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Conversion(root / f"{full_name(model)}_safetensors-{digest[:8]}", identity)
 
 
-def write_conversion(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down from which state of the model a folder was converted, and how much is in it."""
-    write_text(folder / RECORD_FILE, json.dumps(_record(folder, identity), indent=2) + "\n")
+def convert(
+    source: ModelSource,
+    final: Path,
+    identity: Mapping[str, Any],
+    progress: Progress = lambda done, total, unit: None,
+    *,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Convert the weights in `source.pickled` and publish the checkpoint as `final`.
+
+    Args:
+        source: A fetched model whose weights are pickled.
+        final: Folder of the checkpoint; an older conversion in it is replaced.
+        identity: The state of the model.
+        progress: Receives the MB written so far.
+        trust_remote_code: Whether Python code that comes with the model may run.
+
+    Raises:
+        UsageError: `final` contains something else.
+        SlimEvalError: The files are damaged, contain more than tensors or too few of them, or Transformers cannot load
+            or save the model.
+        MissingPackageError: torch or transformers is not installed.
+    """
+    assert source.pickled is not None
+    try:
+        from transformers import AutoModelForCausalLM
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "transformers", "conversion", INSTALL) from error
+    recover(final)
+    if final.exists() and any(final.iterdir()) and not (final / CONVERSION_RECORD).is_file():
+        raise UsageError(f"{final} was not made by slim-eval", "move it away, or set --quantized-models-dir")
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.pickled, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        if missing := sorted(found["missing_keys"]):
+            raise SlimEvalError(
+                f"{len(missing)} tensors are missing in the pickled weights of {source.name!r}, e.g. {missing[0]}",
+                "download the model again",
+            )
+        with new_checkpoint(final) as folder:
+            with report_growth(folder, progress):
+                loading.save(model, folder)
+            copy_small_files(source.pickled, folder)
+            write_text(folder / CONVERSION_RECORD, json.dumps(_record(folder, identity), indent=2) + "\n")
+    except (*loading.FAILURES, pickle.UnpicklingError) as error:
+        if any(isinstance(cause, pickle.UnpicklingError) for cause in causes(error)):
+            raise SlimEvalError(
+                f"the pickled weights of {source.name!r} contain more than tensors, or are damaged: nothing was loaded",
+                "if you trust them, convert them with save_pretrained() and name that folder",
+            ) from error
+        cause = f"model {source.name!r} cannot be converted: {loading.reason(error)}"
+        raise SlimEvalError(cause, loading.remedy(error)) from error
+    return final
 
 
 def _record(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Where a model comes from, and what its checkpoint says of itself, without torch or transformers.
+"""Models and their checkpoints, without torch or transformers: where they come from and what their files contain.
 
-A model is named in one of three ways: ``demo`` (the embedded one), a local folder, or a hub id. `resolve` finds out
-in seconds whether it can be had at all; `fetching` brings its files; `describe` reads its configuration and the headers
-of its weights.
+A model is named in one of three ways: ``demo`` (the embedded one), a local folder, or a hub id. `resolve` checks in
+seconds whether it exists; `fetch` downloads its files; `describe` reads its configuration and the headers of its
+weights.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slim_eval.errors import UsageError
-from slim_eval.models.hub import http_errors, hub_errors
+from slim_eval.errors import HubError, UsageError
+from slim_eval.models.hub import Progress, config_file, download, hub_errors
 from slim_eval.schemes import is_quantized
-from slim_eval.utils import MIB, bounded, files_hash
+from slim_eval.utils import MIB, files_hash, safe_json
 
 #: The name of the embedded model.
 DEMO = "demo"
 CONFIG_FILE = "config.json"
 _INDEX_FILE = "model.safetensors.index.json"
 
-#: What a checkpoint needs, and what there may be in place of safetensors: weights that are pickled.
+#: File patterns of a checkpoint, and of pickled weights that may replace safetensors.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
-#: The remedy where a model has no other weights.
+#: The remedy for a model without other weights.
 ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
 _SAMPLE_BLOCKS = 64
@@ -53,10 +53,10 @@ class ModelSource(_Frozen):
     Attributes:
         name: As the user gave it.
         kind: Embedded, a local folder, or on the hub.
-        config_dir: Folder with ``config.json``; for the hub it may hold nothing else yet.
-        path: Folder with the whole checkpoint; None until it is fetched, and converted where its weights are pickled.
-        pickled: Folder with pickled weights that are to be converted; None where there are none.
-        revision: Commit on the hub; None where the model is not from there.
+        config_dir: Folder with ``config.json``; for the hub it may contain nothing else yet.
+        path: Folder with the whole checkpoint; None until it is fetched and, if its weights are pickled, converted.
+        pickled: Folder with pickled weights that must be converted; None without such.
+        revision: Commit on the hub; None for a model from elsewhere.
     """
 
     name: str
@@ -68,19 +68,19 @@ class ModelSource(_Frozen):
 
 
 class ConfigFacts(_Frozen):
-    """What ``config.json`` says.
+    """Contents of ``config.json``.
 
     Attributes:
-        architecture: First class name it lists; None where it lists none.
+        architecture: First class name listed; None without one.
         model_type: Its family, e.g. ``llama``.
-        dtype: The 16-bit dtype to serve: float16 where the model says so, else bfloat16 (also for a float32 model).
+        dtype: The 16-bit dtype to serve: float16 if stated, else bfloat16 (also for a float32 model).
         dtype_stated: Whether the configuration names a dtype at all.
-        max_position_embeddings: Context window in tokens; None where it is not stated.
-        tied_embeddings: Whether it says that input and output embeddings are one tensor.
+        max_position_embeddings: Context window in tokens; None if not stated.
+        tied_embeddings: Whether input and output embeddings are one tensor.
         quantization: Format of an already quantized checkpoint, e.g. ``awq``; None for a plain one.
-        attention_layers: Layers that keep keys and values; as the two below None where that is not stated.
-        kv_heads: Key-value heads a layer.
-        head_size: Elements a head.
+        attention_layers: Layers with keys and values; like the two below, None if not stated.
+        kv_heads: Key-value heads per layer.
+        head_size: Elements per head.
     """
 
     architecture: str | None
@@ -96,16 +96,16 @@ class ConfigFacts(_Frozen):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the checkpoint holds quantized weights."""
+        """Whether the weights of the checkpoint are quantized."""
         return self.quantization is not None
 
 
 class CheckpointFacts(ConfigFacts):
-    """What a whole checkpoint says.
+    """Contents of a whole checkpoint.
 
     Attributes:
         num_parameters: Tied ones counted once; None for a quantized checkpoint, whose tensors are packed.
-        weight_bytes: Of the weight files on disk.
+        weight_bytes: Size of the weight files.
     """
 
     num_parameters: int | None
@@ -118,11 +118,11 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
     Args:
         name: ``demo``, a folder, or a hub id such as ``org/name``.
         revision: Branch, tag or commit; only hub models have one.
-        allow_pickle: Whether a folder may hold pickled weights alone.
+        allow_pickle: Whether a folder may have only pickled weights.
 
     Raises:
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
-        HubError: No such model, no access to it, or no hub.
+        HubError: The model does not exist or is not accessible, or the hub cannot be reached.
     """
     if name == DEMO:
         from slim_eval import demo
@@ -133,9 +133,46 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         pickled = allow_pickle and not has_safetensors(source.config_dir) and pickled_files(source.config_dir)
         return source.model_copy(update={"path": None, "pickled": source.config_dir}) if pickled else source
     with hub_errors(name, revision):
-        config = _hub_config(name, revision)
+        config = config_file(name, revision)
     # The cache's layout is public: snapshots/{commit}/{file}.
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
+
+
+def fetch(
+    source: ModelSource,
+    *,
+    allow_pickle: bool = False,
+    progress: Progress = lambda done, total, unit: None,
+) -> ModelSource:
+    """Download the whole checkpoint.
+
+    Args:
+        source: A resolved model.
+        allow_pickle: Whether pickled weights are downloaded if the model has no others.
+        progress: Called with the number of MB downloaded.
+
+    Returns:
+        The source as `fetched` gives it.
+
+    Raises:
+        HubError: The hub refused or broke off, or the model has no weights of these kinds.
+    """
+    if source.path is not None or source.pickled is not None:
+        return source
+    folder = download(source.name, source.revision, WANTED, progress)
+    if has_safetensors(folder) or (
+        allow_pickle and pickled_files(download(source.name, source.revision, PICKLED, progress))
+    ):
+        return fetched(source, folder)
+    raise HubError(
+        f"model {source.name!r} has no weights in the safetensors format on the hub",
+        "nor pickled ones" if allow_pickle else ALLOW_PICKLE,
+    )
+
+
+def fetched(source: ModelSource, folder: Path) -> ModelSource:
+    """The source with its `path`, or with `pickled` if the weights in the folder must be converted first."""
+    return source.model_copy(update={"path" if has_safetensors(folder) else "pickled": folder})
 
 
 def has_safetensors(folder: Path) -> bool:
@@ -151,7 +188,7 @@ def _safetensors(folder: Path) -> list[Path]:
 
 
 def pickled_files(folder: Path) -> list[Path]:
-    """The pickled weight files of a checkpoint, sorted by name; those of optimisers and adapters are none."""
+    """The pickled weight files of a checkpoint, sorted by name; not those of optimisers and adapters."""
     return sorted(path for pattern in PICKLED if pattern.endswith(".bin") for path in folder.glob(pattern))
 
 
@@ -166,7 +203,7 @@ def describe_config(folder: Path) -> ConfigFacts:
         return _config_facts(config)
     except (AttributeError, TypeError, LookupError, ValidationError) as error:
         raise UsageError(
-            f"{folder / CONFIG_FILE}: is not a model's configuration", "download the model again"
+            f"{folder / CONFIG_FILE}: not the configuration of a model", "download the model again"
         ) from error
 
 
@@ -188,7 +225,7 @@ def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
 
 
 def _attention(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of the KV cache; nothing for a model that compresses keys and values, as DeepSeek's do."""
+    """The shape of the KV cache; empty for a model with compressed keys and values, such as DeepSeek's."""
     if config.get("kv_lora_rank") is not None:
         return {}
     kinds = config.get("layer_types")
@@ -202,7 +239,7 @@ def _attention(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count_of(config: Mapping[str, Any], *keys: str) -> int | None:
-    """A number of the configuration; None where it is missing or, as in some models, differs from layer to layer."""
+    """A number of the configuration; None if it is missing or, as in some models, differs between layers."""
     value = _first((config,), keys)
     return value if isinstance(value, int) else None
 
@@ -223,29 +260,31 @@ def describe(folder: Path) -> CheckpointFacts:
         values["dtype"] = "float16"
     return CheckpointFacts(
         **values,
-        num_parameters=None if facts.is_quantized else _count(tensors, facts.tied_embeddings),
+        num_parameters=None
+        if facts.is_quantized
+        else sum(math.prod(shape) for shape in parameters(tensors, facts.tied_embeddings).values()),
         weight_bytes=sum(file.stat().st_size for file in files),
     )
 
 
 def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
-    """Refuse to quantize what is quantized already.
+    """Refuse to quantize a checkpoint that is quantized already.
 
     Raises:
-        UsageError: `precision` is made by quantization and the checkpoint is not a plain one.
+        UsageError: `precision` requires quantization, and the checkpoint is not a plain one.
     """
     if is_quantized(precision) and facts.is_quantized:
         raise UsageError(
-            f"model {source.name!r} is already quantized ({facts.quantization}): no {precision} from it",
+            f"model {source.name!r} is already quantized ({facts.quantization}) and cannot be quantized to {precision}",
             "give the unquantized model, or measure this checkpoint as it is with --precision fp16",
         )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, sorted by name: those its index lists, else those there.
+    """The safetensors files of a checkpoint, sorted by name: those listed in its index, else all.
 
     Raises:
-        UsageError: There are none, or one that the index lists is missing.
+        UsageError: There are none, or a listed one is missing.
     """
     index = folder / _INDEX_FILE
     if index.exists():
@@ -280,24 +319,67 @@ def read_header(file: Path) -> Tensors:
             raise UsageError(f"{file}: not a safetensors file", "if it is a git-lfs pointer, run `git lfs pull`")
         text = stream.read(length)
     try:
-        header = bounded.parse(text.decode())
+        header = safe_json.parse(text.decode())
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
-        raise UsageError(f"{file}: its header is broken or cut off", "download the model again") from error
+        raise UsageError(f"{file}: its header is damaged or incomplete", "download the model again") from error
     if 8 + length + end != size:
         raise UsageError(
-            f"{file}: holds {size} bytes, its header promises {8 + length + end}",
-            "it is cut off: download the model again",
+            f"{file}: has {size} bytes, its header requires {8 + length + end}",
+            "it is incomplete: download the model again",
         )
     return tensors
+
+
+def read_tensors(source: ModelSource) -> Tensors:
+    """The tensors of a model, from the headers of its weight files; only these are fetched from the hub.
+
+    Raises:
+        HubError: The hub refused or cannot be reached, or the model has no safetensors weights.
+        UsageError: A file is missing, truncated, or not what its name says.
+    """
+    if source.path is not None:
+        return {name: tensor for file in weight_files(source.path) for name, tensor in read_header(file).items()}
+    if source.pickled is not None:
+        raise UsageError(f"model {source.name!r} has pickled weights, which have no header", "convert them first")
+    from huggingface_hub import errors, get_safetensors_metadata
+
+    with hub_errors(source.name, source.revision):
+        try:
+            files = get_safetensors_metadata(source.name, revision=source.revision).files_metadata.values()
+        except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+            raise HubError(
+                f"model {source.name!r} has no readable weights in the safetensors format on the hub",
+                "give a folder with safetensors weights",
+            ) from error
+    return {name: (str(t.dtype), tuple(t.shape)) for file in files for name, t in file.tensors.items()}
+
+
+def bytes_here(source: ModelSource) -> int:
+    """Bytes of a model's weight files on this machine, pickled ones too; 0 if they are not downloaded yet.
+
+    Raises:
+        UsageError: A file is missing.
+    """
+    if source.path is not None:
+        files = weight_files(source.path)
+    else:
+        files = [] if source.pickled is None else pickled_files(source.pickled)
+    return sum(file.stat().st_size for file in files)
+
+
+def tensor_bytes(kind: str, shape: Sequence[int]) -> float:
+    """Bytes of a tensor of a dtype as safetensors names it, such as ``BF16``, ``I8`` or ``F8_E4M3``."""
+    bits = 8 if kind == "BOOL" else int(re.sub(r"^[A-Z]+(\d+).*$", r"\1", kind))
+    return math.prod(shape) * bits / 8
 
 
 def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the floating-point tensors that are parameters; tied ones once.
 
-    Masks and position ids that old checkpoints store are none.
+    Not masks and position ids, which old checkpoints store.
     """
     has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
     return {
@@ -312,8 +394,8 @@ def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the configuration and the weights of a local checkpoint.
 
-    Files up to 64 MiB are read whole; of larger ones 64 blocks of 1 MiB at even distances, which tells two trained
-    states apart without reading hundreds of gigabytes.
+    Files up to 64 MiB are read whole; of larger ones 64 blocks of 1 MiB at even distances, which distinguishes two
+    trained states without reading hundreds of gigabytes.
     """
     digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
     for file in weight_files(folder) if has_safetensors(folder) else pickled_files(folder):
@@ -329,33 +411,16 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _hub_config(name: str, revision: str | None) -> Path:
-    """``config.json`` from the hub, or from the cache where the hub gives none."""
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-
-    try:
-        # Asked once, without the half minute of retries that a download makes before it gives up.
-        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE, revision=revision))
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
-        raise
-    except http_errors():
-        cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
-        if not isinstance(cached, str):
-            raise
-        return Path(cached)
-    return Path(hf_hub_download(name, CONFIG_FILE, revision=revision))
-
-
 def is_path(name: str) -> bool:
-    """Whether a model's name means a folder of this machine and no hub id."""
+    """Whether a model's name means a local folder, not a hub id."""
     try:
         return bool(re.match(r"\.{1,2}(/|$)|[/~\\]", name)) or Path(name).exists()
-    except OSError:  # longer than any name of a file
+    except OSError:  # longer than any file name
         return False
 
 
 def small_files_hash(folder: Path) -> str:
-    """SHA-256 of what a local checkpoint holds besides its weights: tokenizer, chat template, code."""
+    """SHA-256 of a local checkpoint's files other than its weights: tokenizer, chat template, code."""
     wanted = [pattern for pattern in WANTED if pattern != "*.safetensors"]
     return files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
 
@@ -365,7 +430,7 @@ def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSour
         there = (folder / CONFIG_FILE).is_file()
         what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     except OSError as error:
-        there, what = False, f"cannot be looked at ({error.strerror})"
+        there, what = False, f"cannot be read ({error.strerror})"
     if not there:
         raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
     return ModelSource(name=name, kind=kind, config_dir=folder.resolve(), path=folder.resolve())
@@ -373,20 +438,15 @@ def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSour
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = bounded.read_json(file)
+        content = safe_json.read_json(file)
     except (OSError, ValueError) as error:
-        reason = f" ({error})" if isinstance(error, bounded.LimitError) else ""
+        reason = f" ({error})" if isinstance(error, safe_json.LimitError) else ""
         raise UsageError(f"{file}: not readable as JSON{reason}", "download the model again") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{file}: holds no JSON object", "download the model again")
+        raise UsageError(f"{file}: not a JSON object", "download the model again")
     return content
 
 
 def _first(mappings: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> Any:
     """The first value that is not null, mapping by mapping."""
     return next((m[key] for m in mappings for key in keys if m.get(key) is not None), None)
-
-
-def _count(tensors: Tensors, tied: bool) -> int:
-    """Floating-point elements of what is a parameter."""
-    return sum(math.prod(shape) for shape in parameters(tensors, tied).values())

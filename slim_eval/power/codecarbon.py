@@ -1,7 +1,7 @@
-"""The CodeCarbon meter: energy of CPU and memory (and GPU) where there is no NVML meter.
+"""The CodeCarbon meter: energy of CPU and memory (and GPU) without NVML.
 
-CodeCarbon reads RAPL where the kernel lets it, else it estimates from CPU load and the CPU's rated power; the source
-of a reading says which. It runs offline: no file, no lock, no network.
+CodeCarbon reads RAPL if the kernel permits it, else it estimates from CPU load and the CPU's rated power; the source of
+a reading names the method. It runs offline: no file, no lock, no network.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from slim_eval.errors import MissingPackageError
 from slim_eval.power.gpus import Gpu
-from slim_eval.power.meter import EnergyReading, Meter, PowerSample, window_reasons
+from slim_eval.power.meter import METERS, EnergyReading, EnergySource, Meter, PowerSample, window_reasons
 
 _JOULES_PER_KWH = 3.6e6
 _SHORTEST_INTERVAL_S = 0.5  # below this, CPU load is mostly noise
-_STALE_S = 0.06  # CodeCarbon measures again only where its last measurement is older than 0.05 s
-_NOTE = "energy of the whole CPU and memory: CodeCarbon estimates that of memory and, without RAPL, that of the CPU"
-_METHODS = {  # how CodeCarbon describes its CPU -> what the source is called
+_STALE_S = 0.06  # CodeCarbon measures again only if its last measurement is older than 0.05 s
+_NOTE = "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's"
+_METHODS = {  # CodeCarbon's description of its CPU -> method in the source
     "CPU(Intel Rapl)": "RAPL",
     "CPU(Cpu Load)": "cpu_load",
 }
@@ -32,7 +33,7 @@ class CodeCarbonMeter(Meter):
         sampling_interval_s: Seconds between power samples, at least 0.5.
 
     Raises:
-        ImportError: CodeCarbon is not installed, or is older than 3.3.
+        ImportError: CodeCarbon is not installed or older than 3.3.
     """
 
     def __init__(self, gpus: Sequence[Gpu], sampling_interval_s: float) -> None:
@@ -41,20 +42,19 @@ class CodeCarbonMeter(Meter):
         self._log = _Log()
         self._marks: list[float] = []  # the ends of the window
         self._tracker: Any = None
-        # Finding the hardware takes seconds and is kept for the process: now, not in the first window.
+        # Hardware detection takes seconds, and its result is kept for the process: now, not in the first window.
         tracker = self._new_tracker()
         tracker.get_detected_hardware()
         self._source = f"codecarbon ({_method(tracker)})"
 
     def _new_tracker(self) -> Any:
         from codecarbon import OfflineEmissionsTracker
-        from codecarbon.output_methods.base_output import OutputMethod  # noqa: F401 - 3.3: it takes `output_methods`
 
-        logging.getLogger("codecarbon").setLevel(logging.ERROR)  # it speaks before it reads its own log_level
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)  # it logs before it reads its own log_level
         return OfflineEmissionsTracker(
-            country_iso_code="USA",  # asked for by offline mode; changes CO2, not joules
+            country_iso_code="USA",  # offline mode requires one; it affects CO2, not joules
             measure_power_secs=self._interval_s,
-            api_call_interval=1,  # tell the handler of every measurement
+            api_call_interval=1,  # call the handler for every measurement
             output_methods=[],
             output_handlers=[self._log],
             emissions_endpoint=None,
@@ -66,25 +66,25 @@ class CodeCarbonMeter(Meter):
         )
 
     def start(self) -> None:
-        """Begin to sample; CodeCarbon's own start takes a while."""
+        """Begin to sample; CodeCarbon's own start takes some time."""
         self._log, self._marks = _Log(), []
         self._tracker = self._new_tracker()
         self._tracker.start()
 
     def open(self) -> None:
-        """The window begins. Only the time is noted: asking CodeCarbon here could count a moment twice."""
+        """Note the time only: a measurement of CodeCarbon here could count an interval twice."""
         self._marks.append(time.perf_counter())
 
     def close(self) -> None:
-        """The window ends; again, only the time is noted."""
+        """Note the time only."""
         self._marks.append(time.perf_counter())
 
     def stop(self) -> EnergyReading:
-        """End sampling, and read the window."""
+        """End sampling, and return the reading of the window."""
         if self._tracker is None:
             raise RuntimeError("stop() before start()")
         tracker, self._tracker = self._tracker, None
-        time.sleep(_STALE_S)  # so that the last measurement lies behind the window
+        time.sleep(_STALE_S)  # so that the last measurement is after the window
         tracker.stop()
         return self._reading()
 
@@ -117,7 +117,7 @@ class _Log:
     def live_out(self, total: Any, delta: Any) -> None:
         """A periodic measurement."""
         joules = total.energy_consumed * _JOULES_PER_KWH
-        if not self.rows or joules > self.rows[-1][1]:  # a total told again is no new measurement
+        if not self.rows or joules > self.rows[-1][1]:  # a repeated total is not a new measurement
             self.rows.append((time.perf_counter(), joules))
 
     def out(self, total: Any, delta: Any) -> None:
@@ -132,10 +132,10 @@ class _Log:
 
 
 def _window(rows: Sequence[tuple[float, float]], opened: float, closed: float) -> list[tuple[float, float]]:
-    """The rows of a window, with one at either end of it: there, energy is linear between its neighbours.
+    """The rows of a window and one at each end of it, where energy is interpolated between its neighbours.
 
     Returns:
-        Empty where no row lies before the window, or none after it.
+        Empty without a row before and one after the window.
     """
     if not rows or rows[0][0] > opened or rows[-1][0] < closed:
         return []
@@ -150,7 +150,7 @@ def _joules_at(rows: Sequence[tuple[float, float]], t: float) -> float:
 
 
 def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple[PowerSample, ...]:
-    """Mean power between rows at least `shortest_s` apart, stamped with the middle of its interval."""
+    """Mean power between rows at least `shortest_s` apart, at the middle of its interval."""
     samples: list[PowerSample] = []
     t0, (last_t, last_joules) = rows[0][0], rows[0]
     for t, joules in rows[1:]:
@@ -161,9 +161,23 @@ def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple
 
 
 def _method(tracker: Any) -> str:
-    # Its public interface does not say how it measures the CPU.
+    # The public interface does not report how the CPU is measured.
     hardware: list[str] = tracker._conf.get("hardware", [])  # noqa: SLF001
     cpu = next((text for text in hardware if text.startswith("CPU(")), None)
     if cpu is None:
         return ", ".join(hardware) or "unknown"
     return _METHODS.get(cpu, "constant TDP" if ">" in cpu else cpu)
+
+
+def _obstacle(gpus: Sequence[Gpu]) -> MissingPackageError | None:
+    try:
+        from codecarbon.output_methods.base_output import OutputMethod  # noqa: F401  # new in 3.3
+    except ImportError:
+        return MissingPackageError("codecarbon>=3.3", "energy without NVML", 'pip install "codecarbon>=3.3"')
+    return None
+
+
+# Not for `auto` with GPUs: an estimate would replace what NVML refuses to measure.
+METERS.register(
+    EnergySource("codecarbon", obstacle=_obstacle, preference=lambda gpus: None if gpus else 0, open=CodeCarbonMeter)
+)

@@ -1,6 +1,7 @@
-"""GPUs of this machine: which there are, which a run uses, what a record says of them, whose processes they run.
+"""GPUs of this machine: which there are, which a run uses, what they can do, and which processes use them.
 
-NVML's door (package nvidia-ml-py, module `pynvml`): everything else in `slim_eval.power` asks NVML through it.
+The one door to NVML (package nvidia-ml-py, module `pynvml`). An optional answer that the GPU, the driver or the binding
+does not give is None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.utils import MIB
 
 _ROOT_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the Linux kernel
+_MIB_PER_GIB = 1024
 _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML query, its arguments, divisor
     ("power_limit_watts", "nvmlDeviceGetPowerManagementLimit", (), 1000),
     ("sm_clock_mhz", "nvmlDeviceGetClockInfo", (1,), 1),  # NVML_CLOCK_SM
@@ -28,7 +30,7 @@ _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML que
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `index` is NVML's (PCI bus order); `memory_total_mb` is None where the GPU has no memory of its own."""
+    """One GPU. `index` is NVML's (PCI bus order); `memory_total_mb` is None for a GPU without memory of its own."""
 
     index: int
     uuid: str
@@ -37,9 +39,60 @@ class Gpu:
     driver: str
 
 
+@dataclass(frozen=True)
+class GpuCapabilities:
+    """What one GPU and its driver can do.
+
+    Attributes:
+        gpu: Which one.
+        memory_free_mb: Memory that no process uses, MiB.
+        compute_capability: CUDA's, e.g. (9, 0).
+        has_counter: Whether it has an energy counter.
+        has_power: Whether it reports its power.
+        driver_cuda: Newest CUDA that the driver supports, e.g. (12, 8).
+    """
+
+    gpu: Gpu
+    memory_free_mb: float | None
+    compute_capability: tuple[int, int] | None
+    has_counter: bool
+    has_power: bool
+    driver_cuda: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process of someone else on a GPU. `name` and `used_mb`, MiB, are None if unknown."""
+
+    pid: int
+    name: str | None
+    used_mb: float | None
+
+    def __str__(self) -> str:
+        name = f" ({self.name})" if self.name else ""
+        used = "an unknown share" if self.used_mb is None else f"{self.used_mb / _MIB_PER_GIB:.1f} GiB"
+        return f"pid {self.pid}{name} uses {used}"
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Memory of one GPU now; `free_mb`, MiB, is None if unknown. `others` are sorted by memory, the largest first."""
+
+    gpu: Gpu
+    free_mb: float | None
+    others: tuple[GpuProcess, ...]
+
+    def __str__(self) -> str:
+        total = self.gpu.memory_total_mb
+        if self.free_mb is None or total is None:
+            return f"GPU {self.gpu.index} does not report its free memory"
+        free = f"GPU {self.gpu.index} has {self.free_mb / _MIB_PER_GIB:.1f} of {total / _MIB_PER_GIB:.1f} GiB free"
+        return ", ".join([free, *map(str, self.others)])
+
+
 @contextmanager
 def open_nvml() -> Iterator[Any]:
-    """The module pynvml, initialised for the length of the block; its errors pass through."""
+    """The module pynvml, initialised for the block; its errors pass through."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -51,7 +104,7 @@ def open_nvml() -> Iterator[Any]:
 
 
 def ask(nvml: Any, name: str, *arguments: Any) -> Any:
-    """An answer of NVML that one can do without: None where the GPU, driver or binding does not give it."""
+    """An optional answer of NVML."""
     try:
         return getattr(nvml, name)(*arguments)
     except (AttributeError, nvml.NVMLError, nvml.NVMLLibraryMismatchError):
@@ -62,7 +115,7 @@ def list_gpus() -> tuple[Gpu, ...]:
     """All GPUs of this machine in NVML's order; empty without GPU, driver or the package nvidia-ml-py.
 
     Raises:
-        SlimEvalError: There is a driver, but it is broken.
+        SlimEvalError: There is a driver, but it does not work.
     """
     try:
         import pynvml
@@ -84,7 +137,7 @@ def list_gpus() -> tuple[Gpu, ...]:
         return ()
     except pynvml.NVMLError as error:
         raise SlimEvalError(
-            f"NVML cannot list the GPUs: {error}", "see what nvidia-smi says; after a driver update, reboot"
+            f"NVML cannot list the GPUs: {error}", "run nvidia-smi to see why; after a driver update, reboot"
         ) from error
 
 
@@ -98,13 +151,12 @@ def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
 def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, ...]:
     """The GPUs that a run computes on, and so measures; empty for a run on the CPU.
 
-    Indices, in `gpu_index` and in `visible`, are those of nvidia-smi; the order of CUDA itself may differ. Give the run
-    ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` with these indices, or the UUIDs, and both mean the same device.
+    Indices are those of nvidia-smi; CUDA's own order may differ, unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` is set.
 
     Args:
         gpu_index: First GPU, 0-based, among the visible ones.
         count: How many GPUs share the model.
-        visible: The value of CUDA_VISIBLE_DEVICES: indices, UUIDs or prefixes of UUIDs; None where it is not set.
+        visible: The value of CUDA_VISIBLE_DEVICES: indices, UUIDs or prefixes of UUIDs; None if it is not set.
 
     Raises:
         UsageError: There is no such GPU.
@@ -112,70 +164,125 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
     gpus = list_gpus()
     usable = gpus if visible is None or not gpus else _visible_gpus(gpus, visible)
     if not usable and (gpu_index, count) == (0, 1):
-        return ()  # also where CUDA_VISIBLE_DEVICES hides every GPU: the usual way to ask for the CPU
+        return ()  # also if CUDA_VISIBLE_DEVICES hides every GPU: the usual way to select the CPU
     if gpu_index + count > len(usable):
         hidden = f" ({len(gpus)} on the machine; CUDA_VISIBLE_DEVICES={visible})" if len(usable) < len(gpus) else ""
         wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
-        remedy = "choose among these, or change CUDA_VISIBLE_DEVICES" if gpus else "leave it out to use the CPU"
-        raise UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; they are counted from 0", remedy)
+        remedy = "choose one of these, or change CUDA_VISIBLE_DEVICES" if gpus else "omit it to use the CPU"
+        raise UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; indices start at 0", remedy)
     return usable[gpu_index : gpu_index + count]
 
 
 def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in visible.split(",")):
-        if entry in {"", "-1"}:  # CUDA reads no further than these
+        if entry in {"", "-1"}:  # CUDA ignores everything after these
             break
         found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
         if len(found) != 1 or found[0] in chosen:
             raise UsageError(
                 f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} names no further GPU of the {len(gpus)} here",
-                "name each by its index or UUID in nvidia-smi -L; parts of a GPU (MIG) have no meter",
+                "give each index or UUID of nvidia-smi -L once; parts of a GPU (MIG) have no meter",
             )
         chosen += found
     return tuple(chosen)
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
-    """What a record says of each GPU; None where unknown.
-
-    Identity, driver, memory, power limit, clocks, persistence mode; ``memory_bus_width_bits`` and
-    ``memory_bandwidth_gb_s``: what the memory can move at most, as `memory_bandwidth_gb_s` works it out.
-    """
+    """What a record says of each GPU: identity, driver, memory, power limit, clocks, memory bandwidth; None: unknown."""
     gpus = tuple(gpus)
     if not gpus:
         return ()
+    every: list[dict[str, Any]] = []
     with open_nvml() as nvml:
-        return tuple(_facts(nvml, gpu) for gpu in gpus)
+        for gpu in gpus:
+            handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
+            facts = asdict(gpu)
+            for key, query, arguments, divisor in _FACTS:
+                value = ask(nvml, query, handle, *arguments)
+                facts[key] = None if value is None else value / divisor
+            clock_mhz, bus_width_bits = facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"]
+            facts["memory_bandwidth_gb_s"] = memory_bandwidth_gb_s(clock_mhz, bus_width_bits)
+            persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
+            facts["persistence_mode"] = None if persistence is None else bool(persistence)
+            every.append(facts)
+    return tuple(every)
 
 
-def _facts(nvml: Any, gpu: Gpu) -> dict[str, Any]:
-    handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
-    facts = asdict(gpu)
-    for key, query, arguments, divisor in _FACTS:
-        value = ask(nvml, query, handle, *arguments)
-        facts[key] = None if value is None else value / divisor
-    persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
-    bandwidth = memory_bandwidth_gb_s(facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"])
-    return {
-        **facts,
-        "memory_bandwidth_gb_s": bandwidth,
-        "persistence_mode": None if persistence is None else bool(persistence),
-    }
+def gpu_capabilities(gpus: Iterable[Gpu]) -> tuple[GpuCapabilities, ...]:
+    """What each of some GPUs can do."""
+    gpus = tuple(gpus)
+    if not gpus:
+        return ()
+    every: list[GpuCapabilities] = []
+    with open_nvml() as nvml:
+        version = ask(nvml, "nvmlSystemGetCudaDriverVersion_v2")
+        for gpu in gpus:
+            handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
+            capability = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+            every.append(
+                GpuCapabilities(
+                    gpu=gpu,
+                    memory_free_mb=_free_mb(nvml, handle),
+                    compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
+                    has_counter=ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None,
+                    has_power=ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None,
+                    driver_cuda=(version // 1000, version % 1000 // 10) if version else None,
+                )
+            )
+    return tuple(every)
+
+
+def gpu_memory(gpus: Iterable[Gpu]) -> tuple[GpuMemory, ...]:
+    """Free memory of some GPUs, and the processes of others on them."""
+    gpus = tuple(gpus)
+    if not gpus:
+        return ()
+    every: list[GpuMemory] = []
+    with open_nvml() as nvml:
+        for gpu in gpus:
+            handle, own = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid), process_tree()
+            others = [
+                GpuProcess(process.pid, _process_name(process.pid), None if used is None else used / MIB)
+                for process in ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
+                if process.pid not in own
+                for used in [process.usedGpuMemory]
+            ]
+            others.sort(key=lambda other: -(other.used_mb or 0.0))
+            every.append(GpuMemory(gpu, _free_mb(nvml, handle), tuple(others)))
+    return tuple(every)
+
+
+def _free_mb(nvml: Any, handle: Any) -> float | None:
+    memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+    return None if memory is None else memory.free / MIB
+
+
+def _process_name(pid: int) -> str | None:
+    """None if it has ended, or in a container, where NVML may report the host's process ids."""
+    import psutil
+
+    if pids_may_be_the_hosts():
+        return None
+    try:
+        name: str = psutil.Process(pid).name()
+    except psutil.Error:
+        return None
+    return name
 
 
 def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None) -> float | None:
-    """Peak bandwidth of a GPU's memory: clock x 2 transfers a cycle (double data rate) x bus width.
+    """Peak bandwidth of a GPU's memory: clock x 2 transfers per cycle (double data rate) x bus width.
 
-    It gives the data sheets' values: A100 40 GB, 1215 MHz x 5120 bit: 1555 GB/s; H100 SXM, 2619 MHz x 5120 bit:
+    This reproduces the data sheets: A100 40 GB, 1215 MHz x 5120 bit: 1555 GB/s; H100 SXM, 2619 MHz x 5120 bit:
     3352 GB/s.
 
     Args:
-        clock_mhz: Highest memory clock as NVML names it, in 10**6 cycles a second.
+        clock_mhz: Highest memory clock that NVML reports, in 10**6 cycles per second.
         bus_width_bits: Width of the memory bus.
 
     Returns:
-        10**9 bytes a second; None where a part is unknown or 0.
+        10**9 bytes per second; None if a part is unknown or 0.
     """
     if not clock_mhz or not bus_width_bits:
         return None
@@ -183,14 +290,14 @@ def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None)
 
 
 def process_tree(root: int | None = None) -> frozenset[int]:
-    """Process ids of `root` (this process by default), its descendants and its process group; from /proc."""
+    """Process ids of `root` (this process by default), its descendants and its process group; from ``/proc``."""
     root = os.getpid() if root is None else root
     parents: dict[int, int] = {}
     groups: dict[int, int] = {root: os.getpgid(root)}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         parents[int(stat.parent.name)], groups[int(stat.parent.name)] = int(fields[1]), int(fields[2])
     own = {root} | {pid for pid, group in groups.items() if group == groups[root]}
@@ -200,18 +307,18 @@ def process_tree(root: int | None = None) -> frozenset[int]:
 
 
 def foreign_processes(listed: Collection[int], own: Collection[int], *, namespaced: bool) -> frozenset[int]:
-    """Which of the processes `listed` on one GPU are not ours.
+    """The processes `listed` on one GPU that are not in `own`.
 
-    In a container NVML may list processes by the host's numbers. Then a single unknown one, with none of ours in the
-    list, is taken for the engine.
+    In a container NVML may list processes by the host's ids. Then a single unknown one, with none of ours in the list,
+    counts as the engine.
     """
     foreign = frozenset(listed) - frozenset(own)
-    alone = len(foreign) == len(frozenset(listed)) == 1
-    return frozenset() if namespaced and alone else foreign
+    is_engine = namespaced and len(foreign) == len(frozenset(listed)) == 1
+    return frozenset() if is_engine else foreign
 
 
 def pids_may_be_the_hosts() -> bool:
-    """Whether this process lives in a container whose process ids differ from those of the machine."""
+    """Whether this process runs in a container whose process ids differ from the host's."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) != _ROOT_PID_NAMESPACE
     except OSError:

@@ -1,23 +1,57 @@
-"""What every power meter has in common: windows, readings, and the arithmetic on power samples."""
+"""What a power meter is, how one is chosen, and the arithmetic on power samples.
+
+A meter is added by registering an `EnergySource` in `METERS`, here or in a plugin: `--energy-source` then accepts its
+name, and ``auto`` considers it.
+"""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from slim_eval.power.conditions import Conditions, DeviceState
+from slim_eval.errors import BenchmarkError, SlimEvalError, unknown_name
+from slim_eval.power.gpus import Gpu
+from slim_eval.utils.registry import Registry
 
 SETTLE_S = 1.0  # newer GPUs report power as the mean of the last second
-MIN_WINDOW_S = 2.0  # below this, a counter's own period (up to 0.1 s) is too large a share of the window
+MIN_WINDOW_S = 2.0  # in a shorter window, a counter's own period (up to 0.1 s) is too large a share
+#: Values of `--energy-source` that name no meter.
+AUTO, NO_SOURCE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """One GPU at one time; None if not reported. `throttles` is empty if nothing throttled it."""
+
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    temperature_celsius: float | None = None
+    throttles: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Clocks and temperatures over a window, all samples and devices together; None if no device reports them.
+
+    Attributes:
+        throttles: Reason for throttling -> share of the samples in which any device was throttled by it.
+    """
+
+    min_sm_clock_mhz: float | None = None
+    mean_sm_clock_mhz: float | None = None
+    mean_memory_clock_mhz: float | None = None
+    mean_temperature_celsius: float | None = None
+    max_temperature_celsius: float | None = None
+    throttles: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PowerSample:
-    """Power of each device in watts at `t_s` seconds after the window opened; `states` of the devices where known."""
+    """Power of each device in watts, `t_s` seconds after the window opened, and the devices' states if known."""
 
     t_s: float
     watts: tuple[float, ...]
@@ -29,17 +63,17 @@ class EnergyReading:
     """Energy of one window, summed over its devices.
 
     Attributes:
-        source: ``nvml-counter``, ``nvml-integral``, ``codecarbon (method)``.
-        duration_s: Length of the window; None, like `joules` and its kin, where the meter failed on the way.
-        joules: From `source`; no measurement where there are `invalid_reasons`.
-        joules_counter: Difference of the energy counters; None where not supported.
+        source: ``nvml-counter``, ``nvml-integral``, ``codecarbon (method)``, or another meter's name.
+        duration_s: Length of the window; None, like the energies, if the meter failed.
+        joules: From `source`; must not be used if there are `invalid_reasons`.
+        joules_counter: Difference of the energy counters; None if not supported.
         joules_integral: Trapezoid integral of the power samples; None without samples.
         disagreement: |counter - integral| / counter, a fraction.
         samples: Power over time, in the window.
         devices: UUIDs of the GPUs.
         opened_s: When the window opened, on the clock of `time.perf_counter`.
         conditions: Clocks, temperatures and throttling in the window.
-        foreign_pids: Processes that are not ours, seen on a device.
+        foreign_pids: Processes of others that used a device.
         invalid_reasons: Why `joules` must not be used; empty for a good window.
         notes: What a reader must know besides.
     """
@@ -71,25 +105,24 @@ class Meter(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """The window begins now."""
+        """Begin the window."""
 
     @abstractmethod
     def close(self) -> None:
-        """The window ends now."""
+        """End the window."""
 
     @abstractmethod
     def stop(self) -> EnergyReading:
-        """End sampling, and read the window.
+        """End sampling, and return the reading of the window.
 
-        Never raises for a meter that failed, or for a window that was not closed: the reading then has reasons and no
-        energy.
+        A meter that failed and a window that was not closed raise nothing: their reading has reasons and no energy.
         """
 
     def idle_power_watts(self, seconds: float) -> float | None:
-        """Mean power in watts while the caller waits for `seconds`, after a wait of `SETTLE_S`.
+        """Mean power over `seconds` of waiting, after a first wait of `SETTLE_S`, in watts.
 
         Returns:
-            None where it cannot be read, or where another process was seen on a device: its work is no idling.
+            None if it cannot be read, or if another process used a device: then the device was not idle.
         """
         self.start()
         time.sleep(SETTLE_S)
@@ -111,19 +144,81 @@ class NoMeter:
     reason: str
 
 
+@dataclass(frozen=True)
+class EnergySource:
+    """A kind of meter, as `METERS` lists it.
+
+    Attributes:
+        name: As `--energy-source` accepts it.
+        obstacle: Why it cannot measure these GPUs (the CPU if there are none), as the error to raise; None if it can.
+            An error without a remedy gets a general one.
+        preference: Rank for ``auto`` on these GPUs, the highest first; None: only if named.
+        open: Makes the meter from the GPUs and the seconds between power samples.
+    """
+
+    name: str
+    obstacle: Callable[[Sequence[Gpu]], SlimEvalError | None]
+    preference: Callable[[Sequence[Gpu]], int | None]
+    open: Callable[[Sequence[Gpu], float], Meter]
+
+
+METERS: Registry[EnergySource] = Registry("energy source")
+
+
+def check_energy_source(name: str) -> None:
+    """Refuse a value of `--energy-source` that is neither ``auto``, ``none`` nor a registered name.
+
+    Raises:
+        UsageError: The remedy lists the names.
+    """
+    if name not in {AUTO, NO_SOURCE, *METERS}:
+        raise unknown_name("energy source", name, [AUTO, *METERS, NO_SOURCE])
+
+
+def open_meter(source: str, gpus: Sequence[Gpu], sampling_interval_s: float) -> Meter | NoMeter:
+    """The meter for a value of `--energy-source`; ``auto`` takes the preferred one that can measure here.
+
+    Args:
+        source: ``auto``, ``none`` or the name of a member of `METERS`.
+        gpus: The devices that compute; empty on the CPU.
+        sampling_interval_s: Seconds between power samples.
+
+    Raises:
+        UsageError: No meter has that name.
+        SlimEvalError: The named meter cannot measure here; its own error, such as `MissingPackageError`.
+    """
+    check_energy_source(source)
+    if source == NO_SOURCE:
+        return NoMeter("switched off by --energy-source none")
+    if source != AUTO:
+        obstacle = METERS[source].obstacle(gpus)
+        if obstacle is None:
+            return METERS[source].open(gpus, sampling_interval_s)
+        if obstacle.remedy:
+            raise obstacle
+        raise BenchmarkError(obstacle.cause, "use --energy-source auto, or codecarbon for an estimate")
+    ranked = [(rank, member) for member in METERS.values() if (rank := member.preference(gpus)) is not None]
+    reasons = []
+    for _, member in sorted(ranked, key=lambda pair: -pair[0]):
+        obstacle = member.obstacle(gpus)
+        if obstacle is None:
+            return member.open(gpus, sampling_interval_s)
+        reasons.append(": ".join(filter(None, (obstacle.cause, obstacle.remedy))))
+    return NoMeter("; ".join(reasons) or "no meter is registered for these devices")
+
+
 def integral_joules(
     samples: Sequence[PowerSample], begin_s: float | None = None, end_s: float | None = None
 ) -> float | None:
     """Energy under the power samples by the trapezoid rule, joules over all devices.
 
     Args:
-        samples: In order of time.
-        begin_s: From when on, on the clock of the samples; the first sample by default. Power is linear between
-            samples, and constant before the first and after the last.
-        end_s: Until when; the last sample by default.
+        samples: In order of time. Power is linear between them, and constant before the first and after the last.
+        begin_s: Start on the clock of the samples; the first sample by default.
+        end_s: End; the last sample by default.
 
     Returns:
-        None below two samples.
+        None with fewer than two samples.
     """
     if len(samples) < 2:
         return None
@@ -143,13 +238,8 @@ def _watts_at(samples: Sequence[PowerSample], times: Sequence[float], t_s: float
     return (1 - share) * sum(samples[before].watts) + share * sum(samples[after].watts)
 
 
-def disagreement(counter: float | None, integral: float | None) -> float | None:
-    """|counter - integral| / counter, a fraction; None where either is missing or the counter did not move."""
-    return abs(counter - integral) / counter if counter and integral is not None else None
-
-
 def window_reasons(duration_s: float) -> list[str]:
-    """Why a window of this length is no good; empty where it is long enough."""
+    """Why a window of this length is invalid; empty if it is long enough."""
     if duration_s >= MIN_WINDOW_S:
         return []
     return [f"the window of {duration_s:.2f} s is shorter than {MIN_WINDOW_S:g} s: measure more requests"]

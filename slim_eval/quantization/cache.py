@@ -1,20 +1,15 @@
-"""The cache of quantized checkpoints: which folder holds which, and whether it is what was asked for.
+"""The cache of quantized checkpoints: the folder of each, and whether it is the one that a run needs.
 
-    {root}/{model}_{precision}/            a loadable checkpoint, complete since the moment it got its name
+    {root}/{model}_{precision}/            a loadable checkpoint, complete from the moment it has this name
         quantization.json                  how it was made; without it the folder was made elsewhere
-    {root}/.{model}_{precision}.tmp-…      being written, or left by a process that was killed
 
-Light on purpose: the evaluator asks `cached` before it starts a worker, so nothing here imports torch.
+Light on purpose: the evaluator calls `cached` before it starts a worker, so nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,13 +19,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import pickles
-from slim_eval.models.source import CONFIG_FILE, WANTED, ModelSource, describe, fingerprint, small_files_hash
+from slim_eval.models.publish import QUANTIZATION_RECORD
+from slim_eval.models.source import CONFIG_FILE, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
-from slim_eval.utils import bounded, full_name, short_name, slug, write_text
+from slim_eval.utils import full_name, safe_json, short_name, write_text
 from slim_eval.utils.redaction import redact, redact_all
 
-RECORD_FILE = "quantization.json"
+#: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the model
+#: and the seed. The first three appear only for a recipe that differs from the defaults of `Recipe`.
+SETTINGS = frozenset({
+    "modifier", "targets", "arguments", "scheme", "ignore", "calibration_dataset", "calibration_split",
+    "num_calibration_samples", "max_sequence_length",
+})  # fmt: skip
+RECORD_FILE = QUANTIZATION_RECORD
 _REQUANTIZE = "--requantize makes it again"
 
 
@@ -39,16 +41,16 @@ class _Frozen(BaseModel):
 
 
 class QuantizeRequest(_Frozen):
-    """A checkpoint that is wanted; travels to the worker as JSON.
+    """A checkpoint that a run needs; sent to the worker as JSON.
 
     Attributes:
         source: The model; its `path` is needed to quantize, not to look into the cache.
-        precision: int8 or int4.
+        precision: A scheme with a recipe.
         directory: Folder of quantized checkpoints.
-        config: Calibration.
-        seed: Of calibration sampling.
+        config: Options of calibration.
+        seed: Seed of calibration sampling.
         trust_remote_code: Whether Python code that comes with the model may run.
-        models: All models of the run, so that two with one short name get folders of their own.
+        models: All models of the run, so that two with the same short name get separate folders.
     """
 
     source: ModelSource
@@ -64,18 +66,18 @@ class QuantizationRecord(BaseModel):
     """`quantization.json`: how a checkpoint was made.
 
     Attributes:
-        settings: What decides the result; a cache is used only where all of them are those asked for.
-        calibration: The data really used: samples, tokens, length in tokens, SHA-256.
-        dtype: 16-bit dtype of activations and of what is not quantized.
-        num_parameters: Of the source; None where it is not known.
-        bytes_on_disk: Of all weight files.
+        settings: What decides the result; the checkpoint is reused only if all settings are the requested ones.
+        calibration: The data used: samples, tokens, length in tokens, SHA-256; empty for a recipe without calibration.
+        dtype: 16-bit data type of activations and of layers that are not quantized.
+        num_parameters: Parameters of the source model; None if unknown.
+        bytes_on_disk: Size of all weight files.
         bits_per_weight: ``8 * bytes_on_disk / num_parameters``, embeddings and scales included.
         weight_sha256: Weight file -> SHA-256.
         versions: Package -> version.
         started: ISO 8601, UTC; as is `finished`.
     """
 
-    # Keys of a newer version are passed over: an old reader still knows whether the settings agree.
+    # Keys of a newer version are ignored: this version can still compare the settings.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = 1
@@ -103,8 +105,8 @@ class QuantizedCheckpoint(_Frozen):
 
     Attributes:
         path: Its folder.
-        record: How it was made; None where it was made elsewhere.
-        reused: Whether it was found in the cache.
+        record: How it was made; None if it was made elsewhere.
+        reused: Whether it came from the cache.
         notes: What a reader of its numbers must know, one line each.
     """
 
@@ -117,7 +119,7 @@ class QuantizedCheckpoint(_Frozen):
 def checkpoint_directory(request: QuantizeRequest) -> Path:
     """Folder of a quantized checkpoint: ``{root}/{model}_{precision}``.
 
-    Its model part is the short name; the whole name where another model has the short one, or will in this run.
+    ``{model}`` is the short name, or the full name if another model there or in this run has the same short name.
     """
     model = request.source.name
     short = short_name(model)
@@ -129,34 +131,41 @@ def checkpoint_directory(request: QuantizeRequest) -> Path:
 
 def _owner(folder: Path) -> str | None:
     try:
-        return str(bounded.read_json(folder / RECORD_FILE)["model"])
+        return str(safe_json.read_json(folder / RECORD_FILE)["model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def settings(request: QuantizeRequest) -> dict[str, Any]:
-    """What decides the result of quantization, by the names under which a user sets it.
+    """Everything that decides the result of quantization, by the names of the options.
 
-    Local data is known by its content, not by its path. Redacted, as they are when they are read again.
+    Settings of calibration appear only if the recipe needs it. Local data is identified by its content, not by its path.
+    Values are redacted, as they are when they are read again.
     """
-    config = request.config
-    path = local_path(config.calibration_dataset)
-    local = content_hash(path) if path else None
-    found = {
-        **identity(request.source),
-        "scheme": recipe_of(request.precision).scheme,
-        "ignore": list(recipe_of(request.precision).ignore),
-        "calibration_dataset": f"sha256:{local}" if local else config.calibration_dataset,
-        "calibration_split": None if path and path.is_file() else config.calibration_split,
-        "num_calibration_samples": config.num_calibration_samples,
-        "max_sequence_length": config.max_sequence_length,
-        "seed": request.seed,
-    }
-    return {key: redact_all(value) for key, value in found.items()}
+    config, recipe = request.config, recipe_of(request.precision)
+    found = {**identity(request.source), **_beyond_defaults(recipe), "scheme": recipe.scheme, "ignore": recipe.ignore}
+    if recipe.needs_calibration:
+        path = local_path(config.calibration_dataset)
+        local = content_hash(path) if path else None
+        found |= {
+            "calibration_dataset": f"sha256:{local}" if local else config.calibration_dataset,
+            "calibration_split": None if path and path.is_file() else config.calibration_split,
+            "num_calibration_samples": config.num_calibration_samples,
+            "max_sequence_length": config.max_sequence_length,
+        }
+    plain: dict[str, Any] = json.loads(json.dumps({**found, "seed": request.seed}, default=dict))
+    return {key: redact_all(value) for key, value in plain.items()}
+
+
+def _beyond_defaults(recipe: Recipe) -> dict[str, Any]:
+    """Modifier, targets and arguments if they differ from the defaults: settings of older checkpoints have no such keys."""
+    defaults = Recipe(recipe.name, recipe.scheme)
+    names = ("modifier", "targets", "arguments")
+    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(defaults, name)}
 
 
 def identity(source: ModelSource) -> dict[str, Any]:
-    """Which model it is, wherever it lies: its commit on the hub, else hashes of its weights and of all other files."""
+    """The state of a model, wherever it is: its commit on the hub, else hashes of its weights and its other files."""
     if source.kind == "hub":
         return {"revision": source.revision}
     folder = source.config_dir
@@ -164,29 +173,29 @@ def identity(source: ModelSource) -> dict[str, Any]:
 
 
 def conversion(source: ModelSource, directory: Path) -> pickles.Conversion:
-    """The conversion of a model whose weights are pickled, below the folder of quantized checkpoints."""
+    """The conversion of a model whose weights are pickled, in the folder of quantized checkpoints."""
     return pickles.conversion(directory, source.name, identity(source))
 
 
 def foreign(request: QuantizeRequest) -> Path | None:
-    """The folder of a checkpoint that was made elsewhere and that `cached` would take; None where there is none."""
+    """The folder of a checkpoint that was made elsewhere and that `cached` would return; None without one."""
     folder = checkpoint_directory(request)
     made_elsewhere = (folder / CONFIG_FILE).is_file() and not (folder / RECORD_FILE).exists()
     return folder if made_elsewhere and not request.config.requantize else None
 
 
 def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
-    """The checkpoint asked for, where the cache holds it; None where it must be made.
+    """The requested checkpoint from the cache; None if it must be made.
 
     Raises:
-        UsageError: It was made with other settings, or its folder holds something else.
+        UsageError: It was made with other settings, or its folder contains something else.
         QuantizationError: It is damaged.
     """
     folder = checkpoint_directory(request)
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / CONFIG_FILE).is_file():
-        raise UsageError(f"{folder} exists and holds no checkpoint", "move it away, or set --quantized-models-dir")
+        raise UsageError(f"{folder} exists and contains no checkpoint", "move it away, or set --quantized-models-dir")
     if request.config.requantize:
         return None
     if not (folder / RECORD_FILE).exists():
@@ -205,7 +214,7 @@ def read_record(folder: Path) -> QuantizationRecord:
     """
     file = folder / RECORD_FILE
     try:
-        return QuantizationRecord.model_validate(bounded.read_json(file))
+        return QuantizationRecord.model_validate(safe_json.read_json(file))
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise QuantizationError(f"{file}: not readable ({reason})", _REQUANTIZE) from error
@@ -217,19 +226,19 @@ def write_record(folder: Path, record: QuantizationRecord) -> None:
 
 
 def recipe_of(precision: str) -> Recipe:
-    """How a scheme's checkpoint is made.
+    """The recipe of a scheme.
 
     Raises:
         UsageError: The scheme is not registered, or serves the model's own weights.
     """
     recipe = scheme(precision).recipe
     if recipe is None:
-        raise UsageError(f"{precision} is not made by quantization", "give a scheme that has a recipe")
+        raise UsageError(f"{precision} is not made by quantization", "name a scheme that has a recipe")
     return recipe
 
 
 def recipe_record(precision: str) -> dict[str, Any]:
-    """A recipe as it stands in ``quantization.json``."""
+    """A recipe in the form of ``quantization.json``."""
     recipe = recipe_of(precision)
     lists = {"targets": list(recipe.targets), "ignore": list(recipe.ignore)}
     shown = {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "needs_calibration")}
@@ -239,8 +248,8 @@ def recipe_record(precision: str) -> dict[str, Any]:
 def _foreign(folder: Path) -> QuantizedCheckpoint:
     facts = describe(folder)
     if not facts.is_quantized:
-        raise UsageError(f"{folder} holds an unquantized checkpoint", "move it away, or set --quantized-models-dir")
-    note = f"{folder} has no {RECORD_FILE}: made elsewhere ({facts.quantization}), with settings that are not known"
+        raise UsageError(f"{folder} contains an unquantized checkpoint", "move it away, or set --quantized-models-dir")
+    note = f"{folder} has no {RECORD_FILE}: made elsewhere ({facts.quantization}), with unknown settings"
     return QuantizedCheckpoint(path=folder, record=None, reused=True, notes=(note,))
 
 
@@ -270,80 +279,5 @@ def _refuse_damage(folder: Path, record: QuantizationRecord) -> None:
         raise QuantizationError(f"quantized checkpoint is damaged: {error.cause}", _REQUANTIZE) from error
     if size != record.bytes_on_disk:
         raise QuantizationError(
-            f"{folder} holds {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
+            f"{folder} contains {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
         )
-
-
-def copy_small_files(source: Path, folder: Path) -> None:
-    """Copy what a checkpoint has beside its weights, such as its tokenizer; what is there already stays."""
-    wanted = {Path(pattern).suffix for pattern in WANTED} - {".safetensors"}
-    for file in source.iterdir():
-        own = file.name.endswith(".index.json") or file.name in {RECORD_FILE, pickles.RECORD_FILE}
-        if file.suffix in wanted and file.is_file() and not own and not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
-
-
-@contextmanager
-def new_checkpoint(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `final`; on success it is flushed and takes the name, on failure it is removed.
-
-    An older checkpoint of that name stays until the new one is complete.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.tmp-{_process()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _flush(temporary)
-        _publish(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def recover(final: Path) -> None:
-    """Clean up after processes of this machine that were killed: remove half-written folders, restore a moved one."""
-    for left in sorted(final.parent.glob(f".{final.name}.*-{slug(socket.gethostname())}-*")):
-        process = left.name.rsplit("-", 1)[-1]
-        if process.isdigit() and int(process) != os.getpid() and _is_alive(int(process)):
-            continue
-        if left.name.startswith(f".{final.name}.old-") and not final.exists():
-            left.rename(final)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _process() -> str:
-    return f"{slug(socket.gethostname())}-{os.getpid()}"
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    old = final.with_name(f".{final.name}.old-{_process()}")
-    if final.exists():
-        final.rename(old)
-    temporary.rename(final)
-    _fsync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,7 @@
-"""Calibration data of quantization: which texts GPTQ sees, as token ids.
+"""Calibration data: the texts that quantization runs on, as token ids.
 
-Rows have ``messages`` (a conversation, rendered by the model's own chat template) or ``text``. They come from the hub,
-from a local file or from a folder; which of them are taken depends on the seed alone.
+Rows have ``messages`` (a conversation, rendered with the model's own chat template) or ``text``. They come from the hub,
+a local file or a folder; only the seed decides which rows are used.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import INSTALL, MissingPackageError, QuantizationError, UsageError
 from slim_eval.models.hub import http_errors, hub_errors
-from slim_eval.utils import bounded, did_you_mean
+from slim_eval.utils import did_you_mean, safe_json
 
 # File ending -> builder of `datasets`; .jsonl is read here, so that rows may differ in their keys.
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-_MAX_BYTES = 2 * 10**9  # of a .jsonl file; its rows are all held in memory
+_MAX_BYTES = 2 * 10**9  # of a .jsonl file, whose rows are all kept in memory
 _REMEDY = "a row is an object with `messages` (a list of role and content) or `text`"
 
 
@@ -31,15 +31,13 @@ class Calibration:
     """Calibration samples.
 
     Attributes:
-        token_ids: One list of token ids a sample, none empty, none longer than the config allows.
-        sha256: Over all token ids: two runs with the same value saw the same data.
-        description: Where it came from, in one line.
+        token_ids: Token ids of each sample; no sample is empty or longer than the config allows.
+        sha256: Hash of all token ids: two runs with the same value used the same data.
         notes: What a reader must know, one line each.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     sha256: str
-    description: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -50,7 +48,7 @@ class Calibration:
 
 @dataclass
 class _Renderer:
-    """Turns rows into token ids and remembers what was odd about them."""
+    """Turns rows into token ids and collects notes about unusual ones."""
 
     tokenizer: Any
     max_length: int
@@ -72,7 +70,7 @@ class _Renderer:
         return tuple(encoded["input_ids"])
 
     def _conversation(self, messages: Any, where: str) -> tuple[str, bool]:
-        """Text of a conversation, and whether the tokenizer must still add its special tokens."""
+        """The text of a conversation, and whether the tokenizer must still add its special tokens."""
         from jinja2 import TemplateError
 
         try:
@@ -82,7 +80,7 @@ class _Renderer:
         except (TypeError, KeyError) as error:
             raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
         except TemplateError as error:
-            # Some templates refuse a system turn or two turns of one role: such a row is joined instead.
+            # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
             self.notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
         else:
             self.notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
@@ -93,14 +91,14 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
     """Load, choose and tokenize the calibration samples.
 
     Args:
-        config: Dataset, split, number of samples and their greatest length.
-        tokenizer: Of the model, as Transformers loads it.
-        seed: Which rows are chosen, and their order.
+        config: Dataset, split, number of samples and their maximum length in tokens.
+        tokenizer: The model's tokenizer, from Transformers.
+        seed: Decides which rows are used, and their order.
 
     Raises:
-        UsageError: A file or split that is not there.
+        UsageError: A file or split does not exist.
         HubError: The hub refused the dataset, or cannot be reached.
-        QuantizationError: Rows of another kind, or not one usable row.
+        QuantizationError: Rows have another form, or none is usable.
     """
     name = config.calibration_dataset
     rows = _rows(config)
@@ -114,31 +112,31 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
         if ids := renderer.tokens(rows[index], f"{name}, row {index + 1}"):
             samples.append(ids)
     if not samples:
-        raise QuantizationError(f"calibration dataset {name!r} holds no usable row", _REMEDY)
+        raise QuantizationError(f"calibration dataset {name!r} contains no usable row", _REMEDY)
     notes = list(renderer.notes)
     if len(samples) < config.num_calibration_samples:
-        notes.append(f"{name} holds {len(samples)} usable samples; {config.num_calibration_samples} were asked for")
+        notes.append(f"{name} contains {len(samples)} usable samples; {config.num_calibration_samples} were requested")
     digest = hashlib.sha256(json.dumps(samples, separators=(",", ":")).encode()).hexdigest()
-    return Calibration(tuple(samples), digest, f"{len(samples)} samples of {name}", tuple(notes))
+    return Calibration(tuple(samples), digest, tuple(notes))
 
 
 def local_path(dataset: str) -> Path | None:
     """The file or folder that a calibration dataset names; None for one on the hub.
 
     Raises:
-        UsageError: It is written as a path and nothing is there.
+        UsageError: It is a path to nothing.
     """
     path = Path(dataset).expanduser()
-    with suppress(OSError):  # longer than any name of a file
+    with suppress(OSError):  # longer than a file name can be
         if path.exists():
             return path
     if dataset.startswith((".", "/", "~")) or path.suffix in (".jsonl", *_BUILDERS):
-        raise UsageError(f"calibration dataset {dataset!r} does not exist", "give a file, a folder or a hub dataset")
+        raise UsageError(f"calibration dataset {dataset!r} does not exist", "name a file, a folder or a hub dataset")
     return None
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a local dataset's files, and of their names where it is a folder."""
+    """SHA-256 of the files of a local dataset and their names relative to it."""
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"\0{file.relative_to(path)}\0".encode())
@@ -161,14 +159,14 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     number = 0
     with path.open("rb") as stream:
         try:
-            for number, line in enumerate(bounded.lines(stream, max_bytes=_MAX_BYTES), start=1):
+            for number, line in enumerate(safe_json.lines(stream, max_bytes=_MAX_BYTES), start=1):
                 if line.strip():
-                    row = bounded.parse(line)
+                    row = safe_json.parse(line)
                     if not isinstance(row, dict):
                         raise QuantizationError(f"{path}, line {number}: not a JSON object", _REMEDY)
                     yield row
-        except bounded.LimitError as error:
-            raise UsageError(f"{path}: {error}", "give a smaller file, or a dataset of the hub") from error
+        except safe_json.LimitError as error:
+            raise UsageError(f"{path}: {error}", "use a smaller file, or a dataset on the hub") from error
         except UnicodeDecodeError as error:
             raise QuantizationError(f"{path}, line {number + 1}: not UTF-8 ({error})", _REMEDY) from error
         except ValueError as error:
@@ -200,27 +198,29 @@ def _local_rows(path: Path, split: str) -> Sequence[Mapping[str, Any]]:
             loaded = datasets.load_dataset(str(path))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise _unreadable(str(path), error) from error
-    if not isinstance(loaded, Mapping):
-        return _sequence(loaded)
-    if split in loaded or len(loaded) == 1:
-        return _sequence(loaded[split] if split in loaded else next(iter(loaded.values())))
-    raise _unknown_split(str(path), split, loaded)
+    rows: Sequence[Mapping[str, Any]] = loaded
+    if isinstance(loaded, Mapping):
+        if split not in loaded and len(loaded) != 1:
+            raise _unknown_split(str(path), split, loaded)
+        rows = loaded[split] if split in loaded else next(iter(loaded.values()))
+    return rows
 
 
 def _hub_rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
     name, split = config.calibration_dataset, config.calibration_split
     datasets = _datasets()
     try:
-        return _sequence(datasets.load_dataset(name, split=split))
+        rows: Sequence[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
     except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, *http_errors()) as error:
         if "Unknown split" in str(error):
             raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
         _ask_hub(name)
         raise _unreadable(name, error) from error
+    return rows
 
 
 def _ask_hub(name: str) -> None:
-    """Raise the hub's own reason, where it has one: `datasets` says only that something failed."""
+    """Raise the hub's own reason, if there is one: `datasets` reports only that something failed."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -229,12 +229,8 @@ def _ask_hub(name: str) -> None:
 
 
 def _unreadable(name: str, error: BaseException) -> QuantizationError:
-    return QuantizationError(f"calibration dataset {name!r} cannot be read ({_first_line(error)})", _REMEDY)
-
-
-def _sequence(rows: Any) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = rows
-    return found
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return QuantizationError(f"calibration dataset {name!r} cannot be read ({first_line})", _REMEDY)
 
 
 def _unknown_split(name: str, split: str, known: Any) -> UsageError:
@@ -242,7 +238,3 @@ def _unknown_split(name: str, split: str, known: Any) -> UsageError:
     return UsageError(
         f"calibration dataset {name!r} has no split {split!r}", f"{did_you_mean(split, names)} (--calibration-split)"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Makes int8 and int4 checkpoints: GPTQ through llm-compressor's one-shot, checked, then published under its name."""
+"""Quantization by llm-compressor: what a scheme's recipe names, checked, then published under its final name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from slim_eval.engines import room
-from slim_eval.engines.memory import served_bytes
+from slim_eval.engines import memory
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, QuantizationError, UsageError
 from slim_eval.models import loading
+from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
 from slim_eval.quantization.cache import (
     QuantizationRecord,
@@ -24,11 +24,8 @@ from slim_eval.quantization.cache import (
     QuantizeRequest,
     cached,
     checkpoint_directory,
-    copy_small_files,
-    new_checkpoint,
     recipe_of,
     recipe_record,
-    recover,
     settings,
     write_record,
 )
@@ -46,9 +43,10 @@ __all__ = [
 Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
 
+_PROMPT = "The quick brown fox jumps over the lazy dog."  # for the check after a recipe without calibration
 _PACKAGES = ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch")
-_LIBRARIES_GB = 0.5  # of memory, that torch and llm-compressor take before a model is loaded
-_PROMPT_TOKENS = 8  # of the check that a new checkpoint generates
+_LIBRARIES_GB = 0.5  # memory that torch and llm-compressor take before a model is loaded
+_PROMPT_TOKENS = 8  # length of the prompt for which a new checkpoint must generate
 
 
 def quantize(
@@ -56,16 +54,16 @@ def quantize(
     stage: Stage = lambda text: None,
     progress: Progress = lambda done, total, unit: None,
 ) -> QuantizedCheckpoint:
-    """Return the checkpoint asked for: from the cache, or made now.
+    """Return a checkpoint from the cache, or make it now.
 
     Args:
-        request: What is wanted; `request.source` must have been fetched.
-        stage: Told what is being done, in a few words.
-        progress: Told how many of all layers are quantized.
+        request: The checkpoint; `request.source` must have been fetched.
+        stage: Receives the name of each step.
+        progress: Receives the number of layers quantized and of all layers.
 
     Raises:
-        UsageError: The cache holds one made with other settings, or the model is quantized already.
-        QuantizationError: No checkpoint came out that loads and generates.
+        UsageError: The cached one was made with other settings, or the model is quantized already.
+        QuantizationError: The result does not load and generate, or there is not enough memory.
         MissingPackageError: llm-compressor is not installed.
     """
     final = checkpoint_directory(request)
@@ -89,23 +87,41 @@ def _make(
     started = datetime.now(timezone.utc)
     recipe = recipe_of(request.precision)
     asked = settings(request)
-    _require_memory(request)
+    assert request.source.path is not None
+    try:
+        memory.require_in_ram(memory.served_bytes(request.source.path), _LIBRARIES_GB)
+    except EngineError as error:
+        raise QuantizationError(error.cause, "end other programs, or quantize on a machine with more memory") from error
     stage("loading the model")
     model, tokenizer = _load(request, facts)
     layers = _layers(model, recipe)
     _refuse_unfit(request, model, layers, recipe)
-    stage("loading calibration data")
-    length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
-    config = request.config.model_copy(update={"max_sequence_length": length})
-    calibration = load_texts(config, tokenizer, request.seed)
-    stage(f"{recipe.name} on {len(calibration.token_ids)} samples")
-    warnings = _gptq(model, tokenizer, calibration, recipe, _Counter(len(layers), progress))
+    calibration, used = None, dict[str, Any]()
+    if recipe.needs_calibration:
+        stage("loading calibration data")
+        length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
+        config = request.config.model_copy(update={"max_sequence_length": length})
+        calibration = load_texts(config, tokenizer, request.seed)
+        used = {
+            "dataset": request.config.calibration_dataset,
+            "split": asked["calibration_split"],
+            "samples": len(calibration.token_ids),
+            "tokens": calibration.num_tokens,
+            "max_sequence_length": length,
+            "seed": request.seed,
+            "sha256": calibration.sha256,
+        }
+    stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
+    warnings = _oneshot(model, tokenizer, calibration, recipe, _Counter(len(layers), progress))
     stage("writing the checkpoint")
-    _save(request, model, tokenizer, folder)
+    loading.save(model, folder, save_compressed=True)
+    tokenizer.save_pretrained(folder)
+    copy_small_files(request.source.path, folder)
     del model
     gc.collect()
     stage("checking the checkpoint")
-    _check(folder, calibration.token_ids[0][:_PROMPT_TOKENS], request.trust_remote_code)
+    prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
+    _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
     finished = datetime.now(timezone.utc)
     size = sum(file.stat().st_size for file in weight_files(folder))
     return QuantizationRecord(
@@ -114,15 +130,7 @@ def _make(
         scheme=recipe.name,
         settings=asked,
         recipe=recipe_record(request.precision),
-        calibration={
-            "dataset": request.config.calibration_dataset,
-            "split": asked["calibration_split"],
-            "samples": len(calibration.token_ids),
-            "tokens": calibration.num_tokens,
-            "max_sequence_length": length,
-            "seed": request.seed,
-            "sha256": calibration.sha256,
-        },
+        calibration=used,
         dtype=facts.dtype,
         num_parameters=facts.num_parameters,
         source_bytes=facts.weight_bytes,
@@ -133,30 +141,22 @@ def _make(
         started=started.isoformat(timespec="seconds"),
         finished=finished.isoformat(timespec="seconds"),
         duration_s=(finished - started).total_seconds(),
-        notes=(*calibration.notes, *warnings),
+        notes=(*(calibration.notes if calibration is not None else ()), *warnings),
     )
-
-
-def _require_memory(request: QuantizeRequest) -> None:
-    """Refuse a model that the machine's memory cannot hold in 16 bit, GPU or not."""
-    assert request.source.path is not None
-    try:
-        room.require_in_ram(served_bytes(request.source.path), _LIBRARIES_GB)
-    except EngineError as error:
-        raise QuantizationError(error.cause, "end other programs, or quantize on a machine with more memory") from error
 
 
 def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
     """The model in its 16-bit dtype on the CPU (llm-compressor moves it layer by layer), and its tokenizer."""
     try:
-        import llmcompressor  # noqa: F401  # asked for first: without it, loading would be for nothing
+        import llmcompressor  # noqa: F401  # first: without it, the model would be loaded in vain
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
     except ImportError as error:
         versions = ", ".join(f"{package} {version}" for package, version in _versions().items())
-        raise QuantizationError(f"these do not go together: {versions} ({loading.reason(error)})", INSTALL) from error
+        cause = f"incompatible package versions: {versions} ({loading.reason(error)})"
+        raise QuantizationError(cause, INSTALL) from error
     set_seed(request.seed)
     options = {"trust_remote_code": request.trust_remote_code}
     try:
@@ -182,7 +182,7 @@ def _layers(model: Any, recipe: Recipe) -> dict[str, Any]:
 
 
 def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], recipe: Recipe) -> None:
-    """Find out before hours of calibration what cannot work."""
+    """Refuse what cannot work before hours of calibration."""
     import torch
 
     name = request.source.name
@@ -191,7 +191,7 @@ def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], 
     for parameter, values in model.named_parameters():
         if not bool(torch.isfinite(values).all()):
             raise QuantizationError(
-                f"model {name!r}: weight {parameter} holds NaN or infinity",
+                f"model {name!r}: weight {parameter} contains NaN or infinity",
                 "the source checkpoint is broken: download or train it again",
             )
     size = recipe.group_size
@@ -199,14 +199,14 @@ def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], 
     if unfit:
         layer, columns = next(iter(unfit.items()))
         raise QuantizationError(
-            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers have "
-            f"others, first {layer} with {columns}",
-            "measure this model at fp16 and int8",
+            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers do not "
+            f"comply, e.g. {layer} ({columns})",
+            "measure this model with other schemes",
         )
 
 
 class _Counter:
-    """Follows llm-compressor's log: counts the layers it names, keeps what it warns of."""
+    """Follows llm-compressor's log: counts the layers that it names, and keeps its warnings."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self.total, self.done, self.progress = total, 0, progress
@@ -224,7 +224,7 @@ class _Counter:
 
 @contextmanager
 def _log_to(counter: _Counter) -> Iterator[None]:
-    """llm-compressor logs to stdout, which belongs to the worker's events: send it to stderr, and to `counter`."""
+    """Send llm-compressor's log to stderr and to `counter`: its default, stdout, carries the worker's events."""
     from loguru import logger
 
     logger.remove()
@@ -236,49 +236,52 @@ def _log_to(counter: _Counter) -> Iterator[None]:
             logger.remove(handler)
 
 
-def _gptq(model: Any, tokenizer: Any, calibration: Calibration, recipe: Recipe, counter: _Counter) -> tuple[str, ...]:
-    """Quantize `model` in place; returns what llm-compressor warned of."""
-    from datasets import Dataset
+def _oneshot(
+    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, counter: _Counter
+) -> tuple[str, ...]:
+    """Quantize `model` in place; returns llm-compressor's warnings."""
     from llmcompressor import oneshot
+    from llmcompressor.modifiers.factory import ModifierFactory
 
-    try:
-        from llmcompressor.modifiers.gptq import GPTQModifier
-    except ImportError:  # 0.10 and before
-        from llmcompressor.modifiers.quantization import GPTQModifier
-    rows = {
-        "input_ids": [list(ids) for ids in calibration.token_ids],
-        "attention_mask": [[1] * len(ids) for ids in calibration.token_ids],
-    }
-    modifier = GPTQModifier(targets=list(recipe.targets), scheme=recipe.scheme, ignore=list(recipe.ignore))
+    options: dict[str, Any] = {}
+    if calibration is not None:
+        from datasets import Dataset
+
+        rows = {
+            "input_ids": [list(ids) for ids in calibration.token_ids],
+            "attention_mask": [[1] * len(ids) for ids in calibration.token_ids],
+        }
+        options = {
+            "dataset": Dataset.from_dict(rows),
+            "num_calibration_samples": len(calibration.token_ids),
+            "max_seq_length": max(map(len, calibration.token_ids)),
+            "shuffle_calibration_samples": False,
+        }
     with _log_to(counter):
         try:
-            oneshot(
-                model=model,
-                processor=tokenizer,
-                recipe=modifier,
-                dataset=Dataset.from_dict(rows),
-                num_calibration_samples=len(calibration.token_ids),
-                max_seq_length=max(map(len, calibration.token_ids)),
-                shuffle_calibration_samples=False,
-                log_dir=None,  # else older versions leave a folder of logs in the working directory
+            ModifierFactory.refresh()  # a modifier's module differs between versions, its class name does not
+            modifier = ModifierFactory.create(
+                recipe.modifier,
+                allow_registered=True,
+                allow_experimental=True,
+                scheme=recipe.scheme,
+                targets=list(recipe.targets),
+                ignore=list(recipe.ignore),
+                **recipe.arguments,
             )
+            # Without a folder of logs: older versions leave one in the working directory.
+            oneshot(model=model, processor=tokenizer, recipe=modifier, log_dir=None, **options)
         except loading.FAILURES as error:
             short = "out of memory" in str(error).lower()
             remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
             raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
+    if counter.done < counter.total:  # not every modifier names its layers
+        counter.progress(counter.total, counter.total, "layers")
     return tuple(counter.warnings)
 
 
-def _save(request: QuantizeRequest, model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the packed weights, the tokenizer, and what else the source has beside its weights."""
-    loading.save(model, folder, save_compressed=True)
-    tokenizer.save_pretrained(folder)
-    assert request.source.path is not None
-    copy_small_files(request.source.path, folder)
-
-
 def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> None:
-    """Refuse a checkpoint with NaN or infinity in any tensor, or that does not load and generate."""
+    """Refuse a checkpoint that contains NaN or infinity, or that does not load and generate."""
     import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM
@@ -290,7 +293,7 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
                 values = tensors.get_tensor(name)
                 scales += name.endswith("scale")
                 if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
-                    raise QuantizationError(f"quantization made NaN or infinity in {name}", "see the log")
+                    raise QuantizationError(f"quantization produced NaN or infinity in {name}", "see the log")
     if not scales or not describe(folder).is_quantized:
         raise QuantizationError("llm-compressor ended without quantizing anything", "see the log")
     try:
@@ -306,7 +309,7 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
         cause = f"the quantized checkpoint does not run: {loading.reason(error)}"
         raise QuantizationError(cause, "see the log") from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
-        raise QuantizationError("the quantized checkpoint generates nothing finite", "see the log")
+        raise QuantizationError("the quantized checkpoint produced non-finite logits", "see the log")
 
 
 def _versions() -> dict[str, str]:

@@ -56,7 +56,11 @@ class Metadata(_Model):
 Intervals = dict[str, tuple[float, float]]
 
 
-class PerformanceMetrics(_Model):
+class Metrics(_Model):
+    """Base of what a benchmark returns: the fields that its record adds to the head."""
+
+
+class PerformanceMetrics(Metrics):
     """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
 
     mean_latency_s: float | None = None
@@ -106,7 +110,7 @@ class PerformanceMetrics(_Model):
     output_tokens: float | None = None  # a request, mean
 
 
-class EnergyMetrics(_Model):
+class EnergyMetrics(Metrics):
     """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
 
     energy_joules: float | None = None  # gross
@@ -143,7 +147,7 @@ class EnergyMetrics(_Model):
     output_tokens: float | None = None  # a request, mean
 
 
-class AccuracyMetrics(_Model):
+class AccuracyMetrics(Metrics):
     """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
 
     task: str
@@ -170,7 +174,8 @@ class Record(Metadata):
     @property
     def name(self) -> str:
         """What it is called in its variant: the benchmark, or the task of an accuracy record."""
-        raise NotImplementedError
+        assert self.benchmark is not None, "a record without a class of its own says which benchmark it is of"
+        return self.benchmark
 
     @property
     def is_prequantized(self) -> bool:
@@ -299,8 +304,8 @@ class NoiseRecord(_Model):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a benchmark returns: its metrics and the raw samples they were worked out from."""
+    """What a benchmark returns: its metrics, the raw samples they were computed from, and notes for the user."""
 
-    metrics: PerformanceMetrics | EnergyMetrics | AccuracyMetrics
+    metrics: Metrics
     samples: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ from slim_eval.results.records import (
 )
 from slim_eval.results.variants import Variant
 from slim_eval.schemes import scheme_order
-from slim_eval.utils import atomic_path, bounded, full_name, short_name, slug, write_text
+from slim_eval.utils import atomic_path, full_name, safe_json, short_name, slug, write_text
 from slim_eval.utils.redaction import redact
 
 RUN_LOG = "run.log"
@@ -181,14 +181,14 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
     """The raw samples of a record, one dict a sample; empty where none were kept.
 
     Raises:
-        ResultFileError: They are damaged, or beyond a limit of `bounded`.
+        ResultFileError: They are damaged, or beyond a limit of `safe_json`.
     """
     path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
     if not path.exists():
         return []
     try:
         with gzip.open(path, "rb") as stream:
-            rows = [bounded.parse(redact(line)) for line in bounded.lines(stream)]
+            rows = [safe_json.parse(redact(line)) for line in safe_json.lines(stream)]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no JSON object")
         return rows
@@ -200,7 +200,7 @@ def read_record(path: Path) -> Record | ErrorRecord:
     """Read one record, of any schema version.
 
     Raises:
-        ResultFileError: The file is truncated, not JSON, beyond a limit of `bounded`, newer than this program, or not
+        ResultFileError: The file is truncated, not JSON, beyond a limit of `safe_json`, newer than this program, or not
             a record.
     """
     try:
@@ -227,7 +227,7 @@ def read_record(path: Path) -> Record | ErrorRecord:
 
 def _read_json(path: Path) -> Any:
     """The document of a file, redacted: what other tools or older versions wrote may be shown in tables and figures."""
-    return bounded.parse(redact(bounded.read_bytes(path).decode()))
+    return safe_json.parse(redact(safe_json.read_bytes(path).decode()))
 
 
 _UNREADABLE = "measure the variant again, or remove the file"

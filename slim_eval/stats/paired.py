@@ -1,4 +1,4 @@
-"""Two runs on the same items: by how much they differ, how sure that is, and what changed beneath an equal score."""
+"""Two runs on the same items: their difference and its interval, changed answers, and how many items a test needs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Run a, the baseline, against run b, item by item.
+    """Run a, the baseline, compared with run b, item by item.
 
     Attributes:
         num_items: Items that both runs answered.
-        difference: Mean of a - b, in the unit of the scores: above 0, b is worse.
-        interval: Of the true difference; None where the items say nothing of their spread.
-        stderr: Standard error of the difference; None where the items say nothing of their spread.
+        difference: Mean of a - b, in the unit of the scores; if above 0, b is worse.
+        interval: Of the true difference; None if the spread of the items is unknown.
+        stderr: Standard error of the difference; None if the spread of the items is unknown.
         lost: Items right in a and wrong in b; None for scores other than right and wrong.
         gained: Items wrong in a and right in b; None for scores other than right and wrong.
         flips: Share of items whose correctness changed (Dutta et al., arXiv 2407.09141); None for scores other than
             right and wrong.
-        p_value: Of no difference; None where the items say nothing of it.
-        num_clusters: Clusters of items; the number of items where none were given.
+        p_value: For the hypothesis of no difference; None if the spread of the items is unknown.
+        num_clusters: Clusters of items; the number of items if none were given.
     """
 
     num_items: int
@@ -53,14 +53,14 @@ def paired_difference(
 
     Right and wrong answers: the adjusted Wald interval of Bonett and Price, and McNemar's exact test, which takes items
     as independent. Other scores: the t interval and t test of the differences. With clusters, the standard error is the
-    clustered one where that is larger, and the quantiles are those of t with as many degrees of freedom as there are
+    clustered one if that is larger, and the quantiles are those of t with as many degrees of freedom as there are
     clusters, less one.
 
     Args:
         a: Score of each item in the baseline; 0 and 1, or booleans, are wrong and right.
         b: Score of the same items in the other run.
-        clusters: What each item belongs to, such as the subject of a question: items of one cluster are not
-            independent. One cluster that holds all items leaves nothing to tell its effect from: no interval.
+        clusters: Cluster of each item, such as the subject of a question: items of one cluster are not independent.
+            With a single cluster its effect is unknown: no interval.
         confidence: Share of such intervals that contain the truth.
 
     Raises:
@@ -68,14 +68,34 @@ def paired_difference(
     """
     first, second = _scores(a), _scores(b)
     if first.size != second.size or (clusters is not None and len(clusters) != first.size):
-        raise ValueError("a, b and clusters must have one entry an item")
+        raise ValueError("a, b and clusters must have one entry per item")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     codes = np.arange(first.size) if clusters is None else _codes(clusters)
     spread = _spread(first - second, codes)
+    n, difference = first.size, float((first - second).mean())
+    interval, p_value, lost, gained = None, None, None, None
     if all(bool(((scores == 0) | (scores == 1)).all()) for scores in (first, second)):
-        return _binary(first, second, spread, confidence)
-    return _graded(first - second, spread, confidence)
+        lost, gained = int(np.sum(first > second)), int(np.sum(second > first))
+        difference, p_value = (lost - gained) / n, mcnemar_p_value(lost, gained)
+        if spread.design_effect is not None:
+            quantile = _quantile(confidence, None if spread.num_clusters == n else spread.df)
+            interval = _bonett_price(lost, gained, n, spread.design_effect, quantile)
+    elif spread.stderr is not None:
+        wing = _quantile(confidence, spread.df) * spread.stderr
+        interval = Interval(difference - wing, difference + wing)
+        p_value = _t_test(difference, spread.stderr, spread.df)
+    return PairedDifference(
+        num_items=n,
+        difference=difference,
+        interval=interval,
+        stderr=spread.stderr,
+        lost=lost,
+        gained=gained,
+        flips=None if lost is None or gained is None else (lost + gained) / n,
+        p_value=p_value,
+        num_clusters=spread.num_clusters,
+    )
 
 
 def mcnemar_p_value(lost: int, gained: int) -> float:
@@ -89,7 +109,7 @@ def mcnemar_p_value(lost: int, gained: int) -> float:
         gained: Items right in the second run only.
 
     Returns:
-        1.0 where no item changed.
+        1.0 if no item changed.
 
     Raises:
         ValueError: A count is negative.
@@ -105,12 +125,12 @@ def clustered_stderr(values: Sequence[float] | npt.NDArray[np.generic], clusters
     """Standard error of a mean of items that are not independent within clusters.
 
     ``sqrt(Σ_c (Σ_i∈c (x_i - mean))²) / n`` (Miller, arXiv 2411.00640, on clustered standard errors; Liang and Zeger
-    1986, "Longitudinal data analysis using generalized linear models"), without a correction for few clusters: where
+    1986, "Longitudinal data analysis using generalized linear models"), without a correction for few clusters: if
     each item is its own cluster, it is ``sqrt((n - 1) / n)`` times the usual ``s / sqrt(n)``.
 
     Args:
-        values: One number an item.
-        clusters: What each item belongs to.
+        values: One number per item.
+        clusters: Cluster of each item.
 
     Returns:
         In the unit of the values; None below 2 clusters.
@@ -120,7 +140,7 @@ def clustered_stderr(values: Sequence[float] | npt.NDArray[np.generic], clusters
     """
     scores = _scores(values)
     if len(clusters) != scores.size:
-        raise ValueError("values and clusters must have one entry an item")
+        raise ValueError("values and clusters must have one entry per item")
     codes = _codes(clusters)
     return _clustered(scores, codes) if codes.max() else None
 
@@ -132,7 +152,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 65-70).
 
     Args:
-        p_values: Of all comparisons that are shown together. None stays None and does not count.
+        p_values: For all comparisons that are shown together. None stays None and does not count.
 
     Raises:
         ValueError: A p-value is not from 0 to 1.
@@ -149,9 +169,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> float | None:
-    """Mean Kullback-Leibler divergence of the answers' distribution in run q from that in run p, in nats an item.
+    """Mean Kullback-Leibler divergence of the answers' distribution in run q from that in run p, in nats per item.
 
-    It sees changes that accuracy hides (Dutta et al., arXiv 2407.09141). The distribution of an item is the softmax of
+    It detects changes that accuracy does not show (Dutta et al., arXiv 2407.09141). The distribution of an item is the softmax of
     the log-likelihoods of its choices.
 
     Args:
@@ -159,7 +179,7 @@ def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> flo
         q: The same in the other run, items and choices in the same order.
 
     Returns:
-        None where no item has choices that are all finite; items that do not are left out.
+        None without items whose choices are all finite; other items are left out.
 
     Raises:
         ValueError: The runs differ in their number of items, or in the number of choices of an item.
@@ -183,11 +203,11 @@ def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> flo
 
 @dataclass(frozen=True)
 class _Spread:
-    """How sure a mean is.
+    """Spread of a mean.
 
     Attributes:
-        stderr: Standard error; None where it cannot be told.
-        design_effect: By how much clusters multiply the variance of the mean, at least 1; None where it cannot be told.
+        stderr: Standard error; None if unknown.
+        design_effect: Factor by which clusters multiply the variance of the mean, at least 1; None if unknown.
         num_clusters: Independent units.
         df: Degrees of freedom of the standard error.
     """
@@ -201,8 +221,8 @@ class _Spread:
 def _spread(values: FloatArray, codes: npt.NDArray[np.intp]) -> _Spread:
     """The usual standard error, or the clustered one with the factor ``G / (G - 1)`` for G clusters if that is larger.
 
-    A clustered error below the usual one would say that items of a cluster differ more than items do: that is noise of
-    few clusters, and would promise too much.
+    A clustered error below the usual one would mean that items of a cluster differ more than items in general: that is
+    noise of few clusters, and would be too optimistic.
     """
     n, groups = values.size, int(codes.max()) + 1
     if groups < 2:
@@ -213,30 +233,10 @@ def _spread(values: FloatArray, codes: npt.NDArray[np.intp]) -> _Spread:
     return _Spread(stderr, (stderr / simple) ** 2 if simple else 1.0, groups, groups - 1)
 
 
-def _binary(a: FloatArray, b: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
-    """Right and wrong answers."""
-    n, lost, gained = a.size, int(np.sum(a > b)), int(np.sum(b > a))
-    interval = None
-    if spread.design_effect is not None:
-        quantile = _quantile(confidence, None if spread.num_clusters == n else spread.df)
-        interval = _bonett_price(lost, gained, n, spread.design_effect, quantile)
-    return PairedDifference(
-        num_items=n,
-        difference=(lost - gained) / n,
-        interval=interval,
-        stderr=spread.stderr,
-        lost=lost,
-        gained=gained,
-        flips=(lost + gained) / n,
-        p_value=mcnemar_p_value(lost, gained),
-        num_clusters=spread.num_clusters,
-    )
-
-
 def _bonett_price(lost: int, gained: int, n: int, design_effect: float, quantile: float) -> Interval:
     """The adjusted Wald interval, on the effective sample size: all counts over the design effect.
 
-    One item is added to each kind of flip, so that no flips among few items do not pass for certainty (Bonett and Price
+    One item is added to each kind of flip, so that few items without flips do not appear certain (Bonett and Price
     2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", Journal of
     Educational and Behavioral Statistics 37, 479-488). Effective sample size: Kish 1965, "Survey Sampling".
     """
@@ -244,26 +244,6 @@ def _bonett_price(lost: int, gained: int, n: int, design_effect: float, quantile
     losses, gains = (lost / design_effect + 1) / total, (gained / design_effect + 1) / total
     wing = quantile * math.sqrt((losses + gains - (losses - gains) ** 2) / total)
     return Interval(max(-1.0, losses - gains - wing), min(1.0, losses - gains + wing))
-
-
-def _graded(differences: FloatArray, spread: _Spread, confidence: float) -> PairedDifference:
-    """Scores of any kind."""
-    difference, interval, p_value = float(differences.mean()), None, None
-    if spread.stderr is not None:
-        wing = _quantile(confidence, spread.df) * spread.stderr
-        interval = Interval(difference - wing, difference + wing)
-        p_value = _t_test(difference, spread.stderr, spread.df)
-    return PairedDifference(
-        num_items=differences.size,
-        difference=difference,
-        interval=interval,
-        stderr=spread.stderr,
-        lost=None,
-        gained=None,
-        flips=None,
-        p_value=p_value,
-        num_clusters=spread.num_clusters,
-    )
 
 
 def _t_test(difference: float, stderr: float, df: int) -> float:
@@ -275,7 +255,7 @@ def _t_test(difference: float, stderr: float, df: int) -> float:
 
 
 def _quantile(confidence: float, df: int | None) -> float:
-    """Half-width in standard errors: of t, or of the normal distribution where `df` is None."""
+    """Half-width in standard errors: of t, or of the normal distribution if `df` is None."""
     from scipy.special import ndtri, stdtrit
 
     upper = (1 + confidence) / 2
@@ -285,7 +265,7 @@ def _quantile(confidence: float, df: int | None) -> float:
 def _scores(values: Sequence[float] | npt.NDArray[np.generic]) -> FloatArray:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not scores.size:
-        raise ValueError("scores must be one number an item, of at least one item")
+        raise ValueError("scores must be one number per item, of at least one item")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
     return scores
@@ -300,3 +280,77 @@ def _codes(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:
 def _clustered(values: FloatArray, codes: npt.NDArray[np.intp]) -> float:
     totals = np.bincount(codes, weights=values - values.mean())
     return math.sqrt(float(np.sum(totals**2))) / values.size
+
+
+def minimum_detectable_drop(
+    num_items: int, *, flip_rate: float = 0.10, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """The smallest true drop that a paired comparison detects with this power; the inverse of `items_needed`.
+
+    With 100 items of which 10 % flip it is 0.09; with four times as many, half of that.
+
+    Args:
+        num_items: Items that both runs answer.
+        flip_rate: Share of items whose correctness differs between the runs. For larger drops, the drop: accuracy
+            does not fall without flips.
+        power: Share of experiments that detect such a drop, at least 0.5.
+        alpha: Level of the two-sided test.
+
+    Returns:
+        A share from 0 to 1; 1 if the items are too few for any drop.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    _check_plan(flip_rate, power, alpha)
+    if num_items < 1:
+        raise ValueError(f"num_items must be at least 1, got {num_items}")
+    always_missed = float(ndtri(1 - alpha / 2)) ** 2 / num_items
+    if always_missed >= 1:
+        return 1.0
+    # Half of it, because a power of 0.5 puts the root on this bound.
+    lower = always_missed / 2
+    return float(brentq(lambda drop: _items_for(drop, flip_rate, power, alpha) - num_items, lower, 1.0, xtol=1e-12))
+
+
+def items_needed(effect: float, *, flip_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Number of items with which a paired comparison detects a drop of `effect` with this power, rounded up.
+
+    Args:
+        effect: The true drop, as a share: 0.01 is one percentage point.
+        flip_rate: As in `minimum_detectable_drop`.
+        power: As in `minimum_detectable_drop`.
+        alpha: Level of the two-sided test.
+
+    Raises:
+        ValueError: The effect is not above 0 and at most 1, or another argument is out of its range.
+    """
+    _check_plan(flip_rate, power, alpha)
+    if not 0 < effect <= 1:
+        raise ValueError(f"effect must be above 0 and at most 1, got {effect}")
+    return math.ceil(round(_items_for(effect, flip_rate, power, alpha), 6))
+
+
+def _items_for(drop: float, flip_rate: float, power: float, alpha: float) -> float:
+    """``(z_alpha sqrt(f) + z_power sqrt(f - d²))² / d²`` for a drop d and a share f of items that flip.
+
+    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43,
+    207-211.
+    """
+    from scipy.special import ndtri
+
+    flips = max(flip_rate, drop)
+    root = ndtri(1 - alpha / 2) * math.sqrt(flips) + ndtri(power) * math.sqrt(flips - drop**2)
+    return float(root / drop) ** 2
+
+
+def _check_plan(flip_rate: float, power: float, alpha: float) -> None:
+    if not 0 <= flip_rate <= 1:
+        raise ValueError(f"flip_rate must be from 0 to 1, got {flip_rate}")
+    if not 0.5 <= power < 1:
+        raise ValueError(f"power must be from 0.5 to below 1, got {power}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")

@@ -1,7 +1,9 @@
-"""One sample described: mean, percentiles, spread."""
+"""One sample: its mean, percentiles and spread, its trend in time, and the spread of repeated runs."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sample says of its distribution, in the unit of the sample; None where it says nothing.
+    """Statistics of a sample in its unit; None if it is empty.
 
-    Attributes:
-        count: Values that were there; missing ones do not count.
-        mean: Arithmetic mean.
-        median: Half of the values are at most this.
-        p95: As `percentile`.
-        p99: As `percentile`.
-        std: Sample standard deviation (n - 1 in the denominator); None below two values.
+    `count` leaves out missing values, `p95` and `p99` are as `percentile` defines them, and `std` is the sample standard
+    deviation (n - 1 in the denominator), None below two values.
     """
 
     count: int
@@ -30,12 +27,12 @@ class Summary:
 
 
 def summarize(values: Iterable[float | None], independent: int | None = None) -> Summary:
-    """Summarize the values that are there; None is "not measured" and stays out.
+    """Summarize a sample; None is "not measured" and does not count.
 
     Args:
         values: The sample.
-        independent: How many of the values are independent of each other, where that is fewer than all: requests of
-            one batch are not. The percentiles of the tail follow this count.
+        independent: Number of independent values if fewer than all (requests of one batch are not); decides whether
+            percentiles of the tail are interpolated.
     """
     present = [value for value in values if value is not None]
     return Summary(
@@ -49,9 +46,9 @@ def summarize(values: Iterable[float | None], independent: int | None = None) ->
 
 
 def percentile(values: Sequence[float], q: float, independent: int | None = None) -> float | None:
-    """The `q`-th percentile, linear between neighbours as in numpy; the maximum where the sample is too small for it.
+    """The `q`-th percentile, linear between neighbours as in numpy; the maximum if the sample is too small for it.
 
-    Interpolation below `resolving_count` values would name a point of the tail that no value supports.
+    Interpolation below `resolving_count` values would give a point of the tail that no value supports.
 
     Args:
         values: The sample, in any order.
@@ -69,7 +66,7 @@ def percentile(values: Sequence[float], q: float, independent: int | None = None
 
 
 def resolving_count(q: float) -> int:
-    """Values it takes for one of them to be expected above the `q`-th percentile: 20 for p95, 100 for p99.
+    """Number of values of which one is expected above the `q`-th percentile: 20 for p95, 100 for p99.
 
     Raises:
         ValueError: `q` is not from 0 to below 100.
@@ -77,3 +74,63 @@ def resolving_count(q: float) -> int:
     if not 0 <= q < 100:
         raise ValueError(f"q must be from 0 to below 100, got {q}")
     return int(np.ceil(round(100 / (100 - q), 9)))
+
+
+def drift_p_value(values: Sequence[float]) -> float | None:
+    """P-value of a trend in time: small if a series rises or falls throughout.
+
+    Two-sided test of Kendall's rank correlation with the order (Mann 1945, "Nonparametric tests against trend",
+    Econometrica 13, 245-259).
+
+    Args:
+        values: One number per iteration, in the order of time.
+
+    Returns:
+        1.0 if all values are equal; None below 5 values, of which no order could be significant at 5 %.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+    """
+    from scipy.stats import kendalltau
+
+    series = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(series).all():
+        raise ValueError("values must be finite")
+    if len(series) < 5:
+        return None
+    if np.ptp(series) == 0:
+        return 1.0
+    return float(kendalltau(np.arange(len(series)), series).pvalue)
+
+
+def repeat_spread(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The largest difference that two further runs of the same kind are expected to have by chance alone.
+
+    ``t s sqrt(2)`` with the runs' standard deviation s and the quantile t of n - 1 degrees of freedom (Hahn and Meeker
+    1991, "Statistical Intervals", section 4.6). With two runs t is 12.7, with three 4.3.
+
+    Args:
+        values: One number per run.
+        confidence: Share of pairs of further runs that differ by less.
+
+    Returns:
+        In the unit of the values; None below two runs.
+    """
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return None
+    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    return quantile * statistics.stdev(values) * math.sqrt(2)
+
+
+def repeat_bound(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """The same as a relative change, up or down: `repeat_spread` of the logarithms.
+
+    Returns:
+        None below two runs, or if a value is not above 0.
+    """
+    if not values or min(values) <= 0:
+        return None
+    spread = repeat_spread([math.log(value) for value in values], confidence)
+    return None if spread is None else math.expm1(min(spread, 700.0))

@@ -16,7 +16,7 @@ from slim_eval.utils.redaction import redact
 GIB = 2**30
 MIB = 2**20
 
-#: Bytes of a slug; endings and a temporary file's additions fit into the 255 that file systems allow.
+#: Limit on the bytes of a slug; suffixes fit into the 255 that file systems permit.
 MAX_SLUG_BYTES = 120
 
 _HASH_DIGITS = 8
@@ -25,10 +25,10 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", r
 
 
 def slug(name: str) -> str:
-    """A name made safe as the name of one file or folder: letters, digits, ``.``, ``_`` and ``-`` stay.
+    """A name as a safe name of one file or folder: letters, digits, ``.``, ``_`` and ``-``; all else becomes ``_``.
 
-    The rest becomes ``_``. A name that Windows keeps for a device gets a ``_`` before it. One that is too long is cut
-    and ends in a hash of the whole, so that two long names stay two; so does one that held a secret.
+    A device name of Windows gets a ``_`` as prefix. A name that is too long is cut and ends in a hash of the whole, so
+    that two long names stay different; so does a name that contained a secret.
     """
     shown = redact(name)
     safe = re.sub(r"[^\w.\-]", "_", shown.strip()).strip(".") or "_"
@@ -47,7 +47,7 @@ def short_name(model: str) -> str:
 
 
 def full_name(model: str) -> str:
-    """The whole model id as one folder name, for models that share a short name: ``a/Tiny`` is ``a--Tiny``.
+    """The whole model id as one folder name, for models with the same short name: ``a/Tiny`` is ``a--Tiny``.
 
     A path gets a hash of itself instead of its parents: ``/models/a/Tiny`` is ``Tiny-`` and eight digits.
     """
@@ -57,12 +57,12 @@ def full_name(model: str) -> str:
 
 
 def _short_hash(name: str) -> str:
-    # An argument of the command line may hold bytes that are no UTF-8: Python gives them as lone surrogates.
+    # Bytes of a command-line argument that are not UTF-8 arrive as lone surrogates.
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
 
 
 def files_hash(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of files below a folder, and of their names in it."""
+    """SHA-256 of the contents, sizes and relative names of files below a folder."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"\0{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
@@ -96,18 +96,18 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, redacted, so that a reader sees either the old one or the whole new one."""
+    """Write a UTF-8 text file atomically, redacted."""
     with atomic_path(path) as temporary:
         temporary.write_text(redact(text), encoding="utf-8")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` known names closest in spelling to `name`, best first; empty where none is near."""
+    """Up to `count` known names closest in spelling to `name`, best first; empty if none is near."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy line: the nearest known names, or all of them where they are few and none is near."""
+    """A remedy: the nearest known names, or all of them if they are few and none is near."""
     names = sorted(set(known))
     near = nearest(name, names)
     if near:
@@ -116,7 +116,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def number(value: float) -> str:
-    """A number with about three significant digits and no exponent where it can be helped."""
+    """A number with about three significant digits, if possible without an exponent."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"

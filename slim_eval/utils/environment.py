@@ -1,4 +1,4 @@
-"""Where a number was measured: versions, git commit, CPU, memory. GPUs are described by `power.gpu_facts`."""
+"""The environment of a measurement: versions, git commit, CPU, memory. For GPUs see `power.gpu_facts`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def now() -> str:
 
 
 def collect(gpus: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
-    """Provenance of a measurement: what another person needs to repeat it. ``None`` is "not known"."""
+    """Provenance of a measurement, as another person needs it to repeat the measurement; None if unknown."""
     return {
         "slim_eval": __version__,
         "git_commit": _git_commit(),
@@ -54,15 +54,15 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[str]:
-    """Which of some modules an interpreter cannot find; nothing is imported.
+    """The modules that an interpreter does not have; nothing is imported.
 
     Args:
         modules: Top-level module names.
-        python: Another interpreter; None is this one.
+        python: Another interpreter; None for this one.
 
     Raises:
         OSError: The other interpreter cannot be started.
-        ValueError: It is no Python interpreter.
+        ValueError: It is not a Python interpreter.
     """
     names = list(modules)
     if python is None:
@@ -80,7 +80,7 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, with ``-dirty`` where files differ; None outside one."""
+    """Commit of the checkout that this package runs from, with ``-dirty`` if files differ; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -95,7 +95,7 @@ def _git_commit() -> str | None:
 
 
 def cpu_name() -> str | None:
-    """Model of the CPU; None where the system does not tell."""
+    """Model of the CPU; None if unknown."""
     for line in _proc_lines("cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() == "model name":
@@ -104,22 +104,22 @@ def cpu_name() -> str | None:
 
 
 def ram_gb() -> float | None:
-    """Memory of the machine, GiB; None where the system does not tell."""
+    """Memory of the machine, GiB; None if unknown."""
     return _meminfo_gb("MemTotal")
 
 
 def free_ram_gb(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Memory that a new process can have, GiB: what the machine has available, or less where a container's limit is.
+    """Memory available to a new process, GiB: the machine's, or what a container's limit leaves; None if unknown.
 
     Args:
-        cgroup: Where the control group of this process is mounted (version 2).
+        cgroup: Mount point of the control group of this process (version 2).
     """
     free = [amount for amount in (_meminfo_gb("MemAvailable"), _cgroup_free_gb(cgroup)) if amount is not None]
     return min(free, default=None)
 
 
 def _cgroup_free_gb(cgroup: Path) -> float | None:
-    """What a container's memory limit leaves, GiB; None without one. File pages that can be dropped count as free."""
+    """Memory within a container's limit, GiB; None without a limit. File pages that can be dropped count as free."""
     try:
         limit, used = ((cgroup / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines())
@@ -132,7 +132,7 @@ def _cgroup_free_gb(cgroup: Path) -> float | None:
 
 
 def oom_kills() -> int | None:
-    """Processes that the kernel has killed for want of memory since it started; None where it does not tell."""
+    """Processes killed by the kernel for lack of memory since it started; None if unknown."""
     for line in _proc_lines("vmstat"):
         key, _, value = line.partition(" ")
         if key == "oom_kill":

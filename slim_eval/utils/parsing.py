@@ -1,4 +1,4 @@
-"""From the texts of the command line to the values of a config: lists, ``KEY=VALUE`` pairs, secrets."""
+"""Parsing of command-line texts into config values: lists, ``KEY=VALUE`` pairs, secrets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slim_eval.utils.redaction import remember
 
 
 def split_list(value: Any) -> Any:
-    """Split a list given as one string: by comma or white space, or both; quotes keep an item together.
+    """Split a list given as one string at commas and white space outside quotes.
 
     Args:
         value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of items.
 
     Returns:
-        A tuple of items without repetitions, in the order given; anything else is returned as it is.
+        A tuple of items without repetitions, in the order given; anything else is returned unchanged.
     """
     if isinstance(value, str) and not isinstance(value, Enum):
         lexer = shlex.shlex(value, posix=True)
@@ -35,7 +35,7 @@ def split_list(value: Any) -> Any:
 
 
 def parse_key_values(value: Any) -> Any:
-    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is read as JSON, any other is a string.
+    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is parsed, any other is a string.
 
     Raises:
         ValueError: An item has no ``=`` or no key.
@@ -58,10 +58,10 @@ _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE
 
 
 def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse engine arguments that carry a secret: every setting is written into every record.
+    """Refuse engine arguments that look like a secret: all settings are written into records.
 
     Raises:
-        ValueError: Naming the argument, not its value.
+        ValueError: With the name of the argument, not its value.
     """
     for name in value:
         if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
@@ -70,8 +70,8 @@ def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def remember_secret(value: SecretStr | None) -> SecretStr | None:
-    """Keep a secret out of everything that is written or shown from now on."""
-    # A config that was handed on as JSON holds asterisks in its place, as texts do for other reasons.
+    """Redact a secret in everything that is written or shown from now on."""
+    # In a config that was passed as JSON asterisks replace it, and texts contain those for other reasons.
     if value is not None and value.get_secret_value().strip("*"):
         remember(value.get_secret_value())
     return value

@@ -1,8 +1,8 @@
-"""Keeping secrets out of everything that is written or shown: known values, and text of the shape of a token.
+"""Redaction of secrets in everything that is written or shown.
 
-Secret are the values of the variables in `VARIABLES`, what was passed to `remember`, and what looks like a token of the
-hub, Weights & Biases, GitHub, OpenAI or AWS, an authorization header, or a password in an address. Bare hexadecimal
-digits stay: commits, revisions and hashes are made of them.
+The values of the environment variables in `VARIABLES` are secret, the texts passed to `remember`, and everything that
+looks like a token of the hub, Weights & Biases, GitHub, OpenAI or AWS, an authorization header, or a password in an
+address. Bare hexadecimal digits are not: commits, revisions and hashes consist of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import quote
 REDACTED = "[redacted]"
 #: Environment variables whose values are secret.
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
-#: A shorter value is no key, and as a part of words it stands everywhere.
+#: A shorter value is not a key, and occurs as a part of words.
 MIN_LENGTH = 8
 
 _PLAIN = ("hf", "api_org", "ghp", "gho", "ghu", "ghs", "ghr")
@@ -31,21 +31,21 @@ _Shape = tuple[str, re.Pattern[str]]
 
 
 def _shape(marker: str, rest: str, *, word: bool = False) -> _Shape:
-    """What a text must hold for a pattern to be tried, and the pattern; `word`: only at the start of a word.
+    """A marker that a text must contain for a pattern to be tried, and the pattern; `word`: only at the start of a word.
 
-    In JSON a token may stand behind an escaped line break, whose last letter is no part of it.
+    In JSON a token may follow an escaped line break, whose last letter is not part of it.
     """
     start = rf"{marker}(?:(?<![A-Za-z0-9]{marker})|(?<=\\[nrtbf]{marker})|(?<=\\u[0-9a-f]{{4}}{marker}))"
     return marker, re.compile((start if word else marker) + rest)
 
 
 def _prefixed(prefix: str, rest: str) -> tuple[_Shape, _Shape]:
-    """A token that is known by its prefix: as it is, and with a backslash before each ``_``, as LaTeX writes it."""
+    """A token with a known prefix: as it is, and with a backslash before each ``_``, as in LaTeX."""
     escaped = prefix.replace("_", "\\_")
     return _shape(prefix, rest), (escaped, re.compile(re.escape(escaped) + rest.replace("_-]", r"_\\-]")))
 
 
-# All that is replaced is what a group named `secret` matches, or the whole where there is none.
+# The match of the group named `secret` is replaced, or the whole match without one.
 _SHAPES = (
     *chain.from_iterable(_prefixed(f"{name}_", r"[A-Za-z0-9]{30,}") for name in _PLAIN),
     *chain.from_iterable(
@@ -59,24 +59,24 @@ _SHAPES = (
     _shape("AKIA", r"[A-Z0-9]{16}(?![A-Za-z0-9])", word=True),
     *(_shape(word, r"(?:\s|%20)+(?P<secret>[A-Za-z0-9._~+/=-]{16,})") for word in ("Bearer", "bearer", "BEARER")),
     _shape("uthorization", r"[^A-Za-z]{1,20}[Bb]asic\s+(?P<secret>[A-Za-z0-9+/=_-]{8,})"),
-    # A password may hold an @ of its own; a name alone is secret where it is as long as a token.
+    # A password may contain an @; a name alone is secret if it is as long as a token.
     _shape("://", r"(?P<secret>[^\s/?#\"'<>\\:@\[]*:[^\s/?#\"'<>\\]+|[^\s/?#\"'<>\\:@\[]{20,})(?=@)"),
 )
 
 
 class Redacted(str):
-    """A text that has been redacted, or holds parts that must stay as they are: `redact` gives it back unchanged."""
+    """A text that is redacted already, or must not change: `redact` returns it unchanged."""
 
     __slots__ = ()
 
 
 def remember(secret: str) -> None:
-    """Count a text as secret from now on, in this process; one shorter than `MIN_LENGTH` is passed over."""
+    """Treat a text as secret from now on, in this process, unless it is shorter than `MIN_LENGTH`."""
     _remembered.add(secret.strip())
 
 
 def redact(text: str) -> str:
-    """The text with `REDACTED` in place of every secret in it. Doing it again changes nothing."""
+    """The text with `REDACTED` in place of every secret; idempotent."""
     if isinstance(text, Redacted):
         return text
     for secret in _known():
@@ -118,7 +118,7 @@ def _known() -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _spellings(values: tuple[str, ...], remembered: frozenset[str]) -> tuple[str, ...]:
-    """Secrets as texts, JSON, HTML, addresses and LaTeX write them; longest first, as one may be a part of another."""
+    """Spellings of secrets in text, JSON, HTML, URLs and LaTeX; longest first, as one may be a part of another."""
     secrets = {value for value in (*values, *remembered) if len(value) >= MIN_LENGTH and value not in REDACTED}
     spelled = {
         spelling

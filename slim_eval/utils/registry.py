@@ -15,7 +15,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What users call it, on the command line and in records."""
+        """Its name on the command line and in records."""
         ...
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slim_eval import engines, power
-from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.config import EngineConfig
 from slim_eval.demo import MODEL_DIR
 
 HERE = Path(__file__).parent
@@ -42,16 +42,18 @@ def gpu() -> tuple[power.Gpu, ...]:
     return power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def load(choice: EngineChoice, precision: str = "fp16") -> engines.Engine:
+def load(choice: str, precision: str = "fp16") -> engines.Engine:
     """The embedded model on an engine."""
     decision = engines.choose(choice, precision)
     config = EngineConfig(engine=choice, enforce_eager=True, gpu_memory_utilization=0.2)
-    return engines.load(decision, engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=1024))
+    return engines.ENGINES[decision.name].load(
+        engines.LoadRequest(checkpoint=MODEL_DIR, config=config, max_model_len=1024)
+    )
 
 
 @pytest.fixture(scope="session")
 def transformers_engine() -> Iterator[engines.Engine]:
     """The embedded model on Transformers."""
-    engine = load(EngineChoice.TRANSFORMERS)
+    engine = load("transformers")
     yield engine
     engine.close()

@@ -8,7 +8,7 @@ import pytest
 
 from slim_eval import engines, power
 from slim_eval.benchmarks import energy, performance
-from slim_eval.config import EnergyConfig, EnergySource, PerformanceConfig
+from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.results.records import EnergyMetrics, PerformanceMetrics
 from tests.commands import Command
 
@@ -34,7 +34,7 @@ def test_memory_is_the_devices(transformers_engine: engines.Engine) -> None:
 
 
 def test_nvml_counter_and_integral_agree(transformers_engine: engines.Engine, gpu: tuple[power.Gpu, ...]) -> None:
-    meter = power.open_meter(EnergySource.NVML, gpu, 0.05)
+    meter = power.open_meter("nvml", gpu, 0.05)
     config = EnergyConfig(sample_runs=60, batch_size=4)
     metrics = energy.run(transformers_engine, config, WORK.model_copy(update={"max_new_tokens": 256}), meter).metrics
     assert isinstance(metrics, EnergyMetrics)

@@ -51,13 +51,13 @@ def _child(arguments: list[str], environment: dict[str, str]) -> str:
 def _load(model: str) -> Any:
     """The Transformers engine over a model id, as the worker loads it."""
     from slim_eval import engines, models
-    from slim_eval.config import EngineChoice, EngineConfig
-    from slim_eval.models.download import fetch
+    from slim_eval.config import EngineConfig
+    from slim_eval.models import fetch
 
     source = fetch(models.resolve(model))
     assert source.path is not None
-    decision = engines.choose(EngineChoice.TRANSFORMERS, "fp16")
-    return engines.load(decision, engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))
+    decision = engines.choose("transformers", "fp16")
+    return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))
 
 
 class _Calls:

@@ -23,10 +23,9 @@ socket.getaddrinfo = socket.create_connection = refuse
 warnings.simplefilter("error")
 
 from dataclasses import asdict
-from slim_eval.config import EnergySource
 from slim_eval.power import open_meter
 
-meter = open_meter(EnergySource.AUTO, (), 0.05)
+meter = open_meter("auto", (), 0.05)
 meter.start()
 time.sleep(0.3)
 clock = [time.perf_counter()]

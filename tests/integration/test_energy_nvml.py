@@ -179,7 +179,7 @@ def test_without_power_there_is_only_the_counter(library: Path, counter: str, th
     reading = window(library, [settings(counter=counter, power="none")], seconds=0.5)["reading"]
     assert (reading["joules"] is not None) is there
     assert (reading["joules_integral"], reading["samples"], reading["disagreement"]) == (None, [], None)
-    assert reading["notes"] == ["NVML does not tell power"]
+    assert reading["notes"] == ["NVML does not report power"]
     assert reading["conditions"]["mean_sm_clock_mhz"] == 1410
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from slim_eval import engines
 from slim_eval.benchmarks import performance
-from slim_eval.config import EngineChoice, EngineConfig, PerformanceConfig, QuantizationConfig
-from slim_eval.engines import EngineDecision, LoadRequest
+from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
+from slim_eval.engines import LoadRequest
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError
 from slim_eval.models.source import resolve
@@ -61,17 +61,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pytest.param(("vllm", "int8"), marks=needs_vllm),
         pytest.param(("vllm", "int4"), marks=needs_vllm),
     ],
-    ids=lambda param: f"{param[0]}-{param[1].value}",
+    ids=lambda param: f"{param[0]}-{param[1]}",
 )
 def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iterator[engines.Engine]:
     """One engine at a time, loaded once for all tests; when it is closed none of its processes is left."""
     name, precision = request.param
     try:
-        decision = engines.choose(EngineChoice(name), precision)
+        decision = engines.choose(name, precision)
     except EngineError as error:
         pytest.skip(error.cause)
     config = EngineConfig(enforce_eager=name == "vllm")
-    loaded = engines.load(decision, LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
+    loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
     yield loaded
     own = list(getattr(loaded, "_processes", ()))
     loaded.close()
@@ -293,7 +293,7 @@ def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[str, P
     import torch
 
     request = LoadRequest(checkpoints["int8"], EngineConfig(), MAX_MODEL_LEN)
-    loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
+    loaded: Any = engines.ENGINES["transformers"].load(request)
     layer = loaded._model.model.layers[0].self_attn.q_proj
     values = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
     values[:, 0] = 60.0  # an outlier makes the step of a token's int8 grid coarse
@@ -312,7 +312,7 @@ def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[str, P
     import torch
 
     request = LoadRequest(checkpoints["fp16"], EngineConfig(), MAX_MODEL_LEN)
-    loaded: Any = engines.load(EngineDecision("transformers", "test"), request)
+    loaded: Any = engines.ENGINES["transformers"].load(request)
     settings = loaded._model.generation_config
     text = loaded.generate([PROMPT], max_new_tokens=4)[0].text
     with torch.no_grad():
@@ -329,7 +329,7 @@ def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[str, P
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_architectures_load(architecture: str, tmp_path: Path) -> None:
     request = LoadRequest(make_checkpoint(tmp_path, architecture), EngineConfig(), 64)
-    loaded = engines.load(EngineDecision("transformers", "test"), request)
+    loaded = engines.ENGINES["transformers"].load(request)
     answers = loaded.generate(["one", "two three four"], max_new_tokens=5)
     loaded.close()
     assert [answer.output_tokens for answer in answers] == [5, 5]
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "no-such-type"}))
     with pytest.raises(EngineError, match="no-such-type"):
-        engines.load(EngineDecision("transformers", "test"), LoadRequest(checkpoint, EngineConfig(), 64))
+        engines.ENGINES["transformers"].load(LoadRequest(checkpoint, EngineConfig(), 64))
 
 
 @needs_vllm
@@ -349,7 +349,7 @@ def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[str, 
     config = EngineConfig(enforce_eager=True, engine_args={"num_gpu_blocks_override": 1})
     request = LoadRequest(checkpoints["fp16"], config, MAX_MODEL_LEN)
     with pytest.raises(EngineError, match="cache blocks") as refused:
-        engines.load(EngineDecision("vllm", "test"), request)
+        engines.ENGINES["vllm"].load(request)
     assert "VLLM_CPU_KVCACHE_SPACE" in refused.value.remedy
     left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
     assert [process for process in left if "resource_tracker" not in " ".join(process.cmdline())] == []

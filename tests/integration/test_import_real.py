@@ -27,7 +27,7 @@ _VLLM = """
 import sys
 if __name__ == "__main__":
     import vllm
-    from slim_eval.engines.distribution import distribution_named_vllm
+    from slim_eval.engines.vllm import distribution_named_vllm
     with distribution_named_vllm(vllm.__version__):
         from vllm.entrypoints.cli.main import main
         main()

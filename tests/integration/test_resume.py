@@ -67,7 +67,7 @@ def test_changed_settings_are_named_and_nothing_is_touched(folder: Path) -> None
     for options in (("--num-runs", "24"), ("--num-runs", "24", "--dry-run")):
         process = again(folder, *options)
         assert process.returncode == 2
-        assert "num_runs: 16 then, 24 asked" in process.stderr
+        assert "num_runs: recorded with 16, requested 24" in process.stderr
         assert "demo_gsm8k" not in process.stderr
         assert "--force" in process.stderr
         assert state(folder) == before

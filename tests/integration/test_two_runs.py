@@ -54,7 +54,7 @@ def test_on_one_checkpoint_the_second_waits_and_takes_what_the_first_made(tmp_pa
     options = ("--precision", "int8", "--quantized-models-dir", str(tmp_path / "cache"))
     with ExitStack() as stack:
         # Held until both wait: whichever then gets it first, the other comes to a checkpoint that has just been made.
-        with locks.waiting_for(tmp_path / "cache" / "demo_int8", print):
+        with locks.wait_for_lock(tmp_path / "cache" / "demo_int8", print):
             processes = [stack.enter_context(started(tmp_path, *options, "--output-dir", name)) for name in "ab"]
             for process in processes:
                 wait_for(process, f"process {os.getpid()} on")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slim_eval import __version__, cli
-from slim_eval.config import AnalysisConfig, Benchmark, EnergySource, EngineChoice, RunConfig
+from slim_eval.config import AnalysisConfig, RunConfig
 from slim_eval.schemes import SCHEMES
 
 
@@ -29,7 +29,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("slim_eval.evaluator.evaluate", evaluate)
     monkeypatch.setattr("slim_eval.analysis.analyze", configs.append)
-    monkeypatch.setattr("slim_eval.execution.console.show_analysis", lambda report: None)
+    monkeypatch.setattr(cli, "_show_analysis", lambda report: None)
     return configs
 
 
@@ -71,14 +71,14 @@ def test_every_new_option(parsed: list[Any]) -> None:
         "--accuracy-batch-size-mmlu", "4", "--accuracy-batch-size-my-task=2", "--accuracy-batch-size", "16",
     )  # fmt: skip
     assert config.precision == tuple(SCHEMES)
-    assert config.tasks == (Benchmark.ENERGY, Benchmark.PERFORMANCE)
-    assert config.engine.engine is EngineChoice.VLLM
+    assert config.tasks == ("energy", "performance")
+    assert config.engine.engine == "vllm"
     assert config.engine.tensor_parallel_size == 2
     assert config.engine.trust_remote_code
     assert config.engine.enforce_eager
     assert config.engine.engine_args == {"max_num_seqs": 4, "kv_cache_dtype": "fp8"}
     assert (config.revision, config.seed, config.quantization.requantize) == ("main", 3, True)
-    assert config.energy.source is EnergySource.NONE
+    assert config.energy.source == "none"
     assert config.energy.batch_size == 2
     assert config.accuracy.include_path == Path("tasks")
     assert config.accuracy.apply_chat_template
@@ -102,7 +102,10 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
         (["run", "--models", "demo", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["run", "--models", "demo", "--precision", "fp8"], "fp16, int8, int4"),
         (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),
-        (["run", "--models", "demo", "--engine", "onnx"], "'vllm'"),
+        (["run", "--models", "demo", "--engine", "onnx"], "vllm"),
+        (["run", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),
+        (["run", "--models", "demo", "--executor", "slurm"], "known: local"),
+        (["noise", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),
         (["run", "--models", "demo", "--num-runs", "0"], "--num-runs"),
         (["run", "--models", "demo", "--num-runs", "-5"], "--num-runs"),
         (["run", "--models", "demo", "--num-runs", "many"], "--num-runs"),
@@ -130,6 +133,20 @@ def test_bad_input_is_one_cause_and_one_remedy(
     assert error.startswith("error: ")
     assert len(error.strip().splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, "import nothing_of_that_name", "1 +"])
+def test_a_plugin_that_cannot_be_imported_is_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "plugin.py"
+    if content is not None:
+        plugin.write_text(content)
+    monkeypatch.setenv("SLIM_EVAL_PLUGINS", str(plugin))
+    assert cli.main(["analyze"]) == 2
+    error = capsys.readouterr().err
+    assert f"plugin {plugin}: " in error
+    assert "SLIM_EVAL_PLUGINS" in error
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

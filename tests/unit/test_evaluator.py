@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import pytest
 from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.errors import BusyError, UsageError
-from slim_eval.execution import local, locks, messages, plan
+from slim_eval.execution import locks, messages, plan
+from slim_eval.execution.local import LocalExecutor
 from slim_eval.results.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord, Record
 from slim_eval.results.store import write_record
 from tests.unit.execution.test_resume import config
@@ -26,7 +27,7 @@ class End(NamedTuple):
 
     finishes: tuple[str, ...]
     begins: str | None
-    outcome: local.Outcome
+    outcome: messages.Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +44,22 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
         asked: list[list[str]] = []
         left = list(ends)
 
-        def run(job: Any, *, on_event: Callable[[Any], None], **_: Any) -> local.Outcome:
+        def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[messages.Event | messages.Outcome]:
             if isinstance(job, messages.CheckJob):
-                return local.Outcome(0, None, "")
+                yield messages.Outcome()
+                return
             stages = list(job.settings) if isinstance(job, messages.MeasureJob) else ["quantize"]
             asked.append(stages)
-            end = left.pop(0) if left else End(("engine", *stages), None, local.Outcome(0, None, ""))
+            end = left.pop(0) if left else End(("engine", *stages), None, messages.Outcome())
             for stage in end.finishes:
                 if stage in stages:
                     write_record(job.directory, record(stage), ({"x": 1},))
-                on_event(messages.Finished(stage=stage))
+                yield messages.Finished(stage=stage)
             if end.begins is not None:
-                on_event(messages.Started(stage=end.begins))
-            return end.outcome
+                yield messages.Started(stage=end.begins)
+            yield end.outcome
 
-        monkeypatch.setattr(local, "run", run)
+        monkeypatch.setattr(LocalExecutor, "submit", submit)
         return asked
 
     return of
@@ -76,14 +78,14 @@ def failures(report: evaluator.RunReport) -> list[tuple[str, str]]:
     return [(failure.stage, failure.cause) for failure in report.failures]
 
 
-KILLED = local.Outcome(-9, "energy", "")
+KILLED = messages.Outcome(-9, "energy", "")
 
 
 def test_a_fresh_worker_does_what_comes_after_the_stage_that_died(worked: Callable[..., list[list[str]]]) -> None:
     asked = worked(End(("engine", "performance"), "energy", KILLED))
     report = evaluator.evaluate(config())
     assert asked == [STAGES, STAGES[2:]]
-    assert failures(report) == [("energy", "the worker ended with killed by SIGKILL")]
+    assert failures(report) == [("energy", "the worker ended: killed by SIGKILL")]
     assert len(report.variants[0].records) == 3
     assert results.has_error(report.variants[0].directory, "energy")
 
@@ -91,13 +93,13 @@ def test_a_fresh_worker_does_what_comes_after_the_stage_that_died(worked: Callab
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (local.Outcome(0, None, ""), "without a word"),
-        (local.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: memory ran out"),
-        (local.Outcome(-15, "energy", "", silent_s=60.0), "no progress for 60 s"),
-        (local.Outcome(1, "energy", "ValueError: no"), "ValueError: no (exit status 1)"),
+        (messages.Outcome(), "exited before finishing"),
+        (messages.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: memory ran out"),
+        (messages.Outcome(-15, "energy", "", silent_s=60.0), "no progress for 60 s"),
+        (messages.Outcome(1, "energy", "ValueError: no"), "ValueError: no (exit status 1)"),
     ],
 )
-def test_every_ending_is_told(outcome: local.Outcome, words: str, worked: Callable[..., list[list[str]]]) -> None:
+def test_every_ending_is_told(outcome: messages.Outcome, words: str, worked: Callable[..., list[list[str]]]) -> None:
     worked(End(("engine", "performance"), outcome.stage, outcome))
     report = evaluator.evaluate(config())
     ((stage, cause),) = failures(report)
@@ -107,7 +109,7 @@ def test_every_ending_is_told(outcome: local.Outcome, words: str, worked: Callab
 
 
 def test_an_engine_that_does_not_start_is_not_tried_for_each_stage(worked: Callable[..., list[list[str]]]) -> None:
-    asked = worked(End((), "engine", local.Outcome(1, "engine", "ValueError: no")))
+    asked = worked(End((), "engine", messages.Outcome(1, "engine", "ValueError: no")))
     report = evaluator.evaluate(config())
     assert asked == [STAGES]
     ((stage, cause),) = failures(report)
@@ -117,15 +119,18 @@ def test_an_engine_that_does_not_start_is_not_tried_for_each_stage(worked: Calla
 
 
 def test_quantization_that_ends_without_a_word_fails(worked: Callable[..., list[list[str]]]) -> None:
-    asked = worked(End((), None, local.Outcome(0, None, "")))
+    asked = worked(End((), None, messages.Outcome()))
     report = evaluator.evaluate(config(precision="int8"))
     assert asked == [["quantize"]]
-    assert failures(report) == [("quantize", "the worker ended without a word of what it had still to do")]
+    assert failures(report) == [("quantize", "the worker exited before finishing")]
 
 
 def test_a_variant_that_another_run_measures_is_refused(worked: Callable[..., list[list[str]]]) -> None:
     asked = worked()
-    with locks.alone([Path("outputs/demo/demo_int8")]), pytest.raises(BusyError, match="demo_int8 is being measured"):
+    with (
+        locks.lock_folders([Path("outputs/demo/demo_int8")]),
+        pytest.raises(BusyError, match="demo_int8 is being measured"),
+    ):
         evaluator.evaluate(config(precision="fp16 int8"))
     assert asked == []
     assert not list(Path("outputs").rglob("*.json"))
@@ -151,7 +156,7 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
     monkeypatch.setattr(results, "write_error", full)
     report = evaluator.evaluate(config())
     assert len(report.variants[0].records) == 3
-    assert "could not be recorded: energy.error.json: No space left on device" in capsys.readouterr().err
+    assert "could not record the failure: energy.error.json: No space left on device" in capsys.readouterr().err
 
 
 def test_checkpoints_that_do_not_fit_on_the_disk_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

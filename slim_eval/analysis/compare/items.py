@@ -20,7 +20,7 @@ from slim_eval.errors import ResultFileError
 from slim_eval.results.records import PairedRecord, PairedTask
 from slim_eval.results.store import PAIRED, find_results, read_samples, write_paired
 from slim_eval.results.variants import Variant, by_model, ordered_tasks
-from slim_eval.utils import bounded, environment
+from slim_eval.utils import environment, safe_json
 
 ALPHA = 0.05
 POWER = 0.8
@@ -223,7 +223,7 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
 def _stands(directory: Path, record: PairedRecord) -> bool:
     """Whether a variant's `paired.json` says the same already, whenever it was written."""
     try:
-        found = PairedRecord.model_validate(bounded.read_json(directory / PAIRED))
+        found = PairedRecord.model_validate(safe_json.read_json(directory / PAIRED))
     except (OSError, ValueError):
         return False
     return found.model_copy(update={"timestamp": record.timestamp}) == record

@@ -46,7 +46,7 @@ from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
 from slim_eval.results.store import finite
 from slim_eval.stats import resolving_count, summarize
-from slim_eval.utils import bounded
+from slim_eval.utils import safe_json
 from slim_eval.utils.registry import Registry
 
 #: Larger files are refused: parsing one takes several times its size in memory.
@@ -113,11 +113,11 @@ class ForeignFile:
             start, decoder = 0, json.JSONDecoder()
             while start < len(text):
                 document, end = decoder.raw_decode(text, start)
-                bounded.refuse_depth(document)
+                safe_json.refuse_depth(document)
                 found.append(document)
                 start = end + len(text[end:]) - len(text[end:].lstrip())
         except (ValueError, RecursionError) as error:
-            reason = bounded.too_deep() if isinstance(error, RecursionError) else error
+            reason = safe_json.too_deep() if isinstance(error, RecursionError) else error
             raise self._unreadable("not readable as JSON", reason) from error
         if not found:
             raise ResultFileError(f"{self.path}: is empty", _REMEDY)
@@ -149,7 +149,7 @@ class ForeignFile:
             ResultFileError: It cannot be read, is larger than `MAX_BYTES`, or is not UTF-8.
         """
         try:
-            return bounded.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig")
+            return safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig")
         except (OSError, ValueError) as error:
             raise self._unreadable("cannot be read", error) from error
 
@@ -161,10 +161,10 @@ class ForeignFile:
         """
         try:
             with self.path.open("rb") as stream:
-                for number, line in enumerate(bounded.lines(stream, max_bytes=MAX_BYTES), start=1):
+                for number, line in enumerate(safe_json.lines(stream, max_bytes=MAX_BYTES), start=1):
                     place = f"line {number}"
                     try:
-                        content = bounded.parse(line)
+                        content = safe_json.parse(line)
                     except ValueError as error:
                         raise self._unreadable(f"{place} is not JSON", error) from error
                     yield place, self.validate(kind, content, place)

@@ -34,7 +34,7 @@ from slim_eval.results.importers.importer import (
 )  # fmt: skip
 from slim_eval.results.records import AccuracyMetrics
 from slim_eval.schemes import DEFAULT_BASELINE, is_quantized
-from slim_eval.utils import bounded
+from slim_eval.utils import safe_json
 
 _CHOICE_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.\-]+)$")
@@ -183,7 +183,7 @@ def _scheme(model: str | None, dtype: str, arguments: Mapping[str, Any]) -> str 
     if dtype not in _SIXTEEN_BIT or model is None or _QUANTIZED_NAME.search(model):
         return None
     try:
-        config = bounded.read_json(Path(model) / "config.json")
+        config = safe_json.read_json(Path(model) / "config.json")
     except (OSError, ValueError):
         config = None
     is_quantized_folder = isinstance(config, dict) and config.get("quantization_config") is not None

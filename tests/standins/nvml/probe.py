@@ -16,7 +16,7 @@ from typing import Any
 
 from slim_eval import power
 from slim_eval.benchmarks import energy
-from slim_eval.config import EnergyConfig, EnergySource, PerformanceConfig
+from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.errors import SlimEvalError
 from tests.standins.engine import PlannedEngine
 from tests.standins.nvml import append_step
@@ -31,7 +31,7 @@ def window(
     """
     gpus = power.resolve_gpus(index, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
     answer: dict[str, Any] = {"gpus": [gpu.uuid for gpu in gpus]}
-    meter = power.open_meter(EnergySource(source), gpus, 0.05)
+    meter = power.open_meter(source, gpus, 0.05)
     if isinstance(meter, power.NoMeter):
         return answer | {"reason": meter.reason}
     meter.start()
@@ -51,7 +51,7 @@ def window(
 
 def unfinished(marks: int) -> dict[str, Any]:
     """A meter that is stopped after so many of its window's two marks."""
-    meter = power.open_meter(EnergySource.NVML, power.resolve_gpus(0, 1, None), 0.05)
+    meter = power.open_meter("nvml", power.resolve_gpus(0, 1, None), 0.05)
     assert isinstance(meter, power.Meter)
     meter.start()
     for _ in range(marks):
@@ -63,7 +63,7 @@ def idle(seconds: float = 0.3, steps: str = "", watts: float = 0.0) -> dict[str,
     """Idle power; it falls to `watts` just before, where there is a file of `steps`."""
     if steps:
         append_step(Path(steps), time.perf_counter() - float(os.environ["STANDIN_NVML_ORIGIN"]), watts)
-    meter = power.open_meter(EnergySource.NVML, power.resolve_gpus(0, 1, None), 0.05)
+    meter = power.open_meter("nvml", power.resolve_gpus(0, 1, None), 0.05)
     assert isinstance(meter, power.Meter)
     return {"watts": meter.idle_power_watts(seconds)}
 

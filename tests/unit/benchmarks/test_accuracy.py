@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.benchmarks import accuracy, outcomes
+from slim_eval.benchmarks import accuracy
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig
 from slim_eval.errors import BenchmarkError, EngineError, UsageError
@@ -410,7 +410,7 @@ def test_another_failure_is_not_tried_again(folder: Path, error: Exception) -> N
 @pytest.mark.parametrize(
     ("task", "changes", "cause", "remedy"),
     [
-        ("own_choice", {"num_fewshot": 4}, "4 few-shot examples asked for, 3 available", "--num-fewshot 3"),
+        ("own_choice", {"num_fewshot": 4}, "4 few-shot examples requested, 3 available", "--num-fewshot 3"),
         ("own_choice", {"apply_chat_template": True}, "no chat template", "--apply-chat-template"),
         ("own_empty", {}, "own_empty: its data set has no items", "check"),
         ("own_empty_split", {}, "own_empty_split: its data set has no items", "check"),
@@ -516,7 +516,7 @@ def test_no_accuracy_has_no_interval(folder: Path, name: str) -> None:
 
 def test_subtasks_that_differ_widen_the_interval() -> None:
     tasks = ["easy"] * 50 + ["hard"] * 50
-    found = outcomes.uncertainty(
+    found = accuracy.uncertainty(
         rows(([1.0] * 30 + [0.0] * 20) + ([1.0] * 15 + [0.0] * 35), tasks), "acc,none", 0.45, 0.05
     )
     # Deviations from the mean add up to 30 - 22.5 in one subtask and to 15 - 22.5 in the other.
@@ -527,29 +527,29 @@ def test_subtasks_that_differ_widen_the_interval() -> None:
 
 def test_the_interval_of_a_share_ends_at_0_and_1() -> None:
     tasks = ["easy"] * 50 + ["hard"] * 50
-    found = outcomes.uncertainty(rows([1.0] * 50 + [0.0] * 50, tasks), "acc,none", 0.5, 0.05)
+    found = accuracy.uncertainty(rows([1.0] * 50 + [0.0] * 50, tasks), "acc,none", 0.5, 0.05)
     assert found.clustered_stderr == pytest.approx(math.sqrt(2) / 4)
     assert found.interval == (0.0, 1.0)
 
 
 def test_subtasks_that_are_alike_do_not_narrow_the_interval() -> None:
-    alone = outcomes.uncertainty(rows([1.0, 0.0] * 50), "acc,none", 0.5, 0.05)
-    grouped = outcomes.uncertainty(rows([1.0, 0.0] * 50, ["a"] * 50 + ["b"] * 50), "acc,none", 0.5, 0.05)
+    alone = accuracy.uncertainty(rows([1.0, 0.0] * 50), "acc,none", 0.5, 0.05)
+    grouped = accuracy.uncertainty(rows([1.0, 0.0] * 50, ["a"] * 50 + ["b"] * 50), "acc,none", 0.5, 0.05)
     assert grouped.clustered_stderr == pytest.approx(0.0, abs=1e-12)
     assert grouped.interval == alone.interval is not None
 
 
 def test_graded_items_go_by_their_standard_error() -> None:
-    assert outcomes.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, 0.5).interval == pytest.approx((1.02, 2.98))
-    assert outcomes.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, None).interval is None
-    apart = outcomes.uncertainty(rows([0.5, 0.7, 3.5, 3.3], ["a", "a", "b", "b"]), "acc,none", 2.0, 0.1)
+    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, 0.5).interval == pytest.approx((1.02, 2.98))
+    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, None).interval is None
+    apart = accuracy.uncertainty(rows([0.5, 0.7, 3.5, 3.3], ["a", "a", "b", "b"]), "acc,none", 2.0, 0.1)
     assert apart.clustered_stderr is not None
     assert apart.clustered_stderr > 0.1
     assert apart.interval == pytest.approx((2.0 - 1.96 * apart.clustered_stderr, 2.0 + 1.96 * apart.clustered_stderr))
 
 
 @pytest.mark.parametrize(
-    ("scores", "metric", "accuracy"),
+    ("scores", "metric", "value"),
     [
         ([1.0, 0.0], "acc,none", 0.6),  # a mean over subtasks of different size, or no mean at all
         ([1.0, None], "acc,none", 1.0),  # an item without a score
@@ -559,6 +559,6 @@ def test_graded_items_go_by_their_standard_error() -> None:
     ],
 )
 def test_items_that_do_not_make_the_accuracy_say_nothing_of_it(
-    scores: list[float | None], metric: str | None, accuracy: float | None
+    scores: list[float | None], metric: str | None, value: float | None
 ) -> None:
-    assert outcomes.uncertainty(rows(scores), metric, accuracy, 0.1) == outcomes.Uncertainty()
+    assert accuracy.uncertainty(rows(scores), metric, value, 0.1) == accuracy.Uncertainty()

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from slim_eval.benchmarks import capacity, latency, pacing, performance
+from slim_eval.benchmarks import performance
 from slim_eval.config import PerformanceConfig
 from slim_eval.engines.engine import Generation, MemoryReport, Prompt
 from slim_eval.errors import BenchmarkError, EngineError
-from slim_eval.execution import worker
 from slim_eval.results.records import Measurement, PerformanceMetrics
 from tests.standins.engine import PlannedClock, PlannedEngine
 
@@ -216,11 +215,11 @@ def simulate(
     return measurement.metrics, engine, measurement
 
 
-def iterations(seed: int, *, jitter: float, count: int = 24) -> list[latency.Iteration]:
+def iterations(seed: int, *, jitter: float, count: int = 24) -> list[performance.Iteration]:
     """What the benchmark would hand to its arithmetic."""
     engine = PlannedEngine(TTFT_S, TPOT_S, clock=PlannedClock(), jitter=jitter, seed=seed)
     batches = (engine.generate(["word"] * BATCH, max_new_tokens=TOKENS) for _ in range(count))
-    return [latency.Iteration(batch[0].e2e_s or 0.0, batch) for batch in batches]
+    return [performance.Iteration(batch[0].e2e_s or 0.0, batch) for batch in batches]
 
 
 def changed(**changes: Any) -> PerformanceConfig:
@@ -270,7 +269,7 @@ def test_intervals_resample_iterations_and_not_requests() -> None:
 
 def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     """200 runs: with a true coverage of 95 %, fewer than 182 hits have a probability of 1 in 1000."""
-    found = [latency.mean_interval(iterations(seed, jitter=0.05), "tpot_s") for seed in range(200)]
+    found = [performance.mean_interval(iterations(seed, jitter=0.05), "tpot_s") for seed in range(200)]
     assert sum(TPOT_S in interval for interval in found if interval is not None) >= 182
 
 
@@ -420,8 +419,8 @@ def test_stopping_early_leaves_the_interval_honest() -> None:
     hits = 0
     for seed in range(200):
         planned = iterations(seed, jitter=0.06, count=100)
-        length = next(length for length in range(1, 101) if pacing.precise_enough(planned[:length], 0.02))
-        interval = latency.mean_interval(planned[:length], "tpot_s")
+        length = next(length for length in range(1, 101) if performance.precise_enough(planned[:length], 0.02))
+        interval = performance.mean_interval(planned[:length], "tpot_s")
         assert 20 <= length < 80
         assert interval is not None
         hits += TPOT_S in interval
@@ -539,23 +538,23 @@ def test_bandwidth_utilisation_needs_everything(missing: str) -> None:
         "weights_gb": 1.0, "kv_bytes_per_token": 0.0, "batch_size": 1, "prompt_tokens": 10.0, "output_tokens": 10.0,
         "tpot_s": 0.001, "memory_bandwidth_gb_s": 2.0 * 2**30 / 1e6,
     }  # fmt: skip
-    assert capacity.bandwidth_utilisation(**known) == pytest.approx(0.5)
-    assert capacity.bandwidth_utilisation(**{**known, missing: None}) is None
+    assert performance.bandwidth_utilisation(**known) == pytest.approx(0.5)
+    assert performance.bandwidth_utilisation(**{**known, missing: None}) is None
 
 
 def test_bandwidths_of_several_gpus_add_up_where_all_are_known() -> None:
     known, silent = {"memory_bandwidth_gb_s": 2000.0}, {"memory_bandwidth_gb_s": None}
-    assert worker._memory_bandwidth([known, known]) == 4000.0
-    assert [worker._memory_bandwidth(facts) for facts in ([], [silent], [known, silent], [known, {}])] == [None] * 4
+    assert performance.memory_bandwidth([known, known]) == 4000.0
+    assert [performance.memory_bandwidth(facts) for facts in ([], [silent], [known, silent], [known, {}])] == [None] * 4
 
 
 def test_concurrency_by_hand() -> None:
-    found = capacity.concurrency_by_context(20_000, 6000, [300, 5999, 6001])
+    found = performance.concurrency_by_context(20_000, 6000, [300, 5999, 6001])
     assert found == {300: 66, 1024: 19, 2048: 9, 4096: 4, 5999: 3, 6000: 3}
     assert list(found) == sorted(found)
-    assert capacity.concurrency_by_context(20_000, 512) == {512: 39}
-    assert capacity.concurrency_by_context(100, 4096) == {1024: 0, 2048: 0, 4096: 0}
-    assert capacity.concurrency_by_context(None, 4096) == {}
+    assert performance.concurrency_by_context(20_000, 512) == {512: 39}
+    assert performance.concurrency_by_context(100, 4096) == {1024: 0, 2048: 0, 4096: 0}
+    assert performance.concurrency_by_context(None, 4096) == {}
 
 
 def test_concurrency_is_told_for_the_workload_itself() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.doctor import hardware
+from slim_eval.doctor import checks
 from slim_eval.doctor.findings import State
 from slim_eval.utils import environment
 from tests.standins import nvml as standin
@@ -41,7 +41,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     assert examination.find("GPU", "driver")["text"] == "999.99.99, CUDA up to 12.9"
     assert examination.find("GPU", "CUDA of torch")["text"] == "12.8, the driver's is 12.9"
     for precision in ("fp16", "int8", "int4"):
-        assert examination.find("Precisions", f"{precision} on vllm")["text"] == "runs"
+        assert examination.find("Precisions", f"{precision} on vllm")["text"] == "runs, native"
     assert "codecarbon" not in {f["name"] for f in examination.answer["findings"]}  # NVML measures
     assert (examination.problems, examination.process.returncode) == ([], 0)
 
@@ -50,7 +50,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     ("settings", "said"),
     [
         ({"counter": "none"}, "NVML has no energy counter: joules are the integral of power samples"),
-        ({"counter": "none", "power": "none"}, "NVML tells neither power nor energy: no joules"),
+        ({"counter": "none", "power": "none"}, "NVML reports neither power nor energy: no joules"),
     ],
 )
 def test_a_gpu_without_a_counter(on_gpus: Callable[..., Examination], settings: dict[str, str], said: str) -> None:
@@ -118,7 +118,7 @@ def test_gpus_that_cannot_be_used(on_gpus: Callable[..., Examination], variables
     ],
 )
 def test_cuda_of_torch_against_the_drivers(torch: str | None, driver: tuple[int, int] | None, state: State) -> None:
-    found = hardware.cuda_of_torch("CUDA of torch", torch, driver)
+    found = checks.cuda_of_torch("CUDA of torch", torch, driver)
     assert found.state is state
     assert (found.remedy is None) is (state is OK)
 
@@ -132,7 +132,7 @@ def test_a_torch_that_is_too_new_for_the_driver_stops_a_run(on_gpus: Callable[..
     ("free_gb", "state"), [(0.0, PROBLEM), (0.01, PROBLEM), (0.06, WARNING), (9.9, WARNING), (10.0, OK)]
 )
 def test_space(free_gb: float, state: State) -> None:
-    found = hardware.space("outputs", Path("outputs"), free_gb, 10.0, "--output-dir")
+    found = checks.space("outputs", Path("outputs"), free_gb, 10.0, "--output-dir")
     assert found.state is state
     assert (found.remedy is None) is (state is OK)
 
@@ -156,7 +156,7 @@ def test_the_cache_is_that_of_the_hub_and_needed_for_downloads_only(doctor: Doct
     ("free_gb", "total_gb", "state"), [(3.9, 16.0, WARNING), (4.0, 16.0, OK), (None, 16.0, WARNING)]
 )
 def test_memory(free_gb: float | None, total_gb: float | None, state: State) -> None:
-    assert hardware.memory(free_gb, total_gb).state is state
+    assert checks.memory(free_gb, total_gb).state is state
 
 
 def cgroup(folder: Path, limit: str, used: int, files: int) -> Path:

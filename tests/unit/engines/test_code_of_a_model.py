@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from slim_eval.config import EngineConfig, QuantizationConfig, RunConfig
-from slim_eval.engines import LoadRequest, transformers
+from slim_eval.engines import LoadRequest
+from slim_eval.engines.transformers import TRANSFORMERS
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.execution import fingerprints, worker
 from slim_eval.execution.messages import MeasureJob
@@ -55,8 +56,8 @@ def checkpoint(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_it_is_not_run_to_serve_and_the_message_says_so(checkpoint: Path, marker: Path) -> None:
-    with pytest.raises(EngineError, match="brings code of its own") as refused:
-        transformers.load(LoadRequest(checkpoint, EngineConfig(), 64))
+    with pytest.raises(EngineError, match="contains Python code") as refused:
+        TRANSFORMERS.load(LoadRequest(checkpoint, EngineConfig(), 64))
     assert "--trust-remote-code" in refused.value.remedy
     assert not marker.exists()
 
@@ -75,11 +76,11 @@ def test_it_is_not_run_to_quantize_and_the_message_says_so(checkpoint: Path, mar
 
 def test_on_it_is_run_and_recorded(checkpoint: Path, marker: Path, tmp_path: Path) -> None:
     config = RunConfig(models="own", engine={"trust_remote_code": True})
-    engine = transformers.load(LoadRequest(checkpoint, config.engine, 64))
+    engine = TRANSFORMERS.load(LoadRequest(checkpoint, config.engine, 64))
     assert marker.exists()
     job = MeasureJob(
         model="own", revision=None, source=checkpoint, checkpoint=checkpoint, precision="fp16",
-        quantization_scheme="none", benchmarks=(), accuracy_tasks=(), directory=tmp_path, max_model_len=64, gpus=(),
+        quantization_scheme="none", stages=(), directory=tmp_path, max_model_len=64,
         config=config,
     )  # fmt: skip
     head = worker._metadata(job, engine, "asked for", ())

@@ -10,33 +10,33 @@ from collections.abc import Callable
 import pytest
 
 from slim_eval import engines
-from slim_eval.config import EngineChoice
-from slim_eval.engines import vllm
-from slim_eval.engines.vllm import VllmPlatform
+from slim_eval.engines import Platform, engine
+from slim_eval.engines.vllm import VLLM as VLLM_ENGINE
 from slim_eval.errors import EngineError, MissingPackageError
+from slim_eval.schemes import scheme
 
-AUTO, VLLM, TRANSFORMERS = EngineChoice.AUTO, EngineChoice.VLLM, EngineChoice.TRANSFORMERS
-AVX2, AVX512 = VllmPlatform("cpu"), VllmPlatform("cpu", has_avx512=True)
+AUTO, VLLM, TRANSFORMERS = "auto", "vllm", "transformers"
+AVX2, AVX512 = Platform("cpu"), Platform("cpu", cpu_flags=frozenset({"avx512f"}))
 Pretend = Callable[..., None]
 
 
-def gpu(major: int, minor: int) -> VllmPlatform:
-    return VllmPlatform("cuda", (major, minor))
+def gpu(major: int, minor: int) -> Platform:
+    return Platform("cuda", (major, minor))
 
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Say which packages are installed and what vLLM would run on."""
 
-    def call(*installed: str, platform: VllmPlatform | EngineError = AVX2) -> None:
-        def answer() -> VllmPlatform:
+    def call(*installed: str, platform: Platform | EngineError = AVX2) -> None:
+        def answer() -> Platform:
             if isinstance(platform, EngineError):
                 raise platform
             return platform
 
         known = {name: importlib.util.find_spec("json") for name in installed}
-        monkeypatch.setattr(engines, "find_spec", known.get)
-        monkeypatch.setattr(vllm, "platform", answer)
+        monkeypatch.setattr(engine, "find_spec", known.get)
+        monkeypatch.setattr(VLLM_ENGINE, "platform", answer)
 
     return call
 
@@ -46,9 +46,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     [
         (AVX2, "fp16", None),
         (AVX2, "int8", None),
-        (AVX2, "int4", "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU lacks"),
+        (AVX2, "int4", "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU does not have"),
         (AVX512, "int4", None),
-        (VllmPlatform("none"), "fp16", "this build of vLLM needs a GPU and finds none"),
+        (Platform("none"), "fp16", "this build of vLLM needs a GPU and finds none"),
         (gpu(6, 1), "fp16", "vLLM's 16-bit kernel needs compute capability 7.0, this GPU has 6.1"),
         (gpu(7, 0), "fp16", None),
         (gpu(7, 0), "int8", "vLLM's W8A8 kernel needs compute capability 7.5, this GPU has 7.0"),
@@ -58,12 +58,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
         (gpu(12, 0), "int8", "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 12.0"),
         (gpu(7, 0), "int4", "vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0"),
         (gpu(12, 0), "int4", None),
-        (VllmPlatform("cuda"), "int8", None),
-        (VllmPlatform("other"), "int8", None),
+        (Platform("cuda"), "int8", None),
+        (Platform("other"), "int8", None),
     ],
 )
-def test_obstacles(platform: VllmPlatform, precision: str, obstacle: str | None) -> None:
-    assert engines.platform_obstacle(precision, platform) == obstacle
+def test_obstacles(platform: Platform, precision: str, obstacle: str | None) -> None:
+    assert VLLM_ENGINE.obstacle(scheme(precision), platform) == obstacle
 
 
 def test_auto_takes_vllm_where_it_runs(pretend: Pretend) -> None:
@@ -76,7 +76,9 @@ def test_auto_falls_to_transformers_with_the_reason(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers")
     decision = engines.choose(AUTO, "int4")
     assert decision.name == "transformers"
-    assert decision.reason == ("vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU lacks, so Transformers serves")
+    assert decision.reason == (
+        "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU does not have, so Transformers serves"
+    )
 
 
 def test_auto_without_vllm(pretend: Pretend) -> None:
@@ -100,11 +102,11 @@ def test_vllm_asked_for_where_it_cannot_run(pretend: Pretend) -> None:
 
 
 @pytest.mark.parametrize("choice", [VLLM, TRANSFORMERS])
-def test_what_was_asked_for_is_taken(pretend: Pretend, choice: EngineChoice) -> None:
+def test_what_was_asked_for_is_taken(pretend: Pretend, choice: str) -> None:
     pretend("vllm", "torch", "transformers")
     decision = engines.choose(choice, "fp16")
-    assert decision.name == choice.value
-    assert f"--engine {choice.value}" in decision.reason
+    assert decision.name == choice
+    assert f"--engine {choice}" in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_what_was_asked_for_is_taken(pretend: Pretend, choice: EngineChoice) -> 
     [(VLLM, ["torch", "transformers"], "vllm"), (AUTO, [], "torch"), (TRANSFORMERS, ["torch"], "transformers")],
 )
 def test_a_missing_engine_names_its_install_command(
-    pretend: Pretend, choice: EngineChoice, installed: list[str], missing: str
+    pretend: Pretend, choice: str, installed: list[str], missing: str
 ) -> None:
     pretend(*installed)
     with pytest.raises(MissingPackageError, match=f"'{missing}'") as refused:
@@ -122,8 +124,8 @@ def test_a_missing_engine_names_its_install_command(
 
 def test_choosing_by_name_imports_no_engine() -> None:
     script = (
-        "import sys; from slim_eval import engines; from slim_eval.config import EngineChoice;"
-        "engines.choose(EngineChoice.TRANSFORMERS, 'int4');"
+        "import sys; from slim_eval import engines;"
+        "engines.choose('transformers', 'int4');"
         "print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

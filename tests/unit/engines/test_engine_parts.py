@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import LoadRequest, transformers, vllm
-from slim_eval.engines.distribution import distribution_named_vllm
+from slim_eval.engines import LoadRequest
 from slim_eval.engines.memory import resident_memory, served_bytes
+from slim_eval.engines.transformers import TRANSFORMERS
+from slim_eval.engines.vllm import VLLM, distribution_named_vllm
 from slim_eval.errors import UsageError
 from tests.standins.tiny_models import make_checkpoint
 
@@ -79,11 +80,11 @@ def test_weights_are_counted_as_they_are_served(tmp_path: Path, checkpoint: Path
 def test_engine_arguments_are_checked(checkpoint: Path, arguments: dict[str, object], cause: str, remedy: str) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     with pytest.raises(UsageError, match=cause) as refused:
-        vllm.load(LoadRequest(checkpoint, EngineConfig(engine_args=arguments), 64))
+        VLLM.load(LoadRequest(checkpoint, EngineConfig(engine_args=arguments), 64))
     assert remedy in refused.value.remedy
 
 
 def test_transformers_uses_one_gpu(checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="uses one GPU") as refused:
-        transformers.load(LoadRequest(checkpoint, EngineConfig(tensor_parallel_size=2), 64))
+        TRANSFORMERS.load(LoadRequest(checkpoint, EngineConfig(tensor_parallel_size=2), 64))
     assert "--engine vllm" in refused.value.remedy

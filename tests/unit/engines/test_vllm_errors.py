@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.engines.vllm_errors import run_error, start_error
+from slim_eval.engines.vllm import run_error, start_error
 
 DEAD = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 
@@ -70,7 +70,7 @@ def test_a_long_message_is_cut() -> None:
 SCRIPT = (
     "import os, sys\n"
     "os.write(2, b'before\\n')\n"
-    "from slim_eval.engines.vllm_errors import LogTail\n"
+    "from slim_eval.engines.vllm import LogTail\n"
     "tail = LogTail()\n"
     "os.system('echo from a child >&2')\n"
     "sys.stdout.write(tail.read())\n"

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from slim_eval.config import EngineConfig
-from slim_eval.engines import LoadRequest, room, vllm
-from slim_eval.engines.distribution import distribution_named_vllm
-from slim_eval.engines.vllm import VllmPlatform
+from slim_eval.engines import LoadRequest, Platform, memory
+from slim_eval.engines.vllm import VLLM, distribution_named_vllm
 from slim_eval.errors import EngineError
 from tests.standins.tiny_models import make_checkpoint
 
@@ -52,9 +51,9 @@ class StandInLLM:
 @pytest.fixture
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadRequest:
     """A load onto a GPU that is there by name only: NVML is not asked."""
-    monkeypatch.setattr(vllm, "platform", lambda: VllmPlatform("cuda", (9, 0)))
-    monkeypatch.setattr(room, "require_on_gpus", lambda weights, count: None)
-    monkeypatch.setattr(room, "situation", lambda weights, count, on_cpu: "GPU 0 has 40.0 of 80.0 GiB free")
+    monkeypatch.setattr(VLLM, "platform", lambda: Platform("cuda", (9, 0)))
+    monkeypatch.setattr(memory, "require_on_gpus", lambda weights, count: None)
+    monkeypatch.setattr(memory, "situation", lambda weights, count, on_cpu: "GPU 0 has 40.0 of 80.0 GiB free")
     monkeypatch.setattr(library, "LLM", StandInLLM)
     monkeypatch.setattr(StandInLLM, "started", [])
     monkeypatch.setattr(StandInLLM, "fits", 1.0)
@@ -65,7 +64,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadRequest:
 
 def test_a_share_that_is_not_free_is_lowered_to_what_is(request_: LoadRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInLLM, "fits", 0.5)
-    engine = vllm.load(request_)
+    engine = VLLM.load(request_)
     assert StandInLLM.started == [0.8, 0.49]
     assert len(engine.notes) == 1
     assert engine.notes[0].startswith("--gpu-memory-utilization 0.8 did not fit")
@@ -77,7 +76,7 @@ def test_where_nothing_fits_the_error_has_every_number(request_: LoadRequest, mo
     monkeypatch.setattr(StandInLLM, "fits", 0.0)
     monkeypatch.setattr(StandInLLM, "message", OUT)
     with pytest.raises(EngineError, match=r"tried --gpu-memory-utilization 0\.8, 0\.6, 0\.4, 0\.3; GPU 0") as failed:
-        vllm.load(request_)
+        VLLM.load(request_)
     assert StandInLLM.started == [0.8, 0.6, 0.4, 0.3]
     assert "--max-model-len" in failed.value.remedy
 
@@ -90,7 +89,7 @@ def test_an_engine_that_ran_out_is_started_again_for_the_next_try(
 
     monkeypatch.setattr(vllm_causallms, "VLLM", lambda **options: SimpleNamespace(model=vllm_causallms.LLM(**options)))
     monkeypatch.setattr(StandInLLM, "fits", 0.5)
-    engine = vllm.load(request_)
+    engine = VLLM.load(request_)
     first = engine.lm_eval_model(4)
     assert engine.lm_eval_model(4).model.generate([]) == []
     monkeypatch.setattr(StandInLLM, "failures", 1)

@@ -16,8 +16,7 @@ import pytest
 from slim_eval import models
 from slim_eval.config import RunConfig
 from slim_eval.demo import MODEL_DIR
-from slim_eval.execution import dry_run, forecast_text, plan, resume
-from slim_eval.models import weights
+from slim_eval.execution import dry_run, plan, resume
 from tests.standins.hub import LoopbackHub
 from tests.unit.execution.test_resume import config, make
 
@@ -78,7 +77,7 @@ def test_what_is_reused_and_why_something_is_not(capsys: pytest.CaptureFixture[s
     path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": False, "invalid_reasons": ["throttled"]}))
     (variant,) = made(config())
     assert [stage.name for stage in variant.todo] == ["engine", "energy"]
-    forecast_text.show([variant])
+    dry_run.show([variant])
     text = capsys.readouterr().out
     assert "again: it was not valid (throttled)" in " ".join(text.split())
     assert "2 stages to do, 3 reused" in text
@@ -143,7 +142,7 @@ def test_transformers_unpacks_quantized_weights() -> None:
 
 @pytest.mark.parametrize(("kind", "size"), [("BF16", 12), ("F32", 24), ("I8", 6), ("F8_E4M3", 6), ("BOOL", 6)])
 def test_bytes_of_a_tensor(kind: str, size: int) -> None:
-    assert weights.tensor_bytes(kind, (2, 3)) == size
+    assert models.tensor_bytes(kind, (2, 3)) == size
 
 
 # huggingface_hub reads HF_ENDPOINT when it is imported, so the hub is asked from a process of its own.
@@ -151,11 +150,10 @@ ASK = """
 import sys
 from pathlib import Path
 from slim_eval import models
-from slim_eval.models import weights
 from slim_eval.errors import HubError
 folder = Path(sys.argv[1])
 def found(name):
-    return weights.read_tensors(models.ModelSource(name=name, kind="hub", config_dir=folder))
+    return models.read_tensors(models.ModelSource(name=name, kind="hub", config_dir=folder))
 assert found("acme/sound") == models.read_header(folder / "model.safetensors")
 try:
     found("acme/none")

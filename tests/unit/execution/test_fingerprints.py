@@ -78,7 +78,7 @@ def test_settings_of_vllm_count_only_where_it_serves() -> None:
     config = [RunConfig(**BASE, engine={"gpu_memory_utilization": share, "engine": "auto"}) for share in (0.5, 0.9)]
     made = [fingerprints.stage_settings(c, max_model_len=64, device=None)["performance"] for c in config]
     served = {name: [fingerprints.served_by(each, name) for each in made] for name in ("vllm", "transformers")}
-    assert fingerprints.differences(*served["vllm"]) == ["gpu_memory_utilization: 0.5 then, 0.9 asked"]
+    assert fingerprints.differences(*served["vllm"]) == ["gpu_memory_utilization: recorded with 0.5, requested 0.9"]
     assert fingerprints.differences(*served["transformers"]) == []
 
 
@@ -117,7 +117,7 @@ def test_a_local_model_counts_by_its_content(tmp_path: Path) -> None:
 
 def test_calibration_counts_for_quantized_variants_alone(tmp_path: Path) -> None:
     source = resolve("demo")
-    for precision, expected in (("fp16", []), ("int8", ["num_calibration_samples: 8 then, 9 asked"])):
+    for precision, expected in (("fp16", []), ("int8", ["num_calibration_samples: recorded with 8, requested 9"])):
         made = [
             fingerprints.checkpoint_settings(request(tmp_path, source, precision, num_calibration_samples=count))
             for count in (8, 9)
@@ -144,8 +144,8 @@ def test_a_model_on_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
 def test_a_difference_names_both_sides() -> None:
     then, now = {"num_runs": 16, "gone": 1, "prompt": "a" * 100}, {"num_runs": 24, "come": None, "prompt": "b"}
     assert fingerprints.differences(then, now) == [
-        "num_runs: 16 then, 24 asked",
-        "come: nothing then, null asked",
-        f"prompt: {'a' * 60}… then, b asked",
-        "gone: 1 then, nothing asked",
+        "num_runs: recorded with 16, requested 24",
+        "come: recorded with nothing, requested null",
+        f"prompt: recorded with {'a' * 60}…, requested b",
+        "gone: recorded with 1, requested nothing",
     ]

@@ -1,7 +1,8 @@
-"""Child processes: events come through, chatter goes to the log, nothing outlives its stage."""
+"""The local executor: events come through, other output goes to the log, nothing outlives its job."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import EngineChoice, EngineConfig
+from slim_eval.config import RunConfig
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import local, messages
+from slim_eval.execution.local import LocalExecutor, RunLog
 
-ENGINE = EngineConfig(engine=EngineChoice.TRANSFORMERS)
-JOB = messages.CheckJob(engine=ENGINE, precisions=("fp16",), tasks=(), include_path=None)
+CONFIG = RunConfig(models="demo", engine={"engine": "transformers"})
+JOB = messages.CheckJob(config=CONFIG, precisions=("fp16",), stages={})
 
 
 def interpreter(folder: Path, body: str) -> Path:
@@ -30,10 +32,9 @@ def interpreter(folder: Path, body: str) -> Path:
     return script
 
 
-def run(folder: Path, body: str) -> tuple[local.Outcome, list[Any], str]:
-    events: list[Any] = []
+def run(folder: Path, body: str, **options: Any) -> tuple[messages.Outcome, list[Any], str]:
     log = folder / "run.log"
-    outcome = local.run(JOB, log=log, on_event=events.append, python=interpreter(folder, body))
+    *events, outcome = LocalExecutor().submit(JOB, log=log, python=interpreter(folder, body), **options)
     return outcome, events, log.read_text()
 
 
@@ -77,7 +78,7 @@ def test_the_last_words_are_the_exception(tmp_path: Path) -> None:
 def test_an_earlier_run_does_not_speak_for_this_one(tmp_path: Path) -> None:
     (tmp_path / "run.log").write_text("ValueError: of an earlier run\n")
     outcome, _, _ = run(tmp_path, "sys.exit(3)")
-    assert outcome.describe() == "the worker ended with exit status 3"
+    assert outcome.describe() == "the worker ended: exit status 3"
 
 
 def test_grandchildren_do_not_survive(tmp_path: Path) -> None:
@@ -93,22 +94,33 @@ os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def test_an_interruption_stops_the_worker_and_its_children(tmp_path: Path) -> None:
-    def interrupt(event: Any) -> None:
-        raise KeyboardInterrupt
-
     body = f"""
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
 print(json.dumps({{"event": "started", "stage": "engine"}}), flush=True)
 time.sleep(600)
 """
-    with pytest.raises(KeyboardInterrupt):
-        local.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+    with contextlib.closing(
+        LocalExecutor().submit(JOB, log=tmp_path / "log", python=interpreter(tmp_path, body))
+    ) as events:
+        next(events)
     assert _gone(int((tmp_path / "pid").read_text()))
 
 
+def test_a_process_outside_the_group_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_ORPHANS_S", 0.5)
+    outcome, _, _ = run(
+        tmp_path,
+        f"""
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+""",
+    )
+    assert outcome.status == 0
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
 def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
-    events: list[Any] = []
     body = f"""
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
@@ -117,12 +129,11 @@ print(json.dumps({{"event": "started", "stage": "energy"}}), flush=True)
 while True:
     time.sleep(0.05)
 """
-    log = tmp_path / "run.log"
-    outcome = local.run(JOB, log=log, on_event=events.append, python=interpreter(tmp_path, body), silence_s=1.5)
+    outcome, _, log = run(tmp_path, body, silence_s=1.5)
     assert outcome.died
     assert (outcome.stage, outcome.silent_s) == ("energy", 1.5)
     assert "no progress for 1.5 s" in outcome.describe()
-    assert "where it stands" in log.read_text()
+    assert "where it stands" in log
     assert _gone(int((tmp_path / "pid").read_text()))
 
 
@@ -132,16 +143,14 @@ for done in range(8):
     print(json.dumps({"event": "advanced", "stage": "check", "done": done, "total": 8, "unit": "requests"}), flush=True)
     time.sleep(0.5)
 """
-    outcome = local.run(
-        JOB, log=tmp_path / "run.log", on_event=lambda event: None, python=interpreter(tmp_path, body), silence_s=3.0
-    )
+    outcome, _, _ = run(tmp_path, body, silence_s=3.0)
     assert not outcome.died
 
 
 def test_one_that_ends_without_a_word_says_so(tmp_path: Path) -> None:
     outcome, events, _ = run(tmp_path, "sys.exit(0)")
     assert not events
-    assert outcome.describe() == "the worker ended without a word of what it had still to do"
+    assert outcome.describe() == "the worker exited before finishing"
 
 
 def test_garbage_is_no_event(tmp_path: Path) -> None:
@@ -200,25 +209,24 @@ print(json.dumps({"event": "started", "stage": "engine"}), flush=True)
 time.sleep(600)
 """
 
-    def interrupt(event: Any) -> None:
-        threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
-        raise KeyboardInterrupt
-
+    events = LocalExecutor().submit(JOB, log=tmp_path / "log", python=interpreter(tmp_path, body))
+    next(events)
+    threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            local.run(JOB, log=tmp_path / "log", on_event=interrupt, python=interpreter(tmp_path, body))
+            events.close()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SlimEvalError, match="cannot be started"):
-        local.run(JOB, log=tmp_path / "log", on_event=print, python=tmp_path / "nothing")
+        list(LocalExecutor().submit(JOB, log=tmp_path / "log", python=tmp_path / "nothing"))
 
 
 def test_the_real_worker_answers_a_check(tmp_path: Path) -> None:
-    events: list[Any] = []
-    outcome = local.run(JOB, log=tmp_path / "log", on_event=events.append)
+    *events, outcome = LocalExecutor().submit(JOB, log=tmp_path / "log")
+    assert isinstance(outcome, messages.Outcome)
     assert not outcome.died, outcome.describe()
     assert [event.event for event in events] == ["started", "chosen", "finished"]
 
@@ -235,3 +243,81 @@ def _gone(pid: int) -> bool:
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     return False
+
+
+def cause(folder: Path, *lines: str) -> str:
+    with RunLog(folder / "run.log") as log:
+        for line in lines:
+            log.write(line.encode() + b"\n")
+        return log.cause()
+
+
+def test_it_is_appended_to_and_echoed(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    path.write_text("of an earlier run\n")
+    told: list[str] = []
+    with RunLog(path, told.append) as log:
+        log.write(b"one\r\n")
+        log.write(b"\xff two")
+    assert path.read_text() == "of an earlier run\none\n\ufffd two\n"
+    assert told == ["one", "\ufffd two"]
+
+
+def test_no_secret_gets_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "planted-value-1")
+    told: list[str] = []
+    with RunLog(tmp_path / "run.log", told.append) as log:
+        log.write(b"401 for planted-value-1, Bearer planted-value-of-a-header")
+        assert "planted" not in log.cause()
+    assert told == ["401 for [redacted], Bearer [redacted]"]
+    assert (tmp_path / "run.log").read_text() == "401 for [redacted], Bearer [redacted]\n"
+
+
+def test_it_is_capped_and_keeps_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_LOG_BYTES", 10_000)
+    with RunLog(tmp_path / "run.log") as log:
+        for number in range(5000):
+            log.write(f"line {number}".encode())
+    kept = sorted(tmp_path.iterdir())
+    assert [path.name for path in kept] == ["run.log", "run.log.1"]
+    assert all(path.stat().st_size <= 10_000 for path in kept)
+    assert kept[0].read_text().endswith("line 4999\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ((), ""),
+        (("loading", "RuntimeError: no kernel", "  "), "RuntimeError: no kernel"),
+        (("RuntimeError: no kernel", "bye"), "RuntimeError: no kernel"),
+        (("loading", "done"), "done"),
+        (
+            ("Fatal Python error: Segmentation fault", "Current thread 0x1 (most recent call first):",
+             '  File "a.py", line 3 in f', "Extension modules: numpy"),
+            "Fatal Python error: Segmentation fault",
+        ),
+        (("x" * 1000,), "x" * 300),
+    ],
+)  # fmt: skip
+def test_the_cause_of_a_log(lines: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    assert cause(tmp_path, *lines) == words
+
+
+def test_an_earlier_run_does_not_speak(tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_text("ValueError: of an earlier run\n")
+    assert cause(tmp_path) == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_costs_lines_and_not_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with RunLog(Path("/dev/full")) as log:
+        log.write(b"ValueError: it is said nonetheless")
+        assert log.cause() == "ValueError: it is said nonetheless"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_line_without_an_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_LONGEST_LINE", 1000)
+    _, _, log = run(tmp_path, "sys.stderr.write('.' * 50_000); sys.stderr.flush()")
+    assert log.count(".") == 50_000
+    assert max(map(len, log.splitlines())) <= 2000

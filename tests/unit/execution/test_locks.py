@@ -36,23 +36,26 @@ def holder(call: str) -> subprocess.Popen[str]:
 
 def test_the_second_is_refused_and_told_who_is_the_first(tmp_path: Path) -> None:
     variants = [tmp_path / name for name in ("a", "b")]
-    with holder(f"alone([Path({str(variants[1])!r})])") as process:
-        with pytest.raises(BusyError, match=f"process {process.pid} on .* since 20") as caught, locks.alone(variants):
+    with holder(f"lock_folders([Path({str(variants[1])!r})])") as process:
+        with (
+            pytest.raises(BusyError, match=f"process {process.pid} on .* since 20") as caught,
+            locks.lock_folders(variants),
+        ):
             pytest.fail("held twice")
         assert str(variants[1]) in caught.value.cause
         process.kill()
-    with locks.alone(variants):  # a lock dies with its holder
+    with locks.lock_folders(variants):  # a lock dies with its holder
         assert variants[0].is_dir()
-    with locks.alone(variants):
+    with locks.lock_folders(variants):
         pass
 
 
 def test_none_is_kept_where_one_is_refused(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
-    with holder(f"alone([Path({str(second)!r})])") as process:
-        with pytest.raises(BusyError), locks.alone([first, second]):
+    with holder(f"lock_folders([Path({str(second)!r})])") as process:
+        with pytest.raises(BusyError), locks.lock_folders([first, second]):
             pytest.fail("held twice")
-        with locks.alone([first]):
+        with locks.lock_folders([first]):
             pass
         process.kill()
 
@@ -60,21 +63,21 @@ def test_none_is_kept_where_one_is_refused(tmp_path: Path) -> None:
 def test_who_waits_says_for_whom_and_goes_on_when_it_is_free(tmp_path: Path) -> None:
     path = tmp_path / "models" / "Tiny_int8"
     told: list[str] = []
-    with holder(f"waiting_for(Path({str(path)!r}), print)") as process:
+    with holder(f"wait_for_lock(Path({str(path)!r}), print)") as process:
 
         def note(text: str) -> None:
             told.append(text)
             threading.Timer(0.5, process.kill).start()
 
-        with locks.waiting_for(path, note):
+        with locks.wait_for_lock(path, note):
             assert process.wait() != 0
     (text,) = told
-    assert f"{path} is being made by process {process.pid}" in text
+    assert f"{path} is being written by process {process.pid}" in text
     assert text.endswith("waiting for it")
     assert not path.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"), locks.alone([tmp_path / "file" / "cell"]):
+    with pytest.raises(OSError, match="file"), locks.lock_folders([tmp_path / "file" / "cell"]):
         pytest.fail("held")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from slim_eval.config import RunConfig
 from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR, TASKS
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
-from slim_eval.execution import local, messages, plan
+from slim_eval.execution import messages, plan
+from slim_eval.execution.local import LocalExecutor
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +22,11 @@ def checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[messages.Che
     """The questions put to the measuring interpreter, all of them answered with yes."""
     asked: list[messages.CheckJob] = []
 
-    def run(job: Any, **_: Any) -> local.Outcome:
+    def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[messages.Outcome]:
         asked.append(job)
-        return local.Outcome(0, None, "")
+        yield messages.Outcome()
 
-    monkeypatch.setattr(local, "run", run)
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -90,7 +92,7 @@ def test_the_measuring_interpreter_is_asked_about_tasks_only_where_they_are_run(
 ) -> None:
     variants(models="demo")
     variants(models="demo", tasks="performance")
-    assert [job.tasks for job in checks] == [TASKS, ()]
+    assert [job.stages.get("accuracy") for job in checks] == [TASKS, None]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +105,11 @@ def test_the_measuring_interpreter_is_asked_about_tasks_only_where_they_are_run(
 def test_its_answer_stops_the_run(
     event: messages.Failed, error: type[SlimEvalError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(job: Any, **options: Any) -> local.Outcome:
-        options["on_event"](event)
-        return local.Outcome(0, None, "")
+    def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[messages.Event | messages.Outcome]:
+        yield event
+        yield messages.Outcome()
 
-    monkeypatch.setattr(local, "run", run)
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
     with pytest.raises(error, match=event.cause):
         variants(models="demo")
 

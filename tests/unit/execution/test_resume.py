@@ -14,7 +14,8 @@ from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.errors import NewerResultError, UsageError
 from slim_eval.evaluator import measure_noise
-from slim_eval.execution import fingerprints, local, messages, plan, resume
+from slim_eval.execution import fingerprints, messages, plan, resume
+from slim_eval.execution.local import LocalExecutor
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
@@ -148,7 +149,12 @@ def test_changed_settings_are_named_with_both_values(done: Path) -> None:
     wanted = config(performance={"num_runs": 7}, seed=3)
     with pytest.raises(UsageError) as caught:
         survey(wanted)
-    for text in ("num_runs: 500 then, 7 asked", "fewshot_seed: 0 then, 3 asked", "performance.json", "demo_mmlu.json"):
+    for text in (
+        "num_runs: recorded with 500, requested 7",
+        "fewshot_seed: recorded with 0, requested 3",
+        "performance.json",
+        "demo_mmlu.json",
+    ):
         assert text in caught.value.cause
     assert "energy.json" not in caught.value.cause
     assert "--force" in caught.value.remedy
@@ -190,7 +196,7 @@ def test_a_record_of_a_newer_version_is_not_replaced_silently(done: Path) -> Non
 
 def test_auto_goes_on_with_either_engine_and_another_one_is_named(done: Path) -> None:
     assert survey(config(engine={"engine": "auto"})).todo == []
-    with pytest.raises(UsageError, match="engine: transformers then, vllm asked"):
+    with pytest.raises(UsageError, match="engine: recorded with transformers, requested vllm"):
         survey(config(engine={"engine": "vllm"}))
 
 
@@ -198,7 +204,7 @@ def test_auto_that_takes_another_engine_now_is_refused(done: Path) -> None:
     (done / "energy.json").unlink()
     variant = survey(config(engine={"engine": "auto"}))
     resume.refuse_other_engines([variant], {"fp16": ENGINE})
-    with pytest.raises(UsageError, match="measured on transformers; --engine auto takes vllm now"):
+    with pytest.raises(UsageError, match="measured on transformers; --engine auto chooses vllm now"):
         resume.refuse_other_engines([variant], {"fp16": "vllm"})
     resume.refuse_other_engines([replace(variant, reused=frozenset())], {"fp16": "vllm"})
 
@@ -209,7 +215,7 @@ def test_other_calibration_and_requantizing_are_named() -> None:
     for name, settings in variant.settings(gpus).items():
         make(variant.directory, name, settings, "int8")
     assert survey(wanted).todo == []
-    with pytest.raises(UsageError, match="num_calibration_samples: 8 then, 9 asked") as caught:
+    with pytest.raises(UsageError, match="num_calibration_samples: recorded with 8, requested 9") as caught:
         survey(config(precision="int8", quantization={"num_calibration_samples": 9}))
     assert "--force --requantize" in caught.value.remedy
     with pytest.raises(UsageError, match="--requantize"):
@@ -222,17 +228,17 @@ class Machine:
     def __init__(self) -> None:
         self.jobs: list[Any] = []
 
-    def run(self, job: Any, *, on_event: Any, **_: Any) -> local.Outcome:
+    def submit(self, job: Any, **_: Any) -> Iterator[messages.Event | messages.Outcome]:
         """Do a job at once."""
         self.jobs.append(job)
         if isinstance(job, messages.CheckJob):
             for precision in job.precisions:
-                on_event(messages.Chosen(precision=precision, engine=ENGINE))
+                yield messages.Chosen(precision=precision, engine=ENGINE)
         elif isinstance(job, messages.MeasureJob):
             for stage, settings in job.settings.items():
                 make(job.directory, stage, settings, job.precision)
-                on_event(messages.Finished(stage=stage))
-        return local.Outcome(0, None, "")
+                yield messages.Finished(stage=stage)
+        yield messages.Outcome()
 
     def measured(self) -> list[list[str]]:
         """The stages of each measurement since the last call."""
@@ -243,7 +249,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine()
-    monkeypatch.setattr(local, "run", made.run)
+    monkeypatch.setattr(LocalExecutor, "submit", lambda self, job, **options: made.submit(job, **options))
     monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: [])
     return made
 
@@ -270,8 +276,8 @@ def test_only_what_is_missing_is_asked_of_the_worker(machine: Machine, capsys: p
     (report.variants[0].directory / "demo_mmlu.json").unlink()
     evaluator.evaluate(config())
     check, measure = machine.jobs
-    assert check.tasks == ("demo_mmlu",)
-    assert (measure.benchmarks, measure.accuracy_tasks) == ((plan.Benchmark.ACCURACY,), ("demo_mmlu",))
+    assert check.stages == {"accuracy": ("demo_mmlu",)}
+    assert measure.stages == ("demo_mmlu",)
     assert "reused 3 of 4 stages" in capsys.readouterr().out
     machine.measured()
     evaluator.evaluate(config(force=True))

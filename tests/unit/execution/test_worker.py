@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slim_eval import power
+from slim_eval.config import RunConfig
+from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import BenchmarkError, UsageError
 from slim_eval.execution import messages, worker
+from slim_eval.results.records import PerformanceRecord
+from slim_eval.results.store import Variant
+from tests.standins.engine import PlannedEngine
 
 
 def attempt(error: Exception | None) -> tuple[list[Any], bool]:
@@ -54,3 +63,34 @@ def test_progress_passes_the_first_and_the_last_and_few_between() -> None:
         progress(done, 1000)
     assert events[-1].done == 1000
     assert len(events) < 20
+
+
+@pytest.mark.parametrize("quantization", [None, {"quant_method": "awq"}])
+def test_a_checkpoint_that_came_quantized_is_never_its_own_baseline(
+    quantization: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, checkpoint)
+    content = json.loads((checkpoint / "config.json").read_text()) | {"quantization_config": quantization}
+    (checkpoint / "config.json").write_text(json.dumps(content))
+    job = messages.MeasureJob(
+        model="acme/tiny", revision=None, source=checkpoint, checkpoint=checkpoint, precision="fp16",
+        quantization_scheme="FP16", stages=("performance",), directory=tmp_path, max_model_len=64,
+        config=RunConfig(models="acme/tiny"),
+    )  # fmt: skip
+    head = worker._metadata(job, PlannedEngine(), "asked for", ())
+    variant = Variant.of(tmp_path, [PerformanceRecord(**head)])
+    assert (variant.precision, variant.baseline) == ("fp16", "fp16")
+    assert head["base_model"] == (None if quantization else "acme/tiny")
+    assert variant.is_baseline is (quantization is None)
+
+
+def test_a_worker_hides_all_gpus_but_those_it_computes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(power.Gpu(index, f"GPU-{index}", "A100", None, "1") for index in range(4))
+    monkeypatch.setattr("slim_eval.power.gpus.list_gpus", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,2")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert worker._claim_gpus(1, 2) == (gpus[1], gpus[2])
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == ("1,2", "PCI_BUS_ID")
+    with pytest.raises(UsageError, match="--gpu-index 2"):
+        worker._claim_gpus(2, 1)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.models import growth
+from slim_eval.models import hub
 
 
 def test_what_comes_is_told_and_what_was_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(hub, "_WATCH_EVERY_S", 0.01)
     (tmp_path / "old.bin").write_bytes(bytes(5 * 10**6))
     told: list[tuple[int, int | None, str]] = []
-    with growth.growing(tmp_path, lambda *event: told.append(event)):
+    with hub.report_growth(tmp_path, lambda *event: told.append(event)):
         for size in (2, 3):
             (tmp_path / "new.bin").write_bytes(bytes(size * 10**6))
             end = time.monotonic() + 30
@@ -26,5 +26,5 @@ def test_what_comes_is_told_and_what_was_there_is_not(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_that_is_not_there_yet_tells_nothing(tmp_path: Path) -> None:
-    with growth.growing(tmp_path / "later", lambda *event: pytest.fail(str(event))):
+    with hub.report_growth(tmp_path / "later", lambda *event: pytest.fail(str(event))):
         pass

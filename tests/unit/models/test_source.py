@@ -20,7 +20,7 @@ import pytest
 
 from slim_eval import models
 from slim_eval.errors import HubError, UsageError
-from slim_eval.models.download import fetch
+from slim_eval.models import fetch
 from slim_eval.models.hub import hub_errors
 
 Tensors = dict[str, tuple[str, list[int]]]
@@ -128,12 +128,12 @@ def test_shards_are_those_of_the_index(checkpoint: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-3], "its header promises"),
-        (lambda data: data[:40], "broken or cut off"),
-        (lambda data: data[:5], "not a safetensors file|broken"),
+        (lambda data: data[:-3], "its header requires"),
+        (lambda data: data[:40], "damaged or incomplete"),
+        (lambda data: data[:5], "not a safetensors file|damaged"),
         (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (lambda _: b"", "not a safetensors file"),
-        (lambda data: data[:8] + b"[" + data[9:], "broken"),
+        (lambda data: data[:8] + b"[" + data[9:], "damaged"),
     ],
 )
 def test_damaged_weights_are_named(
@@ -211,7 +211,7 @@ def test_a_quantized_checkpoint_is_measured_but_not_quantized(checkpoint: Callab
     folder = checkpoint(quantization_config={"quant_method": "gptq"})
     source, facts = models.resolve(str(folder)), models.describe_config(folder)
     models.require_plain(source, facts, "fp16")
-    with pytest.raises(UsageError, match=r"already quantized \(gptq\): no int4"):
+    with pytest.raises(UsageError, match=r"already quantized \(gptq\) and cannot be quantized to int4"):
         models.require_plain(source, facts, "int4")
 
 
@@ -321,7 +321,7 @@ import json, sys
 from pathlib import Path
 from slim_eval import models
 from slim_eval.errors import SlimEvalError
-from slim_eval.models.download import fetch
+from slim_eval.models import fetch
 for name, revision in json.loads(sys.argv[1]):
     try:
         source = models.resolve(name, revision)

@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_eval import power
-from slim_eval.config import EnergySource
 from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
-from slim_eval.power import codecarbon, gpus, meter
-from slim_eval.power.conditions import Conditions, DeviceState, summarize_states
-from slim_eval.power.meter import PowerSample
+from slim_eval.power import codecarbon, gpus, meter, nvml
+from slim_eval.power.meter import Conditions, DeviceState, PowerSample
+from slim_eval.power.nvml import summarize_states
 
 
 def samples(*pairs: tuple[float, float]) -> list[PowerSample]:
@@ -125,7 +124,7 @@ def test_peak_memory_bandwidth(clock_mhz: float | None, bus_bits: float | None, 
     [(100.0, 95.0, 0.05), (100.0, 110.0, 0.1), (None, 1.0, None), (1.0, None, None), (0.0, 1.0, None)],
 )
 def test_disagreement(counter: float | None, integral: float | None, fraction: float | None) -> None:
-    assert meter.disagreement(counter, integral) == (None if fraction is None else pytest.approx(fraction))
+    assert nvml.disagreement(counter, integral) == (None if fraction is None else pytest.approx(fraction))
 
 
 def test_windows_under_two_seconds_are_marked() -> None:
@@ -208,16 +207,16 @@ def test_nothing_is_asked_about_no_gpus() -> None:
 
 def test_without_codecarbon_auto_has_no_meter_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "codecarbon", None)
-    chosen = power.open_meter(EnergySource.AUTO, (), 0.05)
+    chosen = power.open_meter("auto", (), 0.05)
     assert isinstance(chosen, power.NoMeter)
     assert "pip install" in chosen.reason
     with pytest.raises(MissingPackageError, match="needs the package 'codecarbon"):
-        power.open_meter(EnergySource.CODECARBON, (), 0.05)
+        power.open_meter("codecarbon", (), 0.05)
 
 
 def test_nvml_asked_for_without_a_gpu_is_an_error() -> None:
     with pytest.raises(BenchmarkError, match="NVML knows no GPU"):
-        power.open_meter(EnergySource.NVML, (), 0.05)
+        power.open_meter("nvml", (), 0.05)
 
 
 def test_mean_power_between_totals_stands_in_the_middle() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
+from slim_eval.models.publish import new_checkpoint, recover
 from slim_eval.models.source import ModelSource, resolve
 from slim_eval.quantization import cache
 from slim_eval.quantization.cache import (
@@ -22,7 +23,6 @@ from slim_eval.quantization.cache import (
     QuantizeRequest,
     cached,
     checkpoint_directory,
-    recover,
     settings,
 )
 from slim_eval.schemes import SCHEMES
@@ -47,7 +47,7 @@ def request(directory: Path, source: ModelSource = HUB, **values: Any) -> Quanti
 
 def publish(asked: QuantizeRequest, **changes: Any) -> Path:
     """A cached checkpoint as quantize() leaves it, without the quantization."""
-    with cache.new_checkpoint(checkpoint_directory(asked)) as folder:
+    with new_checkpoint(checkpoint_directory(asked)) as folder:
         size = (checkpoint(folder) / "model.safetensors").stat().st_size
         record = {
             "model": asked.source.name,
@@ -149,7 +149,7 @@ def test_folders_with_something_else_are_left_alone(tmp_path: Path, requantize: 
     asked = request(tmp_path, config=QuantizationConfig(requantize=requantize))
     assert cached(asked) is None  # empty
     (tmp_path / "Tiny_int8" / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="holds no checkpoint"):
+    with pytest.raises(UsageError, match="contains no checkpoint"):
         cached(asked)
 
 
@@ -162,7 +162,7 @@ def test_an_unquantized_checkpoint_is_not_taken_for_int8(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: os.truncate(f / "model.safetensors", 60), "damaged.*(promises|cut off)"),
+        (lambda f: os.truncate(f / "model.safetensors", 60), "damaged.*(requires|incomplete)"),
         (lambda f: (f / "model.safetensors").unlink(), "damaged.*no weights"),
         (lambda f: write_safetensors(f / "model.safetensors", {"a": ("BF16", [9])}), "bytes of weights, not the"),
         (lambda f: (f / "quantization.json").write_text('{"model": "org/Tiny"'), "not readable"),
@@ -208,7 +208,7 @@ def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(tmp_path: Path) ->
     before = (folder / "quantization.json").read_text()
 
     def fail() -> None:
-        with cache.new_checkpoint(folder) as temporary:
+        with new_checkpoint(folder) as temporary:
             (temporary / "half").touch()
             raise QuantizationError("no")
 

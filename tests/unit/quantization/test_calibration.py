@@ -69,7 +69,7 @@ def test_texts_are_cut_and_empty_rows_left_out(tokenizer: Any, lines: Callable[.
     calibration = load_texts(config(data), tokenizer, 0)
     assert sorted(map(len, calibration.token_ids)) == [1, 64]
     assert calibration.num_tokens == 65
-    assert any("2 usable samples; 512 were asked for" in note for note in calibration.notes)
+    assert any("2 usable samples; 512 were requested" in note for note in calibration.notes)
 
 
 def test_the_seed_alone_decides_which_rows(tokenizer: Any, lines: Callable[..., str]) -> None:

@@ -18,10 +18,9 @@ from rich.console import Console
 from slim_eval import cli
 from slim_eval.analysis import analyze
 from slim_eval.config import AnalysisConfig, DisplayConfig, QuantizationConfig, RunConfig, TrackingConfig
-from slim_eval.doctor.findings import Finding, Report, Section, State
-from slim_eval.doctor.rendering import to_json, to_lines
+from slim_eval.doctor.findings import Finding, Report, Section, State, to_json, to_lines
 from slim_eval.errors import EngineError, SlimEvalError
-from slim_eval.execution import console, fingerprints, messages, progress, tracking
+from slim_eval.execution import fingerprints, messages, progress, tracking
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization.cache import QuantizeRequest, settings
 from slim_eval.results.records import SCHEMA_VERSION, ErrorRecord
@@ -207,13 +206,14 @@ def test_what_is_shown_of_a_run_holds_none(kind: Any, capsys: pytest.CaptureFixt
     loud = DisplayConfig(verbose=True)
     display = progress.JsonDisplay(shown_on.file, loud) if kind is progress.JsonDisplay else kind(shown_on)
     with display:
-        display.variant(1, 1, TEXT, [TEXT])
-        display.handle(messages.Started(stage=TEXT))
-        display.handle(messages.Advanced(stage=TEXT, done=1, total=2, unit="items"))
-        display.handle(messages.Note(text=TEXT))
-        display.handle(messages.Failed(stage="mmlu", cause=TEXT, remedy=TEXT))
+        display.begin(TEXT, 1, 1, [TEXT])
+        display.handle(TEXT, messages.Started(stage=TEXT))
+        display.handle(TEXT, messages.Advanced(stage=TEXT, done=1, total=2, unit="items"))
+        display.handle(TEXT, messages.Note(text=TEXT))
+        display.handle(TEXT, messages.Failed(stage="mmlu", cause=TEXT, remedy=TEXT))
         display.note(TEXT)
-        display.close([], [console.Failure(TEXT, "mmlu", TEXT, TEXT, Path("run.log"))])
+        failure = progress.Failure(TEXT, "mmlu", TEXT, TEXT, Path("run.log"))
+        display.close(progress.RunReport(Path("outputs"), failures=[failure]))
     shown = capsys.readouterr()
     joined = "".join(shown.out.split() + shown.err.split())  # a table breaks long words
     assert REDACTED in joined

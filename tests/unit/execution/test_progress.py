@@ -1,9 +1,10 @@
-"""What a user sees: plain lines, live bars, the closing table."""
+"""The output of a run: plain lines, live bars, JSON, the closing table."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from rich.console import Console
 
 from slim_eval.config import DisplayConfig
 from slim_eval.execution import messages
-from slim_eval.execution.console import Failure
-from slim_eval.execution.progress import Display, JsonDisplay, LiveDisplay, PlainDisplay
+from slim_eval.execution.progress import Display, Failure, JsonDisplay, LiveDisplay, PlainDisplay, RunReport
 from slim_eval.results.records import PerformanceRecord
 from slim_eval.results.variants import Variant
 
@@ -38,12 +38,13 @@ def shown(kind: type[Any], *, terminal: bool) -> str:
     console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
     display: Display = kind(console)
     with display:
-        display.variant(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        display.begin("demo int8", 1, 2, ["engine", "performance", "mmlu"])
         for event in EVENTS:
-            display.handle(event)
+            display.handle("demo int8", event)
             if isinstance(display, LiveDisplay):
                 display._progress.refresh()  # as its own clock does a few times a second
-        display.close([VARIANT], [FAILURE])
+        display.end("demo int8")
+        display.close(RunReport(Path("outputs"), (VARIANT,), failures=[FAILURE]))
     return output.getvalue()
 
 
@@ -69,30 +70,31 @@ def test_a_stage_shows_how_far_it_is() -> None:
 def test_a_stage_that_did_not_run_is_said_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
     output = io.StringIO()
     display = PlainDisplay(Console(file=output))
-    display.variant(1, 1, "demo int8", ["quantize"])
-    display.handle(messages.Finished(stage="quantize"))
+    display.begin("demo int8", 1, 1, ["quantize"])
+    display.handle("demo int8", messages.Finished(stage="quantize"))
     assert "already there" in output.getvalue()
 
 
 def test_what_an_earlier_variant_took_is_not_said_of_a_later_one() -> None:
     output = io.StringIO()
     display = PlainDisplay(Console(file=output))
-    display.variant(1, 2, "demo int8", ["quantize"])
-    display.handle(messages.Started(stage="quantize"))
-    display.handle(messages.Finished(stage="quantize"))
-    display.variant(2, 2, "demo int4", ["quantize"])
-    display.handle(messages.Finished(stage="quantize"))
+    display.begin("demo int8", 1, 2, ["quantize"])
+    display.handle("demo int8", messages.Started(stage="quantize"))
+    display.handle("demo int8", messages.Finished(stage="quantize"))
+    display.begin("demo int4", 2, 2, ["quantize"])
+    display.handle("demo int4", messages.Finished(stage="quantize"))
     assert output.getvalue().splitlines()[-1].endswith("demo int4: quantize already there")
 
 
 def in_json(**options: bool) -> list[dict[str, Any]]:
     output = io.StringIO()
     with JsonDisplay(output, DisplayConfig(**options)) as display:
-        display.variant(1, 2, "demo int8", ["engine", "performance", "mmlu"])
+        display.begin("demo int8", 1, 2, ["engine", "performance", "mmlu"])
         for event in EVENTS:
-            display.handle(event)
-        display.chatter("loading shards")
-        display.close([VARIANT], [FAILURE])
+            display.handle("demo int8", event)
+        display.chatter("demo int8", "loading shards")
+        display.end("demo int8")
+        display.close(RunReport(Path("outputs"), (VARIANT,), failures=[FAILURE]))
     return [json.loads(line) for line in output.getvalue().splitlines()]
 
 
@@ -113,10 +115,37 @@ def test_verbose_tells_all_and_quiet_only_what_failed() -> None:
     assert [line["event"] for line in in_json(quiet=True)] == ["cell", "failed", "closed"]
     output = io.StringIO()
     display = PlainDisplay(Console(file=output, width=160), DisplayConfig(quiet=True))
-    display.variant(1, 1, "demo int8", ["mmlu"])
+    display.begin("demo int8", 1, 1, ["mmlu"])
     for event in EVENTS:
-        display.handle(event)
+        display.handle("demo int8", event)
     assert output.getvalue() == "[1/1] demo int8: mmlu FAILED: no data [here]\n"
     loud = io.StringIO()
-    PlainDisplay(Console(file=loud, width=160), DisplayConfig(verbose=True)).chatter("loading [shards]")
+    PlainDisplay(Console(file=loud, width=160), DisplayConfig(verbose=True)).chatter("demo int8", "loading [shards]")
     assert loud.getvalue() == "loading [shards]\n"
+
+
+def test_two_variants_at_the_same_time_are_kept_apart() -> None:
+    plain, text, stream = io.StringIO(), io.StringIO(), io.StringIO()
+    live = LiveDisplay(Console(file=text, force_terminal=True, width=160, color_system=None))
+    displays = [PlainDisplay(Console(file=plain, width=160)), live, JsonDisplay(stream, DisplayConfig(verbose=True))]
+    for display in displays:
+        with display:
+            for number, name in enumerate(("demo fp16", "demo int8"), start=1):
+                display.begin(name, number, 2, ["performance"])
+                display.handle(name, messages.Started(stage="performance"))
+            display.handle("demo fp16", messages.Advanced(stage="performance", done=3, total=16, unit="requests"))
+            display.handle("demo int8", messages.Advanced(stage="performance", done=5, total=32, unit="requests"))
+            live._progress.refresh()
+            display.handle("demo int8", messages.Finished(stage="performance"))
+            display.end("demo int8")
+            live._progress.refresh()
+            display.handle("demo fp16", messages.Failed(stage="performance", cause="no", remedy=""))
+            display.end("demo fp16")
+    assert [line.rsplit(" ", 1)[0] for line in plain.getvalue().splitlines()[-2:]] == [
+        "[2/2] demo int8: performance done in 0.0", "[1/2] demo fp16: performance FAILED:"
+    ]  # fmt: skip
+    assert {"3/16 requests", "5/32 requests", "1/2 variants"} <= set(re.findall(r"\d+/\d+ \w+", text.getvalue()))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["cell"], line["event"]) for line in lines[-4:]] == [
+        ("demo fp16", "advanced"), ("demo int8", "advanced"), ("demo int8", "finished"), ("demo fp16", "failed")
+    ]  # fmt: skip

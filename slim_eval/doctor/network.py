@@ -1,6 +1,6 @@
-"""What a run reaches over the network: the model hub and Weights & Biases. Of a token or key only whether it is there.
+"""The network of a run: the model hub and Weights & Biases. Only whether tokens are set is reported, never their values.
 
-The hub is asked one short question. No text of the answer is shown, and no error in which a header could stand.
+The hub gets one short request. Neither the text of its answer nor an error that may quote a header is shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from slim_eval import models
 from slim_eval._version import __version__
-from slim_eval.config import Benchmark, DoctorConfig, TrackingConfig
+from slim_eval.config import DoctorConfig, TrackingConfig
 from slim_eval.doctor.facts import Facts
 from slim_eval.doctor.findings import Finding, State
 from slim_eval.execution import tracking
@@ -22,19 +22,19 @@ from slim_eval.models import hub
 from slim_eval.schemes import is_quantized
 from slim_eval.utils import environment
 
-_TIMEOUT_S = 3.0  # of each step: to connect, to send, to hear something
-_DEADLINE_S = 5.0  # of everything, looking up the name included, which knows no timeout
+_TIMEOUT_S = 3.0  # of each step: connecting, sending, receiving
+_DEADLINE_S = 5.0  # of everything, including name resolution, which has no timeout
 _ELSEWHERE = "check the connection, proxy and HF_ENDPOINT; with everything downloaded already: export HF_HUB_OFFLINE=1"
 _NEW_TOKEN = "make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
 
 
 def check_hub(facts: Facts) -> Iterator[Finding]:
-    """Whether the hub answers, and accepts the token that is there."""
+    """Whether the hub answers, and accepts the token if one is set."""
     needed = needs_hub(facts.config)
     constants = hub_settings()
     if isinstance(constants, ValueError):
-        text = f"huggingface_hub does not take the variables that begin with HF_: {constants}"
-        yield _hub(State.PROBLEM, text, "mend or unset them; see: env | grep ^HF_")
+        text = f"huggingface_hub rejects a variable that begins with HF_: {constants}"
+        yield _hub(State.PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
         return
     from huggingface_hub import get_token
 
@@ -45,9 +45,9 @@ def check_hub(facts: Facts) -> Iterator[Finding]:
         text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
         yield _hub(State.WARNING if needed else State.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
     elif not usable:
-        yield _hub(State.WARNING, f"{endpoint} was not asked: the token cannot be sent", "mend the token first")
+        yield _hub(State.WARNING, f"{endpoint} was not asked: the token cannot be sent", "fix the token first")
     else:
-        # A user name in the address takes the token's place in what is sent.
+        # A user name in the address replaces the token in the request.
         sent = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or endpoint != constants.ENDPOINT else token
         yield _reached(constants.ENDPOINT, sent, State.PROBLEM if needed else State.WARNING)
     yield _token(token, endpoint, usable=usable, needed=needed)
@@ -63,11 +63,11 @@ def hub_settings() -> Any:
 
 
 def needs_hub(config: DoctorConfig) -> bool:
-    """Whether what would be run takes anything from the hub: a model, the data of a task, calibration texts."""
+    """Whether a run needs anything from the hub: a model, the data of a task, calibration texts."""
     own = [name for name in config.models if name != models.DEMO]
     if any(not models.is_path(name) for name in own) or not config.models:
         return True
-    return bool(own) and (any(map(is_quantized, config.precision)) or Benchmark.ACCURACY in config.tasks)
+    return bool(own) and (any(map(is_quantized, config.precision)) or "accuracy" in config.tasks)
 
 
 def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> Finding:
@@ -76,26 +76,23 @@ def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> F
         remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
         return Finding(name, State.WARNING if needed else State.OK, "none", remedy if needed else None)
     if not usable:
-        text = "present, but it holds characters that no token has"
+        text = "present, but with characters that no token contains"
         return Finding(name, State.PROBLEM if needed else State.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint))
     named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
     return Finding(name, State.OK, f"present ({named or 'stored by `hf auth login`'})")
 
 
 def _reached(address: str, token: str | None, bad: State) -> Finding:
-    """Ask the hub; `bad` is how it bears on a run if there is no good answer."""
+    """Ask the hub; `bad` is the state if there is no good answer."""
     endpoint = hub.without_credentials(address)
     if not _is_address(address):
-        return _hub(bad, f"HF_ENDPOINT={endpoint} is no address", "write it as https://huggingface.co, or unset it")
-    from huggingface_hub import get_session  # what it imports is not the hub's time
+        return _hub(bad, f"HF_ENDPOINT={endpoint} is not an address", "write it as https://huggingface.co, or unset it")
+    from huggingface_hub import get_session  # imported before the time is taken
 
     answer = _within(_DEADLINE_S, lambda: _ask(get_session, address, token))
     if isinstance(answer, str):
         return _hub(bad, f"{endpoint} cannot be reached ({answer})", _ELSEWHERE)
-    return _answered(answer, endpoint, bad, with_token=token is not None)
-
-
-def _answered(status: int, endpoint: str, bad: State, *, with_token: bool) -> Finding:
+    status, with_token = answer, token is not None
     if status == HTTPStatus.UNAUTHORIZED and with_token:
         return _hub(bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -104,7 +101,7 @@ def _answered(status: int, endpoint: str, bad: State, *, with_token: bool) -> Fi
         return _hub(State.WARNING, f"{endpoint} limits the rate of requests (429)", "wait some minutes")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _hub(bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE)
-    if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and knows no accounts
+    if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and has no accounts
         return _hub(State.OK, f"{endpoint} answers (the token was not checked: {status})")
     return _hub(State.OK, f"{endpoint} answers{' and accepts the token' if with_token else ''}")
 
@@ -117,20 +114,20 @@ def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number
+    except ValueError:  # unclosed brackets, a port that is not a number
         return False
 
 
 def _ask(session: Callable[[], Any], address: str, token: str | None) -> int | str:
-    """Status of the hub's answer; or in one line why there is none."""
-    # Not `build_hf_headers`: it may ask the hub a question of its own and write a file.
+    """Status of the hub's answer, or one line with the reason why there is none."""
+    # Not `build_hf_headers`: it may send a request of its own and write a file.
     headers = {"user-agent": f"slim-eval/{__version__}"}
     url = f"{address}/api/models?limit=1"
     if token is not None:
         url, headers["authorization"] = f"{address}/api/whoami-v2", f"Bearer {token}"
     try:
         answer = session().get(url, headers=headers, timeout=_TIMEOUT_S)
-    except (ImportError, ValueError) as error:  # a proxy that is no address, or is of a kind that needs a package
+    except (ImportError, ValueError) as error:  # the proxy is not an address, or its kind requires a package
         return f"its proxy cannot be used: {type(error).__name__}"
     except hub.http_errors() as error:
         return hub.reason_of(error)
@@ -138,7 +135,7 @@ def _ask(session: Callable[[], Any], address: str, token: str | None) -> int | s
 
 
 def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
-    """What a call returns, if it does so in time; else it is left behind."""
+    """The result of a call if it returns in time; otherwise it is abandoned."""
     answers: list[int | str] = []
     thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
     thread.start()
@@ -147,7 +144,7 @@ def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
 
 
 def check_wandb(facts: Facts) -> Iterator[Finding]:
-    """Whether a run would be logged to Weights & Biases; it goes on without."""
+    """Whether a run would be logged to Weights & Biases; a run works without."""
     version = environment.versions(["wandb"]).get("wandb")
     if version is not None:
         yield Finding("wandb", State.OK, version)
@@ -158,4 +155,4 @@ def check_wandb(facts: Facts) -> Iterator[Finding]:
     else:
         cause, _, command = why.partition(": ")
         remedy = command or "unset WANDB_MODE"
-        yield Finding("logging", State.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to do without)")
+        yield Finding("logging", State.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to run without)")

@@ -1,6 +1,6 @@
-"""Reading JSON and JSON Lines within limits: a file may be damaged, or made to fill the memory of who reads it.
+"""JSON and JSON Lines, read within limits of size and depth: a file may be damaged, or made to exhaust memory.
 
-A limit is a `LimitError`, which is a `ValueError` as JSON's own errors are: whoever names the file catches both.
+Exceeding a limit raises `LimitError`, a `ValueError` like JSON's own errors, so that callers catch both together.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 from slim_eval.utils import MIB
 
-#: Bytes of a file that is read as one document.
+#: Limit on the bytes of a file that is read as one document.
 MAX_BYTES = 64 * MIB
-#: Objects and lists within each other; records have about ten.
+#: Limit on nested objects and lists; records have about ten.
 MAX_DEPTH = 100
-#: Bytes of one line, and of all lines of a file together, uncompressed.
+#: Limits on the bytes of one line and of all lines of a file, uncompressed.
 MAX_LINE_BYTES = 16 * MIB
 MAX_LINES_BYTES = 512 * MIB
 
 
 class LimitError(ValueError):
-    """A file, line or document that is larger or deeper than what is read."""
+    """A file, line or document exceeds a limit of size or depth."""
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a file, whatever size it claims to have.
+    """The bytes of a file, whatever its reported size.
 
     Raises:
         LimitError: There are more than `limit`.
@@ -45,7 +45,7 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """The JSON document of a file.
 
     Raises:
-        ValueError: It is not JSON, not UTF-8, or beyond a limit.
+        ValueError: It is not JSON, not UTF-8, or exceeds a limit.
         OSError: It cannot be read.
     """
     return parse(read_bytes(path, limit).decode())
@@ -66,10 +66,10 @@ def parse(text: str) -> Any:
 
 
 def refuse_depth(content: Any) -> None:
-    """Refuse what is nested too deep.
+    """Refuse content that is nested too deep.
 
     Raises:
-        LimitError: There are more than `MAX_DEPTH` objects and lists within each other.
+        LimitError: There are more than `MAX_DEPTH` levels of objects and lists.
     """
     level = [content]
     for _ in range(MAX_DEPTH + 1):
@@ -81,15 +81,15 @@ def refuse_depth(content: Any) -> None:
 
 
 def lines(stream: BufferedIOBase, *, max_line_bytes: int | None = None, max_bytes: int | None = None) -> Iterator[str]:
-    """The lines of a stream, however few line breaks it has.
+    """The lines of a stream, even if it has few line breaks.
 
     Args:
-        stream: What is read; of a compressed file its content.
-        max_line_bytes: Of one line; `MAX_LINE_BYTES` by default.
-        max_bytes: Of all of them; `MAX_LINES_BYTES` by default.
+        stream: The uncompressed content.
+        max_line_bytes: Limit per line; `MAX_LINE_BYTES` by default.
+        max_bytes: Limit on the total; `MAX_LINES_BYTES` by default.
 
     Raises:
-        ValueError: A line is not UTF-8, or beyond a limit.
+        ValueError: A line is not UTF-8, or exceeds a limit.
     """
     longest, most = max_line_bytes or MAX_LINE_BYTES, max_bytes or MAX_LINES_BYTES
     total = 0

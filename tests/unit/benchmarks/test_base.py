@@ -1,17 +1,19 @@
-"""Prompts of a benchmark: what makes them equal, and what makes them different."""
+"""What benchmarks share: the prompts, and what a benchmark is by default."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_eval.benchmarks import workload
-from slim_eval.config import PerformanceConfig
+from slim_eval.benchmarks import base
+from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext
+from slim_eval.config import PerformanceConfig, RunConfig
 from slim_eval.engines.engine import Prompt, ordinary_tokens
 from slim_eval.errors import BenchmarkError
+from slim_eval.results.records import RECORD_CLASSES, Measurement, PerformanceRecord
 from tests.standins.engine import PlannedEngine
 
 
@@ -27,12 +29,12 @@ class Vocabulary(PlannedEngine):
 
 
 def synthetic(length: int, iteration: int = 0, batch: int = 4, seed: int = 0) -> list[Prompt]:
-    return workload.prompts(PlannedEngine(), PerformanceConfig(input_len=length), iteration, batch, seed)
+    return base.prompts(PlannedEngine(), PerformanceConfig(input_len=length), iteration, batch, seed)
 
 
 def test_a_text_is_repeated() -> None:
     config = PerformanceConfig(prompt="three short words")
-    assert workload.prompts(PlannedEngine(), config, 7, 3) == ["three short words"] * 3
+    assert base.prompts(PlannedEngine(), config, 7, 3) == ["three short words"] * 3
 
 
 @given(length=st.integers(1, 64), iteration=st.integers(0, 10**6), seed=st.integers(0, 2**31 - 1))
@@ -75,12 +77,12 @@ def test_tokens_are_spread_over_the_whole_vocabulary() -> None:
 def test_one_token_more_than_there_are_starts_again() -> None:
     engine = Vocabulary([7, 9])
     config = PerformanceConfig(input_len=1)
-    assert workload.prompts(engine, config, 0, 3) == [(7,), (9,), (7,)]
+    assert base.prompts(engine, config, 0, 3) == [(7,), (9,), (7,)]
 
 
 def test_a_tokenizer_without_ordinary_tokens_is_refused() -> None:
     with pytest.raises(BenchmarkError) as refused:
-        workload.prompts(Vocabulary([]), PerformanceConfig(input_len=4), 0, 1)
+        base.prompts(Vocabulary([]), PerformanceConfig(input_len=4), 0, 1)
     assert "--prompt" in refused.value.remedy
 
 
@@ -98,3 +100,50 @@ class Tokenizer:
 
 def test_ordinary_tokens_are_neither_special_nor_added_nor_beyond_the_embeddings() -> None:
     assert ordinary_tokens(Tokenizer(), 6) == (2, 3, 5)
+
+
+class Toy(Benchmark[PerformanceConfig, PerformanceRecord]):
+    """A benchmark that takes what it does not override."""
+
+    name = "toy"
+    options = PerformanceConfig
+    record = PerformanceRecord
+
+    def run(self, context: BenchmarkContext[PerformanceConfig]) -> Measurement:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def toy() -> Iterator[Toy]:
+    """The toy, registered."""
+    yield BENCHMARKS.register(Toy())  # type: ignore[misc]
+    BENCHMARKS.unregister("toy")
+
+
+def test_a_registered_benchmark_is_measured_last_and_its_records_are_known(toy: Toy) -> None:
+    config = RunConfig(models="demo", tasks="toy accuracy energy", accuracy={"tasks": "mmlu"})
+    assert list(base.stages_of(config)) == ["energy", "mmlu", "toy"]
+    assert RECORD_CLASSES["toy"] is PerformanceRecord
+
+
+def test_by_default_every_option_the_seed_and_the_device_are_settings(toy: Toy) -> None:
+    config = RunConfig(models="demo", tasks="toy", seed=7, benchmark_options=["toy.num_runs=3"])
+    found = toy.settings(config, "toy", "A100")
+    assert found["device"] == "A100"
+    assert (found["toy.seed"], found["toy.num_runs"], found["toy.batch_size"]) == (7, 3, 8)
+
+
+def test_by_default_a_record_with_a_number_is_complete(toy: Toy) -> None:
+    config = RunConfig(models="demo")
+    head = {"model": "demo", "precision": "fp16", "num_parameters": 5}
+    assert toy.flaw(PerformanceRecord(**head), config) == base.NO_NUMBERS
+    assert toy.flaw(PerformanceRecord(**head, tpot_s=0.1), config) == ""
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "a.error", "", "paired"])
+def test_a_name_that_cannot_name_a_file_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "name", name)
+    with pytest.raises(ValueError, match="cannot name a file"):
+        BENCHMARKS.register(Toy())
+    assert "performance" in BENCHMARKS
+    assert name not in BENCHMARKS

@@ -1,40 +1,105 @@
-"""The machine: CPU, memory, disk, GPUs with their driver and meter, and whether torch's CUDA runs on that driver."""
+"""Checks of this machine: packages of each stage's interpreter, CPU, memory, disk, GPUs with driver and meter."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from slim_eval import power, results
-from slim_eval.doctor.facts import Facts
+from slim_eval.config import AUTO_ENGINE
+from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.findings import Finding, State
-from slim_eval.doctor.interpreters import Interpreter
-from slim_eval.doctor.reach import hub_settings, needs_hub
-from slim_eval.engines.vllm import has_avx512
-from slim_eval.errors import UsageError
+from slim_eval.doctor.network import hub_settings, needs_hub
+from slim_eval.engines.engine import cpu_flags
+from slim_eval.errors import INSTALL_GPU, UsageError
+from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, serving_modules
 from slim_eval.utils import GIB, environment
 
-_LOW_RAM_GB = 4.0  # an engine takes about 2 GiB before it has loaded anything
+_OLDEST_PYTHON = (3, 10)
+_VLLM_ON_CPU = "without a GPU, `make setup` in a checkout of slim-eval adds vLLM's CPU build"
+_LOW_RAM_GB = 4.0  # an engine uses about 2 GiB before it loads a model
 _LOW_OUTPUT_GB = 1.0  # samples of many variants
 _LOW_MODEL_GB = 10.0  # the 16-bit weights of a model with 3 * 10**9 parameters are 6 GiB
 _FULL_GB = 0.05  # not even records fit
 _MIB_PER_GIB = 1024
 
 
+def check_quantizing(facts: Facts) -> Iterator[Finding]:
+    """The interpreter for quantization; nothing if no precision requires it."""
+    config = facts.config
+    if facts.quantizes:
+        yield from _stage(facts.quantizing, config.quantize_python, "--quantize-python", QUANTIZING_MODULES)
+
+
+def check_serving(facts: Facts) -> Iterator[Finding]:
+    """The interpreter for measurement, and its optional packages."""
+    config = facts.config
+    needed = serving_modules(config.engine, config.tasks)
+    yield from _stage(facts.serving, config.serve_python, "--serve-python", needed)
+    if isinstance(facts.serving, str):
+        return
+    if config.engine == AUTO_ENGINE:
+        absent = "not installed: Transformers serves, slower, and emulates quantized kernels"
+        yield _optional(
+            "vllm", facts.serving, absent, _prefix(config.serve_python) + INSTALL_GPU if facts.gpus else _VLLM_ON_CPU
+        )
+    if "energy" in config.tasks and facts.computing is None:
+        absent = "not installed: no energy, as there is no GPU either"
+        yield _optional(
+            "codecarbon", facts.serving, absent, _prefix(config.serve_python) + 'pip install "codecarbon>=3.3"'
+        )
+
+
+def _stage(
+    interpreter: Interpreter | str, python: Path | None, option: str, needed: Sequence[str]
+) -> Iterator[Finding]:
+    if isinstance(interpreter, str):
+        remedy = f"give the path of a Python interpreter with {option}" if python else install_command(None)
+        yield Finding("python", State.PROBLEM, f"{python or 'this interpreter'} {interpreter}", remedy)
+        return
+    where = f"{interpreter.python} ({interpreter.executable})"
+    if tuple(int(part) for part in interpreter.python.split(".")[:2]) < _OLDEST_PYTHON:
+        oldest = ".".join(map(str, _OLDEST_PYTHON))
+        remedy = f"uv venv --python 3.11, then give its interpreter with {option}"
+        yield Finding("python", State.PROBLEM, f"{where} is older than {oldest}", remedy)
+    else:
+        yield Finding("python", State.OK, where)
+    for module in needed:
+        if module in interpreter.modules:
+            yield _installed(module, interpreter)
+        else:
+            yield Finding(module, State.PROBLEM, "not installed", install_command(python))
+
+
+def _optional(module: str, interpreter: Interpreter, absent: str, remedy: str) -> Finding:
+    if module in interpreter.modules:
+        return _installed(module, interpreter)
+    return Finding(module, State.WARNING, absent, remedy)
+
+
+def _installed(module: str, interpreter: Interpreter) -> Finding:
+    distribution = interpreter.modules[module] or "installed, version not known"
+    return Finding(module, State.OK, distribution.removeprefix(f"{module} "))
+
+
+def _prefix(python: Path | None) -> str:
+    return "" if python is None else f"{python} -m "
+
+
 def check_machine(facts: Facts) -> Iterator[Finding]:
     """CPU, memory and disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    avx512 = "AVX-512" if has_avx512() else "no AVX-512"
+    avx512 = "AVX-512" if "avx512f" in cpu_flags() else "no AVX-512"
     yield Finding("CPU", State.OK, f"{environment.cpu_name() or 'name not known'}, {cores} cores, {avx512}")
     yield memory(environment.free_ram_gb(), environment.ram_gb())
     yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")
     yield disk("quantized models", facts.config.quantized_models_dir, _LOW_MODEL_GB, "--quantized-models-dir")
     constants = hub_settings()
     if isinstance(constants, ValueError):
-        return  # told where the hub is looked at
+        return  # reported by the check of the hub
     downloads = needs_hub(facts.config) and not constants.HF_HUB_OFFLINE
     cache = disk("hub cache", Path(constants.HF_HUB_CACHE), _LOW_MODEL_GB, "HF_HUB_CACHE")
     yield cache if downloads or cache.state is State.OK else replace(cache, state=State.WARNING)
@@ -43,7 +108,7 @@ def check_machine(facts: Facts) -> Iterator[Finding]:
 def memory(free_gb: float | None, total_gb: float | None) -> Finding:
     """Free memory of the machine, or of its container."""
     if free_gb is None or total_gb is None:
-        return Finding("memory", State.WARNING, "the system does not tell how much is free")
+        return Finding("memory", State.WARNING, "the system does not report its free memory")
     text = f"{free_gb:.1f} GiB free of {total_gb:.1f} GiB"
     if free_gb < _LOW_RAM_GB:
         return Finding("memory", State.WARNING, f"{text}: larger models do not load", "end other programs")
@@ -51,22 +116,22 @@ def memory(free_gb: float | None, total_gb: float | None) -> Finding:
 
 
 def disk(name: str, folder: Path, low_gb: float, option: str) -> Finding:
-    """Whether a folder, which need not exist yet, can be written, and how much fits in it."""
+    """Whether a folder, which need not exist yet, is writable, and its free space."""
     try:
         results.require_writable(folder, option)
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         free_gb = shutil.disk_usage(existing).free / GIB
     except UsageError as error:
         return Finding(name, State.PROBLEM, error.cause, f"{error.remedy} with {option}")
-    except OSError as error:  # a folder above it may not even be looked into
-        return Finding(name, State.PROBLEM, f"{folder}: {error.strerror}", f"name a folder of your own with {option}")
+    except OSError as error:  # a parent folder may not be readable
+        return Finding(name, State.PROBLEM, f"{folder}: {error.strerror}", f"give a folder of your own with {option}")
     return space(name, folder, free_gb, low_gb, option)
 
 
 def space(name: str, folder: Path, free_gb: float, low_gb: float, option: str) -> Finding:
-    """What the free space of a folder means."""
+    """The finding for the free space of a folder."""
     text = f"{free_gb:.1f} GiB free at {folder}"
-    remedy = f"make room, or name a folder on another disk with {option}"
+    remedy = f"free space, or give a folder on another disk with {option}"
     if free_gb < _FULL_GB:
         return Finding(name, State.PROBLEM, f"{text}: nothing more fits", remedy)
     if free_gb < low_gb:
@@ -80,9 +145,7 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding("NVML", State.PROBLEM, facts.gpu_error.cause, facts.gpu_error.remedy)
     elif not facts.gpus:
         text = "no GPU, or no driver: models run on the CPU, and energy is an estimate"
-        yield Finding(
-            "NVML", State.WARNING, text, "where there is a GPU, install its driver: nvidia-smi has to list it"
-        )
+        yield Finding("NVML", State.WARNING, text, "if there is a GPU, install its driver: nvidia-smi must list it")
     elif facts.computing is None:
         text = "CUDA_VISIBLE_DEVICES hides every GPU: models run on the CPU"
         yield Finding("NVML", State.WARNING, text, "unset CUDA_VISIBLE_DEVICES")
@@ -94,7 +157,7 @@ def check_gpus(facts: Facts) -> Iterator[Finding]:
         yield from _torch_cuda(facts)
 
 
-def _gpu(found: power.GpuSurvey) -> Finding:
+def _gpu(found: power.GpuCapabilities) -> Finding:
     gpu, capability = found.gpu, found.compute_capability
     total, free = gpu.memory_total_mb, found.memory_free_mb
     parts = [gpu.name]
@@ -106,23 +169,23 @@ def _gpu(found: power.GpuSurvey) -> Finding:
     return Finding(f"GPU {gpu.index}", State.OK, ", ".join(parts))
 
 
-def _meter(found: power.GpuSurvey) -> Finding:
+def _meter(found: power.GpuCapabilities) -> Finding:
     name = f"GPU {found.gpu.index} energy"
     if found.has_counter:
         return Finding(name, State.OK, "NVML's energy counter")
     if found.has_power:
         return Finding(name, State.WARNING, "NVML has no energy counter: joules are the integral of power samples")
     remedy = "--energy-source codecarbon estimates it"
-    return Finding(name, State.WARNING, "NVML tells neither power nor energy: no joules", remedy)
+    return Finding(name, State.WARNING, "NVML reports neither power nor energy: no joules", remedy)
 
 
-def _driver(found: power.GpuSurvey) -> Finding:
+def _driver(found: power.GpuCapabilities) -> Finding:
     cuda = f"CUDA up to {_dotted(found.driver_cuda)}" if found.driver_cuda else "its CUDA is not known"
     return Finding("driver", State.OK, f"{found.gpu.driver}, {cuda}")
 
 
 def _torch_cuda(facts: Facts) -> Iterator[Finding]:
-    """One finding for each stage that has a torch; one for both where they share an interpreter."""
+    """One finding per stage with a torch; one for both if they share an interpreter."""
     stages: dict[str, Interpreter] = {}
     if facts.quantizes and isinstance(facts.quantizing, Interpreter):
         stages["quantization"] = facts.quantizing
@@ -136,10 +199,12 @@ def _torch_cuda(facts: Facts) -> Iterator[Finding]:
 
 
 def cuda_of_torch(name: str, torch_cuda: str | None, driver_cuda: tuple[int, int] | None) -> Finding:
-    """Whether a torch built with some CUDA runs on the driver: NVIDIA promises it within one major version."""
+    """Whether a torch built with some CUDA runs on the driver: NVIDIA guarantees it within one major version."""
     if torch_cuda is None:
         text = "torch was built without CUDA: it does not use the GPU"
-        return Finding(name, State.WARNING, text, "install torch as https://pytorch.org/get-started/locally says")
+        return Finding(
+            name, State.WARNING, text, "install torch as described on https://pytorch.org/get-started/locally"
+        )
     if driver_cuda is None:
         return Finding(name, State.OK, torch_cuda)
     own = tuple(int(part) for part in torch_cuda.split(".")[:2])

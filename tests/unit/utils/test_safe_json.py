@@ -21,8 +21,8 @@ from slim_eval.quantization import cache, calibration
 from slim_eval.results.importers import ForeignFile
 from slim_eval.results.store import find_results, model_directory, read_noise, read_record, read_samples
 from slim_eval.results.variants import Variant
-from slim_eval.utils import bounded
-from slim_eval.utils.bounded import LimitError
+from slim_eval.utils import safe_json
+from slim_eval.utils.safe_json import LimitError
 
 DEEP = "[" * 100_000
 #: Deep enough for the limit, not for Python's own.
@@ -34,39 +34,39 @@ def deep(depth: int) -> str:
 
 
 def test_documents_up_to_the_depth_are_read() -> None:
-    assert bounded.parse(deep(bounded.MAX_DEPTH))
-    assert bounded.parse('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
-    for text in (deep(bounded.MAX_DEPTH + 1), NESTED, DEEP, DEEP + "]" * len(DEEP)):
+    assert safe_json.parse(deep(safe_json.MAX_DEPTH))
+    assert safe_json.parse('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    for text in (deep(safe_json.MAX_DEPTH + 1), NESTED, DEEP, DEEP + "]" * len(DEEP)):
         with pytest.raises(LimitError, match="more than 100 deep"):
-            bounded.parse(text)
+            safe_json.parse(text)
 
 
 def test_files_up_to_the_size_are_read(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x" * 10)
-    assert bounded.read_bytes(path, 10) == b"x" * 10
+    assert safe_json.read_bytes(path, 10) == b"x" * 10
     with pytest.raises(LimitError, match="more than the 9 bytes"):
-        bounded.read_bytes(path, 9)
+        safe_json.read_bytes(path, 9)
 
 
 def test_a_file_that_claims_no_size_is_not_read_without_end() -> None:
     with pytest.raises(LimitError, match="more than the 1 MiB"):
-        bounded.read_bytes(Path("/dev/zero"), 2**20)
+        safe_json.read_bytes(Path("/dev/zero"), 2**20)
 
 
 @given(st.lists(st.text().filter(lambda text: "\n" not in text)))
 def test_lines_are_those_of_the_stream(texts: list[str]) -> None:
     content = "".join(f"{text}\n" for text in texts).encode()
-    assert list(bounded.lines(io.BytesIO(content))) == [f"{text}\n" for text in texts]
+    assert list(safe_json.lines(io.BytesIO(content))) == [f"{text}\n" for text in texts]
 
 
 def test_lines_up_to_both_limits_are_read() -> None:
     content = b"12345\n1234\n"
-    assert list(bounded.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=11)) == ["12345\n", "1234\n"]
+    assert list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=11)) == ["12345\n", "1234\n"]
     with pytest.raises(LimitError, match="line 1 is longer than the 5 bytes"):
-        list(bounded.lines(io.BytesIO(content), max_line_bytes=5, max_bytes=11))
+        list(safe_json.lines(io.BytesIO(content), max_line_bytes=5, max_bytes=11))
     with pytest.raises(LimitError, match="more than the 10 bytes"):
-        list(bounded.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=10))
+        list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=10))
 
 
 class Counted(io.BytesIO):
@@ -76,7 +76,7 @@ class Counted(io.BytesIO):
 
     def readline(self, size: int | None = -1) -> bytes:
         assert size is not None
-        assert 0 < size <= bounded.MAX_LINE_BYTES + 1
+        assert 0 < size <= safe_json.MAX_LINE_BYTES + 1
         self.taken += size
         return b"x" * size
 
@@ -84,8 +84,8 @@ class Counted(io.BytesIO):
 def test_an_endless_line_is_not_read_to_its_end() -> None:
     stream = Counted()
     with pytest.raises(LimitError, match="line 1 is longer than the 16 MiB"):
-        list(bounded.lines(stream))
-    assert stream.taken == bounded.MAX_LINE_BYTES + 1
+        list(safe_json.lines(stream))
+    assert stream.taken == safe_json.MAX_LINE_BYTES + 1
 
 
 def test_a_gzip_bomb_is_not_unpacked(make_variant: Callable[..., Variant]) -> None:
@@ -103,7 +103,7 @@ def test_a_gzip_bomb_is_not_unpacked(make_variant: Callable[..., Variant]) -> No
 def test_samples_have_a_limit_in_all(make_variant: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch) -> None:
     variant = make_variant(samples={"performance": [{"a": "x" * 100}] * 200})
     assert len(read_samples(variant.directory, "performance")) == 200
-    monkeypatch.setattr(bounded, "MAX_LINES_BYTES", 10_000)
+    monkeypatch.setattr(safe_json, "MAX_LINES_BYTES", 10_000)
     with pytest.raises(ResultFileError, match="more than the 10,000 bytes"):
         read_samples(variant.directory, "performance")
 
@@ -128,7 +128,7 @@ def test_a_record_that_is_too_large_names_the_limit(
     variant = make_variant(write=True)
     path = variant.directory / "performance.json"
     with path.open("r+b") as stream:
-        stream.truncate(bounded.MAX_BYTES + 1)  # a hole: it takes no disk
+        stream.truncate(safe_json.MAX_BYTES + 1)  # a hole: it takes no disk
     with pytest.raises(ResultFileError, match=r"performance\.json.*more than the 64 MiB"):
         read_record(path)
 
@@ -164,7 +164,7 @@ def test_other_readers_refuse_depth_too(text: str, tmp_path: Path, make_variant:
         cache.read_record(tmp_path)
     header = text.encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(UsageError, match="its header is broken"):
+    with pytest.raises(UsageError, match="its header is damaged"):
         models.read_header(tmp_path / "model.safetensors")
     noise = tmp_path / "Tiny" / "Tiny_noise" / "noise.json"
     noise.parent.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_lines_of_other_tools_have_limits(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_text('{"a": 1}\n{"a": "xxxxxxxxxx"}\n')
     file = ForeignFile(path, ImportConfig(paths=(path,)))
     assert len(list(file.rows(dict[str, Any]))) == 2
-    monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 12)
+    monkeypatch.setattr(safe_json, "MAX_LINE_BYTES", 12)
     with pytest.raises(ResultFileError, match=r"items\.jsonl.*line 2 is longer than the 12 bytes"):
         list(ForeignFile(path, ImportConfig(paths=(path,))).rows(dict[str, Any]))
 
@@ -202,7 +202,7 @@ def test_lines_of_other_tools_have_limits(tmp_path: Path, monkeypatch: pytest.Mo
 def test_local_calibration_data_has_limits(
     content: bytes, kind: type[SlimEvalError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(safe_json, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(calibration, "_MAX_BYTES", 500)
     path = tmp_path / "data.jsonl"
     path.write_bytes(content)
@@ -222,6 +222,6 @@ def test_calibration_rows_that_are_too_deep(tmp_path: Path) -> None:
 def test_a_model_name_longer_than_any_file_name_is_refused_in_words(name: str) -> None:
     assert models.is_path(name) == name.startswith(("/", "."))
     if models.is_path(name):
-        with pytest.raises(UsageError, match="cannot be looked at"):
+        with pytest.raises(UsageError, match="cannot be read"):
             models.resolve(name)
     assert calibration.local_path("x" * 300) is None

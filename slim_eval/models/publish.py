@@ -1,0 +1,85 @@
+"""Publishing a checkpoint folder atomically: written beside its final name, flushed to disk, then renamed.
+
+{root}/{name}            complete from the moment it has this name
+{root}/.{name}.tmp-…     being written, or left behind by a process that was killed
+{root}/.{name}.old-…     an older checkpoint that is being replaced
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slim_eval.models.source import WANTED
+from slim_eval.utils import slug
+
+#: Files that record how the checkpoint in their folder was made.
+QUANTIZATION_RECORD = "quantization.json"
+CONVERSION_RECORD = "conversion.json"
+
+
+def copy_small_files(source: Path, folder: Path) -> None:
+    """Copy the files of a checkpoint other than its weights, such as its tokenizer; existing files are kept."""
+    wanted = {Path(pattern).suffix for pattern in WANTED} - {".safetensors"}
+    for file in source.iterdir():
+        own = file.name.endswith(".index.json") or file.name in {QUANTIZATION_RECORD, CONVERSION_RECORD}
+        if file.suffix in wanted and file.is_file() and not own and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+
+
+@contextmanager
+def new_checkpoint(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `final`; on success it is flushed and renamed, on failure it is removed.
+
+    An older checkpoint of that name stays until the new one is complete.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    process = f"{slug(socket.gethostname())}-{os.getpid()}"
+    temporary, old = (final.with_name(f".{final.name}.{kind}-{process}") for kind in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        if final.exists():
+            final.rename(old)
+        temporary.rename(final)
+        _fsync(final.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(final: Path) -> None:
+    """Clean up after killed processes of this machine: remove half-written folders, restore one that was set aside."""
+    for left in sorted(final.parent.glob(f".{final.name}.*-{slug(socket.gethostname())}-*")):
+        process = left.name.rsplit("-", 1)[-1]
+        if process.isdigit() and int(process) != os.getpid() and _is_alive(int(process)):
+            continue
+        if left.name.startswith(f".{final.name}.old-") and not final.exists():
+            left.rename(final)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from slim_eval.metrics import HEADLINE_METRICS  # noqa: E402
 from slim_eval.results.records import AccuracyRecord  # noqa: E402
 from slim_eval.results.store import read_record, read_samples  # noqa: E402
+from tests.commands import DTYPE  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402
 from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, write_dataset  # noqa: E402
 
@@ -57,7 +58,8 @@ def _load(model: str) -> Any:
     source = fetch(models.resolve(model))
     assert source.path is not None
     decision = engines.choose("transformers", "fp16")
-    return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))
+    config = EngineConfig(engine_args={"dtype": DTYPE})
+    return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, config, max_model_len=CONTEXT))
 
 
 class _Calls:
@@ -127,7 +129,8 @@ def ours(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 def theirs(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """What lm-eval's own command wrote: its results, and the folder with its samples."""
     folder = tmp_path_factory.mktemp("theirs")
-    command = ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL}", "--tasks", ",".join(TASKS)]
+    command = ["-m", "lm_eval", "--model", "hf", "--tasks", ",".join(TASKS)]
+    command += ["--model_args", f"pretrained={MODEL},dtype={DTYPE}"]
     command += ["--num_fewshot", "5", "--batch_size", str(BATCH_SIZE), "--device", "cpu"]
     command += ["--log_samples", "--output_path", str(folder)]
     _child(command, environment)

@@ -31,8 +31,8 @@ demo: $(DEMO_READY)  ## Run the whole job on the embedded model, in a few minute
 
 setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm-eval and the tools
 
-# Two processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or
-# more threads than cores, would wait for each other.
+# Processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or more
+# threads than cores, would wait for each other. The third process of `test` works while another waits for a hub or a meter.
 check test: export OMP_NUM_THREADS = 1
 check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 
@@ -40,7 +40,7 @@ check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests,
 	$(BIN)/python -m pytest tests/unit -n 2 --no-loadscope-reorder --hypothesis-profile=check
 
 test: setup lint types browser  ## Run every check and every test; continuous integration runs this
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 browser:  # Chromium, for the tests of report.html; without it they are skipped with a reason
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

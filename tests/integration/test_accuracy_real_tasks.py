@@ -35,7 +35,7 @@ TIMEOUT_S = 400
 
 
 def _child(arguments: list[str], environment: dict[str, str]) -> str:
-    """Run Python in a child process with the hub's environment; its standard output."""
+    """Run Python in a child process with the hub's environment; return its standard output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment},
@@ -63,7 +63,7 @@ def _load(model: str) -> Any:
 
 
 class _Calls:
-    """A `Progress` that remembers."""
+    """A `Progress` that records its calls."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -118,7 +118,7 @@ def environment(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture(scope="module")
 def ours(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Folder of slim-eval's records, and what its side printed."""
+    """Folder of slim-eval's records, and what its script printed."""
     folder = tmp_path_factory.mktemp("ours")
     job = {"model": MODEL, "tasks": TASKS, "directory": str(folder)}
     outcome = json.loads(_child([__file__, json.dumps(job)], environment))
@@ -216,7 +216,7 @@ def test_every_item_equals_that_of_lm_evals_own_command(
 
 
 def test_items_tell_choices_apart(ours: tuple[Path, dict[str, Any]]) -> None:
-    """Equality with lm-eval would also hold if nothing were measured."""
+    """Scores would also equal lm-eval's if nothing were measured."""
     for task in ("mmlu", "hellaswag"):
         samples = read_samples(ours[0], task)
         assert all(len(set(sample["loglikelihoods"])) > 1 for sample in samples)  # bfloat16 makes some letters equal

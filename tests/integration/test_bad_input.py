@@ -1,4 +1,4 @@
-"""Nonsense gets one line of cause and one of remedy, and leaves nothing behind."""
+"""Invalid input: one line of cause, one of remedy, and no files left behind."""
 
 from __future__ import annotations
 

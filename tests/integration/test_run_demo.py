@@ -1,4 +1,4 @@
-"""The whole command on the embedded model, and what it leaves behind."""
+"""The whole command on the embedded model, and its files."""
 
 from __future__ import annotations
 

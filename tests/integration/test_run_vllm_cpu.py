@@ -1,4 +1,4 @@
-"""vLLM's CPU build, really installed and really run."""
+"""The whole command on vLLM's CPU build."""
 
 from __future__ import annotations
 

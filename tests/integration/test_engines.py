@@ -335,6 +335,14 @@ def test_architectures_load(architecture: str, tmp_path: Path) -> None:
     assert [answer.output_tokens for answer in answers] == [5, 5]
 
 
+def test_an_engine_argument_replaces_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
+    config = EngineConfig(engine_args={"dtype": "float32"})
+    request = LoadRequest(make_checkpoint(tmp_path, dtype="bfloat16"), config, 64)
+    loaded = engines.load(EngineDecision("transformers", "test"), request)
+    loaded.close()
+    assert loaded.dtype == "float32"
+
+
 def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path)
     config = json.loads((checkpoint / "config.json").read_text())

@@ -18,7 +18,7 @@ from slim_eval.results.importers import ImportReport
 from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results.store import find_results, read_record, read_samples
-from tests.commands import DTYPE, IN_DTYPE, Run, run_command
+from tests.commands import Run, run_command
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "importers"
 
@@ -57,7 +57,7 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     process = run_command(
         "run", "--models", "demo", "--precision", "fp16", "--engine", "transformers", "--tasks", "accuracy",
         "--num-fewshot", str(FEWSHOT), "--accuracy-limit", str(LIMIT), "--accuracy-batch-size", str(BATCH_SIZE),
-        "--no-wandb-enabled", *IN_DTYPE, cwd=folder, env={"PYTHONPATH": str(_ROOT)},
+        "--no-wandb-enabled", cwd=folder, env={"PYTHONPATH": str(_ROOT)},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return Run(folder, process)
@@ -65,10 +65,10 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``lm_eval --log_samples`` wrote, with the same settings."""
+    """What ``lm_eval --log_samples`` wrote, with the same settings; bfloat16 says that the scheme is fp16."""
     folder = tmp_path_factory.mktemp("lm_eval")
     command(
-        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype={DTYPE}",
+        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype=bfloat16",
          "--tasks", ",".join(TASKS), "--include_path", str(TASKS_DIR), "--num_fewshot", str(FEWSHOT),
          "--limit", str(LIMIT), "--batch_size", str(BATCH_SIZE), "--device", "cpu", "--log_samples",
          "--output_path", str(folder)]

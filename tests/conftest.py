@@ -1,24 +1,23 @@
-"""What tests share: runs of the command line, made once a session."""
+"""What tests share: runs of the command line, made once per session."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import hypothesis
 import pytest
+from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
+from tests import generated  # noqa: F401 - registers the profiles before pytest chooses one
 from tests.commands import QUICK, Command, Run, run_command
-
-# No timed tests: a machine that other work shares would fail them.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps the tests of one file in one process, and those of the files that share `demo_run`: it is made once."""
+    """Runs the tests of a file in one process, and those of the files that share `demo_run`: neither process waits."""
 
     _TOGETHER = ("test_run_demo.py", "test_run_vllm_cpu.py", "test_compare_and_noise.py")
 
@@ -29,7 +28,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Whatever --dist says: files of tests in their order, each to the next process that is free."""
+    """Hand files of tests out in their order, each to the next free process, whatever ``--dist`` says."""
     return ByFile(config, log)
 
 
@@ -45,26 +44,43 @@ def slim_eval_command(tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that runs of one session share, with its quantized checkpoints."""
-    return tmp_path_factory.mktemp("workspace")
+    """A folder that every process of the session shares, so that expensive runs are made once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workspace"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def run_once(folder: Path, *args: str) -> Run:
+    """Run the command line in `folder`, or return what it printed when another process of the session ran it."""
+    printed = folder.with_suffix(".json")
+    with FileLock(folder.with_suffix(".lock")):
+        if not printed.exists():
+            folder.mkdir()
+            done = run_command(*args, cwd=folder)
+            printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]), encoding="utf-8")
+        return Run(folder, subprocess.CompletedProcess(*json.loads(printed.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(scope="session")
 def demo_run(workspace: Path) -> Run:
-    """The whole command on the embedded model: Transformers engine, three precisions, all benchmarks, W&B offline."""
-    process = run_command(
-        "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine", "transformers", *QUICK, cwd=workspace
-    )
-    return Run(workspace, process)
+    """The whole command on the embedded model: Transformers engine, three schemes, all benchmarks, W&B offline."""
+    return run_once(
+        workspace / "transformers", "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine",
+        "transformers", *QUICK,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def vllm_run(workspace: Path, demo_run: Run) -> Run:
-    """The same on vLLM's CPU build where it runs the precision, with the checkpoints that `demo_run` made."""
-    folder = workspace / "vllm"
-    folder.mkdir()
-    process = run_command(
-        "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine", "auto", "--enforce-eager", *QUICK,
-        "--quantized-models-dir", str(workspace / "quantized-models"), "--no-wandb-enabled", cwd=folder,
+def quantized_models(demo_run: Run) -> Path:
+    """Checkpoints of the embedded model, for ``--quantized-models-dir`` of a run with the settings of `QUICK`."""
+    return demo_run.folder / "quantized-models"
+
+
+@pytest.fixture(scope="session")
+def vllm_run(workspace: Path, quantized_models: Path) -> Run:
+    """The same on vLLM's CPU build, except for schemes that it does not run on this CPU."""
+    return run_once(
+        workspace / "vllm", "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine", "auto",
+        "--enforce-eager", *QUICK, "--quantized-models-dir", str(quantized_models), "--no-wandb-enabled",
     )  # fmt: skip
-    return Run(folder, process)

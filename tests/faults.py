@@ -1,7 +1,7 @@
-"""Runs that are killed at a random moment of a stage, and finished by the same command.
+"""Kill runs at a random moment of a stage and finish them with the same command.
 
 ``python -m tests.faults --count 20`` tries every stage in turn, then kills one run in three stages, prints a table, and
-exits 1 where anything was lost.
+exits 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import Any
 import psutil
 
 from slim_eval.results.store import read_samples
-from tests.commands import run_command
+from tests.commands import IN_DTYPE, run_command
 
 COMMAND = (
     "run", "--models", "demo", "--precision", "int8", "--engine", "transformers", "--num-runs", "16", "--num-warmup",
     "8", "--max-new-tokens", "16", "--energy-sample-runs", "8", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1",
     "--accuracy-limit", "24", "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
-    "--log-format", "json",
+    "--log-format", "json", *IN_DTYPE,
 )  # fmt: skip
 STAGES = ("quantize", "engine", "performance", "energy", "demo_gsm8k")
 CELL = Path("outputs", "demo", "demo_int8")
 CHECKPOINT = Path("quantized-models", "demo_int8")
-#: What is killed: one worker, or all of slim-eval's own process, as by losing power.
+#: What is killed: one worker, or slim-eval's own process, as in a power failure.
 VICTIMS = ("worker", "slim-eval")
-# What every run with these settings has in common, to the digit.
+# Fields that are equal, to the digit, in every run with these settings.
 _FIXED = {
     "performance": ("output_tokens", "prompt_tokens", "num_runs", "batch_size", "fingerprint", "num_parameters"),
     "energy": ("num_runs", "batch_size", "energy_source", "fingerprint", "output_tokens"),
@@ -49,13 +49,13 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a run.
+    """One signal to a run.
 
     Attributes:
-        stage: In which stage.
+        stage: Stage that it interrupts.
         victim: One of `VICTIMS`.
         number: The signal.
-        moment: When, as a share of the time that the stage takes.
+        moment: Fraction of the stage's usual duration after which it is sent.
     """
 
     stage: str
@@ -66,15 +66,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a run that something was done to.
+    """Outcome of a run that was interrupted.
 
     Attributes:
-        faults: What was done, one command after the other.
-        hits: How often the stage was still running; one that was faster than thought was not disturbed.
-        status: Exit status of the command that was disturbed last.
+        faults: The signals, one per command.
+        hits: How many signals came while their stage was running; a stage can finish earlier than usual.
+        status: Exit status of the last command that was interrupted.
         finished: Whether the same command then ended with 0.
-        kept: Records that were complete when it was disturbed and were not measured again.
-        lost: What differs from an undisturbed run; empty where nothing was lost.
+        kept: Records that were complete when it was interrupted and were not measured again.
+        lost: Differences from an uninterrupted run; empty if nothing was lost.
     """
 
     faults: tuple[Fault, ...]
@@ -86,7 +86,7 @@ class Trial:
 
 
 def deterministic(folder: Path) -> dict[str, Any]:
-    """What of a run's results does not depend on the clock: every answer, and the bytes of the checkpoint."""
+    """Results of a run that do not depend on the clock: every answer, and the bytes of the checkpoint."""
     variant = folder / CELL
     found: dict[str, Any] = {}
     for name, keys in _FIXED.items():
@@ -103,7 +103,7 @@ def deterministic(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]], threading.Event]]:
-    """The command, its events as they come, and what is set with each."""
+    """Start the command; yield the process, its events so far, and an event that is set with each."""
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     process = subprocess.Popen(
         [sys.executable, "-m", "slim_eval", *COMMAND], cwd=folder, env=variables, text=True, stderr=subprocess.PIPE,
@@ -128,7 +128,7 @@ def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str
 
 
 def durations(folder: Path) -> dict[str, float]:
-    """Run the command undisturbed: the seconds that each stage takes."""
+    """Run the command without faults; return the duration of each stage in seconds."""
     began: dict[str, float] = {}
     took: dict[str, float] = {}
     with running(folder) as (process, events, heard):
@@ -148,7 +148,7 @@ def durations(folder: Path) -> dict[str, float]:
 
 
 def disturb(folder: Path, fault: Fault, took: dict[str, float]) -> tuple[bool, int]:
-    """Do it. Whether the stage was running then, and the exit status of the command."""
+    """Send the signal; return whether the stage was running and the command's exit status."""
     with running(folder) as (process, events, heard):
         while not any(e["event"] == "started" and e["stage"] == fault.stage for e in list(events)):
             if process.poll() is not None:
@@ -172,7 +172,7 @@ def _worker(pid: int) -> int | None:
 
 
 def left_running(folder: Path) -> list[int]:
-    """Processes that still work in a folder; what was just killed has a moment to go."""
+    """Processes that still run in a folder, after a moment for those just killed to end."""
     for _ in range(50):
         found = [process.pid for process in psutil.process_iter() if _works_in(process, folder)]
         if not found:
@@ -189,13 +189,13 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def _records(folder: Path) -> dict[str, int]:
-    """The records of the variant, and when each was written."""
+    """Records of the variant, with the time each was written, in ns."""
     paths = (folder / CELL / f"{name}.json" for name in _FIXED)
     return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def attempt(reference: Path, folder: Path, took: dict[str, float], *faults: Fault) -> Trial:
-    """Disturb a run in an empty folder, with the same command at each fault; finish it, compare with `reference`."""
+    """Interrupt a run in an empty folder, once per fault, finish it, and compare it with `reference`."""
     if faults[0].stage != "quantize":
         shutil.copytree(reference / "quantized-models", folder / "quantized-models")
     hits, status, lost = 0, 0, list[str]()
@@ -210,7 +210,7 @@ def attempt(reference: Path, folder: Path, took: dict[str, float], *faults: Faul
         expected, found = deterministic(reference), deterministic(folder)
         lost += [f"{key} differs" for key in expected if found[key] != expected[key]]
         after = _records(folder)
-        # Without a meter an energy record holds no number and is made again.
+        # Without a meter an energy record has no value and is measured again.
         lost += [
             f"{name} was measured twice" for name in before if after[name] != before[name] and name != "energy.json"
         ]
@@ -220,13 +220,13 @@ def attempt(reference: Path, folder: Path, took: dict[str, float], *faults: Faul
 
 
 def main() -> int:
-    """Try faults one after the other and print what became of each."""
+    """Try faults one after the other and print a table of their outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
     options = parser.parse_args()
-    # What a shell runs in the background ignores SIGINT, and so would all that this starts.
+    # A shell's background jobs ignore SIGINT, and so would every process started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     number = signal.Signals[options.signal]

@@ -1,4 +1,4 @@
-"""Raw samples whose truth is known, as a measurement would have left them."""
+"""Raw samples with known true values, in the format of a measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH_SIZE = 8
 def items(
     scores: Sequence[float], *, task: str = "quiz", metric: str = "acc,none", prompt: str = "p"
 ) -> list[dict[str, Any]]:
-    """One row an item, with these scores in order."""
+    """One row per item, with these scores in order."""
     return [
         {"task": task, "doc_id": n, "doc_hash": f"d{n}", "prompt_hash": f"{prompt}{n}", "target": "A", metric: score}
         for n, score in enumerate(scores)
@@ -22,7 +22,7 @@ def items(
 
 
 def outcomes(num_items: int, *, right: int, lost: int = 0, gained: int = 0) -> tuple[list[float], list[float]]:
-    """Right and wrong answers of two runs: `right` in the first, of which the second lost some, and gained others."""
+    """Answers of two runs: `right` correct ones in the first; the second loses `lost` of them and gains `gained`."""
     first = [1.0] * right + [0.0] * (num_items - right)
     second = [0.0] * lost + [1.0] * (right - lost + gained) + [0.0] * (num_items - right - gained)
     return first, second
@@ -31,7 +31,7 @@ def outcomes(num_items: int, *, right: int, lost: int = 0, gained: int = 0) -> t
 def requests(
     tpot_s: float, *, iterations: int = 100, jitter: float = 0.02, ttft_s: float = 0.02, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One row a request: iterations of `BATCH_SIZE` requests whose times share a lognormal jitter."""
+    """One row per request: iterations of `BATCH_SIZE` requests whose times share a lognormal jitter."""
     factors = np.random.default_rng(seed).lognormal(-(jitter**2) / 2, jitter, iterations)
     e2e_s = ttft_s + tpot_s * (OUTPUT_TOKENS - 1)
     return [
@@ -45,7 +45,7 @@ def requests(
 
 
 def performance(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The metrics that those requests come to."""
+    """Metrics of those requests."""
     walls = {row["iteration"]: row["wall_s"] for row in rows}
     mean = {key: float(np.mean([row[key] for row in rows])) for key in ("ttft_s", "tpot_s", "e2e_s")}
     return {

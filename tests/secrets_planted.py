@@ -1,10 +1,10 @@
-"""Secrets of every form that must never be written or shown. None of them opens anything."""
+"""Secrets in every form that must never be written or shown. None of them is real."""
 
 from __future__ import annotations
 
 _LETTERS = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
 
-#: Form -> (a text that holds a secret, the secret in it).
+#: Form -> (a text that contains a secret, the secret).
 PLANTED: dict[str, tuple[str, str]] = {
     name: (text.format(secret=secret), secret)
     for name, text, secret in (
@@ -23,7 +23,7 @@ PLANTED: dict[str, tuple[str, str]] = {
         ("address without a name", "http://:{secret}@127.0.0.1:9", "planted-pass"),
     )
 }
-#: Values of environment variables: of no shape of their own.
+#: Values of environment variables, which have no recognisable form.
 VALUES = {
     "HF_TOKEN": "planted value one",
     "HUGGING_FACE_HUB_TOKEN": 'planted"two\\<&>',
@@ -35,7 +35,7 @@ TEXT = " | ".join((*(text for text, _ in PLANTED.values()), *(f"<{value}>" for v
 
 
 def spellings(secret: str) -> set[bytes]:
-    """A secret as JSON, HTML, LaTeX and addresses write it."""
+    """A secret as JSON, HTML, LaTeX and URLs spell it."""
     import html
     import json
     from urllib.parse import quote
@@ -45,6 +45,6 @@ def spellings(secret: str) -> set[bytes]:
 
 
 def found_in(content: bytes | str) -> list[str]:
-    """The secrets that a content holds."""
+    """The secrets in a content."""
     raw = content.encode() if isinstance(content, str) else content
     return [secret for secret in ALL if any(spelling in raw for spelling in spellings(secret))]

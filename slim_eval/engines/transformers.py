@@ -79,10 +79,8 @@ class Transformers(EngineType):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
             model = AutoModelForCausalLM.from_pretrained(
                 path,
-                dtype=getattr(torch, facts.dtype),
-                device_map=device,
                 trust_remote_code=trust,
-                **config.engine_args,
+                **{"dtype": facts.dtype, "device_map": device, **config.engine_args},
             ).eval()
             engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
             # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.

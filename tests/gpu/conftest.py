@@ -1,4 +1,4 @@
-"""Tests on a real GPU; skipped, with the reason, where there is none."""
+"""Tests on a real GPU; without one they are skipped, with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _why_not() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder, and skip it where there is no GPU."""
+    """Mark every test in this folder, and skip them without a GPU."""
     reason = _why_not()
     for item in items:
         if HERE in item.path.parents:

@@ -1,4 +1,4 @@
-"""The Transformers engine, NVML's counter, memory, and vLLM where it is installed, on a real GPU."""
+"""The Transformers engine, NVML's counter, memory, and vLLM if it is installed, on a real GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_nvml_counter_and_integral_agree(transformers_engine: engines.Engine, gp
     metrics = energy.run(transformers_engine, config, WORK.model_copy(update={"max_new_tokens": 256}), meter).metrics
     assert isinstance(metrics, EnergyMetrics)
     assert metrics.devices == (gpu[0].uuid,)
-    # A GPU under its power cap or with other processes has no headline number, but what was read is kept.
+    # A throttled or shared GPU yields no headline value, but the readings are kept.
     assert (metrics.energy_joules is not None) is metrics.valid, metrics.invalid_reasons
     for joules in (metrics.energy_joules_counter, metrics.energy_joules_integral):
         assert joules is None or joules > 0

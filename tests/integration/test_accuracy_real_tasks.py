@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from slim_eval.metrics import HEADLINE_METRICS  # noqa: E402
 from slim_eval.results.records import AccuracyRecord  # noqa: E402
 from slim_eval.results.store import read_record, read_samples  # noqa: E402
+from tests.commands import DTYPE  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402
 from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, write_dataset  # noqa: E402
 
@@ -34,7 +35,7 @@ TIMEOUT_S = 400
 
 
 def _child(arguments: list[str], environment: dict[str, str]) -> str:
-    """Run Python in a child process with the hub's environment; its standard output."""
+    """Run Python in a child process with the hub's environment; return its standard output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment},
@@ -57,11 +58,12 @@ def _load(model: str) -> Any:
     source = fetch(models.resolve(model))
     assert source.path is not None
     decision = engines.choose("transformers", "fp16")
-    return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, EngineConfig(), max_model_len=CONTEXT))
+    config = EngineConfig(engine_args={"dtype": DTYPE})
+    return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, config, max_model_len=CONTEXT))
 
 
 class _Calls:
-    """A `Progress` that remembers."""
+    """A `Progress` that records its calls."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
@@ -116,7 +118,7 @@ def environment(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture(scope="module")
 def ours(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Folder of slim-eval's records, and what its side printed."""
+    """Folder of slim-eval's records, and what its script printed."""
     folder = tmp_path_factory.mktemp("ours")
     job = {"model": MODEL, "tasks": TASKS, "directory": str(folder)}
     outcome = json.loads(_child([__file__, json.dumps(job)], environment))
@@ -127,7 +129,8 @@ def ours(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 def theirs(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """What lm-eval's own command wrote: its results, and the folder with its samples."""
     folder = tmp_path_factory.mktemp("theirs")
-    command = ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL}", "--tasks", ",".join(TASKS)]
+    command = ["-m", "lm_eval", "--model", "hf", "--tasks", ",".join(TASKS)]
+    command += ["--model_args", f"pretrained={MODEL},dtype={DTYPE}"]
     command += ["--num_fewshot", "5", "--batch_size", str(BATCH_SIZE), "--device", "cpu"]
     command += ["--log_samples", "--output_path", str(folder)]
     _child(command, environment)
@@ -213,7 +216,7 @@ def test_every_item_equals_that_of_lm_evals_own_command(
 
 
 def test_items_tell_choices_apart(ours: tuple[Path, dict[str, Any]]) -> None:
-    """Equality with lm-eval would also hold if nothing were measured."""
+    """Scores would also equal lm-eval's if nothing were measured."""
     for task in ("mmlu", "hellaswag"):
         samples = read_samples(ours[0], task)
         assert all(len(set(sample["loglikelihoods"])) > 1 for sample in samples)  # bfloat16 makes some letters equal

@@ -1,4 +1,4 @@
-"""Nonsense gets one line of cause and one of remedy, and leaves nothing behind."""
+"""Invalid input: one line of cause, one of remedy, and no files left behind."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def test_a_model_id_from_a_hub_runs(hub: LoopbackHub, slim_eval_command: Command
     record = json.loads((tmp_path / "outputs/sound/sound_fp16/performance.json").read_text())
     assert record["model"] == "acme/sound"
     assert len(record["revision"]) == 40
+    assert record["dtype"] == "bfloat16"  # as the checkpoint says, on any CPU
     assert not list(tmp_path.glob("quantized-models/*"))
 
 

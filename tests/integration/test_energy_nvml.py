@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probe(library: Path, gpus: Sequence[StandInGpu], request: dict[str, Any], **variables: str) -> dict[str, Any]:
-    """What the probe answers in a process that sees these GPUs; `variables` are added to its environment."""
+    """The probe's answer from a process that sees these GPUs; `variables` are added to its environment."""
     origin = time.perf_counter()
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     surroundings = {**environment(library, gpus, origin), "PYTHONPATH": path, **variables}

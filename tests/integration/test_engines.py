@@ -1,4 +1,4 @@
-"""Both engines for real, on small random checkpoints at three precisions: vLLM's CPU build where it is installed."""
+"""Both engines for real, on small random checkpoints at three precisions: vLLM's CPU build if it is installed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ids=lambda param: f"{param[0]}-{param[1]}",
 )
 def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iterator[engines.Engine]:
-    """One engine at a time, loaded once for all tests; when it is closed none of its processes is left."""
+    """One engine at a time, loaded once for all tests; after closing, none of its processes is left."""
     name, precision = request.param
     try:
         decision = engines.choose(name, precision)
@@ -139,7 +139,7 @@ def test_token_ids_ask_the_same_as_their_text(engine: engines.Engine) -> None:
 
 
 def test_token_ids_are_taken_as_they_are(engine: engines.Engine) -> None:
-    """One token is one token, whatever special tokens the tokenizer would put before a text."""
+    """One token stays one token, even if the tokenizer puts special tokens before a text."""
     prompts = [(token,) for token in engine.ordinary_tokens()[:2]]
     answers = engine.generate(prompts, max_new_tokens=2)
     assert [answer.prompt_tokens for answer in answers] == [1, 1]
@@ -226,7 +226,7 @@ def test_the_performance_benchmark_runs_on_it(engine: engines.Engine) -> None:
         assert metrics["kv_cache_bytes_per_token"] == pytest.approx(layers * 2 * kv_heads * head_dim * 2, rel=0.01)
     assert len(measurement.samples) == 8
     for row in measurement.samples:
-        # vLLM takes the first token by another clock than the rest: e2e may exceed the wall time by a delivery.
+        # vLLM times the first token with another clock: e2e may exceed the wall time by one delivery.
         assert 0 < row["ttft_s"] <= row["e2e_s"] <= row["wall_s"] * 2
 
 
@@ -257,7 +257,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def likelihoods() -> dict[tuple[str, str], list[float]]:
-    """What each engine found, so that the second can be held against the first."""
+    """Each engine's likelihoods, to compare the second engine's with the first's."""
     return {}
 
 
@@ -333,6 +333,14 @@ def test_architectures_load(architecture: str, tmp_path: Path) -> None:
     answers = loaded.generate(["one", "two three four"], max_new_tokens=5)
     loaded.close()
     assert [answer.output_tokens for answer in answers] == [5, 5]
+
+
+def test_an_engine_argument_replaces_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
+    config = EngineConfig(engine_args={"dtype": "float32"})
+    request = LoadRequest(make_checkpoint(tmp_path, dtype="bfloat16"), config, 64)
+    loaded = engines.ENGINES["transformers"].load(request)
+    loaded.close()
+    assert loaded.dtype == "float32"
 
 
 def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A benchmark that fails makes no number; what can still be measured is."""
+"""A benchmark that fails yields no number; the others are still measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.standins.tasks import write_task
 
 @pytest.fixture(scope="module")
 def broken_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Tasks of which one has no data, one kills the process that runs it, and one is sound."""
+    """A run of three tasks: one without data, one that kills its process, and a valid one."""
     folder = tmp_path_factory.mktemp("broken")
     tasks = folder / "tasks"
     tasks.mkdir()

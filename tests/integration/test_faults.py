@@ -1,4 +1,4 @@
-"""A run that is ended and started again ends as an undisturbed one does; `tests.faults` tries many more."""
+"""A run that is killed and started again gives the results of an uninterrupted one; `tests.faults` tries many more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults import STAGES, Fault, attempt, durations
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """An undisturbed run, and how long its stages took."""
+    """An uninterrupted run, and the duration of its stages."""
     folder = tmp_path_factory.mktemp("reference").resolve()
     took = durations(folder)
     assert set(took) == set(STAGES)

@@ -1,4 +1,4 @@
-"""A hub that fails while weights are downloaded: each model's cause is named, and the same command then finishes."""
+"""A hub that fails during downloads: each model's cause is reported, and rerunning the command finishes the work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAYS = dict(zip(MODELS, ("answered 500", "broke off", "broke off", "no progress 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
-    """A model for each fault, and one that loses the connection once and is then served."""
+    """One model per fault, and one whose connection breaks once."""
     root = tmp_path_factory.mktemp("hub")
     for name in [*MODELS, "acme/recovers"]:
         shutil.copytree(MODEL_DIR, root / "models" / name)
@@ -32,12 +32,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of this file run, with one cache."""
+    """Working directory and cache of the commands in this file."""
     return tmp_path_factory.mktemp("downloads")
 
 
 def run(folder: Path, hub: LoopbackHub, *models: str, timeout_s: int = 600) -> subprocess.CompletedProcess[str]:
-    # Its own default waits 10 s for each block of a file, and tries five times.
+    # The default waits 10 s for each block of a file, five times.
     variables = {**hub.environment(folder / "cache"), "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
     return run_command(
         "run", "--models", " ".join(models), "--tasks", "performance", *SHORT, "--stage-timeout", str(timeout_s),
@@ -47,7 +47,7 @@ def run(folder: Path, hub: LoopbackHub, *models: str, timeout_s: int = 600) -> s
 
 @pytest.fixture(scope="module")
 def failed(folder: Path, hub: LoopbackHub) -> subprocess.CompletedProcess[str]:
-    """The run whose downloads meet the faults."""
+    """The run whose downloads fail."""
     for name, kind in zip(MODELS, KINDS, strict=True):
         hub.fail(name, Fault(kind, WEIGHTS))
     process = run(folder, hub, *MODELS, timeout_s=30)

@@ -1,4 +1,4 @@
-"""Results that lm-eval's and vLLM's own commands write here, imported, beside slim-eval's own of the same model."""
+"""Results of lm-eval's and vLLM's own commands, imported, against slim-eval's own for the same model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.commands import Run, run_command
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "importers"
 
-# The command ``vllm``; its CPU build is a distribution of another name, which that command does not find.
+# The command ``vllm``, for its CPU build, whose distribution has a name that the command does not find.
 _VLLM = """
 import sys
 if __name__ == "__main__":
@@ -52,7 +52,7 @@ def command(words: list[str], **variables: str) -> None:
 
 @pytest.fixture(scope="session")
 def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """slim-eval's own accuracies of the 16-bit model."""
+    """slim-eval's own accuracies of the baseline."""
     folder = tmp_path_factory.mktemp("own")
     process = run_command(
         "run", "--models", "demo", "--precision", "fp16", "--engine", "transformers", "--tasks", "accuracy",
@@ -65,7 +65,7 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``lm_eval --log_samples`` wrote, with the same settings."""
+    """What ``lm_eval --log_samples`` wrote, with the same settings; bfloat16 says that the scheme is fp16."""
     folder = tmp_path_factory.mktemp("lm_eval")
     command(
         ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype=bfloat16",
@@ -83,7 +83,7 @@ def lm_eval_variants(lm_eval_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def latency_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``vllm bench latency`` wrote. It draws token ids up to 10,000: the vocabulary is made as large."""
+    """What ``vllm bench latency`` wrote. It draws token ids up to 10,000, so the vocabulary is enlarged."""
     folder = tmp_path_factory.mktemp("vllm")
     (folder / "vllm_command.py").write_text(_VLLM, encoding="utf-8")
     command(
@@ -91,7 +91,7 @@ def latency_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "--hf-overrides", '{"vocab_size": 10240}', "--enforce-eager", "--max-model-len", "256", "--input-len", "16",
          "--output-len", "8", "--batch-size", "2", "--num-iters-warmup", "1", "--num-iters", "4",
          "--output-json", str(folder / "latency.json")],
-        SAVE_TO_PYTORCH_BENCHMARK_FORMAT="1",
+        SAVE_TO_PYTORCH_BENCHMARK_FORMAT="1", VLLM_ENABLE_V1_MULTIPROCESSING="0",  # only its file matters
     )  # fmt: skip
     return folder / "latency.json"
 
@@ -131,7 +131,7 @@ def test_every_imported_item_is_slim_evals_own(lm_eval_variants: ImportReport, o
 def test_imported_accuracies_are_compared_with_slim_evals_own(
     lm_eval_folder: Path, own_run: Run, tmp_path: Path
 ) -> None:
-    """A checkpoint that was measured elsewhere, called int8, against the 16-bit variant that was measured here."""
+    """A checkpoint measured elsewhere, imported as int8, against the baseline measured here."""
     import_results([lm_eval_folder], tmp_path / "outputs", model="demo", precision="int8")
     for path in own_run.variant("fp16").iterdir():
         target = tmp_path / "outputs" / "demo" / "demo_fp16" / path.name

@@ -1,4 +1,4 @@
-"""A full disk, memory that runs out, an NVML that vanishes: named, survived, and finished by the same command."""
+"""A full disk, exhausted memory, a lost GPU: reported and survived; rerunning the command finishes the work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filled(disk: Path, left: int) -> Iterator[None]:
-    """Leave so many bytes of a disk free."""
+    """Fill a disk except for `left` bytes."""
     filler = disk / "filler"
     filler.write_bytes(b"\1" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - left))
     yield
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_with_results(disk: Path, tmp_path: Path) -> None:
     assert not list(variant.glob(".*.tmp"))
 
 
-# Both allocate until they are stopped: by a limit on their own addresses, or by the kernel.
+# Allocates until it is stopped: by a limit on its address space, or by the kernel.
 GREEDY = """
 import resource
 
@@ -129,7 +129,7 @@ def take(doc):
 
 @pytest.fixture
 def greedy(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """A run of two tasks of which the first allocates without end."""
+    """A run of two tasks, the first of which allocates without end."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     rows = tasks / "rows.jsonl"
@@ -159,7 +159,7 @@ def test_a_worker_that_allocates_beyond_its_limit(greedy: tuple[str, ...], tmp_p
 
 @pytest.fixture
 def small_memory() -> Iterator[Path]:
-    """The file of a control group of 3 GiB, which a process joins by writing its number into it."""
+    """``cgroup.procs`` of a control group of 3 GiB: a process joins by writing its id to it."""
     memory = Path("/sys/fs/cgroup/memory")
     group = memory / f"slim-eval-{os.getpid()}"
     try:
@@ -180,7 +180,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(
     assert_only_the_greedy_task_failed(process, tmp_path, "memory ran out")
 
 
-# The worker computes on the CPU; it is told that this is a GPU, so that it measures the energy of the stand-in.
+# The worker computes on the CPU but reports a GPU, so that it measures the energy of the stand-in.
 ON_A_GPU = """
 import sys
 if "slim_eval.execution.worker" in sys.orig_argv:

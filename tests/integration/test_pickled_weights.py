@@ -1,4 +1,4 @@
-"""Pickled weights: refused unless asked for, then converted, and never a program that runs."""
+"""Pickled weights: refused without --allow-pickle, converted with it, and never executed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = ("--tasks", "performance", *SHORT, "--calibration-dataset", str(MODEL_DIR.
 
 
 def pickled(folder: Path, extra: object = None) -> Path:
-    """The embedded model with its weights pickled, and something more in the pickle."""
+    """The embedded model with its weights pickled, and `extra` in the pickle."""
     shutil.copytree(MODEL_DIR, folder)
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
@@ -29,7 +29,7 @@ def pickled(folder: Path, extra: object = None) -> Path:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of two precisions on pickled weights."""
+    """A run of two schemes on pickled weights."""
     folder = tmp_path_factory.mktemp("pickled")
     pickled(folder / "old")
     command = ("run", "--models", "./old", "--precision", "fp16 int8", "--allow-pickle", *RUN)
@@ -91,7 +91,7 @@ def test_a_changed_tokenizer_and_a_damaged_conversion_are_converted_again(both: 
 
 
 class Program:
-    """What unpickles by running a command."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -101,7 +101,7 @@ def test_every_architecture_quantizes_and_runs(
         with torch.no_grad():
             logits.append(model(ids).logits.float())
     assert torch.isfinite(logits[1]).all()
-    # Random weights quantize badly, but int8 must be near and int4 must still be the same model.
+    # Random weights quantize badly, but int8 must be close, and int4 recognisably the same model.
     error = (logits[1] - logits[0]).norm() / logits[0].norm()
     assert 0 < error < {"int8": 0.05, "int4": 0.35}[precision]
     assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3

@@ -1,4 +1,4 @@
-"""The same command twice on the embedded model: what is done stays to the byte, what is missing is measured."""
+"""Rerunning a command: finished records stay byte-identical, missing ones are measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDS = ("performance.json", "demo_gsm8k.json")
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: when it was written, and what it holds."""
+    """Modification time, in ns, and content of every file below a folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
@@ -29,7 +29,7 @@ def again(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the command ran once; before that, a dry run of it left nothing."""
+    """Working directory after one run of the command; a dry run before it left no files."""
     made = tmp_path_factory.mktemp("resume")
     plan = again(made, "--dry-run")
     assert plan.returncode == 0, plan.stderr

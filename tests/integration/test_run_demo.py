@@ -1,4 +1,4 @@
-"""The whole command on the embedded model, and what it leaves behind."""
+"""The whole command on the embedded model, and its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import slim_eval
 from slim_eval.demo import MODEL_DIR, TASKS
 from slim_eval.results.records import PerformanceRecord
 from slim_eval.results.store import read_record, read_samples
-from tests.commands import QUICK, Run, run_command
+from tests.commands import DTYPE, QUICK, Run, run_command
 
 PRECISIONS = ("fp16", "int8", "int4")
 RECORDS = ("performance", "energy", *TASKS)
@@ -41,7 +41,7 @@ def test_performance_did_equal_work(demo_run: Run, precision: str) -> None:
     assert record.output_tokens == 16
     assert (record.num_runs, record.num_iterations, record.batch_size) == (16, 2, 8)
     assert record.engine == "transformers"
-    assert record.dtype == "bfloat16"
+    assert record.dtype == DTYPE
     assert record.num_parameters == 2_033_408
     assert record.environment is not None
     assert record.config is not None

@@ -1,4 +1,4 @@
-"""Two runs at once: on one variant the second stops and names the first, on one checkpoint it waits for the first."""
+"""Two runs at once: on one variant the second stops and names the first; on one checkpoint it waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = ("run", "--models", "demo", "--tasks", "performance", *SHORT)
 
 @contextmanager
 def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A run that goes on meanwhile, and is ended whatever happens."""
+    """A run in the background, terminated at the end."""
     command = [sys.executable, "-m", "slim_eval", *RUN, *options]
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True)  # fmt: skip
@@ -32,7 +32,7 @@ def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    """Read what a run says until it says this."""
+    """Read the messages of a run up to one that contains `text`."""
     assert process.stderr is not None
     while text not in (line := process.stderr.readline()):
         assert line, f"the run ended before it said {text!r}"
@@ -53,7 +53,7 @@ def test_on_one_variant_the_second_names_the_first(tmp_path: Path) -> None:
 def test_on_one_checkpoint_the_second_waits_and_takes_what_the_first_made(tmp_path: Path) -> None:
     options = ("--precision", "int8", "--quantized-models-dir", str(tmp_path / "cache"))
     with ExitStack() as stack:
-        # Held until both wait: whichever then gets it first, the other comes to a checkpoint that has just been made.
+        # Held until both wait: the one that gets it second finds a checkpoint that was just made.
         with locks.wait_for_lock(tmp_path / "cache" / "demo_int8", print):
             processes = [stack.enter_context(started(tmp_path, *options, "--output-dir", name)) for name in "ab"]
             for process in processes:

@@ -1,4 +1,4 @@
-"""An engine that keeps to a plan: its times are known beforehand, so what is measured over it can be checked."""
+"""An engine with planned times: what is measured over it can be checked against them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slim_eval.errors import EngineError
 
 
 class PlannedClock:
-    """A clock that stands still but for a planned engine: simulations of hours take no time and are exact."""
+    """A clock that only a planned engine advances: hours are simulated exactly, in no time."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -22,21 +22,21 @@ class PlannedClock:
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
-        """Move on."""
+        """Advance the clock."""
         self.now_s += seconds
 
 
 class PlannedEngine:
-    """Takes `ttft_s` + (n - 1) x `tpot_s` for a batch of any size, and says so; one token a word.
+    """Takes `ttft_s` + (n - 1) x `tpot_s` seconds for a batch of any size; one token per word.
 
     Args:
         ttft_s: Time to first token, seconds.
         tpot_s: Time per further token, seconds.
-        clock: Moved on instead of sleeping; give it to the benchmark too. None sleeps.
-        jitter: Spread of a log-normal factor on all times of a batch, whose mean is 1; 0 is none.
+        clock: Advanced instead of sleeping; pass it to the benchmark too. None sleeps.
+        jitter: Standard deviation of the logarithm of a factor of mean 1 on all times of a batch; 0 for none.
         seed: Of the jitter.
         factor: Further factor on the times of a batch by its number from 0, such as a slow start.
-        on_load: Told True when a batch begins and False when it ends, as a device's power would follow.
+        on_load: Called with True when a batch begins and with False when it ends, as a device's power would follow.
         fail_after: Batches after which it stops with an `EngineError`; None for never.
         stops_at: Tokens after which it stops although `ignore_eos` is on, as a faulty engine would.
     """
@@ -71,7 +71,7 @@ class PlannedEngine:
         self.closed = False
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
-        """Take as long as planned; every request of the batch has the same times."""
+        """Generate in the planned time; every request of the batch has the same times."""
         if self._fail_after is not None and len(self.batches) >= self._fail_after:
             raise EngineError("the planned engine stopped as planned")
         factor = self._factor(len(self.batches)) * self._noise()
@@ -88,23 +88,23 @@ class PlannedEngine:
         return [Generation(self.count_tokens(prompt), tokens, text, ttft_s, e2e_s, decode) for prompt in prompts]
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """Words, or token ids."""
+        """Number of words, or of token ids."""
         return len(prompt) if isinstance(prompt, tuple) else len(prompt.split())
 
     def ordinary_tokens(self) -> Sequence[int]:
-        """A hundred of them."""
+        """A hundred token ids."""
         return range(3, 103)
 
     def memory(self) -> MemoryReport:
-        """Nothing is known of it."""
+        """An empty report."""
         return MemoryReport()
 
     def lm_eval_model(self, batch_size: int) -> Any:
-        """It cannot answer questions."""
+        """Raise: it has no adapter."""
         raise EngineError("the planned engine has no lm-eval adapter")
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.closed = True
 
     def _noise(self) -> float:

@@ -1,9 +1,9 @@
 """A model hub on the loopback interface, served from local folders, for the real `huggingface_hub` and `datasets`.
 
-    root/models/{owner}/{name}/…      root/datasets/{owner}/{name}/…      one folder a repository, any files
+    root/models/{owner}/{name}/…      root/datasets/{owner}/{name}/…      one folder per repository, any files
     root/models/{owner}/{name}@v1/…   the same repository at branch or tag `v1`
 
-It speaks what those libraries ask for: repository info, tree, paths-info, refs, and `resolve` with HEAD, GET, ETag,
+It serves what those libraries request: repository info, tree, paths-info, refs, and `resolve` with HEAD, GET, ETag,
 commit and byte ranges. `LoopbackHub.fail` makes a repository gated, missing, broken, silent, truncated or cut off.
 """
 
@@ -44,7 +44,7 @@ class FaultKind(Enum):
 
 @dataclass
 class Fault:
-    """A fault, where it shows, and for how many requests.
+    """A fault, the files it affects, and for how many requests.
 
     Attributes:
         kind: What goes wrong.
@@ -187,11 +187,11 @@ class LoopbackHub:
         self._faults.setdefault(repo_id, []).append(fault)
 
     def heal(self, repo_id: str) -> None:
-        """Take all faults from a repository."""
+        """Remove all faults of a repository."""
         self._faults.pop(repo_id, None)
 
     def repo(self, kind: str, repo_id: str, revision: str) -> _Repo | None:
-        """The repository at a revision (branch, tag or commit); None where there is none."""
+        """The repository at a revision (branch, tag or commit); None if it does not exist."""
         folder = self.root / kind / repo_id
         for candidate in (folder.with_name(f"{folder.name}@{revision}"), folder, *folder.parent.glob("*@*")):
             if not candidate.is_dir() or candidate.name.split("@")[0] != folder.name:
@@ -202,11 +202,11 @@ class LoopbackHub:
         return None
 
     def exists(self, kind: str, repo_id: str) -> bool:
-        """Whether there is a repository at any revision."""
+        """Whether the repository exists at any revision."""
         return (self.root / kind / repo_id).is_dir()
 
     def fault(self, repo_id: str, path: str, method: str) -> FaultKind | None:
-        """The fault that a request for a file meets; counts it."""
+        """The fault that a request for a file meets, which is counted."""
         return next((fault.kind for fault in self._faults.get(repo_id, ()) if fault.strikes(path, method)), None)
 
     def gated(self, repo_id: str) -> bool:
@@ -255,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_api(repo, parts, body or url.query)
 
     def _spoiled(self, fault: FaultKind | None, *, is_file: bool) -> bool:
-        """Answer for a fault that leaves nothing to serve; whether it did."""
+        """Answer for a fault that leaves nothing to serve; return whether it did."""
         authorization = self.headers.get("Authorization")
         if fault is FaultKind.STALL:
             self.hub.closing.wait(600)
@@ -281,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         return repo
 
     def _refuse_repo(self) -> None:
-        # The hub hides from strangers whether a repository exists: 401 for them, 404 for the rest.
+        # The hub does not reveal to anonymous users whether a repository exists: 401 for them, 404 for the rest.
         authorized = self.headers.get("Authorization") is not None
         self._refuse(404 if authorized else 401, "RepoNotFound", "Repository not found")
 

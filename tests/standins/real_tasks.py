@@ -1,4 +1,4 @@
-"""Items of our own in the schema of the data sets that lm-eval's `mmlu`, `gsm8k` and `hellaswag` read.
+"""Generated items in the schema of the data sets that lm-eval's `mmlu`, `gsm8k` and `hellaswag` read.
 
 Everything is generated from a fixed seed; no text of the real data sets is in it.
 """
@@ -49,7 +49,7 @@ def mmlu_subjects() -> list[str]:
 
 
 def write_dataset(root: Path, repo_id: str, configs: Mapping[str, Mapping[str, Rows]]) -> Path:
-    """Write a data set repository: one Parquet file a split, and the card that lists configurations and splits.
+    """Write a data set repository: one Parquet file per split, and the card that lists configurations and splits.
 
     Args:
         root: Root of the hub.

@@ -15,7 +15,7 @@ SIZES = {
     "max_position_embeddings": 128,
 }
 
-#: Architecture -> (configuration class of transformers, what it needs beyond the shared sizes).
+#: Architecture -> (configuration class of transformers, settings in addition to the shared sizes).
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),

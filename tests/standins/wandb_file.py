@@ -1,4 +1,4 @@
-"""Reads what W&B wrote in offline mode: records of its own protobuf in a LevelDB log."""
+"""Reads files that W&B wrote in offline mode: records of its own protobuf in a LevelDB log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:
-    """Payloads of a LevelDB log, put together from their fragments."""
+    """Payloads of a LevelDB log, joined from their fragments."""
     offset, parts = _FILE_HEADER, b""
     while offset + 7 <= len(data):
         if _BLOCK - offset % _BLOCK < 7:  # a block's tail too short for a header is padding

@@ -97,7 +97,6 @@ NOT_YET = {
     "slim_eval/stats/paired.py",
     "slim_eval/utils/environment.py",
     "slim_eval/utils/redaction.py",
-    "CONTRIBUTING.md",
 }
 
 

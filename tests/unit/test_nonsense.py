@@ -19,6 +19,7 @@ from slim_eval import cli
 from slim_eval.analysis.compare.comparison import noise_record
 from slim_eval.analysis.compare.items import update_paired
 from slim_eval.results.store import write_noise
+from tests.generated import examples
 from tests.unit.variants import variant_maker
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -60,7 +61,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SHARED = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+SHARED = settings(
+    max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 
 
 @SHARED

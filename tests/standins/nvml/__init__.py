@@ -33,7 +33,7 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class StandInGpu:
-    """A GPU of known power: `trace` and its numbers as in ``nvml.c``; further `settings` plant states and failures."""
+    """A GPU of known power: `trace` and its parameters as in ``nvml.c``; `settings` add states and failures."""
 
     uuid: str = UUIDS[0]
     trace: str = "constant"
@@ -56,7 +56,7 @@ class StandInGpu:
         return self.a * t
 
     def text(self) -> str:
-        """As the library reads it."""
+        """The GPU in the format that the library reads."""
         settings = {
             "uuid": self.uuid,
             "name": f"Stand-in {self.uuid[4:12]}",
@@ -72,7 +72,7 @@ class StandInGpu:
 
 
 def environment(library: Path, gpus: Sequence[StandInGpu], origin_s: float = 0.0) -> dict[str, str]:
-    """The environment of a process that shall see these GPUs; `origin_s` on the clock of `time.perf_counter`."""
+    """Environment of a process that sees these GPUs; `origin_s` is on the clock of `time.perf_counter`."""
     variables = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     return variables | {
         "LD_LIBRARY_PATH": f"{library.parent}{os.pathsep}{variables.get('LD_LIBRARY_PATH', '')}".rstrip(os.pathsep),
@@ -82,6 +82,6 @@ def environment(library: Path, gpus: Sequence[StandInGpu], origin_s: float = 0.0
 
 
 def append_step(path: Path, t_s: float, watts: float) -> None:
-    """Let the power of ``trace=steps`` be `watts` from `t_s` after the origin on."""
+    """Set the power of ``trace=steps`` to `watts`, starting `t_s` after the origin."""
     with path.open("ab") as steps:
         steps.write(struct.pack("dd", t_s, watts))

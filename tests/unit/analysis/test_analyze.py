@@ -295,6 +295,7 @@ def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_variant: C
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figures has no Chinese
+@pytest.mark.large
 def test_strange_names_and_extreme_numbers_survive(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
     root = tmp_path / "outputs"
     names = ["org/模型-é", "org/" + "long-" * 40, "a/Twin", "b/twin"]

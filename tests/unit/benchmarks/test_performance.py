@@ -414,6 +414,7 @@ def test_too_few_runs_for_a_target_say_so() -> None:
     assert "target_ci needs 20 iterations, 160 requests" in measurement.notes
 
 
+@pytest.mark.large
 def test_stopping_early_leaves_the_interval_honest() -> None:
     """Stopping on a width costs a little coverage: it stays above 90 %, within what 200 runs can tell."""
     hits = 0

@@ -23,9 +23,13 @@ from slim_eval.stats import (
     drift_p_value,
     wilson_interval,
 )
+from tests.generated import examples
 
 Array = npt.NDArray[np.float64]
 RUNS = 2000
+# `make check` simulates fewer runs, whose share scatters more: 0.02 is nearly twice its standard error there.
+SIMULATED = examples(RUNS)
+SLACK = 0.0 if SIMULATED >= RUNS else 0.02
 STATISTICS: tuple[Statistic, ...] = ("mean", "median", "p95")
 MEAN_LOGNORMAL = math.exp(0.3**2 / 2)
 P95_LOGNORMAL = math.exp(0.3 * float(scipy_stats.norm.ppf(0.95)))
@@ -47,7 +51,9 @@ def _lognormal_times(rng: np.random.Generator, iterations: int, requests: int = 
     return np.exp(0.3 * _normal(rng, iterations, requests))
 
 
-def _coverage(truth: float, interval: Callable[[np.random.Generator, int], Interval | None], runs: int = RUNS) -> float:
+def _coverage(
+    truth: float, interval: Callable[[np.random.Generator, int], Interval | None], runs: int = SIMULATED
+) -> float:
     """Share of simulated runs whose interval contains the truth."""
     rng = np.random.default_rng(20)
     found = [interval(rng, run) for run in range(runs)]
@@ -76,7 +82,7 @@ def test_mean_intervals_hold_what_they_promise(make: Callable[..., Array], truth
     def interval(rng: np.random.Generator, run: int) -> Interval | None:
         return bootstrap_interval(make(rng, iterations), resamples=500, seed=run)
 
-    assert 0.93 <= _coverage(truth, interval, runs=800) <= 0.97
+    assert 0.93 - SLACK <= _coverage(truth, interval, runs=max(400, examples(800))) <= 0.97 + SLACK
 
 
 def test_taking_requests_for_independent_would_promise_too_much() -> None:
@@ -91,7 +97,7 @@ def test_median_intervals_hold_what_they_promise(iterations: int, requests: int)
     def interval(rng: np.random.Generator, _: int) -> Interval | None:
         return bootstrap_interval(_lognormal_times(rng, iterations, requests), "median")
 
-    assert 0.93 <= _coverage(1.0, interval) <= 0.97
+    assert 0.93 - SLACK <= _coverage(1.0, interval) <= 0.97 + SLACK
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_p95_intervals_hold_what_they_promise(iterations: int, requests: int, co
     def interval(rng: np.random.Generator, _: int) -> Interval | None:
         return bootstrap_interval(np.exp(0.3 * _normal(rng, iterations, requests, correlation)), "p95")
 
-    assert 0.93 <= _coverage(P95_LOGNORMAL, interval) <= 0.97
+    assert 0.93 - SLACK <= _coverage(P95_LOGNORMAL, interval) <= 0.97 + SLACK
 
 
 @pytest.mark.parametrize(("statistic", "iterations"), [("median", 20), ("p95", 100)])
@@ -115,7 +121,7 @@ def test_requests_that_turn_out_to_be_independent_leave_quantiles_on_the_safe_si
     def interval(rng: np.random.Generator, _: int) -> Interval | None:
         return bootstrap_interval(np.exp(0.3 * _normal(rng, iterations, 8, 0.0)), statistic)
 
-    assert 0.95 <= _coverage(truth, interval) <= 0.985
+    assert 0.95 - SLACK <= _coverage(truth, interval) <= 0.985 + SLACK
 
 
 @pytest.mark.parametrize(("statistic", "iterations"), [("mean", (20, 30)), ("median", (50, 40)), ("p95", (200, 250))])
@@ -125,7 +131,7 @@ def test_ratio_intervals_hold_what_they_promise(statistic: Statistic, iterations
         above, below = (_lognormal_times(rng, count) for count in iterations)
         return bootstrap_ratio(2 * above, below, statistic, resamples=1000, seed=run)
 
-    assert 0.93 <= _coverage(2.0, interval, runs=1000) <= 0.97
+    assert 0.93 - SLACK <= _coverage(2.0, interval, runs=max(400, examples(1000))) <= 0.97 + SLACK
 
 
 @pytest.mark.parametrize(("n", "share"), [(100, 0.5), (100, 0.8), (1000, 0.95)])

@@ -28,9 +28,13 @@ from slim_eval.stats import (
     mcnemar_p_value,
     paired_difference,
 )
+from tests.generated import examples
 
 Array = npt.NDArray[np.float64]
 RUNS = 2000
+# `make check` simulates fewer runs, whose share scatters more: 0.02 is nearly twice its standard error there.
+SIMULATED = examples(RUNS)
+SLACK = 0.0 if SIMULATED >= RUNS else 0.02
 
 answers = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 graded = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60)
@@ -93,11 +97,11 @@ def _covered(found: PairedDifference, truth: float) -> bool:
 def test_clustered_intervals_hold_what_they_promise_and_unclustered_ones_do_not() -> None:
     rng, sizes = np.random.default_rng(0), np.tile([15, 20, 25], 19)
     clustered, unclustered = [], []
-    for _ in range(RUNS):
+    for _ in range(SIMULATED):
         a, b, subjects = _subjects(rng, sizes)
         clustered.append(_covered(paired_difference(a, b, subjects.tolist()), 0.02))
         unclustered.append(_covered(paired_difference(a, b), 0.02))
-    assert 0.93 <= np.mean(clustered) <= 0.97
+    assert 0.93 - SLACK <= np.mean(clustered) <= 0.97 + SLACK
     assert np.mean(unclustered) < 0.90
 
 
@@ -106,13 +110,14 @@ def test_intervals_of_graded_scores_hold_what_they_promise(clusters: int | None)
     rng = np.random.default_rng(0)
     labels = None if clusters is None else np.repeat(np.arange(clusters), 3).tolist()
     found = []
-    for _ in range(RUNS):
+    for _ in range(SIMULATED):
         a, b = rng.beta(4, 2, 60), rng.beta(4, 2, 60)
         if clusters is not None:
             a += np.repeat(rng.normal(0, 0.2, clusters), 3)
         found.append(paired_difference(a, b, labels))
-    assert 0.93 <= _share(found, 0.0) <= 0.97
-    assert 0.03 <= np.mean([each.p_value is not None and each.p_value <= 0.05 for each in found]) <= 0.07
+    assert 0.93 - SLACK <= _share(found, 0.0) <= 0.97 + SLACK
+    alarms = np.mean([each.p_value is not None and each.p_value <= 0.05 for each in found])
+    assert 0.03 - SLACK <= alarms <= 0.07 + SLACK
 
 
 def test_the_published_example_of_the_adjusted_wald_interval() -> None:

@@ -23,6 +23,7 @@ from slim_eval.results.store import find_results, model_directory, read_noise, r
 from slim_eval.results.variants import Variant
 from slim_eval.utils import safe_json
 from slim_eval.utils.safe_json import LimitError
+from tests.generated import examples
 
 DEEP = "[" * 100_000
 #: Deep enough for the limit, not for Python's own.
@@ -133,7 +134,7 @@ def test_a_record_that_is_too_large_names_the_limit(
         read_record(path)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 60))
 def test_a_damaged_record_is_read_or_refused_in_words(tmp_path: Path, content: bytes, at: int, cut: int) -> None:
     whole = json.dumps({"schema_version": 1, "model": "m", "precision": "fp16", "ttft_s": 0.1, "notes": ["a"]}).encode()

@@ -59,6 +59,7 @@ def test_a_planted_change_of_three_percent_is_called(
     assert of(made, "tokens_per_second").verdict is verdict
 
 
+@pytest.mark.large
 def test_a_planted_change_of_nothing_is_called_one_time_in_twenty_at_most(variant_of: Callable[..., Variant]) -> None:
     base = variant_of("fp16", 0.01, seed=1000)
     called = sum(

@@ -53,6 +53,7 @@ def test_a_planted_slowdown_of_three_percent_is_called(measured: Callable[..., V
         assert verdicts[key] is Verdict.WORSE, key
 
 
+@pytest.mark.large
 def test_a_planted_slowdown_of_nothing_is_not_called(measured: Callable[..., Variant]) -> None:
     verdicts = []
     for seed in range(20):

@@ -182,14 +182,14 @@ def test_accuracy_has_a_panel_a_task_its_metric_and_its_interval(make_variant: C
     assert not any(hasattr(container, "has_xerr") for container in gsm8k.containers)
 
 
-@pytest.mark.parametrize("models", [1, 4, 20])
+@pytest.mark.parametrize("models", [1, 4, pytest.param(20, marks=pytest.mark.large)])
 def test_no_two_texts_overlap_and_none_leaves_the_page(models: int, make_variant: Callable[..., Variant]) -> None:
     data = many_data(make_variant, models)
     for spec in FIGURES:
         check_texts(spec.figure(data), spec.name)
 
 
-@pytest.mark.parametrize(("models", "precisions"), [(5, 3), (6, 1), (30, 1)])
+@pytest.mark.parametrize(("models", "precisions"), [(5, 3), (6, 1), pytest.param(30, 1, marks=pytest.mark.large)])
 def test_long_names_and_gaps_leave_every_text_readable(
     models: int, precisions: int, make_variant: Callable[..., Variant]
 ) -> None:
@@ -304,6 +304,7 @@ def everything_drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlotData
     return data, write_plots(data, folder / "plots")[0]
 
 
+@pytest.mark.large
 def test_the_same_results_give_the_same_files(everything_drawn: tuple[PlotData, list[Path]], tmp_path: Path) -> None:
     data, first = everything_drawn
     second, _ = write_plots(data, tmp_path)

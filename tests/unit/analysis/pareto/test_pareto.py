@@ -24,6 +24,7 @@ from slim_eval.analysis.pareto.dominance import (
     probability_non_dominated,
     share_non_dominated,
 )
+from tests.generated import examples
 
 NAN = math.nan
 Points = list[list[float]]
@@ -56,14 +57,14 @@ def array(points: Points, maximise: Sequence[bool]) -> np.ndarray:
     return np.array(points, dtype=float).reshape(-1, len(maximise))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(problems(st.integers(0, 3)))
 def test_ties_and_duplicates_against_brute_force(problem: tuple[Points, list[bool]]) -> None:
     points, maximise = problem
     assert non_dominated(array(points, maximise), maximise).tolist() == brute_force(points, maximise)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(problems(st.one_of(st.floats(allow_nan=True), st.sampled_from([0.0, -0.0, 1.0, NAN, math.inf, -math.inf]))))
 @example(([[math.inf, math.inf]], [False, False]))
 @example(([[0.0, math.inf], [0.0, NAN], [1.0, 1.0]], [False, False]))
@@ -140,7 +141,7 @@ def variants_dominated(points: Points, maximise: Sequence[bool], reference: Sequ
     return sum(any(reaches(point, variant) for point in points) for variant in product(*sides))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(problems(st.integers(0, 4), most=12), st.data())
 def test_the_volume_is_the_number_of_variants_dominated(
     problem: tuple[Points, list[bool]], data: st.DataObject

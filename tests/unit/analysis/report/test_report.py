@@ -265,6 +265,7 @@ def test_the_file_stays_small_and_works_with_many_configurations(make_variant: M
     assert html.count("plotly.js v") == 1
 
 
+@pytest.mark.large
 def test_thousands_of_configurations_are_told_once_each_way(make_variant: MakeCell) -> None:
     one = make_variant(tasks={"mmlu": {"accuracy": 0.5, "subtasks": {"law": {"acc,none": 0.5, "num_items": 3}}}})
     variants = [replace(one, model=f"org/M{n}", directory=one.directory / str(n)) for n in range(1500)]

@@ -22,6 +22,7 @@ from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
 from slim_eval.results.variants import Variant
+from tests.generated import examples
 from tests.unit.results.importers.conftest import DATA, foreign
 
 LM_EVAL = "lm_eval/results_2026-11-24T14-46-58.266836.json"
@@ -369,7 +370,7 @@ def lm_eval_folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DATA / "lm_eval", tmp_path / "damaged"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pick=st.data())
 def test_no_damage_does_more_than_name_the_file(pick: st.DataObject, lm_eval_folder: Path) -> None:
     name = pick.draw(st.sampled_from(sorted(FILES)))
@@ -379,7 +380,7 @@ def test_no_damage_does_more_than_name_the_file(pick: st.DataObject, lm_eval_fol
     import_damaged(lm_eval_folder, path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pick=st.data())
 def test_no_damage_to_samples_does_more_than_name_their_file(pick: st.DataObject, lm_eval_folder: Path) -> None:
     source = pick.draw(st.sampled_from(sorted((DATA / "lm_eval").glob("samples_*"))))

@@ -34,10 +34,10 @@ SCRIPT = """
 import json, sys
 from slim_eval.engines import memory
 from slim_eval.errors import EngineError
-from slim_eval.power import occupants
+from slim_eval.power import gpus
 
 request, answer, waits = json.loads(sys.argv[1]), {}, []
-occupants.pids_may_be_the_hosts = lambda: request["container"]
+gpus.pids_may_be_the_hosts = lambda: request["container"]
 try:
     memory.require_on_gpus(request["gib"] * 2**30, request["count"], waits.append)
 except EngineError as error:

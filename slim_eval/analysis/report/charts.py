@@ -11,7 +11,7 @@ import base64
 import importlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -21,7 +21,7 @@ from typing import Any
 from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
 from slim_eval.analysis.pareto.dominance import non_dominated
-from slim_eval.analysis.report.report_tables import VERDICTS, Field, measured, shown_metrics, signed
+from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import (
     ACCURACY_MEAN,
@@ -43,7 +43,6 @@ from slim_eval.schemes import SCHEMES, in_order
 MAX_POINTS, MAX_DROPS, MAX_FRONTIERS = 600, 60, 20
 _DEFAULT_X = (TPOT, THROUGHPUT, AMORTISED, J_PER_TOKEN, ENERGY, WEIGHTS, DISK)
 _OUTLINED = (LENGTH, INVALID, EMULATED, SETTING)
-_UNUSABLE = {LENGTH, INVALID}  # the others are kept apart by their settings
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "p": "pentagon"}
 # Of schemes that no table has: names from imported files.
@@ -55,20 +54,23 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class _Axis:
-    """A metric that an axis may show, with a value, interval and caveats per variant, in the unit shown."""
+    """A metric that an axis may show, with a value and interval per variant in the unit shown, and the caveats on it."""
 
     metric: Metric
     variants: Sequence[Variant]
     values: tuple[float | None, ...]
     lows: tuple[float | None, ...]
     highs: tuple[float | None, ...]
-    marks: tuple[tuple[Kind, ...], ...]
+    unusable: frozenset[int]  # places that take no part in a frontier; other outlined ones have another setting
+    outlined: Mapping[int, tuple[Kind, ...]]
 
     @classmethod
     def of(cls, study: Study, metric: Metric) -> _Axis:
         """The axis of a metric."""
         found = [(variant, variant.estimate(metric)) for variant in study.variants]
         shown = [estimate and estimate.scaled(metric.scale) for _, estimate in found]
+        marks = tuple(() if estimate is None else study.marks(variant, metric) for variant, estimate in found)
+        outlined = {place: tuple(kind for kind in kinds if kind in _OUTLINED) for place, kinds in enumerate(marks)}
         ends = [(None, None) if each is None or each.interval is None else each.interval for each in shown]
         return cls(
             metric,
@@ -76,7 +78,8 @@ class _Axis:
             tuple(None if each is None else _short(each.value) for each in shown),
             tuple(_short(low) for low, _ in ends),
             tuple(_short(high) for _, high in ends),
-            tuple(() if estimate is None else study.marks(variant, metric) for variant, estimate in found),
+            frozenset(place for place, kinds in outlined.items() if LENGTH in kinds or INVALID in kinds),
+            {place: kinds for place, kinds in outlined.items() if kinds},
         )
 
     @property
@@ -84,13 +87,13 @@ class _Axis:
         """Whether any variant has one."""
         return any(low is not None for low in self.lows)
 
-    @property
-    def settings_of(self) -> tuple[Any, ...]:
+    @cached_property
+    def settings_of(self) -> str:
         """What the settings of the metric are settings of; metrics with the same answer share their groups."""
         if self.metric.basis is Basis.TASK:
-            return (self.metric.key,)
+            return f"task {self.metric.key}"
         own = self.metric.benchmark if self.metric.basis is Basis.OWN else None
-        return (self.metric.basis, own, self.metric.per_run)
+        return f"{self.metric.basis.value} {own} {self.metric.per_run}"
 
     @property
     def kind(self) -> str:
@@ -104,12 +107,16 @@ class _Axis:
             "label": self.metric.header, "title": escape(self.metric.header + better, quote=False),
             "maximise": self.metric.maximise, "values": self.values,
             "lows": self.lows if self.has_intervals else None, "highs": self.highs if self.has_intervals else None,
-            "outlined": [place for place, marks in enumerate(self.marks) if set(marks) & set(_OUTLINED)],
+            "outlined": list(self.outlined),
         }  # fmt: skip
 
 
-def trade_off(study: Study) -> dict[str, Any]:
+def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
     """The chart of two metrics.
+
+    Args:
+        study: What was measured.
+        comparison: The comparison table, from which the numbers of a point are taken as texts.
 
     Returns:
         ``figure``: Plotly's, with styles and without numbers; ``points``: the variants; ``axes``: metric key -> its
@@ -145,8 +152,8 @@ def trade_off(study: Study) -> dict[str, Any]:
     return {
         "figure": json.loads(figure.to_json()),
         "points": [
-            {"name": variant.name, "precision": variant.precision, "numbers": _numbers(study, variant, axes.values())}
-            for variant in study.variants
+            {"name": variant.name, "precision": variant.precision, "numbers": _numbers(comparison, place)}
+            for place, variant in enumerate(study.variants)
         ],
         "axes": {key: axis.embedded() for key, axis in axes.items()},
         "pairs": found,
@@ -170,9 +177,9 @@ class _Pairs:
         return {}
 
     @cached_property
-    def groups(self) -> dict[tuple[Any, ...], tuple[Groups, dict[int, str]]]:
+    def groups(self) -> dict[str, tuple[Groups, dict[int, str]]]:
         """Per kind of settings the groups of the variants, and the group of each place that was measured."""
-        kinds: dict[tuple[Any, ...], list[_Axis]] = {}
+        kinds: dict[str, list[_Axis]] = {}
         for axis in self.axes:
             kinds.setdefault(axis.settings_of, []).append(axis)
         found = {}
@@ -204,7 +211,7 @@ class _Pairs:
             obstacles["it needs two metrics with a known better direction"] = None
             members = {}
         for label, found in members.items():
-            usable = [p for p in found if not _UNUSABLE.intersection((*a.marks[p], *b.marks[p]))]
+            usable = [p for p in found if p not in a.unusable and p not in b.unusable]
             why = self._confounded(a, b, usable)
             if why:
                 obstacles[why] = None
@@ -226,8 +233,8 @@ class _Pairs:
             "notes": [self.notes.setdefault(text, len(self.notes)) for text in texts],
         }
 
-    def _facts(self, a: _Axis, b: _Axis, places: Sequence[int], split: dict[tuple[Any, ...], _Axis]) -> Iterable[str]:
-        missing = len(self.study.variants) - len(places)
+    def _facts(self, a: _Axis, b: _Axis, places: Sequence[int], split: dict[str, _Axis]) -> Iterable[str]:
+        missing, drawn = len(self.study.variants) - len(places), set(places)
         yield f"{len(places)} variant{'' if len(places) == 1 else 's'} with both numbers" + (
             f"; {missing} without one of them {'is' if missing == 1 else 'are'} not drawn." if missing else "."
         )
@@ -243,7 +250,7 @@ class _Pairs:
         )  # fmt: skip
         if unknown and len(places) > 1:
             yield f"The settings of {' and '.join(unknown)} were not recorded, so comparability is unknown."
-        marks = dict.fromkeys(mark for p in places for mark in (*a.marks[p], *b.marks[p]) if mark in _OUTLINED)
+        marks = dict.fromkeys(mark for axis in (a, b) for p in axis.outlined if p in drawn for mark in axis.outlined[p])
         if marks:
             yield f"An outlined point is {' or '.join(mark.word for mark in marks)}: see the legend of the table."
 
@@ -383,14 +390,15 @@ def _layout(**changes: Any) -> Any:
     )  # fmt: skip
 
 
-def _numbers(study: Study, variant: Variant, axes: Iterable[_Axis]) -> list[tuple[str, str]]:
+def _numbers(comparison: ReportTable, place: int) -> list[tuple[str, str]]:
     """All numbers of a variant as they are in the table, with the words of their caveats."""
     made = []
-    for axis in axes:
-        field: Field = measured(study, variant, axis.metric)
-        if not field.absent:
-            marks = f" [{', '.join(mark.word for mark in field.marks)}]" if field.marks else ""
-            made.append((axis.metric.header, " ".join(filter(None, (field.text, field.plus_minus))) + marks))
+    for group in comparison.groups:
+        for column in range(group.first, group.last + 1) if group.name not in ("", "Pareto", "settings") else ():
+            field = comparison.rows[place][column]
+            if not field.absent:
+                marks = f"[{', '.join(mark.word for mark in field.marks)}]" if field.marks else ""
+                made.append((comparison.headers[column], " ".join(filter(None, (field.text, field.plus_minus, marks)))))
     return made
 
 

@@ -11,8 +11,10 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from slim_eval._version import __version__
@@ -45,9 +47,10 @@ def report_html(
 
     from slim_eval.analysis.report import charts, provenance, report_tables
 
+    comparison = report_tables.comparison_table(study, frontiers)
     plugin_figures = charts.plugin_figures(study)
     drawn = {
-        "trade_off": charts.trade_off(study),
+        "trade_off": charts.trade_off(study, comparison),
         "drops": charts.drops(study),
         "plugins": [figure.chart for figure in plugin_figures if figure.chart is not None],
     }
@@ -58,8 +61,8 @@ def report_html(
         "study": study,
         "shown_sentences": _SHOWN_SENTENCES,
         "findings": [section for section in sections if not section.apart],
-        "caveats": provenance.report_caveats(study, problems),
-        "comparison": report_tables.comparison_table(study, frontiers),
+        "caveats": provenance.report_caveats(study, settings, problems),
+        "comparison": comparison,
         "standings": [
             {
                 "objectives": [
@@ -99,7 +102,7 @@ def report_html(
         places={name: _place(name) for name in scripts},
     )
     images = {f"image{number}": figure.image or "" for number, figure in enumerate(content["images"])}
-    return _inserted(redact(page), scripts, images)
+    return _inserted(redact(page), scripts | images)
 
 
 def _place(name: str) -> str:
@@ -107,12 +110,9 @@ def _place(name: str) -> str:
     return f"@{name}@"
 
 
-def _inserted(page: str, scripts: Mapping[str, str], images: Mapping[str, str]) -> Redacted:
-    for name, script in scripts.items():
-        page = page.replace(f"<script>{_place(name)}</script>", f"<script>{script}</script>")
-    for name, image in images.items():
-        page = page.replace(f'<img src="{_place(name)}"', f'<img src="{image}"')
-    return Redacted(page)
+def _inserted(page: str, parts: Mapping[str, str]) -> Redacted:
+    pattern = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
+    return Redacted(pattern.sub(lambda match: parts[match[1] or match[2]], page))
 
 
 def _asset(name: str) -> str:
@@ -127,9 +127,12 @@ def _datatables() -> str:
     """The bundle of DataTables that itables ships: a module, made a plain script that defines ``DataTable``.
 
     Raises:
-        RuntimeError: The bundle of the itables that is installed has no default export.
+        RuntimeError: itables is not installed, or its bundle has no default export.
     """
-    bundle = resources.files("itables").joinpath("html/dt_bundle.js").read_text(encoding="utf-8")
+    spec = find_spec("itables")  # importing it would import IPython, if that is installed
+    if spec is None or spec.origin is None:
+        raise RuntimeError("itables is not installed: pip install itables")
+    bundle = (Path(spec.origin).parent / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     export = re.search(r"export\s*\{[^}]*?([\w$]+) as default[^}]*\};?", bundle)
     if export is None:
         raise RuntimeError("the bundle of itables has no default export: report a bug, naming the version of itables")
@@ -137,7 +140,7 @@ def _datatables() -> str:
     return f'(()=>{{"use strict";{body}\n}})();'
 
 
-def _policy(scripts: Any) -> str:
+def _policy(scripts: Iterable[str]) -> str:
     """Nothing may be fetched, and of scripts only these may run; charts carry styles and pictures of their own."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)

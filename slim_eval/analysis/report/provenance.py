@@ -22,7 +22,16 @@ from slim_eval.analysis.caveats import (
 )
 from slim_eval.analysis.comparability import ENERGIES, SPEEDS, Groups, comparable_groups
 from slim_eval.analysis.compare.items import UNDERPOWERED
-from slim_eval.analysis.report.report_tables import Field, ReportTable, counted, figure, measured, signed, words
+from slim_eval.analysis.report.report_tables import (
+    Field,
+    ReportTable,
+    counted,
+    figure,
+    measured,
+    shown_metrics,
+    signed,
+    words,
+)
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import DISK, METRICS, Basis, Metric
 from slim_eval.results.records import Metadata, NoiseRecord
@@ -68,21 +77,23 @@ def settings_of(study: Study) -> list[KindSettings]:
     return made
 
 
-def report_caveats(study: Study, problems: Sequence[str]) -> list[Caveat]:
+def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Sequence[str]) -> list[Caveat]:
     """Everything that the results cannot support, the gravest first; each reason once, with all whom it concerns."""
     found: dict[tuple[Kind, str], dict[str, None]] = {}
-    for kind, text, labels in (*_of_study(study, problems), *_of_numbers(study), *_of_pairs(study)):
+    for kind, text, labels in (*_of_study(study, settings, problems), *_of_numbers(study), *_of_pairs(study)):
         found.setdefault((kind, text), {}).update(dict.fromkeys(labels))
     made = [Caveat(kind, text, tuple(labels)) for (kind, text), labels in found.items()]
     return sorted(made, key=lambda caveat: (_TONES.index(caveat.kind.tone), caveat.kind.word))
 
 
-def _of_study(study: Study, problems: Sequence[str]) -> Iterable[tuple[Kind, str, tuple[str, ...]]]:
+def _of_study(
+    study: Study, settings: Sequence[KindSettings], problems: Sequence[str]
+) -> Iterable[tuple[Kind, str, tuple[str, ...]]]:
     for problem in problems:
         yield UNREADABLE, problem, ()
     for caveat in study.caveats:
         yield caveat.kind, caveat.text, caveat.variants
-    for entry in settings_of(study):
+    for entry in settings:
         if len(entry.groups.names) > 1:
             apart = "; ".join(entry.groups.differences)
             text = f"{entry.kind} was measured in {len(entry.groups.names)} settings, which are not compared"
@@ -97,12 +108,12 @@ def _of_study(study: Study, problems: Sequence[str]) -> Iterable[tuple[Kind, str
 
 def _of_numbers(study: Study) -> Iterable[tuple[Kind, str, tuple[str, ...]]]:
     """The kinds that mark single numbers, with the names of these numbers."""
+    metrics = [metric for metric in shown_metrics(study) if study.is_measured(metric)]
     for variant in study.variants:
         marked: dict[Kind, list[str]] = {}
-        for metric in (*METRICS.values(), *study.task_metrics):
-            if variant.number(metric) is not None and (metric.compared or metric.basis in (Basis.TASK, Basis.OWN)):
-                for kind in study.marks(variant, metric):
-                    marked.setdefault(kind, []).append(metric.label)
+        for metric in metrics:
+            for kind in study.marks(variant, metric) if variant.number(metric) is not None else ():
+                marked.setdefault(kind, []).append(metric.label)
         if variant.valid is False:
             why = ", ".join(variant.invalid_reasons) or "the record does not say why"
             yield INVALID, f"energy does not count: {why}", (variant.label,)

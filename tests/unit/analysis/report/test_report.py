@@ -320,7 +320,7 @@ def test_emulated_kernels_and_other_hardware_mark_speed_but_not_size(make_varian
 
 
 def test_caveats_come_in_words_the_gravest_first(three: list[Variant]) -> None:
-    found = provenance.report_caveats(Study.read(three), ("a.json: skipped",))
+    found = provenance.report_caveats(Study.read(three), (), ("a.json: skipped",))
     tones = [caveat.kind.tone for caveat in found]
     assert tones == sorted(tones, key=("bad", "warn", "note").index)
     by_word = {caveat.kind.word: caveat for caveat in found}
@@ -339,7 +339,7 @@ def test_an_inconclusive_drop_is_shown_with_the_items_it_needs(make_variant: Mak
         )
         for precision, scores in (("fp16", first), ("int8", second))
     ])  # fmt: skip
-    (found,) = (c for c in provenance.report_caveats(study, ()) if c.kind.word == "inconclusive")
+    (found,) = (c for c in provenance.report_caveats(study, (), ()) if c.kind.word == "inconclusive")
     assert found.text.startswith("quiz: 40 items cannot decide on a drop of 1 pp (drop +2.5 pp, ")
     assert re.search(r"needs about [\d,]+ items$", found.text)
     chart = charts.drops(study)
@@ -352,7 +352,7 @@ def test_an_inconclusive_drop_is_shown_with_the_items_it_needs(make_variant: Mak
 def test_items_that_may_not_be_paired_say_why(make_variant: MakeCell) -> None:
     variants = [make_variant(precision=precision, tasks={"quiz": 0.5, "mmlu": 0.5}) for precision in ("fp16", "int8")]
     study = Study.read(variants)
-    (found,) = (c for c in provenance.report_caveats(study, ()) if c.kind.word == "not paired")
+    (found,) = (c for c in provenance.report_caveats(study, (), ()) if c.kind.word == "not paired")
     assert found.text == "mmlu, quiz: fp16 has no outcomes of single items"
     drop = line_of(report_tables.impact_table(study), 0)["quiz drop, pp"]
     assert (drop.text, drop.plus_minus) == ("+0.0", "unpaired")
@@ -479,7 +479,7 @@ def test_a_frontier_of_two_metrics_joins_one_setting_and_leaves_out_different_wo
         make_variant("org/D", performance={"tpot_s": 0.009, "weights_gb": 9.0, "batch_size": 1}),
         make_variant("org/E", performance={"output_tokens": 50.0}, energy=None),
     ])  # fmt: skip
-    chart = charts.trade_off(study)
+    chart = charts.trade_off(study, report_tables.comparison_table(study, ()))
     fronts = dict(chart["pairs"]["tpot_s|weights_gb"]["fronts"])
     assert sorted(map(sorted, fronts.values())) == [[0, 1, 4], [3]]
     latency = chart["pairs"]["mean_latency_s|weights_gb"]
@@ -508,7 +508,7 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
     made = {
         "own": SimpleNamespace(title="Own", chart=None, in_report=False),
         "chart": SimpleNamespace(title="A chart", chart=lambda study: plotly.Figure(plotly.Bar(y=[3])), in_report=True),
-        "none": SimpleNamespace(title="Not measured", chart=lambda study: None, in_report=True),
+        "none": SimpleNamespace(title="Nothing there", chart=lambda study: None, in_report=True),
         "picture": SimpleNamespace(title="A <picture>", chart=None, in_report=True),
     }
     name = "slim_eval.analysis.figures"
@@ -521,7 +521,7 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == b"\x89PNG" + b"hf_" * 40
     assert image["alt"] == "A <picture>"
     assert [chart["data"][0]["y"] for chart in page.data["plugins"]] == [[3]]
-    assert "Not measured" not in page.text
+    assert "Nothing there" not in page.text
     assert "A chart" in page.text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 from statistics import NormalDist
 from typing import Any
@@ -74,6 +75,19 @@ class Field:
     sort: float | str | None = None
     marks: Sequence[Kind] = ()
     absent: bool = False
+
+    def __html__(self) -> str:
+        """The cell; made here and not by the template, as there are thousands."""
+        order = "" if self.sort is None else escape(str(self.sort))
+        title = f' title="{escape(self.title)}"' if self.title else ""
+        wing = f" <small>{escape(self.plus_minus)}</small>" if self.plus_minus else ""
+        marks = "".join(
+            f' <abbr class="mark {escape(mark.tone)}" title="{escape(f"{mark.word}: {mark.meaning}")}">'
+            f"{escape(mark.sign)}</abbr>"
+            for mark in self.marks
+        )
+        style = ' class="absent"' if self.absent else ""
+        return f'<td{style} data-order="{order}"{title}>{escape(self.text)}{wing}{marks}</td>'
 
 
 ABSENT = Field("not measured", absent=True)

@@ -69,6 +69,12 @@ ENERGY_METHOD = Kind("energy", "energy", "warn")
 PLAIN_METRIC = Kind("metric", "metric", "note")
 PARAMETERS = Kind("parameters", "parameters", "note")
 NO_INTERVALS = Kind("no intervals", "no intervals", "warn")
+# What `Study` knows beyond the variants themselves; shown by the report.
+UNREADABLE = Kind("unreadable", "unreadable", "bad")
+NOT_RECORDED = Kind("not recorded", "setting not recorded", "warn")
+NOT_COMPARED = Kind("not compared", "not compared", "warn")
+NOT_PAIRED = Kind("not paired", "not paired", "warn")
+INCONCLUSIVE = Kind("inconclusive", "inconclusive", "warn")
 
 #: The kinds that mark single numbers, in the order in which their signs are shown.
 MARKS = (LENGTH, SETTING, INVALID, EMULATED, NOISE)

@@ -182,17 +182,18 @@ def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) 
         Reasons in words; empty where the numbers may be compared, and where neither side was measured.
     """
     asked = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    has, had = (any(variant.number(metric) is not None for metric in asked) for variant in (this, base))
-    if not has and not had:
-        return []
-    if not (has and had):
-        return [f"not measured at {(this if had else base).precision}"]
+    # An invalid record has no numbers of its own: that is the reason, and not that they are missing.
     invalid = [
         f"{words} is marked invalid" + (f" ({', '.join(variant.invalid_reasons)})" if variant.invalid_reasons else "")
         for variant, words in ((this, "this measurement"), (base, f"the {base.precision} measurement"))
         if not variant.counts(asked[0])
     ]
-    return invalid or differences(asked[0], this, base)
+    has, had = (any(variant.number(metric) is not None for metric in asked) for variant in (this, base))
+    if invalid or not (has or had):
+        return invalid
+    if not (has and had):
+        return [f"not measured at {(this if had else base).precision}"]
+    return differences(asked[0], this, base)
 
 
 def task_obstacles(task: str, this: Variant, base: Variant) -> list[str]:

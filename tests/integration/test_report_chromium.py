@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slim_eval.analysis.summary import Section
-from slim_eval.results.rows import rows_of
 
-from slim_eval.analysis import evidence
-from slim_eval.analysis.pareto import objectives
-from slim_eval.analysis.report.page import ReportData, report_html
-from slim_eval.analysis.tables import results_table
+from slim_eval.analysis.findings import Section
+from slim_eval.analysis.pareto.frontier import find_frontiers
+from slim_eval.analysis.report.page import report_html
+from slim_eval.analysis.study import Study
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
@@ -126,24 +124,10 @@ def noise_record() -> NoiseRecord:
 
 def render(folder: Path, target: Path) -> Path:
     """What `slim-eval analyze` does, for one report."""
-    found = find_results(folder)
-    variants = [variant for variant in found.variants if variant.records]
-    rows = rows_of(variants)
-    known = evidence.gather(variants, rows, 1.0)
-    impact = results_table.records_of(results_table.quantization_impact(results_table.tidy_table(rows)))
-    wanted = objectives.default_objectives(rows)
-    standing = objectives.frontier(rows, wanted, draws=200)
-    data = ReportData(
-        "Which one",
-        rows,
-        variants,
-        known,
-        impact,
-        standing,
-        wanted,
-        (Section("Quantized", ("Small-1B int4 is fast.",)),),
-    )
-    target.write_text(report_html(data), encoding="utf-8")
+    study = Study.read([variant for variant in find_results(folder).variants if variant.records])
+    sections = (Section("Quantized", ("Small-1B int4 is fast.",)),)
+    html = report_html(study, find_frontiers(study), sections, (), "Which one")
+    target.write_text(html, encoding="utf-8")
     return target
 
 
@@ -167,9 +151,9 @@ class Opened:
         """The visible fields of a column, without intervals and marks."""
         script = """([table, header]) => {
             const rows = document.querySelector(table).tHead.rows;
-            const names = [...rows[rows.length - 1].variants].map(variant => variant.textContent.trim());
-            return [...document.querySelector(table).tBodies[0].rows].filter(row => !row.hidden)
-                .map(row => row.variants[names.indexOf(header)].firstChild.textContent.trim());
+            const names = [...rows[rows.length - 1].cells].map(cell => cell.textContent.trim());
+            return [...document.querySelector(table).tBodies[0].rows].filter(row => !row.querySelector(".dt-empty"))
+                .map(row => row.cells[names.indexOf(header)].firstChild.textContent.trim());
         }"""
         found: list[str] = self.page.evaluate(script, [table, header])
         return found
@@ -200,7 +184,7 @@ def opened(browser: Any) -> Iterator[Opened]:
 
 
 def places_drawn(page: Any) -> list[int]:
-    """Configurations of the trade-off chart, by their places."""
+    """Variants of the trade-off chart, by their places."""
     found: list[int] = page.evaluate(
         "document.getElementById('pareto').data.flatMap(trace => trace.customdata || []).sort((a, b) => a - b)"
     )
@@ -237,18 +221,18 @@ def test_names_with_markup_are_text_everywhere(opened: Opened, report: Path) -> 
 @pytest.mark.parametrize("key", ["click", "Enter"])
 def test_a_heading_sorts_both_ways_with_the_missing_last(key: str, opened: Opened, report: Path) -> None:
     page = opened.load(report)
-    heading = page.locator("#overview thead tr:last-child th", has_text="J/output token").first
-    press = heading.locator("button").click if key == "click" else lambda: heading.locator("button").press("Enter")
-    assert heading.get_attribute("aria-sort") == "none"
+    heading = page.locator("#overview thead tr:last-child th", has_text="energy, J/token").first
+    press = heading.click if key == "click" else lambda: heading.locator("[role=button]").press("Enter")
+    assert heading.get_attribute("aria-sort") is None
     press()
     assert heading.get_attribute("aria-sort") == "ascending"
-    assert opened.column("#overview", "J/output token") == [
-        "0.280", "0.360", "0.500", "0.800", "0.900", "0.910", "1.20", "not measured",
+    assert opened.column("#overview", "energy, J/token") == [
+        "0.280", "0.360", "0.500", "0.800", "0.900", "0.910", "1.200", "not measured",
     ]  # fmt: skip
     press()
     assert heading.get_attribute("aria-sort") == "descending"
-    assert opened.column("#overview", "J/output token") == [
-        "1.20", "0.910", "0.900", "0.800", "0.500", "0.360", "0.280", "not measured",
+    assert opened.column("#overview", "energy, J/token") == [
+        "1.200", "0.910", "0.900", "0.800", "0.500", "0.360", "0.280", "not measured",
     ]  # fmt: skip
     assert page.locator("#overview th[aria-sort=descending], #overview th[aria-sort=ascending]").count() == 1
 
@@ -258,7 +242,7 @@ def test_filters_narrow_the_table_and_the_charts(opened: Opened, report: Path) -
     everything = places_drawn(page)
     page.fill("#find", "LARGE int")
     assert opened.column("#overview", "precision") == ["int8", "int4"]
-    assert page.locator("#shown").inner_text() == f"2 of {len(CELLS)} configurations"
+    assert page.locator("#shown").inner_text() == f"2 of {len(CELLS)} variants"
     assert set(places_drawn(page)) < set(everything)
     assert len(places_drawn(page)) == 2
     page.select_option("#only-precision", "int4")
@@ -270,13 +254,18 @@ def test_filters_narrow_the_table_and_the_charts(opened: Opened, report: Path) -
     page.select_option("#only-precision", "")
     page.select_option("#only-model", "Small-1B")
     assert opened.column("#overview", "precision") == ["fp16", "int8", "int4"]
+    page.select_option("#only-model", HOSTILE)
+    assert opened.column("#overview", "model") == [HOSTILE]
     page.select_option("#only-model", "")
+    page.fill("#find", "small")  # a tag of this name is in most rows
+    assert opened.column("#overview", "precision") == ["fp16", "int8", "int4"]
+    page.fill("#find", "")
     assert places_drawn(page) == everything
 
 
 def test_groups_of_columns_are_hidden_and_shown(opened: Opened, report: Path) -> None:
     page = opened.load(report)
-    heading = page.locator("#overview thead tr:last-child th", has_text="J/output token").first
+    heading = page.locator("#overview thead tr:last-child th", has_text="energy, J/token").first
     before = page.locator("#overview tbody tr:first-child td:visible").count()
     assert heading.is_visible()
     page.uncheck("input[data-group=energy]")
@@ -294,7 +283,7 @@ def test_other_axes_draw_other_numbers(opened: Opened, report: Path) -> None:
     page.select_option("#axis-y", "joules_per_output_token")
     assert sorted(values_drawn(page, "y")) == [0.28, 0.36, 0.5, 0.8, 0.9, 0.91, 1.2]
     assert "1 without one of them" in page.locator("#pareto-note").inner_text()
-    assert page.evaluate("document.getElementById('pareto').layout.xaxis.title.text").startswith("weights on disk, GiB")
+    assert page.evaluate("document.getElementById('pareto').layout.xaxis.title.text").startswith("on disk, GiB")
     assert page.evaluate("document.getElementById('pareto').layout.xaxis.type") == "linear"
     page.check("#log-x")
     assert page.evaluate("document.getElementById('pareto').layout.xaxis.type") == "log"
@@ -336,7 +325,7 @@ def test_a_point_tells_all_its_numbers(opened: Opened, report: Path) -> None:
     page.locator("#pareto .scatterlayer .points path").first.hover(force=True)
     page.wait_for_selector("#pareto .hoverlayer text")
     told = page.locator("#point").inner_text()
-    for label in ("TPOT, ms", "J/output token", "weights as loaded, GiB", "quiz, %"):
+    for label in ("TPOT, ms", "energy, J/token", "weights, GiB", "quiz, %"):
         assert label in told
     assert "TPOT" in page.locator("#pareto .hoverlayer").first.text_content()
 
@@ -355,21 +344,24 @@ def test_a_chart_can_be_saved_and_has_no_button_that_sends_it_away(opened: Opene
 
 def test_the_paired_drops_have_words_and_follow_the_task(opened: Opened, report: Path) -> None:
     page = opened.load(report)
-    words = page.evaluate("document.getElementById('forest').layout.yaxis.ticktext.join(' ')")
-    for verdict in ("equivalent", "degraded", "underpowered"):
+    words = page.evaluate("document.getElementById('forest').layout.yaxis.categoryarray.join(' ')")
+    for verdict in ("equivalent", "degraded", "inconclusive"):
         assert verdict in words
     shapes = page.evaluate("document.getElementById('forest').layout.shapes.map(shape => shape.x1)")
     assert shapes == [1, 1]  # the margin
     page.fill("#find", "fp16")
-    assert "None of the configurations shown was paired" in page.locator("#forest-note").inner_text()
+    assert "None of the variants shown was paired" in page.locator("#forest-note").inner_text()
     page.fill("#find", "Small")
     page.select_option("#drop-task", "quiz")
-    assert page.evaluate("document.getElementById('forest').layout.yaxis.ticktext.length") == 2
+    assert page.evaluate("document.getElementById('forest').layout.yaxis.categoryarray.length") == 2
 
 
 def test_dark_and_light_by_the_system_and_by_hand(opened: Opened, report: Path) -> None:
     page = opened.load(report)
-    colours = "[getComputedStyle(document.body).backgroundColor, document.getElementById('pareto').layout.font.color]"
+    colours = (
+        "[getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('#pareto .xtick text')).fill]"
+    )
     light = page.evaluate(colours)
     page.click("#theme")
     dark = page.evaluate(colours)

@@ -1,4 +1,1 @@
-"""The parts of `report.html`: what each section shows, as plain data, and the page, style and scripts beside them.
-
-Python decides every number and every word; the template only places them, and the scripts sort, filter and draw.
-"""
+"""`report.html`: Python decides every number and word, the template places them, DataTables and Plotly show them."""

@@ -1,8 +1,8 @@
-"""`report.html`: everything an analysis found, in one file that opens anywhere and asks no network.
+"""`report.html`: everything an analysis found, in one file that opens anywhere and makes no request.
 
-The same results make the same file, byte for byte. Scripts stand in the file and are named in its content security
-policy by their hashes, so that nothing else can run in it. The page is redacted before they are put into it: a script
-must stay as it is, whatever a token looks like.
+The same results make the same file, byte for byte. The scripts are part of the file and are named in its content
+security policy by their hashes, so that no other script can run. The page is redacted before they are inserted: a script
+must not be changed, whatever a token looks like. docs/decisions/018-report.md says why each library is embedded.
 """
 
 from __future__ import annotations
@@ -10,146 +10,137 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from slim_eval._version import __version__
-from slim_eval.analysis.evidence import Evidence
-from slim_eval.analysis.pareto.objectives import Objective
-from slim_eval.analysis.summary import Section
-from slim_eval.results.rows import Row, ordered_tasks
-from slim_eval.results.variants import Variant
+from slim_eval.analysis.findings import Section
+from slim_eval.analysis.pareto.frontier import Frontier
+from slim_eval.analysis.study import Study
 from slim_eval.utils.redaction import Redacted, redact
 
 _ASSETS = "slim_eval.analysis.report"
-_SHOWN_SENTENCES = 5  # of each heading; the rest unfolds
-_EARLY_SCRIPTS, _LATE_SCRIPTS = ("theme.js", "table.js"), ("frontier.js", "charts.js")
+_SHOWN_SENTENCES = 5  # per heading; the rest unfolds
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """What a report shows.
-
-    Attributes:
-        title: Its heading.
-        rows: One a configuration, from `rows.rows_of`.
-        variants: The variants of the rows, in the same order.
-        evidence: Pairs, noise floors and caveats of the same variants.
-        impact: Rows of `tables.quantization_impact`.
-        frontier: From `objectives.frontier` over the same rows, with the groups of rows that may be compared; empty to
-            leave it out.
-        objectives: Of the frontier.
-        findings: The summary; what has a part of its own in the report is not told twice.
-        problems: Files that could not be read and benchmarks that failed, one line each.
-        tasks: Tasks to show; all that were measured by default.
-    """
-
-    title: str
-    rows: Sequence[Row]
-    variants: Sequence[Variant]
-    evidence: Evidence
-    impact: Sequence[Row] = ()
-    frontier: Sequence[Row] = ()
-    objectives: Sequence[Objective] = ()
-    findings: Sequence[Section] = ()
-    problems: Sequence[str] = ()
-    tasks: Sequence[str] | None = None
-
-
-def report_html(data: ReportData) -> str:
+def report_html(
+    study: Study,
+    frontiers: Sequence[Frontier] = (),
+    sections: Sequence[Section] = (),
+    problems: Sequence[str] = (),
+    title: str = "slim-eval",
+) -> str:
     """The whole report as one HTML file.
 
-    Raises:
-        ValueError: There are not as many variants as rows.
+    Args:
+        study: What was measured.
+        frontiers: From `pareto.frontier.find_frontiers` over the same study.
+        sections: The findings; those with a part of their own in the report are not repeated.
+        problems: Files that could not be read and benchmarks that failed, one line each.
+        title: The heading.
     """
     from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
 
-    if len(data.variants) != len(data.rows):
-        raise ValueError(
-            f"a report needs one variant a row, got {len(data.variants)} variants and {len(data.rows)} rows"
-        )
-    scripts = {"early": _script(_EARLY_SCRIPTS), "plotly": get_plotlyjs(), "late": _script(_LATE_SCRIPTS)}
+    from slim_eval.analysis.report import charts, provenance, report_tables
+
+    comparison = report_tables.comparison_table(study, frontiers)
+    plugin_figures = charts.plugin_figures(study)
+    drawn = {
+        "trade_off": charts.trade_off(study, comparison),
+        "drops": charts.drops(study),
+        "plugins": [figure.chart for figure in plugin_figures if figure.chart is not None],
+    }
+    settings = provenance.settings_of(study)
+    content: dict[str, Any] = {
+        "title": title,
+        "version": __version__,
+        "study": study,
+        "shown_sentences": _SHOWN_SENTENCES,
+        "findings": [section for section in sections if not section.apart],
+        "caveats": provenance.report_caveats(study, settings, problems),
+        "comparison": comparison,
+        "standings": [
+            {
+                "objectives": [
+                    f"{each.metric.header} ({'more' if each.maximise else 'less'} is better)"
+                    for each in found.objectives
+                ],
+                "states": report_tables.standings(study, found),
+                "caveats": report_tables.standing_caveats(found),
+                "by_points": report_tables.by_points(found),
+            }
+            for found in frontiers
+        ],
+        "charts": drawn,
+        "images": [figure for figure in plugin_figures if figure.image is not None],
+        "plugin_figures": plugin_figures,
+        "impact": report_tables.impact_table(study),
+        "details": report_tables.task_details(study),
+        "environments": provenance.environments(study),
+        "variants": provenance.variants_table(study),
+        "settings": settings,
+        "noise": provenance.noise_floors(study),
+        "notes": provenance.notes(study),
+        "definitions": provenance.DEFINITIONS,
+    }
+    scripts = {
+        "early": _asset("theme.js"),
+        "plotly": _plotly(),
+        "datatables": _datatables(),
+        "late": f"{_asset('table.js')}\n{_asset('charts.js')}",
+    }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    content = _content(data)
     page = environment.from_string(_asset("page.html")).render(
         content,
-        policy=_policy(*scripts.values()),
+        policy=_policy(scripts.values()),
         style=_asset("page.css"),
-        data=_embedded(content["charts"]),
-        **{name: _place(name) for name in scripts},
+        data=_embedded(drawn),
+        places={name: _place(name) for name in scripts},
     )
-    return _with_scripts(redact(page), scripts)
+    images = {f"image{number}": figure.image or "" for number, figure in enumerate(content["images"])}
+    return _inserted(redact(page), scripts | images)
 
 
 def _place(name: str) -> str:
-    """What keeps a script's place; between script tags nothing else can read like it, as texts are escaped."""
+    """The placeholder of a script; no other text between script tags can look like it, as texts are escaped."""
     return f"@{name}@"
 
 
-def _with_scripts(page: str, scripts: Mapping[str, str]) -> Redacted:
-    for name, script in scripts.items():
-        page = page.replace(f"<script>{_place(name)}</script>", f"<script>{script}</script>")
-    return Redacted(page)
-
-
-def _content(data: ReportData) -> dict[str, Any]:
-    """What the template shows."""
-    from slim_eval.analysis.report import (
-        charts,
-        concerns,
-        definitions,
-        details,
-        environments,
-        impact,
-        marks,
-        overview,
-        standing,
-    )
-    from slim_eval.analysis.report.settings import settings_of
-
-    found = ordered_tasks(task for variant in data.variants for task in variant.accuracy)
-    tasks = found if data.tasks is None else [task for task in data.tasks if task in found]
-    marker = marks.Marker.of(data.rows, data.evidence)
-    settings = settings_of(data.rows, tasks)
-    return {
-        "title": data.title,
-        "version": __version__,
-        "rows": data.rows,
-        "tasks": tasks,
-        "shown_sentences": _SHOWN_SENTENCES,
-        "findings": [section for section in data.findings if not section.apart],
-        "concerns": concerns.concerns(data.rows, marker, settings, data.impact, data.problems),
-        "table": overview.comparison_table(data.rows, tasks, marker, data.frontier, data.objectives),
-        "charts": charts.chart_data(data.rows, tasks, marker, settings),
-        "standing": standing.standing(data.rows, data.frontier, data.objectives, marker),
-        "standing_doubts": standing.reservations(data.rows, data.frontier, data.objectives, settings),
-        "by_points": not any(row["certain"] is not None for row in data.frontier),
-        "objectives": [standing.named(objective) for objective in data.objectives],
-        "impact": impact.impact_table(data.impact, data.rows, tasks, marker),
-        "details": details.task_details(data.rows, data.variants, tasks, marker),
-        "environments": environments.environments(data.rows, data.variants),
-        "configurations": environments.configurations(data.rows),
-        "configuration_headers": environments.CONFIGURATION_HEADERS,
-        "settings": settings,
-        "noise": environments.noise_floors(data.rows, data.evidence.noise),
-        "noise_headers": environments.NOISE_HEADERS,
-        "notes": environments.notes(data.rows, data.variants),
-        "definitions": definitions.DEFINITIONS,
-    }
+def _inserted(page: str, parts: Mapping[str, str]) -> Redacted:
+    pattern = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
+    return Redacted(pattern.sub(lambda match: parts[match[1] or match[2]], page))
 
 
 def _asset(name: str) -> str:
     return resources.files(_ASSETS).joinpath(name).read_text(encoding="utf-8")
 
 
-def _script(names: Sequence[str]) -> str:
-    return "\n".join(_asset(name) for name in names)
+def _plotly() -> str:
+    return resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
 
 
-def _policy(*scripts: str) -> str:
+def _datatables() -> str:
+    """The bundle of DataTables that itables ships: a module, made a plain script that defines ``DataTable``.
+
+    Raises:
+        RuntimeError: itables is not installed, or its bundle has no default export.
+    """
+    spec = find_spec("itables")  # importing it would import IPython, if that is installed
+    if spec is None or spec.origin is None:
+        raise RuntimeError("itables is not installed: pip install itables")
+    bundle = (Path(spec.origin).parent / "html" / "dt_bundle.js").read_text(encoding="utf-8")
+    export = re.search(r"export\s*\{[^}]*?([\w$]+) as default[^}]*\};?", bundle)
+    if export is None:
+        raise RuntimeError("the bundle of itables has no default export: report a bug, naming the version of itables")
+    body = bundle[: export.start()] + f"window.DataTable={export[1]};" + bundle[export.end() :]
+    return f'(()=>{{"use strict";{body}\n}})();'
+
+
+def _policy(scripts: Iterable[str]) -> str:
     """Nothing may be fetched, and of scripts only these may run; charts carry styles and pictures of their own."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
@@ -160,7 +151,7 @@ def _policy(*scripts: str) -> str:
 
 
 def _embedded(content: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever names it holds."""
+    """JSON that cannot end the script element around it, whatever names it contains."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

@@ -1,0 +1,470 @@
+"""The tables of the report: the comparison, what changed against the baseline, Pareto standing, tasks and subjects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from statistics import NormalDist
+from typing import Any
+
+from slim_eval.analysis.caveats import LENGTH, MARKS, NOISE, Kind
+from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
+from slim_eval.analysis.impact import BASIS_PER_RUN, SPEEDUPS, Impact
+from slim_eval.analysis.pareto.dominance import State
+from slim_eval.analysis.pareto.frontier import Frontier, Standing
+from slim_eval.analysis.study import Study
+from slim_eval.metrics import (
+    ACCURACY_MEAN,
+    AMORTISED,
+    DISK,
+    KV_CACHE_TOKENS,
+    MAX_CONCURRENCY,
+    METRICS,
+    PEAK_MEMORY,
+    TPOT,
+    TTFT,
+    WEIGHTS,
+    Basis,
+    Metric,
+)
+from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Metadata, PairedTask, PerformanceMetrics
+from slim_eval.results.variants import Estimate, Interval, Variant
+from slim_eval.utils import number
+
+#: Models whose subjects are shown per task; `complete_results.json` has all.
+MAX_MODELS = 40
+#: How the verdict on a paired drop marks an accuracy; files call the last one by its key.
+VERDICTS = {
+    EQUIVALENT: Kind("equivalent", "equivalent", "good", "the drop is below the margin with 95 % confidence", "="),
+    DEGRADED: Kind(
+        "degraded", "degraded", "bad", "accuracy was lost beyond chance, possibly more than the margin", "▼"
+    ),
+    UNDERPOWERED: Kind("inconclusive", "inconclusive", "warn", "too few items to see a drop of the margin", "?"),
+}
+_MEMORY = (DISK, WEIGHTS, PEAK_MEMORY, KV_CACHE_TOKENS, MAX_CONCURRENCY)
+_GROUPS = {Basis.SPEED: "speed", Basis.FILES: "memory", Basis.LOADED: "memory", Basis.ENERGY: "energy"}
+_OWN_KEYS = {
+    *Metadata.model_fields, *PerformanceMetrics.model_fields, *EnergyMetrics.model_fields, ACCURACY_MEAN.key,
+}  # fmt: skip
+_RATIOS = {
+    "tpot_speedup": f"{TPOT.label} speed-up", "per_token_speedup": "throughput ratio",
+    "ttft_speedup": f"{TTFT.label} speed-up", "speedup": f"{AMORTISED.label} ratio",
+}  # fmt: skip
+_Z95 = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a table.
+
+    Attributes:
+        text: The number or words.
+        plus_minus: Half of the 95 % interval; empty without one.
+        title: Shown when the field is pointed at.
+        sort: What the column is sorted by; None comes last in either direction.
+        marks: Caveats and verdicts that concern the number.
+        absent: Whether there is nothing to show, so that the text is grey.
+    """
+
+    text: str
+    plus_minus: str = ""
+    title: str = ""
+    sort: float | str | None = None
+    marks: Sequence[Kind] = ()
+    absent: bool = False
+
+    def __html__(self) -> str:
+        """The cell; made here and not by the template, as there are thousands."""
+        order = "" if self.sort is None else escape(str(self.sort))
+        title = f' title="{escape(self.title)}"' if self.title else ""
+        wing = f" <small>{escape(self.plus_minus)}</small>" if self.plus_minus else ""
+        marks = "".join(
+            f' <abbr class="mark {escape(mark.tone)}" title="{escape(f"{mark.word}: {mark.meaning}")}">'
+            f"{escape(mark.sign)}</abbr>"
+            for mark in self.marks
+        )
+        style = ' class="absent"' if self.absent else ""
+        return f'<td{style} data-order="{order}"{title}>{escape(self.text)}{wing}{marks}</td>'
+
+
+ABSENT = Field("not measured", absent=True)
+_NOT_COMPARED = Field("not compared", absent=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adjacent columns of one group; `first` and `last` are their places, from 0."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table whose columns all have at least one number.
+
+    Attributes:
+        headers: One per column.
+        rows: Fields, one row per variant or subject.
+        absent: Headers of the columns without any number, which are left out.
+        groups: Of adjacent columns; none by default.
+        marks: Kinds that occur, for the legend.
+        name: What the table is of, if there are several.
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    absent: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    marks: tuple[Kind, ...] = ()
+    name: str = ""
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Field]], groups: Mapping[str, str] | None = None) -> ReportTable:
+        """A table of columns.
+
+        Args:
+            columns: Header -> fields.
+            groups: Header -> group of the column.
+        """
+        kept = [header for header, fields in columns.items() if not all(field.absent for field in fields)]
+        found: list[Group] = []
+        for name, members in groupby(kept, key=(groups or {}).get):
+            first = found[-1].last + 1 if found else 0
+            found.append(Group(name or "", first, first + len(list(members)) - 1))
+        occurring = {mark for header in kept for field in columns[header] for mark in field.marks}
+        return cls(
+            tuple(kept),
+            tuple(zip(*(columns[header] for header in kept), strict=True)),
+            tuple(header for header in columns if header not in kept),
+            tuple(found) if groups else (),
+            tuple(mark for mark in (*MARKS, *VERDICTS.values()) if mark in occurring),
+        )
+
+
+def figure(value: float, decimals: int) -> str:
+    """A number with the decimals of its metric; with three significant digits if those would show fewer than two."""
+    if value and decimals and abs(value) < 10 ** (1 - decimals):
+        return number(value)
+    return f"{value:,.{decimals}f}"
+
+
+def signed(value: float) -> str:
+    """A difference in percentage points, with its sign and without a negative zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def estimated(estimate: Estimate | None, decimals: int, marks: Sequence[Kind] = (), unit: str = "") -> Field:
+    """The field of a number with its interval, both in the unit shown."""
+    if estimate is None:
+        return ABSENT
+    value, ends = estimate.value, estimate.interval
+    text = f"{figure(value, decimals)}{unit}"
+    if ends is None:
+        return Field(text, sort=value, marks=marks)
+    half = (ends[1] - ends[0]) / 2
+    wing = f"{half:,.{decimals}f}" if not half or half >= 0.5 * 10**-decimals else number(half)
+    title = f"95 % interval {figure(ends[0], decimals)} to {figure(ends[1], decimals)}"
+    return Field(text, f"±{wing}", title, value, marks)
+
+
+def measured(study: Study, variant: Variant, metric: Metric) -> Field:
+    """The field of a variant's metric, with the caveats on it and, for a task, the verdict on its paired drop."""
+    estimate = variant.estimate(metric)
+    if estimate is None:
+        return ABSENT
+    pair = study.pair(variant, metric.key) if metric.basis is Basis.TASK else None
+    verdict = VERDICTS.get(pair.verdict or "") if pair is not None else None
+    marks = (*study.marks(variant, metric), *([verdict] if verdict is not None else []))
+    return estimated(estimate.scaled(metric.scale), metric.decimals, marks)
+
+
+def words(value: Any) -> Field:
+    """The field of a text; None and the empty text are not known."""
+    if value is None or value == "":
+        return Field("not known", absent=True)
+    return Field(str(value), sort=str(value).casefold())
+
+
+def counted(value: float | None) -> Field:
+    """The field of a whole number."""
+    return ABSENT if value is None else Field(f"{value:,.0f}", sort=value)
+
+
+def shown_metrics(study: Study) -> list[Metric]:
+    """The metrics of the comparison and the charts: the usual ones, those of plugins, and the tasks."""
+    usual = [metric for metric in METRICS.values() if metric.compared or metric.key not in _OWN_KEYS]
+    means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
+    order = ("speed", "memory", "energy", "other")
+    return [*sorted(usual, key=lambda metric: order.index(_group(metric))), *study.task_metrics, *means]
+
+
+def comparison_table(study: Study, frontiers: Sequence[Frontier]) -> ReportTable:
+    """One row per variant, with its standing and all its numbers."""
+    columns = {
+        "model": [words(variant.name) for variant in study.variants],
+        "precision": [words(variant.precision) for variant in study.variants],
+    }
+    groups = dict.fromkeys(columns, "")
+    for found in frontiers:
+        header = "all objectives" if len(frontiers) == 1 else found.title
+        columns[header] = [_standing(study, found, standing) for standing in found.standings]
+        groups[header] = "Pareto"
+    for metric in shown_metrics(study):
+        header = f"{metric.header} ({metric.key})" if metric.header in columns else metric.header
+        columns[header] = [measured(study, variant, metric) for variant in study.variants]
+        groups[header] = _group(metric)
+    settings: dict[str, Callable[[Variant], Field]] = {
+        "engine": lambda variant: words(variant.engine),
+        "kernels": lambda variant: words(variant.kernels),
+        "dtype": lambda variant: words(variant.fact("dtype")),
+        "hardware": lambda variant: words(variant.hardware),
+        "batch size": lambda variant: counted(variant.performance.batch_size if variant.performance else None),
+        "requests": lambda variant: counted(variant.performance.num_runs if variant.performance else None),
+        "output tokens per request": lambda variant: counted(variant.tokens_per_request),
+    }
+    for header, make in settings.items():
+        columns[header] = [make(variant) for variant in study.variants]
+        groups[header] = "settings"
+    return ReportTable.of(columns, groups)
+
+
+def _group(metric: Metric) -> str:
+    if metric.basis is Basis.TASK:
+        return "accuracy"
+    return "memory" if metric in _MEMORY else _GROUPS.get(metric.basis, "other")
+
+
+# Pareto standing
+
+
+def standings(study: Study, found: Frontier) -> list[tuple[str, list[str]]]:
+    """The variants in each state, with the caveats on their objectives, or why they were not compared."""
+    made: dict[str, list[str]] = {state.value: [] for state in State}
+    for standing in found.standings:
+        why = standing.excluded or ", ".join(mark.word for mark in _objective_marks(study, found, standing))
+        label = f"{standing.variant.label}{f' ({why})' if why else ''}"
+        made.setdefault(standing.state or "not compared", []).append(label)
+    return [(state, labels) for state, labels in made.items() if labels]
+
+
+def standing_caveats(found: Frontier) -> list[str]:
+    """What a reader must know of a frontier: several settings, and objectives that compare different work."""
+    groups = dict.fromkeys(standing.group for standing in found.standings if standing.verdict is not None)
+    made = [f"Variants of {len(groups)} settings, each compared only within its own."] if len(groups) > 1 else []
+    confounded = dict.fromkeys(standing.confounded for standing in found.standings if standing.confounded)
+    return made + [f"Confounded: {text}." for text in confounded]
+
+
+def by_points(found: Frontier) -> bool:
+    """Whether no interval is known, so that a frontier rests on the point values alone."""
+    return all(standing.verdict is None or standing.verdict.probability is None for standing in found.standings)
+
+
+def _objective_marks(study: Study, found: Frontier, standing: Standing) -> list[Kind]:
+    marks = (mark for each in found.objectives for mark in study.marks(standing.variant, each.metric))
+    return [mark for mark in dict.fromkeys(marks) if mark is not NOISE]
+
+
+def _standing(study: Study, found: Frontier, standing: Standing) -> Field:
+    if standing.verdict is None:
+        return Field("not compared", title=standing.excluded or "", absent=True)
+    probability, state = standing.verdict.probability, standing.verdict.state
+    title = "by the point values alone: no interval is known"
+    if probability is not None:
+        title = f"probability of not being dominated: {probability:.2f}"
+    order = {State.ON_FRONTIER: 0, State.DOMINATED: 2}.get(state, 1)
+    return Field(state.value, title=title, sort=order, marks=_objective_marks(study, found, standing))
+
+
+# Against the baseline
+
+
+def impact_table(study: Study) -> ReportTable:
+    """Each variant against its baseline: a ratio above 1 is an improvement, a drop above 0 a loss."""
+    impacts = study.impacts
+    columns = {
+        "model": [words(impact.variant.name) for impact in impacts],
+        "precision": [words(impact.variant.precision) for impact in impacts],
+        "baseline": [words(impact.baseline and impact.baseline.precision) for impact in impacts],
+    }
+    for name in SPEEDUPS:
+        marks = (LENGTH,) if name == "speedup" else ()
+        columns[_RATIOS[name]] = [
+            _ratio(impact.speedups.get(name), marks if impact.length_confounded else ()) for impact in impacts
+        ]
+    columns["energy saved, %"] = [_energy(impact) for impact in impacts]
+    columns["smaller on disk"] = [_ratio(_exact(impact.size_ratio)) for impact in impacts]
+    columns["smaller in memory"] = [_ratio(_exact(impact.weights_ratio)) for impact in impacts]
+    for metric in study.task_metrics:
+        columns[f"{metric.label} drop, pp"] = [_drop(study, impact, metric) for impact in impacts]
+    columns["within noise"] = [
+        Field(", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant))) or "none")
+        for impact in impacts
+    ]
+    columns["not compared with the baseline, and why"] = [Field(impact.not_comparable or "none") for impact in impacts]
+    return ReportTable.of(columns)
+
+
+def _exact(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value)
+
+
+def _ratio(estimate: Estimate | None, marks: Sequence[Kind] = ()) -> Field:
+    return _NOT_COMPARED if estimate is None else estimated(estimate, 2, marks, "x")
+
+
+def _energy(impact: Impact) -> Field:
+    if impact.energy_reduction is None:
+        return _NOT_COMPARED
+    found = estimated(impact.energy_reduction, 1)
+    # Energy of runs of unknown length is labelled in the field, not only in its title.
+    wing = found.plus_minus or ("whole run" if impact.energy_basis == BASIS_PER_RUN else "")
+    title = ", ".join(filter(None, (found.title, impact.energy_basis)))
+    return Field(found.text, wing, title, found.sort)
+
+
+def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
+    """The paired drop if items were paired, else the difference of the two accuracies."""
+    pair = study.pair(impact.variant, metric.key)
+    marks = measured(study, impact.variant, metric).marks
+    if pair is not None and pair.drop_pp is not None:
+        return _paired_drop(pair.drop_pp, pair.interval_pp, marks)
+    drop = impact.drops.get(metric.key)
+    if drop is None:
+        return ABSENT if impact.variant.number(metric) is None else _NOT_COMPARED
+    title = "difference of the two accuracies: no interval on the same items"
+    return Field(signed(drop.pp), "unpaired", title, drop.pp, marks)
+
+
+def _paired_drop(drop_pp: float, ends: Interval | None, marks: Sequence[Kind] = ()) -> Field:
+    wing = "(no interval)" if ends is None else f"({signed(ends[0])} to {signed(ends[1])})"
+    return Field(signed(drop_pp), wing, "on the same items, with the paired 95 % interval", drop_pp, marks)
+
+
+# Tasks and subjects
+
+
+@dataclass(frozen=True)
+class TaskDetail:
+    """One task: a table of its variants, one table of subjects per model, and how many models are not shown."""
+
+    task: str
+    table: ReportTable
+    subjects: tuple[ReportTable, ...]
+    left_out: int
+
+
+def task_details(study: Study) -> list[TaskDetail]:
+    """Every task that any variant was measured on."""
+    made = []
+    for metric in study.task_metrics:
+        members = [(v, v.accuracy[metric.key]) for v in study.variants if metric.key in v.accuracy]
+        models: dict[str, list[tuple[Variant, AccuracyRecord]]] = {}
+        for variant, record in members:
+            if record.subtasks:
+                models.setdefault((study.baseline(variant) or variant).name, []).append((variant, record))
+        shown = list(models.items())[:MAX_MODELS]
+        if members:
+            made.append(
+                TaskDetail(
+                    metric.key,
+                    ReportTable.of(_task_columns(study, metric, members)),
+                    tuple(_subjects(study, name, found, metric) for name, found in shown),
+                    len(models) - len(shown),
+                )
+            )
+    return made
+
+
+def _task_columns(
+    study: Study, metric: Metric, members: Sequence[tuple[Variant, AccuracyRecord]]
+) -> dict[str, list[Field]]:
+    rows = []
+    for variant, record in members:
+        drop, flips, verdict, kl = _pairing(variant, study.pair(variant, metric.key))
+        # Older records have neither a limit nor a count: whether all items were used is not known.
+        everything = None if record.num_items is None else "all items"
+        template = record.apply_chat_template
+        rows.append({
+            "model": words(variant.name),
+            "precision": words(variant.precision),
+            metric.header: measured(study, variant, metric),
+            "drop on the same items, pp": drop,
+            "answers that flipped": flips,
+            "verdict": verdict,
+            "KL of the answers, nats": kl,
+            "items": counted(record.num_items),
+            "few-shot": counted(record.num_fewshot),
+            "limit": words(everything if record.limit is None else f"{record.limit:,} per subtask"),
+            "chat template": words(None if template is None else "yes" if template else "no"),
+            "version": words(record.task_versions.get(metric.key)),
+            "metric": words(record.metric),
+            "other metrics": Field("; ".join(_other_metrics(record)) or "none"),
+        })  # fmt: skip
+    return {header: [row[header] for row in rows] for header in rows[0]}
+
+
+def _pairing(variant: Variant, pair: PairedTask | None) -> tuple[Field, Field, Field, Field]:
+    """Drop, flips, verdict and KL divergence, or why there are none."""
+    if variant.is_baseline:
+        return (Field("baseline", absent=True), *(Field("", absent=True),) * 3)
+    if pair is None or pair.drop_pp is None:
+        why = "" if pair is None else pair.refused or ""
+        return (Field("not paired", title=why, absent=True), ABSENT, ABSENT, ABSENT)
+    flips = ABSENT if pair.flips is None else Field(
+        f"{pair.flips * 100:.1f} %", title=f"{pair.lost} lost, {pair.gained} gained", sort=pair.flips
+    )  # fmt: skip
+    verdict = VERDICTS.get(pair.verdict or "")
+    needed = f"needs {pair.items_needed:,} items" if pair.items_needed else ""
+    return (
+        _paired_drop(pair.drop_pp, pair.interval_pp),
+        flips,
+        words(None) if verdict is None else Field(verdict.word, needed, verdict.meaning, verdict.word),
+        ABSENT if pair.answer_kl is None else Field(number(pair.answer_kl), sort=pair.answer_kl),
+    )
+
+
+def _other_metrics(record: AccuracyRecord) -> Iterable[str]:
+    """The metrics beside the headline one, without their standard errors."""
+    for key, value in record.metrics.items():
+        if key != record.metric and "_stderr," not in key:
+            yield f"{key} {number(value) if value is not None and math.isfinite(value) else 'not a number'}"
+
+
+def _subjects(
+    study: Study, name: str, members: Sequence[tuple[Variant, AccuracyRecord]], metric: Metric
+) -> ReportTable:
+    """A row per subject; per variant its accuracy and, beside a baseline, the change against it in the unit shown."""
+    base = next(((variant, record) for variant, record in members if variant.is_baseline), None)
+    columns: dict[str, list[Field]] = {"subject": [], "items": []}
+    for subject in dict.fromkeys(subject for _, record in members for subject in record.subtasks):
+        sizes = {record.subtasks.get(subject, {}).get("num_items") for _, record in members} - {None}
+        columns["subject"].append(words(subject))
+        columns["items"].append(counted(sizes.pop()) if len(sizes) == 1 else words("differ" if sizes else None))
+        before = None if base is None else _score(base[1], subject)
+        for variant, record in members:
+            score = _score(record, subject)
+            header = variant.precision if variant.name == name else variant.label
+            columns.setdefault(header, []).append(estimated(score and score.scaled(metric.scale), metric.decimals))
+            if base is not None and record is not base[1]:
+                change = None if score is None or before is None else (score.value - before.value) * metric.scale
+                field = ABSENT if change is None else Field(signed(change), sort=change)
+                columns.setdefault(f"{header} - {base[0].precision}", []).append(field)
+    return ReportTable(tuple(columns), tuple(zip(*columns.values(), strict=True)), name=name)
+
+
+def _score(record: AccuracyRecord, subject: str) -> Estimate | None:
+    """The headline metric of a subject with 1.96 standard errors either way."""
+    entry: Mapping[str, Any] = record.subtasks.get(subject, {})
+    metric = record.metric or ""
+    value, error = entry.get(metric), entry.get(metric.replace(",", "_stderr,", 1))
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    if not isinstance(error, (int, float)) or not math.isfinite(error):
+        return Estimate(float(value))
+    return Estimate(float(value), (value - _Z95 * error, value + _Z95 * error))

@@ -101,7 +101,7 @@ class Frontier:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per variant, for ``pareto.csv`` and ``complete_results.json``."""
-        varying = _varying([standing.values for standing in self.standings])
+        varying = _interval_keys([standing.values for standing in self.standings])
         return [_row(standing, self.objectives, varying) for standing in self.standings]
 
 
@@ -190,8 +190,8 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
     standings = []
     for variant, label in zip(study.variants, groups.labels, strict=True):
         values = {metric.key: variant.estimate(metric) for metric in metrics}
-        standings.append(Standing(variant, label, values, excluded=_excluded(variant, metrics, values)))
-    varying = _varying([standing.values for standing in standings])
+        standings.append(Standing(variant, label, values, excluded=_exclusion(variant, metrics, values)))
+    varying = _interval_keys([standing.values for standing in standings])
     if draws is None:
         draws = _FEW_DRAWS if len(standings) > _MANY_VARIANTS else dominance.DRAWS
     compared: dict[str, list[int]] = {}
@@ -237,7 +237,7 @@ def _objective(text: str, measured: Mapping[str, Metric], example: str) -> Objec
     return Objective(measured[name], measured[name].maximise)
 
 
-def _excluded(variant: Variant, metrics: Sequence[Metric], values: Mapping[str, Estimate | None]) -> str | None:
+def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str, Estimate | None]) -> str | None:
     """Why a variant is not compared; None if it is."""
     absent, invalid = [], []
     for metric in metrics:
@@ -255,7 +255,7 @@ def _has_interval(estimate: Estimate | None) -> bool:
     return estimate is not None and estimate.interval is not None
 
 
-def _varying(values: Sequence[Mapping[str, Estimate | None]]) -> list[str]:
+def _interval_keys(values: Sequence[Mapping[str, Estimate | None]]) -> list[str]:
     """Objectives that have an interval in any variant."""
     return [key for key in (values[0] if values else ()) if any(_has_interval(found[key]) for found in values)]
 

@@ -165,7 +165,7 @@ def _standings(members: Sequence[Standing]) -> str:
         alone = listed([standing.variant.label for standing in members if standing.on_frontier], _SHOWN)
         return f"on the frontier by the numbers alone: {alone}; there are no intervals to judge confidence by"
     parts = []
-    for state, words in ((State.ON_FRONTIER, "on the frontier (P ≥ 0.95):"), (State.CANNOT_TELL, "inconclusive:")):
+    for state, words in ((State.ON_FRONTIER, "on the frontier (P ≥ 0.95):"), (State.INCONCLUSIVE, "inconclusive:")):
         chosen = sorted((pair for pair in known if pair[1].state == state.value), key=lambda pair: -pair[0])
         names = [f"{standing.variant.label} (P {probability:.2f})" for probability, standing in chosen]
         parts.append(f"{words} {listed(names, _SHOWN) or 'none'}")

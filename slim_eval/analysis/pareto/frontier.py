@@ -1,16 +1,17 @@
-"""The Pareto frontiers of a study: objectives by name, and where each variant stands among those it may be compared with."""
+"""The Pareto frontiers of a study: objectives by name, and which variants are on the frontier of comparable ones."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
 from slim_eval.analysis.pareto import dominance
-from slim_eval.analysis.pareto.hypervolumes import covered
 from slim_eval.analysis.study import Study
 from slim_eval.errors import UsageError
 from slim_eval.metrics import ACCURACY_MEAN, DEFAULT_OBJECTIVES, METRICS, Metric
@@ -18,7 +19,7 @@ from slim_eval.results.variants import Estimate, Variant, tasks_of
 from slim_eval.utils import did_you_mean
 
 _DIRECTIONS = {"min": False, "max": True}
-# Up to here all resamplings; above, as few as still give P to 0.015: the whole analysis stays within seconds.
+# Above this number of variants, fewer resamples, which still give P to 0.015: the analysis takes seconds.
 _MANY_VARIANTS, _FEW_DRAWS = 1000, 200
 
 
@@ -35,24 +36,24 @@ class Objective:
         return self.metric.key
 
     def __str__(self) -> str:
-        """As it is written on the command line: ``tpot_s:min``."""
+        """As written on the command line: ``tpot_s:min``."""
         return f"{self.key}:{'max' if self.maximise else 'min'}"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one variant stands.
+    """One variant among those that it may be compared with.
 
     Attributes:
         variant: The variant.
-        group: The setting in which it was measured; variants of different settings are not compared.
-        values: Objective key -> its number; None where it was not measured.
-        verdict: Where it stands among the variants of its group; None if it was not compared.
-        rivals: Variants that it was compared with; alone, it is on the frontier of course.
-        no_interval: Objectives that have an interval in other variants but not in this one, and were held fixed.
+        group: The settings of its measurements; variants with different settings are not compared.
+        values: Objective key -> its number; None if it was not measured.
+        verdict: On the frontier of its group or not; None if the variant was not compared.
+        rivals: Number of variants that it was compared with; without any, it is on the frontier by definition.
+        no_interval: Objectives with an interval in other variants but not in this one: they do not vary.
         excluded: Why it was not compared: ``not measured: tpot_s``.
         confounded: Why an objective compares different work in its group.
-        hypervolume_lost: See `hypervolumes.Covered`.
+        hypervolume_lost: See `dominance.Hypervolume`.
     """
 
     variant: Variant
@@ -78,13 +79,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Frontier:
-    """One set of objectives and where each variant stands.
+    """The variants of a study by one set of objectives.
 
     Attributes:
-        objectives: What was compared by.
+        objectives: The objectives.
         standings: One per variant, in the order of the study.
-        groups: The settings, for the objectives.
-        hypervolumes: Of each group that was compared, as `hypervolumes.Covered.total`; None if it was not computed.
+        groups: The groups of variants that were compared with each other.
+        hypervolumes: Group -> `dominance.Hypervolume.total`; None if it was not computed.
     """
 
     objectives: tuple[Objective, ...]
@@ -94,28 +95,26 @@ class Frontier:
 
     @property
     def title(self) -> str:
-        """The objectives as they are written on the command line: ``mmlu:max tpot_s:min``."""
+        """The objectives as written on the command line: ``mmlu:max tpot_s:min``."""
         return " ".join(map(str, self.objectives))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row per variant, as ``pareto.csv`` and ``complete_results.json`` have it."""
-        varying = [
-            o.key for o in self.objectives if any((e := s.values[o.key]) and e.interval for s in self.standings)
-        ]  # fmt: skip
+        """One flat row per variant, for ``pareto.csv`` and ``complete_results.json``."""
+        varying = _interval_keys([standing.values for standing in self.standings])
         return [_row(standing, self.objectives, varying) for standing in self.standings]
 
 
 def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objective, ...]:
-    """Objectives from what the user wrote, against what was measured.
+    """Parse objectives and look them up among the metrics that were measured.
 
     Args:
-        texts: ``"mmlu:max tpot_s:min"``, or its parts. The direction may be left out if the metric table has it.
-        study: What was measured.
+        texts: ``"mmlu:max tpot_s:min"``, or its parts. The direction is optional if the table of metrics has one.
+        study: The study.
 
     Raises:
-        UsageError: There is no objective, one that no variant has, one without a known direction, a direction that is
-            neither min nor max, or the same objective twice.
+        UsageError: There is no objective, an objective was not measured or has no known direction, a direction is
+            neither min nor max, or an objective is repeated.
     """
     parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"[\s,]+", text)]
     wanted = [part for part in parts if part]
@@ -133,11 +132,11 @@ def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objectiv
 
 
 def default_objectives(study: Study, variants: Sequence[Variant] | None = None) -> tuple[Objective, ...]:
-    """Accuracy, time per token, energy per token, memory: of each the first metric that was measured.
+    """Accuracy, time per token, energy per token, memory: the first metric of each that was measured.
 
     Args:
         study: The study.
-        variants: Those that are compared; all by default. One that less than half of them have is left out.
+        variants: Variants to compare; all by default. A metric that less than half of them have is not included.
     """
     chosen = study.variants if variants is None else variants
     found = []
@@ -150,19 +149,20 @@ def default_objectives(study: Study, variants: Sequence[Variant] | None = None) 
 
 
 def find_frontiers(study: Study, wanted: Sequence[str] = ()) -> list[Frontier]:
-    """The frontier by the default objectives, and by those that were asked for.
+    """Find the frontier by the default objectives, and by the requested ones.
 
-    Each setting of the measurements has its own default objectives: older files have fewer numbers.
+    Each group of comparable variants has its own default objectives: older files have fewer numbers.
 
     Args:
         study: The study.
-        wanted: Objectives as `parse_objectives` reads them; none by default.
+        wanted: Objectives for `parse_objectives`; none by default.
 
     Returns:
-        Sets of objectives that differ, each over all variants, the default ones first; none if nothing was measured.
+        One frontier per distinct set of objectives, each over all variants, the default ones first; none if nothing
+        was measured.
 
     Raises:
-        UsageError: An objective that no variant has, or that cannot be understood.
+        UsageError: See `parse_objectives`.
     """
     asked = parse_objectives(wanted, study) if wanted else ()
     settings = comparable_groups(study.variants).members(study.variants).values()
@@ -171,48 +171,52 @@ def find_frontiers(study: Study, wanted: Sequence[str] = ()) -> list[Frontier]:
 
 
 def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None = None, seed: int = 0) -> Frontier:
-    """Where each variant stands among those it may be compared with.
+    """Judge each variant among those that it may be compared with.
 
     Args:
         study: The study.
-        objectives: What to compare by, at least one.
-        draws: Resamplings for the probabilities; as many as the number of variants allows by default.
-        seed: Of the resamplings.
+        objectives: At least one.
+        draws: Number of resamples for the probabilities; by default, it depends on the number of variants.
+        seed: Seed of the resamples.
+
+    Raises:
+        ValueError: There is no objective.
     """
+    if not objectives:
+        raise ValueError("a frontier needs an objective")
     metrics = [objective.metric for objective in objectives]
-    groups = comparable_groups(study.variants, metrics)
     maximise = [objective.maximise for objective in objectives]
-    count = draws or (_FEW_DRAWS if len(study.variants) > _MANY_VARIANTS else dominance.DRAWS)
-    values = [{metric.key: variant.estimate(metric) for metric in metrics} for variant in study.variants]
-    excluded = [_excluded(variant, metrics) for variant in study.variants]
-    varying = [m.key for m in metrics if any((e := found[m.key]) and e.interval for found in values)]
-    members: dict[str, list[int]] = {}
-    for index, label in enumerate(groups.labels):
-        if excluded[index] is None:
-            members.setdefault(label, []).append(index)
-    made: dict[int, Standing] = {}
+    groups = comparable_groups(study.variants, metrics)
+    standings = []
+    for variant, label in zip(study.variants, groups.labels, strict=True):
+        values = {metric.key: variant.estimate(metric) for metric in metrics}
+        standings.append(Standing(variant, label, values, excluded=_exclusion(variant, metrics, values)))
+    varying = _interval_keys([standing.values for standing in standings])
+    if draws is None:
+        draws = _FEW_DRAWS if len(standings) > _MANY_VARIANTS else dominance.DRAWS
+    compared: dict[str, list[int]] = {}
+    for index, standing in enumerate(standings):
+        if standing.excluded is None:
+            compared.setdefault(standing.group, []).append(index)
     volumes: dict[str, float | None] = {}
-    for label, indices in members.items():
-        points, lows, highs = (_matrix([values[i] for i in indices], metrics, end) for end in (None, 0, 1))
-        verdicts = dominance.judge(points, lows, highs, maximise, draws=count, seed=seed)
-        volume = covered(points, maximise)
+    for label, indices in compared.items():
+        members = [standings[index] for index in indices]
+        ends = np.array([[_numbers(standing.values[metric.key]) for metric in metrics] for standing in members])
+        points, lows, highs = np.moveaxis(ends, 2, 0)
+        verdicts = dominance.judge(points, lows, highs, maximise, draws=draws, seed=seed)
+        volume = dominance.hypervolume(points, maximise)
         volumes[label] = None if volume is None else volume.total
-        why = confounding([study.variants[i] for i in indices], metrics)
-        for place, (index, verdict) in enumerate(zip(indices, verdicts, strict=True)):
-            fixed = tuple(key for key in varying if (e := values[index][key]) is not None and e.interval is None)
-            lost = None if volume is None else volume.lost[place]
-            made[index] = Standing(
-                study.variants[index], label, values[index], verdict, len(indices) - 1, fixed, None, why, lost
+        confounded = confounding([standing.variant for standing in members], metrics)
+        for place, (index, standing) in enumerate(zip(indices, members, strict=True)):
+            standings[index] = replace(
+                standing,
+                verdict=verdicts[place],
+                rivals=len(members) - 1,
+                no_interval=tuple(key for key in varying if not _has_interval(standing.values[key])),
+                confounded=confounded,
+                hypervolume_lost=None if volume is None else volume.lost[place],
             )
-    return Frontier(
-        tuple(objectives),
-        tuple(
-            made.get(index) or Standing(variant, groups.labels[index], values[index], excluded=excluded[index])
-            for index, variant in enumerate(study.variants)
-        ),
-        groups,
-        volumes,
-    )
+    return Frontier(tuple(objectives), tuple(standings), groups, volumes)
 
 
 def _objective(text: str, measured: Mapping[str, Metric], example: str) -> Objective:
@@ -233,31 +237,34 @@ def _objective(text: str, measured: Mapping[str, Metric], example: str) -> Objec
     return Objective(measured[name], measured[name].maximise)
 
 
-def _excluded(variant: Variant, metrics: Sequence[Metric]) -> str | None:
-    """Why a variant cannot take part; None if it can."""
-    absent = [_missing(variant, metric) for metric in metrics if variant.number(metric) is None]
-    invalid = [m.key for m in metrics if variant.number(m) is not None and not variant.counts(m)]
+def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str, Estimate | None]) -> str | None:
+    """Why a variant is not compared; None if it is."""
+    absent, invalid = [], []
+    for metric in metrics:
+        if values[metric.key] is None:
+            tasks = variant.mean_tasks if metric is ACCURACY_MEAN else ()
+            missing = [task for task in tasks if variant.number(task) is None]
+            absent.append(f"{metric.key} (no {', '.join(missing)})" if missing else metric.key)
+        elif not variant.counts(metric):
+            invalid.append(metric.key)
     why = [f"{words}: {', '.join(keys)}" for words, keys in (("not measured", absent), ("invalid", invalid)) if keys]
     return "; ".join(why) or None
 
 
-def _missing(variant: Variant, metric: Metric) -> str:
-    """A missing objective, with the tasks that a mean lacks."""
-    lacking = [task for task in variant.mean_tasks if metric is ACCURACY_MEAN and variant.number(task) is None]
-    return f"{metric.key} (no {', '.join(lacking)})" if lacking else metric.key
+def _has_interval(estimate: Estimate | None) -> bool:
+    return estimate is not None and estimate.interval is not None
 
 
-def _matrix(values: Sequence[Mapping[str, Estimate | None]], metrics: Sequence[Metric], end: int | None) -> Any:
-    """Variants by objectives: the values, or the lower or upper ends of their intervals; NaN if there is none."""
+def _interval_keys(values: Sequence[Mapping[str, Estimate | None]]) -> list[str]:
+    """Objectives that have an interval in any variant."""
+    return [key for key in (values[0] if values else ()) if any(_has_interval(found[key]) for found in values)]
 
-    def number(estimate: Estimate | None) -> float:
-        if estimate is None:
-            return math.nan
-        if end is None:
-            return estimate.value
-        return math.nan if estimate.interval is None else estimate.interval[end]
 
-    return [[number(found[metric.key]) for metric in metrics] for found in values]
+def _numbers(estimate: Estimate | None) -> tuple[float, float, float]:
+    """The value and the ends of its interval; NaN if missing."""
+    if estimate is None:
+        return math.nan, math.nan, math.nan
+    return estimate.value, *(estimate.interval or (math.nan, math.nan))
 
 
 def _row(standing: Standing, objectives: Sequence[Objective], varying: Sequence[str]) -> dict[str, Any]:

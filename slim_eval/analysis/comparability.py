@@ -265,7 +265,7 @@ class Groups:
 
     Attributes:
         labels: The group of each variant, in words: ``vllm, NVIDIA A100``; `NOT_MEASURED` for a variant without any of
-            the numbers, where there are several groups.
+            the numbers, if there are several groups.
         differences: Of each group but the first, what sets it apart from the first: ``transformers, Test CPU: engine
             transformers against vllm, hardware Test CPU against NVIDIA A100``.
         settings: Of each group all that is known of its setting, in words; empty where the records do not say.
@@ -350,7 +350,7 @@ class _Found:
     groups: list[_Facts] = field(default_factory=list)
 
     def place(self, facts: _Facts) -> int:
-        """The first group that nothing in these facts speaks against; a new one where there is none."""
+        """The first group that nothing in these facts speaks against; a new one if there is none."""
         place = next((i for i, group in enumerate(self.groups) if _fits(facts, group)), len(self.groups))
         if place == len(self.groups):
             self.groups.append({})

@@ -295,7 +295,7 @@ def _overall(
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:
         parts.append(
-            f"the latency ratios of {listed(confounded)} compare different numbers of output tokens and are no speed-ups"
+            f"the latency ratios of {listed(confounded)} compare different numbers of output tokens and are not speed-ups"
         )
     return [text for text in parts if text]
 

@@ -73,7 +73,7 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
 
     Args:
         variant: The variant.
-        baseline: What it is compared with; None where there is none.
+        baseline: What it is compared with; None if there is none.
         tasks: Tasks to compare.
     """
     if baseline is None:

@@ -117,14 +117,14 @@ class Study:
         return by_model(self.variants)
 
     def baseline(self, variant: Variant) -> Variant | None:
-        """What a variant is compared with: itself for a baseline; None where there is none."""
+        """What a variant is compared with: itself for a baseline; None if there is none."""
         if variant.is_baseline:
             return variant
         return baseline_of(variant, self._by_model[variant.base_model])
 
     @cached_property
     def impacts(self) -> tuple[Impact, ...]:
-        """What changed, one per variant that is no baseline, in their order; over the tasks shown."""
+        """What changed, one per variant that is not a baseline, in their order; over the tasks shown."""
         return self.impacts_over(self.tasks)
 
     def impacts_over(self, tasks: Sequence[str]) -> tuple[Impact, ...]:

@@ -122,7 +122,7 @@ class Variant:
     def is_baseline(self) -> bool:
         """Whether others of its model are compared with it: the baseline's scheme, on weights that are not quantized.
 
-        A checkpoint that came quantized and was measured as it stands is no baseline, whatever its scheme is called.
+        A checkpoint that came quantized and was measured as-is is not a baseline, whatever its scheme is called.
         """
         return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
 
@@ -274,7 +274,7 @@ def by_model(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
 
 
 def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None:
-    """The baseline of a variant's model, of the same run where there are several; None where there is none."""
+    """The baseline of a variant's model, of the same run if there are several; None if there is none."""
     found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
     return min(found, key=lambda other: other.name != variant.name, default=None)
 

@@ -163,6 +163,9 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(float(found.low), float(found.high))
 
 
+_ROUNDING = 1e-12  # relative
+
+
 @dataclass(frozen=True)
 class _Sample:
     """Requests in the order of their iterations, and the number of requests, and their sum, per iteration."""
@@ -184,7 +187,8 @@ class _Sample:
 
     @property
     def is_constant(self) -> bool:
-        return bool(np.ptp(self.values) == 0)
+        # Differences of one clock are equal up to rounding, which the jackknife of BCa would divide by.
+        return bool(np.ptp(self.values) <= _ROUNDING * np.abs(self.values).max())
 
     def supports(self, statistic: Statistic, confidence: float) -> bool:
         """Whether the quantile is within the sample at this confidence; for a mean, whether iterations vary."""

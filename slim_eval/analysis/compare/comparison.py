@@ -49,7 +49,7 @@ class MetricComparison:
         ratio: B / A; None where it would mean nothing.
         interval: 95 % interval of the ratio, widened by the noise floor where one is known.
         floor: That floor, a relative change.
-        reason: Why the verdict is no verdict.
+        reason: Why the verdict could not be reached.
     """
 
     metric: Metric
@@ -247,7 +247,7 @@ def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Int
 
     Args:
         values: One a run.
-        ratios: Of pairs of runs, each with its interval where there is one.
+        ratios: Of pairs of runs, each with its interval if there is one.
 
     Returns:
         A relative change, up or down; None below two runs.

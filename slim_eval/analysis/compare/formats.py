@@ -237,7 +237,7 @@ def _notes(pair: VariantComparison) -> list[str]:
     if any(task.paired.verdict for task in pair.tasks):
         margin = next(task.paired.margin_pp for task in pair.tasks if task.paired.verdict)
         lines.append(
-            f"drop: percentage points that B lost on the same items, 95 % interval; equivalent: surely under {margin:g}"
+            f"drop: percentage points that B lost on the same items, 95 % interval; equivalent: beyond doubt under {margin:g}"
         )
     return [*lines, *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())]
 

@@ -3,7 +3,7 @@
 A point is *dominated* if another one is at least as good in every objective and better in one. The points that are not
 dominated are the Pareto frontier; equal points are on it together. A point with a missing value (NaN) is not compared.
 
-Non-domination and volumes are computed by moocore. Probabilities are not: docs/decisions/018-pareto-moocore.md.
+Non-domination and volumes are computed by moocore. Probabilities are not: docs/decisions/019-pareto-moocore.md.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class CheckState(Enum):
 
 @dataclass(frozen=True)
 class Reading:
-    """A number of a variant with its 95 % interval; None where there is none."""
+    """A number of a variant with its 95 % interval; None if there is none."""
 
     metric: Metric
     value: float | None
@@ -206,7 +206,7 @@ class Recommendation:
         return None if self.pick is None else self.pick.wins
 
     def raise_if_nothing_fits(self) -> None:
-        """Raise where there is no pick.
+        """Raise without a pick.
 
         Raises:
             NothingFitsError: Naming the closest variant and how far to relax which option.

@@ -156,7 +156,7 @@ def results_table(study: Study) -> pd.DataFrame:
 
 
 def impact_rows(study: Study, impacts: Sequence[Impact], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per variant that is no baseline: `impact.impact_columns`, ``within_noise`` and ``directory``.
+    """One row per variant that is not a baseline: `impact.impact_columns`, ``within_noise`` and ``directory``.
 
     Args:
         study: The study.
@@ -172,7 +172,7 @@ def impact_rows(study: Study, impacts: Sequence[Impact], tasks: Sequence[str]) -
 
 
 def quantization_impact(study: Study) -> pd.DataFrame:
-    """`impact_rows` as a table, with its columns even where there is no row."""
+    """`impact_rows` as a table, with its columns even without rows."""
     nothing = impact_columns(Impact(study.variants[0], None), study.tasks) if study.variants else {}
     rows = impact_rows(study, study.impacts, study.tasks)
     return pd.DataFrame(rows, columns=[*nothing, "within_noise", "directory"])

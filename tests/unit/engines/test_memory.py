@@ -78,11 +78,11 @@ def ask(library: Path, *gpus: StandInGpu, gib: float, count: int = 1, container:
 def test_what_holds_a_gpus_memory_is_named(library: Path, visitor: int) -> None:
     answer = ask(library, gpu(70, f"{visitor}:{64 * GIB};self:{GIB}"), gib=14.9)
     assert answer["cause"] == (
-        f"the weights and CUDA need 15.4 GiB, GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
+        f"the weights and CUDA need 15.4 GiB, GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) uses 64.0 GiB"
     )
     assert answer["remedy"].startswith("end the processes that use it, serve a smaller model")
     assert answer["situation"] == (
-        f"the weights take 1.0 GiB; GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) holds 64.0 GiB"
+        f"the weights take 1.0 GiB; GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) uses 64.0 GiB"
     )
 
 
@@ -90,12 +90,12 @@ def test_the_largest_holder_comes_first_and_one_that_has_ended_has_no_name(libra
     ended = subprocess.Popen(["true"])
     ended.wait()
     answer = ask(library, gpu(79, f"{ended.pid}:{GIB};{visitor}:{40 * GIB}"), gib=2.0)
-    assert f"pid {visitor} (sleep) holds 40.0 GiB, pid {ended.pid} holds 1.0 GiB" in answer["cause"]
+    assert f"pid {visitor} (sleep) uses 40.0 GiB, pid {ended.pid} uses 1.0 GiB" in answer["cause"]
 
 
 def test_in_a_container_a_process_is_not_named_by_guess(library: Path, visitor: int) -> None:
     answer = ask(library, gpu(79, f"{visitor}:{40 * GIB}"), gib=2.0, container=True)
-    assert f"pid {visitor} holds 40.0 GiB" in answer["cause"]
+    assert f"pid {visitor} uses 40.0 GiB" in answer["cause"]
 
 
 def test_memory_without_a_holder_is_refused_after_a_while(library: Path) -> None:

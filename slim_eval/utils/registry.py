@@ -53,7 +53,7 @@ class Registry(Mapping[str, Member], Generic[Member]):
         return self._members[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
+        return iter(tuple(self._members))  # a snapshot: what a loop imports may register further members
 
     def __len__(self) -> int:
         return len(self._members)

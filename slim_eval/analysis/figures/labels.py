@@ -1,4 +1,8 @@
-"""Places for labels beside points, so that no label covers another one, a point, or the edge. Plain geometry."""
+"""Places for labels beside points, so that no label covers another one, a point, a line, or the edge. Plain geometry.
+
+adjustText moves labels by forces and stops after a number of rounds: labels still covered points and frontiers, and it
+took a quarter of the time of all figures. See docs/decisions/014-drawing.md.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ _STEPS = (1.0, 2.0, 3.5, 5.5, 8.0, 11.0, 15.0, 20.0, 26.0, 33.0, 41.0)  # distan
 #: Distances for a label that must have a place, and for one that stays near its point or is left out.
 FAR, NEAR = len(_STEPS), 4
 _FAR_ENOUGH = 6  # farther away, a line that crosses something is easier to follow than one that does not
+# Right and left before above and below.
+_ORDER = sorted(
+    range(_DIRECTIONS), key=lambda i: (min(i, abs(i - _DIRECTIONS // 2), _DIRECTIONS - i), i)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,22 +33,10 @@ class Box:
     right: float
     high: float
 
-    def around(self, margin: float) -> Box:
-        """The same with a margin on each side."""
-        return Box(self.left - margin, self.low - margin, self.right + margin, self.high + margin)
-
 
 @dataclass(frozen=True)
-class Wish:
-    """A label that wants a place.
-
-    Attributes:
-        x: Of its point.
-        y: Of its point.
-        width: Of the label.
-        height: Of the label.
-        steps: How many of the distances may be tried: a label of little weight stays near its point or is left out.
-    """
+class Label:
+    """A label without a place: its point, its size, and how many of the distances may be tried."""
 
     x: float
     y: float
@@ -48,16 +44,44 @@ class Wish:
     height: float
     steps: int = FAR
 
+    def nearest(self, box: Box) -> tuple[float, float]:
+        """The point of a box that is nearest to the label's point."""
+        return min(max(self.x, box.left), box.right), min(max(self.y, box.low), box.high)
 
-def place(wishes: Sequence[Wish], obstacles: Sequence[Box], room: Box, gap: float) -> list[Box | None]:
-    """A place for each label, the first ones first, each as near to its point as may be.
+    def leader(self, box: Box, gap: float) -> list[Box]:
+        """The line from the label's point to its place as small boxes; none if the place is right beside the point."""
+        x, y = self.nearest(box)
+        distance = math.hypot(x - self.x, y - self.y)
+        if distance <= 1.5 * gap:
+            return []
+        count = max(2, int(distance / gap))
+        shares = [(index + 1) / (count + 1) for index in range(count)]
+        points = [(self.x + (x - self.x) * share, self.y + (y - self.y) * share) for share in shares]
+        return [Box(px - 1, py - 1, px + 1, py + 1) for px, py in points]
 
-    A place lies in the room and meets no obstacle, no label placed before, and no line from such a label to its point;
-    its own line crosses no label and no obstacle. A label that may stand far from its point and found no such
-    place near it gets one whose line may cross an obstacle.
+    def candidates(self, gap: float, most: int) -> list[Box]:
+        """Boxes around the point, the nearest first."""
+        boxes = []
+        for step in _STEPS[: min(self.steps, most)]:
+            for index in _ORDER:
+                angle = 2 * math.pi * index / _DIRECTIONS
+                x, y = self.x + step * gap * math.cos(angle), self.y + step * gap * math.sin(angle)
+                # The box's side or corner that faces the point is there: at the right its left side.
+                left = x - self.width * (1 - math.cos(angle)) / 2
+                low = y - self.height * (1 - math.sin(angle)) / 2
+                boxes.append(Box(left, low, left + self.width, low + self.height))
+        return boxes
+
+
+def place(labels: Sequence[Label], obstacles: Sequence[Box], room: Box, gap: float) -> list[Box | None]:
+    """A place for each label, the first ones first, each as near to its point as possible.
+
+    A place is inside the room and meets no obstacle, no label placed before, and no line from such a label to its
+    point; its own line crosses no label and no obstacle. A label that may be far from its point and found no such place
+    gets one whose line may cross an obstacle.
 
     Args:
-        wishes: In order of their weight.
+        labels: In order of their weight.
         obstacles: What must stay visible: the points themselves, and lines as boxes.
         room: Where labels may be.
         gap: Least distance between a label and its point.
@@ -68,74 +92,34 @@ def place(wishes: Sequence[Wish], obstacles: Sequence[Box], room: Box, gap: floa
     fixed = _matrix(obstacles)
     taken: list[Box] = []
     lines: list[Box] = []
-    places: list[Box | None] = [None] * len(wishes)
+    places: list[Box | None] = [None] * len(labels)
     for strict in (True, False):
-        for index, wish in enumerate(wishes):
-            if places[index] is not None or not (strict or wish.steps == FAR):
+        for index, label in enumerate(labels):
+            if places[index] is not None or not (strict or label.steps == FAR):
                 continue
-            labels = _matrix(taken)
-            filled = np.vstack([fixed, labels, _matrix(lines)])
-            uncrossed = np.vstack([fixed, labels]) if strict else labels
+            others = _matrix(taken)
+            filled = np.vstack([fixed, others, _matrix(lines)])
+            uncrossed = np.vstack([fixed, others]) if strict else others
             found = next(
-                (box for box in _candidates(wish, gap, _FAR_ENOUGH if strict else FAR)
-                 if _inside(box, room) and not _meets(box, filled).any() and _clear(box, wish, uncrossed, gap)), None
+                (box for box in label.candidates(gap, _FAR_ENOUGH if strict else FAR)
+                 if _inside(box, room) and not _meets(box, filled).any() and _is_clear(label, box, uncrossed, gap)),
+                None,
             )  # fmt: skip
             places[index] = found
             if found is not None:
                 taken.append(found)
-                lines += leader(wish, found, gap)
+                lines += label.leader(found, gap)
     return places
-
-
-def leader(wish: Wish, box: Box, gap: float) -> list[Box]:
-    """The line from a label to its point as small boxes; none where the label stands right beside it."""
-    x, y = nearest_point(wish, box)
-    distance = math.hypot(x - wish.x, y - wish.y)
-    if distance <= 1.5 * gap:
-        return []
-    count = max(2, int(distance / gap))
-    shares = [(index + 1) / (count + 1) for index in range(count)]
-    points = [(wish.x + (x - wish.x) * share, wish.y + (y - wish.y) * share) for share in shares]
-    return [Box(px - 1, py - 1, px + 1, py + 1) for px, py in points]
-
-
-def nearest_point(wish: Wish, box: Box) -> tuple[float, float]:
-    """The point of a label's box that is nearest to the point it names."""
-    return min(max(wish.x, box.left), box.right), min(max(wish.y, box.low), box.high)
-
-
-def overlap(a: Box, b: Box) -> bool:
-    """Whether two boxes share an area."""
-    return a.left < b.right and b.left < a.right and a.low < b.high and b.low < a.high
-
-
-def _candidates(wish: Wish, gap: float, most: int) -> list[Box]:
-    """Boxes around a point, the nearest first; right and left before above and below."""
-    boxes = []
-    for step in _STEPS[: min(wish.steps, most)]:
-        for index in _order():
-            angle = 2 * math.pi * index / _DIRECTIONS
-            x, y = wish.x + step * gap * math.cos(angle), wish.y + step * gap * math.sin(angle)
-            # The box's side or corner that faces the point is there: at the right its left side, above its lower one.
-            left = x - wish.width * (1 - math.cos(angle)) / 2
-            low = y - wish.height * (1 - math.sin(angle)) / 2
-            boxes.append(Box(left, low, left + wish.width, low + wish.height))
-    return boxes
-
-
-def _order() -> list[int]:
-    half = _DIRECTIONS // 2
-    return sorted(range(_DIRECTIONS), key=lambda index: (min(index, abs(index - half), _DIRECTIONS - index), index))
 
 
 def _inside(box: Box, room: Box) -> bool:
     return room.left <= box.left and box.right <= room.right and room.low <= box.low and box.high <= room.high
 
 
-def _clear(box: Box, wish: Wish, others: NDArray[np.float64], gap: float) -> bool:
+def _is_clear(label: Label, box: Box, others: NDArray[np.float64], gap: float) -> bool:
     """Whether the line from a label to its point crosses none of some boxes."""
     # Its own point is an obstacle as well: the line may begin there.
-    line = [part for part in leader(wish, box, gap) if math.hypot(part.left + 1 - wish.x, part.low + 1 - wish.y) > gap]
+    line = [p for p in label.leader(box, gap) if math.hypot(p.left + 1 - label.x, p.low + 1 - label.y) > gap]
     return not any(_meets(part, others).any() for part in line)
 
 

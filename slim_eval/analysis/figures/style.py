@@ -1,20 +1,17 @@
-"""How every figure looks: one palette, one set of sizes, and how texts are shortened and numbers written."""
+"""How every figure looks: colours, markers, sizes of texts, and how model names are broken. Light to import."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
-OKABE_ITO = {
-    "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "vermilion": "#D55E00", "purple": "#CC79A7",
-    "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
-}  # fmt: skip
-_PRECISION_COLOURS = {"fp16": "blue", "int8": "orange", "int4": "green"}
-_FURTHER_COLOURS = ("purple", "sky", "vermilion", "yellow", "black")
-# Shapes repeat at another count than colours: two precisions that share a colour differ in shape.
-_PRECISION_MARKERS = {"fp16": "o", "int8": "s", "int4": "^"}
+from slim_eval.schemes import SCHEMES, Scheme, in_order
+
+# Okabe and Ito's palette, which is readable with any colour vision (https://jfly.uni-koeln.de/color/), without the
+# colours that the table of schemes uses. Colours and markers repeat at different counts, so that pairs differ.
+_FURTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _FURTHER_MARKERS = ("D", "v", "P", "X", "<", ">", "p")
+_PLAIN = Scheme("", "", 16)  # a scheme that chose no colour or marker
 
 TEXT = "#222222"
 MUTED = "#6b6b6b"
@@ -27,13 +24,19 @@ _NAME_CHARACTERS = 24
 
 
 def colours(precisions: Iterable[str]) -> Mapping[str, str]:
-    """A colour for each precision, fp16 first; the usual three have the same one in every figure of every analysis."""
-    return {name: OKABE_ITO[colour] for name, colour in _given(precisions, _PRECISION_COLOURS, _FURTHER_COLOURS)}
+    """A colour per scheme, in the order of the table of schemes, the same in every figure of every analysis."""
+    return _look(in_order(precisions), "colour", _FURTHER_COLOURS)
 
 
 def markers(precisions: Iterable[str]) -> Mapping[str, str]:
-    """A marker's shape for each precision, in the order of `colours`: readable where colours are not."""
-    return dict(_given(precisions, _PRECISION_MARKERS, _FURTHER_MARKERS))
+    """A marker per scheme, likewise: readable without colour."""
+    return _look(in_order(precisions), "marker", _FURTHER_MARKERS)
+
+
+def _look(names: Sequence[str], what: str, further: Sequence[str]) -> Mapping[str, str]:
+    chosen = {name: getattr(SCHEMES[name], what) for name in names if name in SCHEMES}
+    free = [name for name in names if chosen.get(name, getattr(_PLAIN, what)) == getattr(_PLAIN, what)]
+    return {**dict.fromkeys(names, ""), **chosen, **{name: further[i % len(further)] for i, name in enumerate(free)}}
 
 
 def tint(colour: str, share: float) -> str:
@@ -42,17 +45,8 @@ def tint(colour: str, share: float) -> str:
     return "#" + "".join(f"{round(channel + (255 - channel) * share):02X}" for channel in channels)
 
 
-def _given(precisions: Iterable[str], usual: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
-    found = set(precisions)
-    known = [precision for precision in usual if precision in found]
-    others = sorted(found.difference(known))
-    return [(name, usual[name]) for name in known] + [
-        (name, further[i % len(further)]) for i, name in enumerate(others)
-    ]
-
-
 def wrapped_name(name: str) -> str:
-    """A model's name in lines of a fixed greatest length, broken after ``-``, ``_``, ``/`` or a space if it has one.
+    """A model's name in lines of limited length, broken after ``-``, ``_``, ``/`` or a space if it has one.
 
     Nothing is cut: names of one family differ anywhere.
     """

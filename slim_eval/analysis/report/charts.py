@@ -8,7 +8,6 @@ numbers into traces. The drops have one row per variant and task. Colours of tex
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
+from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.pareto.dominance import non_dominated
 from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed
 from slim_eval.analysis.study import Study
@@ -340,19 +340,17 @@ class PluginFigure:
 
 def plugin_figures(study: Study) -> list[PluginFigure]:
     """The registered figures that have data; slim-eval's own ones are left out, as the charts above have their numbers."""
-    try:
-        registry = importlib.import_module("slim_eval.analysis.figures.figure").FIGURES
-    except ModuleNotFoundError:
-        return []
     made = []
-    for figure in registry.values():
+    for figure in FIGURES.values():
         if not figure.in_report:
             continue
         if figure.chart is not None:
             chart = figure.chart(study)
             made += [] if chart is None else [PluginFigure(figure.title, json.loads(chart.to_json()), None)]
         else:
-            content = importlib.import_module("slim_eval.analysis.figures.writing").png(figure, study)
+            from slim_eval.analysis.figures.writing import png  # with matplotlib, which few reports need
+
+            content = png(figure, study)
             if content is not None:
                 image = f"data:image/png;base64,{base64.b64encode(content).decode()}"
                 made.append(PluginFigure(figure.title, None, image))

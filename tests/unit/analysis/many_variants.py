@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slim_eval.analysis.evidence import Evidence, gather
-from slim_eval.results.rows import Row, rows_of, tasks_of
 
-from slim_eval.analysis.figures.plots import PlotData
+from slim_eval.analysis.compare.items import verdict
+from slim_eval.analysis.study import Study
+from slim_eval.metrics import AMORTISED, E2E, TPOT, TTFT
+from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Variant
 
 PRECISIONS = ("fp16", "int8", "int4")
@@ -36,16 +39,24 @@ def many_variants(make_variant: Callable[..., Variant], models: int, *, seed: in
     return variants
 
 
-def many_data(make_variant: Callable[..., Variant], models: int, *, seed: int = 0) -> PlotData:
-    """The same as figures take it, with samples, and paired tasks as `gather` judges them."""
-    variants = many_variants(make_variant, models, seed=seed)
-    rows = rows_of(variants)
+def many_study(make_variant: Callable[..., Variant], models: int, *, seed: int = 0) -> Study:
+    """A study of them, with samples of two thirds, and with paired tasks."""
+    plain = Study.of(many_variants(make_variant, models, seed=seed))
     random = np.random.default_rng(seed + 1)
-    samples = {row["directory"]: _samples(random, row) for row in rows[: 2 * len(rows) // 3]}
-    evidence = gather(variants, rows, 1.0)
-    paired = {row["directory"]: _paired(random, row, rows) for row in rows if row["precision"] != "fp16"}
-    found = Evidence(paired, evidence.noise)
-    return PlotData(rows, tasks_of(rows[0]), found, lambda row, name: samples.get(row["directory"], ()))
+    samples = {v.directory: _samples(random, v) for v in plain.variants[: 2 * len(plain.variants) // 3]}
+    paired = {v.directory: _paired(random, plain, v) for v in plain.variants if not v.is_baseline}
+    return SampledStudy(plain.variants, plain.tasks, paired, kept=samples)
+
+
+@dataclass(frozen=True)
+class SampledStudy(Study):
+    """A study whose samples are in memory."""
+
+    kept: Mapping[Path, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def samples(self, variant: Variant, name: str) -> list[dict[str, Any]]:
+        """The samples of the performance record."""
+        return self.kept.get(variant.directory, []) if name == "performance" else []
 
 
 def _variant(
@@ -88,30 +99,27 @@ def _variant(
                      head={"model_size_gb": weights * 1.02})  # fmt: skip
 
 
-def _samples(random: np.random.Generator, row: Row) -> list[dict[str, Any]]:
+def _samples(random: np.random.Generator, variant: Variant) -> list[dict[str, Any]]:
     made = []
+    latency, ttft, tpot, e2e = (variant.number(m) or 0.0 for m in (AMORTISED, TTFT, TPOT, E2E))
     for iteration in range(40):
         slow = float(random.lognormal(0, 0.05))
         for request in range(2):
             made.append(
-                {"iteration": iteration, "request": request, "wall_s": row["mean_latency_s"] * 8 * slow,
-                 "ttft_s": row["ttft_s"] * slow, "tpot_s": row["tpot_s"] * slow, "e2e_s": row["e2e_latency_s"] * slow}
+                {"iteration": iteration, "request": request, "wall_s": latency * 8 * slow,
+                 "ttft_s": ttft * slow, "tpot_s": tpot * slow, "e2e_s": e2e * slow}
             )  # fmt: skip
     return made
 
 
-def _paired(random: np.random.Generator, row: Row, rows: list[Row]) -> list[Any]:
-    from slim_eval.analysis.rules import baseline_of
-
-    from slim_eval.analysis.compare.items import verdict
-    from slim_eval.results.records import PairedTask
-
-    base, made = baseline_of(row, rows), []
+def _paired(random: np.random.Generator, study: Study, variant: Variant) -> list[PairedTask]:
+    base, made = study.baseline(variant), []
     for task in TASKS:
-        if base is None or row[task] is None or base[task] is None:
+        before, after = None if base is None else base.number(task), variant.number(task)
+        if before is None or after is None:
             made.append(PairedTask(task=task, refused=f"{task}: no outcomes of single items"))
             continue
-        drop, half = (base[task] - row[task]) * 100, float(random.uniform(0.4, 2.2))
+        drop, half = (before - after) * 100, float(random.uniform(0.4, 2.2))
         ends = (drop - half, drop + half)
         p_value = 0.01 if ends[0] > 0 else 0.5
         made.append(PairedTask(task=task, drop_pp=drop, interval_pp=ends, margin_pp=1.0, p_value_holm=p_value,

@@ -225,10 +225,10 @@ def test_one_cluster_has_nothing_to_tell_its_effect_from() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "clusters", "message"),
     [
-        ([1, 0], [1], None, "one entry an item"),
-        ([1, 0], [1, 0], ["x"], "one entry an item"),
+        ([1, 0], [1], None, "one entry per item"),
+        ([1, 0], [1, 0], ["x"], "one entry per item"),
         ([], [], None, "at least one item"),
-        ([[1, 0]], [[1, 0]], None, "one number an item"),
+        ([[1, 0]], [[1, 0]], None, "one number per item"),
         ([1, math.nan], [1, 0], None, "finite"),
         ([1, 0], [math.inf, 0], None, "finite"),
     ],
@@ -304,7 +304,7 @@ def test_the_clustered_error_of_independent_items_is_the_usual_one() -> None:
 def test_the_clustered_error_needs_two_clusters_and_matching_lengths() -> None:
     assert clustered_stderr([1.0, 2.0], ["x", "x"]) is None
     assert clustered_stderr([1.0], ["x"]) is None
-    with pytest.raises(ValueError, match="one entry an item"):
+    with pytest.raises(ValueError, match="one entry per item"):
         clustered_stderr([1.0, 2.0], ["x"])
     with pytest.raises(ValueError, match="at least one item"):
         clustered_stderr([], [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,34 +11,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from slim_eval.results.rows import rows_of, tasks_of
 
-from slim_eval.analysis.figures import labels
-from slim_eval.analysis.figures.figures_points import usual_length
-from slim_eval.analysis.figures.labels import Box, Wish, place
-from slim_eval.analysis.figures.plots import FIGURES, PlotData
+from slim_eval.analysis.figures.figure import FIGURES
+from slim_eval.analysis.figures.labels import Box, Label, place
 from slim_eval.analysis.figures.radar import corner
-from slim_eval.analysis.figures.scatter import FEW_POINTS
+from slim_eval.analysis.figures.scatter import FEW_POINTS, usual_length
+from slim_eval.analysis.figures.writing import drawn
+from slim_eval.analysis.study import Study
 from slim_eval.results.variants import Variant
-from tests.unit.analysis.many_variants import many_data
+from tests.unit.analysis.many_variants import many_study
 
 Make = Callable[..., Variant]
 PARETO = ("pareto_latency_accuracy", "pareto_energy_accuracy", "pareto_size_accuracy")
 
 
-def data_of(variants: Sequence[Variant]) -> PlotData:
-    rows = rows_of(variants)
-    return PlotData(rows, tasks_of(rows[0]))
-
-
-def draw(name: str, data: PlotData) -> Figure:
-    made = next(spec for spec in FIGURES if spec.name == name).figure(data)
+def draw(name: str, study: Study) -> Figure:
+    made = drawn(FIGURES[name], study)
     assert made is not None
     return made
 
 
 def lines(axes: Axes) -> dict[str, Any]:
     return {str(line.get_gid()): line for line in axes.lines}
+
+
+def frontiers(axes: Axes) -> list[Any]:
+    return [line for line in axes.lines if str(line.get_gid()).startswith("frontier|")]
 
 
 def at(axes: Axes, gid: str) -> tuple[float, float]:
@@ -61,7 +59,7 @@ def variant(make: Make, name: str, precision: str, tpot: float, accuracy: float,
 
 def test_points_stand_at_their_values_with_intervals(make_variant: Make) -> None:
     performance = {"intervals": {"tpot_s": (0.0035, 0.0045)}}
-    data = data_of([make_variant(performance=performance, tasks={"mmlu": 0.5, "gsm8k": 0.7})])
+    data = Study.of([make_variant(performance=performance, tasks={"mmlu": 0.5, "gsm8k": 0.7})])
     (axes,) = draw("pareto_latency_accuracy", data).axes
     assert at(axes, "Tiny|fp16") == (4.0, 60.0)
     across, up = lines(axes)["Tiny|fp16|x"], lines(axes)["Tiny|fp16|y"]
@@ -77,9 +75,9 @@ def test_the_frontier_is_a_line_of_steps_through_what_no_other_one_beats(make_va
         variant(make_variant, "b/B", "fp16", 0.006, 0.6),  # beaten by A int8
         variant(make_variant, "c/C", "fp16", 0.002, 0.5),
     ]  # fmt: skip
-    made = draw("pareto_latency_accuracy", data_of(variants))
+    made = draw("pareto_latency_accuracy", Study.of(variants))
     (axes,) = made.axes
-    step = lines(axes)["frontier|0"]
+    step = frontiers(axes)[0]
     corners = [(round(float(x), 6), round(float(y), 6)) for x, y in step.get_xydata()]
     left, right = axes.get_xlim()
     bottom = round(float(axes.get_ylim()[0]), 6)
@@ -96,10 +94,9 @@ def test_a_frontier_is_drawn_for_each_setting_and_named_by_what_differs(make_var
         variant(make_variant, "b/B", "fp16", 0.001, 0.8, batch_size=1),
         variant(make_variant, "b/B", "int8", 0.0005, 0.7, batch_size=1),
     ]  # fmt: skip
-    made = draw("pareto_latency_accuracy", data_of(variants))
-    shown = lines(made.axes[0])
-    assert {"frontier|0", "frontier|1"} <= set(shown)
-    assert shown["frontier|0"].get_linestyle() != shown["frontier|1"].get_linestyle()
+    made = draw("pareto_latency_accuracy", Study.of(variants))
+    first, second = frontiers(made.axes[0])
+    assert first.get_linestyle() != second.get_linestyle()
     assert legend(made)[-2:] == ["Pareto frontier: batch size 8", "Pareto frontier: batch size 1"]
 
 
@@ -109,15 +106,15 @@ def test_emulated_and_invalid_points_are_hollow_and_on_no_frontier(make_variant:
         make_variant(precision="int8", performance={"tpot_s": 0.001}, tasks={"mmlu": 0.9}, head={"kernels": "emulated"}),
         make_variant(precision="int4", energy={"joules_per_output_token": 0.01, "valid": False}, tasks={"mmlu": 0.9}),
     ]  # fmt: skip
-    latency = draw("pareto_latency_accuracy", data_of(variants[:2]))
+    latency = draw("pareto_latency_accuracy", Study.of(variants[:2]))
     assert lines(latency.axes[0])["Tiny|int8"].get_markerfacecolor() == "white"
-    assert (4.0, 50.0) in [tuple(corner) for corner in lines(latency.axes[0])["frontier|0"].get_xydata().round(6)]
+    assert (4.0, 50.0) in [tuple(corner) for corner in frontiers(latency.axes[0])[0].get_xydata().round(6)]
     assert "emulated" in notes(latency)
-    energy = draw("pareto_energy_accuracy", data_of(variants))
+    energy = draw("pareto_energy_accuracy", Study.of(variants))
     assert lines(energy.axes[0])["Tiny|int4"].get_markerfacecolor() == "white"
     assert lines(energy.axes[0])["Tiny|fp16"].get_markerfacecolor() != "white"
     assert "marked invalid" in notes(energy)
-    size = draw("pareto_size_accuracy", data_of(variants))  # size on disk has no doubt
+    size = draw("pareto_size_accuracy", Study.of(variants))  # size on disk has no doubt
     assert all(lines(size.axes[0])[f"Tiny|{p}"].get_markerfacecolor() != "white" for p in ("fp16", "int8", "int4"))
 
 
@@ -127,16 +124,16 @@ def test_amortised_latency_of_another_length_is_hollow_time_per_token_is_not(mak
         make_variant("b/B", "int8", performance={"output_tokens": 60.0, "mean_latency_s": 0.05}, tasks={"mmlu": 0.6}),
     ]  # fmt: skip
     hollow = lambda made: lines(made.axes[0])["B|int8"].get_markerfacecolor() == "white"  # noqa: E731
-    assert not hollow(draw("pareto_latency_accuracy", data_of(variants)))
+    assert not hollow(draw("pareto_latency_accuracy", Study.of(variants)))
     old = [
         make_variant(c.model, c.precision, tasks={"mmlu": 0.5},
                   performance={"tpot_s": None, "output_tokens": c.performance.output_tokens})
         for c in variants if c.performance
     ]  # fmt: skip
-    made = draw("pareto_latency_accuracy", data_of(old))
+    made = draw("pareto_latency_accuracy", Study.of(old))
     assert hollow(made)
     assert "Amortised latency" in made.axes[0].get_xlabel()
-    assert usual_length(data_of(variants).configurations) == 100.0
+    assert usual_length(variants) == 100.0
 
 
 def test_a_configuration_without_one_of_the_metrics_is_named_not_drawn_at_zero(make_variant: Make) -> None:
@@ -144,7 +141,7 @@ def test_a_configuration_without_one_of_the_metrics_is_named_not_drawn_at_zero(m
         make_variant(tasks={"mmlu": 0.5}),
         make_variant(precision="int8", performance={"tpot_s": None}, tasks={"mmlu": 0.4}),
     ]
-    made = draw("pareto_latency_accuracy", data_of(variants))
+    made = draw("pareto_latency_accuracy", Study.of(variants))
     assert "Tiny|int8" not in lines(made.axes[0])
     assert "Not measured in both metrics: Tiny int8." in notes(made)
 
@@ -152,7 +149,7 @@ def test_a_configuration_without_one_of_the_metrics_is_named_not_drawn_at_zero(m
 def test_older_records_without_time_per_token_do_not_push_it_aside(make_variant: Make) -> None:
     new = [make_variant(f"m/{i}", tasks={"mmlu": 0.5}) for i in range(2)]
     old = [make_variant(f"o/{i}", performance={"tpot_s": None}, tasks={"mmlu": 0.5}) for i in range(5)]
-    label = lambda variants: draw("pareto_latency_accuracy", data_of(variants)).axes[0].get_xlabel()  # noqa: E731
+    label = lambda variants: draw("pareto_latency_accuracy", Study.of(variants)).axes[0].get_xlabel()  # noqa: E731
     assert "TPOT" in label([*new, *old[:2]])
     assert "Amortised" in label([*new, *old])
 
@@ -162,29 +159,29 @@ def test_energy_over_accuracy_has_a_panel_a_task_and_a_path_a_model(make_variant
         make_variant(tasks={"mmlu": 0.5, "gsm8k": 0.2}),
         make_variant(precision="int8", energy={"joules_per_output_token": 0.25}, tasks={"mmlu": 0.4}),
     ]
-    mmlu, gsm8k = draw("energy_vs_accuracy", data_of(variants)).axes
+    mmlu, gsm8k = draw("energy_vs_accuracy", Study.of(variants)).axes
     assert (at(mmlu, "Tiny|fp16"), at(mmlu, "Tiny|int8")) == ((0.5, 50.0), (0.25, 40.0))
     assert list(lines(mmlu)["path|Tiny"].get_xdata()) == [0.5, 0.25]
     assert "Tiny|int8" not in lines(gsm8k)
 
 
 def test_memory_is_what_the_model_needs_never_what_the_engine_reserved(make_variant: Make) -> None:
-    (axes,) = draw("latency_vs_memory", data_of([make_variant()])).axes
+    (axes,) = draw("latency_vs_memory", Study.of([make_variant()])).axes
     assert at(axes, "Tiny|fp16") == (2.0, 4.0)
-    (axes,) = draw("latency_vs_memory", data_of([make_variant(performance={"weights_gb": None})])).axes
+    (axes,) = draw("latency_vs_memory", Study.of([make_variant(performance={"weights_gb": None})])).axes
     assert at(axes, "Tiny|fp16") == (4.0, 4.0)
     assert axes.get_xlabel() == "Weights on disk, GiB"
 
 
 def test_throughput_and_time_per_token_stand_on_their_axes(make_variant: Make) -> None:
-    (axes,) = draw("tpot_vs_throughput", data_of([make_variant()])).axes
+    (axes,) = draw("tpot_vs_throughput", Study.of([make_variant()])).axes
     assert at(axes, "Tiny|fp16") == (500.0, 4.0)
     assert "better: right and down" in [text.get_text() for text in axes.texts]
 
 
 @pytest.mark.parametrize("name", PARETO)
 def test_at_sixty_configurations_exactly_the_frontier_is_named(name: str, make_variant: Make) -> None:
-    made = draw(name, many_data(make_variant, 20))
+    made = draw(name, many_study(make_variant, 20))
     (axes,) = made.axes
     names = {
         str(text.get_gid()).removeprefix("label|") for text in axes.texts if str(text.get_gid()).startswith("label|")
@@ -199,11 +196,11 @@ def test_at_sixty_configurations_exactly_the_frontier_is_named(name: str, make_v
         if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
     }  # fmt: skip
     assert names == best
-    assert "Named: only the points that no other one beats." in notes(made)
+    assert "Named: only the points that no other one dominates." in notes(made)
 
 
 def test_at_thirteen_every_label_is_near_its_point(make_variant: Make) -> None:
-    made = draw("pareto_size_accuracy", many_data(make_variant, 4))
+    made = draw("pareto_size_accuracy", many_study(make_variant, 4))
     (axes,) = made.axes
     made.draw_without_rendering()
     found = [text for text in axes.texts if str(text.get_gid()).startswith("label|")]
@@ -216,40 +213,44 @@ def test_at_thirteen_every_label_is_near_its_point(make_variant: Make) -> None:
 
 
 boxes = st.builds(
-    lambda x, y, w, h: Wish(x, y, w, h),
+    lambda x, y, w, h: Label(x, y, w, h),
     st.floats(0, 400), st.floats(0, 300), st.floats(5, 90), st.floats(5, 30),
 )  # fmt: skip
 
 
+def overlap(a: Box, b: Box) -> bool:
+    return a.left < b.right and b.left < a.right and a.low < b.high and b.low < a.high
+
+
 @given(st.lists(boxes, max_size=12))
-def test_placed_labels_meet_neither_each_other_nor_a_point_nor_the_edge(wishes: list[Wish]) -> None:
+def test_placed_labels_meet_neither_each_other_nor_a_point_nor_the_edge(wishes: list[Label]) -> None:
     room = Box(0, 0, 400, 300)
     points = [Box(wish.x - 4, wish.y - 4, wish.x + 4, wish.y + 4) for wish in wishes]
     found = [box for box in place(wishes, points, room, 6.0) if box is not None]
     assert all(
         room.left <= b.left and b.right <= room.right and room.low <= b.low and b.high <= room.high for b in found
     )
-    assert not any(labels.overlap(a, b) for a, b in itertools.combinations(found, 2))
-    assert not any(labels.overlap(a, b) for a in found for b in points)
+    assert not any(overlap(a, b) for a, b in itertools.combinations(found, 2))
+    assert not any(overlap(a, b) for a in found for b in points)
 
 
 def test_a_label_stands_at_the_right_of_a_free_point_and_moves_when_it_may_not() -> None:
-    room, wish = Box(0, 0, 100, 100), Wish(50, 50, 20, 8)
+    room, wish = Box(0, 0, 100, 100), Label(50, 50, 20, 8)
     (free,) = place([wish], [], room, 5.0)
     assert free == Box(55, 46, 75, 54)
     (moved,) = place([wish], [Box(60, 0, 70, 100)], room, 5.0)
     assert moved is not None
     assert moved.right <= 60
-    assert place([Wish(50, 50, 200, 8)], [], room, 5.0) == [None]
+    assert place([Label(50, 50, 200, 8)], [], room, 5.0) == [None]
 
 
 def test_of_two_points_at_one_place_the_first_has_the_nearer_label() -> None:
     room = Box(0, 0, 200, 100)
-    first, second = place([Wish(50, 50, 20, 8), Wish(50, 50, 20, 8)], [], room, 5.0)
+    first, second = place([Label(50, 50, 20, 8), Label(50, 50, 20, 8)], [], room, 5.0)
     assert first is not None
     assert second is not None
     assert first.left == 55
-    assert not labels.overlap(first, second)
+    assert not overlap(first, second)
 
 
 def test_the_radar_is_relative_to_the_models_best_and_leaves_gaps(make_variant: Make) -> None:
@@ -258,7 +259,7 @@ def test_the_radar_is_relative_to_the_models_best_and_leaves_gaps(make_variant: 
         make_variant(precision="int8", performance={"tpot_s": 0.002, "tokens_per_second": 1000.0}, energy=None,
                   tasks={"mmlu": 0.4}, head={"model_size_gb": 1.0}),
     ]  # fmt: skip
-    made = draw("efficiency_radar", data_of(variants))
+    made = draw("efficiency_radar", Study.of(variants))
     (axes,) = made.axes
     shown = lines(axes)
 
@@ -278,7 +279,7 @@ def test_a_doubtful_value_is_a_gap_in_the_radar(make_variant: Make) -> None:
         make_variant(tasks={"mmlu": 0.8}),
         make_variant(precision="int8", tasks={"mmlu": 0.8}, head={"kernels": "emulated"}),
     ]
-    (axes,) = draw("efficiency_radar", data_of(variants)).axes
+    (axes,) = draw("efficiency_radar", Study.of(variants)).axes
     assert len(lines(axes)["Tiny|int8"].get_xdata()) == 2  # accuracy and size on disk
     assert len(lines(axes)["Tiny|fp16"].get_xdata()) == 5
 
@@ -289,7 +290,7 @@ def test_the_radars_first_spoke_points_up_and_the_others_follow_clockwise() -> N
 
 
 def test_small_multiples_fill_a_grid(make_variant: Make) -> None:
-    made = draw("efficiency_radar", many_data(make_variant, 20))
+    made = draw("efficiency_radar", many_study(make_variant, 20))
     places = [axes.get_position().bounds for axes in made.axes]
     assert len(places) == 20
     assert len({round(left, 4) for left, *_ in places}) == 5

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from slim_eval.analysis.evidence import Evidence
-from slim_eval.results.rows import rows_of, tasks_of
 
-from slim_eval.analysis.figures import style
-from slim_eval.analysis.figures.boxes import spread_of
-from slim_eval.analysis.figures.forest import reach_of
-from slim_eval.analysis.figures.marks import NOT_COMPARABLE, NOT_MEASURED
-from slim_eval.analysis.figures.plots import FIGURES, PlotData
+from slim_eval.analysis.figures.distributions import spread_of
+from slim_eval.analysis.figures.figure import FIGURES
+from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED
+from slim_eval.analysis.figures.writing import drawn
+from slim_eval.analysis.study import Study
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Variant
+from tests.unit.analysis.many_variants import SampledStudy
 
 Make = Callable[..., Variant]
 
 
-def data_of(variants: Sequence[Variant], **more: Any) -> PlotData:
-    rows = rows_of(variants)
-    return PlotData(rows, tasks_of(rows[0]), **more)
+def maybe(name: str, study: Study) -> Figure | None:
+    return drawn(FIGURES[name], study)
 
 
-def maybe(name: str, data: PlotData) -> Figure | None:
-    return next(spec for spec in FIGURES if spec.name == name).figure(data)
-
-
-def figure(name: str, variants: Sequence[Variant], **more: Any) -> Figure:
-    made = maybe(name, data_of(variants, **more))
+def figure(name: str, variants: Sequence[Variant], paired: Mapping[Path, Sequence[PairedTask]] | None = None) -> Figure:
+    made = maybe(name, replace(Study.of(variants), paired=paired or {}))
     assert made is not None
     return made
 
@@ -89,7 +84,7 @@ def test_speed_ups_are_ratios_to_fp16_with_the_confounded_one_marked(make_varian
     assert "2.00" in texts(tpot)
     for axes in made.axes:
         assert [float(line.get_xdata()[0]) for line in axes.lines if line.get_linestyle() == "--"] == [1.0]
-    assert "not comparable with fp16" in legend(made)
+    assert "not comparable with the baseline" in legend(made)
 
 
 def test_a_speed_ups_whiskers_are_the_interval_of_the_ratio(make_variant: Make) -> None:
@@ -115,7 +110,7 @@ def test_a_refused_comparison_is_told_from_a_missing_measurement(make_variant: M
 
 
 def test_a_model_without_quantized_configurations_has_no_speed_up(make_variant: Make) -> None:
-    assert maybe("speedup_by_model", data_of([make_variant()])) is None
+    assert maybe("speedup_by_model", Study.of([make_variant()])) is None
     made = figure("speedup_by_model", [make_variant("a/Alone"), make_variant("b/Pair"), make_variant("b/Pair", "int8")])
     assert not any("Alone" in text for text in texts(made.axes[0]))
 
@@ -152,8 +147,8 @@ def test_energy_of_a_request_is_split_where_idle_is_known(make_variant: Make) ->
         "Tiny|fp16|above idle": 37.5, "Tiny|fp16|idle": 12.5, "Tiny|int8|not split: idle power not known": 50.0,
     }  # fmt: skip
     assert patches(request)["Tiny|fp16|idle"].get_x() == 37.5
-    assert lengths(window) == {"Tiny|fp16": 1.0, "Tiny|int8": 1.0}
-    assert whiskers(window) == [(0.9, 1.1)]
+    assert lengths(window) == {"Tiny|fp16": 1000.0, "Tiny|int8": 1000.0}
+    assert whiskers(window) == [(900.0, 1100.0)]
     assert NOT_MEASURED in texts(request)
 
 
@@ -173,8 +168,8 @@ def test_memory_is_weights_then_cache_then_the_rest_of_the_peak(make_variant: Ma
         0, 3, 7
     ]  # fmt: skip
     assert {"8.00", "6.00 *", NOT_MEASURED} <= set(texts(axes))
-    assert "size on disk stands for them" in notes(made)
-    assert to_hex(patches(axes)["Tiny|fp16|weights"].get_facecolor()).upper() == style.OKABE_ITO["blue"]
+    assert "size on disk is shown instead" in notes(made)
+    assert to_hex(patches(axes)["Tiny|fp16|weights"].get_facecolor()).upper() == "#0072B2"
     assert {"weights", "KV cache", "rest of the peak"} <= set(legend(made))
 
 
@@ -201,17 +196,17 @@ def test_drops_are_shown_in_points_and_relative_with_both_intervals(make_variant
     assert whiskers(relative)[0] == (pytest.approx(5 - half / 0.8, abs=1e-5), pytest.approx(5 + half / 0.8, abs=1e-5))
     assert {"+4.00", "-2.00"} <= set(texts(points))
     assert points.get_xlim()[0] < -2 - half
-    assert relative.get_xlabel() == "% of fp16's accuracy"
+    assert relative.get_xlabel() == "% of the baseline's accuracy"
 
 
-def paired(variants: Sequence[Variant], *tasks: PairedTask) -> Evidence:
-    return Evidence({str(variants[1].directory): tasks}, {})
+def paired(variants: Sequence[Variant], *tasks: PairedTask) -> dict[Path, Sequence[PairedTask]]:
+    return {variants[1].directory: tasks}
 
 
 def test_a_drops_interval_is_the_paired_one_where_items_were_kept(make_variant: Make) -> None:
     variants = [make_variant(tasks={"mmlu": 0.80}), make_variant(precision="int8", tasks={"mmlu": 0.76})]
     found = paired(variants, PairedTask(task="mmlu", drop_pp=4.0, interval_pp=(3.0, 5.0)))
-    assert whiskers(figure("task_accuracy_degradation", variants, evidence=found).axes[0]) == [(3.0, 5.0)]
+    assert whiskers(figure("task_accuracy_degradation", variants, paired=found).axes[0]) == [(3.0, 5.0)]
 
 
 def test_the_forest_shows_drop_interval_margin_and_verdict(make_variant: Make) -> None:
@@ -223,15 +218,15 @@ def test_the_forest_shows_drop_interval_margin_and_verdict(make_variant: Make) -
         PairedTask(task="gsm8k", drop_pp=0.5, interval_pp=(-2.0, 3.0), margin_pp=1.0, verdict="underpowered"),
         PairedTask(task="hellaswag", refused="other items"),
     )
-    made = figure("paired_accuracy_drops", variants, evidence=found)
+    made = figure("paired_accuracy_drops", variants, paired=found)
     mmlu, gsm8k = made.axes  # a task without any number is left out
     assert line(mmlu, "Tiny|int8")[0] == [2.5]
     assert line(mmlu, "Tiny|int8|interval")[0] == [1.5, 3.5]
     assert line(gsm8k, "Tiny|int8|interval")[0] == [-2.0, 3.0]
     assert "+2.5 degraded" in texts(mmlu)
-    assert "+0.5 underpowered" in texts(gsm8k)
+    assert "+0.5 inconclusive" in texts(gsm8k)
     faces = [next(x for x in axes.lines if x.get_gid() == "Tiny|int8").get_markerfacecolor() for axes in made.axes]
-    assert faces == [style.OKABE_ITO["orange"], "white"]
+    assert faces == ["#E69F00", "white"]
     (margin,) = [patch for patch in mmlu.patches if patch.get_gid() == "margin"]
     assert margin.get_x() + margin.get_width() == 1.0
     assert mmlu.get_xlim() == gsm8k.get_xlim() or mmlu.get_xlim()[0] == pytest.approx(gsm8k.get_xlim()[0], abs=0.5)
@@ -243,18 +238,13 @@ def test_a_task_that_could_not_be_paired_says_so_beside_those_that_could(make_va
         make_variant(tasks={"mmlu": 0.8}),
         *(make_variant(precision=p, tasks={"mmlu": 0.8}) for p in ("int8", "int4")),
     ]
-    found = Evidence(
-        {str(variants[1].directory): [PairedTask(task="mmlu", drop_pp=0.0, interval_pp=(-0.1, 0.1), verdict="equivalent")],
-         str(variants[2].directory): [PairedTask(task="mmlu", refused="other items")]}, {},
+    found = (
+        {variants[1].directory: [PairedTask(task="mmlu", drop_pp=0.0, interval_pp=(-0.1, 0.1), verdict="equivalent")],
+         variants[2].directory: [PairedTask(task="mmlu", refused="other items")]}
     )  # fmt: skip
-    (axes,) = figure("paired_accuracy_drops", variants, evidence=found).axes
+    (axes,) = figure("paired_accuracy_drops", variants, paired=found).axes
     assert {"+0.0 equivalent", "not paired"} <= set(texts(axes))
-    assert maybe("paired_accuracy_drops", data_of(variants)) is None
-
-
-def test_the_reach_of_drops_takes_in_intervals_zero_and_margin() -> None:
-    assert reach_of([], 1.0) == (0.0, 1.0)
-    assert reach_of([], None) == (0.0, 0.0)
+    assert maybe("paired_accuracy_drops", Study.of(variants)) is None
 
 
 def test_distributions_are_boxes_of_samples_by_batch_and_by_request(make_variant: Make) -> None:
@@ -263,25 +253,26 @@ def test_distributions_are_boxes_of_samples_by_batch_and_by_request(make_variant
         for index in range(10)
     ]  # five batches of two requests
 
-    def read(row: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-        assert name == "performance"
-        return samples if row["precision"] == "fp16" else []
-
     variants = [make_variant(), make_variant(precision="int8", performance={
         "median_latency_s": 0.15, "mean_latency_s": 0.16, "p95_latency_s": 0.2, "p99_latency_s": 0.3})]  # fmt: skip
-    made = figure("latency_distribution", variants, samples=read)
+    plain = Study.of(variants)
+    made = maybe(
+        "latency_distribution", SampledStudy(plain.variants, plain.tasks, kept={variants[0].directory: samples})
+    )
+    assert made is not None
     amortised, ttft = made.axes
-    box = patches(amortised)["Tiny|fp16"]
-    assert (box.get_x(), box.get_width()) == (pytest.approx(110), pytest.approx(20))  # quartiles of 100, 110, …, 140
+    (box,) = amortised.patches
+    assert box.get_gid() == "Tiny|fp16"
+    ends = box.get_path().get_extents()
+    assert (ends.x0, ends.x1) == (pytest.approx(110), pytest.approx(130))  # quartiles of 100, 110, …, 140
     assert line(amortised, "Tiny|fp16|median")[0] == [pytest.approx(120)]
     assert line(ttft, "Tiny|fp16|median")[0] == [pytest.approx(55)]  # of ten requests
-    assert "Tiny|int8" not in patches(amortised)  # no samples: a line, marked
     assert line(amortised, "Tiny|int8|range")[0] == [pytest.approx(150), pytest.approx(200)]
     assert line(amortised, "Tiny|int8|mean")[0] == [pytest.approx(160)]
     assert line(amortised, "Tiny|int8|p99")[0] == [pytest.approx(300)]
     assert {"120", "150 *"} <= set(texts(amortised))
     assert NOT_MEASURED in texts(ttft)
-    assert "* no samples were kept" in notes(made)
+    assert "* no samples were recorded" in notes(made)
     assert "Box: quartiles" in notes(made)
 
 
@@ -292,16 +283,16 @@ def test_a_spread_of_few_samples_names_its_greatest_value_not_a_tail() -> None:
     assert spread_of([]) is None
 
 
-def test_the_heatmap_has_a_variant_a_task_and_a_white_gap(make_variant: Make) -> None:
+def test_the_heatmap_has_a_cell_a_task_and_a_white_gap(make_variant: Make) -> None:
     variants = [make_variant(tasks={"mmlu": 0.25, "gsm8k": 0.75}), make_variant(precision="int8", tasks={"mmlu": 0.5})]
     (axes,) = figure("accuracy_heatmap", variants).axes
-    variant = patches(axes)
-    assert list(variant) == [f"Tiny|{p}|{t}\nacc" for p in ("fp16", "int8") for t in ("mmlu", "gsm8k")]
-    colours = [to_hex(patch.get_facecolor()) for patch in variant.values()]
-    assert colours[3] == "#ffffff"
-    light = [sum(patch.get_facecolor()[:3]) for patch in list(variant.values())[:3]]
-    assert light[0] < light[2] < light[1]  # 25 %, 50 %, 75 %
-    shown = [text.get_text() for text in axes.texts if text.get_position() in {(0.5, 0.5), (1.5, 0.5)}]
-    assert shown == ["25.0", "75.0"]
-    assert [text for text in texts(axes) if text in ("50.0", NOT_MEASURED)] == ["50.0", NOT_MEASURED]
-    assert [(patch.get_x(), patch.get_y()) for patch in list(variant.values())[:2]] == [(0, 0), (1, 0)]
+    (mesh,) = axes.collections
+    values = mesh.get_array()
+    assert values is not None
+    assert values.shape == (2, 2)
+    assert values.mask.tolist() == [[False, False], [False, True]]
+    assert values.compressed().tolist() == [25.0, 75.0, 50.0]
+    light = [sum(colour[:3]) for colour in mesh.to_rgba([25.0, 50.0, 75.0])]
+    assert light == sorted(light)
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert [shown[x + 0.5, y + 0.5] for y in (0, 1) for x in (0, 1)] == ["25.0", "75.0", "50.0", NOT_MEASURED]

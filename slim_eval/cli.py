@@ -335,7 +335,7 @@ def doctor(config: DoctorConfig) -> None:
     Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
     """
     from slim_eval.doctor import examine
-    from slim_eval.doctor.findings import show
+    from slim_eval.doctor.check_results import show
 
     report = examine(config)
     show(report, as_json=config.as_json)

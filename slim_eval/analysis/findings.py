@@ -15,7 +15,7 @@ from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
 from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
 from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact
-from slim_eval.analysis.pareto.dominance import State
+from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import (
@@ -165,11 +165,14 @@ def _standings(members: Sequence[Standing]) -> str:
         alone = listed([standing.variant.label for standing in members if standing.on_frontier], _SHOWN)
         return f"on the frontier by the numbers alone: {alone}; there are no intervals to judge confidence by"
     parts = []
-    for state, words in ((State.ON_FRONTIER, "on the frontier (P ≥ 0.95):"), (State.INCONCLUSIVE, "inconclusive:")):
+    for state, words in (
+        (FrontierState.ON_FRONTIER, "on the frontier (P ≥ 0.95):"),
+        (FrontierState.INCONCLUSIVE, "inconclusive:"),
+    ):
         chosen = sorted((pair for pair in known if pair[1].state == state.value), key=lambda pair: -pair[0])
         names = [f"{standing.variant.label} (P {probability:.2f})" for probability, standing in chosen]
         parts.append(f"{words} {listed(names, _SHOWN) or 'none'}")
-    dominated = sum(standing.state == State.DOMINATED.value for standing in members)
+    dominated = sum(standing.state == FrontierState.DOMINATED.value for standing in members)
     return "; ".join([*parts, f"{dominated} dominated"])
 
 

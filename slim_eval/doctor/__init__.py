@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 
 from slim_eval.config import DoctorConfig
 from slim_eval.doctor import checks, network, precisions
+from slim_eval.doctor.check_results import CheckResult, CheckSection, Report, Status
 from slim_eval.doctor.facts import Facts, gather
-from slim_eval.doctor.findings import Finding, Report, Section, State
 from slim_eval.engines import engines_for
 from slim_eval.schemes import scheme
 
-__all__ = ["CHECKS", "Finding", "Report", "Section", "State", "examine"]
+__all__ = ["CHECKS", "CheckResult", "CheckSection", "Report", "Status", "examine"]
 
-Check = Callable[[Facts], Iterable[Finding]]
+Check = Callable[[Facts], Iterable[CheckResult]]
 
 #: Sections of the report, in order.
 CHECKS: tuple[tuple[str, Check], ...] = (
@@ -37,5 +37,5 @@ def examine(config: DoctorConfig) -> Report:
     for name in config.precision:
         scheme(name)
     facts = gather(config)
-    sections = (Section(title, tuple(check(facts))) for title, check in CHECKS)
+    sections = (CheckSection(title, tuple(check(facts))) for title, check in CHECKS)
     return Report(tuple(section for section in sections if section.findings))

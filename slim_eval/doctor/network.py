@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from slim_eval import models
 from slim_eval._version import __version__
 from slim_eval.config import DoctorConfig, TrackingConfig
+from slim_eval.doctor.check_results import CheckResult, Status
 from slim_eval.doctor.facts import Facts
-from slim_eval.doctor.findings import Finding, State
 from slim_eval.execution import tracking
 from slim_eval.models import hub
 from slim_eval.schemes import is_quantized
@@ -28,13 +28,13 @@ _ELSEWHERE = "check the connection, proxy and HF_ENDPOINT; with everything downl
 _NEW_TOKEN = "make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
 
 
-def check_hub(facts: Facts) -> Iterator[Finding]:
+def check_hub(facts: Facts) -> Iterator[CheckResult]:
     """Whether the hub answers, and accepts the token if one is set."""
     needed = needs_hub(facts.config)
     constants = hub_settings()
     if isinstance(constants, ValueError):
         text = f"huggingface_hub rejects a variable that begins with HF_: {constants}"
-        yield _hub(State.PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
+        yield _hub(Status.PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
         return
     from huggingface_hub import get_token
 
@@ -43,13 +43,13 @@ def check_hub(facts: Facts) -> Iterator[Finding]:
     endpoint = hub.without_credentials(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
         text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
-        yield _hub(State.WARNING if needed else State.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
+        yield _hub(Status.WARNING if needed else Status.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
     elif not usable:
-        yield _hub(State.WARNING, f"{endpoint} was not asked: the token cannot be sent", "fix the token first")
+        yield _hub(Status.WARNING, f"{endpoint} was not asked: the token cannot be sent", "fix the token first")
     else:
         # A user name in the address replaces the token in the request.
         sent = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or endpoint != constants.ENDPOINT else token
-        yield _reached(constants.ENDPOINT, sent, State.PROBLEM if needed else State.WARNING)
+        yield _reached(constants.ENDPOINT, sent, Status.PROBLEM if needed else Status.WARNING)
     yield _token(token, endpoint, usable=usable, needed=needed)
 
 
@@ -70,19 +70,21 @@ def needs_hub(config: DoctorConfig) -> bool:
     return bool(own) and (any(map(is_quantized, config.precision)) or "accuracy" in config.tasks)
 
 
-def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> Finding:
+def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> CheckResult:
     name = "hub token"
     if token is None:
         remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
-        return Finding(name, State.WARNING if needed else State.OK, "none", remedy if needed else None)
+        return CheckResult(name, Status.WARNING if needed else Status.OK, "none", remedy if needed else None)
     if not usable:
         text = "present, but with characters that no token contains"
-        return Finding(name, State.PROBLEM if needed else State.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint))
+        return CheckResult(
+            name, Status.PROBLEM if needed else Status.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint)
+        )
     named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
-    return Finding(name, State.OK, f"present ({named or 'stored by `hf auth login`'})")
+    return CheckResult(name, Status.OK, f"present ({named or 'stored by `hf auth login`'})")
 
 
-def _reached(address: str, token: str | None, bad: State) -> Finding:
+def _reached(address: str, token: str | None, bad: Status) -> CheckResult:
     """Ask the hub; `bad` is the state if there is no good answer."""
     endpoint = hub.without_credentials(address)
     if not _is_address(address):
@@ -98,16 +100,16 @@ def _reached(address: str, token: str | None, bad: State) -> Finding:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return _hub(bad, f"{endpoint} refuses access ({status})", "export HF_TOKEN with a token that it accepts")
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _hub(State.WARNING, f"{endpoint} limits the rate of requests (429)", "wait some minutes")
+        return _hub(Status.WARNING, f"{endpoint} limits the rate of requests (429)", "wait some minutes")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _hub(bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE)
     if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and has no accounts
-        return _hub(State.OK, f"{endpoint} answers (the token was not checked: {status})")
-    return _hub(State.OK, f"{endpoint} answers{' and accepts the token' if with_token else ''}")
+        return _hub(Status.OK, f"{endpoint} answers (the token was not checked: {status})")
+    return _hub(Status.OK, f"{endpoint} answers{' and accepts the token' if with_token else ''}")
 
 
-def _hub(state: State, text: str, remedy: str | None = None) -> Finding:
-    return Finding("hub", state, text, remedy)
+def _hub(state: Status, text: str, remedy: str | None = None) -> CheckResult:
+    return CheckResult("hub", state, text, remedy)
 
 
 def _is_address(text: str) -> bool:
@@ -143,16 +145,18 @@ def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
     return answers[0] if answers else f"no answer within {seconds:.0f} s"
 
 
-def check_wandb(facts: Facts) -> Iterator[Finding]:
+def check_wandb(facts: Facts) -> Iterator[CheckResult]:
     """Whether a run would be logged to Weights & Biases; a run works without."""
     version = environment.versions(["wandb"]).get("wandb")
     if version is not None:
-        yield Finding("wandb", State.OK, version)
+        yield CheckResult("wandb", Status.OK, version)
     why = tracking.why_off(TrackingConfig())
     if why is None:
         mode = os.environ.get("WANDB_MODE", "online").lower()
-        yield Finding("logging", State.OK, "on, key present" if mode == "online" else f"on, WANDB_MODE={mode}")
+        yield CheckResult("logging", Status.OK, "on, key present" if mode == "online" else f"on, WANDB_MODE={mode}")
     else:
         cause, _, command = why.partition(": ")
         remedy = command or "unset WANDB_MODE"
-        yield Finding("logging", State.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to run without)")
+        yield CheckResult(
+            "logging", Status.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to run without)"
+        )

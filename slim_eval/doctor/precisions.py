@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slim_eval.config import AUTO_ENGINE
+from slim_eval.doctor.check_results import CheckResult, Status
 from slim_eval.doctor.facts import Facts
-from slim_eval.doctor.findings import Finding, State
 from slim_eval.engines import engines_for
 from slim_eval.schemes import scheme
 
 
-def check(facts: Facts) -> Iterator[Finding]:
+def check(facts: Facts) -> Iterator[CheckResult]:
     """One finding for each scheme and each installed engine that may serve it."""
     if isinstance(facts.serving, str):
         return
@@ -27,10 +27,10 @@ def check(facts: Facts) -> Iterator[Finding]:
             if obstacle is None:
                 kernels = engine.quantized_kernels if served.is_quantized else "native"
                 note = ", in 16 bit: its speed is not that of a deployment" if kernels == "emulated" else ""
-                yield Finding(title, State.OK, f"runs, {kernels}{note}")
+                yield CheckResult(title, Status.OK, f"runs, {kernels}{note}")
             elif requested != AUTO_ENGINE or position == len(engines) - 1:
-                yield Finding(title, State.PROBLEM, obstacle, "use --engine transformers, or --engine auto")
+                yield CheckResult(title, Status.PROBLEM, obstacle, "use --engine transformers, or --engine auto")
             else:
                 following = engines[position + 1]
                 remedy = f"for the same engine with every precision: --engine {following.name}"
-                yield Finding(title, State.WARNING, f"{obstacle}, so {following.label} serves", remedy)
+                yield CheckResult(title, Status.WARNING, f"{obstacle}, so {following.label} serves", remedy)

@@ -24,7 +24,7 @@ _KEEP = "another --output-dir keeps both"
 
 
 @dataclass(frozen=True)
-class Finding:
+class StageStatus:
     """What is on disk for a stage.
 
     Attributes:
@@ -85,27 +85,29 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
                 )
 
 
-def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> Finding:
+def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> StageStatus:
     if not results.record_path(variant.directory, stage).exists():
-        return Finding(again="it failed before" if results.has_error(variant.directory, stage) else "")
+        return StageStatus(again="it failed before" if results.has_error(variant.directory, stage) else "")
     try:
         record = _record(variant, stage)
     except NewerResultError:
         raise
     except ResultFileError:
-        return Finding(again="its record is damaged")
+        return StageStatus(again="its record is damaged")
     flaw = _flaw(variant, stage, record)
     if flaw:
-        return Finding(again=flaw)
+        return StageStatus(again=flaw)
     then = record.measured_with
     if then is None or record.fingerprint != fingerprints.fingerprint(then):
-        return Finding(differs=(_UNKNOWN,))
+        return StageStatus(differs=(_UNKNOWN,))
     choice = variant.config.engine.engine
     now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
     differs = fingerprints.differences(then, now)
     if is_quantized(variant.precision) and variant.config.quantization.requantize:
         differs.append("checkpoint: recorded with the cached one, requested a new one (--requantize)")
-    return Finding(reuse=not differs, differs=tuple(differs), requantize=fingerprints.quantization_differs(then, now))
+    return StageStatus(
+        reuse=not differs, differs=tuple(differs), requantize=fingerprints.quantization_differs(then, now)
+    )
 
 
 def _record(variant: PlannedVariant, stage: str) -> Record:
@@ -129,7 +131,7 @@ def _flaw(variant: PlannedVariant, stage: str, record: Record) -> str:
     return flaw
 
 
-def _refuse_other_settings(variants: Sequence[PlannedVariant], found: Sequence[Mapping[str, Finding]]) -> None:
+def _refuse_other_settings(variants: Sequence[PlannedVariant], found: Sequence[Mapping[str, StageStatus]]) -> None:
     """Raise one error for all records that differ: each difference once, and the paths of the first ones."""
     differing = [
         (results.record_path(variant.directory, stage), finding)

@@ -43,11 +43,13 @@ _DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16"}
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A value that travels to a worker as JSON: frozen, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelSource(_Frozen):
+class ModelSource(Frozen):
     """A model that exists.
 
     Attributes:
@@ -67,7 +69,7 @@ class ModelSource(_Frozen):
     revision: str | None = None
 
 
-class ConfigFacts(_Frozen):
+class ConfigFacts(Frozen):
     """Contents of ``config.json``.
 
     Attributes:

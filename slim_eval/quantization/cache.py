@@ -20,7 +20,7 @@ from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import pickles
 from slim_eval.models.publish import QUANTIZATION_RECORD
-from slim_eval.models.source import CONFIG_FILE, ModelSource, describe, fingerprint, small_files_hash
+from slim_eval.models.source import CONFIG_FILE, Frozen, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
 from slim_eval.utils import full_name, safe_json, short_name, write_text
@@ -36,11 +36,7 @@ RECORD_FILE = QUANTIZATION_RECORD
 _REQUANTIZE = "--requantize makes it again"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class QuantizeRequest(_Frozen):
+class QuantizeRequest(Frozen):
     """A checkpoint that a run needs; sent to the worker as JSON.
 
     Attributes:
@@ -100,7 +96,7 @@ class QuantizationRecord(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-class QuantizedCheckpoint(_Frozen):
+class QuantizedCheckpoint(Frozen):
     """A checkpoint ready to be served.
 
     Attributes:

@@ -73,7 +73,7 @@ def bootstrap_interval(
     Raises:
         ValueError: A value is missing, NaN or infinite, an iteration is empty, or an option is out of range.
     """
-    sample = _Sample.of(clusters)
+    sample = _Iterations.of(clusters)
     _check(confidence, resamples)
     if not sample.supports(statistic, confidence):
         return None
@@ -119,7 +119,7 @@ def bootstrap_ratio(
     Raises:
         ValueError: As `bootstrap_interval`.
     """
-    top, bottom = _Sample.of(above), _Sample.of(below)
+    top, bottom = _Iterations.of(above), _Iterations.of(below)
     _check(confidence, resamples)
     if not (top.supports(statistic, confidence) and bottom.supports(statistic, confidence)):
         return None
@@ -167,7 +167,7 @@ _ROUNDING = 1e-12  # relative
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _Iterations:
     """Requests in the order of their iterations, and the number of requests, and their sum, per iteration."""
 
     values: FloatArray
@@ -175,7 +175,7 @@ class _Sample:
     sums: FloatArray
 
     @classmethod
-    def of(cls, clusters: Any) -> _Sample:
+    def of(cls, clusters: Any) -> _Iterations:
         rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)) for row in clusters]
         if any(row.ndim != 1 or not row.size for row in rows):
             raise ValueError("an iteration must be one number or a sequence of numbers that is not empty")
@@ -227,7 +227,7 @@ def _ends(confidence: float) -> list[float]:
 
 
 def _bca(
-    samples: Sequence[_Sample], statistic: Callable[..., FloatArray], confidence: float, resamples: int, seed: int
+    samples: Sequence[_Iterations], statistic: Callable[..., FloatArray], confidence: float, resamples: int, seed: int
 ) -> Interval | None:
     """SciPy's BCa interval of a statistic of iterations' numbers, one array per sample; None if it is not finite."""
     from scipy.stats import bootstrap
@@ -262,7 +262,7 @@ def _expanded(confidence: float, n: int) -> float:
     return min(float(level), 1 - 1e-12)  # BCa has no ends at a level of 1
 
 
-def _quantile_beta(sample: _Sample, q: float, confidence: float) -> tuple[float, float, float]:
+def _quantile_beta(sample: _Iterations, q: float, confidence: float) -> tuple[float, float, float]:
     """The two parameters of Jeffreys' beta distribution of a quantile's level, and the requests that count as one.
 
     A tail has too few requests to estimate their dependence, above all if a run misses the tail, so the design effect
@@ -279,7 +279,7 @@ def _quantile_beta(sample: _Sample, q: float, confidence: float) -> tuple[float,
     return q * effective + 0.5, (1 - q) * effective + 0.5, weight
 
 
-def _at_levels(sample: _Sample, levels: FloatArray, weight: float) -> FloatArray:
+def _at_levels(sample: _Iterations, levels: FloatArray, weight: float) -> FloatArray:
     """Values at levels from 0 to 1, linear between the expected levels of ranks, `weight` requests per rank."""
     ranks = levels * (sample.values.size + weight) - (weight + 1) / 2
     return np.interp(ranks, np.arange(sample.values.size), np.sort(sample.values))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slim_eval.analysis.caveats import Caveat, find_caveats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
-from slim_eval.analysis.compare.gate import Condition, Decision, Outcome, decide, parse
+from slim_eval.analysis.compare.gate import Condition, ConditionOutcome, Decision, decide, parse
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant, labelled, tasks_of
@@ -31,7 +31,7 @@ class ComparisonReport:
     """
 
     pairs: tuple[VariantComparison, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ConditionOutcome, ...]
     caveats: tuple[Caveat, ...]
     notes: tuple[str, ...]
 
@@ -146,7 +146,7 @@ def _require_something(pairs: Sequence[VariantComparison]) -> None:
     raise UsageError(f"nothing here may be compared: {'; '.join(dict.fromkeys(why))}", "measure both in the same way")
 
 
-def _decided(conditions: Sequence[Condition], pairs: Sequence[VariantComparison]) -> list[Outcome]:
+def _decided(conditions: Sequence[Condition], pairs: Sequence[VariantComparison]) -> list[ConditionOutcome]:
     return [
         replace(decide(condition, pair), where=f" ({pair.names[1]})" if len(pairs) > 1 else "")
         for condition in conditions

@@ -70,7 +70,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ConditionOutcome:
     """A condition on one pair of variants: the decision, why, in words, and which pair where there are several."""
 
     condition: Condition
@@ -127,7 +127,7 @@ def _units_of(key: str) -> dict[str, float]:
     return next((units for ending, units in _UNITS.items() if key.endswith(ending)), {})
 
 
-def decide(condition: Condition, comparison: VariantComparison) -> Outcome:
+def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutcome:
     """Decide one condition on one pair of variants."""
     if condition.task is not None:
         task = next((task.paired for task in comparison.tasks if task.paired.task == condition.task), None)
@@ -136,14 +136,14 @@ def decide(condition: Condition, comparison: VariantComparison) -> Outcome:
         metric = next((made for made in comparison.metrics if made.metric.key == condition.name), None)
         interval, doubt = _metric_interval(condition, metric)
     if interval is None:
-        return Outcome(condition, Decision.UNDECIDED, doubt)
+        return ConditionOutcome(condition, Decision.UNDECIDED, doubt)
     low, high = interval
     holds = _OPERATORS[condition.compare]
     shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g} {condition.unit} (95 %)"
     met = {holds(low, condition.value), holds(high, condition.value)}
     if met == {True}:
-        return Outcome(condition, Decision.HOLDS, shown)
-    return Outcome(condition, Decision.DOES_NOT_HOLD if met == {False} else Decision.UNDECIDED, shown)
+        return ConditionOutcome(condition, Decision.HOLDS, shown)
+    return ConditionOutcome(condition, Decision.DOES_NOT_HOLD if met == {False} else Decision.UNDECIDED, shown)
 
 
 def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Interval | None, str]:

@@ -194,7 +194,7 @@ class _HeatPanel(RowPanel):
 
 
 def _draw_heatmap(title: str, study: Study) -> MplFigure | None:
-    """Variants by tasks; tasks whose metric is a loss are left out: they are no share."""
+    """Variants by tasks; tasks whose metric is a loss are left out: they are not shares."""
     tasks = [metric for metric in study.task_metrics if metric.maximise and study.is_measured(metric)]
     if not tasks:
         return None

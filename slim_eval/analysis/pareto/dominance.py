@@ -38,7 +38,7 @@ _MARGIN = 0.1
 _MAX_FRONTIER = 30  # points; the time of an exact volume grows steeply with them: 8 objectives take half a second
 
 
-class State(Enum):
+class FrontierState(Enum):
     """Where a variant is, at `CONFIDENCE`."""
 
     ON_FRONTIER = "on the frontier"
@@ -47,7 +47,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DominanceVerdict:
     """Where a variant is among those it was compared with.
 
     Attributes:
@@ -60,7 +60,7 @@ class Verdict:
 
     on_frontier: bool
     probability: float | None
-    state: State
+    state: FrontierState
     certain: bool | None
 
 
@@ -149,7 +149,7 @@ def judge(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-) -> list[Verdict | None]:
+) -> list[DominanceVerdict | None]:
     """Judge each variant, given the 95 % intervals of its measurements.
 
     Measurements are taken to be independent. Those of two schemes on the same items are not, and differ by less than
@@ -176,20 +176,22 @@ def judge(
     if (~np.isnan(low[complete]) & ~np.isnan(high[complete])).any():
         made = draws_from_intervals(points, low, high, affordable_draws(points.shape, draws), seed)
         shares = share_non_dominated(made, maximise)
-    verdicts: list[Verdict | None] = []
+    verdicts: list[DominanceVerdict | None] = []
     for index, best in enumerate(on_frontier.tolist()):
         if not complete[index]:
             verdicts.append(None)
         elif shares is None:
-            verdicts.append(Verdict(best, None, State.ON_FRONTIER if best else State.DOMINATED, None))
+            verdicts.append(
+                DominanceVerdict(best, None, FrontierState.ON_FRONTIER if best else FrontierState.DOMINATED, None)
+            )
         else:
             probability = float(shares[index])
-            state = State.INCONCLUSIVE
+            state = FrontierState.INCONCLUSIVE
             if probability >= CONFIDENCE:
-                state = State.ON_FRONTIER
+                state = FrontierState.ON_FRONTIER
             elif probability <= 1 - CONFIDENCE:
-                state = State.DOMINATED
-            verdicts.append(Verdict(best, probability, state, state is not State.INCONCLUSIVE))
+                state = FrontierState.DOMINATED
+            verdicts.append(DominanceVerdict(best, probability, state, state is not FrontierState.INCONCLUSIVE))
     return verdicts
 
 

@@ -59,7 +59,7 @@ class Standing:
     variant: Variant
     group: str
     values: Mapping[str, Estimate | None]
-    verdict: dominance.Verdict | None = None
+    verdict: dominance.DominanceVerdict | None = None
     rivals: int | None = None
     no_interval: tuple[str, ...] = ()
     excluded: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from slim_eval.analysis.caveats import LENGTH, MARKS, NOISE, Kind
 from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
 from slim_eval.analysis.impact import BASIS_PER_RUN, SPEEDUPS, Impact
-from slim_eval.analysis.pareto.dominance import State
+from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import (
@@ -244,7 +244,7 @@ def _group(metric: Metric) -> str:
 
 def standings(study: Study, found: Frontier) -> list[tuple[str, list[str]]]:
     """The variants in each state, with the caveats on their objectives, or why they were not compared."""
-    made: dict[str, list[str]] = {state.value: [] for state in State}
+    made: dict[str, list[str]] = {state.value: [] for state in FrontierState}
     for standing in found.standings:
         why = standing.excluded or ", ".join(mark.word for mark in _objective_marks(study, found, standing))
         label = f"{standing.variant.label}{f' ({why})' if why else ''}"
@@ -277,7 +277,7 @@ def _standing(study: Study, found: Frontier, standing: Standing) -> Field:
     title = "by the point values alone: no interval is known"
     if probability is not None:
         title = f"probability of not being dominated: {probability:.2f}"
-    order = {State.ON_FRONTIER: 0, State.DOMINATED: 2}.get(state, 1)
+    order = {FrontierState.ON_FRONTIER: 0, FrontierState.DOMINATED: 2}.get(state, 1)
     return Field(state.value, title=title, sort=order, marks=_objective_marks(study, found, standing))
 
 

@@ -34,7 +34,7 @@ _THREE_DECIMALS = (DISK, WEIGHTS)  # of small models
 
 
 @dataclass(frozen=True)
-class _Column:
+class _TableColumn:
     """A column: its header, how a field is written, on which side, and the metric or task that it shows."""
 
     header: str
@@ -48,7 +48,7 @@ def _engine(variant: Variant) -> str:
     return f"{variant.engine or _ABSENT}{' (emulated)' if variant.kernels == 'emulated' else ''}"
 
 
-def _column(metric: Metric) -> _Column:
+def _column(metric: Metric) -> _TableColumn:
     decimals = 3 if metric in _THREE_DECIMALS else metric.decimals
 
     def text(variant: Variant) -> str:
@@ -59,7 +59,7 @@ def _column(metric: Metric) -> _Column:
         shown = metric.text(value, unit=False) if metric.is_energy else f"{metric.shown(value):,.{decimals}f}"
         return shown + (" (invalid)" if invalid else "")
 
-    return _Column("\n".join(filter(None, (metric.label, metric.unit))), text, key=metric.key)
+    return _TableColumn("\n".join(filter(None, (metric.label, metric.unit))), text, key=metric.key)
 
 
 def comparison_table(
@@ -88,9 +88,9 @@ def comparison_table(
     plugins = [metric for metric in METRICS.values() if metric.basis is Basis.OWN]
     shown = study.tasks if tasks is None else [task for task in tasks if task in study.tasks]
     columns = [
-        _Column("engine", _engine, "left"),
+        _TableColumn("engine", _engine, "left"),
         *(_column(metric) for metric in (*_METRICS, *plugins)),
-        *(_Column(f"{task}\n% (pp)", _accuracy_of(task, study), key=task) for task in shown),
+        *(_TableColumn(f"{task}\n% (pp)", _accuracy_of(task, study), key=task) for task in shown),
     ]
     noisy = [study.within_noise(variant) for variant in variants]
     filled = [
@@ -98,12 +98,14 @@ def comparison_table(
         for column in columns
     ]
     if any(reused):
-        filled.append(_Filled(_Column("reused", lambda variant: "", "left"), [text or _ABSENT for text in reused]))
+        filled.append(_Filled(_TableColumn("reused", lambda variant: "", "left"), [text or _ABSENT for text in reused]))
     filled = [column for column in filled if set(column.fields) - {_ABSENT}]
     names = [variant.name for variant in variants]
-    head = [_Filled(_Column("precision", lambda variant: "", "left"), [variant.precision for variant in variants])]
+    head = [_Filled(_TableColumn("precision", lambda variant: "", "left"), [variant.precision for variant in variants])]
     if len(set(names)) > 1:
-        head.insert(0, _Filled(_Column("model", lambda variant: "", "left"), [wrapped_name(name) for name in names]))
+        head.insert(
+            0, _Filled(_TableColumn("model", lambda variant: "", "left"), [wrapped_name(name) for name in names])
+        )
     blocks = [_table([*head, *block], names) for block in _blocks(head, filled, width or Console().width)]
     if len(set(names)) == 1:
         blocks[0].title, blocks[0].title_justify = names[0], "left"
@@ -126,7 +128,7 @@ def comparison_table(
 class _Filled:
     """A column with its fields, and which of them are shown in grey."""
 
-    shape: _Column
+    shape: _TableColumn
     fields: list[str]
     grey: Sequence[bool] = ()
 

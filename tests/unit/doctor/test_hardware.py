@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from slim_eval.doctor import checks
-from slim_eval.doctor.findings import State
+from slim_eval.doctor.check_results import Status
 from slim_eval.utils import environment
 from tests.standins import nvml as standin
 from tests.standins.nvml import UUIDS, StandInGpu
 from tests.unit.doctor.conftest import EVERYTHING, Doctor, Examination
 
-OK, WARNING, PROBLEM = State.OK, State.WARNING, State.PROBLEM
+OK, WARNING, PROBLEM = Status.OK, Status.WARNING, Status.PROBLEM
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_gpus_that_cannot_be_used(on_gpus: Callable[..., Examination], variables
         (None, (12, 8), WARNING),
     ],
 )
-def test_cuda_of_torch_against_the_drivers(torch: str | None, driver: tuple[int, int] | None, state: State) -> None:
+def test_cuda_of_torch_against_the_drivers(torch: str | None, driver: tuple[int, int] | None, state: Status) -> None:
     found = checks.cuda_of_torch("CUDA of torch", torch, driver)
     assert found.state is state
     assert (found.remedy is None) is (state is OK)
@@ -131,7 +131,7 @@ def test_a_torch_that_is_too_new_for_the_driver_stops_a_run(on_gpus: Callable[..
 @pytest.mark.parametrize(
     ("free_gb", "state"), [(0.0, PROBLEM), (0.01, PROBLEM), (0.06, WARNING), (9.9, WARNING), (10.0, OK)]
 )
-def test_space(free_gb: float, state: State) -> None:
+def test_space(free_gb: float, state: Status) -> None:
     found = checks.space("outputs", Path("outputs"), free_gb, 10.0, "--output-dir")
     assert found.state is state
     assert (found.remedy is None) is (state is OK)
@@ -155,7 +155,7 @@ def test_the_cache_is_that_of_the_hub_and_needed_for_downloads_only(doctor: Doct
 @pytest.mark.parametrize(
     ("free_gb", "total_gb", "state"), [(3.9, 16.0, WARNING), (4.0, 16.0, OK), (None, 16.0, WARNING)]
 )
-def test_memory(free_gb: float | None, total_gb: float | None, state: State) -> None:
+def test_memory(free_gb: float | None, total_gb: float | None, state: Status) -> None:
     assert checks.memory(free_gb, total_gb).state is state
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from slim_eval.config import DoctorConfig
 from slim_eval.doctor import checks, facts
+from slim_eval.doctor.check_results import CheckResult, Status
 from slim_eval.doctor.facts import Facts, Interpreter
-from slim_eval.doctor.findings import Finding, State
 from tests.unit.doctor.conftest import EVERYTHING
 
 ASKED = {"torch": ("torch",), "pynvml": ("nvidia-ml-py",), "nowhere_to_be_found": ("nowhere_to_be_found",)}
@@ -25,7 +25,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def findings(serving: Interpreter | str, **options: object) -> dict[str, Finding]:
+def findings(serving: Interpreter | str, **options: object) -> dict[str, CheckResult]:
     found = Facts(DoctorConfig(**options), "was not asked", serving)  # type: ignore[arg-type]
     return {finding.name: finding for finding in checks.check_serving(found)}
 
@@ -87,7 +87,7 @@ def test_one_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_interpreter_that_does_not_run_is_one_problem(tmp_path: Path) -> None:
     found = findings("cannot be started: Permission denied", serve_python=tmp_path)
     assert list(found) == ["python"]
-    assert found["python"].state is State.PROBLEM
+    assert found["python"].state is Status.PROBLEM
     assert str(tmp_path) in found["python"].text
     assert "--serve-python" in str(found["python"].remedy)
 
@@ -96,6 +96,6 @@ def test_a_python_that_is_too_old(tmp_path: Path) -> None:
     answer = {"python": "3.9.18", "executable": "/old/python", "modules": dict.fromkeys(EVERYTHING), "torch_cuda": None}
     old = facts.ask_interpreter(script(tmp_path / "python", f"echo '{json.dumps(answer)}'"), ASKED)
     found = findings(old)
-    assert [name for name, finding in found.items() if finding.state is State.PROBLEM] == ["python"]
+    assert [name for name, finding in found.items() if finding.state is Status.PROBLEM] == ["python"]
     assert found["python"].text == "3.9.18 (/old/python) is older than 3.10"
     assert found["torch"].text == "installed, version not known"

@@ -6,8 +6,8 @@ import pytest
 
 from slim_eval.config import DoctorConfig
 from slim_eval.doctor import precisions
+from slim_eval.doctor.check_results import Status
 from slim_eval.doctor.facts import Facts, Interpreter
-from slim_eval.doctor.findings import State
 from slim_eval.engines import Platform
 from slim_eval.engines.engine import cpu_flags
 from slim_eval.engines.vllm import VLLM
@@ -52,7 +52,7 @@ def test_the_rule_of_the_engines_decides(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(VLLM, "obstacle", rule)
     found = list(precisions.check(facts(serving("vllm 0.19"), SURVEY, engine="vllm")))
-    assert [finding.state for finding in found] == [State.PROBLEM] * 3
+    assert [finding.state for finding in found] == [Status.PROBLEM] * 3
     assert asked == [Platform("cuda", (7, 0))] * 3
 
 
@@ -60,7 +60,7 @@ def test_an_old_gpu_runs_16_bit_alone_on_vllm() -> None:
     found = {f.name: f for f in precisions.check(facts(serving("vllm 0.19"), SURVEY))}
     assert found["fp16 on vllm"].text == "runs, native"
     assert found["int4 on vllm"].text.startswith("vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0")
-    assert [name for name, f in found.items() if f.state is State.WARNING] == ["int8 on vllm", "int4 on vllm"]
+    assert [name for name, f in found.items() if f.state is Status.WARNING] == ["int8 on vllm", "int4 on vllm"]
     assert found["fp16 on transformers"].text == "runs, native"
     assert found["int4 on transformers"].text.startswith("runs, emulated")
 

@@ -11,8 +11,8 @@ import pytest
 
 from slim_eval.config import DoctorConfig
 from slim_eval.doctor import network
+from slim_eval.doctor.check_results import CheckResult, Status
 from slim_eval.doctor.facts import Facts
-from slim_eval.doctor.findings import Finding, State
 from tests.standins.hub import LoopbackHub
 from tests.unit.doctor.conftest import AnsweringHub, Doctor
 
@@ -167,19 +167,19 @@ def test_who_needs_the_hub(options: dict[str, str], needed: bool) -> None:
     assert network.needs_hub(DoctorConfig(**options)) is needed  # type: ignore[arg-type]
 
 
-def logging_finding() -> Finding:
+def logging_finding() -> CheckResult:
     return {finding.name: finding for finding in network.check_wandb(FACTS)}["logging"]
 
 
 def test_wandb_without_a_key(plain: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = logging_finding()
-    assert (found.state, found.text) == (State.WARNING, "off: no key")
+    assert (found.state, found.text) == (Status.WARNING, "off: no key")
     assert "wandb login" in str(found.remedy)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert logging_finding() == Finding("logging", State.OK, "on, WANDB_MODE=offline")
+    assert logging_finding() == CheckResult("logging", Status.OK, "on, WANDB_MODE=offline")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     found = logging_finding()
-    assert (found.state, found.text) == (State.WARNING, "off: WANDB_MODE=disabled")
+    assert (found.state, found.text) == (Status.WARNING, "off: WANDB_MODE=disabled")
     assert str(found.remedy).startswith("unset WANDB_MODE")
 
 
@@ -187,4 +187,4 @@ def test_a_login_of_wandb_is_a_key(plain: None, monkeypatch: pytest.MonkeyPatch,
     file = tmp_path / "netrc"
     file.write_text(f"machine api.wandb.ai\n  login user\n  password {'k' * 40}\n")
     monkeypatch.setenv("NETRC", str(file))
-    assert logging_finding() == Finding("logging", State.OK, "on, key present")
+    assert logging_finding() == CheckResult("logging", Status.OK, "on, key present")

@@ -18,7 +18,7 @@ from rich.console import Console
 from slim_eval import cli
 from slim_eval.analysis import analyze
 from slim_eval.config import AnalysisConfig, DisplayConfig, QuantizationConfig, RunConfig, TrackingConfig
-from slim_eval.doctor.findings import Finding, Report, Section, State, to_json, to_lines
+from slim_eval.doctor.check_results import Finding, Report, Section, State, to_json, to_lines
 from slim_eval.errors import EngineError, SlimEvalError
 from slim_eval.execution import fingerprints, messages, progress, tracking
 from slim_eval.models.source import ModelSource

@@ -16,7 +16,7 @@ from slim_eval.analysis.pareto import dominance
 from slim_eval.analysis.pareto.dominance import (
     DRAWS,
     MIN_DRAWS,
-    State,
+    FrontierState,
     affordable_draws,
     draws_from_intervals,
     hypervolume,
@@ -357,12 +357,17 @@ def test_verdicts_are_on_the_frontier_dominated_or_inconclusive() -> None:
     assert worst is not None
     assert near is not None
     assert missing is None
-    assert (worst.state, worst.probability, worst.certain, worst.on_frontier) == (State.DOMINATED, 0, True, False)
-    assert (near.state, near.certain, near.on_frontier) == (State.INCONCLUSIVE, False, False)
-    assert (best.state, best.on_frontier) == (State.INCONCLUSIVE, True)
+    assert (worst.state, worst.probability, worst.certain, worst.on_frontier) == (
+        FrontierState.DOMINATED,
+        0,
+        True,
+        False,
+    )
+    assert (near.state, near.certain, near.on_frontier) == (FrontierState.INCONCLUSIVE, False, False)
+    assert (best.state, best.on_frontier) == (FrontierState.INCONCLUSIVE, True)
     (alone,) = judge([[1.0]], [[0.9]], [[1.1]], [True])
     assert alone is not None
-    assert (alone.state, alone.probability, alone.certain) == (State.ON_FRONTIER, 1, True)
+    assert (alone.state, alone.probability, alone.certain) == (FrontierState.ON_FRONTIER, 1, True)
 
 
 def test_without_any_uncertainty_the_point_values_decide_and_it_is_marked() -> None:
@@ -371,8 +376,8 @@ def test_without_any_uncertainty_the_point_values_decide_and_it_is_marked() -> N
     assert second is not None
     assert first is not None
     assert third is None
-    assert (first.state, first.probability, first.certain) == (State.DOMINATED, None, None)
-    assert (second.state, second.probability, second.certain) == (State.ON_FRONTIER, None, None)
+    assert (first.state, first.probability, first.certain) == (FrontierState.DOMINATED, None, None)
+    assert (second.state, second.probability, second.certain) == (FrontierState.ON_FRONTIER, None, None)
 
 
 def test_the_uncertainty_of_a_rival_is_enough() -> None:
@@ -380,7 +385,7 @@ def test_the_uncertainty_of_a_rival_is_enough() -> None:
     assert first is not None
     assert second is not None
     assert first.probability == close_to(NormalDist(1.1, 0.2 / NormalDist().inv_cdf(0.975)).cdf(1.0))
-    assert first.state is second.state is State.INCONCLUSIVE
+    assert first.state is second.state is FrontierState.INCONCLUSIVE
 
 
 def test_an_interval_of_a_variant_that_is_not_compared_does_not_count() -> None:
@@ -393,13 +398,15 @@ def test_an_interval_of_a_variant_that_is_not_compared_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("probability", "state"),
     [
-        (1.0, State.ON_FRONTIER), (0.95, State.ON_FRONTIER), (0.949, State.INCONCLUSIVE), (0.051, State.INCONCLUSIVE),
-        (0.05, State.DOMINATED), (0.0, State.DOMINATED),
+        (1.0, FrontierState.ON_FRONTIER), (0.95, FrontierState.ON_FRONTIER), (0.949, FrontierState.INCONCLUSIVE), (0.051, FrontierState.INCONCLUSIVE),
+        (0.05, FrontierState.DOMINATED), (0.0, FrontierState.DOMINATED),
     ],
 )  # fmt: skip
-def test_states_begin_at_their_bounds(probability: float, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_begin_at_their_bounds(
+    probability: float, state: FrontierState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dominance, "share_non_dominated", lambda *_: np.array([probability]))
     (verdict,) = judge([[1.0]], [[0.0]], [[2.0]], [True])
     assert verdict is not None
     assert verdict.state is state
-    assert verdict.certain is (state is not State.INCONCLUSIVE)
+    assert verdict.certain is (state is not FrontierState.INCONCLUSIVE)

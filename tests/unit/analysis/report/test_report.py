@@ -513,7 +513,7 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
         "picture": SimpleNamespace(title="A <picture>", chart=None, in_report=True),
     }
     name = "slim_eval.analysis.figures"
-    monkeypatch.setitem(sys.modules, f"{name}.figure", cast(ModuleType, SimpleNamespace(FIGURES=made)))
+    monkeypatch.setattr(charts, "FIGURES", made)
     drawn = SimpleNamespace(png=lambda figure, study: b"\x89PNG" + b"hf_" * 40)
     monkeypatch.setitem(sys.modules, f"{name}.writing", cast(ModuleType, drawn))
     page = page_of([make_variant()])

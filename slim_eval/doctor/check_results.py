@@ -16,7 +16,7 @@ from slim_eval.errors import NotReadyError
 from slim_eval.utils.redaction import redact, redact_all
 
 
-class State(str, Enum):
+class Status(str, Enum):
     """Effect of a finding on a run: it works, it works in a degraded way, or it would not work."""
 
     OK = "ok"
@@ -25,7 +25,7 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was examined.
 
     Attributes:
@@ -36,35 +36,35 @@ class Finding:
     """
 
     name: str
-    state: State
+    state: Status
     text: str
     remedy: str | None = None
 
 
 @dataclass(frozen=True)
-class Section:
+class CheckSection:
     """Findings about one subject."""
 
     title: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything the doctor found."""
 
-    sections: tuple[Section, ...]
+    sections: tuple[CheckSection, ...]
 
     @property
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[CheckResult]:
         """All findings, section by section."""
         for section in self.sections:
             yield from section.findings
 
     @property
-    def problems(self) -> tuple[Finding, ...]:
+    def problems(self) -> tuple[CheckResult, ...]:
         """Findings that prevent a run."""
-        return tuple(finding for finding in self.findings if finding.state is State.PROBLEM)
+        return tuple(finding for finding in self.findings if finding.state is Status.PROBLEM)
 
     def raise_for_problems(self) -> None:
         """Raise if a run would not work.
@@ -77,7 +77,7 @@ class Report:
             raise NotReadyError(f"slim-eval run would not work here: {names}", "see the fix of each above")
 
 
-_MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.PROBLEM: ("✗", "red")}
+_MARKS = {Status.OK: ("✓", "green"), Status.WARNING: ("!", "yellow"), Status.PROBLEM: ("✗", "red")}
 
 
 def show(report: Report, *, as_json: bool = False) -> None:
@@ -121,7 +121,7 @@ def to_lines(report: Report) -> Iterator[Text]:
             if finding.remedy:
                 yield Text(f"    {'':<{width}}  fix: {redact(finding.remedy)}", style="dim")
     yield Text()
-    warnings = sum(finding.state is State.WARNING for finding in report.findings)
+    warnings = sum(finding.state is Status.WARNING for finding in report.findings)
     if count := len(report.problems):
         yield Text(f"{count} problem{'s' if count > 1 else ''}: slim-eval run would not work here", style="red")
     else:

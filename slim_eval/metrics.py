@@ -96,7 +96,9 @@ class Metric:
         return value * self.scale
 
     def text(self, value: float, *, unit: bool = True) -> str:
-        """A value with three significant digits and its unit: ``12.3 ms``."""
+        """A value with three significant digits and its unit: ``12.3 ms``; a task's score above 1 is not a share."""
+        if self.basis is Basis.TASK and self.scale == 100 and abs(value) > 1:
+            return number(value)
         return f"{number(self.shown(value))}{f' {self.unit}' if self.unit and unit else ''}"
 
 
@@ -136,14 +138,14 @@ E2E = _timing("e2e_latency_s", "E2E latency", "end-to-end latency", "e2e_s", per
 AMORTISED = _timing("latency_s", "amortised latency", "amortised latency", "wall_s", per_length=True)
 THROUGHPUT = METRICS.register(
     Metric(
-        "tokens_per_second", "output", "output throughput", "tokens/s", decimals=1, better="higher", sample="wall_s",
+        "tokens_per_second", "throughput", "output throughput", "tokens/s", decimals=1, better="higher", sample="wall_s",
         compared=True,
     )
 )  # fmt: skip
 MBU = METRICS.register(
     Metric("mbu", "MBU", "model bandwidth utilisation", "%", 100, decimals=1, better="higher", compared=True)
 )
-LOAD_TIME = METRICS.register(Metric("load_time_s", "load time", "load time", "s", decimals=1, compared=True))
+METRICS.register(Metric("load_time_s", "load time", "load time", "s", decimals=1, compared=True))
 PEAK_MEMORY = METRICS.register(
     Metric("mean_peak_mem_mb", "peak memory", "peak memory while serving", "GiB", 1 / 1024, compared=True)
 )
@@ -176,7 +178,7 @@ METRICS.register(
         decimals=3, benchmark="energy", basis=Basis.ENERGY, compared=True,
     )
 )  # fmt: skip
-TOKENS_PER_J = METRICS.register(
+METRICS.register(
     Metric(
         "tokens_per_joule", "tokens per joule", "output tokens per joule", "tokens/J", better="higher",
         benchmark="energy", basis=Basis.ENERGY,
@@ -203,7 +205,7 @@ ENERGY_NET = METRICS.register(
 ENERGY_KWH = METRICS.register(
     replace(ENERGY, key="energy_kwh", title="energy of the whole window", unit="kWh", decimals=3, compared=False)
 )
-DURATION = METRICS.register(
+METRICS.register(
     replace(
         ENERGY, key="duration_seconds", label="energy window", title="length of the energy window", unit="s",
         better=None, compared=False,

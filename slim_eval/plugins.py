@@ -59,6 +59,18 @@ def _load_file(file: str) -> None:
 def _import(name: str, load: Callable[[], object]) -> None:
     try:
         load()
-    except (ImportError, SyntaxError, OSError, AttributeError, NameError, TypeError, ValueError) as error:
+    except (
+        ImportError,
+        SyntaxError,
+        OSError,
+        AttributeError,
+        NameError,
+        TypeError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+    ) as error:
         cause = f"plugin {name}: {type(error).__name__}: {error}"
-        raise UsageError(cause, f"fix it, or remove it from {PLUGINS_VARIABLE}") from error
+        raise UsageError(
+            cause, f"fix it, or remove it from {PLUGINS_VARIABLE} (uninstall the package that brings it)"
+        ) from error

@@ -10,7 +10,6 @@ from typing import Any
 from slim_eval.analysis.comparability import ENERGIES, SPEEDS, lengths_differ, obstacles, task_obstacles
 from slim_eval.metrics import AMORTISED, DISK, ENERGY, J_PER_TOKEN, PEAK_MEMORY, THROUGHPUT, TPOT, TTFT, WEIGHTS, Metric
 from slim_eval.results.variants import Estimate, Interval, Variant
-from slim_eval.schemes import DEFAULT_BASELINE
 
 #: Name of a speed-up -> the metric that it is a ratio of; above 1 the variant is faster.
 SPEEDUPS: dict[str, Metric] = {
@@ -77,7 +76,7 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
         tasks: Tasks to compare.
     """
     if baseline is None:
-        return Impact(variant, None, reasons=(f"no {DEFAULT_BASELINE} measurement of this model",))
+        return Impact(variant, None, reasons=(f"no {variant.baseline} measurement of this model",))
     reasons: list[str] = []
     speedups = _speedups(variant, baseline, reasons)
     energy, basis = _energy(variant, baseline, reasons)

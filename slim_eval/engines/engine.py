@@ -220,6 +220,7 @@ class EngineType(Protocol):
             them out.
         capabilities: What it can do.
         quantized_kernels: ``emulated`` if quantized arithmetic is imitated in 16 bit.
+        is_fallback: Whether ``--engine auto`` relies on it to serve what no other engine can.
         auto_rank: Position in the order in which ``--engine auto`` tries engines; None if it must be named.
     """
 
@@ -229,6 +230,7 @@ class EngineType(Protocol):
     settings: frozenset[str] = frozenset()
     capabilities: Capabilities = Capabilities()
     quantized_kernels: Literal["native", "emulated"] = "native"
+    is_fallback: bool = False
     auto_rank: int | None = None
 
     def check(self, config: EngineConfig) -> None:

@@ -42,6 +42,7 @@ class Transformers(EngineType):
     label = "Transformers"
     modules = ("torch", "transformers")
     quantized_kernels = "emulated"
+    is_fallback = True
     auto_rank = 1
 
     def check(self, config: EngineConfig) -> None:

@@ -117,7 +117,7 @@ def _variant(variant: PlannedVariant, gpus: Sequence[power.Gpu], earlier: Sequen
         name=variant.name,
         stages=tuple(stages),
         weight_bytes=_weights(variant, facts, cached),
-        kv_bytes_per_token=_kv_bytes_per_token(facts, variant.config),
+        kv_bytes_per_token=_kv_bytes_per_token(facts, variant.config, variant.precision),
         context=variant.max_model_len,
         batch_size=max(variant.benchmarks[stage].batch_size(variant.config, stage) for stage in busy),
     )
@@ -169,12 +169,14 @@ def _engine(variant: PlannedVariant) -> str | None:
     return None if choice == AUTO_ENGINE else choice
 
 
-def _kv_bytes_per_token(facts: models.ConfigFacts, config: RunConfig) -> int | None:
+def _kv_bytes_per_token(facts: models.ConfigFacts, config: RunConfig, precision: str) -> int | None:
     """Bytes of KV cache per token, from the model's shape: a key and a value per layer and head."""
     if facts.attention_layers is None or facts.kv_heads is None or facts.head_size is None:
         return None
-    element_bytes = 1 if str(config.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8") else 2
-    return 2 * facts.attention_layers * facts.kv_heads * facts.head_size * element_bytes
+    bits = SCHEMES[precision].kv_cache_bits
+    if str(config.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8"):
+        bits = 8
+    return int(2 * facts.attention_layers * facts.kv_heads * facts.head_size * bits / 8)
 
 
 def _weights(

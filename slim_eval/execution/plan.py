@@ -134,15 +134,15 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
         SlimEvalError: As `evaluate`.
     """
     check_options(config)
+    engines_for(config.engine.engine)  # refuses an unknown name
+    precisions = in_order(scheme(name).name for name in config.precision)
+    power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(
         config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
     )
     sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
-    engines_for(config.engine.engine)  # refuses an unknown name
-    precisions = in_order(scheme(name).name for name in config.precision)
-    power.check_energy_source(config.energy.source)
     variants = [_planned(source, precision, config) for source in sources for precision in precisions]
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
@@ -239,13 +239,19 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
 
 
 def serving_modules(engine: str, benchmarks: Iterable[str]) -> tuple[str, ...]:
-    """Modules that the interpreter which measures must find; with ``auto``, those of the engine that is tried last.
+    """Modules that the interpreter which measures must find; with ``auto``, those of the fallback engine.
 
     Raises:
         UsageError: A benchmark is unknown.
     """
     own = [module for benchmark in benchmarks_of(benchmarks) for module in benchmark.modules]
-    return (*engines_for(engine)[-1].modules, "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy", *own)
+    return (*_engine_modules(engine), "pydantic", "huggingface_hub", "psutil", "pynvml", "scipy", *own)
+
+
+def _engine_modules(engine: str) -> tuple[str, ...]:
+    """The modules of an engine; with ``auto``, of the fallback: the others are optional."""
+    found = engines_for(engine)
+    return next((member for member in found if member.is_fallback), found[-1]).modules
 
 
 def install_command(python: Path | None) -> str:

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -240,7 +240,11 @@ class JsonDisplay(Display):
 
     def close(self, report: RunReport) -> None:
         """Write where the results are, and what failed; programs need no table."""
-        failures = [{**asdict(failure), "log": str(failure.log)} for failure in report.failures]
+        failures = [
+            {"cell": failed.variant, "stage": failed.stage, "cause": failed.cause, "remedy": failed.remedy}
+            | {"log": str(failed.log)}
+            for failed in report.failures
+        ]
         self._write("closed", results=[str(variant.directory) for variant in report.variants], failures=failures)
 
     def _write(self, event: str, variant: str | None = None, **content: Any) -> None:

@@ -220,6 +220,8 @@ def _record(
         },
         **measurement.metrics.model_dump(),
     )
+    if record.name != stage:  # a benchmark of several stages whose class does not name them itself
+        record = record.model_copy(update={"stage": stage})
     try:
         return write_record(job.directory, record, measurement.samples)
     except OSError as error:

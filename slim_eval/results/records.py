@@ -29,6 +29,7 @@ class Metadata(_Model):
 
     schema_version: int = 0  # 0: a file published before slim-eval had a schema
     benchmark: str | None = None  # what measured it; records before 0.3 leave it to their file name
+    stage: str | None = None  # of a benchmark that makes several records; None for the others
     model: str
     base_model: str | None = None  # what the model was made from; None where it is its own
     precision: str  # name of the scheme
@@ -175,7 +176,7 @@ class Record(Metadata):
     def name(self) -> str:
         """What it is called in its variant: the benchmark, or the task of an accuracy record."""
         assert self.benchmark is not None, "a record without a class of its own says which benchmark it is of"
-        return self.benchmark
+        return self.stage or self.benchmark
 
     @property
     def is_prequantized(self) -> bool:

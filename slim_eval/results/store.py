@@ -238,7 +238,7 @@ def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type
     if path.name.endswith(_ERROR_SUFFIX):
         return ErrorRecord
     benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
-    if benchmark not in RECORD_CLASSES:
+    if not isinstance(benchmark, str) or benchmark not in RECORD_CLASSES:
         raise ResultFileError(
             f"{path}: a record of the benchmark {benchmark!r}, which is not registered here", PLUGIN_REMEDY
         )
@@ -275,6 +275,10 @@ def find_results(root: Path) -> Results:
             record = read_record(path)
         except ResultFileError as error:
             problems.append(f"{error.cause}: skipped")
+            continue
+        name = path.stem if isinstance(record, ErrorRecord) or record.schema_version < 1 else record_name(record)
+        if name != path.stem and (path.parent / f"{name}.json").exists():
+            problems.append(f"{path}: a copy of {name}.json: skipped")
         else:
             variants.setdefault(path.parent, []).append(record)
     found = [Variant.of(directory, records) for directory, records in variants.items()]

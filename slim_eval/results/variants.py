@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -136,17 +136,17 @@ class Variant:
     @property
     def engine(self) -> str | None:
         """What served it; of several records, the performance benchmark's."""
-        return next((record.engine for record in self.records if record.engine is not None), None)
+        return self._speed_fact(lambda record: record.engine)
 
     @property
     def kernels(self) -> str | None:
         """``native`` or ``emulated``; None where not recorded."""
-        return next((record.kernels for record in self.records if record.kernels is not None), None)
+        return self._speed_fact(lambda record: record.kernels)
 
     @property
     def hardware(self) -> str | None:
         """GPU and CPU names as one text; of several records, the performance benchmark's."""
-        return next((found for record in self.records if (found := hardware_of(record)) is not None), None)
+        return self._speed_fact(hardware_of)
 
     @property
     def is_emulated(self) -> bool:
@@ -174,6 +174,12 @@ class Variant:
         if record.mean_latency_s is None or record.tokens_per_second is None:
             return None
         return record.mean_latency_s * record.tokens_per_second
+
+    def _speed_fact(self, read: Callable[[Record], str | None]) -> str | None:
+        """A fact of the performance record, whatever measured the rest; without one, the first that is known."""
+        if self.performance is not None:
+            return read(self.performance)
+        return next((found for record in self.records if (found := read(record)) is not None), None)
 
     def fact(self, key: str) -> Any:
         """What the first record that knows it says of a field of `records.Metadata`; None where none does."""

@@ -1,6 +1,6 @@
 """Two variants beside each other: every metric with interval, ratio and verdict, and every task item by item.
 
-The second variant, B, is give_verdicts against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
+The second variant, B, is judged against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
 iterations of both runs (`stats.bootstrap_ratio`) or, if only intervals were recorded, from those.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from slim_eval import stats
 from slim_eval.analysis.comparability import lengths_differ, obstacles, settings_of
 from slim_eval.analysis.compare.items import give_verdicts, pair
-from slim_eval.analysis.compare.noise_floor import floor_of, noise_floor, widened, widened_task
+from slim_eval.analysis.compare.noise_floor import floor_of, noise_floor, speed_setting, widened, widened_task
 from slim_eval.analysis.impact import quotient_interval
 from slim_eval.metrics import METRICS, THROUGHPUT, TPOT, WEIGHTS, Basis, Metric
 from slim_eval.results.records import FloorEntry, NoiseRecord, PairedTask
@@ -105,7 +105,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     """Compare pairs of variants that are shown together: p-values of all their tasks are corrected for each other.
 
     Args:
-        pairs: What is compared with, e.g. the 16-bit variant, and what is give_verdicts.
+        pairs: What is compared with, e.g. the 16-bit variant, and what is judged.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Raises:
@@ -185,7 +185,8 @@ class _Sides:
         if metric is WEIGHTS:
             emulated = "emulated" in (self.a.kernels, self.b.kernels)
             return "emulated kernels load 16-bit weights" if emulated else None
-        if self.a.number(metric) is None or self.b.number(metric) is None:
+        one_sided = self.a.number(metric) is None or self.b.number(metric) is None
+        if one_sided and self.a.counts(metric) and self.b.counts(metric):
             return None
         found = obstacles(metric, self.b, self.a)
         drifted = any(v.performance is not None and v.performance.warmup_stable is False for v in (self.a, self.b))
@@ -263,9 +264,8 @@ def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
 
     Args:
         runs: The same variant, measured again and again.
-        margin_pp: As in `variants.compare`; changes no floor.
+        margin_pp: As in `compare`; changes no floor.
     """
-    first = runs[0].performance
     pairs: list[VariantComparison] = [compare(a, b, margin_pp) for a, b in combinations(runs, 2)]
     ratios: dict[str, list[tuple[float, Interval | None]]] = {}
     for made in (metric for each in pairs for metric in each.metrics):
@@ -279,9 +279,7 @@ def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
         model=runs[0].model,
         precision=runs[0].precision,
         timestamp=environment.now(),
-        **{
-            s.name: s.read(first) for s in settings_of(TPOT) if first is not None and s.name in NoiseRecord.model_fields
-        },
+        **{s.name: speed_setting(runs[0], s) for s in settings_of(TPOT) if s.name in NoiseRecord.model_fields},
         metrics={
             key: FloorEntry(values=_values(runs, key), floor=floor_from(_values(runs, key), found))
             for key, found in ratios.items()

@@ -230,7 +230,7 @@ def _stands(directory: Path, record: PairedRecord) -> bool:
 
 
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
-    """Every quantized variant with its baseline and their tasks, give_verdicts together; without a shared task it is left out.
+    """Every quantized variant with its baseline and their tasks, judged together; without a shared task it is left out.
 
     Args:
         variants: Variants of any models.

@@ -8,8 +8,9 @@ this module applies it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from slim_eval.analysis.comparability import settings_of
+from slim_eval.analysis.comparability import Setting, settings_of
 from slim_eval.metrics import TPOT
 from slim_eval.results.records import NoiseRecord, PairedTask
 from slim_eval.results.store import read_noise
@@ -27,12 +28,19 @@ def noise_floor(variant: Variant) -> NoiseRecord | None:
     found = read_noise(variant.directory.parent)
     if found is None or found.model != variant.model:
         return None
-    record = variant.performance
-    for setting in settings_of(TPOT) if record is not None else ():
-        value = setting.read(record)
+    for setting in settings_of(TPOT):
+        value = speed_setting(variant, setting)
         if setting.name != "kernels" and value is not None and value != getattr(found, setting.name, None):
             return None
     return found
+
+
+def speed_setting(variant: Variant, setting: Setting) -> Any:
+    """A setting of speed; without a performance record, what another record says of engine, hardware and kernels."""
+    record = variant.performance or next(iter(variant.records), None)
+    if record is None or (variant.performance is None and setting.name not in ("engine", "hardware", "kernels")):
+        return None
+    return setting.read(record)
 
 
 def floor_of(noise: NoiseRecord | None, key: str) -> float | None:

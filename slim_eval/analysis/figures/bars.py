@@ -253,7 +253,7 @@ _PEAK_WORDS = {
 def _reserves(study: Study) -> str:
     """Whether the peak memory of none, some or all variants is what the engine reserved.
 
-    vLLM reserves; it also made the published files, which name no engine.
+    vLLM reserves; it also made the published files, which name no engine. Records do not say whether theirs did.
     """
     found = {v.engine in (None, "vllm") for v in study.variants if v.number(PEAK_MEMORY) is not None}
     return "some" if len(found) == 2 else "all" if found == {True} else "none"

@@ -69,7 +69,7 @@ from slim_eval.metrics import (
 )
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant, with_accuracy_mean
-from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES
+from slim_eval.schemes import SCHEMES
 
 DRAWS = 4000
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
@@ -436,10 +436,11 @@ def _too_small(case: _Case) -> Iterable[str]:
     for variant in (c.variant for c in case.ranking.candidates) if case.depends_on(MEMORY) else ():
         base, size = case.study.baseline(variant), variant.number(DISK)
         loaded = variant.performance is not None and variant.performance.weights_gb is not None
-        if base is None or variant.precision not in SCHEMES or loaded or not size:
+        known = base is not None and {variant.precision, base.precision} <= set(SCHEMES)
+        if base is None or not known or loaded or not size:
             continue
         bits, whole = SCHEMES[variant.precision].weight_bits, base.number(DISK) or 0.0
-        least = whole * bits / SCHEMES[DEFAULT_BASELINE].weight_bits
+        least = whole * bits / SCHEMES[base.precision].weight_bits
         if size < (1 - _SIZE_TOLERANCE) * least:
             yield (
                 f"{variant.label} is recorded with {MEMORY.text(size)} on disk, but {bits:g} bits per weight instead of "

@@ -100,8 +100,6 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     row["directory"] = str(variant.directory)
     row = {key: row[key] for key in _IDENTITY}
     row |= {key: getattr(performance, key, None) for key in _PERFORMANCE}
-    if performance is not None:  # speed was measured by this record's engine, whatever measured the rest
-        row |= {"engine": performance.engine, "kernels": performance.kernels, "hardware": hardware_of(performance)}
     row["max_new_tokens"] = performance and config_value(performance, "max_new_tokens")
     row["load"] = performance and config_value(performance, "load")
     row["tokens_per_request"] = variant.tokens_per_request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from slim_eval.results.store import (
     write_error,
     write_record,
 )
+from slim_eval.results.variants import Variant
 
 HEAD: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,
@@ -209,3 +211,25 @@ def test_a_folder_that_holds_bad_files_alone_is_no_variant(tmp_path: Path) -> No
     results = find_results(tmp_path)
     assert results.variants == ()
     assert len(results.problems) == 1
+
+
+def test_a_copy_of_a_record_is_not_read_in_its_place(make_variant: Callable[..., Variant]) -> None:
+    variant = make_variant(head={"benchmark": "performance"}, energy=None, write=True)
+    record = variant.directory / "performance.json"
+    (variant.directory / "performance.old.json").write_text(
+        record.read_text().replace("500.0", "7.0"), encoding="utf-8"
+    )
+    found = find_results(variant.directory.parent)
+    assert found.variants[0].number("tokens_per_second") == 500.0
+    assert [problem for problem in found.problems if "a copy of performance.json" in problem]
+
+
+@pytest.mark.parametrize("benchmark", [["a"], {"a": 1}, 7, "no-such"])
+def test_a_record_of_an_unknown_benchmark_is_a_problem(benchmark: object, tmp_path: Path) -> None:
+    folder = tmp_path / "Tiny" / "Tiny_fp16"
+    folder.mkdir(parents=True)
+    content = {"model": "Tiny", "precision": "fp16", "benchmark": benchmark}
+    (folder / "x.json").write_text(json.dumps(content), encoding="utf-8")
+    found = find_results(tmp_path)
+    assert found.variants == ()
+    assert len(found.problems) == 1

@@ -906,7 +906,7 @@ def test_the_command_refuses_nonsense_with_2(
 def test_an_empty_folder_and_a_damaged_file(make_variant: MakeCell, tmp_path: Path) -> None:
     folder = tmp_path / "outputs"
     folder.mkdir()
-    with pytest.raises(UsageError, match="holds no measurement"):
+    with pytest.raises(UsageError, match="contains no measurements"):
         recommend_from(RecommendConfig(input_dir=folder))
     write(make_variant)
     damaged = folder / "Tiny" / "Tiny_fp16" / "broken.json"

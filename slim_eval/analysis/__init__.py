@@ -1,4 +1,4 @@
-"""From result files to tables, findings and figures. Light to import: pandas and matplotlib are loaded when used."""
+"""From result files to tables, findings and figures. Light to import: pandas and matplotlib load on first use."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
         Columns: ``model``, ``name``, ``precision``, ``engine`` and the rest of the metadata; every metric of
         performance and energy under its own name and unit (energy's keys that performance has too begin with
         ``energy_``); ``tokens_per_request``; and for each task ``{task}`` (accuracy, 0 to 1), ``{task}_metric``,
-        ``{task}_stderr``, ``{task}_num_items`` and so on. What was not measured is NaN or None. A file that cannot be
-        read is left out, with a Python warning.
+        ``{task}_stderr``, ``{task}_num_items`` and so on. Values that were not measured are NaN or None. A file
+        that cannot be read is left out, with a Python warning.
 
     Raises:
         UsageError: The folder is missing, or has no measurement.

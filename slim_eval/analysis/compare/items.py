@@ -28,7 +28,7 @@ POWER = 0.8
 EQUIVALENT, DEGRADED, UNDERPOWERED = "equivalent", "degraded", "underpowered"
 
 #: End of the refusal of a pair if one side kept no samples.
-NO_ITEM_OUTCOMES = "no per-item outcomes"
+NO_ITEM_OUTCOMES = "no outcomes of single items"
 
 _Key = tuple[str, str, int]  # subtask, document hash, which of several items with that hash
 
@@ -81,7 +81,7 @@ def _paired(task: str, base: Variant, variant: Variant, obstacles: Sequence[str]
             task=task, metric=metric, refused=f"{lopsided} of {len(scores)} items have a score on one side only"
         )
     if not scored:
-        return PairedTask(task=task, metric=metric, refused=f"no per-item scores for {metric}")
+        return PairedTask(task=task, metric=metric, refused=f"no item has a score of its own for {metric}")
     keys = list(scored)
     before, after = ([pair[side] for pair in scored.values()] for side in (0, 1))
     clusters = [key[0] for key in keys]

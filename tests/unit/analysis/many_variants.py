@@ -117,7 +117,7 @@ def _paired(random: np.random.Generator, study: Study, variant: Variant) -> list
     for task in TASKS:
         before, after = None if base is None else base.number(task), variant.number(task)
         if before is None or after is None:
-            made.append(PairedTask(task=task, refused=f"{task}: no per-item outcomes"))
+            made.append(PairedTask(task=task, refused=f"{task}: no outcomes of single items"))
             continue
         drop, half = (before - after) * 100, float(random.uniform(0.4, 2.2))
         ends = (drop - half, drop + half)

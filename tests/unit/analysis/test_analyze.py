@@ -212,7 +212,7 @@ def test_the_frontiers_stand_in_the_csv_and_the_json(outputs: Path) -> None:
         ("tpot:min", "objective 'tpot'", "tpot_s"),
         ("mmlu:up", "'up' is not a direction", "max, min"),
         ("mmlu mmlu:max", "named twice", "once"),
-        ("hellaswag:max", "no result has such a number", ""),
+        ("hellaswag:max", "no result contains this metric", ""),
     ],
 )
 def test_an_objective_that_cannot_be_is_refused_before_anything_is_written(

@@ -149,7 +149,7 @@ def test_the_published_llama_is_confounded_and_faster_a_token(published: Path, c
         "no interval",
         "1.28",
     )
-    assert content["pairs"][0]["tasks"]["mmlu"]["refused"] == "fp16 has no per-item outcomes"
+    assert content["pairs"][0]["tasks"]["mmlu"]["refused"] == "fp16 has no outcomes of single items"
     assert {caveat["kind"] for caveat in content["caveats"]} == {
         "length", "amortised", "reserved memory", "energy", "metric", "parameters", "no intervals",
     }  # fmt: skip

@@ -145,7 +145,7 @@ def test_other_prompts_are_refused(two_variants: Callable[..., tuple[Variant, Va
 
 def test_without_outcomes_of_items_there_is_no_verdict(two_variants: Callable[..., tuple[Variant, Variant]]) -> None:
     task = paired(two_variants(items([1.0]), []))
-    assert task.refused == "int8 has no per-item outcomes"
+    assert task.refused == "int8 has no outcomes of single items"
 
 
 def test_items_are_matched_by_what_they_are_not_by_their_place(

@@ -723,7 +723,7 @@ def test_a_pick_raises_nothing(rows: list[Variant]) -> None:
     ("wishes", "cause", "remedy"),
     [
         ({"preset": "latencycritical"}, "--preset 'latencycritical': no such preset", "latency-critical"),
-        ({"objective": "latncy"}, "objective 'latncy': no result has such a number", "did you mean latency"),
+        ({"objective": "latncy"}, "objective 'latncy': no result contains this metric", "did you mean latency"),
         ({"objective": "mmlv"}, "objective 'mmlv'", "did you mean mmlu?"),
         ({"objective": "mmlu gsm8k"}, "contains 2 objectives", "balanced"),
         ({"objective": ""}, "contains 0 objectives", "give one"),

@@ -354,7 +354,7 @@ def test_items_that_may_not_be_paired_say_why(make_variant: MakeCell) -> None:
     variants = [make_variant(precision=precision, tasks={"quiz": 0.5, "mmlu": 0.5}) for precision in ("fp16", "int8")]
     study = Study.read(variants)
     (found,) = (c for c in provenance.report_caveats(study, (), ()) if c.kind.word == "not paired")
-    assert found.text == "mmlu, quiz: fp16 has no per-item outcomes"
+    assert found.text == "mmlu, quiz: fp16 has no outcomes of single items"
     drop = line_of(report_tables.impact_table(study), 0)["quiz drop, pp"]
     assert (drop.text, drop.plus_minus) == ("+0.0", "unpaired")
 

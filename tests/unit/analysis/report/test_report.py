@@ -236,7 +236,7 @@ def test_a_variant_that_knows_almost_nothing(make_variant: MakeCell) -> None:
     assert list(chart["axes"]) == ["mean_peak_mem_mb"]
     assert (chart["x"], chart["y"]) == (None, "mean_peak_mem_mb")
     assert "A trade-off needs two metrics" in page.text
-    assert "The records do not contain where or how they were measured" in page.text
+    assert "The records do not state where or how they were measured" in page.text
 
 
 def test_only_the_tasks_asked_for_are_shown(make_variant: MakeCell) -> None:

@@ -1,7 +1,7 @@
 """The command line: parse, make a config, make one call, show the result, return an exit code.
 
-Exit codes: 0 success, 1 a run that failed wholly or in part, 2 an invalid command, 3 a --fail-if condition holds, 4 one
-cannot be decided, 130 interrupted.
+Exit codes: 0 success, 1 a run that failed wholly or in part, 2 an invalid command, 3 a --fail-if condition is met, 4 one
+is inconclusive, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ app = typer.Typer(
 
 
 class _ListCommand(TyperCommand):
-    """A command whose list options accept several words, and that has a batch size option for every task."""
+    """A command whose list options accept several words, and that has a batch-size option per task."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Rewrite ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
@@ -135,7 +135,7 @@ def _default(field: FieldInfo) -> tuple[Any, bool | str]:
 
 
 def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a config; the command is called with the config made from those that were given."""
+    """Give a command the options of a config; the command is called with the config built from the given ones."""
     leaves = {"__".join(path): (path, field) for path, field, _ in _leaves(config)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,7 +173,7 @@ def _build(config: type[Config], given: Sequence[tuple[tuple[str, ...], FieldInf
             try:
                 value = [item for text in value for item in split_list(text)]
             except ValueError as error:
-                raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation") from None
+                raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation marks") from None
         branch[path[-1]] = value
     try:
         return config.model_validate(tree)
@@ -225,7 +225,7 @@ def run(config: RunConfig) -> None:
 @app.command("analyze", cls=_ListCommand)
 @_with_options(AnalysisConfig)
 def analyze(config: AnalysisConfig) -> None:
-    """Make tables, figures and a report from results."""
+    """Create tables, figures and a report from results."""
     from slim_eval.analysis import analyze as analyze_results
 
     _show_analysis(analyze_results(config))
@@ -234,7 +234,7 @@ def analyze(config: AnalysisConfig) -> None:
 @app.command("noise", cls=_ListCommand)
 @_with_options(NoiseConfig)
 def noise(config: NoiseConfig) -> None:
-    """Measure the same variant several times to learn how much its numbers vary by themselves.
+    """Measure the same variant several times to learn how much its numbers vary from run to run.
 
     Accepts the options of `run`. The noise floor is written to {output-dir}/{model}/{model}_noise/noise.json; `analyze`
     and `compare` use it.
@@ -253,7 +253,7 @@ def noise(config: NoiseConfig) -> None:
 def compare(config: CompareConfig) -> None:
     """Compare two variants, or two folders of them: interval, ratio and verdict for each metric and task.
 
-    With --fail-if it is a gate for CI: exit 3 if a condition certainly holds, 4 if it cannot be decided.
+    With --fail-if, it is a gate for CI: exit 3 if the whole 95 % interval meets a condition, 4 if it is inconclusive.
     """
     from slim_eval.analysis.compare import formats
     from slim_eval.analysis.compare.folders import compare_folders
@@ -330,7 +330,7 @@ def recommend(config: RecommendConfig) -> None:
 @app.command("doctor", cls=_ListCommand)
 @_with_options(DoctorConfig)
 def doctor(config: DoctorConfig) -> None:
-    """Check whether `slim-eval run` would work here: packages, hardware, hub and W&B; each problem with its fix.
+    """Check whether `slim-eval run` would work here, and list each problem (packages, hardware, hub, W&B) with its fix.
 
     Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
     """
@@ -400,7 +400,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
         typer.echo("interrupted", err=True)
         if (command := resume_command(words)) is not None:
-            typer.echo(f"  finished measurements are kept; to go on: {command}", err=True)
+            typer.echo(f"  finished measurements are kept; to continue: {command}", err=True)
     return code if isinstance(code, int) else 0
 
 

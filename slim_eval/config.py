@@ -1,7 +1,7 @@
-"""What a run can be told, one frozen class a part; the only place where defaults stand.
+"""All configuration: one frozen class per part, and the only place that defines defaults.
 
-Every field carries its help text and, where they differ from the field's own name, its command-line option; every class
-names the panel of ``--help`` it is shown in. ``cli.py`` builds its options from here, so a default is written once.
+Every field has its help text and, if the option's name differs from the field's, the option; every class names its panel
+of ``--help``. ``cli.py`` builds its options from here, so each default is written once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
         plain = name.casefold()
         if plain in RESERVED_FILES | {"performance", "energy"} or plain.endswith((".error", ".samples")):
             raise UsageError(
-                f"accuracy task {task!r}: its record would be {name}.json, which is another file",
+                f"accuracy task {task!r}: its record {name}.json would replace another file",
                 "give the task another name in a YAML file of your own (--include-path)",
             )
         if plain in seen:
@@ -59,19 +59,19 @@ def setting(
     env: str | None = None,
     **bounds: Any,
 ) -> Any:
-    """A config field: default, help text, option where the name differs and in short, variable, pydantic's bounds."""
+    """A config field: default, help text, option if its name differs, short option, environment variable, bounds."""
     return Field(default, description=text, json_schema_extra={"flag": flag, "short": short, "env": env}, **bounds)
 
 
 def argument(text: str) -> Any:
-    """A required field that the command line takes by its place, not by a name."""
+    """A required field that is a positional argument on the command line."""
     return Field(..., description=text, json_schema_extra={"argument": True})
 
 
 class Config(BaseModel):
     """Base of all configs: frozen, and unknown keys are refused.
 
-    Validators are built when they are first needed: ``--help`` never does.
+    Validators are built on first use, so ``--help`` never builds them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -82,14 +82,14 @@ class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
     panel: ClassVar[str] = "Performance benchmark"
-    num_warmup: int = setting(10, "Requests before measurement, at least; more if times still drift.", ge=0)
-    num_runs: int = setting(500, "Measured requests; rounded up to full batches.", ge=1)
+    num_warmup: int = setting(10, "Minimum number of warm-up requests; more are added while times drift.", ge=0)
+    num_runs: int = setting(500, "Number of measured requests, rounded up to full batches.", ge=1)
     batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
     prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
     input_len: int | None = setting(
-        None, "Length in tokens of synthetic prompts, random and all different, in place of --prompt.", ge=1
+        None, "Use random prompts of this many tokens, all different, instead of --prompt.", ge=1
     )
-    max_new_tokens: int = setting(256, "Tokens to generate per request, always exactly this many.", ge=1)
+    max_new_tokens: int = setting(256, "Exact number of tokens to generate per request.", ge=1)
     target_ci: float | None = setting(
         None,
         "Stop once the 95 % intervals of TPOT and throughput are within this share of the mean, e.g. 0.02; --num-runs "
@@ -110,11 +110,11 @@ class EnergyConfig(Config):
     """How energy is measured; prompt and output length are those of the performance benchmark."""
 
     panel: ClassVar[str] = "Energy benchmark"
-    sample_runs: int = setting(200, "Energy-tracked requests.", flag="--energy-sample-runs", ge=1)
-    batch_size: int = setting(1, "Concurrent requests while energy is tracked.", flag="--energy-batch-size", ge=1)
+    sample_runs: int = setting(200, "Number of requests whose energy is measured.", flag="--energy-sample-runs", ge=1)
+    batch_size: int = setting(1, "Concurrent requests while energy is measured.", flag="--energy-batch-size", ge=1)
     source: str = setting(
         "auto",
-        "Where joules come from: auto, nvml, codecarbon, none, or a plugin's meter.",
+        "Energy source: auto, nvml, codecarbon, none, or a plugin's meter.",
         flag="--energy-source",
         min_length=1,
     )
@@ -132,11 +132,13 @@ class AccuracyConfig(Config):
     )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
     limit: int | None = setting(None, "Items per (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
-    batch_size: int = setting(32, "Batch size of accuracy.", flag="--accuracy-batch-size", ge=1)
+    batch_size: int = setting(32, "Batch size for accuracy tasks.", flag="--accuracy-batch-size", ge=1)
     batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
-        {}, "Batch size of one task, as TASK=N; also --accuracy-batch-size-TASK N.", flag="--accuracy-batch-size-task"
+        {},
+        "Batch size for one task, as TASK=N; --accuracy-batch-size-TASK N also works.",
+        flag="--accuracy-batch-size-task",
     )
-    include_path: Path | None = setting(None, "A folder with lm-eval task YAML of your own.")
+    include_path: Path | None = setting(None, "Folder with your own lm-eval task YAML files.")
     apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
@@ -151,18 +153,18 @@ class EngineConfig(Config):
     """How the model is served."""
 
     panel: ClassVar[str] = "Engine"
-    engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or one of a plugin.")
+    engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or a plugin's engine.")
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(
-        8192, "Context window; lowered to what the model holds unless you give it yourself.", ge=1
+        8192, "Context window in tokens; the default is lowered to what the model supports.", ge=1
     )
-    tensor_parallel_size: int = setting(1, "GPUs that share the model.", ge=1)
-    enforce_eager: bool = setting(False, "vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
+    tensor_parallel_size: int = setting(1, "Number of GPUs that the model is split across.", ge=1)
+    enforce_eager: bool = setting(False, "Run vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
     engine_args: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = setting(
-        {}, "A further engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg"
+        {}, "Extra engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg"
     )
-    trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
-    gpu_index: int = setting(0, "First GPU to use, 0-based, among the visible ones.", ge=0)
+    trust_remote_code: bool = setting(False, "Run the Python code that comes with the model.")
+    gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
 
 
 class QuantizationConfig(Config):
@@ -170,11 +172,13 @@ class QuantizationConfig(Config):
 
     panel: ClassVar[str] = "Quantization"
     calibration_dataset: str = setting(
-        "HuggingFaceH4/ultrachat_200k", "Hub dataset, .jsonl file or folder with `messages` or `text`.", min_length=1
+        "HuggingFaceH4/ultrachat_200k",
+        "Hub dataset, .jsonl file or folder; rows need `messages` or `text`.",
+        min_length=1,
     )
     calibration_split: str = setting("train_sft", "Split of the calibration dataset.", min_length=1)
-    num_calibration_samples: int = setting(512, "Calibration samples.", ge=1)
-    max_sequence_length: int = setting(2048, "Longest calibration sample in tokens.", ge=8)
+    num_calibration_samples: int = setting(512, "Number of calibration samples.", ge=1)
+    max_sequence_length: int = setting(2048, "Maximum length of a calibration sample, in tokens.", ge=8)
     requantize: bool = setting(False, "Quantize again and replace the cached checkpoint.")
 
 
@@ -203,7 +207,7 @@ class DisplayConfig(Config):
     panel: ClassVar[str] = "Output"
     verbose: bool = setting(False, "Also show the output of engines.", short="-v")
     quiet: bool = setting(False, "Show only failures and the closing table.", short="-q")
-    log_format: LogFormat = setting(LogFormat.TEXT, "Lines of text (text), or one JSON object per line (json).")
+    log_format: LogFormat = setting(LogFormat.TEXT, "Progress as text, or as one JSON object per line (json).")
 
     @model_validator(mode="after")
     def _loud_or_quiet(self) -> DisplayConfig:
@@ -222,26 +226,26 @@ class RunConfig(Config):
         ("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
     benchmark_options: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = (
-        setting({}, "An option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option")
+        setting({}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option")
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
-        False, "Also accept models with pickled weights (.bin): their tensors are converted, no code in them runs."
+        False, "Also accept pickled weights (.bin): tensors are converted, code in the files does not run."
     )
-    seed: int = setting(0, "Seed of calibration sampling and few-shot choice.", ge=0, le=2**31 - 1)
+    seed: int = setting(0, "Random seed for calibration sampling and few-shot selection.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Python interpreter for measurement; the current one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
     executor: str = setting("local", "Where workers run: `local` is this machine; plugins add others.")
     force: bool = setting(False, "Measure everything again and replace earlier results.")
-    dry_run: bool = setting(False, "Show the plan, with time and memory if known, and do nothing.")
+    dry_run: bool = setting(False, "Show the plan, with time and memory if known, without running it.")
     stage_timeout_s: float = setting(
-        3600.0, "Seconds without progress after which a stage is stopped.", flag="--stage-timeout",
+        3600.0, "Stop a stage after this many seconds without progress.", flag="--stage-timeout",
         gt=0,
     )  # fmt: skip
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
@@ -254,33 +258,37 @@ class RunConfig(Config):
 
 
 class Question(Config):
-    """What a variant has to do, and what it should be best at."""
+    """What a variant must meet, and what to optimize."""
 
     panel: ClassVar[str] = "What you need"
     preset: str | None = setting(
-        None, "latency-critical, accuracy-critical, energy-constrained or balanced, which is the default."
+        None, "latency-critical, accuracy-critical, energy-constrained or balanced (the default)."
     )
     objective: str | None = setting(
         None,
-        "What should be best: latency, throughput, accuracy, energy, memory, cost, a task or any metric; in place of "
+        "What to optimize: latency, throughput, accuracy, energy, memory, cost, a task or any metric; instead of "
         "--preset.",
     )
-    max_tpot_ms: float | None = setting(None, "Most time per output token.", gt=0)
-    max_ttft_ms: float | None = setting(None, "Most time to the first token.", gt=0)
-    max_latency_ms: float | None = setting(None, "Most amortised latency: batch wall time / batch size.", gt=0)
-    max_memory_gb: float | None = setting(
-        None, "Most GiB of weights, as loaded or, where that is not known, on disk; the KV cache comes on top.", gt=0
+    max_tpot_ms: float | None = setting(None, "Maximum time per output token, in ms.", gt=0)
+    max_ttft_ms: float | None = setting(None, "Maximum time to the first token, in ms.", gt=0)
+    max_latency_ms: float | None = setting(
+        None, "Maximum amortised latency (batch wall time / batch size), in ms.", gt=0
     )
-    max_energy_j: float | None = setting(None, "Most joules per output token.", gt=0)
+    max_memory_gb: float | None = setting(
+        None, "Maximum size of the weights in GiB, as loaded or, if unknown, on disk; the KV cache comes on top.", gt=0
+    )
+    max_energy_j: float | None = setting(None, "Maximum joules per output token.", gt=0)
     min_accuracy: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(parse_key_values)] = (
-        setting({}, "Least accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", flag="--min")
+        setting({}, "Minimum accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", flag="--min")
     )
     min_recovery: float | None = setting(
-        None, "Least share of the same model's fp16 accuracy, mean over the tasks, e.g. 0.98.", gt=0, le=2
+        None, "Minimum share of the same model's fp16 accuracy, averaged over the tasks, e.g. 0.98.", gt=0, le=2
     )
-    accuracy_tasks: Names = setting((), "Tasks of the mean accuracy and of the recovery; all measured by default.")
-    price_per_gpu_hour: float | None = setting(None, "Money for one GPU for one hour.", ge=0)
-    price_per_kwh: float | None = setting(None, "Money for 1 kWh; leave it out where the hour includes it.", ge=0)
+    accuracy_tasks: Names = setting((), "Tasks for mean accuracy and recovery; all measured tasks by default.")
+    price_per_gpu_hour: float | None = setting(None, "Price of one GPU for one hour.", ge=0)
+    price_per_kwh: float | None = setting(
+        None, "Price of 1 kWh; omit it if the GPU-hour price includes electricity.", ge=0
+    )
 
     @model_validator(mode="after")
     def _one_aim(self) -> Question:
@@ -306,13 +314,13 @@ class AnalysisConfig(Config):
     output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
     accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
     objectives: Names = setting(
-        (), "A further Pareto frontier in pareto.csv, by these numbers, e.g. mmlu:max tpot_s:min model_size_gb:min."
+        (), "Objectives of an additional Pareto frontier in pareto.csv, e.g. mmlu:max tpot_s:min model_size_gb:min."
     )
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
     )
     plots: bool = setting(
-        True, "Draw the figures; without them, those that an earlier analysis left are removed.",
+        True, "Draw the figures; --no-plots also removes those of an earlier analysis.",
         flag="--plots/--no-plots",
     )  # fmt: skip
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
@@ -322,19 +330,19 @@ class NoiseConfig(RunConfig):
     """Options of `slim-eval noise`: those of a run at one precision, and the number of repeats."""
 
     precision: Names = setting(("fp16",), "Scheme whose noise is measured.", min_length=1, max_length=1)
-    num_repeats: int = setting(2, "How often the same variant is measured.", ge=2, le=100)
+    num_repeats: int = setting(2, "Number of times the same variant is measured.", ge=2, le=100)
 
 
 class CompareConfig(Config):
     """Options of `slim-eval compare`."""
 
     panel: ClassVar[str] = "Comparison"
-    a: Path = argument("What is compared with: a variant's folder, or a folder of results.")
-    b: Path = argument("What is judged: likewise.")
+    a: Path = argument("Reference: a variant's folder, or a folder of results.")
+    b: Path = argument("Candidate, judged against A: likewise a variant's folder, or a folder of results.")
     fail_if: tuple[str, ...] = setting(
         (),
-        "Exit 3 where this holds beyond doubt, 4 where it cannot be decided, e.g. mmlu_drop>1pp or tpot_s>5% "
-        "(repeatable).",
+        "Exit 3 if the whole 95 % interval meets this condition, 4 if the result is inconclusive, e.g. mmlu_drop>1pp or "
+        "tpot_s>5% (repeatable).",
     )
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent.", flag="--margin", gt=0, le=100
@@ -350,24 +358,24 @@ class CompareConfig(Config):
 
 
 class DoctorConfig(Config):
-    """Options of `slim-eval doctor`: what would be run; everything by default."""
+    """Options of `slim-eval doctor`: the run to check; everything by default."""
 
     panel: ClassVar[str] = "What would be run"
-    models: Names = setting((), "Hub ids or local folders; what needs no hub is not failed for want of one.")
+    models: Names = setting((), "Hub ids or local folders; if none needs the hub, an unreachable hub is not a problem.")
     precision: Names = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.", min_length=1)
     tasks: Names = setting(
         ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.", min_length=1
     )
     engine: str = setting(
-        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or one of a plugin."
+        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or a plugin's engine."
     )
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
     quantize_python: Path | None = setting(
-        None, "Interpreter for quantization; this one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+        None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
     )
     serve_python: Path | None = setting(
-        None, "Interpreter for measurement; this one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+        None, "Python interpreter for measurement; the current one by default.", env="SLIM_EVAL_SERVE_PYTHON"
     )
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
@@ -376,9 +384,9 @@ class ImportConfig(Config):
     """Options of `slim-eval import`."""
 
     panel: ClassVar[str] = "Import"
-    paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that hold them.")
+    paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that contain them.")
     output_dir: Path = setting(Path("outputs"), "Where variants are written.")
-    model: str | None = setting(None, "Name of the model, in place of that in the files.")
-    precision: str | None = setting(None, "Precision of what was measured; the files seldom say it.")
-    batch_size: int | None = setting(None, "Concurrent requests, where a file does not say it.", ge=1)
-    max_new_tokens: int | None = setting(None, "Output tokens of every request, where a file does not say it.", ge=1)
+    model: str | None = setting(None, "Name of the model; overrides the one in the files.")
+    precision: str | None = setting(None, "Precision of the measured model; the files seldom contain it.")
+    batch_size: int | None = setting(None, "Number of concurrent requests, if a file does not contain it.", ge=1)
+    max_new_tokens: int | None = setting(None, "Output tokens per request, if a file does not contain it.", ge=1)

@@ -29,7 +29,7 @@ from slim_eval.schemes import is_quantized, scheme
 from slim_eval.utils import environment
 
 _ENGINE = "engine"
-_DISK_REMEDY = "free some space, or name writable folders with --output-dir and --quantized-models-dir"
+_DISK_REMEDY = "free some space, or choose writable folders with --output-dir and --quantized-models-dir"
 
 
 def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:

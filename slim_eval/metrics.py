@@ -1,9 +1,9 @@
-"""Metrics: the one table of what each number is called, its unit, its direction, and what it depends on.
+"""Metrics: one table with the name, unit, direction and dependencies of every number.
 
-Every table, figure, summary, gate, recommendation and report reads this table; none of them repeats a fact of it. A
-further metric is one more row, here or registered by a plugin: ``METRICS.register(Metric(...))``. Its value is the field
-``key`` of the record of its benchmark, or what ``compute`` returns. Accuracy has a row per task, made by `task_metric`.
-Definitions of the numbers: docs/metrics.md.
+Every table, figure, summary, gate, recommendation and report reads this table and repeats none of it. To add a metric,
+add a row, here or from a plugin: ``METRICS.register(Metric(...))``. The value of a metric is the field ``key`` of its
+benchmark's record, or the result of ``compute``. Accuracy has one row per task, made by `task_metric`. docs/metrics.md
+defines the numbers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Statistic = Literal["mean", "median", "p95"]
 
 
 class Basis(Enum):
-    """Which settings must agree before two values of a metric are compared; `analysis.comparability` has the settings."""
+    """The settings that must agree before two values of a metric are compared; see `analysis.comparability`."""
 
     SPEED = "speed"  # the performance benchmark's engine, hardware, kernels, load, lengths
     ENERGY = "energy"  # likewise of the energy benchmark, and where the joules come from
     TASK = "task"  # one accuracy task's metric, few-shot examples, limit, template, version
-    LOADED = "loaded"  # as the engine holds it: kernels alone
-    FILES = "files"  # of the checkpoint's files: nothing
+    LOADED = "loaded"  # weights as loaded: kernels only
+    FILES = "files"  # files of the checkpoint: no settings
     OWN = "own"  # a plugin's benchmark: engine, hardware and kernels of its own record
 
 
@@ -36,17 +36,17 @@ class Metric:
     """One number of a variant.
 
     Attributes:
-        key: Column in result files, and field of its record; the unit is part of it.
-        label: In table heads: ``TPOT``.
-        title: In sentences and figures: ``time per output token``.
-        unit: As shown: ``ms``; empty for a ratio or a count.
-        scale: Factor from the key's unit to the one shown.
+        key: Column in result files, and field of its record; it includes the unit.
+        label: Shown in table headers: ``TPOT``.
+        title: Shown in sentences and figures: ``time per output token``.
+        unit: Displayed unit: ``ms``; empty for a ratio or a count.
+        scale: Factor from the key's unit to the displayed unit.
         decimals: Digits after the point in tables.
         better: Which direction is better; None if neither is.
-        benchmark: Record that has it; None for a number that is worked out from others.
-        basis: Which settings must agree.
+        benchmark: Record that contains it; None for a number that is derived from others.
+        basis: Settings that must agree before values are compared.
         sample: Column of the performance samples that it is computed from; None without samples.
-        statistic: What is computed from them.
+        statistic: Statistic computed from those samples.
         per_length: Grows with the number of output tokens: not comparable at different lengths.
         per_run: Grows with the number of requests: not comparable at different numbers of them.
         exact: Counted, not measured: it needs no interval.
@@ -73,7 +73,7 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """Its key, by which the registry knows it."""
+        """Its key; the registry stores it under this name."""
         return self.key
 
     @property
@@ -92,7 +92,7 @@ class Metric:
         return self.basis is Basis.ENERGY
 
     def shown(self, value: float) -> float:
-        """A value in the unit shown."""
+        """A value in the displayed unit."""
         return value * self.scale
 
     def text(self, value: float, *, unit: bool = True) -> str:
@@ -106,7 +106,7 @@ METRICS: Registry[Metric] = Registry("metric")
 
 
 def _timing(base: str, label: str, title: str, sample: str, *, per_length: bool = False) -> Metric:
-    """The rows of one time: its mean, which is the headline, and its percentiles and spread."""
+    """The rows of one time: its mean (the headline), percentiles and spread."""
     mean_key = f"mean_{base}" if base == "latency_s" else base
     mean = METRICS.register(
         Metric(
@@ -134,7 +134,7 @@ def _timing(base: str, label: str, title: str, sample: str, *, per_length: bool 
 TTFT = _timing("ttft_s", "TTFT", "time to first token", "ttft_s")
 TPOT = _timing("tpot_s", "TPOT", "time per output token", "tpot_s")
 E2E = _timing("e2e_latency_s", "E2E latency", "end-to-end latency", "e2e_s", per_length=True)
-#: Iteration wall time / batch size: the published files' latency, which is not what a request waits.
+#: Iteration wall time / batch size: the latency in the published files; not per-request latency.
 AMORTISED = _timing("latency_s", "amortised latency", "amortised latency", "wall_s", per_length=True)
 THROUGHPUT = METRICS.register(
     Metric(
@@ -253,14 +253,14 @@ ACCURACY_MEAN = METRICS.register(
     )
 )  # fmt: skip
 
-#: Of several ways to say one thing, in the order of preference: older files know fewer.
+#: Alternatives for one quantity, in the order of preference; older files contain fewer of them.
 LATENCIES = (TPOT, THROUGHPUT, AMORTISED)
 ENERGIES = (J_PER_TOKEN, J_PER_REQUEST)
 SIZES = (WEIGHTS, DISK)
-#: The objectives of the default Pareto frontier: of each group the first that was measured.
+#: The objectives of the default Pareto frontier: the first measured metric of each group.
 DEFAULT_OBJECTIVES = ((ACCURACY_MEAN,), LATENCIES, ENERGIES, SIZES)
 
-#: Task -> the metric it is known by, as lm-eval names it. Any other task: the first metric that it lists.
+#: Task -> its headline metric, by lm-eval's name. For any other task: the first metric that it lists.
 HEADLINE_METRICS = {
     "mmlu": "acc,none",
     "gsm8k": "exact_match,flexible-extract",
@@ -270,12 +270,12 @@ HEADLINE_METRICS = {
     "demo_hellaswag": "acc_norm,none",
 }
 
-# lm-eval's metrics of which less is better, and those that are scores of their own and no share of right answers.
+# lm-eval's metrics for which lower is better.
 _LOSSES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
 
 
 def is_loss(metric: str | None) -> bool:
-    """Whether less is better in an lm-eval metric, by its name: ``word_perplexity,none``."""
+    """Whether lower is better for an lm-eval metric, by its name: ``word_perplexity,none``."""
     return (metric or "").split(",")[0] in _LOSSES
 
 
@@ -284,7 +284,7 @@ def task_metric(task: str, metric: str | None = None) -> Metric:
 
     Args:
         task: lm-eval's name of the task.
-        metric: Its headline metric, as lm-eval names it: ``acc,none``; None if it is not known.
+        metric: Its headline metric, by lm-eval's name: ``acc,none``; None if unknown.
     """
     if is_loss(metric):
         return Metric(task, task, task, decimals=3, benchmark=task, basis=Basis.TASK)

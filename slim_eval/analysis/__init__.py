@@ -1,4 +1,4 @@
-"""From result files to tables, findings and figures. Light to import: pandas and matplotlib are loaded when used."""
+"""From result files to tables, findings and figures. Light to import: pandas and matplotlib load on first use."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from slim_eval.analysis.study import Study
     from slim_eval.config import AnalysisConfig
 
-_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that has its results with --input-dir"
+_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that contains its results with --input-dir"
 
 
 @dataclass(frozen=True)
 class AnalysisReport:
-    """What an analysis found and wrote.
+    """The findings and files of an analysis.
 
     Attributes:
         study: The variants with at least one measurement, and what is known about them.
         paths: Files written.
         problems: Files that could not be read and benchmarks that failed, one line each.
-        warnings: What a reader of the tables must know, one line each.
+        warnings: What readers of the tables must know, one line each.
         findings: The sentences of `executive_summary.txt`, in order.
     """
 
@@ -59,8 +59,8 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     A file that cannot be written becomes a problem, and the others are still written.
 
     Raises:
-        UsageError: The folder is missing or has no measurement, the other one cannot be written, or an objective is one
-            that no result has; nothing is written then.
+        UsageError: The input folder is missing or has no measurements, the output folder cannot be written, or no
+            result has one of the objectives; nothing is written then.
     """
     from slim_eval.analysis import findings
     from slim_eval.analysis.pareto.frontier import find_frontiers
@@ -88,7 +88,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     }
     written, failed = _write_all(config.output_dir, texts)
     figures, empty = _draw(study, config, failed)
-    advice += [f"not drawn, as nothing was measured: {', '.join(empty)}"] if empty else []
+    advice += [f"not drawn, because nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         study=study,
         paths=(*written, *figures),
@@ -108,8 +108,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
         Columns: ``model``, ``name``, ``precision``, ``engine`` and the rest of the metadata; every metric of
         performance and energy under its own name and unit (energy's keys that performance has too begin with
         ``energy_``); ``tokens_per_request``; and for each task ``{task}`` (accuracy, 0 to 1), ``{task}_metric``,
-        ``{task}_stderr``, ``{task}_num_items`` and so on. What was not measured is NaN or None. A file that cannot be
-        read is left out, with a Python warning.
+        ``{task}_stderr``, ``{task}_num_items`` and so on. Values that were not measured are NaN or None. A file
+        that cannot be read is left out, with a Python warning.
 
     Raises:
         UsageError: The folder is missing, or has no measurement.
@@ -130,7 +130,7 @@ def _measured(folder: Path) -> tuple[Results, list[Variant]]:
     if not variants:
         found = _problems(results)
         detail = f" ({len(found)} files without one, the first: {found[0]})" if found else ""
-        raise UsageError(f"{folder}: holds no measurement{detail}", _NOTHING_FOUND)
+        raise UsageError(f"{folder}: contains no measurements{detail}", _NOTHING_FOUND)
     return results, variants
 
 
@@ -176,12 +176,16 @@ def _tasks(config: AnalysisConfig, variants: Iterable[Variant]) -> tuple[tuple[s
     if "accuracy_tasks" not in config.model_fields_set:
         return found, []
     missing = [task for task in config.accuracy_tasks if task not in found]
-    advice = [f"accuracy task {task!r}: no result has it; {did_you_mean(task, found)}".rstrip("; ") for task in missing]
+    advice = [
+        f"accuracy task {task!r}: no result contains it; {did_you_mean(task, found)}".rstrip("; ") for task in missing
+    ]
     return tuple(task for task in config.accuracy_tasks if task in found), advice
 
 
 def _warnings(study: Study) -> list[str]:
     """What the results cannot support, and one line for each reason not to compare, with whom it concerns."""
+    from slim_eval.analysis.compare.items import NO_ITEM_OUTCOMES
+
     reasons: dict[str, list[str]] = {}
     for caveat in study.caveats:
         reasons.setdefault(caveat.text, []).extend(caveat.variants)
@@ -190,7 +194,7 @@ def _warnings(study: Study) -> list[str]:
             reasons.setdefault(f"not compared: {reason}", []).append(impact.variant.label)
     for variant in study.variants:
         for pair in study.paired.get(variant.directory, ()):
-            if pair.refused and pair.task in study.tasks and not pair.refused.endswith("no outcomes of single items"):
+            if pair.refused and pair.task in study.tasks and not pair.refused.endswith(NO_ITEM_OUTCOMES):
                 reasons.setdefault(f"not paired: {pair.task}: {pair.refused}", []).append(variant.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 

@@ -1,7 +1,7 @@
 """Caveats: every reason to doubt a number, found once and rendered by all tables, figures and reports.
 
-A `Kind` says what a reader must know and how it is marked. `find_caveats` goes through an analysis and returns one `Caveat`
-for each thing that its numbers cannot support; `marks_of` gives the kinds that concern one number of one variant. The
+A `Kind` is what a reader must know and how it is marked. `find_caveats` returns one `Caveat` for each claim
+that the numbers cannot support; `marks_of` gives the kinds that concern one number of one variant. The
 files published with SLiM-Eval 0.1.3 have most of these; slim-eval's own records have few.
 """
 
@@ -26,12 +26,12 @@ class Kind:
     """One kind of caveat.
 
     Attributes:
-        name: As JSON has it.
-        word: The label in the report: ``confounded``.
-        sign: Beside a number in figures and tables; empty for kinds that concern no single number.
+        name: Its name in JSON.
+        word: Label in the report: ``confounded``.
+        sign: Shown beside a number in figures and tables; empty for kinds that concern no single number.
         tex: The sign in LaTeX.
         tone: ``bad`` (the number must not be used), ``warn`` or ``note``.
-        meaning: What a reader is told.
+        meaning: Explanation for the reader.
     """
 
     name: str
@@ -43,23 +43,25 @@ class Kind:
 
 
 LENGTH = Kind(
-    "length", "confounded", "bad", "output length differs from the baseline's: the number is of different work", "†",
+    "length", "confounded", "bad", "output length differs from the baseline's: the number compares different work", "†",
     r"\dag",
 )  # fmt: skip
 SETTING = Kind(
     "setting", "other setting", "warn", "engine, hardware or settings differ from the baseline's: not compared with it",
     "‡", r"\ddag",
 )  # fmt: skip
-INVALID = Kind("invalid", "invalid", "bad", "the energy measurement is marked invalid; its record says why", "§", r"\S")
+INVALID = Kind(
+    "invalid", "invalid", "bad", "the energy measurement is marked invalid; its record gives the reason", "§", r"\S"
+)  # fmt: skip
 EMULATED = Kind(
     "emulated", "emulated", "bad",
-    "quantized kernels are emulated in 16 bit: speed, energy and memory say nothing about a deployment", "¶", r"\P",
+    "quantized kernels are emulated in 16 bit: speed, energy and memory do not predict a deployment", "¶", r"\P",
 )  # fmt: skip
 NOISE = Kind(
     "noise",
     "within noise",
     "warn",
-    "differs from the baseline by no more than the baseline from itself",
+    "the difference from the baseline does not exceed the noise floor",
     "~",
     r"$\sim$",
 )
@@ -82,11 +84,11 @@ MARKS = (LENGTH, SETTING, INVALID, EMULATED, NOISE)
 
 @dataclass(frozen=True)
 class Caveat:
-    """One thing that numbers cannot support.
+    """One reason to doubt numbers.
 
     Attributes:
-        kind: What kind of thing.
-        text: In words, with the figures.
+        kind: Its kind.
+        text: Explanation with numbers.
         variants: Labels of the variants that it concerns.
     """
 
@@ -96,7 +98,7 @@ class Caveat:
 
 
 def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
-    """Everything that the results cannot support; empty for results that can be used without reservation."""
+    """All reasons to doubt the results; empty if there are none."""
     return [caveat for check in _CHECKS for caveat in check(variants)]
 
 
@@ -104,9 +106,9 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
     """The kinds of caveat that concern one number of a variant.
 
     Args:
-        metric: What the number is.
-        variant: Whose number it is.
-        baseline: What the variant is compared with; None where there is none.
+        metric: The metric of the number.
+        variant: The variant that it belongs to.
+        baseline: The variant that it is compared with; None if there is none.
     """
     found = []
     if baseline is not None and metric.per_length and lengths_differ(variant, baseline):
@@ -121,7 +123,7 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
 
 
 def is_emulated(metric: Metric, variant: Variant) -> bool:
-    """Whether a number was measured on kernels that emulate quantized arithmetic, and depends on them."""
+    """Whether a number depends on the kernels and was measured on emulated ones."""
     if metric.basis in (Basis.FILES, Basis.TASK):
         return False
     record = variant.energy if metric.basis is Basis.ENERGY else variant.performance
@@ -193,7 +195,7 @@ def _reserved_memory(variants: Sequence[Variant]) -> Iterable[Caveat]:
 
 
 def _energy(variants: Sequence[Variant]) -> Iterable[Caveat]:
-    """Energy that is mean power x time, over requests of unknown length, on a device that is not named."""
+    """Energy as mean power x time, for requests of unknown length, on an unnamed device."""
     found = [
         (variant, energy) for variant in variants
         if (energy := variant.energy) is not None and energy.energy_joules is not None
@@ -240,7 +242,8 @@ def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
         if abs(parameters / fits - 1) > _PARAMETER_TOLERANCE:
             yield Caveat(
                 PARAMETERS,
-                f"{parameters / 1e9:.2f} B parameters are recorded; {size:.2f} GiB at 16 bit hold {fits / 1e9:.2f} B",
+                f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit contain "
+                f"{fits / 1e9:.2f} B",
                 (variant.label,),
             )
 

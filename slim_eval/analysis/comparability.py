@@ -1,13 +1,13 @@
-"""What may be compared with what: the one list of settings, for every command.
+"""Which numbers may be compared: one list of settings for all commands.
 
 A number depends on settings: a speed on its engine, hardware and load, an accuracy on its task's version and few-shot
-examples. `SETTINGS` lists them all. `compare`, `analyze`, Pareto frontiers, `recommend`, `noise`, gates and figures ask
-here, in one of two ways:
+examples. `SETTINGS` lists them all. `compare`, `analyze`, Pareto frontiers, `recommend`, `noise`, gates and figures use
+this module, in one of two ways:
 
-- `obstacles` compares two variants of one model and returns every reason why a number must not be compared;
+- `obstacles` compares two variants of one model and returns every reason against comparing a number;
 - `comparable_groups` sorts variants of any models into groups, within which numbers may be ranked, averaged or drawn on
-  one frontier. Prompts may then differ in tokens as far as tokenizers do, and item hashes, which contain the model's own
-  chat template, do not count.
+  one frontier. Prompt lengths may then differ as far as tokenizers differ, and item hashes, which contain the model's
+  own chat template, are ignored.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Setting:
-    """Something that must be the same in two measurements before their numbers are compared.
+    """A setting that must be equal in two measurements before their numbers are compared.
 
     Attributes:
         name: Its name, unique within its basis.
-        words: What a reason calls it.
-        basis: The numbers that depend on it.
-        read: Its value in a record, in the form in which it is compared; None where the record does not say.
-        none: What None stands for, in words.
-        strict: Whether None against a known value is a difference. Off for facts that older records do not have.
-        per_run: Only numbers that grow with the number of requests depend on it.
-        same: Whether two values count as the same in two variants of one model.
-        alike: Likewise in variants of any models.
-        across_models: Whether it counts between variants of different models at all.
+        words: Its name in a reason.
+        basis: Numbers that depend on it.
+        read: Its value in a record, in comparable form; None if not recorded.
+        none: Meaning of None, in words.
+        strict: Whether None and a known value differ. Off for facts that older records do not contain.
+        per_run: Whether only numbers that grow with the number of requests depend on it.
+        same: Equality of two values in two variants of one model.
+        alike: Equality of two values in variants of any models.
+        across_models: Whether it is compared between variants of different models.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Setting:
     across_models: bool = True
 
     def difference(self, this: Any, base: Any) -> str | None:
-        """The reason why two values forbid a comparison, or None where they do not."""
+        """The reason why two values forbid a comparison; None if they do not."""
         if not self.strict and (this is None or base is None):
             return None
         return None if self.same(this, base) else f"{self.words} {self.say(this)} against {self.say(base)}"
@@ -157,7 +157,7 @@ ENERGIES = tuple(METRICS[key] for key in ("energy_joules", "joules_per_output_to
 
 
 def record_of(metric: Metric, variant: Variant) -> Record | None:
-    """The record whose settings a number of the metric depends on; None where the variant has none."""
+    """The record whose settings a number of the metric depends on; None if the variant has none."""
     if metric.basis is Basis.LOADED:
         return variant.performance
     return None if metric.benchmark is None else variant.measured.get(metric.benchmark)
@@ -171,15 +171,15 @@ def settings_of(metric: Metric) -> list[Setting]:
 
 
 def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) -> list[str]:
-    """Why numbers of two variants of one model must not be compared.
+    """Reasons against comparing numbers of two variants of one model.
 
     Args:
-        metrics: The metric, or several of one basis: it is enough that each side has any of them.
+        metrics: The metric, or several of one basis: each side needs only one of them.
         this: The variant that is judged.
         base: What it is compared with.
 
     Returns:
-        Reasons in words; empty where the numbers may be compared, and where neither side was measured.
+        Reasons in words; empty if the numbers may be compared or neither side was measured.
     """
     asked = [metrics] if isinstance(metrics, Metric) else list(metrics)
     # An invalid record has no numbers of its own: that is the reason, and not that they are missing.
@@ -197,18 +197,18 @@ def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) 
 
 
 def task_obstacles(task: str, this: Variant, base: Variant) -> list[str]:
-    """Why the accuracies of two variants on a task must not be compared; see `obstacles`."""
+    """Reasons against comparing the accuracies of two variants on a task; see `obstacles`."""
     return obstacles(metric_of(task, (this, base)), this, base)
 
 
 def differences(metric: Metric, this: Variant, base: Variant, without: Iterable[str] = ()) -> list[str]:
-    """The settings in which two variants differ that a metric depends on, in words.
+    """The settings of a metric in which two variants differ, in words.
 
     Args:
-        metric: What is to be compared.
+        metric: Metric to compare.
         this: The variant that is judged.
         base: What it is compared with.
-        without: Names of settings to leave out.
+        without: Names of settings to ignore.
     """
     a, b = record_of(metric, this), record_of(metric, base)
     if a is None or b is None:
@@ -219,13 +219,13 @@ def differences(metric: Metric, this: Variant, base: Variant, without: Iterable[
 
 
 def lengths_differ(this: Variant, base: Variant | None) -> bool | None:
-    """Whether two variants generated a different number of tokens per request; None where one is not known."""
+    """Whether two variants generated a different number of tokens per request; None if one is unknown."""
     a, b = this.tokens_per_request, base.tokens_per_request if base else None
     return None if not a or not b else not _within(LENGTH_TOLERANCE)(a, b)
 
 
 def confounding(variants: Sequence[Variant], metrics: Iterable[Metric]) -> str | None:
-    """Why some of these metrics compare different work in these variants; None where none does.
+    """Why some of these metrics compare different work in these variants; None if none does.
 
     Latencies, and energy per request or for a whole run, grow with the number of output tokens.
     """
@@ -266,9 +266,9 @@ class Groups:
     Attributes:
         labels: The group of each variant, in words: ``vllm, NVIDIA A100``; `NOT_MEASURED` for a variant without any of
             the numbers, if there are several groups.
-        differences: Of each group but the first, what sets it apart from the first: ``transformers, Test CPU: engine
+        differences: For each group except the first, its differences from the first: ``transformers, Test CPU: engine
             transformers against vllm, hardware Test CPU against NVIDIA A100``.
-        settings: Of each group all that is known of its setting, in words; empty where the records do not say.
+        settings: For each group, its known settings in words; empty if not recorded.
     """
 
     labels: tuple[str, ...]
@@ -294,10 +294,10 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
 
     Args:
         variants: Of any models.
-        metrics: What is to be compared; all of speed and energy by default.
+        metrics: Metrics to compare; all of speed and energy by default.
 
     Returns:
-        A variant that lacks some of the numbers goes with any group that has the settings of the others.
+        Groups. A variant without some of the numbers joins any group with the same settings for the others.
     """
     asked = (*SPEEDS, *ENERGIES[1:]) if metrics is None else tuple(metrics)
     facts = [_facts(variant, asked) for variant in variants]
@@ -350,7 +350,7 @@ class _Found:
     groups: list[_Facts] = field(default_factory=list)
 
     def place(self, facts: _Facts) -> int:
-        """The first group that nothing in these facts speaks against; a new one if there is none."""
+        """The first group compatible with these facts; a new one if there is none."""
         place = next((i for i, group in enumerate(self.groups) if _fits(facts, group)), len(self.groups))
         if place == len(self.groups):
             self.groups.append({})
@@ -368,7 +368,7 @@ def _fits(facts: _Facts, group: _Facts) -> bool:
 
 
 def _labels(groups: Sequence[_Facts]) -> list[str]:
-    """Each group in words: engine, hardware and emulation; what else differs where those are the same."""
+    """Each group in words: engine, hardware and emulation; other differences if those are equal."""
     keys = list(dict.fromkeys(key for group in groups for key in group))
     said = [key for key in keys if key[1].name in _ALWAYS_SAID]
     mean = ("", _MEAN_TASKS)
@@ -414,7 +414,7 @@ def _words(key: tuple[str, Setting]) -> str:
 
 
 def _apart(group: _Facts, first: _Facts) -> list[str]:
-    """What sets a group apart; the energy run's own setting only where it is not the speed run's."""
+    """What distinguishes a group; the energy run's settings only if they differ from the speed run's."""
     found: dict[tuple[str, str], str] = {}
     for key in dict.fromkeys((*group, *first)):
         if key in group and key in first and not _same(key, group[key], first[key]):

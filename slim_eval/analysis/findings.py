@@ -1,4 +1,4 @@
-"""The findings of an analysis in words: what was measured, what came out, with what confidence, what remains unknown."""
+"""The findings of an analysis in words: what was measured, the results, their confidence, and what remains unknown."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Section:
     """A heading and its sentences.
 
     Attributes:
-        apart: Whether `report.html` shows it in a part of its own.
+        apart: Whether `report.html` shows it in a separate part.
     """
 
     heading: str
@@ -56,7 +56,7 @@ class Section:
 
 
 def find(study: Study, frontiers: Sequence[Frontier] = (), problems: Sequence[str] = ()) -> list[Section]:
-    """The findings under their headings; a heading without a sentence is left out.
+    """The findings under their headings; headings without sentences are omitted.
 
     Args:
         study: What was measured.
@@ -81,7 +81,7 @@ def find(study: Study, frontiers: Sequence[Frontier] = (), problems: Sequence[st
 
 
 def executive_summary(found: Sequence[Section]) -> str:
-    """Sections as plain text of at most `WIDTH` columns; a name longer than that stays whole."""
+    """Sections as plain text of at most `WIDTH` columns; longer names are not broken."""
     parts = ["slim-eval: executive summary\n============================"]
     for section in found:
         lines = [_wrapped(sentence) for sentence in section.sentences]
@@ -104,12 +104,12 @@ def setting_findings(study: Study) -> list[str]:
         for key, words in (("engine_version", "engine versions"), ("dtype", "16-bit types")):
             values = sorted({str(fact) for variant in found if (fact := variant.fact(key)) is not None})
             if len(values) > 1:
-                made.append(f"{name}: {words} differ ({', '.join(values)}); the variants are compared nevertheless.")
+                made.append(f"{name}: {words} differ ({', '.join(values)}); the variants are still compared.")
     return made
 
 
 def frontier_findings(found: Frontier) -> list[str]:
-    """Which variants are on a frontier, in each setting, and with what confidence."""
+    """Variants on a frontier in each setting, with confidence."""
     made = []
     compared = [standing for standing in found.standings if standing.excluded is None]
     groups = dict.fromkeys(standing.group for standing in compared)
@@ -128,13 +128,13 @@ def frontier_findings(found: Frontier) -> list[str]:
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN_NAMES) -> str:
-    """Names separated by commas, the further ones counted."""
+    """Names separated by commas; those beyond `shown` are counted."""
     head = ", ".join(names[:shown])
     return f"{head} and {len(names) - shown} more" if len(names) > shown else head
 
 
 def is_better(best: Estimate, other: Estimate, *, maximise: bool) -> bool | None:
-    """Whether one number is better than another beyond their intervals; None where one of the two has none.
+    """Whether one number is better than another beyond their intervals; None if either has no interval.
 
     The interval of the difference comes from their own intervals as if they were independent (MOVER; Zou and Donner
     2008, Statistics in Medicine 27:1693).
@@ -151,7 +151,7 @@ def is_better(best: Estimate, other: Estimate, *, maximise: bool) -> bool | None
 
 
 def _most(members: Sequence[Standing]) -> str:
-    """Which variant the frontier would miss most, by the values alone."""
+    """The variant whose removal would shrink the frontier most, by point values."""
     known = [(standing.hypervolume_lost, standing) for standing in members if standing.hypervolume_lost]
     if len(known) < 2:
         return ""
@@ -163,7 +163,7 @@ def _standings(members: Sequence[Standing]) -> str:
     known = [(standing.verdict.probability or 0.0, standing) for standing in members if standing.verdict is not None]
     if all(standing.verdict is None or standing.verdict.probability is None for standing in members):
         alone = listed([standing.variant.label for standing in members if standing.on_frontier], _SHOWN)
-        return f"on the frontier by the numbers alone: {alone}; there are no intervals to judge confidence by"
+        return f"on the frontier by the point values: {alone}; without intervals, confidence is unknown"
     parts = []
     for state, words in (
         (FrontierState.ON_FRONTIER, "on the frontier (P ≥ 0.95):"),
@@ -220,12 +220,12 @@ def _missing(study: Study, problems: Sequence[str]) -> list[str]:
         if without and len(without) < len(study.variants):
             lacking.setdefault(without, []).append(metric.title)
     made += [
-        f"{', '.join(things)}: not in {listed(variants, _SHOWN_VARIANTS)}." for variants, things in lacking.items()
+        f"{', '.join(things)}: missing in {listed(variants, _SHOWN_VARIANTS)}." for variants, things in lacking.items()
     ]
     invalid = [variant.label for variant in study.variants if variant.valid is False]
     if invalid:
         made.append(
-            f"Energy marked invalid when it was measured, and not compared: {listed(invalid, _SHOWN_VARIANTS)}."
+            f"Energy marked invalid in the record, and therefore not compared: {listed(invalid, _SHOWN_VARIANTS)}."
         )
     return made + _capped([f"Problem: {problem.rstrip('.')}." for problem in problems], "problems")
 
@@ -249,7 +249,7 @@ _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | Non
 
 @dataclass(frozen=True)
 class _Lacking:
-    """What no variant of a scheme has, so that it is said once."""
+    """What no variant of a scheme has, so that it is stated only once."""
 
     intervals: bool = False
     verdicts: bool = False
@@ -260,7 +260,7 @@ def _estimate(value: float | None) -> Estimate | None:
 
 
 def _impacts(study: Study) -> list[str]:
-    """For each scheme a sentence on speed, energy, size and each task, then its variants."""
+    """For each scheme, one sentence on speed, energy, size and each task, then its variants."""
     made: list[str] = []
     for precision in in_order(impact.variant.precision for impact in study.impacts):
         chosen = [impact for impact in study.impacts if impact.variant.precision == precision]
@@ -372,7 +372,7 @@ def _speed(study: Study, impact: Impact, lacking: _Lacking) -> list[str]:
         lengths = "" if impact.length_confounded is False else ", output lengths unknown"
         made.append(f"latency ratio {latency.value:.2f}x{lengths}")
     if made and impact.variant.kernels == "emulated":
-        made.append("emulated kernels: this is not the speed of a deployment")
+        made.append("emulated kernels: this does not predict the speed of a deployment")
     return made
 
 
@@ -432,12 +432,12 @@ def _noise(study: Study, variant: Variant, metric: Metric) -> str:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What to be best by: the first of the metrics that was measured in a group.
+    """A way to be best: by the first of the metrics that was measured in a group.
 
     Attributes:
-        words: What the best variant is called.
+        words: Description of the best variant.
         metrics: In the order of preference.
-        only_confounded: Said only where it compares different work, as a warning.
+        only_confounded: Stated only as a warning, if it compares different work.
     """
 
     words: str
@@ -448,7 +448,7 @@ class _Measure:
 _MEASURES = (
     _Measure("Fastest per output token", (TPOT, THROUGHPUT)),
     _Measure("Lowest amortised latency", (AMORTISED,), only_confounded=True),
-    _Measure("Least energy", ENERGIES),
+    _Measure("Lowest energy", ENERGIES),
     _Measure("Most accurate", (ACCURACY_MEAN,)),
     _Measure("Smallest on disk", (DISK,)),
     _Measure("Smallest as loaded", (WEIGHTS,)),
@@ -456,13 +456,13 @@ _MEASURES = (
 
 
 def _best(study: Study) -> list[str]:
-    """The best by speed per token, energy, accuracy and size, a sentence for each setting of the measurements.
+    """The best by speed per token, energy, accuracy and size; one sentence per setting.
 
-    Emulated kernels and energy marked invalid take no part.
+    Emulated kernels and invalid energy are excluded.
     """
     made = [sentence for measure in _MEASURES for sentence in _best_by(measure, study)]
     known = any(v.interval(metric) for v in study.variants for measure in _MEASURES for metric in measure.metrics)
-    method = "Two numbers differ if the 95 % interval of their difference excludes 0; run-to-run variance is not in it."
+    method = "Two numbers differ if the 95 % interval of their difference excludes 0; it does not include run-to-run variance."
     return [*made, method] if made and known else made
 
 
@@ -496,7 +496,7 @@ def _winner(metric: Metric, variants: Sequence[Variant]) -> str:
         return f"only {best.label} was measured ({_text(metric, value)})"
     equal = [variant for estimate, variant in others if estimate.value == value.value]
     names = listed([variant.label for variant in (best, *equal)])
-    made = f"{names}, {_text(metric, value)}, of {len(variants)} variants"
+    made = f"{names}, {_text(metric, value)}, out of {len(variants)} variants"
     rest = others[len(equal) :]
     if metric.exact or not rest:
         return made + (", all equal" if not rest else "")
@@ -506,7 +506,7 @@ def _winner(metric: Metric, variants: Sequence[Variant]) -> str:
         return f"{made}; {following}; no intervals, so this may be chance"
     undecided = [variant.label for (_, variant), better in zip(rest, sure, strict=True) if not better]
     if undecided or equal:
-        return f"{made}; no difference beyond chance from {listed(undecided)}" if undecided else made
+        return f"{made}; not distinguishable beyond chance from {listed(undecided)}" if undecided else made
     return f"{made}; ahead of all others beyond their 95 % intervals ({following})"
 
 

@@ -1,4 +1,4 @@
-"""What a scheme changed against the baseline of the same model: ratios, savings and drops, or why they mean nothing."""
+"""What a scheme changed against the baseline of the same model: ratios, savings and drops, or why there are none."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Drop:
 
 @dataclass(frozen=True)
 class Impact:
-    """A variant against its baseline; what does not exist is None or missing, and `reasons` says why.
+    """A variant against its baseline; values that do not exist are None or missing, and `reasons` explains why.
 
     Attributes:
         variant: The variant.
-        baseline: What it is compared with.
+        baseline: The variant that it is compared with.
         speedups: Name in `SPEEDUPS` -> ratio, above 1 if the variant is faster.
         length_confounded: Output tokens per request differ by more than 1 %, so that ``speedup`` compares different
-            work; None where a length is not known.
+            work; None if a length is unknown.
         energy_reduction: Energy saved, in percent.
-        energy_basis: What the saving is per: `BASIS_PER_TOKEN` or `BASIS_PER_RUN`.
+        energy_basis: Unit of work of the saving: `BASIS_PER_TOKEN` or `BASIS_PER_RUN`.
         memory_reduction: Peak memory saved, in percent.
         size_ratio: Size on disk, above 1 if the variant is smaller.
         weights_ratio: Weights as loaded, likewise; None for emulated kernels, which load 16 bit.
         drops: Task -> accuracy lost.
-        reasons: What was not compared, and why: ``energy: energy source nvml against codecarbon``.
+        reasons: What was not compared, with the reason: ``energy: energy source nvml against codecarbon``.
     """
 
     variant: Variant
@@ -63,7 +63,7 @@ class Impact:
 
     @property
     def not_comparable(self) -> str | None:
-        """All reasons in one text; None where everything was compared."""
+        """All reasons in one text; None if everything was compared."""
         return "; ".join(self.reasons) or None
 
 
@@ -72,7 +72,7 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
 
     Args:
         variant: The variant.
-        baseline: What it is compared with; None if there is none.
+        baseline: The variant that it is compared with; None if there is none.
         tasks: Tasks to compare.
     """
     if baseline is None:
@@ -97,15 +97,15 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
 
 
 def quotient_interval(ratio: float, above: Interval, below: Interval) -> Interval | None:
-    """The 95 % interval of a ratio of two independent numbers: half-widths add as squares, in logarithms.
+    """The 95 % interval of a ratio of two independent numbers: half-widths of logarithms add in quadrature.
 
     Args:
-        ratio: Of the numbers themselves.
+        ratio: Ratio of the two numbers.
         above: Interval of the numerator.
         below: Interval of the denominator.
 
     Returns:
-        None where an end is not positive.
+        None if an end is not positive.
     """
     if min(*above, *below) <= 0:
         return None
@@ -118,7 +118,7 @@ def impact_columns(impact: Impact, tasks: Sequence[str]) -> dict[str, Any]:
 
     Args:
         impact: The comparison.
-        tasks: Tasks that have columns, whether they could be compared or not.
+        tasks: Tasks that have columns, comparable or not.
     """
     variant = impact.variant
     speedup, saved = impact.speedups.get("speedup"), impact.energy_reduction

@@ -1,4 +1,4 @@
-"""Everything that an analysis knows about a set of variants: what tables, figures, findings and the report are made of."""
+"""Everything that an analysis knows about a set of variants: the source of tables, figures, findings and the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from slim_eval.results.variants import (
 
 @dataclass(frozen=True)
 class Study:
-    """A set of variants, and what is known about them together.
+    """A set of variants and the facts about them together.
 
     Attributes:
         variants: With unique labels, and with their mean accuracy over the tasks shown.
@@ -47,7 +47,7 @@ class Study:
 
     @classmethod
     def of(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> Study:
-        """A study of variants alone: no samples or noise floors are read.
+        """A study of variants only: no samples or noise floors are read.
 
         Args:
             variants: With measurements.
@@ -101,11 +101,11 @@ class Study:
         return any(variant.number(metric) is not None for variant in self.variants)
 
     def first_measured(self, metrics: Sequence[Metric]) -> Metric | None:
-        """Of several ways to say one thing, in the order of preference, the first that is widely measured.
+        """Among alternatives for one quantity, in the order of preference, the first that is widely measured.
 
         Returns:
-            The first that at least half as many variants have as the most common one: a few older records do not push
-            a better metric aside. None if nothing was measured.
+            The first that has at least half as many variants as the most common one, so that a few older records do not
+            displace a better metric. None if nothing was measured.
         """
         counts = [sum(variant.number(metric) is not None for variant in self.variants) for metric in metrics]
         return next((m for m, count in zip(metrics, counts, strict=True) if count and 2 * count >= max(counts)), None)
@@ -117,7 +117,7 @@ class Study:
         return by_model(self.variants)
 
     def baseline(self, variant: Variant) -> Variant | None:
-        """What a variant is compared with: itself for a baseline; None if there is none."""
+        """The variant that a variant is compared with: itself for a baseline; None if there is none."""
         if variant.is_baseline:
             return variant
         return baseline_of(variant, self._by_model[variant.base_model])
@@ -140,7 +140,7 @@ class Study:
         return {impact.variant.directory: impact for impact in self.impacts}
 
     def pair(self, variant: Variant, task: str) -> PairedTask | None:
-        """A task of a variant against its baseline, item by item; None where nothing was paired."""
+        """A task of a variant against its baseline, item by item; None if nothing was paired."""
         return next((pair for pair in self.paired.get(variant.directory, ()) if pair.task == task), None)
 
     def within_noise(self, variant: Variant) -> frozenset[str]:
@@ -158,7 +158,7 @@ class Study:
 
     @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
-        """Everything that the results cannot support."""
+        """All reasons to doubt the results."""
         return tuple(find_caveats(self.variants))
 
     def marks(self, variant: Variant, metric: Metric) -> tuple[Kind, ...]:
@@ -177,7 +177,7 @@ class Study:
     # Samples
 
     def samples(self, variant: Variant, name: str) -> list[dict[str, Any]]:
-        """The raw samples of a variant's record; none where they cannot be read, which `problems` reports."""
+        """The raw samples of a variant's record; none if they cannot be read, which `problems` reports."""
         try:
             return read_samples(variant.directory, name)
         except ResultFileError:

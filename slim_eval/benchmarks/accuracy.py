@@ -33,7 +33,7 @@ from slim_eval.utils import did_you_mean, files_hash
 #: Properties of a task that rule it out -> why.
 _UNSUPPORTED = {
     "UNSAFE_CODE": "runs code that the model writes, which slim-eval does not do",
-    "MULTIMODAL": "needs images or sound, and slim-eval serves text",
+    "MULTIMODAL": "needs images or sound, but slim-eval serves only text",
 }
 
 _DEFINITION = re.compile(
@@ -196,7 +196,7 @@ def _run(
     loaded = _load(task, config, seed)
     model = engine.lm_eval_model(batch_size)
     if config.apply_chat_template and not model.chat_template(True):
-        raise BenchmarkError("the model's tokenizer has no chat template", "leave --apply-chat-template out")
+        raise BenchmarkError("the model's tokenizer has no chat template", "omit --apply-chat-template")
     if hook := getattr(model, "set_cache_hook", None):
         hook(_ProgressHook(list(loaded["tasks"].values()), progress))
     start = time.perf_counter()
@@ -244,7 +244,7 @@ def _evaluate(model: Any, loaded: Any, config: AccuracyConfig) -> Any:
 def _check(name: str, task: Any) -> None:
     for attribute, reason in _UNSUPPORTED.items():
         if getattr(task, attribute, False):
-            raise BenchmarkError(f"{name} {reason}", "leave it out of --accuracy-tasks")
+            raise BenchmarkError(f"{name} {reason}", "remove it from --accuracy-tasks")
     if len(task.eval_docs) == 0:
         raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
     wanted = task.get_config("num_fewshot")
@@ -549,7 +549,7 @@ def _remedy(error: BaseException) -> str:
     if "gated" in str(error).lower() or status in (401, 403):
         return "ask for access on the data set's page on the hub, then set HF_TOKEN"
     if isinstance(error, (ConnectionError, httpx.TransportError)) or status is not None:
-        return "the hub cannot be reached or fails: check the network and HF_ENDPOINT, then run again"
+        return "the hub is unreachable or failing: check the network and HF_ENDPOINT, then run again"
     if "doesn't exist on the Hub" in str(error):
         return "check the task's dataset_path; a private data set needs HF_TOKEN"
     return _CHECK_DATA

@@ -233,7 +233,7 @@ def check_options(config: RunConfig) -> None:
     for key in config.benchmark_options:
         owner, dot, field = key.partition(".")
         if not (dot and field):
-            raise UsageError(f"--benchmark-option {key}: names no option", "write NAME.OPTION=VALUE")
+            raise UsageError(f"--benchmark-option {key}: not an option name", "write NAME.OPTION=VALUE")
         if owner not in BENCHMARKS:
             raise unknown_name("benchmark", owner, BENCHMARKS)
         if isinstance(dict(config).get(owner), BENCHMARKS[owner].options):

@@ -79,7 +79,7 @@ class Energy(Benchmark[EnergyConfig, EnergyRecord]):
         """A disturbed window is measured again, and so is a record without joules, unless no source was asked for."""
         reasons = "; ".join(record.invalid_reasons)
         if record.valid is False:
-            return f"it was not valid ({reasons})"
+            return f"its record is invalid ({reasons})"
         empty = record.energy_source is None and record.energy_joules is None and record.energy_kwh is None
         return f"no energy was measured ({reasons})" if empty and config.energy.source != NO_SOURCE else ""
 
@@ -222,7 +222,7 @@ def _metrics(reading: EnergyReading, work: _Work, idle_watts: float | None) -> E
     net = _net(reading, idle_watts)
     reasons = [*reading.invalid_reasons, *([work.complaint] if work.complaint else [])]
     if not reasons and (reading.joules is None or reading.joules <= 0):
-        reasons.append("the meter gave no energy")
+        reasons.append("the meter returned no energy")
     found = reading.conditions
     return EnergyMetrics(
         idle_power_watts=idle_watts,
@@ -342,9 +342,9 @@ def _notes(metrics: EnergyMetrics) -> Iterator[str]:
     if not metrics.valid or metrics.energy_joules_net is not None:
         return
     if metrics.idle_power_watts is None:
-        yield "net energy is not known: idle power could not be read, or another process used the device meanwhile"
+        yield "net energy is unknown: idle power could not be read, or another process used the device meanwhile"
     else:  # gross energy is valid: something else drew power while the model was idle
-        yield f"net energy is not known: idle power ({metrics.idle_power_watts:.1f} W) was above that of the window"
+        yield f"net energy is unknown: idle power ({metrics.idle_power_watts:.1f} W) was above that of the window"
 
 
 def _sample_row(sample: PowerSample) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> 
         if room > 0:
             remedy += f", or lower --max-new-tokens to {room}"
         raise BenchmarkError(
-            f"a prompt of {tokens} tokens and {config.max_new_tokens} new ones do not fit into a context window of "
+            f"a prompt of {tokens} tokens and {config.max_new_tokens} new tokens exceed the context window of "
             f"{engine.max_model_len}",
             remedy,
         )
@@ -256,7 +256,7 @@ def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: 
     lengths = [generation.output_tokens for generation in generations]
     if lengths != [max_new_tokens] * batch_size:
         raise BenchmarkError(
-            f"{batch_size} requests of {max_new_tokens} tokens each came back with {sorted(set(lengths))} tokens in "
+            f"{batch_size} requests of {max_new_tokens} tokens each returned {sorted(set(lengths))} tokens in "
             f"{len(lengths)} answers: schemes would not be compared on equal work",
             "see the engine's log; try --engine transformers",
         )
@@ -266,7 +266,7 @@ def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: 
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise BenchmarkError(
                     f"the engine reports {name} = {value} for a request, which is not a valid time",
-                    "run again; if it stays, see the engine's log or try --engine transformers",
+                    "run again; if the problem persists, see the engine's log or try --engine transformers",
                 )
 
 

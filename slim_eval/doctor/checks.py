@@ -42,12 +42,12 @@ def check_serving(facts: Facts) -> Iterator[CheckResult]:
     if isinstance(facts.serving, str):
         return
     if config.engine == AUTO_ENGINE:
-        absent = "not installed: Transformers serves, slower, and emulates quantized kernels"
+        absent = "not installed: Transformers is used, which is slower and emulates quantized kernels"
         yield _optional(
             "vllm", facts.serving, absent, _prefix(config.serve_python) + INSTALL_GPU if facts.gpus else _VLLM_ON_CPU
         )
     if "energy" in config.tasks and facts.computing is None:
-        absent = "not installed: no energy, as there is no GPU either"
+        absent = "not installed: energy cannot be measured without a GPU"
         yield _optional(
             "codecarbon", facts.serving, absent, _prefix(config.serve_python) + 'pip install "codecarbon>=3.3"'
         )
@@ -81,7 +81,7 @@ def _optional(module: str, interpreter: Interpreter, absent: str, remedy: str) -
 
 
 def _installed(module: str, interpreter: Interpreter) -> CheckResult:
-    distribution = interpreter.modules[module] or "installed, version not known"
+    distribution = interpreter.modules[module] or "installed, version unknown"
     return CheckResult(module, Status.OK, distribution.removeprefix(f"{module} "))
 
 
@@ -93,7 +93,7 @@ def check_machine(facts: Facts) -> Iterator[CheckResult]:
     """CPU, memory and disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     avx512 = "AVX-512" if "avx512f" in cpu_flags() else "no AVX-512"
-    yield CheckResult("CPU", Status.OK, f"{environment.cpu_name() or 'name not known'}, {cores} cores, {avx512}")
+    yield CheckResult("CPU", Status.OK, f"{environment.cpu_name() or 'unknown model'}, {cores} cores, {avx512}")
     yield memory(environment.free_ram_gb(), environment.ram_gb())
     yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")
     yield disk("quantized models", facts.config.quantized_models_dir, _LOW_MODEL_GB, "--quantized-models-dir")
@@ -111,7 +111,7 @@ def memory(free_gb: float | None, total_gb: float | None) -> CheckResult:
         return CheckResult("memory", Status.WARNING, "the system does not report its free memory")
     text = f"{free_gb:.1f} GiB free of {total_gb:.1f} GiB"
     if free_gb < _LOW_RAM_GB:
-        return CheckResult("memory", Status.WARNING, f"{text}: larger models do not load", "end other programs")
+        return CheckResult("memory", Status.WARNING, f"{text}: larger models do not load", "close other programs")
     return CheckResult("memory", Status.OK, text)
 
 
@@ -125,7 +125,7 @@ def disk(name: str, folder: Path, low_gb: float, option: str) -> CheckResult:
         return CheckResult(name, Status.PROBLEM, error.cause, f"{error.remedy} with {option}")
     except OSError as error:  # a parent folder may not be readable
         return CheckResult(
-            name, Status.PROBLEM, f"{folder}: {error.strerror}", f"give a folder of your own with {option}"
+            name, Status.PROBLEM, f"{folder}: {error.strerror}", f"choose a folder that you can write to with {option}"
         )
     return space(name, folder, free_gb, low_gb, option)
 
@@ -133,9 +133,9 @@ def disk(name: str, folder: Path, low_gb: float, option: str) -> CheckResult:
 def space(name: str, folder: Path, free_gb: float, low_gb: float, option: str) -> CheckResult:
     """The finding for the free space of a folder."""
     text = f"{free_gb:.1f} GiB free at {folder}"
-    remedy = f"free space, or give a folder on another disk with {option}"
+    remedy = f"free some space, or choose a folder on another disk with {option}"
     if free_gb < _FULL_GB:
-        return CheckResult(name, Status.PROBLEM, f"{text}: nothing more fits", remedy)
+        return CheckResult(name, Status.PROBLEM, f"{text}: too little to write anything", remedy)
     if free_gb < low_gb:
         return CheckResult(name, Status.WARNING, f"{text}, less than {low_gb:.0f}", remedy)
     return CheckResult(name, Status.OK, text)
@@ -168,8 +168,8 @@ def _gpu(found: power.GpuCapabilities) -> CheckResult:
     if total is not None and free is not None:
         parts.append(f"{free / _MIB_PER_GIB:.1f} GiB free of {total / _MIB_PER_GIB:.1f} GiB")
     else:
-        parts.append("memory not known")
-    parts.append(f"compute capability {_dotted(capability) if capability else 'not known'}")
+        parts.append("memory unknown")
+    parts.append(f"compute capability {_dotted(capability) if capability else 'unknown'}")
     return CheckResult(f"GPU {gpu.index}", Status.OK, ", ".join(parts))
 
 
@@ -179,12 +179,14 @@ def _meter(found: power.GpuCapabilities) -> CheckResult:
         return CheckResult(name, Status.OK, "NVML's energy counter")
     if found.has_power:
         return CheckResult(name, Status.WARNING, "NVML has no energy counter: joules are the integral of power samples")
-    remedy = "--energy-source codecarbon estimates it"
-    return CheckResult(name, Status.WARNING, "NVML reports neither power nor energy: no joules", remedy)
+    remedy = "estimate it with --energy-source codecarbon"
+    return CheckResult(
+        name, Status.WARNING, "NVML reports neither power nor energy, so energy cannot be measured", remedy
+    )
 
 
 def _driver(found: power.GpuCapabilities) -> CheckResult:
-    cuda = f"CUDA up to {_dotted(found.driver_cuda)}" if found.driver_cuda else "its CUDA is not known"
+    cuda = f"CUDA up to {_dotted(found.driver_cuda)}" if found.driver_cuda else "CUDA version unknown"
     return CheckResult("driver", Status.OK, f"{found.gpu.driver}, {cuda}")
 
 
@@ -212,10 +214,10 @@ def cuda_of_torch(name: str, torch_cuda: str | None, driver_cuda: tuple[int, int
     if driver_cuda is None:
         return CheckResult(name, Status.OK, torch_cuda)
     own = tuple(int(part) for part in torch_cuda.split(".")[:2])
-    text = f"{torch_cuda}, the driver's is {_dotted(driver_cuda)}"
+    text = f"{torch_cuda}, the driver supports {_dotted(driver_cuda)}"
     remedy = f"update the GPU driver to one for CUDA {torch_cuda}, or install a torch built for an older CUDA"
     if own[0] > driver_cuda[0]:
-        return CheckResult(name, Status.PROBLEM, f"{text}: torch does not start on it", remedy)
+        return CheckResult(name, Status.PROBLEM, f"{text}: torch does not start on this driver", remedy)
     if own > driver_cuda:
         return CheckResult(name, Status.WARNING, f"{text}: kernels that are compiled at run time may not load", remedy)
     return CheckResult(name, Status.OK, text)

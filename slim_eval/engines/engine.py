@@ -269,14 +269,14 @@ class EngineType(Protocol):
     def obstacle(self, scheme: Scheme, platform: Platform | None = None) -> str | None:
         """The reason why this engine cannot serve a scheme on a platform, this machine by default; None if it can."""
         if scheme.is_quantized and not self.capabilities.local_weights:
-            return f"{self.label} does not serve checkpoints of this machine"
+            return f"{self.label} cannot serve checkpoints that are stored on this machine"
         try:
             platform = platform or self.platform()
         except EngineError as error:
             return error.cause
         needs, kernel = scheme.kernels.get(self.name, Kernel()), f"{self.label}'s {scheme.label} kernel"
         if platform.kind == "none":
-            return f"this build of {self.label} needs a GPU and finds none"
+            return f"this build of {self.label} needs a GPU and found none"
         if platform.kind == "cpu" and needs.cpu_flag is not None and needs.cpu_flag not in platform.cpu_flags:
             flag = _CPU_FLAG_NAMES.get(needs.cpu_flag, needs.cpu_flag)
             return f"{kernel} on CPU needs {flag}, which this CPU does not have"
@@ -286,7 +286,7 @@ class EngineType(Protocol):
             if lowest is not None and platform.capability < lowest:
                 return f"{kernel} needs compute capability {lowest[0]}.{lowest[1]}, this GPU has {capability}"
             if end is not None and platform.capability >= end:
-                return f"{kernel} ends below compute capability {end[0]}.{end[1]}, this GPU has {capability}"
+                return f"{kernel} needs a compute capability below {end[0]}.{end[1]}, this GPU has {capability}"
         return None
 
     def missing_module(self) -> str | None:
@@ -340,7 +340,7 @@ def choose(requested: str, precision: str) -> EngineDecision:
             if requested != AUTO_ENGINE:
                 return EngineDecision(engine.name, f"requested with --engine {requested}")
             if reasons:
-                return EngineDecision(engine.name, f"{'; '.join(reasons)}, so {engine.label} serves")
+                return EngineDecision(engine.name, f"{'; '.join(reasons)}, so {engine.label} is used")
             return EngineDecision(engine.name, f"{engine.label} is installed and runs {precision} on this machine")
         reasons.append(obstacle)
     if missing is not None:
@@ -349,7 +349,7 @@ def choose(requested: str, precision: str) -> EngineDecision:
         )
     if requested == AUTO_ENGINE:
         raise EngineError(
-            f"no engine serves {precision} here: {'; '.join(reasons)}", "name another precision or engine"
+            f"no engine serves {precision} here: {'; '.join(reasons)}", "choose another precision or engine"
         )
     raise EngineError(
         f"{ENGINES[requested].label} cannot serve {precision} here: {reasons[0]}",

@@ -151,7 +151,7 @@ def require_on_gpus(weight_bytes: float, count: int, wait: Callable[[float], Non
     share = "" if count == 1 else f" on each of {count} GPUs"
     raise EngineError(
         f"the weights and CUDA need {needed_gb:.1f} GiB{share}, {'; '.join(map(str, tight))}",
-        ("end the processes that use it, " if any(each.others for each in tight) else "") + _SMALLER,
+        ("stop the processes that use it, " if any(each.others for each in tight) else "") + _SMALLER,
     )
 
 
@@ -174,10 +174,10 @@ def require_in_ram(weight_bytes: float, engine_gb: float, kv_cache_gb: float | N
     if free_gb is None or needed_gb <= free_gb:
         return
     listed = ", ".join(f"{name} {amount:.1f}" for name, amount in parts.items())
-    cache = "" if kv_cache_gb is None else f"set VLLM_CPU_KVCACHE_SPACE (now {kv_cache_gb:g} GiB) lower, "
+    cache = "" if kv_cache_gb is None else f"lower VLLM_CPU_KVCACHE_SPACE (now {kv_cache_gb:g} GiB), "
     raise EngineError(
         f"the model needs about {needed_gb:.1f} GiB of memory ({listed}), {free_gb:.1f} GiB are free",
-        f"end other programs, {cache}or serve a smaller model, or int8 or int4 with --engine vllm",
+        f"close other programs, {cache}or serve a smaller model, or int8 or int4 with --engine vllm",
     )
 
 

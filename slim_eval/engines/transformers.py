@@ -27,7 +27,9 @@ from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageErr
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB
 
-_EMULATED = "Transformers emulates quantized kernels in 16 bit: its accuracy is that of a deployment, its speed and memory are not"
+_EMULATED = (
+    "Transformers emulates quantized kernels in 16 bit: accuracy carries over to a deployment, speed and memory do not"
+)
 _OUT_OF_MEMORY = "lower --batch-size or --max-new-tokens, or use a larger device"
 
 #: GiB of memory that torch and Transformers take before a model is loaded.
@@ -127,7 +129,7 @@ class TransformersEngine:
         longest = max(map(len, encoded))
         if longest + max_new_tokens > self.max_model_len:
             raise EngineError(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context window of "
+                f"a prompt of {longest} tokens and {max_new_tokens} new tokens exceed the context window of "
                 f"{self.max_model_len}",
                 "raise --max-model-len, or shorten the prompt",
             )

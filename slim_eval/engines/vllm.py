@@ -118,8 +118,8 @@ class Vllm(EngineType):
         for name in config.engine_args:
             if name in _OWN_ARGUMENTS:
                 option = _OWN_ARGUMENTS[name]
-                remedy = f"use {option}" if option else "leave it out: the measurements depend on it"
-                raise UsageError(f"--engine-arg {name}: is set by slim-eval itself", remedy)
+                remedy = f"use {option}" if option else "omit it: the measurements depend on it"
+                raise UsageError(f"--engine-arg {name}: slim-eval sets this argument itself", remedy)
             if name not in known:
                 raise UsageError(f"--engine-arg {name}: vLLM has no such engine argument", did_you_mean(name, known))
 
@@ -241,7 +241,10 @@ class VllmEngine:
         self._processes = _engine_processes()
         self.notes: tuple[str, ...] = fitted.notes
         if on_cpu:
-            self.notes += ("weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them unseen",)
+            self.notes += (
+                "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting the "
+                "size",
+            )
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
@@ -515,7 +518,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
     ),
     (r"KV cache is needed|KV cache memory", f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
-    (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop what else uses the device"),
+    (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop other processes that use the device"),
     (memory.OUT_OF_MEMORY, _LESS_MEMORY),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),

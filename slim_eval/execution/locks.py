@@ -59,7 +59,9 @@ def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None
         except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
             process = "another process"
         if note is None:
-            raise BusyError(f"{what} by {process}", "wait until it has ended, or choose another --output-dir") from None
+            raise BusyError(
+                f"{what} by {process}", "wait until that process ends, or choose another --output-dir"
+            ) from None
         note(f"{what} by {process}: waiting for it")
         file_lock.acquire()
     try:

@@ -80,7 +80,7 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
             then = _record(variant, stage).engine
             if then != now:
                 raise UsageError(
-                    f"{variant.directory}: {stage} was measured on {then}; --engine auto chooses {now} now",
+                    f"{variant.directory}: {stage} was measured on {then}, but --engine auto now chooses {now}",
                     f"--engine {then} continues it, --force measures it again; {_KEEP}",
                 )
 
@@ -104,7 +104,7 @@ def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> Stag
     now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
     differs = fingerprints.differences(then, now)
     if is_quantized(variant.precision) and variant.config.quantization.requantize:
-        differs.append("checkpoint: recorded with the cached one, requested a new one (--requantize)")
+        differs.append("checkpoint: recorded with the cached one, --requantize requests a new one")
     return StageStatus(
         reuse=not differs, differs=tuple(differs), requantize=fingerprints.quantization_differs(then, now)
     )

@@ -25,7 +25,7 @@ _ANSWERS = {
         "{kind} {repo!r} does not exist on {endpoint}, or is private",
         "check the spelling; a private one needs HF_TOKEN",
     ),
-    429: ("the hub {endpoint} limits the rate of requests (429)", "wait some minutes, or export HF_TOKEN"),
+    429: ("the hub {endpoint} limits the rate of requests (429)", "wait a few minutes, or export HF_TOKEN"),
 }
 
 
@@ -54,7 +54,7 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     except errors.EntryNotFoundError as error:
         raise UsageError(
             f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
-            "GGUF and adapter repositories cannot be measured: give their base model",
+            "GGUF and adapter repositories cannot be measured: use their base model",
         ) from error
     except http_errors() as error:
         raise _hub_error(repo, kind, error) from error
@@ -94,7 +94,7 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
         )
     if offline or (status is None and constants.HF_HUB_OFFLINE):
         return HubError(
-            f"{kind} {repo!r} is not on this machine and the hub is switched off (HF_HUB_OFFLINE)",
+            f"{kind} {repo!r} is not on this machine, and HF_HUB_OFFLINE disables the hub",
             "unset HF_HUB_OFFLINE, or download it first",
         )
     if missing and not gated:
@@ -102,7 +102,7 @@ def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
     if status == 401 and not gated:
         return HubError(
             f"the hub does not accept your token (401, {endpoint})",
-            f"make a new one at {endpoint}/settings/tokens and export it as HF_TOKEN",
+            f"create a new one at {endpoint}/settings/tokens and export it as HF_TOKEN",
         )
     if gated or status == 403:
         page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"

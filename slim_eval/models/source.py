@@ -168,7 +168,7 @@ def fetch(
         return fetched(source, folder)
     raise HubError(
         f"model {source.name!r} has no weights in the safetensors format on the hub",
-        "nor pickled ones" if allow_pickle else ALLOW_PICKLE,
+        "it has no pickled weights either: choose another model" if allow_pickle else ALLOW_PICKLE,
     )
 
 
@@ -204,9 +204,7 @@ def describe_config(folder: Path) -> ConfigFacts:
     try:
         return _config_facts(config)
     except (AttributeError, TypeError, LookupError, ValidationError) as error:
-        raise UsageError(
-            f"{folder / CONFIG_FILE}: not the configuration of a model", "download the model again"
-        ) from error
+        raise UsageError(f"{folder / CONFIG_FILE}: not a model configuration", "download the model again") from error
 
 
 def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
@@ -278,7 +276,7 @@ def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> No
     if is_quantized(precision) and facts.is_quantized:
         raise UsageError(
             f"model {source.name!r} is already quantized ({facts.quantization}) and cannot be quantized to {precision}",
-            "give the unquantized model, or measure this checkpoint as it is with --precision fp16",
+            "give the unquantized model, or measure this checkpoint unchanged with --precision fp16",
         )
 
 
@@ -294,7 +292,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise UsageError(
-                f"{folder}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}",
+                f"{folder}: {len(missing)} of {len(names)} weight files are missing, e.g. {missing[0]}",
                 "download the model again",
             )
         files = [folder / name for name in names]
@@ -303,7 +301,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise UsageError(
             f"{folder}: no weights in the safetensors format",
-            ALLOW_PICKLE if pickled_files(folder) else "give the folder of a whole checkpoint",
+            ALLOW_PICKLE if pickled_files(folder) else "give the folder of a complete checkpoint",
         )
     return files
 

@@ -95,7 +95,7 @@ class CodeCarbonMeter(Meter):
         opened, closed = self._marks
         rows = _window(self._log.rows, opened, closed)
         if not rows:  # CodeCarbon swallows its own errors
-            return EnergyReading(self._source, devices=devices, invalid_reasons=("CodeCarbon gave no reading",))
+            return EnergyReading(self._source, devices=devices, invalid_reasons=("CodeCarbon returned no reading",))
         return EnergyReading(
             source=self._source,
             duration_s=closed - opened,

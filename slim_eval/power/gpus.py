@@ -181,7 +181,7 @@ def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
         found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
         if len(found) != 1 or found[0] in chosen:
             raise UsageError(
-                f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} names no further GPU of the {len(gpus)} here",
+                f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} does not match another of the GPUs here ({len(gpus)})",
                 "give each index or UUID of nvidia-smi -L once; parts of a GPU (MIG) have no meter",
             )
         chosen += found

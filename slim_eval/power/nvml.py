@@ -46,7 +46,7 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
 
 def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
     if not gpus:
-        return BenchmarkError("--energy-source nvml: NVML knows no GPU here")
+        return BenchmarkError("--energy-source nvml: NVML finds no GPU here")
     with open_nvml() as nvml:
         for gpu in gpus:
             handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)

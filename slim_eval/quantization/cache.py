@@ -33,7 +33,7 @@ SETTINGS = frozenset({
     "num_calibration_samples", "max_sequence_length",
 })  # fmt: skip
 RECORD_FILE = QUANTIZATION_RECORD
-_REQUANTIZE = "--requantize makes it again"
+_REQUANTIZE = "--requantize creates it again"
 
 
 class QuantizeRequest(Frozen):
@@ -229,7 +229,7 @@ def recipe_of(precision: str) -> Recipe:
     """
     recipe = scheme(precision).recipe
     if recipe is None:
-        raise UsageError(f"{precision} is not made by quantization", "name a scheme that has a recipe")
+        raise UsageError(f"{precision} is not made by quantization", "choose a scheme that has a recipe")
     return recipe
 
 
@@ -252,7 +252,7 @@ def _foreign(folder: Path) -> QuantizedCheckpoint:
 def _refuse_other_settings(folder: Path, record: QuantizationRecord, asked: Mapping[str, Any]) -> None:
     names = dict.fromkeys([*asked, *record.settings])
     differing = [
-        f"{name}: cached {_shown(record.settings.get(name))}, asked {_shown(asked.get(name))}"
+        f"{name}: cached {_shown(record.settings.get(name))}, requested {_shown(asked.get(name))}"
         for name in names
         if record.settings.get(name) != asked.get(name)
     ]

@@ -63,7 +63,9 @@ class _Renderer:
         elif "messages" in row or "text" in row:
             return ()  # an empty row
         else:
-            raise QuantizationError(f"{where}: has neither `messages` nor `text` but {', '.join(sorted(row))}", _REMEDY)
+            raise QuantizationError(
+                f"{where}: has neither `messages` nor `text`, but only {', '.join(sorted(row))}", _REMEDY
+            )
         if not rendered.strip():
             return ()
         encoded = self.tokenizer(rendered, add_special_tokens=special, truncation=True, max_length=self.max_length)

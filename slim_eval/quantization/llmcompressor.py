@@ -71,7 +71,7 @@ def quantize(
     if (found := cached(request)) is not None:
         return found
     if request.source.path is None:
-        raise UsageError(f"model {request.source.name!r} has not been fetched", "fetch it before it is quantized")
+        raise UsageError(f"model {request.source.name!r} has not been fetched", "fetch it before quantizing")
     facts = describe(request.source.path)
     require_plain(request.source, facts, request.precision)
     with new_checkpoint(final) as folder:
@@ -91,7 +91,9 @@ def _make(
     try:
         memory.require_in_ram(memory.served_bytes(request.source.path), _LIBRARIES_GB)
     except EngineError as error:
-        raise QuantizationError(error.cause, "end other programs, or quantize on a machine with more memory") from error
+        raise QuantizationError(
+            error.cause, "close other programs, or quantize on a machine with more memory"
+        ) from error
     stage("loading the model")
     model, tokenizer = _load(request, facts)
     layers = _layers(model, recipe)
@@ -295,7 +297,7 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
                 if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
                     raise QuantizationError(f"quantization produced NaN or infinity in {name}", "see the log")
     if not scales or not describe(folder).is_quantized:
-        raise QuantizationError("llm-compressor ended without quantizing anything", "see the log")
+        raise QuantizationError("llm-compressor exited without quantizing anything", "see the log")
     try:
         placed = {"device_map": "auto"} if torch.cuda.is_available() else {}
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, **placed)

@@ -175,7 +175,7 @@ class Record(Metadata):
     @property
     def name(self) -> str:
         """What it is called in its variant: the benchmark, or the task of an accuracy record."""
-        assert self.benchmark is not None, "a record without a class of its own says which benchmark it is of"
+        assert self.benchmark is not None, "a record without its own class must name its benchmark"
         return self.stage or self.benchmark
 
     @property

@@ -190,7 +190,7 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
         with gzip.open(path, "rb") as stream:
             rows = [safe_json.parse(redact(line)) for line in safe_json.lines(stream)]
         if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("a line is no JSON object")
+            raise ValueError("a line is not a JSON object")
         return rows
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ResultFileError(f"{path}: {_one_line(error)}", "measure the variant again, or remove the file") from error
@@ -208,13 +208,13 @@ def read_record(path: Path) -> Record | ErrorRecord:
     except (OSError, ValueError) as error:
         raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
     if not isinstance(content, dict):
-        raise ResultFileError(f"{path}: holds a JSON {type(content).__name__}, not a record", _UNREADABLE)
+        raise ResultFileError(f"{path}: contains a JSON {type(content).__name__}, not a record", _UNREADABLE)
     version = content.get("schema_version", 0)
     if not isinstance(version, int):
         raise ResultFileError(f"{path}: schema_version {version!r} is not a number", _UNREADABLE)
     if version > SCHEMA_VERSION:
         raise NewerResultError(
-            f"{path}: schema_version {version} is newer than this slim-eval reads ({SCHEMA_VERSION})",
+            f"{path}: schema_version {version} is newer than this slim-eval supports ({SCHEMA_VERSION})",
             "update it: pip install --upgrade slim-eval",
         )
     try:
@@ -240,7 +240,7 @@ def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type
     benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
     if not isinstance(benchmark, str) or benchmark not in RECORD_CLASSES:
         raise ResultFileError(
-            f"{path}: a record of the benchmark {benchmark!r}, which is not registered here", PLUGIN_REMEDY
+            f"{path}: a record of the benchmark {benchmark!r}, which is not registered", PLUGIN_REMEDY
         )
     return RECORD_CLASSES[benchmark]
 
@@ -300,9 +300,9 @@ def require_writable(folder: Path, option: str) -> None:
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise UsageError(f"{option} {folder}: {existing} is a file", "name a folder")
+        raise UsageError(f"{option} {folder}: {existing} is a file", "choose a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {folder}: {existing} cannot be written", "name a folder of your own")
+        raise UsageError(f"{option} {folder}: {existing} cannot be written", "choose a folder that you can write to")
 
 
 def read_variant(directory: Path, names: Collection[str]) -> Variant | None:

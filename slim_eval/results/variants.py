@@ -1,6 +1,6 @@
 """A measured variant: the records of one model under one scheme, and its numbers by metric.
 
-Everything that analyses, compares or draws results reads numbers through `Variant.estimate` and facts through its
+All code that analyses, compares or draws results reads numbers through `Variant.estimate` and facts through its
 properties, never from a file or a dictionary.
 """
 
@@ -37,13 +37,13 @@ _Z95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, in the unit of its metric's key; no interval where none is known."""
+    """A number with its 95 % interval, in the unit of its metric's key; the interval is None if unknown."""
 
     value: float
     interval: Interval | None = None
 
     def scaled(self, factor: float) -> Estimate:
-        """The same in another unit."""
+        """The estimate multiplied by a factor, for another unit."""
         ends = None if self.interval is None else (self.interval[0] * factor, self.interval[1] * factor)
         return Estimate(self.value * factor, ends)
 
@@ -60,7 +60,7 @@ class Variant:
         errors: Stage -> why it failed.
         name: Short label of the model; `labelled` makes it unique among several variants.
         derived: Metric key -> a number that was computed from several records or variants.
-        mean_tasks: The tasks that `derived`'s mean accuracy is over.
+        mean_tasks: The tasks of the mean accuracy in `derived`.
     """
 
     directory: Path
@@ -74,7 +74,7 @@ class Variant:
 
     @classmethod
     def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
-        """The variant that some records are of, at least one."""
+        """The variant of the given records (at least one)."""
         measured = [record for record in records if not isinstance(record, ErrorRecord)]
         return cls(
             directory=directory,
@@ -88,12 +88,12 @@ class Variant:
 
     @property
     def performance(self) -> PerformanceRecord | None:
-        """The record of the performance benchmark; None where it was not measured."""
+        """The record of the performance benchmark; None if it was not measured."""
         return self._of_kind(PerformanceRecord)
 
     @property
     def energy(self) -> EnergyRecord | None:
-        """The record of the energy benchmark; None where it was not measured."""
+        """The record of the energy benchmark; None if it was not measured."""
         return self._of_kind(EnergyRecord)
 
     @cached_property
@@ -103,14 +103,14 @@ class Variant:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """All records that hold measurements, in the order of the benchmarks."""
+        """All records with measurements, in the order of the benchmarks."""
         return tuple(self.measured.values())
 
     # The role of the baseline
 
     @property
     def base_model(self) -> str:
-        """The model that this one was made from; the model itself where no record names another."""
+        """The model that this one was made from; the model itself if no record names another."""
         return next((r.base_model for r in self.records if r.base_model), self.model)
 
     @property
@@ -120,7 +120,7 @@ class Variant:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether others of its model are compared with it: the baseline's scheme, on weights that are not quantized.
+        """Whether its model's other variants are compared with it: the baseline's scheme, on weights that are not quantized.
 
         A checkpoint that came quantized and was measured as-is is not a baseline, whatever its scheme is called.
         """
@@ -130,42 +130,42 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """How it is called in a sentence: ``Llama-3.2-3B int8``."""
+        """Its name in a sentence: ``Llama-3.2-3B int8``."""
         return f"{self.name or short_name(self.model)} {self.precision}"
 
     @property
     def engine(self) -> str | None:
-        """What served it; of several records, the performance benchmark's."""
+        """The engine that served it; from the performance record if there are several."""
         return self._speed_fact(lambda record: record.engine)
 
     @property
     def kernels(self) -> str | None:
-        """``native`` or ``emulated``; None where not recorded."""
+        """``native`` or ``emulated``; None if not recorded."""
         return self._speed_fact(lambda record: record.kernels)
 
     @property
     def hardware(self) -> str | None:
-        """GPU and CPU names as one text; of several records, the performance benchmark's."""
+        """GPU and CPU names as one text; from the performance record if there are several."""
         return self._speed_fact(hardware_of)
 
     @property
     def is_emulated(self) -> bool:
-        """Whether any of its speed or energy was measured on kernels that imitate quantized arithmetic."""
+        """Whether any of its speed or energy was measured on kernels that emulate quantized arithmetic."""
         return any(r is not None and r.kernels == "emulated" for r in (self.performance, self.energy))
 
     @property
     def valid(self) -> bool | None:
-        """Whether its energy counts; None where none was measured or the record does not say."""
+        """Whether its energy record is valid; None if not measured or not recorded."""
         return None if self.energy is None else self.energy.valid
 
     @property
     def invalid_reasons(self) -> tuple[str, ...]:
-        """Why its energy does not count."""
+        """Why its energy record is invalid."""
         return () if self.energy is None else self.energy.invalid_reasons
 
     @property
     def tokens_per_request(self) -> float | None:
-        """Output tokens per request; amortised latency x throughput for records that do not say."""
+        """Output tokens per request; amortised latency x throughput if not recorded."""
         record = self.performance
         if record is None:
             return None
@@ -182,7 +182,7 @@ class Variant:
         return next((found for record in self.records if (found := read(record)) is not None), None)
 
     def fact(self, key: str) -> Any:
-        """What the first record that knows it says of a field of `records.Metadata`; None where none does."""
+        """The first known value of a field of `records.Metadata` in its records; None if there is none."""
         return next((v for record in self.records if (v := getattr(record, key, None)) is not None), None)
 
     # Numbers
@@ -196,9 +196,9 @@ class Variant:
         return task_metric(key, None if record is None else record.metric)
 
     def estimate(self, metric: Metric | str) -> Estimate | None:
-        """A number with its interval; None where it was not measured.
+        """A number with its interval; None if it was not measured.
 
-        The interval of an accuracy that was recorded with a standard error alone is 1.96 of them either way.
+        If an accuracy was recorded with only a standard error, its interval is ±1.96 standard errors.
         """
         key = metric if isinstance(metric, str) else metric.key
         if key in self.derived:
@@ -222,17 +222,17 @@ class Variant:
         return Estimate(float(value), ends)
 
     def number(self, metric: Metric | str) -> float | None:
-        """A number in the unit of the metric's key; None where it was not measured."""
+        """A number in the unit of the metric's key; None if it was not measured."""
         found = self.estimate(metric)
         return None if found is None else found.value
 
     def interval(self, metric: Metric | str) -> Interval | None:
-        """The 95 % interval of a number; None where it has none."""
+        """The 95 % interval of a number; None if it has none."""
         found = self.estimate(metric)
         return None if found is None else found.interval
 
     def counts(self, metric: Metric) -> bool:
-        """Whether a number of the metric may be used: an energy that was marked invalid may not."""
+        """Whether a number of the metric may be used; energy from an invalid record may not."""
         return not (metric.is_energy and self.valid is False)
 
     def _accuracy(self, task: str) -> Estimate | None:
@@ -255,7 +255,7 @@ class Variant:
 
 
 def hardware_of(record: Record) -> str | None:
-    """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None where not recorded."""
+    """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None if not recorded."""
     environment = record.environment or {}
     gpus = Counter(_gpu_name(gpu) for gpu in environment.get("gpus") or ())
     names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(gpus.items())]
@@ -265,14 +265,14 @@ def hardware_of(record: Record) -> str | None:
 
 
 def config_value(record: Record, key: str) -> Any:
-    """A setting of the run, from its benchmark's own config or from the whole run's; None where not recorded."""
+    """A setting of the run, from its benchmark's own config or from the whole run's; None if not recorded."""
     config = record.config or {}
     parts = (config, config.get("performance"), config.get("energy"))
     return next((part[key] for part in parts if isinstance(part, Mapping) and part.get(key) is not None), None)
 
 
 def by_model(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
-    """The variants of each base model, so that baselines are looked for among few."""
+    """The variants of each base model, so that few are searched for a baseline."""
     found: dict[str, list[Variant]] = {}
     for variant in variants:
         found.setdefault(variant.base_model, []).append(variant)
@@ -280,7 +280,7 @@ def by_model(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
 
 
 def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None:
-    """The baseline of a variant's model, of the same run if there are several; None if there is none."""
+    """The baseline of a variant's model, from the same run if there are several; None if there is none."""
     found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
     return min(found, key=lambda other: other.name != variant.name, default=None)
 
@@ -291,13 +291,13 @@ def tasks_of(variants: Iterable[Variant]) -> tuple[str, ...]:
 
 
 def ordered_tasks(tasks: Iterable[str]) -> tuple[str, ...]:
-    """The standard tasks first, in their usual order, then the others by name."""
+    """Tasks with the standard ones first, in their usual order, then the others by name."""
     found = set(tasks)
     return (*(task for task in STANDARD_TASKS if task in found), *sorted(found.difference(STANDARD_TASKS)))
 
 
 def labelled(variants: Sequence[Variant]) -> list[Variant]:
-    """The variants with short names, so that (name, precision) names one of them only."""
+    """The variants with short names, so that (name, precision) is unique."""
     models = {variant.model for variant in variants}
     shared = Counter(short_name(model).casefold() for model in models)
     names = [v.model if shared[short_name(v.model).casefold()] > 1 else short_name(v.model) for v in variants]
@@ -310,7 +310,7 @@ def labelled(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def losses(variants: Iterable[Variant], tasks: Iterable[str]) -> set[str]:
-    """The tasks of which less is better, by the headline metric that any of the variants recorded."""
+    """The tasks for which lower is better, by the headline metric that any of the variants recorded."""
     known = list(variants)
     return {task for task in tasks if any(is_loss(v.accuracy[task].metric) for v in known if task in v.accuracy)}
 
@@ -324,10 +324,10 @@ def metric_of(key: str, variants: Iterable[Variant]) -> Metric:
 
 
 def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> list[Variant]:
-    """Variants with the mean of their accuracies; those that have it already are returned as they are.
+    """Variants with their mean accuracy; those that already have it are returned unchanged.
 
-    The mean is over the same tasks in every variant, so that it means the same: all tasks shown that are shares of
-    right answers or, where no variant has all of them, the most that any has. A variant that lacks one has no mean.
+    The mean is over the same tasks in every variant: all tasks shown that are shares of correct answers or, if no
+    variant has all of them, the largest set that any variant has. A variant without one of them has no mean.
 
     Args:
         variants: The variants of an analysis.
@@ -335,8 +335,8 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
 
     Returns:
         New variants, with ``accuracy_mean`` in `derived` and its tasks in `mean_tasks`. It has an interval if each
-        task has one: the distances of the tasks' ends from their accuracies add up in squares, as tasks share no items
-        (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693).
+        task has one: the distances of the tasks' ends from their accuracies are added in quadrature, because tasks
+        share no items (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693).
     """
     if any(variant.mean_tasks for variant in variants):
         return list(variants)
@@ -375,7 +375,7 @@ def _gpu_name(gpu: Any) -> str:
 
 
 def _places(variants: Sequence[Variant]) -> list[str]:
-    """Where each of several runs of one model stands: the folder names in which they differ, ``run1`` and ``run2``."""
+    """The place of each of several runs of one model: the folder names in which they differ, ``run1`` and ``run2``."""
     parents = [variant.directory.parent for variant in variants]
     keys = {(parent, variant.precision) for parent, variant in zip(parents, variants, strict=True)}
     folders = parents if len(keys) == len(variants) else [variant.directory for variant in variants]

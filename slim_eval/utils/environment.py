@@ -75,7 +75,7 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
     lines = answer.stdout.strip().splitlines()
     missing = json.loads(lines[-1]) if lines else None
     if answer.returncode or not isinstance(missing, list):
-        raise ValueError("it does not answer as a Python interpreter does")
+        raise ValueError("it does not respond like a Python interpreter")
     return missing
 
 

@@ -65,7 +65,7 @@ def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
     """
     for name in value:
         if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
-            raise ValueError(f"{name} looks like a secret, and settings are written into results; use HF_TOKEN")
+            raise ValueError(f"{name} looks like a secret, but settings are written to results: use HF_TOKEN")
     return value
 
 

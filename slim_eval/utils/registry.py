@@ -41,7 +41,7 @@ class Registry(Mapping[str, Member], Generic[Member]):
             ValueError: Another member has that name.
         """
         if self._members.get(member.name, member) is not member:
-            raise ValueError(f"{self.seam} {member.name!r} is registered twice: give one of them another name")
+            raise ValueError(f"{self.seam} {member.name!r} is registered twice: rename one of them")
         self._members[member.name] = member
         return member
 

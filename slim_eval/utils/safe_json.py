@@ -37,7 +37,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     with path.open("rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        raise LimitError(f"more than the {_size(limit)} that are read")
+        raise LimitError(f"larger than the limit of {_size(limit)}")
     return content
 
 
@@ -99,15 +99,15 @@ def lines(stream: BufferedIOBase, *, max_line_bytes: int | None = None, max_byte
             return
         total += len(line)
         if len(line) > longest:
-            raise LimitError(f"line {number} is longer than the {_size(longest)} that are read")
+            raise LimitError(f"line {number} is longer than the limit of {_size(longest)}")
         if total > most:
-            raise LimitError(f"holds more than the {_size(most)} that are read")
+            raise LimitError(f"larger than the limit of {_size(most)}")
         yield line.decode()
 
 
 def too_deep() -> LimitError:
     """The error of a document that is nested more than `MAX_DEPTH` deep."""
-    return LimitError(f"nested more than {MAX_DEPTH} deep")
+    return LimitError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _size(limit: int) -> str:

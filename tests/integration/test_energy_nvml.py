@@ -118,10 +118,10 @@ def test_gpus_that_share_a_model_are_summed(library: Path) -> None:
         (1, 2, None, "the number of GPUs is 2"),
         (1, 1, "0", "the number of GPUs is 1 (2 on the machine"),
         (1, 1, "-1", "the number of GPUs is 0 (2 on the machine"),
-        (0, 1, "7", "'7' names no further GPU of the 2 here"),
-        (0, 1, "0,0", "'0' names no further GPU"),
-        (0, 1, "GPU-", "'GPU-' names no further GPU"),
-        (0, 1, "MIG-4b", "'MIG-4b' names no further GPU"),
+        (0, 1, "7", "'7' does not match another of the GPUs here (2)"),
+        (0, 1, "0,0", "'0' does not match another"),
+        (0, 1, "GPU-", "'GPU-' does not match another"),
+        (0, 1, "MIG-4b", "'MIG-4b' does not match another"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_a_usage_error(
@@ -275,7 +275,7 @@ def test_a_process_that_comes_during_the_window_is_noticed(
     [
         ([settings(power="none", counter="none")], "auto", "reason", "neither power nor energy"),
         ([settings(power="none", counter="none")], "nvml", "cause", "neither power nor energy"),
-        ([], "nvml", "cause", "NVML knows no GPU"),
+        ([], "nvml", "cause", "NVML finds no GPU"),
         ([CONSTANT], "none", "reason", "switched off"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 
 RUN = ("run", "--models", "demo", "--tasks", "performance", "--engine", "transformers", "--num-runs", "100000",
        "--no-wandb-enabled")  # fmt: skip
-RESUME = "to go on: slim-eval " + " ".join(RUN)
+RESUME = "to continue: slim-eval " + " ".join(RUN)
 
 
 def test_ctrl_c_on_a_terminal_prints_the_command_that_resumes(tmp_path: Path) -> None:

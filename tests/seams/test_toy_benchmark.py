@@ -106,7 +106,7 @@ def test_without_the_plugin_its_record_is_skipped_and_named(measured: Path) -> N
     process = call(measured, "run", "--models", "demo", "--tasks", "prefill", "--dry-run", plugin=False)
     assert process.returncode == 2
     process = call(measured, "analyze", "--no-plots", "--output-dir", "without", plugin=False)
-    assert "'prefill', which is not registered here" in process.stdout + process.stderr
+    assert "'prefill', which is not registered" in process.stdout + process.stderr
 
 
 def test_the_worker_finds_its_device_and_resume_knows_it_again(tmp_path: Path) -> None:

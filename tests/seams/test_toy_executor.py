@@ -59,7 +59,7 @@ def test_an_interrupt_stops_both_and_fails_none(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "to go on: slim-eval run" in rest
+    assert "to continue: slim-eval run" in rest
     assert not [pid for pid in workers if psutil.pid_exists(pid)]
     assert not list(tmp_path.rglob("*.error.json"))
 

@@ -57,6 +57,6 @@ def test_without_the_plugin_the_file_is_refused_with_the_tools_that_are_known(tm
     env = {"PYTHONPATH": str(PACKAGE_ROOT)}
     done = run_command("import", "all.toy", "--output-dir", "out", cwd=tmp_path, env=env)
     assert done.returncode == 1
-    assert "its first fields are 'toy_version', 'model', 'runs'" in done.stderr
+    assert "first fields: 'toy_version', 'model', 'runs'" in done.stderr
     assert all(tool in done.stderr for tool in ("lm-eval", "vllm bench", "guidellm"))
     assert not (tmp_path / "out").exists()

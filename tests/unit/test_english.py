@@ -32,61 +32,6 @@ SLIPS = {
 }
 _SLIPS = {re.compile(pattern.replace(" ", r"\s+"), re.I | re.S): remedy for pattern, remedy in SLIPS.items()}
 
-#: Files that are not rewritten yet. Remove a file when its texts are; nothing is ever added.
-NOT_YET = {
-    "slim_eval/analysis/__init__.py",
-    "slim_eval/analysis/caveats.py",
-    "slim_eval/analysis/compare/gate.py",
-    "slim_eval/analysis/compare/items.py",
-    "slim_eval/analysis/compare/metrics.py",
-    "slim_eval/analysis/compare/pairing.py",
-    "slim_eval/analysis/compare/rendering.py",
-    "slim_eval/analysis/compare/repeats.py",
-    "slim_eval/analysis/compare/variants.py",
-    "slim_eval/analysis/figures/bars.py",
-    "slim_eval/analysis/figures/boxes.py",
-    "slim_eval/analysis/figures/figures_accuracy.py",
-    "slim_eval/analysis/figures/figures_latency.py",
-    "slim_eval/analysis/figures/figures_points.py",
-    "slim_eval/analysis/figures/forest.py",
-    "slim_eval/analysis/figures/marks.py",
-    "slim_eval/analysis/figures/measures.py",
-    "slim_eval/analysis/figures/plotdata.py",
-    "slim_eval/analysis/figures/rowchart.py",
-    "slim_eval/analysis/figures/scatter.py",
-    "slim_eval/analysis/groups.py",
-    "slim_eval/analysis/precisions.py",
-    "slim_eval/analysis/recommend/advice.py",
-    "slim_eval/analysis/recommend/advice_text.py",
-    "slim_eval/analysis/recommend/candidates.py",
-    "slim_eval/analysis/recommend/cost.py",
-    "slim_eval/analysis/recommend/recommendation.py",
-    "slim_eval/analysis/recommend/reservations.py",
-    "slim_eval/analysis/rules.py",
-    "slim_eval/analysis/summary.py",
-    "slim_eval/analysis/superlatives.py",
-    "slim_eval/analysis/tables/results_table.py",
-    "slim_eval/analysis/tables/terminal.py",
-    "slim_eval/doctor/findings.py",
-    "slim_eval/doctor/hardware.py",
-    "slim_eval/doctor/reach.py",
-    "slim_eval/doctor/rendering.py",
-    "slim_eval/models/hub.py",
-    "slim_eval/models/source.py",
-    "slim_eval/power/__init__.py",
-    "slim_eval/power/codecarbon.py",
-    "slim_eval/power/conditions.py",
-    "slim_eval/power/meter.py",
-    "slim_eval/power/nvml.py",
-    "slim_eval/results/rows.py",
-    "slim_eval/results/store.py",
-    "slim_eval/stats/__init__.py",
-    "slim_eval/stats/intervals.py",
-    "slim_eval/stats/paired.py",
-    "slim_eval/utils/environment.py",
-    "slim_eval/utils/redaction.py",
-}
-
 
 def _documents() -> list[Path]:
     pages = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
@@ -125,8 +70,6 @@ def _slips(text: str, line: int = 1) -> Iterator[str]:
 @pytest.mark.parametrize("path", _files(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_texts_are_plain_english(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
-    if name in NOT_YET:
-        pytest.skip("its texts are not rewritten yet")
     found = [slip for line, text in _texts(path) for slip in _slips(text, line)]
     assert not found, "\n".join([name, *found])
 

@@ -83,7 +83,7 @@ def test_two_long_names_stay_two(one: str, other: str, letter: str) -> None:
     "task", ["performance", "Energy", "paired", "noise", "quantization", "complete_results", "a.error", "a.samples"]
 )
 def test_a_task_cannot_have_the_name_of_another_file(task: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="which is another file") as failure:
+    with pytest.raises(UsageError, match="would replace another file") as failure:
         AccuracyConfig(tasks=f"mmlu {task}")
     assert "another name" in failure.value.remedy
     assert main(["run", "--models", "demo", "--accuracy-tasks", f"mmlu {task}"]) == 2

@@ -88,7 +88,7 @@ def _variants(folder: Path) -> tuple[list[Variant], tuple[str, ...]]:
     found = find_results(folder)
     variants = [variant for variant in found.variants if variant.records]
     if not variants:
-        raise UsageError(f"{folder}: holds no measurement", "give a variant's folder, or a folder of results")
+        raise UsageError(f"{folder}: contains no measurements", "give a variant's folder, or a folder of results")
     return variants, found.problems
 
 
@@ -143,7 +143,7 @@ def _require_something(pairs: Sequence[VariantComparison]) -> None:
         return
     why = [f"{task.paired.task}: {task.paired.refused}" for pair in pairs for task in pair.tasks]
     why += [made.reason for pair in pairs for made in pair.metrics if made.reason]
-    raise UsageError(f"nothing here may be compared: {'; '.join(dict.fromkeys(why))}", "measure both in the same way")
+    raise UsageError(f"nothing can be compared: {'; '.join(dict.fromkeys(why))}", "measure both with the same settings")
 
 
 def _decided(conditions: Sequence[Condition], pairs: Sequence[VariantComparison]) -> list[ConditionOutcome]:

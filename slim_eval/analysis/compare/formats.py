@@ -1,4 +1,4 @@
-"""A comparison as a table on the terminal, as Markdown and as JSON: three writings of the same columns."""
+"""A comparison as a terminal table, as Markdown and as JSON, from the same columns."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _STYLES = {
     "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "confounded": "yellow",
     "within noise": "dim", "no difference seen": "dim",
 }  # fmt: skip
-_GAIN_NOTE = "gain: B against A, above 1x is better (for power: B / A); in brackets its 95 % interval"
+_GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 % interval in brackets"
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: its header, and how a variant is written."""
+    """A column: its header, and the text of each row."""
 
     header: str
     text: Callable[[Any], str]
@@ -145,7 +145,7 @@ def to_markdown(report: ComparisonReport) -> str:
 
 
 def to_json(report: ComparisonReport) -> str:
-    """The comparison as JSON, full precision; what does not exist is null."""
+    """The comparison as JSON at full precision; missing values are null."""
     content = {
         "schema_version": 1,
         "pairs": [_pair_json(pair) for pair in report.pairs],
@@ -215,7 +215,7 @@ def _markdown_table(columns: Sequence[_Column], rows: Sequence[Any]) -> list[str
 
 
 def _notes(pair: VariantComparison) -> list[str]:
-    """Why a verdict is none, each reason once, and what the columns mean."""
+    """Reasons for missing verdicts, each once, and the meaning of the columns."""
     reasons: dict[str, list[str]] = {}
     for made in pair.metrics:
         if made.reason:
@@ -228,16 +228,17 @@ def _notes(pair: VariantComparison) -> list[str]:
     if widened:
         lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")
     elif any(made.interval is not None and not made.metric.exact for made in pair.metrics):
-        lines.append("no noise floor: what differs from run to run is not in these intervals (see slim-eval noise)")
+        lines.append("no noise floor: these intervals do not include run-to-run variance (see slim-eval noise)")
     for task in pair.tasks:
         if task.paired.num_left_out:
             lines.append(
-                f"{task.paired.task}: {task.paired.num_left_out} items without a score on either side left out"
+                f"{task.paired.task}: left out {task.paired.num_left_out} items that have no score on either side"
             )
     if any(task.paired.verdict for task in pair.tasks):
         margin = next(task.paired.margin_pp for task in pair.tasks if task.paired.verdict)
         lines.append(
-            f"drop: percentage points that B lost on the same items, 95 % interval; equivalent: beyond doubt under {margin:g}"
+            f"drop: percentage points that B lost on the same items, with 95 % interval; equivalent: the "
+            f"whole interval is below {margin:g}"
         )
     return [*lines, *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())]
 

@@ -50,7 +50,7 @@ _TASK_UNITS = {"_drop": ("pp", "%"), "_flips": ("%",)}
 
 
 class Decision(str, Enum):
-    """What becomes of a condition."""
+    """The decision on a condition."""
 
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
@@ -59,7 +59,7 @@ class Decision(str, Enum):
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition, as parsed. `task` is set where it is about a task, `name` is then ``_drop`` or ``_flips``."""
+    """One parsed condition. If it is about a task, `task` is set and `name` is ``_drop`` or ``_flips``."""
 
     text: str
     name: str
@@ -71,7 +71,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class ConditionOutcome:
-    """A condition on one pair of variants: the decision, why, in words, and which pair where there are several."""
+    """A condition on one pair of variants: the decision, the reason, and the pair if there are several."""
 
     condition: Condition
     decision: Decision
@@ -83,8 +83,8 @@ def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
     """Read conditions.
 
     Args:
-        texts: As given on the command line.
-        tasks: Tasks that the variants have.
+        texts: Conditions from the command line.
+        tasks: Tasks of the variants.
 
     Raises:
         UsageError: A condition is malformed, or its metric or unit is unknown; the nearest names are shown.
@@ -95,7 +95,7 @@ def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
 def _parse(text: str, tasks: Sequence[str]) -> Condition:
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise UsageError(f"--fail-if {text!r}: is no condition", _EXAMPLE)
+        raise UsageError(f"--fail-if {text!r}: not a condition", _EXAMPLE)
     name, compare, value, unit = match.groups()
     if not math.isfinite(float(value)):
         raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
@@ -147,7 +147,7 @@ def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutc
 
 
 def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Interval | None, str]:
-    """The interval of what a condition is about, in the condition's unit; or None and why."""
+    """The interval of the condition's metric in the condition's unit; or None and the reason."""
     if made is None or made.b is None:
         return None, "not measured"
     if condition.unit == "%":

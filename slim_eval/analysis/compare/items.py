@@ -1,7 +1,7 @@
-"""Two variants on the same items: per task the drop, how sure it is, and a verdict. The first variant is the baseline.
+"""Two variants on the same items: the drop per task, its confidence, and a verdict. The first variant is the baseline.
 
-Items are matched by subtask and lm-eval's document hash. What is not the same work is refused, the difference named:
-another metric, limit, few-shot count or task version, other items, other prompts.
+Items are matched by subtask and lm-eval's document hash. Different work is refused, with the difference named: a
+different metric, limit, few-shot count or task version, different items, different prompts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ ALPHA = 0.05
 POWER = 0.8
 
 EQUIVALENT, DEGRADED, UNDERPOWERED = "equivalent", "degraded", "underpowered"
+
+#: End of the refusal of a pair if one side kept no samples.
+NO_ITEM_OUTCOMES = "no outcomes of single items"
 
 _Key = tuple[str, str, int]  # subtask, document hash, which of several items with that hash
 
@@ -107,7 +110,7 @@ def _refusal(base: Variant, variant: Variant, there: _Items, here: _Items) -> st
     """Why the items of two variants are not the same work."""
     for side, items in ((base, there), (variant, here)):
         if not items.by_key:
-            return f"{side.precision} has no outcomes of single items"
+            return f"{side.precision} has {NO_ITEM_OUTCOMES}"
     only_there, only_here = there.by_key.keys() - here.by_key.keys(), here.by_key.keys() - there.by_key.keys()
     if only_there or only_here:
         return (
@@ -172,7 +175,7 @@ def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margi
 def _items_needed(task: PairedTask, margin_pp: float) -> int | None:
     """Items that would show a drop of the margin, at the rate of flips that was seen (one more each way, for none).
 
-    None where there are as many already: then the true drop is close to the margin, or there are too few subtasks.
+    None if there are already as many: then the true drop is close to the margin, or there are too few subtasks.
     """
     if task.lost is None or task.gained is None or task.num_items is None:
         return None
@@ -192,16 +195,16 @@ def _design_effect(found: stats.PairedDifference) -> float | None:
 
 
 def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
-    """Write `paired.json` anew in every quantized variant of a model; nothing where its 16-bit variant is missing.
+    """Update `paired.json` in every quantized variant of a model; do nothing if its baseline is missing.
 
-    All of them at once: their p-values are corrected for each other. A file that says the same already stays as it is.
+    All of them at once: their p-values are corrected for each other. A file with the same content is left unchanged.
 
     Args:
         model_directory: Folder with the variants of one model.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Returns:
-        What stands in the files now.
+        The content of the files.
     """
     variants = find_results(model_directory).variants
     written = []
@@ -221,7 +224,7 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
 
 
 def _stands(directory: Path, record: PairedRecord) -> bool:
-    """Whether a variant's `paired.json` says the same already, whenever it was written."""
+    """Whether a variant's `paired.json` already has this content, apart from its timestamp."""
     try:
         found = PairedRecord.model_validate(safe_json.read_json(directory / PAIRED))
     except (OSError, ValueError):
@@ -230,7 +233,7 @@ def _stands(directory: Path, record: PairedRecord) -> bool:
 
 
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
-    """Every quantized variant with its baseline and their tasks, judged together; without a shared task it is left out.
+    """Every quantized variant with its baseline and their shared tasks, judged together; pairs without one are left out.
 
     Args:
         variants: Variants of any models.
@@ -247,6 +250,6 @@ def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[
 
 
 def baseline_variant(variant: Variant, variants: Sequence[Variant]) -> Variant | None:
-    """The baseline of a variant's model; of the same folder where there are several. None where there is none."""
+    """The baseline of a variant's model; from the same folder if there are several; None if there is none."""
     found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
     return min(found, key=lambda other: other.directory.parent != variant.directory.parent, default=None)

@@ -62,13 +62,13 @@ from slim_eval.utils import number
 
 WHISKERS = "Whiskers: 95 % interval."
 NOT_COMPARED = (
-    "not comparable: measured in another setting than the baseline, see not_comparable in quantization_impact.csv."
+    "not comparable: measured with different settings from the baseline, see not_comparable in quantization_impact.csv."
 )
 _RESERVES = (
     "vLLM reserves a fixed share of the device for weights and KV cache: its peak does not show what quantization saves."
     " The weights do."
 )
-_AMORTISED = "Amortised latency: wall time of a batch / batch size, not what a request waits."
+_AMORTISED = "Amortised latency: wall time of a batch / batch size, not per-request latency."
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def metric_bar(metric: Metric, study: Study, variant: Variant) -> Bar:
 def lm_eval_metric(task: Metric, study: Study) -> str:
     """How lm-eval calls a task's headline metric; several if the variants differ."""
     records = (variant.accuracy.get(task.key) for variant in study.variants)
-    names = ((record.metric or "metric not known").removesuffix(",none") for record in records if record is not None)
+    names = ((record.metric or "metric unknown").removesuffix(",none") for record in records if record is not None)
     return " or ".join(dict.fromkeys(names))
 
 
@@ -305,12 +305,12 @@ def _draw_power(title: str, study: Study) -> MplFigure | None:
     if not study.is_measured(POWER):
         return None
     bars = [_power_bar(study, variant) for variant in variants]
-    panel = BarPanel(title=heading(POWER), hint="at equal speed; for the cost of a token see energy_comparison",
+    panel = BarPanel(title=heading(POWER), hint="at equal speed; for energy per token, see energy_comparison",
                      axis=POWER.unit, bars=bars)  # fmt: skip
     handles: list[Artist] = []
     if any(bar.tick is not None for bar in bars):
         handles.append(Line2D([], [], linestyle="none", label="idle, engine loaded", **_TICK))
-    notes = ["Whiskers: least and greatest sample of the window."] if _have_whiskers([panel]) else []
+    notes = ["Whiskers: smallest and largest sample of the window."] if _have_whiskers([panel]) else []
     return RowChart(title, variants, [panel], notes, handles).draw()
 
 
@@ -393,7 +393,7 @@ class StackPanel(RowPanel):
         ]  # fmt: skip
 
 
-_ENERGY_PARTS = (Part("above idle", 0.0), Part("idle", 0.6), Part("not split: idle power not known", 0.25, ".."))
+_ENERGY_PARTS = (Part("above idle", 0.0), Part("idle", 0.6), Part("not split: idle power unknown", 0.25, ".."))
 _MEMORY_PARTS = (Part("weights", 0.0), Part("KV cache", 0.55), Part("rest of the peak", 0.8, "..."))
 
 
@@ -409,7 +409,7 @@ def _draw_energy_parts(title: str, study: Study) -> MplFigure | None:
         handles = panel.handles()
         panels.append(panel)
     if study.is_measured(ENERGY):
-        panels.append(metric_panel(ENERGY, study, variants, hint="how much was measured; not per work done"))
+        panels.append(metric_panel(ENERGY, study, variants, hint="depends on the amount of work measured"))
     notes = [WHISKERS] if _have_whiskers(panels) else []
     return RowChart(title, variants, panels, notes, handles).draw() if panels else None
 

@@ -150,7 +150,7 @@ def _draw_distributions(title: str, study: Study) -> MplFigure | None:
     if not panels:
         return None
     sampled = {bool(spread.samples) for panel in panels for spread in panel.spreads if spread}
-    notes = ["At the right: the median. With fewer than 100 values, p99 is the greatest."]
+    notes = ["On the right: the median. With fewer than 100 values, p99 is the maximum."]
     if True in sampled:
         notes.insert(0, "Box: quartiles and median; line: 5th to 95th percentile (amortised latency: one value per batch;"
                         " others: one per request).")  # fmt: skip

@@ -43,7 +43,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _LOG_FROM = 25.0  # greatest over least value, from which an axis is logarithmic
 _GAP_POINTS = 6.0  # between a point and its label
 _LEFT, _BETWEEN, _BOTTOM = 0.62, 0.7, 0.55  # inches
-_LENGTH_REASON = "it generated another number of tokens than most"
+_LENGTH_REASON = "it generated a different number of tokens from most"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
         names = ", ".join(left_out[:6]) + (f" and {len(left_out) - 6} more" if len(left_out) > 6 else "")
         notes.append(f"Not measured in both metrics: {names}.")
     if any(len(panel.points) > FEW_POINTS for panel in panels):
-        notes.append("Named: only the points that no other one dominates.")
+        notes.append("Only non-dominated points are named.")
     return notes
 
 
@@ -370,16 +370,20 @@ def _obstacles(axes: Axes, panel: Panel, gap: float) -> list[Box]:
 
 
 def _pareto(name: str, cost: str, x: Sequence[Metric]) -> None:
-    title = f"Accuracy over {cost}, with frontier: high and left is better"
+    title = f"Accuracy over {cost}, with frontier: up and to the left is better"
     add_figure(name, title, partial(_draw_points, x, (ACCURACY_MEAN,), steps=True))
 
 
-add_figure("latency_vs_memory", "Latency over memory: low and left is better", partial(_draw_points, SIZES, LATENCIES))
 add_figure(
-    "energy_vs_accuracy", "Accuracy of each task over energy: high and left is better", partial(_draw_by_task, ENERGIES)
+    "latency_vs_memory", "Latency over memory: down and to the left is better", partial(_draw_points, SIZES, LATENCIES)
 )
 add_figure(
-    "tpot_vs_throughput", "Time per token over throughput: low and right is better",
+    "energy_vs_accuracy",
+    "Accuracy of each task over energy: up and to the left is better",
+    partial(_draw_by_task, ENERGIES),
+)
+add_figure(
+    "tpot_vs_throughput", "Time per token over throughput: down and to the right is better",
     partial(_draw_points, (THROUGHPUT,), (TPOT,)),
 )  # fmt: skip
 _pareto("pareto_latency_accuracy", "latency", LATENCIES)

@@ -229,7 +229,7 @@ def _objective(text: str, measured: Mapping[str, Metric], example: str) -> Objec
         raise UsageError(cause, did_you_mean(direction, _DIRECTIONS))
     if name not in measured:
         near = did_you_mean(name, (key for key, metric in measured.items() if metric.better is not None))
-        raise UsageError(f"objective {name!r}: no result has such a number", near or example)
+        raise UsageError(f"objective {name!r}: no result contains this metric", near or example)
     if colon:
         return Objective(measured[name], _DIRECTIONS[direction])
     if measured[name].better is None:

@@ -22,7 +22,7 @@ _MILLION = 1e6
 
 @dataclass(frozen=True)
 class Prices:
-    """What is paid. Whoever rents a GPU has often paid its electricity already: one price is enough then.
+    """The prices. Whoever rents a GPU has often paid its electricity already: one price is enough then.
 
     Attributes:
         per_gpu_hour: Money for one GPU for one hour.
@@ -48,13 +48,13 @@ def money_per_million_tokens(
     per_gpu_hour x gpus / (tokens_per_second x 3600) x 1e6 + joules_per_output_token x 1e6 / 3.6e6 x per_kwh.
 
     Args:
-        tokens_per_second: Output tokens a second of all requests together, above 0; a number or an array.
+        tokens_per_second: Output tokens per second over all requests, above 0; a number or an array.
         joules_per_output_token: Gross energy of the GPUs per output token, likewise.
-        prices: What is paid.
+        prices: The prices.
         gpus: GPUs that share the model.
 
     Returns:
-        None where no price is given, or a quantity that a price needs is not known.
+        None if no price is given, or a quantity that a price needs is unknown.
     """
     seconds = None if tokens_per_second is None else _MILLION / tokens_per_second
     joules = None if joules_per_output_token is None else _MILLION * joules_per_output_token
@@ -62,15 +62,15 @@ def money_per_million_tokens(
 
 
 def joules_per_correct_answer(joules_per_request: float | None, accuracy: float | None) -> float | None:
-    """Joules that go into one correct answer: the wrong ones are paid for, too.
+    """Joules per correct answer; wrong answers cost energy, too.
 
     Args:
         joules_per_request: Energy of a request in the energy benchmark. Its length is that benchmark's, not the
-            task's, so the number ranks configurations; it is no bill for the task.
+            task's, so the number ranks configurations; it is not the cost of the task.
         accuracy: Share of the task's answers that are correct, from 0 to 1.
 
     Returns:
-        None where one of them is not known, or no answer is correct.
+        None if one of them is unknown, or no answer is correct.
     """
     return None if joules_per_request is None or not accuracy else joules_per_request / accuracy
 
@@ -88,7 +88,7 @@ def money_per_correct_answer(
         seconds_per_request: Amortised: wall time of a batch over its requests, so that no second is paid twice.
         joules_per_request: Energy of a request.
         accuracy: Share of answers that are correct, from 0 to 1.
-        prices: What is paid.
+        prices: The prices.
         gpus: GPUs that share the model.
 
     Returns:

@@ -209,7 +209,7 @@ class Recommendation:
         """Raise without a pick.
 
         Raises:
-            NothingFitsError: Naming the closest variant and how far to relax which option.
+            NothingFitsError: With the closest variant, and the option to relax, by how much.
         """
         if self.pick is not None:
             return
@@ -218,17 +218,17 @@ class Recommendation:
             total = len(self.ranking.candidates)
             lacks = "; ".join(f"{lack} ({times} of {total})" for lack, times in count.most_common())
             raise NothingFitsError(
-                f"no variant has every number that was asked for: {lacks}",
-                "measure it with `slim-eval run`, or do not ask for it",
+                f"no variant has every number that the question needs: {lacks}",
+                "measure what is missing with `slim-eval run`, or drop that requirement",
             )
         raise NothingFitsError(
-            f"no variant keeps every constraint; {self.closest.text}",
+            f"no variant meets every constraint; {self.closest.text}",
             f"relax it: {' '.join(self.closest.options)}",
         )
 
 
 def to_json(found: Recommendation) -> str:
-    """Everything as JSON, full precision, shares from 0 to 1; what does not exist is null."""
+    """Everything as JSON at full precision, shares from 0 to 1; missing values are null."""
     content = {
         "schema_version": 1,
         "goal": {"preset": found.goal.preset, "objective": found.goal.word},

@@ -171,7 +171,7 @@ def _parts(word: str, study: Study) -> tuple[tuple[Objective, ...], ...]:
     words = word.split()
     if len(words) != 1:
         raise UsageError(
-            f"--objective {word!r}: names {len(words)} objectives", "name one; for several: --preset balanced"
+            f"--objective {word!r}: contains {len(words)} objectives", "give one; for several: --preset balanced"
         )
     try:
         return (parse_objectives(words, study),)
@@ -193,7 +193,7 @@ def _constraints(question: Question, study: Study, preset: str | None, share: fl
         task = study.metric(_task(text, tasks_of(study.variants), "--min"))
         if not task.maximise:
             raise UsageError(
-                f"--min {task.key}: less is better in its metric", "give a task that is scored by right answers"
+                f"--min {task.key}: lower is better for its metric", "give a task that is scored by correct answers"
             )
         found.append(Constraint(f"--min {task.key}", task, least, False))
     if question.min_recovery is not None:
@@ -207,5 +207,5 @@ def _task(text: str, known: Collection[str], option: str) -> str:
     """The task that is meant; dashes count as underscores."""
     found = next((task for task in known if task.replace("-", "_") == text.replace("-", "_")), None)
     if found is None:
-        raise UsageError(f"{option} {text!r}: no result has this task", did_you_mean(text, known))
+        raise UsageError(f"{option} {text!r}: no result contains this task", did_you_mean(text, known))
     return found

@@ -4,13 +4,13 @@
 
     found = recommend(Study.of(variants), Question(preset="balanced", min_recovery=0.98))
 
-A variant is out if it has no value for a number that was asked for, or breaks a constraint: all of its 95 % interval
-lies beyond the limit. An inconclusive one stays in. Of those that keep every constraint by their values (if none does,
-of all that are in) the best by the objective is the pick. Variants measured in different settings are not ranked
-together: the setting with the most variants that are in gives the answer, the others their own picks.
+A variant is out if a requested number is missing, or if its whole 95 % interval is beyond a limit. An inconclusive one
+stays in. Among those whose values meet every constraint (if none does, among all that are in), the best by the objective
+is the pick. Variants measured in different settings are not ranked together: the setting with the most variants that are
+in gives the answer; the others have picks of their own.
 
-Confidence: every measured value is drawn anew from its interval, and each draw is decided by the same rules. The
-confidence of the pick is the share of draws that it wins; draws in which nothing keeps the constraints are won by none.
+Confidence: every measured value is redrawn from its interval, and each draw is decided by the same rules. The
+confidence of the pick is the share of draws that it wins; draws in which nothing meets the constraints have no winner.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from slim_eval.results.variants import Variant, with_accuracy_mean
 from slim_eval.schemes import SCHEMES
 
 DRAWS = 4000
-_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that holds its results with --input-dir"
+_NOTHING_FOUND = "run `slim-eval run` first, or give the folder that contains its results with --input-dir"
 _PER_TOKEN = Objective(THROUGHPUT, True)
 _SIZE_TOLERANCE = 0.02
 
@@ -81,29 +81,29 @@ def recommend_from(config: RecommendConfig) -> Recommendation:
     """Read results and recommend one of them; what `slim-eval recommend` does.
 
     Raises:
-        UsageError: The folder is missing or has no measurement, or the question names something unknown.
+        UsageError: The folder is missing or has no measurements, or the question contains something unknown.
     """
     if not config.input_dir.is_dir():
         raise UsageError(f"{config.input_dir}: no such folder", _NOTHING_FOUND)
     results = find_results(config.input_dir)
     variants = [variant for variant in results.variants if variant.records]
     if not variants:
-        raise UsageError(f"{config.input_dir}: holds no measurement", _NOTHING_FOUND)
+        raise UsageError(f"{config.input_dir}: contains no measurements", _NOTHING_FOUND)
     found = recommend(Study.of(variants), config.question)
     return replace(found, caveats=(*found.caveats, *results.problems))
 
 
 def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int = 0) -> Recommendation:
-    """The variant to deploy.
+    """Recommend the variant to deploy.
 
     Args:
         study: What was measured.
-        question: What the variant has to do, and what it should be best at. See `question` for the presets.
+        question: What the variant must meet, and what to optimize. See `question` for the presets.
         draws: Resamples; fewer if there are very many variants.
-        seed: Of the resamples.
+        seed: Random seed of the resamples.
 
     Returns:
-        A recommendation without a pick if nothing keeps the constraints.
+        A recommendation; without a pick if nothing meets the constraints.
 
     Raises:
         UsageError: There is no variant, or the question names a preset, objective or task that is not known.
@@ -245,7 +245,7 @@ def _check(table: Table, index: int, constraint: Constraint, point: Numbers, dra
 
 
 def _breaks(check: Check) -> str | None:
-    """In words how a constraint is broken; None where it is not."""
+    """How a constraint is broken, in words; None if it is not."""
     if check.state is not CheckState.VIOLATED or check.reading.value is None:
         return None
     constraint, metric = check.constraint, check.constraint.metric
@@ -293,7 +293,7 @@ def _balanced(
 
 
 def _closest(rankings: Sequence[Ranking]) -> Relaxation | None:
-    """Of the configurations with every number the one whose worst breach is the smallest part of its limit."""
+    """Among variants with every number, the one whose worst breach is the smallest share of its limit."""
     complete = [
         candidate
         for ranking in rankings
@@ -353,29 +353,29 @@ class _Case:
 
 
 def _caveats(case: _Case) -> list[str]:
-    """One line for each thing that the numbers do not support."""
+    """One line for each claim that the numbers do not support."""
     return [text for check in _CHECKS for text in check(case)]
 
 
 def _stand_ins(case: _Case) -> Iterable[str]:
-    """Metrics that replace one that was not measured, and parts that are left out."""
+    """Metrics used in place of unmeasured ones, and omitted parts."""
     used = {objective.key for objective in case.ranking.objectives}
     for part in case.goal.parts:
         metrics = [objective.metric for objective in part]
         found = next((metric for metric in metrics if metric.key in used), None)
         if found is None and THROUGHPUT.key in used and len(case.goal.parts) == 1:
             yield (
-                f"output lengths differ, so {metrics[0].title} is of different work: {THROUGHPUT.title} was compared "
-                "instead"
+                f"output lengths differ, so {metrics[0].title} would compare different work: {THROUGHPUT.title} was "
+                "compared instead"
             )
         elif found is None:
-            yield f"{metrics[0].title} was not measured: it does not count in the {case.goal.word} objective"
+            yield f"{metrics[0].title} was not measured and does not count in the {case.goal.word} objective"
         elif found is not metrics[0]:
-            yield f"{metrics[0].title} was not measured: {found.title} replaces it"
+            yield f"{metrics[0].title} was not measured: {found.title} was used instead"
 
 
 def _lengths(case: _Case) -> Iterable[str]:
-    """Latencies of unequal work: the shortest one is no evidence of speed."""
+    """Latencies of unequal work: the shortest one is not evidence of speed."""
     found = [
         (v.tokens_per_request, latency, v) for v in (c.variant for c in case.compared)
         if v.tokens_per_request and (latency := v.number(AMORTISED))
@@ -387,11 +387,11 @@ def _lengths(case: _Case) -> Iterable[str]:
     if {objective.key for objective in case.ranking.objectives} & {THROUGHPUT.key, TPOT.key}:
         length, latency, least = min(found, key=lambda each: each[1])
         yield (
-            f"{span}, so amortised latencies are of different work and do not count: the shortest, "
-            f"{AMORTISED.text(latency)} of {least.label} ({length:.0f} tokens per request), does not make it the fastest"
+            f"{span}, so amortised latencies compare different work and do not count: the shortest "
+            f"({AMORTISED.text(latency)}, {least.label}, {length:.0f} tokens per request) is not evidence of speed"
         )
     if case.depends_on(AMORTISED, E2E):
-        yield f"{span}: the latencies that were compared, with each other or with a limit, are of different work"
+        yield f"{span}: the latencies that were compared, with each other or with a limit, cover different work"
 
 
 def _energy(case: _Case) -> Iterable[str]:
@@ -400,7 +400,7 @@ def _energy(case: _Case) -> Iterable[str]:
     lengths = [c.variant.energy.output_tokens if c.variant.energy is not None else None for c in case.compared]
     known = [length for length in lengths if length is not None]
     if len(known) < len(lengths):
-        yield "energy is per request, of unknown length: fewer joules may be fewer tokens"
+        yield "energy is per request, and lengths are unknown: fewer joules may mean fewer tokens"
     elif known and max(known) > (1 + LENGTH_TOLERANCE) * min(known):
         yield f"energy is per request, and requests had {min(known):.0f} to {max(known):.0f} output tokens"
 
@@ -409,7 +409,7 @@ def _settings(case: _Case) -> Iterable[str]:
     if not any(metric.basis in (Basis.SPEED, Basis.ENERGY) for metric in case.metrics):
         return
     if any(c.variant.engine is None or c.variant.hardware is None for c in case.compared):
-        yield "engine or hardware was not recorded: all variants were taken to be measured alike"
+        yield "engine or hardware was not recorded: all variants are assumed to have been measured in the same way"
     if any(c.variant.is_emulated for c in case.ranking.candidates):
         yield EMULATED.meaning
 
@@ -418,21 +418,21 @@ def _other_settings(case: _Case) -> Iterable[str]:
     for other in case.others:
         names = ", ".join(candidate.name for candidate in other.candidates)
         where = f" ({other.setting})" if other.setting else ""
-        there = f"; the pick of these is {other.pick.name}" if other.pick and len(other.running) > 1 else ""
+        there = f"; among these, the pick is {other.pick.name}" if other.pick and len(other.running) > 1 else ""
         yield f"measured in another setting{where} and not compared: {names}{there}"
 
 
 def _memory(case: _Case) -> Iterable[str]:
     if not case.depends_on(MEMORY):
         return
-    yield "memory is that of the weights; the KV cache, as large as the engine is allowed to make it, comes on top"
+    yield "memory covers the weights only; the KV cache, as large as the engine's settings allow, comes on top"
     on_disk = [c.name for c in case.compared if estimate_of(c.variant, MEMORY) == c.variant.estimate(DISK)]
     if on_disk:
-        yield f"weights as loaded were not measured, their size on disk replaces them: {_few(on_disk, case)}"
+        yield f"weights as loaded were not measured; size on disk was used instead: {_few(on_disk, case)}"
 
 
 def _too_small(case: _Case) -> Iterable[str]:
-    """Sizes on disk that are impossible: fewer bits than the scheme has."""
+    """Impossible sizes on disk: fewer bits than the scheme has."""
     for variant in (c.variant for c in case.ranking.candidates) if case.depends_on(MEMORY) else ():
         base, size = case.study.baseline(variant), variant.number(DISK)
         loaded = variant.performance is not None and variant.performance.weights_gb is not None
@@ -443,8 +443,8 @@ def _too_small(case: _Case) -> Iterable[str]:
         least = whole * bits / SCHEMES[base.precision].weight_bits
         if size < (1 - _SIZE_TOLERANCE) * least:
             yield (
-                f"{variant.label} is recorded with {MEMORY.text(size)} on disk, but {bits:g} bits per weight instead of "
-                f"the {MEMORY.text(whole)} of the baseline are {MEMORY.text(least)}: do not rely on its size"
+                f"{variant.label} is recorded with {MEMORY.text(size)} on disk, but at {bits:g} bits per "
+                f"weight the baseline's {MEMORY.text(whole)} would become {MEMORY.text(least)}: do not rely on its size"
             )
 
 
@@ -452,7 +452,7 @@ def _cost(case: _Case) -> Iterable[str]:
     if not case.prices:
         return
     if case.prices.per_gpu_hour is not None and any(num_gpus(c.variant) is None for c in case.compared):
-        yield "the number of GPUs was not recorded for every variant: taken as one there"
+        yield "the number of GPUs was not recorded for every variant: one GPU is assumed there"
     sizes = {
         (c.variant.performance and c.variant.performance.batch_size, c.variant.energy and c.variant.energy.batch_size)
         for c in case.compared
@@ -467,7 +467,7 @@ def _correct_answers(case: _Case) -> Iterable[str]:
 
 
 def _intervals(case: _Case) -> Iterable[str]:
-    """Values that were held fixed while others were drawn anew."""
+    """Values that were held fixed while others were redrawn."""
     if case.ranking.resamples is None:
         return
     fixed: dict[str, list[str]] = {}
@@ -480,12 +480,12 @@ def _intervals(case: _Case) -> Iterable[str]:
     for title, names in fixed.items():
         yield f"{title} has no interval and was held fixed: {_few(list(dict.fromkeys(names)), case)}"
     if any(metric.basis is Basis.TASK for metric in case.metrics):
-        yield "resamples take accuracies to be independent; on the same items their differences vary less than that"
+        yield "resamples treat accuracies as independent; on the same items, their differences vary less"
 
 
 def _unfulfilled(case: _Case) -> Iterable[str]:
     if case.ranking.unfulfilled:
-        yield f"in {case.ranking.unfulfilled * 100:.1f} % of the resamples no variant keeps every constraint"
+        yield f"in {case.ranking.unfulfilled * 100:.1f} % of the resamples, no variant meets every constraint"
 
 
 def _few(names: Sequence[str], case: _Case) -> str:

@@ -27,7 +27,7 @@ _WORK, _MIN_DRAWS = 2e7, 500
 
 
 def decisive_measurement(contest: Contest, ranking: Ranking, draws: Floats | None) -> Decisive | None:
-    """The one measurement that could change the answer; None where nothing would, within what is known.
+    """The one measurement that could change the answer; None if nothing is known to.
 
     Args:
         contest: The setting that gives the answer.
@@ -64,7 +64,7 @@ def _constraint_not_measured(contest: Contest, ranking: Ranking) -> Decisive | N
 
 
 def _too_uncertain(contest: Contest, ranking: Ranking, draws: Floats) -> Decisive | None:
-    """Of those that win now and then; the others decide nothing, and there may be very many."""
+    """Among variants that win sometimes; the others decide nothing and may be very many."""
     close = [c.place for c in ranking.running if c is ranking.pick or (c.wins or 0) >= _LEAST_SHARE]
     rows = contest.relevant(close, draws)
     small, running = contest.subset(rows), range(len(close))
@@ -96,13 +96,13 @@ def _objective_not_measured(ranking: Ranking) -> Decisive | None:
     for candidate in ranking.candidates:
         missing = [reading.metric for reading in candidate.objectives if reading.value is None]
         if missing and not _broken(candidate):
-            text = f"Measure the {missing[0].title} of {candidate.name}: without it, it could not be compared."
+            text = f"Measure the {missing[0].title} of {candidate.name}: without it, the variant could not be compared."
             return Decisive(candidate.name, missing[0].key, Missing.MEASUREMENT, None, None, text)
     return None
 
 
 def _without_interval(contest: Contest, ranking: Ranking) -> Decisive | None:
-    """The closest call among values of which no uncertainty is known."""
+    """The closest call among values without a known uncertainty."""
     pick = ranking.pick
     scores = contest.scores(contest.numbers(contest.point))[0]
     calls: list[Decisive] = []
@@ -131,7 +131,7 @@ def _at_limit(candidate: Candidate, check: Check, then: str) -> Decisive:
 
 
 def _overtaking(contest: Contest, pick: Candidate, rival: Candidate, gap: float) -> list[Decisive]:
-    """What one value of a rival would have to be for it to win: of the part in which it trails most."""
+    """The value with which a rival would win, in the part in which it trails most."""
     trails: list[tuple[float, Reading, bool]] = []
     for objective, own, best in zip(contest.objectives, rival.objectives, pick.objectives, strict=True):
         if own.value and best.value and own.low is None and not objective.metric.exact:
@@ -145,8 +145,8 @@ def _overtaking(contest: Contest, pick: Candidate, rival: Candidate, gap: float)
     change = (factor if maximise else 1 / factor) - 1
     value = own.value or 0.0
     text = (
-        f"Measure the {own.metric.title} of {rival.name} and {pick.name} with intervals: were it "
-        f"{own.metric.text(value * (1 + change))} for {rival.name}, not {own.metric.text(value)}, that would be the pick."
+        f"Measure the {own.metric.title} of {rival.name} and {pick.name} with intervals: at "
+        f"{own.metric.text(value * (1 + change))} instead of {own.metric.text(value)}, {rival.name} would be the pick."
     )
     return [Decisive(rival.name, own.metric.key, Missing.INTERVAL, None, change, text)]
 
@@ -160,7 +160,7 @@ def _broken(candidate: Candidate) -> list[Check]:
 
 
 def _is_open(check: Check) -> bool:
-    """Whether a value could turn out otherwise and nothing says by how much."""
+    """Whether a value could differ on measurement, by an unknown amount."""
     return bool(check.reading.value) and check.reading.low is None and not check.reading.metric.exact
 
 

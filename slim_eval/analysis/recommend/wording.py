@@ -21,7 +21,7 @@ _Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with a variant for ea
 
 
 def renderable(found: Recommendation) -> RenderableType:
-    """The findings in sentences, then every variant in a table, then the caveats."""
+    """The findings as sentences, all variants as a table, and the caveats."""
     return Group(
         Panel(Text("\n".join(sentences(found))), title=f"Recommendation: {_aim(found)}", title_align="left"),
         *(table for columns in (_criteria(found), _costs(found)) for table in _tables(found, columns)),
@@ -30,15 +30,15 @@ def renderable(found: Recommendation) -> RenderableType:
 
 
 def sentences(found: Recommendation) -> list[str]:
-    """The pick, the runner-up, the confidence, what ruled out the others, and what could change the answer."""
+    """The pick, the runner-up, the confidence, why the others were ruled out, and what could change the answer."""
     pick = found.pick
     if pick is None:
         closest = "" if found.closest is None else f" T{found.closest.text[1:]}."
-        lines = [f"Pick: none of the {len(found.ranking.candidates)} variants fits.{closest}"]
+        lines = [f"Pick: none of the {len(found.ranking.candidates)} variants qualifies.{closest}"]
     else:
         lines = [_pick(found, pick), _runner_up(found), _confidence(found, pick)]
     if found.constraints:
-        lines.insert(0, f"Asked for: {'; '.join(map(str, found.constraints))}.")
+        lines.insert(0, f"Constraints: {'; '.join(map(str, found.constraints))}.")
     decisive = "no single measurement is known to." if found.decisive is None else found.decisive.text
     return [*lines, *_ruled_out(found.ranking), f"What could change the answer: {decisive}"]
 
@@ -57,9 +57,9 @@ def _pick(found: Recommendation, pick: Candidate) -> str:
     running = found.ranking.running
     fair = [candidate for candidate in running if candidate.keeps_all]
     among = f"the {len(fair or running)} of {len(found.ranking.candidates)} variants that"
-    whose = f"{among} {'keep every constraint' if fair else 'may keep every constraint'}"
+    whose = f"{among} {'meet every constraint' if fair else 'may meet every constraint'}"
     if len(fair or running) == 1:
-        reason = f"the only one of {len(found.ranking.candidates)} variants left"
+        reason = f"the only one left of {len(found.ranking.candidates)} variants"
     elif len(found.ranking.objectives) > 1:
         parts = ", ".join(objective.metric.title for objective in found.ranking.objectives)
         reason = f"the best balance of {parts} among {whose if found.constraints else 'all compared'}"
@@ -69,7 +69,7 @@ def _pick(found: Recommendation, pick: Candidate) -> str:
     text = f"Pick: {pick.name}: {_readings(pick)}; {reason}."
     known = [f"{task} {_percent(share)}" for task, share in pick.recoveries.items() if share is not None]
     if known and not pick.variant.is_baseline:
-        text += f" Of its baseline's accuracy it keeps: {', '.join(known)}."
+        text += f" Accuracy relative to its baseline: {', '.join(known)}."
     for check in pick.inconclusive:
         text += f" Inconclusive: {check.constraint} ({_value(check.reading)})."
     return text
@@ -77,12 +77,12 @@ def _pick(found: Recommendation, pick: Candidate) -> str:
 
 def _runner_up(found: Recommendation) -> str:
     second = found.runner_up
-    return "Runner-up: none is left." if second is None else f"Runner-up: {second.name}: {_readings(second)}."
+    return "Runner-up: none." if second is None else f"Runner-up: {second.name}: {_readings(second)}."
 
 
 def _confidence(found: Recommendation, pick: Candidate) -> str:
     if pick.wins is None or found.ranking.resamples is None:
-        return "Confidence: unknown. No value that decides has an interval, so the order may be chance."
+        return "Confidence: unknown. None of the deciding values has an interval, so the order may be chance."
     text = f"Confidence: it wins {_share(pick.wins)} of {found.ranking.resamples:,} resamples within the 95 % intervals"
     rivals = [c for c in found.ranking.running if c is not pick and c.wins]
     best = max(rivals, key=lambda candidate: candidate.wins or 0, default=None)
@@ -108,7 +108,7 @@ def _ruled_out(ranking: Ranking) -> list[str]:
 def _readings(candidate: Candidate) -> str:
     shown = [f"{reading.metric.title} {_value(reading)}" for reading in candidate.objectives]
     if candidate.balance is not None:
-        shown.append(f"{number(candidate.balance)} of the best of each")
+        shown.append(f"balance {number(candidate.balance)} (1: the best in everything)")
     return ", ".join(shown)
 
 
@@ -126,7 +126,7 @@ def _interval(reading: Reading) -> str:
 
 
 def _share(share: float) -> str:
-    """A share of draws in percent; none and all only where it is none and all."""
+    """A share of draws in percent; 0 and 100 % only if exact."""
     if 0 < share < 0.001 or 0.999 < share < 1:
         return "less than 0.1 %" if share < 0.5 else "more than 99.9 %"
     return _percent(share)
@@ -137,7 +137,7 @@ def _percent(share: float) -> str:
 
 
 def _tables(found: Recommendation, columns: _Columns) -> list[Table]:
-    """Every variant of the setting, best first, without the columns that hold no number; none if none does."""
+    """Every variant of the setting, best first, without empty columns; no table if all are empty."""
     columns = [column for column in columns if any(text != _ABSENT for text in column[1])]
     if not columns:
         return []
@@ -154,7 +154,7 @@ def _tables(found: Recommendation, columns: _Columns) -> list[Table]:
 
 
 def _criteria(found: Recommendation) -> _Columns:
-    """What decides."""
+    """The deciding numbers."""
     rows = found.ranking.candidates
     readings: dict[Metric, list[Reading]] = {}
     for candidate in rows:
@@ -169,7 +169,7 @@ def _criteria(found: Recommendation) -> _Columns:
 
 
 def _costs(found: Recommendation) -> _Columns:
-    """What they cost to run."""
+    """The running costs."""
     costs = [candidate.costs for candidate in found.ranking.candidates]
     return [
         ("J / correct answer", [_plain(cost.joules_per_correct_answer) for cost in costs]),
@@ -189,7 +189,7 @@ def _plain(value: float | None) -> str:
 
 
 def _standing(found: Recommendation, candidate: Candidate) -> str:
-    """In a word or two: what ruled a variant out stands in the sentences above the table."""
+    """One or two words; the sentences above the table explain why a variant was ruled out."""
     if candidate.excluded is not None:
         return "out"
     role = "pick" if candidate is found.pick else "runner-up" if candidate is found.runner_up else ""

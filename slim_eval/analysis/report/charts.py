@@ -102,7 +102,7 @@ class _Axis:
 
     def embedded(self) -> dict[str, Any]:
         """What the script needs."""
-        better = {"higher": ", more is better", "lower": ", less is better", None: ""}[self.metric.better]
+        better = {"higher": ", higher is better", "lower": ", lower is better", None: ""}[self.metric.better]
         return {
             "label": self.metric.header, "title": escape(self.metric.header + better, quote=False),
             "maximise": self.metric.maximise, "values": self.values,
@@ -235,11 +235,11 @@ class _Pairs:
 
     def _facts(self, a: _Axis, b: _Axis, places: Sequence[int], split: dict[str, _Axis]) -> Iterable[str]:
         missing, drawn = len(self.study.variants) - len(places), set(places)
-        yield f"{len(places)} variant{'' if len(places) == 1 else 's'} with both numbers" + (
+        yield f"{len(places)} variant{'' if len(places) == 1 else 's'} with both metrics" + (
             f"; {missing} without one of them {'is' if missing == 1 else 'are'} not drawn." if missing else "."
         )
         if len(places) > MAX_POINTS:
-            yield f"At most {MAX_POINTS} points are drawn: all on a frontier, and evenly some of the others."
+            yield f"At most {MAX_POINTS} points are drawn: all on a frontier, and an even selection of the others."
         if split:
             count = len({tuple(self.groups[k][1][p] for k in split) for p in places})
             apart = "; ".join(f"{axis.kind}: {'; '.join(self.groups[k][0].differences)}" for k, axis in split.items())

@@ -66,7 +66,7 @@ def report_html(
         "standings": [
             {
                 "objectives": [
-                    f"{each.metric.header} ({'more' if each.maximise else 'less'} is better)"
+                    f"{each.metric.header} ({'higher' if each.maximise else 'lower'} is better)"
                     for each in found.objectives
                 ],
                 "states": report_tables.standings(study, found),
@@ -135,7 +135,7 @@ def _datatables() -> str:
     bundle = (Path(spec.origin).parent / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     export = re.search(r"export\s*\{[^}]*?([\w$]+) as default[^}]*\};?", bundle)
     if export is None:
-        raise RuntimeError("the bundle of itables has no default export: report a bug, naming the version of itables")
+        raise RuntimeError("the bundle of itables has no default export: report a bug with the version of itables")
     body = bundle[: export.start()] + f"window.DataTable={export[1]};" + bundle[export.end() :]
     return f'(()=>{{"use strict";{body}\n}})();'
 

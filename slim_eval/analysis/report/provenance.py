@@ -115,8 +115,8 @@ def _of_numbers(study: Study) -> Iterable[tuple[Kind, str, tuple[str, ...]]]:
             for kind in study.marks(variant, metric) if variant.number(metric) is not None else ():
                 marked.setdefault(kind, []).append(metric.label)
         if variant.valid is False:
-            why = ", ".join(variant.invalid_reasons) or "the record does not say why"
-            yield INVALID, f"energy does not count: {why}", (variant.label,)
+            why = ", ".join(variant.invalid_reasons) or "the record gives no reason"
+            yield INVALID, f"energy is not used: {why}", (variant.label,)
         for kind in MARKS:
             if kind in marked and kind in (EMULATED, SETTING):
                 yield kind, kind.meaning, (variant.label,)
@@ -137,7 +137,7 @@ def _of_pairs(study: Study) -> Iterable[tuple[Kind, str, tuple[str, ...]]]:
                 interval = "no interval" if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
                 needed = f"; needs about {pair.items_needed:,} items" if pair.items_needed else ""
                 text = (
-                    f"{pair.task}: {pair.num_items:,} items cannot decide on a drop of {pair.margin_pp:g} pp "
+                    f"{pair.task}: {pair.num_items:,} items are too few to decide on a drop of {pair.margin_pp:g} pp "
                     f"(drop {signed(pair.drop_pp)} pp, {interval}){needed}"
                 )
                 yield INCONCLUSIVE, text, (variant.label,)
@@ -279,10 +279,10 @@ def notes(study: Study) -> list[tuple[str, tuple[str, ...]]]:
 DEFINITIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Every number", (
         ("not measured", "no number exists; it is never 0"),
-        ("±", "half of the 95 % interval; point at a field to see both ends. Intervals of speed and energy resample "
-              "whole batches or blocks of the window; with only a standard error it is ±1.96 of it"),
+        ("±", "half of the 95 % interval; hover over a field to see both ends. Intervals of speed and energy resample "
+              "whole batches or blocks of the window; if only a standard error is known, ±1.96 times it"),
         ("equal work", "every request generates exactly the same number of tokens, greedily, without reuse of cached "
-                       "prefixes; if lengths differ by more than 1 % the number is marked confounded"),
+                       "prefixes; if lengths differ by more than 1 %, the number is marked confounded"),
         ("GiB, MiB", "2^30 and 2^20 bytes"),
     )),
     ("Speed", (

@@ -42,7 +42,9 @@ VERDICTS = {
     DEGRADED: Kind(
         "degraded", "degraded", "bad", "accuracy was lost beyond chance, possibly more than the margin", "▼"
     ),
-    UNDERPOWERED: Kind("inconclusive", "inconclusive", "warn", "too few items to see a drop of the margin", "?"),
+    UNDERPOWERED: Kind(
+        "inconclusive", "inconclusive", "warn", "too few items to detect a drop as large as the margin", "?"
+    ),
 }
 _MEMORY = (DISK, WEIGHTS, PEAK_MEMORY, KV_CACHE_TOKENS, MAX_CONCURRENCY)
 _GROUPS = {Basis.SPEED: "speed", Basis.FILES: "memory", Basis.LOADED: "memory", Basis.ENERGY: "energy"}
@@ -306,7 +308,7 @@ def impact_table(study: Study) -> ReportTable:
         Field(", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant))) or "none")
         for impact in impacts
     ]
-    columns["not compared with the baseline, and why"] = [Field(impact.not_comparable or "none") for impact in impacts]
+    columns["why not compared with the baseline"] = [Field(impact.not_comparable or "none") for impact in impacts]
     return ReportTable.of(columns)
 
 

@@ -15,7 +15,7 @@ const field = (id) => document.getElementById(id);
   });
   const options = {
     paging: false, info: false, autoWidth: false, order: [], orderCellsTop: false, layout: { topStart: null, topEnd: null,
-      bottomStart: null, bottomEnd: null }, language: { zeroRecords: "No variant fits the filters." },
+      bottomStart: null, bottomEnd: null }, language: { zeroRecords: "No variant matches the filters." },
     columnDefs: [{ targets: "_all", type: "measured", orderSequence: ["asc", "desc"] }],
   };
 

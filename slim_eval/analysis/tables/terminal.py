@@ -111,9 +111,9 @@ def comparison_table(
         blocks[0].title, blocks[0].title_justify = names[0], "left"
     notes = []
     if any("(pp)" in column.shape.header for column in filled):
-        notes.append("% (pp): accuracy ± its standard error (difference to the baseline in percentage points)")
+        notes.append("% (pp): accuracy ± its standard error (difference from the baseline in percentage points)")
     if any(any(column.grey) for column in filled):
-        notes.append("grey: differs from the baseline by no more than the baseline from itself (noise floor)")
+        notes.append("grey: the difference from the baseline does not exceed the noise floor")
     if notes:
         blocks[-1].caption, blocks[-1].caption_justify = "\n".join(notes), "left"
     if len(blocks) == 1:

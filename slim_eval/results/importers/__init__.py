@@ -168,9 +168,9 @@ def _unknown(file: ForeignFile) -> str:
             f"contains a JSON {type(document).__name__}, not an object; files of arguments are read with their results"
         )
     if "schema_version" in document:
-        return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads as it is"
+        return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads directly"
     names = ", ".join(map(repr, list(document)[:5]))
-    return f"of no known format, its first fields are {names}" if names else "contains an empty JSON object"
+    return f"unknown format, first fields: {names}" if names else "contains an empty JSON object"
 
 
 def _origin(record: Record | ErrorRecord) -> tuple[Any, Any] | None:

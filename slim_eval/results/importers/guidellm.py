@@ -129,7 +129,7 @@ class _Benchmark(ForeignObject):
         return found
 
     def notes(self, has_requests: bool) -> Iterator[str]:
-        """What a reader of the record must know."""
+        """What readers of the record must know."""
         yield "measured by a client: times include the network and waiting in the server's queue"
         if others := (self.incomplete or 0) + (self.errored or 0):
             total = others + self.successful
@@ -153,7 +153,9 @@ class _Report(ForeignObject):
     @classmethod
     def _is_known(cls, version: int) -> int:
         if version not in (1, 2):
-            raise ValueError(f"is {version}; known are 1, 2: update slim-eval (pip install --upgrade slim-eval)")
+            raise ValueError(
+                f"is {version}, but only 1 and 2 are supported: update slim-eval (pip install --upgrade slim-eval)"
+            )
         return version
 
 

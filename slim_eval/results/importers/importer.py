@@ -205,7 +205,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 _EXPECTED = {
-    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "string_type": "a text",
+    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "string_type": "a string",
     "list_type": "a list", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
 
@@ -218,7 +218,7 @@ def _problem(error: ErrorDetails) -> str:
     if kind == "value_error":
         return str(error["ctx"]["error"])
     shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
-    return f"is {shown}, not {_EXPECTED.get(kind, 'in the range of possible values')}"
+    return f"is {shown}, not {_EXPECTED.get(kind, 'in the valid range')}"
 
 
 class ForeignObject(BaseModel):

@@ -58,7 +58,7 @@ def _arguments(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) or value in (None, ""):
         return value or {}
     if not isinstance(value, str):
-        raise ValueError(f"is {str(value)[:40]}, not a text")
+        raise ValueError(f"is {str(value)[:40]}, not a string")
     pairs = [part.partition("=") for part in value.split(",")]
     return {key.strip(): text.strip() for key, _, text in pairs}
 

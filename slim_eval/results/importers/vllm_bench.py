@@ -145,7 +145,7 @@ def _arguments(file: ForeignFile, values: list[float]) -> _Arguments:
     if not records:
         raise beside.error("[0]", "is missing")
     if records[0].values != values:
-        raise beside.error("[0].metric.benchmark_values", f"is of another run than {file.path.name}")
+        raise beside.error("[0].metric.benchmark_values", f"is from a different run than {file.path.name}")
     return records[0].arguments
 
 

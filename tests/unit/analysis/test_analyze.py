@@ -149,7 +149,7 @@ def test_failed_benchmarks_are_named(outputs: Path) -> None:
 def test_a_task_that_no_result_has_is_a_warning_with_the_nearest_names(outputs: Path) -> None:
     report = analyze(config(outputs, accuracy_tasks="mmlu winogrand"))
     assert report.tasks == ("mmlu",)
-    assert report.warnings[0] == "accuracy task 'winogrand': no result has it; did you mean winogrande?"
+    assert report.warnings[0] == "accuracy task 'winogrand': no result contains it; did you mean winogrande?"
     assert "winogrande" not in rows(outputs.parent / "analysis" / "results_table.csv")[0]
     assert "winogrande" not in report.study.tasks
 
@@ -165,7 +165,7 @@ def test_one_configuration_is_enough(tmp_path: Path, make_variant: Callable[...,
     assert names >= FILES | {"latency_comparison.png", "memory_comparison.pdf"}
     assert not names & {"accuracy_comparison.png", "energy_comparison.png"}
     drawn, compared = report.warnings
-    assert drawn.startswith("not drawn, as nothing was measured: energy_comparison, accuracy_comparison")
+    assert drawn.startswith("not drawn, because nothing was measured: energy_comparison, accuracy_comparison")
     assert compared == "Tiny int4: not compared: no fp16 measurement of this model"
 
 
@@ -212,7 +212,7 @@ def test_the_frontiers_stand_in_the_csv_and_the_json(outputs: Path) -> None:
         ("tpot:min", "objective 'tpot'", "tpot_s"),
         ("mmlu:up", "'up' is not a direction", "max, min"),
         ("mmlu mmlu:max", "named twice", "once"),
-        ("hellaswag:max", "no result has such a number", ""),
+        ("hellaswag:max", "no result contains this metric", ""),
     ],
 )
 def test_an_objective_that_cannot_be_is_refused_before_anything_is_written(

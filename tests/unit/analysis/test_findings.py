@@ -142,9 +142,9 @@ def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> No
 
     sure = fastest(0.005, 0.0001)
     assert sure.startswith(
-        "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], of 2 variants; ahead of"
+        "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], out of 2 variants; ahead of"
     )
-    assert "no difference beyond chance from B fp16" in fastest(0.0041, 0.0001)
+    assert "not distinguishable beyond chance from B fp16" in fastest(0.0041, 0.0001)
     bare = said([make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
     assert "next B fp16, 5.00 ms time per output token; no intervals, so this may be chance" in bare[0]
     assert "run-to-run" not in " ".join(bare)
@@ -183,8 +183,8 @@ def test_emulated_kernels_and_invalid_energy_are_never_the_best(make_variant: Ma
     ]  # fmt: skip
     texts = best(variants)
     assert texts[0].startswith("Fastest per output token: A fp16, D fp16")
-    energy = next(text for text in texts if text.startswith("Least energy"))
-    assert energy.startswith("Least energy: A fp16, B fp16, 0.500 J")
+    energy = next(text for text in texts if text.startswith("Lowest energy"))
+    assert energy.startswith("Lowest energy: A fp16, B fp16, 0.500 J")
     assert "C fp16" not in energy.split(";")[0]
 
 
@@ -203,10 +203,7 @@ def test_settings_and_versions_that_differ_are_said(make_variant: MakeCell) -> N
     count, apart, versions = said(variants, "What differs between the measurements")
     assert count.startswith("2 settings, whose speed and energy are not compared with each other: vllm")
     assert "engine transformers against vllm" in apart
-    assert (
-        versions
-        == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0); the variants are compared nevertheless."
-    )
+    assert versions == "vllm, Test GPU, Test CPU: engine versions differ (1.0, 2.0); the variants are still compared."
     assert said(variants[:1], "What differs between the measurements") == []
 
 
@@ -221,7 +218,7 @@ def test_the_frontier_is_said_with_its_doubt(make_variant: MakeCell) -> None:
         ]
         return said(variants, "Pareto frontier")[0]
 
-    assert "on the frontier by the numbers alone: A fp16; there are no intervals" in frontier(None)
+    assert "on the frontier by the point values: A fp16; without intervals" in frontier(None)
     assert "on the frontier (P ≥ 0.95): A fp16 (P 1.00); inconclusive: none; 1 dominated" in frontier(0.0001)
     assert "on the frontier (P ≥ 0.95): none; inconclusive: A fp16 (P 0." in frontier(0.003)
 
@@ -246,7 +243,7 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCe
     texts = said(variants, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
     assert texts[0] == "In no variant: end-to-end latency."
     assert "time to first token, energy per output token, mmlu: not in B fp16." in texts
-    assert "Energy marked invalid when it was measured, and not compared: A fp16." in texts
+    assert "Energy marked invalid in the record, and therefore not compared: A fp16." in texts
     assert texts[-1] == "2 more problems in complete_results.json."
     assert "Problem: file 0: broken." in texts
 

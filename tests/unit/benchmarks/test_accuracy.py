@@ -417,7 +417,7 @@ def test_another_failure_is_not_tried_again(folder: Path, error: Exception) -> N
         ("own_absent", {}, "absent.jsonl", "check"),
         ("own_broken", {}, "JSON", "check"),
         ("own_split", {}, "nowhere", "check"),
-        ("own_unsafe", {}, "runs code", "leave it out"),
+        ("own_unsafe", {}, "runs code", "remove it"),
     ],
 )
 def test_what_cannot_be_run_is_an_error_with_a_remedy(

@@ -195,8 +195,8 @@ def test_a_meter_that_failed_gives_no_number() -> None:
     [
         ({"invalid_reasons": ("throttled by power cap in 1.0% of the samples",)}, "throttled by power cap"),
         ({"invalid_reasons": ("other processes on the GPU: pid 1",)}, "other processes"),
-        ({"joules": None}, "the meter gave no energy"),
-        ({"joules": 0.0}, "the meter gave no energy"),
+        ({"joules": None}, "the meter returned no energy"),
+        ({"joules": 0.0}, "the meter returned no energy"),
     ],
 )
 def test_a_disturbed_window_keeps_its_evidence_and_no_number(changes: dict[str, object], reason: str) -> None:
@@ -214,7 +214,7 @@ def test_idle_power_that_is_unknown_leaves_net_energy_unknown_and_says_so() -> N
     measured = measure(READING, idle=None)
     found = metrics(measured)
     assert (found.energy_joules, found.energy_joules_net, found.valid) == (800.0, None, True)
-    assert any("net energy is not known" in note for note in measured.notes)
+    assert any("net energy is unknown" in note for note in measured.notes)
 
 
 def test_idle_power_above_the_window_leaves_net_energy_unknown_and_says_so() -> None:

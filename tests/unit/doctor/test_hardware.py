@@ -39,7 +39,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     assert gpu["text"] == "Stand-in 11111111, 77.0 GiB free of 80.0 GiB, compute capability 9.0"
     assert examination.find("GPU", "GPU 0 energy")["text"] == "NVML's energy counter"
     assert examination.find("GPU", "driver")["text"] == "999.99.99, CUDA up to 12.9"
-    assert examination.find("GPU", "CUDA of torch")["text"] == "12.8, the driver's is 12.9"
+    assert examination.find("GPU", "CUDA of torch")["text"] == "12.8, the driver supports 12.9"
     for precision in ("fp16", "int8", "int4"):
         assert examination.find("Precisions", f"{precision} on vllm")["text"] == "runs, native"
     assert "codecarbon" not in {f["name"] for f in examination.answer["findings"]}  # NVML measures
@@ -50,7 +50,7 @@ def test_a_gpu_with_a_counter(on_gpus: Callable[..., Examination]) -> None:
     ("settings", "said"),
     [
         ({"counter": "none"}, "NVML has no energy counter: joules are the integral of power samples"),
-        ({"counter": "none", "power": "none"}, "NVML reports neither power nor energy: no joules"),
+        ({"counter": "none", "power": "none"}, "NVML reports neither power nor energy, so energy cannot be measured"),
     ],
 )
 def test_a_gpu_without_a_counter(on_gpus: Callable[..., Examination], settings: dict[str, str], said: str) -> None:
@@ -63,18 +63,18 @@ def test_a_gpu_without_a_counter(on_gpus: Callable[..., Examination], settings: 
 
 def test_what_a_gpu_does_not_tell_is_not_made_up(on_gpus: Callable[..., Examination]) -> None:
     examination = on_gpus([planted(memory=0, capability="none")], STANDIN_NVML_CUDA="0")
-    said = "Stand-in 11111111, memory not known, compute capability not known"
+    said = "Stand-in 11111111, memory unknown, compute capability unknown"
     assert examination.find("GPU", "GPU 0")["text"] == said
-    assert examination.find("GPU", "driver")["text"] == "999.99.99, its CUDA is not known"
+    assert examination.find("GPU", "driver")["text"] == "999.99.99, CUDA version unknown"
 
 
 def test_int8_ends_with_the_capability_of_the_gpu_that_computes(on_gpus: Callable[..., Examination]) -> None:
     gpus = [planted(capability="9.0"), planted(UUIDS[1], capability="10.0")]
-    obstacle = "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 10.0"
+    obstacle = "vLLM's W8A8 kernel needs a compute capability below 10.0, this GPU has 10.0"
     assert on_gpus(gpus).find("Precisions", "int8 on vllm")["state"] == "ok"
     examination = on_gpus(gpus, CUDA_VISIBLE_DEVICES="1")
     found = examination.find("Precisions", "int8 on vllm")
-    assert (found["state"], found["text"]) == ("warning", f"{obstacle}, so Transformers serves")
+    assert (found["state"], found["text"]) == ("warning", f"{obstacle}, so Transformers is used")
     assert examination.process.returncode == 0
     asked = on_gpus(gpus, "--engine", "vllm", CUDA_VISIBLE_DEVICES="1")
     assert asked.find("Precisions", "int8 on vllm")["text"] == obstacle
@@ -85,14 +85,14 @@ def test_int8_ends_with_the_capability_of_the_gpu_that_computes(on_gpus: Callabl
 def test_gpus_that_are_hidden_leave_the_cpu(on_gpus: Callable[..., Examination]) -> None:
     examination = on_gpus([planted()], CUDA_VISIBLE_DEVICES="")
     assert examination.find("GPU", "NVML")["text"].startswith("CUDA_VISIBLE_DEVICES hides every GPU")
-    assert "finds none" in examination.find("Precisions", "fp16 on vllm")["text"]
+    assert "found none" in examination.find("Precisions", "fp16 on vllm")["text"]
     assert examination.find("Measurement", "codecarbon")["text"] == "77.1"
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"CUDA_VISIBLE_DEVICES": "7"}, "'7' names no further GPU of the 1 here"),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, "'7' does not match another of the GPUs here (1)"),
         ({"STANDIN_NVML_INIT": "18"}, "NVML cannot list the GPUs"),
     ],
 )

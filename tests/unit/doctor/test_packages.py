@@ -69,7 +69,7 @@ def test_a_torch_without_cuda(furnish: Callable[..., Path]) -> None:
 )
 def test_what_is_no_python(tmp_path: Path, text: str) -> None:
     answer = facts.ask_interpreter(script(tmp_path / "python", text), ASKED)
-    assert answer == "does not answer as a Python interpreter does"
+    assert answer == "does not respond like a Python interpreter"
 
 
 def test_what_cannot_be_started(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_one_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(facts, "_TIMEOUT_S", 0.2)
     answer = facts.ask_interpreter(script(tmp_path / "python", "exec sleep 600"), ASKED)
     assert isinstance(answer, str)
-    assert answer.startswith("does not answer within")
+    assert answer.startswith("does not respond within")
 
 
 def test_an_interpreter_that_does_not_run_is_one_problem(tmp_path: Path) -> None:
@@ -98,4 +98,4 @@ def test_a_python_that_is_too_old(tmp_path: Path) -> None:
     found = findings(old)
     assert [name for name, finding in found.items() if finding.state is Status.PROBLEM] == ["python"]
     assert found["python"].text == "3.9.18 (/old/python) is older than 3.10"
-    assert found["torch"].text == "installed, version not known"
+    assert found["torch"].text == "installed, version unknown"

@@ -91,14 +91,14 @@ def test_without_need_of_the_hub_its_silence_is_a_warning(doctor: Doctor, silent
     examination = doctor("--models", "demo", env=at(silent))
     found = examination.find("Hub", "hub")
     assert found["state"] == "warning"
-    assert found["text"].startswith(f"{silent} cannot be reached (")
+    assert found["text"].startswith(f"{silent} is unreachable (")
     assert examination.process.returncode == 0
 
 
 @pytest.mark.parametrize("address", ["huggingface.co", "ftp://hub", "http://", "http://hub:port"])
 def test_an_address_that_is_none(doctor: Doctor, address: str) -> None:
     examination = doctor(env=at(address))
-    assert "is not an address" in examination.find("Hub", "hub")["text"]
+    assert "is not a URL" in examination.find("Hub", "hub")["text"]
     assert examination.process.returncode == 1
     assert "Traceback" not in examination.process.stderr
 
@@ -116,7 +116,7 @@ def test_variables_that_keep_huggingface_hub_from_being_imported(doctor: Doctor,
 def test_a_proxy_that_does_not_work(doctor: Doctor, proxy: str) -> None:
     variables = {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
     examination = doctor(env=at("http://hub.invalid", **variables))
-    assert "cannot be reached (" in examination.find("Hub", "hub")["text"]
+    assert "is unreachable (" in examination.find("Hub", "hub")["text"]
     assert "Traceback" not in examination.process.stderr
     assert examination.process.returncode == 1
 

@@ -48,14 +48,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
         (AVX2, "int8", None),
         (AVX2, "int4", "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU does not have"),
         (AVX512, "int4", None),
-        (Platform("none"), "fp16", "this build of vLLM needs a GPU and finds none"),
+        (Platform("none"), "fp16", "this build of vLLM needs a GPU and found none"),
         (gpu(6, 1), "fp16", "vLLM's 16-bit kernel needs compute capability 7.0, this GPU has 6.1"),
         (gpu(7, 0), "fp16", None),
         (gpu(7, 0), "int8", "vLLM's W8A8 kernel needs compute capability 7.5, this GPU has 7.0"),
         (gpu(7, 5), "int8", None),
         (gpu(9, 0), "int8", None),
-        (gpu(10, 0), "int8", "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 10.0"),
-        (gpu(12, 0), "int8", "vLLM's W8A8 kernel ends below compute capability 10.0, this GPU has 12.0"),
+        (gpu(10, 0), "int8", "vLLM's W8A8 kernel needs a compute capability below 10.0, this GPU has 10.0"),
+        (gpu(12, 0), "int8", "vLLM's W8A8 kernel needs a compute capability below 10.0, this GPU has 12.0"),
         (gpu(7, 0), "int4", "vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0"),
         (gpu(12, 0), "int4", None),
         (Platform("cuda"), "int8", None),
@@ -77,14 +77,14 @@ def test_auto_falls_to_transformers_with_the_reason(pretend: Pretend) -> None:
     decision = engines.choose(AUTO, "int4")
     assert decision.name == "transformers"
     assert decision.reason == (
-        "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU does not have, so Transformers serves"
+        "vLLM's W4A16 kernel on CPU needs AVX-512, which this CPU does not have, so Transformers is used"
     )
 
 
 def test_auto_without_vllm(pretend: Pretend) -> None:
     pretend("torch", "transformers")
     decision = engines.choose(AUTO, "fp16")
-    assert decision == engines.EngineDecision("transformers", "vLLM is not installed, so Transformers serves")
+    assert decision == engines.EngineDecision("transformers", "vLLM is not installed, so Transformers is used")
 
 
 def test_auto_with_a_vllm_that_does_not_import(pretend: Pretend) -> None:

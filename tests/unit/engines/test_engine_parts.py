@@ -73,8 +73,8 @@ def test_weights_are_counted_as_they_are_served(tmp_path: Path, checkpoint: Path
     ("arguments", "cause", "remedy"),
     [
         ({"max_num_seq": 4}, "max_num_seq: vLLM has no such engine argument", "max_num_seqs"),
-        ({"max_model_len": 4}, "is set by slim-eval itself", "use --max-model-len"),
-        ({"disable_log_stats": True}, "is set by slim-eval itself", "leave it out"),
+        ({"max_model_len": 4}, "slim-eval sets this argument itself", "use --max-model-len"),
+        ({"disable_log_stats": True}, "slim-eval sets this argument itself", "omit it"),
     ],
 )
 def test_engine_arguments_are_checked(checkpoint: Path, arguments: dict[str, object], cause: str, remedy: str) -> None:

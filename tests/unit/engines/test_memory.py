@@ -80,7 +80,7 @@ def test_what_holds_a_gpus_memory_is_named(library: Path, visitor: int) -> None:
     assert answer["cause"] == (
         f"the weights and CUDA need 15.4 GiB, GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) uses 64.0 GiB"
     )
-    assert answer["remedy"].startswith("end the processes that use it, serve a smaller model")
+    assert answer["remedy"].startswith("stop the processes that use it, serve a smaller model")
     assert answer["situation"] == (
         f"the weights take 1.0 GiB; GPU 0 has 10.0 of 80.0 GiB free, pid {visitor} (sleep) uses 64.0 GiB"
     )

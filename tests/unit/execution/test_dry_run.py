@@ -79,7 +79,7 @@ def test_what_is_reused_and_why_something_is_not(capsys: pytest.CaptureFixture[s
     assert [stage.name for stage in variant.todo] == ["engine", "energy"]
     dry_run.show([variant])
     text = capsys.readouterr().out
-    assert "again: it was not valid (throttled)" in " ".join(text.split())
+    assert "again: its record is invalid (throttled)" in " ".join(text.split())
     assert "2 stages to do, 3 reused" in text
     assert "time: 5 s" in text
 

@@ -204,7 +204,7 @@ def test_auto_that_takes_another_engine_now_is_refused(done: Path) -> None:
     (done / "energy.json").unlink()
     variant = survey(config(engine={"engine": "auto"}))
     resume.refuse_other_engines([variant], {"fp16": ENGINE})
-    with pytest.raises(UsageError, match="measured on transformers; --engine auto chooses vllm now"):
+    with pytest.raises(UsageError, match="measured on transformers, but --engine auto now chooses vllm"):
         resume.refuse_other_engines([variant], {"fp16": "vllm"})
     resume.refuse_other_engines([replace(variant, reused=frozenset())], {"fp16": "vllm"})
 

@@ -215,7 +215,7 @@ def test_without_codecarbon_auto_has_no_meter_and_says_what_to_install(monkeypat
 
 
 def test_nvml_asked_for_without_a_gpu_is_an_error() -> None:
-    with pytest.raises(BenchmarkError, match="NVML knows no GPU"):
+    with pytest.raises(BenchmarkError, match="NVML finds no GPU"):
         power.open_meter("nvml", (), 0.05)
 
 

@@ -116,7 +116,7 @@ def test_a_saved_dataset(tokenizer: Any, tmp_path: Path) -> None:
     [
         (["{"], "line 1: not JSON"),
         ([{"text": "a"}, "3"], "line 2: not a JSON object"),
-        ([{"prompt": "a", "answer": "b"}], "neither `messages` nor `text` but answer, prompt"),
+        ([{"prompt": "a", "answer": "b"}], "neither `messages` nor `text`, but only answer, prompt"),
         ([{"messages": "hello"}], "not a list of role and content"),
         ([{"messages": [{"from": "human", "value": "x"}]}], "not a list of role and content"),
         ([{"text": ""}], "no usable row"),

@@ -169,7 +169,7 @@ def test_the_seven_facts_about_the_published_files(published: Path) -> None:
     assert "acc_norm" in texts["metric"][0]
     assert any("3.96 B parameters" in text and "3.21 B" in text for text in texts["parameters"])
     assert any("2.43 B parameters" in text and "3.09 B" in text for text in texts["parameters"])
-    assert "no outcomes of single items" in texts["no intervals"][0]
+    assert "no per-item outcomes" in texts["no intervals"][0]
 
 
 def test_own_records_have_no_caveats(make_variant: MakeCell) -> None:

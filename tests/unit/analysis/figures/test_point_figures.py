@@ -196,7 +196,7 @@ def test_at_sixty_configurations_exactly_the_frontier_is_named(name: str, make_v
         if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
     }  # fmt: skip
     assert names == best
-    assert "Named: only the points that no other one dominates." in notes(made)
+    assert "Only non-dominated points are named." in notes(made)
 
 
 def test_at_thirteen_every_label_is_near_its_point(make_variant: Make) -> None:

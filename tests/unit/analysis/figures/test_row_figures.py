@@ -106,7 +106,7 @@ def test_a_refused_comparison_is_told_from_a_missing_measurement(make_variant: M
     assert [text for text in texts(throughput) if text.startswith("not ")] == [NOT_COMPARABLE]
     assert [text for text in texts(tpot) if text.startswith("not ")] == [NOT_COMPARABLE, NOT_MEASURED]
     assert lengths(tpot) == {"B|int8": 1.0}
-    assert "not comparable: measured in another setting" in notes(made)
+    assert "not comparable: measured with different settings" in notes(made)
 
 
 def test_a_model_without_quantized_configurations_has_no_speed_up(make_variant: Make) -> None:
@@ -144,7 +144,7 @@ def test_energy_of_a_request_is_split_where_idle_is_known(make_variant: Make) ->
     ]
     request, window = figure("energy_consumption", variants).axes
     assert lengths(request) == {
-        "Tiny|fp16|above idle": 37.5, "Tiny|fp16|idle": 12.5, "Tiny|int8|not split: idle power not known": 50.0,
+        "Tiny|fp16|above idle": 37.5, "Tiny|fp16|idle": 12.5, "Tiny|int8|not split: idle power unknown": 50.0,
     }  # fmt: skip
     assert patches(request)["Tiny|fp16|idle"].get_x() == 37.5
     assert lengths(window) == {"Tiny|fp16": 1000.0, "Tiny|int8": 1000.0}

@@ -113,16 +113,16 @@ def test_less_of_a_perplexity_is_better(make_variant: MakeVariant) -> None:
 @pytest.mark.parametrize(
     ("text", "cause", "remedy"),
     [
-        ("mmul:max", "objective 'mmul': no result has such a number", "did you mean mmlu"),
-        ("tpot:min", "objective 'tpot': no result has such a number", "tpot_s"),
-        ("load_time_s", "'load_time_s': no result has such a number", "for example: accuracy_mean:max tpot_s:min"),
-        ("ttft_ms:min", "'ttft_ms': no result has such a number", "did you mean ttft_s"),
-        ("engine:max", "'engine': no result has such a number", ""),
-        ("valid:max", "'valid': no result has such a number", ""),
+        ("mmul:max", "objective 'mmul': no result contains this metric", "did you mean mmlu"),
+        ("tpot:min", "objective 'tpot': no result contains this metric", "tpot_s"),
+        ("load_time_s", "'load_time_s': no result contains this metric", "for example: accuracy_mean:max tpot_s:min"),
+        ("ttft_ms:min", "'ttft_ms': no result contains this metric", "did you mean ttft_s"),
+        ("engine:max", "'engine': no result contains this metric", ""),
+        ("valid:max", "'valid': no result contains this metric", ""),
         ("tpot_s:minimum", "objective 'tpot_s:minimum': 'minimum' is not a direction", "did you mean min"),
         ("tpot_s:down", "'down' is not a direction", "known: max, min"),
         ("tpot_s:", "'' is not a direction", "known: max, min"),
-        (":min", "objective '': no result has such a number", "for example: "),
+        (":min", "objective '': no result contains this metric", "for example: "),
         ("duration_seconds", "the better direction is unknown", "duration_seconds:min or duration_seconds:max"),
         ("mmlu:max tpot_s mmlu:min", "objective 'mmlu' is named twice", "once"),
         ("", "no objective is named", "for example: accuracy_mean:max tpot_s:min joules_per_output_token:min"),
@@ -155,7 +155,7 @@ def test_every_metric_of_the_table_is_an_objective_if_it_was_measured(study: Stu
 
 def test_without_variants_nothing_can_be_an_objective() -> None:
     assert default_objectives(Study.of([])) == ()
-    with pytest.raises(UsageError, match="no result has such a number"):
+    with pytest.raises(UsageError, match="no result contains this metric"):
         parse_objectives("tpot_s", Study.of([]))
 
 

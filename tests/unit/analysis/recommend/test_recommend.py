@@ -150,7 +150,7 @@ def test_recovery_is_the_mean_over_tasks_of_the_share_of_the_fp16_accuracy(rows:
     assert int8.checks[0].reading.value == pytest.approx((0.69 / 0.70 + 0.49 / 0.50) / 2)
     assert int4.checks[0].reading.value == pytest.approx((0.60 / 0.70 + 0.40 / 0.50) / 2)
     assert of(advice, "fp16").checks[0].reading.value == 1
-    assert "Of its baseline's accuracy it keeps: mmlu 98.6 %, gsm8k 98 %." in sentences(advice)[1]
+    assert "Accuracy relative to its baseline: mmlu 98.6 %, gsm8k 98 %." in sentences(advice)[1]
 
 
 def test_recovery_on_the_tasks_that_are_named(rows: list[Variant]) -> None:
@@ -170,7 +170,7 @@ def test_memory_is_what_was_loaded_and_else_what_is_on_disk(make_variant: MakeCe
     advice = choose(list(variants), objective="memory")
     values = {candidate.variant.name: candidate.objectives[0].value for candidate in advice.ranking.candidates}
     assert values == {"Emulated": 2.0, "Loaded": 3.0, "OnDisk": 4.0}
-    assert any("their size on disk replaces them: Emulated fp16, OnDisk fp16" in text for text in advice.caveats)
+    assert any("size on disk was used instead: Emulated fp16, OnDisk fp16" in text for text in advice.caveats)
     assert any("KV cache" in text for text in advice.caveats)
 
 
@@ -210,7 +210,8 @@ def test_an_objective_that_was_not_measured_excludes(make_variant: MakeCell) -> 
     assert advice.ranking.candidates[1].excluded == "not measured: joules_per_output_token"
     assert advice.decisive is not None
     assert (
-        advice.decisive.text == "Measure the energy per output token of B fp16: without it, it could not be compared."
+        advice.decisive.text
+        == "Measure the energy per output token of B fp16: without it, the variant could not be compared."
     )
 
 
@@ -316,7 +317,7 @@ def test_if_all_may_break_a_constraint_the_best_of_them_is_flagged(make_variant:
     assert advice.pick is not None
     assert not advice.pick.keeps_all
     assert advice.ranking.unfulfilled == pytest.approx(NormalDist().cdf(0.5), abs=0.03)
-    assert any("no variant keeps every constraint" in text for text in advice.caveats)
+    assert any("no variant meets every constraint" in text for text in advice.caveats)
 
 
 def test_draws_of_a_recovery_use_the_fp16_result_of_the_same_draw(make_variant: MakeCell) -> None:
@@ -409,7 +410,7 @@ def test_a_rival_just_behind_is_a_close_call(rows: list[Variant]) -> None:
     advice = choose(rows, objective="mmlu")
     assert advice.decisive is not None
     assert advice.decisive.change == pytest.approx(0.70 / 0.69 - 1)
-    assert "were it 70.0 % for Tiny int8, not 69.0 %" in advice.decisive.text
+    assert "at 70.0 % instead of 69.0 %, Tiny int8 would be the pick" in advice.decisive.text
 
 
 # Balance
@@ -440,8 +441,8 @@ def test_a_part_that_was_not_measured_anywhere_does_not_count(make_variant: Make
     rows = [make_variant(name, energy=None, performance=timed(t)) for name, t in (("o/A", 0.01), ("o/B", 0.02))]
     advice = choose(rows)
     assert [objective.key for objective in advice.ranking.objectives] == ["tpot_s", "memory_gb"]
-    assert "energy per output token was not measured: it does not count in the balanced objective" in advice.caveats
-    assert "mean accuracy was not measured: it does not count in the balanced objective" in advice.caveats
+    assert "energy per output token was not measured and does not count in the balanced objective" in advice.caveats
+    assert "mean accuracy was not measured and does not count in the balanced objective" in advice.caveats
 
 
 Metrics = st.tuples(*[st.floats(0.01, 100)] * 4)
@@ -533,7 +534,7 @@ def test_latencies_of_unequal_outputs_are_not_compared(make_variant: MakeCell, o
     assert [o.key for o in advice.ranking.objectives] == ["tokens_per_second"]
     assert any("output lengths differ" in text for text in advice.caveats)
     assert any(
-        "the shortest, 100 ms of Short fp16 (100 tokens per request), does not make it the fastest" in text
+        "the shortest (100 ms, Short fp16, 100 tokens per request) is not evidence of speed" in text
         for text in advice.caveats
     )
 
@@ -548,7 +549,7 @@ def test_latencies_of_equal_outputs_are_compared(rows: list[Variant]) -> None:
 def test_a_limit_on_latencies_of_unequal_work_says_so(make_variant: MakeCell) -> None:
     variants = [make_variant("o/A"), make_variant("o/B", performance={"output_tokens": 200.0})]
     advice = choose(list(variants), objective="memory", max_latency_ms=1000)
-    assert any("are of different work" in text for text in advice.caveats)
+    assert any("cover different work" in text for text in advice.caveats)
 
 
 @pytest.mark.parametrize(
@@ -581,7 +582,7 @@ def test_each_setting_has_its_own_pick(make_variant: MakeCell) -> None:
     advice = choose([*others, *ours], objective="latency")
     assert advice.pick is not None
     assert (advice.pick.variant.name, advice.others[0].pick and advice.others[0].pick.variant.name) == ("V1", "T1")
-    assert any(text.endswith("T1 fp16, T2 fp16; the pick of these is T1 fp16") for text in advice.caveats)
+    assert any(text.endswith("T1 fp16, T2 fp16; among these, the pick is T1 fp16") for text in advice.caveats)
 
 
 @pytest.mark.parametrize(
@@ -674,7 +675,7 @@ def test_where_nothing_fits_the_closest_is_named_and_how_far_to_relax(rows: list
         advice.raise_if_nothing_fits()
     assert error.value.exit_code == 1
     assert error.value.cause == (
-        "no variant keeps every constraint; the closest is Tiny int8: mmlu 69.0 %, less than 75.0 % "
+        "no variant meets every constraint; the closest is Tiny int8: mmlu 69.0 %, less than 75.0 % "
         "(8 % beyond the limit)"
     )
     assert error.value.remedy == "relax it: --min mmlu=0.69"
@@ -722,13 +723,13 @@ def test_a_pick_raises_nothing(rows: list[Variant]) -> None:
     ("wishes", "cause", "remedy"),
     [
         ({"preset": "latencycritical"}, "--preset 'latencycritical': no such preset", "latency-critical"),
-        ({"objective": "latncy"}, "objective 'latncy': no result has such a number", "did you mean latency"),
+        ({"objective": "latncy"}, "objective 'latncy': no result contains this metric", "did you mean latency"),
         ({"objective": "mmlv"}, "objective 'mmlv'", "did you mean mmlu?"),
-        ({"objective": "mmlu gsm8k"}, "names 2 objectives", "balanced"),
-        ({"objective": ""}, "names 0 objectives", "name one"),
+        ({"objective": "mmlu gsm8k"}, "contains 2 objectives", "balanced"),
+        ({"objective": ""}, "contains 0 objectives", "give one"),
         ({"objective": "cost"}, "no price is given", "--price-per-gpu-hour"),
-        ({"min_accuracy": {"mmlv": 0.5}}, "--min 'mmlv': no result has this task", "did you mean mmlu?"),
-        ({"accuracy_tasks": ("gsm8",)}, "--accuracy-tasks 'gsm8': no result has this task", "did you mean gsm8k?"),
+        ({"min_accuracy": {"mmlv": 0.5}}, "--min 'mmlv': no result contains this task", "did you mean mmlu?"),
+        ({"accuracy_tasks": ("gsm8",)}, "--accuracy-tasks 'gsm8': no result contains this task", "did you mean gsm8k?"),
     ],
 )
 def test_what_is_not_known_is_refused_with_the_nearest_names(
@@ -743,7 +744,7 @@ def test_what_is_not_known_is_refused_with_the_nearest_names(
 
 def test_a_loss_has_no_least_value(make_variant: MakeCell) -> None:
     rows = [make_variant(tasks={"wikitext": {"accuracy": 0.7, "metric": "bits_per_byte,none"}})]
-    with pytest.raises(UsageError, match="less is better"):
+    with pytest.raises(UsageError, match="lower is better"):
         choose(rows, min_accuracy={"wikitext": 0.5})
 
 
@@ -770,10 +771,10 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_var
     advice = choose(list(variants), objective="latency", min_accuracy={"mmlu": 0.6})
     assert advice.pick is not None
     lines = sentences(advice)
-    assert lines[0] == "Asked for: mmlu at least 60.0 %."
+    assert lines[0] == "Constraints: mmlu at least 60.0 %."
     assert lines[1] == (
         "Pick: Tiny int8: time per output token 10.0 ms [9.50, 10.5]; the lowest time per output token measured among "
-        "the 2 of 3 variants that keep every constraint."
+        "the 2 of 3 variants that meet every constraint."
     )
     assert lines[2] == "Runner-up: Tiny fp16: time per output token 10.5 ms [10.0, 11.0]."
     share = f"{advice.pick.wins * 100:.3g} %" if advice.pick.wins else ""
@@ -906,7 +907,7 @@ def test_the_command_refuses_nonsense_with_2(
 def test_an_empty_folder_and_a_damaged_file(make_variant: MakeCell, tmp_path: Path) -> None:
     folder = tmp_path / "outputs"
     folder.mkdir()
-    with pytest.raises(UsageError, match="holds no measurement"):
+    with pytest.raises(UsageError, match="contains no measurements"):
         recommend_from(RecommendConfig(input_dir=folder))
     write(make_variant)
     damaged = folder / "Tiny" / "Tiny_fp16" / "broken.json"
@@ -951,11 +952,13 @@ def test_the_published_latency_claim_is_called_confounded(published_rows: list[V
     assert advice.pick is not None
     assert advice.pick.name == "Llama-3.2-3B-Instruct int4"  # per token; by amortised latency it was int8
     assert any(
-        "the shortest, 98.9 ms of Llama-3.2-3B-Instruct int8 (150 tokens per request), does not make it the fastest"
-        in text
+        "the shortest (98.9 ms, Llama-3.2-3B-Instruct int8, 150 tokens per request) is not evidence of speed" in text
         for text in advice.caveats
     )
-    assert "engine or hardware was not recorded: all variants were taken to be measured alike" in advice.caveats
+    assert (
+        "engine or hardware was not recorded: all variants are assumed to have been measured in the same way"
+        in advice.caveats
+    )
 
 
 def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_length(
@@ -965,7 +968,7 @@ def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_lengt
     assert advice.decisive is not None
     assert (advice.decisive.name, advice.decisive.key) == ("Llama-3.2-3B-Instruct int4", "energy_per_query_j")
     assert advice.decisive.change == pytest.approx(190.387 / 192.451 - 1, abs=1e-4)
-    assert "energy is per request, of unknown length: fewer joules may be fewer tokens" in advice.caveats
+    assert "energy is per request, and lengths are unknown: fewer joules may mean fewer tokens" in advice.caveats
 
 
 def test_a_published_size_that_cannot_be_is_pointed_out(published_rows: list[Variant]) -> None:

@@ -218,7 +218,7 @@ def test_one_variant_without_tasks_or_energy(make_variant: MakeCell) -> None:
     page = page_of([make_variant(energy=None)])
     for words in (
         "There are no findings", "1 variant of 1 model", "No accuracy task was measured",
-        "No variant besides baselines was measured", "No noise floor was measured", "The records have no notes",
+        "Only baselines were measured", "No noise floor was measured", "The records have no notes",
     ):  # fmt: skip
         assert words in page.text
     assert page.data["drops"]["rows"] == []
@@ -236,7 +236,7 @@ def test_a_variant_that_knows_almost_nothing(make_variant: MakeCell) -> None:
     assert list(chart["axes"]) == ["mean_peak_mem_mb"]
     assert (chart["x"], chart["y"]) == (None, "mean_peak_mem_mb")
     assert "A trade-off needs two metrics" in page.text
-    assert "The records do not contain where or how they were measured" in page.text
+    assert "The records do not state where or how they were measured" in page.text
 
 
 def test_only_the_tasks_asked_for_are_shown(make_variant: MakeCell) -> None:
@@ -326,7 +326,7 @@ def test_caveats_come_in_words_the_gravest_first(three: list[Variant]) -> None:
     assert tones == sorted(tones, key=("bad", "warn", "note").index)
     by_word = {caveat.kind.word: caveat for caveat in found}
     assert by_word["unreadable"].text == "a.json: skipped"
-    assert by_word["invalid"].text == "energy does not count: window of 1 s is under 2 s"
+    assert by_word["invalid"].text == "energy is not used: window of 1 s is under 2 s"
     assert by_word["confounded"].variants == ("Tiny int8",)
     assert "50.0 output tokens per request against 100.0" in by_word["confounded"].text
 
@@ -341,7 +341,7 @@ def test_an_inconclusive_drop_is_shown_with_the_items_it_needs(make_variant: Mak
         for precision, scores in (("fp16", first), ("int8", second))
     ])  # fmt: skip
     (found,) = (c for c in provenance.report_caveats(study, (), ()) if c.kind.word == "inconclusive")
-    assert found.text.startswith("quiz: 40 items cannot decide on a drop of 1 pp (drop +2.5 pp, ")
+    assert found.text.startswith("quiz: 40 items are too few to decide on a drop of 1 pp (drop +2.5 pp, ")
     assert re.search(r"needs about [\d,]+ items$", found.text)
     chart = charts.drops(study)
     (row,), (trace,) = chart["rows"], chart["figure"]["data"]
@@ -461,8 +461,8 @@ def test_the_frontier_is_shown_with_what_it_rests_on(three: list[Variant]) -> No
     (caveat,) = report_tables.standing_caveats(made)
     assert "50.0 to 100.0 output tokens per request: different work" in caveat
     page = Page(report_html(study, [made]))
-    assert "by the point values alone, as no interval is known" in page.text
-    assert "amortised latency, ms (less is better)" in page.text
+    assert "by the point values alone, because no intervals are known" in page.text
+    assert "amortised latency, ms (lower is better)" in page.text
 
 
 def test_a_frontier_over_several_settings_says_so(make_variant: MakeCell) -> None:
@@ -488,7 +488,7 @@ def test_a_frontier_of_two_metrics_joins_one_setting_and_leaves_out_different_wo
     assert "No frontier: mean_latency_s: 50.0 to 100.0 output tokens per request: different work." in notes
     assert "2 settings that are not compared with each other (speed: " in notes
     energy = chart["pairs"]["weights_gb|joules_per_output_token"]
-    assert "4 variants with both numbers; 1 without one of them is not drawn." in {
+    assert "4 variants with both metrics; 1 without one of them is not drawn." in {
         chart["notes"][n] for n in energy["notes"]
     }
 

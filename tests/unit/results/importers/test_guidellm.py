@@ -185,7 +185,7 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
     ("change", "words"),
     [
         (lambda c: c.pop("metadata"), "field 'metadata' is missing: a report of guidellm 0.3 or older"),
-        (lambda c: c["metadata"].update(version=3), "field 'metadata.version' is 3; known are 1, 2"),
+        (lambda c: c["metadata"].update(version=3), "field 'metadata.version' is 3, but only 1 and 2 are supported"),
         (lambda c: c["metadata"].pop("version"), "field 'metadata.version' is missing"),
         (lambda c: c.update(benchmarks=[]), "field 'benchmarks' is empty"),
         (lambda c: c["benchmarks"][0].pop("config"), "field 'benchmarks[0].config.strategy' is missing"),

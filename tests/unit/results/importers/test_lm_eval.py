@@ -273,7 +273,7 @@ def test_a_share_is_no_number_of_items(changed: Callable[..., Path]) -> None:
         (lambda c: c.pop("config"), "'config' is missing"),
         (lambda c: c.pop("versions"), "'versions' is missing"),
         (lambda c: c["results"].update(demo_mmlu=[1]), "'results.demo_mmlu' is a list, not an object"),
-        (lambda c: c["config"].update(model_args=7), "'config.model_args' is 7, not a text"),
+        (lambda c: c["config"].update(model_args=7), "'config.model_args' is 7, not a string"),
     ],
 )
 def test_newer_and_damaged_files_are_named_with_the_field(

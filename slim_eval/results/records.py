@@ -30,7 +30,7 @@ class Metadata(_Model):
     schema_version: int = 0  # 0: a file published before slim-eval had a schema
     benchmark: str | None = None  # what measured it; records before 0.3 leave it to their file name
     model: str
-    base_model: str | None = None  # what the model was made from; None where it is its own
+    base_model: str | None = None  # what the model was made from; None if it is its own
     precision: str  # name of the scheme
     baseline: str | None = None  # name of the scheme that this variant is compared with; None: the default one
     quantization_scheme: str | None = None

@@ -90,7 +90,7 @@ def _same_folder(a: str, b: str) -> bool:
 
 
 def _owner(directory: Path) -> str | None:
-    """The model whose results stand in a folder; None where it holds no readable record."""
+    """The model whose results are in a folder; None if the folder has no readable record."""
     for path in sorted(directory.glob("*/*.json")):
         try:
             content = _read_json(path)
@@ -148,7 +148,7 @@ def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
 
 
 def read_noise(model_directory: Path) -> NoiseRecord | None:
-    """A model's noise floor; None where none was measured.
+    """A model's noise floor; None if none was measured.
 
     Raises:
         ResultFileError: The file is damaged.
@@ -178,7 +178,7 @@ def has_samples(directory: Path, name: str) -> bool:
 
 
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The raw samples of a record, one dict a sample; empty where none were kept.
+    """The raw samples of a record, one dict per sample; empty if none were kept.
 
     Raises:
         ResultFileError: They are damaged, or beyond a limit of `safe_json`.
@@ -302,7 +302,7 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
-    """The variant in one folder, of its records only those named; None where it holds none of them."""
+    """The variant in one folder, with only the named records; None if it has none of them."""
     variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
     if variant is None or not names:
         return None

@@ -46,8 +46,8 @@ class MetricComparison:
     """One metric of two variants, in the units of its column.
 
     Attributes:
-        ratio: B / A; None where it would mean nothing.
-        interval: 95 % interval of the ratio, widened by the noise floor where one is known.
+        ratio: B / A; None if it would be meaningless.
+        interval: 95 % interval of the ratio, widened by the noise floor if one is known.
         floor: That floor, a relative change.
         reason: Why the verdict could not be reached.
     """
@@ -65,7 +65,7 @@ class MetricComparison:
 
     @property
     def gain(self) -> float | None:
-        """The ratio turned so that above 1 is better: a speed-up; None where neither way is better."""
+        """The ratio turned so that above 1 is better: a speed-up; None if neither direction is better."""
         if not self.ratio or self.metric.better is None:
             return None
         return 1 / self.ratio if self.metric.better == "lower" else self.ratio
@@ -134,7 +134,7 @@ def _compared(a: Variant, b: Variant, paired: Sequence[PairedTask], floor: Noise
 
 
 def _iterations(variant: Variant) -> list[list[Mapping[str, Any]]]:
-    """Samples of performance, a list an iteration; empty where none were kept."""
+    """Samples of performance, one list per iteration; empty if none were kept."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in read_samples(variant.directory, "performance") if variant.performance is not None else ():
         found.setdefault(str(row.get("iteration")), []).append(row)
@@ -213,7 +213,7 @@ class _Sides:
 
 
 def _clusters(iterations: Sequence[Sequence[Mapping[str, Any]]], metric: Metric) -> list[list[float]]:
-    """The values of a metric, a list an iteration; empty where one is missing. Wall time is one value an iteration."""
+    """The values of a metric, one list per iteration; empty if one is missing. Wall time is one value per iteration."""
     once = metric.sample == "wall_s"
     values = [[row.get(metric.sample or "") for row in (rows[:1] if once else rows)] for rows in iterations]
     if any(not isinstance(value, (int, float)) or not math.isfinite(value) for rows in values for value in rows):

@@ -36,7 +36,7 @@ def noise_floor(variant: Variant) -> NoiseRecord | None:
 
 
 def floor_of(noise: NoiseRecord | None, key: str) -> float | None:
-    """The floor of a metric, a relative change; None where none is known."""
+    """The floor of a metric, a relative change; None if none is known."""
     entry = None if noise is None else noise.metrics.get(key)
     return None if entry is None else entry.floor
 

@@ -32,7 +32,7 @@ def decisive_measurement(contest: Contest, ranking: Ranking, draws: Floats | Non
     Args:
         contest: The setting that gives the answer.
         ranking: Its ranking.
-        draws: Resamples, ``(draws, n, k)``; None where no uncertainty is known.
+        draws: Resamples, ``(draws, n, k)``; None if no uncertainty is known.
     """
     return (
         _constraint_not_measured(contest, ranking)

@@ -1,4 +1,4 @@
-"""What a record holds: one class a file, flat keys, units in their names.
+"""The content of records: one class per file, flat keys, units in their names.
 
 Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results stand in one
 table. A metric that was not measured is ``None``, never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB

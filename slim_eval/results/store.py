@@ -163,7 +163,7 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
 
 
 def record_path(directory: Path, name: str) -> Path:
-    """Where the record of a stage stands in its variant's folder."""
+    """The path of a stage's record in its variant's folder."""
     return directory / f"{slug(name)}.json"
 
 
@@ -234,7 +234,7 @@ _UNREADABLE = "measure the variant again, or remove the file"
 
 
 def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type[ErrorRecord]:
-    """The class of a file: what the record says that its benchmark is, else by the file's name, else a task."""
+    """The class of a file: by the record's own benchmark, else by the file's name, else a task."""
     if path.name.endswith(_ERROR_SUFFIX):
         return ErrorRecord
     benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
@@ -264,7 +264,7 @@ _PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
 def find_results(root: Path) -> Results:
     """Every variant at any depth below `root`; an unreadable file becomes a problem, the rest is still read.
 
-    A folder is a variant if it holds a readable record. Variants come sorted by model and then precision, fp16 first.
+    A folder is a variant if it has a readable record. Variants come sorted by model and then precision, fp16 first.
     """
     variants: dict[Path, list[Record | ErrorRecord]] = {}
     problems: list[str] = []
@@ -283,7 +283,7 @@ def find_results(root: Path) -> Results:
 
 
 def clear_leftovers(directory: Path) -> None:
-    """Remove what processes that were killed left half-written in a variant's folder; only for who holds it."""
+    """Remove half-written files of killed processes from a variant's folder; call it only with the folder locked."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

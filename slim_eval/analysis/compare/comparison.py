@@ -1,6 +1,6 @@
-"""Two variants beside each other: every metric with interval, ratio and verdict, and every task item by item.
+"""Two variants side by side: every metric with interval, ratio and verdict, and every task item by item.
 
-The second variant, B, is give_verdicts against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
+The second variant, B, is judged against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
 iterations of both runs (`stats.bootstrap_ratio`) or, if only intervals were recorded, from those.
 """
 
@@ -226,7 +226,7 @@ def _mean(clusters: Sequence[Sequence[float]]) -> float:
 
 
 def _judge(metric: Metric, interval: Interval | None, floor: float | None) -> Verdict:
-    """What an interval of B / A says; a difference that the noise floor explains is none."""
+    """The verdict for an interval of B / A; differences within the noise floor do not count."""
     if interval is None:
         return Verdict.NO_INTERVAL
     if metric.exact and interval == (1.0, 1.0):

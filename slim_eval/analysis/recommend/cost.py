@@ -82,7 +82,7 @@ def money_per_correct_answer(
     prices: Prices,
     gpus: float = 1,
 ) -> float | None:
-    """Money that goes into one correct answer; `joules_per_correct_answer` says what such a number is worth.
+    """Money per correct answer; see `joules_per_correct_answer` for its limits.
 
     Args:
         seconds_per_request: Amortised: wall time of a batch over its requests, so that no second is paid twice.

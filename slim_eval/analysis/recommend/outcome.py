@@ -1,4 +1,4 @@
-"""The outcome of a recommendation: plain data, and the same as JSON. Its words: `wording`."""
+"""The outcome of a recommendation: plain data, and the same as JSON; `wording` has the sentences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slim_eval.results.variants import Variant
 
 
 class CheckState(Enum):
-    """Whether a variant keeps a constraint, by the 95 % interval of its value."""
+    """Whether a variant meets a constraint, by the 95 % interval of its value."""
 
     SATISFIED = "satisfied"
     VIOLATED = "violated"
@@ -56,7 +56,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant, and how it stands.
+    """A variant and its place in the ranking.
 
     Attributes:
         place: Its place in the study.
@@ -108,7 +108,7 @@ class Ranking:
         objectives: The columns that stand for the goal here.
         candidates: Those in the running, best first, then the others.
         resamples: Number of resamples; None if no uncertainty is known.
-        unfulfilled: Share of the resamples in which none keeps every constraint.
+        unfulfilled: Share of the resamples in which no variant meets every constraint.
     """
 
     setting: str

@@ -84,7 +84,7 @@ class Table:
         return next(index for index, found in enumerate(self.metrics) if found.key == metric.key)
 
     def draws(self, count: int, seed: int) -> Floats:
-        """The measured values drawn anew from their intervals, ``(count, n, k)``."""
+        """The measured values redrawn from their intervals, ``(count, n, k)``."""
         least = np.where(self.values > 0, _LEAST * self.values, -np.inf)
         tasks = np.array([metric.basis is Basis.TASK for metric in self.metrics], dtype=np.bool_)
         most = np.where(tasks & (self.values <= 1), 1.0, np.inf)  # a task above 1 is a score, not a share
@@ -236,7 +236,7 @@ class Contest:
         return result
 
     def winners(self, draws: Floats, running: Sequence[int]) -> Bools:
-        """Who is best of those that keep every constraint, ``(draws, running)``: several at a tie, or none."""
+        """Who is best of those that meet every constraint, ``(draws, running)``: several at a tie, or none."""
         numbers, chosen = self.numbers(draws), list(running)
         kept = self.kept(numbers)[:, chosen]
         scores = np.where(kept, self.scores(numbers)[:, chosen], -np.inf)
@@ -283,7 +283,7 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
 
     Returns:
         Groups by their names (see `comparability.comparable_groups`), in the order of their first variants, as places.
-        Variants that have none of the metrics are in the first: whatever is ranked, they lack it.
+        Variants with none of the metrics are in the first group.
     """
     ranked = [objective.metric for part in plan.goal.parts for objective in part]
     ranked += [constraint.metric for constraint in plan.constraints if constraint.metric is OF_BEST]

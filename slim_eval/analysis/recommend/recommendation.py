@@ -172,7 +172,7 @@ def _unequal_work(objective: Objective, table: Table, members: Sequence[int]) ->
 
 
 def _rank(contest: Contest, setting: str, draws: int, seed: int) -> _Ranked:
-    """Rank the configurations of a setting, and draw them anew where uncertainties are known."""
+    """Rank the variants of a setting, and resample them if uncertainties are known."""
     table, point = contest.table, contest.numbers(contest.point)
     made = table.draws(affordable_draws(table.values.shape, draws), seed)
     drawn = contest.numbers(made)

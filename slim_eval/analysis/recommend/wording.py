@@ -17,7 +17,7 @@ from slim_eval.metrics import Metric
 from slim_eval.utils import number, wrapped_name
 
 _ABSENT = "-"
-_Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with a variant for each variant
+_Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with one text per variant
 
 
 def renderable(found: Recommendation) -> RenderableType:

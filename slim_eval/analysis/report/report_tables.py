@@ -263,7 +263,7 @@ def standing_caveats(found: Frontier) -> list[str]:
 
 
 def by_points(found: Frontier) -> bool:
-    """Whether no interval is known, so that a frontier rests on the point values alone."""
+    """Whether no interval is known, so that a frontier uses point values only."""
     return all(standing.verdict is None or standing.verdict.probability is None for standing in found.standings)
 
 

@@ -105,7 +105,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     """Compare pairs of variants that are shown together: p-values of all their tasks are corrected for each other.
 
     Args:
-        pairs: What is compared with, e.g. the 16-bit variant, and what is give_verdicts.
+        pairs: The reference, e.g. the 16-bit variant, and the variant that is judged.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Raises:

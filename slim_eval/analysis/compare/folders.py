@@ -121,9 +121,7 @@ def _partner(variant: Variant, a_variants: Sequence[Variant], b_variants: Sequen
         rivals = [other for other in b_variants if key(other) == key(variant)]
         if len(found) > 1 or (found and len(rivals) > 1):
             several = ", ".join(str(other.directory) for other in (found if len(found) > 1 else rivals))
-            raise UsageError(
-                f"several variants are {_name(variant)}: {several}", "compare two of the folders that hold one"
-            )
+            raise UsageError(f"several variants are {_name(variant)}: {several}", "compare two of these folders")
         if found:
             return found[0]
     return None

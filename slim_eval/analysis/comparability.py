@@ -253,7 +253,7 @@ def _output_tokens(metric: Metric, variant: Variant) -> float | None:
     return variant.tokens_per_request
 
 
-#: What a number's group is told apart by: (where it comes from, the setting) -> value.
+#: What distinguishes a number's group: (origin, setting) -> value.
 _Facts = dict[tuple[str, Setting], Any]
 _MEAN_TASKS = Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None)
 _ALWAYS_SAID = ("engine", "hardware", "kernels")

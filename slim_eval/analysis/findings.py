@@ -240,8 +240,8 @@ def _capped(sentences: Sequence[str], things: str) -> list[str]:
 _VERDICTS = {EQUIVALENT: "equivalent", DEGRADED: "degraded", UNDERPOWERED: "inconclusive"}
 #: The number, its words for a range over variants, how it is written, and what would be no change.
 _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | None], ...] = (
-    (lambda impact: impact.speedups.get("tpot_speedup"), "speed by TPOT {} of the baseline", "{:.2f}x", 1.0),
-    (lambda impact: impact.speedups.get("per_token_speedup"), "throughput {} of the baseline", "{:.2f}x", 1.0),
+    (lambda impact: impact.speedups.get("tpot_speedup"), "TPOT speed-up {}", "{:.2f}x", 1.0),
+    (lambda impact: impact.speedups.get("per_token_speedup"), "throughput ratio {}", "{:.2f}x", 1.0),
     (lambda impact: impact.energy_reduction, "energy saved: {}", "{:.1f} %", 0.0),
     (lambda impact: _estimate(impact.size_ratio), "{} smaller on disk", "{:.2f}x", None),
 )
@@ -318,7 +318,7 @@ def _spread(
     low, middle, high = (form.format(value + 0.0) for value in (min(values), statistics.median(values), max(values)))
     words = words.format(low if low == high else f"{low} to {high} (median {middle})")
     if read(found[0][0]) is found[0][0].energy_reduction and any(i.energy_basis != BASIS_PER_TOKEN for i, _ in found):
-        words += " (whole runs whose output lengths are unknown)"
+        words += ", over whole runs with unknown output lengths"
     if neutral is not None:
         words += f"; {_confidence([estimate.interval for _, estimate in found], neutral)}"
     return f"{len(found)} of {len(chosen)} variants: {words}"
@@ -354,8 +354,8 @@ def _drops(chosen: Sequence[Impact], tasks: Sequence[str], pairs: Mapping[Path, 
 def _speed(study: Study, impact: Impact, lacking: _Lacking) -> list[str]:
     made: list[str] = []
     for name, metric, words in (
-        ("tpot_speedup", TPOT, "speed by TPOT {:.2f}x of the baseline"),
-        ("per_token_speedup", THROUGHPUT, "throughput {:.2f}x of the baseline"),
+        ("tpot_speedup", TPOT, "TPOT speed-up {:.2f}x"),
+        ("per_token_speedup", THROUGHPUT, "throughput ratio {:.2f}x"),
     ):
         found = impact.speedups.get(name)
         if found is not None and not made:

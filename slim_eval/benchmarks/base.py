@@ -176,7 +176,7 @@ class _Benchmarks(Registry[Benchmark[Any, Any]]):
         """
         if member.name != slug(member.name) or "." in member.name or member.name in RESERVED_FILES:
             raise ValueError(
-                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', and no name of another file"
+                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', and not the name of another file"
             )
         super().register(member)
         RECORD_CLASSES[member.name] = member.record

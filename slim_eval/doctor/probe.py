@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def versions(asked: dict[str, list[str]]) -> dict[str, str | None]:
-    """The modules that are there, each with name and version of its distribution; None where it has none."""
+    """The installed modules, each with the name and version of its distribution; None if it has none."""
     return {
         module: _distribution(names) for module, names in asked.items() if importlib.util.find_spec(module) is not None
     }

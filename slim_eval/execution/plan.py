@@ -234,7 +234,7 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
         raise UsageError(
             f"--quantized-models-dir {folder}: {free / GIB:.2f} GiB are free; the checkpoints to be made take more "
             f"than {needed / GIB:.2f} GiB",
-            "free some space, or name a folder on another disk",
+            "free some space, or choose a folder on another disk",
         )
 
 

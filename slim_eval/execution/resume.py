@@ -122,7 +122,7 @@ def _flaw(variant: PlannedVariant, stage: str, record: Record) -> str:
     """Why a record is not a complete result; empty if it is one."""
     benchmark = variant.benchmarks[stage]
     if not isinstance(record, benchmark.record):
-        return "its record is of another benchmark"
+        return "its record is from another benchmark"
     flaw = benchmark.flaw(record, variant.config)
     # Samples are only expected of records that this version wrote: those of other tools have none.
     expected = benchmark.keeps_samples and record.measured_with is not None

@@ -15,7 +15,7 @@ def reason(error: BaseException) -> str:
 
 
 def remedy(error: BaseException) -> str:
-    """What to do where a model could not be loaded."""
+    """The remedy if a model could not be loaded."""
     if "trust_remote_code" in str(error):
         return "--trust-remote-code runs the Python code that comes with it: read that first"
     return "check that transformers knows this architecture"

@@ -1,4 +1,4 @@
-"""What a record holds: one class a file, flat keys, units in their names.
+"""The content of records: one class per file, flat keys, units in their names.
 
 Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results stand in one
 table. A metric that was not measured is ``None``, never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB
@@ -31,7 +31,7 @@ class Metadata(_Model):
     benchmark: str | None = None  # what measured it; records before 0.3 leave it to their file name
     stage: str | None = None  # of a benchmark that makes several records; None for the others
     model: str
-    base_model: str | None = None  # what the model was made from; None where it is its own
+    base_model: str | None = None  # what the model was made from; None if it is its own
     precision: str  # name of the scheme
     baseline: str | None = None  # name of the scheme that this variant is compared with; None: the default one
     quantization_scheme: str | None = None

@@ -90,7 +90,7 @@ def _same_folder(a: str, b: str) -> bool:
 
 
 def _owner(directory: Path) -> str | None:
-    """The model whose results stand in a folder; None where it holds no readable record."""
+    """The model whose results are in a folder; None if the folder has no readable record."""
     for path in sorted(directory.glob("*/*.json")):
         try:
             content = _read_json(path)
@@ -148,7 +148,7 @@ def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
 
 
 def read_noise(model_directory: Path) -> NoiseRecord | None:
-    """A model's noise floor; None where none was measured.
+    """A model's noise floor; None if none was measured.
 
     Raises:
         ResultFileError: The file is damaged.
@@ -163,7 +163,7 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
 
 
 def record_path(directory: Path, name: str) -> Path:
-    """Where the record of a stage stands in its variant's folder."""
+    """The path of a stage's record in its variant's folder."""
     return directory / f"{slug(name)}.json"
 
 
@@ -178,7 +178,7 @@ def has_samples(directory: Path, name: str) -> bool:
 
 
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The raw samples of a record, one dict a sample; empty where none were kept.
+    """The raw samples of a record, one dict per sample; empty if none were kept.
 
     Raises:
         ResultFileError: They are damaged, or beyond a limit of `safe_json`.
@@ -234,7 +234,7 @@ _UNREADABLE = "measure the variant again, or remove the file"
 
 
 def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type[ErrorRecord]:
-    """The class of a file: what the record says that its benchmark is, else by the file's name, else a task."""
+    """The class of a file: by the record's own benchmark, else by the file's name, else a task."""
     if path.name.endswith(_ERROR_SUFFIX):
         return ErrorRecord
     benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
@@ -264,7 +264,7 @@ _PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
 def find_results(root: Path) -> Results:
     """Every variant at any depth below `root`; an unreadable file becomes a problem, the rest is still read.
 
-    A folder is a variant if it holds a readable record. Variants come sorted by model and then precision, fp16 first.
+    A folder is a variant if it has a readable record. Variants come sorted by model and then precision, fp16 first.
     """
     variants: dict[Path, list[Record | ErrorRecord]] = {}
     problems: list[str] = []
@@ -287,7 +287,7 @@ def find_results(root: Path) -> Results:
 
 
 def clear_leftovers(directory: Path) -> None:
-    """Remove what processes that were killed left half-written in a variant's folder; only for who holds it."""
+    """Remove half-written files of killed processes from a variant's folder; call it only with the folder locked."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -306,7 +306,7 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
-    """The variant in one folder, of its records only those named; None where it holds none of them."""
+    """The variant in one folder, with only the named records; None if it has none of them."""
     variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
     if variant is None or not names:
         return None

@@ -25,6 +25,8 @@ SLIPS = {
     r"\bmend(s|ed)?\b": "fix",
     r"\bas it stands\b": "as-is, unchanged",
     r"\bwhere there (is|are|was|were)\b": "if there is, without",
+    r"\b(None|NaN|empty) where\b": "None if",
+    r"\bkeeps? every (constraint|limit)\b": "meets every constraint",
     r"\bsurely\b": "certainly, beyond noise",
     r"\bwithout a word\b": "silently, before finishing",
     r"\bhow sure\b": "with what confidence",

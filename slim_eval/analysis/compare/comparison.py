@@ -1,4 +1,4 @@
-"""Two variants beside each other: every metric with interval, ratio and verdict, and every task item by item.
+"""Two variants side by side: every metric with interval, ratio and verdict, and every task item by item.
 
 The second variant, B, is judged against the first, A. A ratio is B / A; its 95 % interval comes from resampling the
 iterations of both runs (`stats.bootstrap_ratio`) or, if only intervals were recorded, from those.
@@ -46,8 +46,8 @@ class MetricComparison:
     """One metric of two variants, in the units of its column.
 
     Attributes:
-        ratio: B / A; None where it would mean nothing.
-        interval: 95 % interval of the ratio, widened by the noise floor where one is known.
+        ratio: B / A; None if it would be meaningless.
+        interval: 95 % interval of the ratio, widened by the noise floor if one is known.
         floor: That floor, a relative change.
         reason: Why the verdict could not be reached.
     """
@@ -65,7 +65,7 @@ class MetricComparison:
 
     @property
     def gain(self) -> float | None:
-        """The ratio turned so that above 1 is better: a speed-up; None where neither way is better."""
+        """The ratio turned so that above 1 is better: a speed-up; None if neither direction is better."""
         if not self.ratio or self.metric.better is None:
             return None
         return 1 / self.ratio if self.metric.better == "lower" else self.ratio
@@ -105,7 +105,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     """Compare pairs of variants that are shown together: p-values of all their tasks are corrected for each other.
 
     Args:
-        pairs: What is compared with, e.g. the 16-bit variant, and what is judged.
+        pairs: The reference, e.g. the 16-bit variant, and the variant that is judged.
         margin_pp: Drop in percentage points that still counts as equivalent.
 
     Raises:
@@ -134,7 +134,7 @@ def _compared(a: Variant, b: Variant, paired: Sequence[PairedTask], floor: Noise
 
 
 def _iterations(variant: Variant) -> list[list[Mapping[str, Any]]]:
-    """Samples of performance, a list an iteration; empty where none were kept."""
+    """Samples of performance, one list per iteration; empty if none were kept."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in read_samples(variant.directory, "performance") if variant.performance is not None else ():
         found.setdefault(str(row.get("iteration")), []).append(row)
@@ -214,7 +214,7 @@ class _Sides:
 
 
 def _clusters(iterations: Sequence[Sequence[Mapping[str, Any]]], metric: Metric) -> list[list[float]]:
-    """The values of a metric, a list an iteration; empty where one is missing. Wall time is one value an iteration."""
+    """The values of a metric, one list per iteration; empty if one is missing. Wall time is one value per iteration."""
     once = metric.sample == "wall_s"
     values = [[row.get(metric.sample or "") for row in (rows[:1] if once else rows)] for rows in iterations]
     if any(not isinstance(value, (int, float)) or not math.isfinite(value) for rows in values for value in rows):
@@ -227,7 +227,7 @@ def _mean(clusters: Sequence[Sequence[float]]) -> float:
 
 
 def _judge(metric: Metric, interval: Interval | None, floor: float | None) -> Verdict:
-    """What an interval of B / A says; a difference that the noise floor explains is none."""
+    """The verdict for an interval of B / A; differences within the noise floor do not count."""
     if interval is None:
         return Verdict.NO_INTERVAL
     if metric.exact and interval == (1.0, 1.0):

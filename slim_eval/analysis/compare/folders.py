@@ -36,11 +36,11 @@ class ComparisonReport:
     notes: tuple[str, ...]
 
     def raise_for_conditions(self) -> None:
-        """Raise where a condition holds, or cannot be decided.
+        """Raise if a condition is met or inconclusive.
 
         Raises:
-            GateFailedError: A condition holds beyond doubt.
-            GateUndecidedError: None holds beyond doubt, and one cannot be decided.
+            GateFailedError: The whole interval meets a condition.
+            GateUndecidedError: No condition is met, and one is inconclusive.
         """
         for decision, error in ((Decision.HOLDS, GateFailedError), (Decision.UNDECIDED, GateUndecidedError)):
             found = [outcome for outcome in self.outcomes if outcome.decision is decision]
@@ -54,7 +54,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
     A folder with a single variant is compared with the other folder's single variant, whatever their precisions.
 
     Raises:
-        UsageError: A folder is missing or holds no measurement, no variants match, nothing in them may be compared, or a
+        UsageError: A folder is missing or has no measurements, no variants match, nothing in them can be compared, or a
             condition is malformed.
         ResultFileError: A file of samples is damaged.
     """
@@ -115,15 +115,13 @@ def _match(
 
 
 def _partner(variant: Variant, a_variants: Sequence[Variant], b_variants: Sequence[Variant]) -> Variant | None:
-    """The variant of the same model and precision; by the model's short name where that says enough."""
+    """The variant of the same model and precision; by the model's short name if that is unique."""
     for key in (_key, _name):
         found = [other for other in a_variants if key(other) == key(variant)]
         rivals = [other for other in b_variants if key(other) == key(variant)]
         if len(found) > 1 or (found and len(rivals) > 1):
             several = ", ".join(str(other.directory) for other in (found if len(found) > 1 else rivals))
-            raise UsageError(
-                f"several variants are {_name(variant)}: {several}", "compare two of the folders that hold one"
-            )
+            raise UsageError(f"several variants are {_name(variant)}: {several}", "compare two of these folders")
         if found:
             return found[0]
     return None
@@ -134,7 +132,7 @@ def _key(variant: Variant) -> str:
 
 
 def _require_something(pairs: Sequence[VariantComparison]) -> None:
-    """Refuse where nothing at all may be compared, with the reasons."""
+    """Raise if nothing can be compared, with the reasons."""
     silent = {Verdict.NOT_COMPARABLE, Verdict.NOT_MEASURED}
     usable = any(made.verdict not in silent for pair in pairs for made in pair.metrics) or any(
         task.paired.refused is None for pair in pairs for task in pair.tasks

@@ -1,4 +1,4 @@
-"""`--fail-if`: conditions on a comparison that hold beyond doubt, do not hold, or cannot be decided.
+"""`--fail-if`: conditions on a comparison that are met, not met, or inconclusive.
 
 A condition is ``METRIC OPERATOR VALUE UNIT``:
 
@@ -7,8 +7,8 @@ A condition is ``METRIC OPERATOR VALUE UNIT``:
 - ``mmlu_drop>1pp``: B is more than 1 percentage point worse than A on the items of a task; ``%``: of A's accuracy;
 - ``mmlu_flips>5%``: more than 5 % of B's answers changed from right to wrong or back.
 
-It is decided by the 95 % interval: it holds if all of the interval fulfils it, does not hold if none of it does, and
-otherwise cannot be decided. What has no interval and is not exact cannot be decided at all.
+The 95 % interval decides: a condition is met if the whole interval fulfils it, not met if no part of it does, and
+otherwise inconclusive. A value that has no interval and is not exact is always inconclusive.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def speed_setting(variant: Variant, setting: Setting) -> Any:
 
 
 def floor_of(noise: NoiseRecord | None, key: str) -> float | None:
-    """The floor of a metric, a relative change; None where none is known."""
+    """The floor of a metric, a relative change; None if none is known."""
     entry = None if noise is None else noise.metrics.get(key)
     return None if entry is None else entry.floor
 

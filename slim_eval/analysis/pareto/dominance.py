@@ -196,7 +196,7 @@ def judge(
 
 
 def draws_from_intervals(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, draws: int, seed: int = 0) -> Floats:
-    """Draw measurements anew from their 95 % intervals.
+    """Redraw measurements from their 95 % intervals.
 
     Each half of a distribution is half a normal distribution, as wide as that side of the interval: its median is the
     value, and 2.5 % are below and above the ends. For a symmetric interval it is the normal distribution.

@@ -82,7 +82,7 @@ def money_per_correct_answer(
     prices: Prices,
     gpus: float = 1,
 ) -> float | None:
-    """Money that goes into one correct answer; `joules_per_correct_answer` says what such a number is worth.
+    """Money per correct answer; see `joules_per_correct_answer` for its limits.
 
     Args:
         seconds_per_request: Amortised: wall time of a batch over its requests, so that no second is paid twice.
@@ -92,14 +92,14 @@ def money_per_correct_answer(
         gpus: GPUs that share the model.
 
     Returns:
-        None where no price is given, a quantity that a price needs is not known, or no answer is correct.
+        None if no price is given, a quantity that a price needs is unknown, or no answer is correct.
     """
     total = _money(seconds_per_request, joules_per_request, prices, gpus)
     return None if total is None or not accuracy else total / accuracy
 
 
 def _money(seconds: _Number | None, joules: _Number | None, prices: Prices, gpus: _Number | float) -> _Number | None:
-    """What so many seconds on the GPUs and so many joules cost; None where a price lacks its quantity."""
+    """The cost of GPU seconds and joules; None if a price has no known quantity."""
     total: _Number | None = None
     for price, amount in (
         (prices.per_gpu_hour, None if seconds is None else seconds * (gpus / _SECONDS_AN_HOUR)),

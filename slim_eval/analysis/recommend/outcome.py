@@ -1,4 +1,4 @@
-"""The outcome of a recommendation: plain data, and the same as JSON. Its words: `wording`."""
+"""The outcome of a recommendation: plain data, and the same as JSON; `wording` has the sentences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slim_eval.results.variants import Variant
 
 
 class CheckState(Enum):
-    """Whether a variant keeps a constraint, by the 95 % interval of its value."""
+    """Whether a variant meets a constraint, by the 95 % interval of its value."""
 
     SATISFIED = "satisfied"
     VIOLATED = "violated"
@@ -37,7 +37,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Check:
-    """A constraint on a variant; `why` says what is missing where it was not measured."""
+    """A constraint on a variant; `why` names what is missing if it was not measured."""
 
     constraint: Constraint
     reading: Reading
@@ -47,7 +47,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Costs:
-    """See `cost`; None where a price or a quantity is missing."""
+    """See `cost`; None if a price or a quantity is missing."""
 
     money_per_million_tokens: float | None = None
     joules_per_correct_answer: float | None = None
@@ -56,7 +56,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant, and how it stands.
+    """A variant and its place in the ranking.
 
     Attributes:
         place: Its place in the study.
@@ -66,9 +66,9 @@ class Candidate:
             for an objective of one part, or where a part is missing.
         checks: One for each constraint.
         missing: The numbers that it does not have, in words.
-        recoveries: Task -> accuracy as a share of the fp16 accuracy of the same model, where it was asked for.
-        excluded: Why it is not in the running; None where it is.
-        wins: Share of the resamples that it wins; None where no uncertainty is known, or it is not in the running.
+        recoveries: Task -> accuracy as a share of the fp16 accuracy of the same model, if requested.
+        excluded: Why it is not in the running; None if it is.
+        wins: Share of the resamples that it wins; None if no uncertainty is known, or it is not in the running.
         costs: What its output costs.
     """
 
@@ -104,11 +104,11 @@ class Ranking:
     """The variants of one setting.
 
     Attributes:
-        setting: Engine, hardware and what else tells it from the other settings; ``all`` where nothing is known.
+        setting: Engine, hardware and other differences from the other settings; ``all`` if nothing is known.
         objectives: The columns that stand for the goal here.
         candidates: Those in the running, best first, then the others.
-        resamples: How many were drawn; None where no uncertainty is known.
-        unfulfilled: Share of the resamples in which none keeps every constraint.
+        resamples: Number of resamples; None if no uncertainty is known.
+        unfulfilled: Share of the resamples in which no variant meets every constraint.
     """
 
     setting: str
@@ -124,7 +124,7 @@ class Ranking:
 
     @property
     def pick(self) -> Candidate | None:
-        """The best of them; None where all are excluded."""
+        """The best of them; None if all are excluded."""
         return next(iter(self.running), None)
 
 
@@ -159,7 +159,7 @@ class Decisive:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """The variant that comes closest where none keeps every constraint, and the options that would let it in."""
+    """The closest variant if none meets every constraint, and the options that would admit it."""
 
     name: str
     options: tuple[str, ...]
@@ -176,8 +176,8 @@ class Recommendation:
         tasks: Tasks of the mean accuracy and the recovery.
         ranking: The setting that gives the answer.
         others: Rankings of the other settings; they are not compared with this one.
-        decisive: The one measurement that could change the answer; None where nothing would.
-        closest: Where nothing fits, what comes closest; None where something does, or nothing was measured completely.
+        decisive: The one measurement that could change the answer; None if none is known to.
+        closest: Where nothing fits, what comes closest; None if something does, or nothing was measured completely.
         caveats: What the numbers do not carry.
     """
 
@@ -202,7 +202,7 @@ class Recommendation:
 
     @property
     def confidence(self) -> float | None:
-        """Share of the resamples that the pick wins; None where no uncertainty is known."""
+        """Share of the resamples that the pick wins; None if no uncertainty is known."""
         return None if self.pick is None else self.pick.wins
 
     def raise_if_nothing_fits(self) -> None:

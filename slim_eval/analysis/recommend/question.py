@@ -1,4 +1,4 @@
-"""What is asked of a recommendation, in terms of metrics: presets, objectives by a word, constraints.
+"""The question to a recommendation, in terms of metrics: presets, named objectives, constraints.
 
 Presets:
 
@@ -76,7 +76,7 @@ class Goal:
     """What should be best.
 
     Attributes:
-        word: As asked for: a preset's word such as ``latency``, or a metric.
+        word: As requested: a preset's word such as ``latency``, or a metric.
         parts: One for each thing to weigh, all with the same weight; of each part the first objective that was measured
             counts.
         preset: The preset that it comes from.
@@ -89,13 +89,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A limit that a variant has to keep.
+    """A limit that a variant must meet.
 
     Attributes:
         option: The option that set it: ``--max-tpot-ms``, ``--min mmlu``.
-        metric: What is limited.
-        limit: In the unit of the metric's key.
-        at_most: Whether it is the most that is allowed; else the least.
+        metric: The limited metric.
+        limit: The limit, in the unit of the metric's key.
+        at_most: Whether it is a maximum; otherwise a minimum.
         scale: Factor from the key's unit to the option's.
     """
 
@@ -106,7 +106,7 @@ class Constraint:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        """In words: ``time per output token at most 20.0 ms``."""
+        """The limit in words: ``time per output token at most 20.0 ms``."""
         return f"{self.metric.title} at {'most' if self.at_most else 'least'} {self.metric.text(self.limit)}"
 
     def keeps(self, value: float) -> bool:
@@ -125,7 +125,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Plan:
-    """A goal, the constraints, and the tasks that a mean accuracy is over."""
+    """A goal, the constraints, and the tasks of the mean accuracy."""
 
     goal: Goal
     constraints: tuple[Constraint, ...]

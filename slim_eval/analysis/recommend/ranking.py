@@ -22,7 +22,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Basis, Metric
 from slim_eval.results.variants import Estimate, Interval, Variant
 
-#: Metrics by key, each ``(draws, variants)``, NaN where unknown.
+#: Metrics by key, each ``(draws, variants)``, NaN if unknown.
 Numbers = Mapping[str, Floats]
 
 # Times, rates, joules and shares are positive. A draw below this share of the value is moved up to it: only intervals
@@ -38,8 +38,8 @@ class Table:
         variants: With their mean accuracy.
         tasks: Tasks of the mean accuracy and the recovery.
         metrics: Measured metrics, k of them.
-        values: ``(n, k)``, NaN where not measured.
-        lows: Lower ends of the 95 % intervals, NaN where unknown.
+        values: ``(n, k)``, NaN if not measured.
+        lows: Lower ends of the 95 % intervals, NaN if unknown.
         highs: Upper ends, likewise.
         bases: For each variant, the place of its baseline: its own for a baseline, None if there is none to compare
             with.
@@ -84,7 +84,7 @@ class Table:
         return next(index for index, found in enumerate(self.metrics) if found.key == metric.key)
 
     def draws(self, count: int, seed: int) -> Floats:
-        """The measured values drawn anew from their intervals, ``(count, n, k)``."""
+        """The measured values redrawn from their intervals, ``(count, n, k)``."""
         least = np.where(self.values > 0, _LEAST * self.values, -np.inf)
         tasks = np.array([metric.basis is Basis.TASK for metric in self.metrics], dtype=np.bool_)
         most = np.where(tasks & (self.values <= 1), 1.0, np.inf)  # a task above 1 is a score, not a share
@@ -214,7 +214,7 @@ class Contest:
         return self.table.numbers(draws, self.members, self.metrics)
 
     def scores(self, numbers: Numbers) -> Floats:
-        """How good each variant is, ``(draws, n)``: more is better, minus infinity where a number is missing.
+        """How good each variant is, ``(draws, n)``: higher is better, minus infinity if a number is missing.
 
         One objective: its value, the sign turned if less is better. Several: the mean of their logarithms, likewise
         turned, which orders as the geometric mean of the ratios to any fixed values does.
@@ -228,7 +228,7 @@ class Contest:
         return np.where(np.isnan(score), -np.inf, score)
 
     def kept(self, numbers: Numbers) -> Bools:
-        """Whether each variant keeps every constraint, ``(draws, n)``; not where a number is missing."""
+        """Whether each variant meets every constraint, ``(draws, n)``; False if a number is missing."""
         result = np.ones(next(iter(numbers.values())).shape, dtype=np.bool_)
         for constraint in self.constraints:
             column = numbers[constraint.metric.key]  # a comparison with NaN is false
@@ -236,7 +236,7 @@ class Contest:
         return result
 
     def winners(self, draws: Floats, running: Sequence[int]) -> Bools:
-        """Who is best of those that keep every constraint, ``(draws, running)``: several at a tie, or none."""
+        """Who is best of those that meet every constraint, ``(draws, running)``: several at a tie, or none."""
         numbers, chosen = self.numbers(draws), list(running)
         kept = self.kept(numbers)[:, chosen]
         scores = np.where(kept, self.scores(numbers)[:, chosen], -np.inf)
@@ -283,7 +283,7 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
 
     Returns:
         Groups by their names (see `comparability.comparable_groups`), in the order of their first variants, as places.
-        Variants that have none of the metrics are in the first: whatever is ranked, they lack it.
+        Variants with none of the metrics are in the first group.
     """
     ranked = [objective.metric for part in plan.goal.parts for objective in part]
     ranked += [constraint.metric for constraint in plan.constraints if constraint.metric is OF_BEST]

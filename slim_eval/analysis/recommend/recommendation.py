@@ -140,7 +140,7 @@ def _with_mean_over(study: Study, tasks: Sequence[str]) -> Study:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """A setting with its ranking and the draws that it was ranked by; None where no uncertainty is known."""
+    """A setting with its ranking and the draws that it was ranked by; None if no uncertainty is known."""
 
     contest: Contest
     ranking: Ranking
@@ -172,7 +172,7 @@ def _unequal_work(objective: Objective, table: Table, members: Sequence[int]) ->
 
 
 def _rank(contest: Contest, setting: str, draws: int, seed: int) -> _Ranked:
-    """Rank the configurations of a setting, and draw them anew where uncertainties are known."""
+    """Rank the variants of a setting, and resample them if uncertainties are known."""
     table, point = contest.table, contest.numbers(contest.point)
     made = table.draws(affordable_draws(table.values.shape, draws), seed)
     drawn = contest.numbers(made)
@@ -277,7 +277,7 @@ def _costs(variant: Variant, prices: Prices) -> Costs:
 def _balanced(
     contest: Contest, candidates: dict[int, Candidate], running: Sequence[int], score: Floats, kept: Bools
 ) -> dict[int, Candidate]:
-    """The candidates in the running with their balance, where the objective has several parts."""
+    """The candidates in the running with their balance, if the objective has several parts."""
     if len(contest.objectives) < 2 or not running:
         return {}
     fair = [index for index in running if kept[index]] or list(running)

@@ -4,7 +4,7 @@ In this order:
 
 1. A constraint that was not measured, on a configuration that would win by the objective.
 2. The measured value whose uncertainty decides the winner of the largest share of the resamples: of those draws in
-   which the winner becomes another one as that value alone is held at what was measured.
+   which the winner changes if only that value is held at its measured value.
 3. An objective that was not measured, on a configuration that breaks no constraint.
 4. Of the values without an interval, the one whose smallest relative change would change the pick.
 """
@@ -32,7 +32,7 @@ def decisive_measurement(contest: Contest, ranking: Ranking, draws: Floats | Non
     Args:
         contest: The setting that gives the answer.
         ranking: Its ranking.
-        draws: Resamples, ``(draws, n, k)``; None where no uncertainty is known.
+        draws: Resamples, ``(draws, n, k)``; None if no uncertainty is known.
     """
     return (
         _constraint_not_measured(contest, ranking)

@@ -17,7 +17,8 @@ from slim_eval.metrics import Metric
 from slim_eval.utils import number, wrapped_name
 
 _ABSENT = "-"
-_Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with a variant for each variant
+_NOTHING_DECISIVE = "No single measurement is known to change this answer."
+_Columns = Sequence[tuple[str, Sequence[str]]]  # headers, with one text per variant
 
 
 def renderable(found: Recommendation) -> RenderableType:
@@ -39,8 +40,10 @@ def sentences(found: Recommendation) -> list[str]:
         lines = [_pick(found, pick), _runner_up(found), _confidence(found, pick)]
     if found.constraints:
         lines.insert(0, f"Constraints: {'; '.join(map(str, found.constraints))}.")
-    decisive = "no single measurement is known to." if found.decisive is None else found.decisive.text
-    return [*lines, *_ruled_out(found.ranking), f"What could change the answer: {decisive}"]
+    decisive = (
+        f"What could change the answer: {found.decisive.text}" if found.decisive is not None else _NOTHING_DECISIVE
+    )
+    return [*lines, *_ruled_out(found.ranking), decisive]
 
 
 def _aim(found: Recommendation) -> str:

@@ -263,7 +263,7 @@ def standing_caveats(found: Frontier) -> list[str]:
 
 
 def by_points(found: Frontier) -> bool:
-    """Whether no interval is known, so that a frontier rests on the point values alone."""
+    """Whether no interval is known, so that a frontier uses point values only."""
     return all(standing.verdict is None or standing.verdict.probability is None for standing in found.standings)
 
 
@@ -276,7 +276,7 @@ def _standing(study: Study, found: Frontier, standing: Standing) -> Field:
     if standing.verdict is None:
         return Field("not compared", title=standing.excluded or "", absent=True)
     probability, state = standing.verdict.probability, standing.verdict.state
-    title = "by the point values alone: no interval is known"
+    title = "by point values alone: no intervals are known"
     if probability is not None:
         title = f"probability of not being dominated: {probability:.2f}"
     order = {FrontierState.ON_FRONTIER: 0, FrontierState.DOMINATED: 2}.get(state, 1)

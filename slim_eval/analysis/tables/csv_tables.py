@@ -250,11 +250,11 @@ def pareto_table(frontiers: Sequence[Frontier]) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """CSV with a header, full precision, and nothing at all where a number is missing."""
+    """CSV with a header and full precision; missing numbers are empty."""
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _whole_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Counts as whole numbers even where one is missing, which pandas would show as 500.0."""
+    """Counts as whole numbers even if one is missing, which pandas would show as 500.0."""
     counts = [column for column in frame.columns if str(column).endswith(_COUNTS)]
     return frame.astype(dict.fromkeys(counts, "Int64"))

@@ -44,7 +44,7 @@ class _TableColumn:
 
 
 def _engine(variant: Variant) -> str:
-    """The engine; one that emulates quantized kernels says so beside its speeds."""
+    """The engine, marked if it emulates quantized kernels."""
     return f"{variant.engine or _ABSENT}{' (emulated)' if variant.kernels == 'emulated' else ''}"
 
 

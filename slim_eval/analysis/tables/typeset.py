@@ -75,7 +75,7 @@ def markdown_table(study: Study) -> str:
 
 
 def tex_escape(text: str) -> str:
-    """A text as LaTeX shows it, whatever it holds; see `latex_table` for characters that LaTeX does not know."""
+    """A text escaped for LaTeX, whatever it contains; see `latex_table` for characters that LaTeX does not know."""
     composed = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(map(_tex_character, composed)).replace("--", "-{}-").replace("--", "-{}-")
 

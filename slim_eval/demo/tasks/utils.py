@@ -1,4 +1,4 @@
-"""What lm-eval calls from the task files beside this one: the data, read from the folder where the package stands."""
+"""Functions that lm-eval calls from the task files beside this one: they read data from the package's folder."""
 
 from __future__ import annotations
 

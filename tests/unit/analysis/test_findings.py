@@ -51,7 +51,7 @@ def test_a_change_has_its_interval_and_its_verdict(make_variant: MakeCell) -> No
         ),
     ]  # fmt: skip
     text = against_fp16(variants, "Tiny int8")
-    assert "speed by TPOT 2.00x of the baseline (95 % interval 1.89 to 2.12x)" in text
+    assert "TPOT speed-up 2.00x (95 % interval 1.89 to 2.12x)" in text
     assert "50.0 % less energy per output token (95 % interval 47.7 to 52.2 %)" in text
     assert "2.00x smaller on disk" in text
     assert "quiz drops 5.5 pp (95 % interval 4.2 to 6.8 pp): degraded (margin 1 pp)" in text
@@ -81,7 +81,7 @@ def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCel
         make_variant(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": 0.4}),
     ]
     text = against_fp16(variants, "Tiny int8")
-    assert "speed by TPOT 2.00x of the baseline (no interval)" in text
+    assert "TPOT speed-up 2.00x (no interval)" in text
     assert "drops of mmlu 10.0 pp: without per-item outcomes, so this may be chance" in text
 
 
@@ -90,7 +90,7 @@ def test_a_latency_ratio_of_different_work_is_no_speed_up(make_variant: MakeCell
     short = lacking | {"mean_latency_s": 0.1, "output_tokens": 50.0}
     variants = [make_variant(performance=lacking), make_variant(precision="int8", performance=short)]
     text = against_fp16(variants, "Tiny int8")
-    assert "throughput 1.00x of the baseline" in text
+    assert "throughput ratio 1.00x" in text
     assert "the latency ratio 2.00x compares different work (50.0 output tokens per request against 100.0)" in text
     fastest, latency = said(variants, "Best by each measure")[:2]
     assert fastest.startswith("Fastest per output token: Tiny fp16, Tiny int8, 500 tokens/s output throughput")
@@ -113,8 +113,7 @@ def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_variant: 
         variants.append(make_variant(f"org/M{number}", "int8", performance=quick, tasks={"mmlu": 0.48, "arc": 0.5}))
     texts = said(variants, "Quantized against the baseline")
     assert texts[0] == (
-        "int8, 12 of 12 variants: speed by TPOT 1.00x to 2.10x (median 1.55x) of the baseline; no intervals, so this "
-        "may be chance."
+        "int8, 12 of 12 variants: TPOT speed-up 1.00x to 2.10x (median 1.55x); no intervals, so this may be chance."
     )
     assert "int8, 12 of 12 variants: 1.00x smaller on disk." in texts
     assert "drops of mmlu 2.0 pp, arc 0.0 pp, 12 of 12 variants: all without per-item outcomes" in texts[3]

@@ -385,7 +385,7 @@ def test_where_the_answer_is_beyond_doubt_nothing_could_change_it(make_variant: 
     advice = choose(two(make_variant, (0.010, 0.0001), (0.020, 0.0001)), objective="latency")
     assert advice.confidence == 1
     assert advice.decisive is None
-    assert sentences(advice)[-1] == "What could change the answer: no single measurement is known to."
+    assert sentences(advice)[-1] == "No single measurement is known to change this answer."
 
 
 def test_without_intervals_the_closest_call_is_the_one_measurement(rows: list[Variant]) -> None:

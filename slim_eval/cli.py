@@ -1,7 +1,7 @@
 """The command line: parse, make a config, make one call, show the result, return an exit code.
 
-Exit codes: 0 success, 1 a run that failed wholly or in part, 2 an invalid command, 3 a --fail-if condition is met, 4 one
-is inconclusive, 130 interrupted.
+Exit codes: 0 success, 1 a run that failed wholly or in part, 2 an invalid command, 3 a --fail-if condition is met, 4
+one is inconclusive, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All configuration: one frozen class per part, and the only place that defines defaults.
 
-Every field has its help text and, if the option's name differs from the field's, the option; every class names its panel
-of ``--help``. ``cli.py`` builds its options from here, so each default is written once.
+Every field has its help text and, if the option's name differs from the field's, the option; every class names its
+panel of ``--help``. ``cli.py`` builds its options from here, so each default is written once.
 """
 
 from __future__ import annotations
@@ -341,8 +341,8 @@ class CompareConfig(Config):
     b: Path = argument("Candidate, judged against A: likewise a variant's folder, or a folder of results.")
     fail_if: tuple[str, ...] = setting(
         (),
-        "Exit 3 if the whole 95 % interval meets this condition, 4 if the result is inconclusive, e.g. mmlu_drop>1pp or "
-        "tpot_s>5% (repeatable).",
+        "Exit 3 if the whole 95 % interval meets this condition, 4 if the result is inconclusive, e.g. mmlu_drop>1pp "
+        "or tpot_s>5% (repeatable).",
     )
     margin_pp: float = setting(
         1.0, "Drop in percentage points that still counts as equivalent.", flag="--margin", gt=0, le=100

@@ -138,8 +138,8 @@ E2E = _timing("e2e_latency_s", "E2E latency", "end-to-end latency", "e2e_s", per
 AMORTISED = _timing("latency_s", "amortised latency", "amortised latency", "wall_s", per_length=True)
 THROUGHPUT = METRICS.register(
     Metric(
-        "tokens_per_second", "throughput", "output throughput", "tokens/s", decimals=1, better="higher", sample="wall_s",
-        compared=True,
+        "tokens_per_second", "throughput", "output throughput", "tokens/s", decimals=1, better="higher",
+        sample="wall_s", compared=True,
     )
 )  # fmt: skip
 MBU = METRICS.register(

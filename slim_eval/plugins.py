@@ -1,7 +1,7 @@
 """Plugins: Python files that add members to the seams, from outside the package.
 
-A plugin is a Python file or an importable module named in ``SLIM_EVAL_PLUGINS`` (several are separated like the paths in
-``PATH``), or an entry point of the group ``slim_eval.plugins``. Importing it registers its members, for example by
+A plugin is a Python file or an importable module named in ``SLIM_EVAL_PLUGINS`` (several are separated like the paths
+in ``PATH``), or an entry point of the group ``slim_eval.plugins``. Importing it registers its members, for example by
 ``SCHEMES.register(Scheme(...))``. The command line, the Python API and every worker load plugins before anything else;
 workers inherit the variable, so that a member exists on both sides.
 """

@@ -55,7 +55,8 @@ class Kernel:
     Attributes:
         min_capability: Lowest CUDA compute capability; None for any.
         end_capability: First higher CUDA compute capability without a kernel; None for no end.
-        cpu_flag: Instruction set that the CPU kernel needs, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU.
+        cpu_flag: Instruction set that the CPU kernel needs, as ``/proc/cpuinfo`` names it: ``avx512f``; None for
+            any CPU.
     """
 
     min_capability: tuple[int, int] | None = None

@@ -298,7 +298,8 @@ def _overall(
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:
         parts.append(
-            f"the latency ratios of {listed(confounded)} compare different numbers of output tokens and are not speed-ups"
+            f"the latency ratios of {listed(confounded)} compare different numbers of output tokens and are not "
+            "speed-ups"
         )
     return [text for text in parts if text]
 
@@ -462,7 +463,10 @@ def _best(study: Study) -> list[str]:
     """
     made = [sentence for measure in _MEASURES for sentence in _best_by(measure, study)]
     known = any(v.interval(metric) for v in study.variants for measure in _MEASURES for metric in measure.metrics)
-    method = "Two numbers differ if the 95 % interval of their difference excludes 0; it does not include run-to-run variance."
+    method = (
+        "Two numbers differ if the 95 % interval of their difference excludes 0; it does not include run-to-run "
+        "variance."
+    )
     return [*made, method] if made and known else made
 
 

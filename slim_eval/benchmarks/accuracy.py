@@ -149,8 +149,8 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
     each time; the record's ``batch_size`` is the one that fitted.
 
     Every sample is one item: ``task`` (the subtask), ``doc_id``, ``doc_hash``, ``prompt_hash``, ``target_hash``,
-    ``target``, one key ``metric,filter`` per metric; for choices ``loglikelihoods`` in nats, one per choice; for generated
-    answers ``response`` and ``extracted``, the answer that each filter found.
+    ``target``, one key ``metric,filter`` per metric; for choices ``loglikelihoods`` in nats, one per choice; for
+    generated answers ``response`` and ``extracted``, the answer that each filter found.
 
     Args:
         engine: The loaded model.
@@ -192,7 +192,7 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
 def _run(
     engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: Progress, batch_size: int
 ) -> Measurement:
-    """The whole task at one batch size; its data and few-shot examples are drawn again, so that each try is the same."""
+    """The whole task at one batch size; data and few-shot examples are drawn again, so that each try is the same."""
     loaded = _load(task, config, seed)
     model = engine.lm_eval_model(batch_size)
     if config.apply_chat_template and not model.chat_template(True):

@@ -176,7 +176,8 @@ class _Benchmarks(Registry[Benchmark[Any, Any]]):
         """
         if member.name != slug(member.name) or "." in member.name or member.name in RESERVED_FILES:
             raise ValueError(
-                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', and not the name of another file"
+                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', "
+                "and not the name of another file"
             )
         super().register(member)
         RECORD_CLASSES[member.name] = member.record
@@ -286,7 +287,7 @@ def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_siz
 
 
 def workload_settings(config: RunConfig) -> dict[str, Any]:
-    """Settings of what each request is; a synthetic prompt depends on the seed, and generation is greedy, without one."""
+    """Settings of what each request is; a synthetic prompt depends on the seed, greedy generation does not."""
     part = config.performance
     if part.input_len is None:
         return {"prompt": part.prompt, "max_new_tokens": part.max_new_tokens}

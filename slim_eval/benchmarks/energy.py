@@ -8,7 +8,8 @@ a part of them::
 Both ends are boundaries between two iterations like those inside the window, delayed by no more than a reading of
 the counters. That makes the window steady: a GPU's power reading may be the mean of the last second and its counter may
 lag by 0.1 s, but what they cover at the opening is the same work, not loading or idling; and the end of all work comes
-after the closing. All requests of a batch have the same length, so no batch of the window ever runs half empty. The meter samples from before the lead-in until after the lead-out.
+after the closing. All requests of a batch have the same length, so no batch of the window ever runs half empty. The
+meter samples from before the lead-in until after the lead-out.
 
 A window that was disturbed has no energy: `valid` is false, `invalid_reasons` says why, and what was read (counter,
 integral, power, clocks) is kept as evidence.

@@ -1,8 +1,8 @@
 """The performance benchmark: latency, throughput and memory of equal work.
 
 Each request generates exactly ``max_new_tokens`` tokens, greedily and without cached prefixes, so that schemes do
-the same work. The measured loop contains nothing but the engine's own `generate` and a clock; all arithmetic comes after
-it, unless a target for the intervals requires some between two iterations.
+the same work. The measured loop contains nothing but the engine's own `generate` and a clock; all arithmetic comes
+after it, unless a target for the intervals requires some between two iterations.
 
 The unit of independence is the iteration: requests of one batch wait for each other, so intervals resample iterations,
 and the percentiles of the tail count iterations.

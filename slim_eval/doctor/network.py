@@ -1,4 +1,4 @@
-"""The network of a run: the model hub and Weights & Biases. Only whether tokens are set is reported, never their values.
+"""The network of a run: the model hub and Weights & Biases. Whether tokens are set is reported, never a value.
 
 The hub gets one short request. Neither the text of its answer nor an error that may quote a header is shown.
 """

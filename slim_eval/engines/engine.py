@@ -1,8 +1,8 @@
 """The seam between benchmarks and inference engines.
 
 An `EngineType` describes an engine: what it needs, what it can do, which schemes it serves here. It loads a checkpoint
-into an `Engine`, which is all that a benchmark sees of it. A further engine is one subclass of `EngineType` in one file,
-here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here imports an engine's packages.
+into an `Engine`, which is all that a benchmark sees of it. A further engine is one subclass of `EngineType` in one
+file, here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here imports an engine's packages.
 """
 
 from __future__ import annotations

@@ -244,8 +244,8 @@ class _TokenClock:
 def _plain_settings(model: Any, max_new_tokens: int, eos: list[int], pad_id: int) -> Iterator[None]:
     """Plain greedy generation, without the model's own generation settings such as a repetition penalty.
 
-    The model's settings are restored afterwards, for lm-eval. Without an end-of-sequence token `generate` runs to exactly
-    `max_new_tokens`.
+    The model's settings are restored afterwards, for lm-eval. Without an end-of-sequence token `generate` runs to
+    exactly `max_new_tokens`.
     """
     from transformers import GenerationConfig
 

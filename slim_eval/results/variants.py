@@ -120,7 +120,7 @@ class Variant:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether its model's other variants are compared with it: the baseline's scheme, on weights that are not quantized.
+        """Whether its model's other variants are compared with it: the baseline's scheme, on unquantized weights.
 
         A checkpoint that came quantized and was measured as-is is not a baseline, whatever its scheme is called.
         """

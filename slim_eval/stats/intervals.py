@@ -254,7 +254,8 @@ def _expanded(confidence: float, n: int) -> float:
     """The confidence level at which the intervals of n iterations have the given one.
 
     Instead of the normal quantile, ``sqrt(n / (n - 1))`` times that of t with n - 1 degrees of freedom (Hesterberg
-    2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386, "expanded percentile").
+    2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386, "expanded
+    percentile").
     """
     from scipy.special import ndtr, stdtrit
 

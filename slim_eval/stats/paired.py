@@ -171,8 +171,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> float | None:
     """Mean Kullback-Leibler divergence of the answers' distribution in run q from that in run p, in nats per item.
 
-    It detects changes that accuracy does not show (Dutta et al., arXiv 2407.09141). The distribution of an item is the softmax of
-    the log-likelihoods of its choices.
+    It detects changes that accuracy does not show (Dutta et al., arXiv 2407.09141). The distribution of an item is the
+    softmax of the log-likelihoods of its choices.
 
     Args:
         p: Log-likelihood of each choice of each item in the baseline, in nats.

@@ -14,8 +14,8 @@ import numpy as np
 class Summary:
     """Statistics of a sample in its unit; None if it is empty.
 
-    `count` leaves out missing values, `p95` and `p99` are as `percentile` defines them, and `std` is the sample standard
-    deviation (n - 1 in the denominator), None below two values.
+    `count` leaves out missing values, `p95` and `p99` are as `percentile` defines them, and `std` is the sample
+    standard deviation (n - 1 in the denominator), None below two values.
     """
 
     count: int

@@ -31,7 +31,7 @@ _Shape = tuple[str, re.Pattern[str]]
 
 
 def _shape(marker: str, rest: str, *, word: bool = False) -> _Shape:
-    """A marker that a text must contain for a pattern to be tried, and the pattern; `word`: only at the start of a word.
+    """A marker that a text must contain for a pattern to be tried, and the pattern; `word`: only where a word starts.
 
     In JSON a token may follow an escaped line break, whose last letter is not part of it.
     """

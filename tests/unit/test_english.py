@@ -1,4 +1,4 @@
-"""Texts that users read are plain technical English: the commonest slips stay out of strings, templates and documents."""
+"""Texts that users read are plain technical English: strings, templates and documents are free of the usual slips."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[2]
 #: What is wrong -> what to write. Matching ignores case; a space matches line breaks and indentation, too.
 SLIPS = {
     # "J an output token", "8 requests an iteration"
-    r"\b(tokens?|J|joules?|ms|requests?|lines?|objects?|rows?|records?|GB|GiB|items?|seconds?|samples?|process(es)?) an? "
-    r"(output token|token|request|second|line|item|iteration|benchmark|cell|variant|configuration|model|stage|task|run|row|"
+    r"\b(tokens?|J|joules?|ms|requests?|lines?|objects?|rows?|records?|GB|GiB|items?|seconds?|samples?|"
+    r"process(es)?) an? "
+    r"(output token|token|request|second|line|item|iteration|benchmark|cell|variant|configuration|model|stage|task|"
+    r"run|row|"
     r"file|side|subject|subtask|\(sub\)task)\b(?! (is|was|has|needs|takes|can|must)\b)": "per",
     r"\bgenerate an? request\b": "per",
     # "8 is no time"; "there is no GPU" is right

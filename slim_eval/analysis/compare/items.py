@@ -233,7 +233,7 @@ def _stands(directory: Path, record: PairedRecord) -> bool:
 
 
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
-    """Every quantized variant with its baseline and their shared tasks, judged together; pairs without one are left out.
+    """Every quantized variant with its baseline and their shared tasks, judged together; pairs without any left out.
 
     Args:
         variants: Variants of any models.

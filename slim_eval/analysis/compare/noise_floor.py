@@ -1,8 +1,8 @@
 """The noise floor: how much the numbers of one variant differ from run to run though nothing changed.
 
 A bootstrap over the iterations of one run cannot see what changes between runs: where memory was placed, how warm the
-device was, what else the machine did. Measuring the same variant again can: `comparison.noise_record` computes the floor,
-this module applies it.
+device was, what else the machine did. Measuring the same variant again can: `comparison.noise_record` computes the
+floor, this module applies it.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ NOT_COMPARED = (
     "not comparable: measured with different settings from the baseline, see not_comparable in quantization_impact.csv."
 )
 _RESERVES = (
-    "vLLM reserves a fixed share of the device for weights and KV cache: its peak does not show what quantization saves."
-    " The weights do."
+    "vLLM reserves a fixed share of the device for weights and KV cache: its peak does not show what quantization "
+    "saves. The weights do."
 )
 _AMORTISED = "Amortised latency: wall time of a batch / batch size, not per-request latency."
 

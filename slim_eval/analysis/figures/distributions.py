@@ -152,8 +152,8 @@ def _draw_distributions(title: str, study: Study) -> MplFigure | None:
     sampled = {bool(spread.samples) for panel in panels for spread in panel.spreads if spread}
     notes = ["On the right: the median. With fewer than 100 values, p99 is the maximum."]
     if True in sampled:
-        notes.insert(0, "Box: quartiles and median; line: 5th to 95th percentile (amortised latency: one value per batch;"
-                        " others: one per request).")  # fmt: skip
+        notes.insert(0, "Box: quartiles and median; line: 5th to 95th percentile (amortised latency: one value per "
+                        "batch; others: one per request).")  # fmt: skip
     if False in sampled:
         notes.append(f"{SUMMARY_SIGN} no samples were recorded: dashed from the median to p95.")
     handles = [

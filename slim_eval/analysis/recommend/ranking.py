@@ -244,7 +244,7 @@ class Contest:
         return np.asarray(kept & (scores == best) & (best > -np.inf))
 
     def relevant(self, running: Sequence[int], draws: Floats) -> list[int]:
-        """The variants on which the choice among some depends: themselves, their baselines, the most accurate in a draw.
+        """The variants on which the choice among some depends: they, their baselines, the most accurate in a draw.
 
         Args:
             running: Those that are chosen from.

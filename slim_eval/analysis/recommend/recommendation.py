@@ -5,9 +5,9 @@
     found = recommend(Study.of(variants), Question(preset="balanced", min_recovery=0.98))
 
 A variant is out if a requested number is missing, or if its whole 95 % interval is beyond a limit. An inconclusive one
-stays in. Among those whose values meet every constraint (if none does, among all that are in), the best by the objective
-is the pick. Variants measured in different settings are not ranked together: the setting with the most variants that are
-in gives the answer; the others have picks of their own.
+stays in. Among those whose values meet every constraint (if none does, among all that are in), the best by the
+objective is the pick. Variants measured in different settings are not ranked together: the setting with the most
+variants that are in gives the answer; the others have picks of their own.
 
 Confidence: every measured value is redrawn from its interval, and each draw is decided by the same rules. The
 confidence of the pick is the share of draws that it wins; draws in which nothing meets the constraints have no winner.

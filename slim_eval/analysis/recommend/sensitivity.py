@@ -57,7 +57,8 @@ def _constraint_not_measured(contest: Contest, ranking: Ranking) -> Decisive | N
         return None
     rival = max(rivals, key=lambda candidate: scores[candidate.place])
     missing = _unmeasured(rival)
-    what = f"{' and the '.join(check.reading.metric.title for check in missing)} of {rival.name} ({'; '.join(rival.missing)})"
+    titles = " and the ".join(check.reading.metric.title for check in missing)
+    what = f"{titles} of {rival.name} ({'; '.join(rival.missing)})"
     limits = " and ".join(str(check.constraint) for check in missing)
     text = f"Measure the {what}: with {_shown(rival)} it would be the pick if it has {limits}."
     return Decisive(rival.name, missing[0].reading.metric.key, Missing.MEASUREMENT, None, None, text)
@@ -86,8 +87,8 @@ def _too_uncertain(contest: Contest, ranking: Ranking, draws: Floats) -> Decisiv
     decided, index, metric = best
     name = small.table.variants[index].label
     text = (
-        f"Measure the {metric.title} of {name} more precisely, {_how(metric)}: its uncertainty alone decides the winner of "
-        f"{decided * 100:.2g} % of the resamples."
+        f"Measure the {metric.title} of {name} more precisely, {_how(metric)}: its uncertainty alone decides the "
+        f"winner of {decided * 100:.2g} % of the resamples."
     )
     return Decisive(name, metric.key, Missing.PRECISION, decided, None, text)
 

@@ -1,8 +1,9 @@
 """The charts of the report: Plotly figures, and for each pair of metrics the frontier and what may not be compared.
 
-The page has two charts. The trade-off shows any two metrics: the figure has one trace per precision and one per frontier,
-and `trade_off` adds the numbers of every metric and the frontier of every pair, so that the script only puts chosen
-numbers into traces. The drops have one row per variant and task. Colours of texts and grids come from `page.css`.
+The page has two charts. The trade-off shows any two metrics: the figure has one trace per precision and one per
+frontier, and `trade_off` adds the numbers of every metric and the frontier of every pair, so that the script only puts
+chosen numbers into traces. The drops have one row per variant and task. Colours of texts and grids come from
+`page.css`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class _Axis:
-    """A metric that an axis may show, with a value and interval per variant in the unit shown, and the caveats on it."""
+    """A metric that an axis may show: a value and interval per variant in the unit shown, and the caveats on it."""
 
     metric: Metric
     variants: Sequence[Variant]
@@ -246,7 +247,8 @@ class _Pairs:
             yield f"They were measured in {count} settings that are not compared with each other ({apart})."
         unknown = dict.fromkeys(
             axis.kind for axis in (a, b)
-            if axis.metric.basis not in (Basis.FILES, Basis.LOADED) and not any(self.groups[axis.settings_of][0].settings)
+            if axis.metric.basis not in (Basis.FILES, Basis.LOADED)
+            and not any(self.groups[axis.settings_of][0].settings)
         )  # fmt: skip
         if unknown and len(places) > 1:
             yield f"The settings of {' and '.join(unknown)} were not recorded, so comparability is unknown."
@@ -339,7 +341,7 @@ class PluginFigure:
 
 
 def plugin_figures(study: Study) -> list[PluginFigure]:
-    """The registered figures that have data; slim-eval's own ones are left out, as the charts above have their numbers."""
+    """The figures of plugins that have data; slim-eval's own are left out, as the charts above have their numbers."""
     made = []
     for figure in FIGURES.values():
         if not figure.in_report:
@@ -376,7 +378,7 @@ def _marker(colour: str, symbol: str) -> dict[str, Any]:
 
 
 def _layout(**changes: Any) -> Any:
-    """The layout of both charts; dark text on white is what an exported image has, on the page the style sheet rules."""
+    """The layout of both charts; an exported image has dark text on white, on the page the style sheet decides."""
     import plotly.graph_objects as go
 
     return go.Layout(

@@ -1,8 +1,8 @@
 """`report.html`: everything an analysis found, in one file that opens anywhere and makes no request.
 
 The same results make the same file, byte for byte. The scripts are part of the file and are named in its content
-security policy by their hashes, so that no other script can run. The page is redacted before they are inserted: a script
-must not be changed, whatever a token looks like. docs/decisions/020-report.md says why each library is embedded.
+security policy by their hashes, so that no other script can run. The page is redacted before they are inserted: a
+script must not be changed, whatever a token looks like. docs/decisions/020-report.md says why each library is embedded.
 """
 
 from __future__ import annotations

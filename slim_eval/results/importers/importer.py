@@ -205,8 +205,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 _EXPECTED = {
-    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "string_type": "a string",
-    "list_type": "a list", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
+    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number",
+    "string_type": "a string", "list_type": "a list", "dict_type": "an object",
+    "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
 
 

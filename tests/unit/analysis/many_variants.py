@@ -26,7 +26,7 @@ _FAMILIES = (
 
 
 def many_variants(make_variant: Callable[..., Variant], models: int, *, seed: int = 0) -> list[Variant]:
-    """Three variants a model. Of every seventh one something was not measured; one generated fewer tokens than asked."""
+    """Three variants per model; every seventh lacks a measurement, and one generated fewer tokens than asked."""
     random = np.random.default_rng(seed)
     variants = []
     for index in range(models):

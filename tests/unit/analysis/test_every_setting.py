@@ -1,4 +1,4 @@
-"""Every setting with every command: two records that differ in that setting alone are never ranked, averaged or drawn together.
+"""Every setting with every command: records that differ in it alone are never ranked, averaged or drawn together.
 
 A setting that is added to `comparability.SETTINGS` fails here until `CHANGES` says how a record differs in it, and then
 goes through every command by itself.
@@ -75,7 +75,8 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
     (Basis.LOADED, "kernels"): {"head": {"kernels": "emulated"}},
 }
 METRIC_OF: Mapping[Basis, Metric] = {
-    Basis.SPEED: TPOT, Basis.ENERGY: J_PER_TOKEN, Basis.TASK: task_metric("quiz"), Basis.LOADED: WEIGHTS, Basis.OWN: TOY,
+    Basis.SPEED: TPOT, Basis.ENERGY: J_PER_TOKEN, Basis.TASK: task_metric("quiz"),
+    Basis.LOADED: WEIGHTS, Basis.OWN: TOY,
 }  # fmt: skip
 EACH = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.basis.value}-{setting.name}")
 

@@ -44,7 +44,8 @@ def test_a_change_has_its_interval_and_its_verdict(make_variant: MakeCell) -> No
     joules = {"intervals": {"joules_per_output_token": (0.49, 0.51)}}
     less = {"joules_per_output_token": 0.25, "intervals": {"joules_per_output_token": (0.24, 0.26)}}
     variants = [
-        make_variant(performance=fast(0.004, 0.0001), energy=joules, tasks={"quiz": 0.7}, samples={"quiz": items(before)}),
+        make_variant(performance=fast(0.004, 0.0001), energy=joules, tasks={"quiz": 0.7},
+                     samples={"quiz": items(before)}),
         make_variant(
             precision="int8", performance=fast(0.002, 0.0001), energy=less, tasks={"quiz": 0.645},
             samples={"quiz": items(after)}, head={"model_size_gb": 2.0},

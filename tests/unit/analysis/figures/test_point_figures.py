@@ -103,7 +103,9 @@ def test_a_frontier_is_drawn_for_each_setting_and_named_by_what_differs(make_var
 def test_emulated_and_invalid_points_are_hollow_and_on_no_frontier(make_variant: Make) -> None:
     variants = [
         make_variant(tasks={"mmlu": 0.5}),
-        make_variant(precision="int8", performance={"tpot_s": 0.001}, tasks={"mmlu": 0.9}, head={"kernels": "emulated"}),
+        make_variant(
+            precision="int8", performance={"tpot_s": 0.001}, tasks={"mmlu": 0.9}, head={"kernels": "emulated"}
+        ),
         make_variant(precision="int4", energy={"joules_per_output_token": 0.01, "valid": False}, tasks={"mmlu": 0.9}),
     ]  # fmt: skip
     latency = draw("pareto_latency_accuracy", Study.of(variants[:2]))

@@ -398,7 +398,8 @@ def test_an_interval_of_a_variant_that_is_not_compared_does_not_count() -> None:
 @pytest.mark.parametrize(
     ("probability", "state"),
     [
-        (1.0, FrontierState.ON_FRONTIER), (0.95, FrontierState.ON_FRONTIER), (0.949, FrontierState.INCONCLUSIVE), (0.051, FrontierState.INCONCLUSIVE),
+        (1.0, FrontierState.ON_FRONTIER), (0.95, FrontierState.ON_FRONTIER), (0.949, FrontierState.INCONCLUSIVE),
+        (0.051, FrontierState.INCONCLUSIVE),
         (0.05, FrontierState.DOMINATED), (0.0, FrontierState.DOMINATED),
     ],
 )  # fmt: skip

@@ -246,8 +246,8 @@ def test_an_absent_constraint_of_a_rival_that_would_win_is_the_one_measurement(r
     assert advice.decisive is not None
     assert advice.decisive.lack is Missing.MEASUREMENT
     assert advice.decisive.text == (
-        "Measure the time to first token of Tiny int4 (not measured: ttft_s): with energy per output token 0.400 J/token "
-        "it would be the pick if it has time to first token at most 30.0 ms."
+        "Measure the time to first token of Tiny int4 (not measured: ttft_s): with energy per output token 0.400 "
+        "J/token it would be the pick if it has time to first token at most 30.0 ms."
     )
 
 

@@ -99,7 +99,8 @@ def test_a_name_with_brackets_is_shown_as_it_is(make_variant: Callable[..., Vari
 
 def test_the_table_needs_neither_pandas_nor_matplotlib() -> None:
     script = (
-        "import sys; import slim_eval.analysis; from slim_eval.analysis.study import Study; from slim_eval.analysis.tables import terminal; "
+        "import sys; import slim_eval.analysis; from slim_eval.analysis.study import Study; "
+        "from slim_eval.analysis.tables import terminal; "
         "terminal.comparison_table(Study.of([])); "
         "print([name for name in ('pandas', 'matplotlib', 'numpy', 'torch') if name in sys.modules])"
     )

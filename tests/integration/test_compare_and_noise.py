@@ -16,8 +16,8 @@ VERDICTS = {"equivalent", "degraded", "underpowered"}
 
 def test_the_limit_is_said_to_be_small_before_anything_runs(demo_run: Run) -> None:
     lines = demo_run.process.stderr.splitlines()
-    (said,) = [line for line in lines if "cannot be seen" in " ".join(line.split())]
-    assert "with 40 items a (sub)task, drops under about 18 points" in said
+    (said,) = [line for line in lines if "cannot be detected" in " ".join(line.split())]
+    assert "with 40 items per (sub)task, drops under about 18 points" in said
     assert lines.index(said) < next(number for number, line in enumerate(lines) if "demo fp16" in line)
 
 

@@ -157,9 +157,9 @@ def test_the_published_llama_is_confounded_and_faster_a_token(published: Path, c
 
 def test_the_seven_facts_about_the_published_files(published: Path) -> None:
     found = find_caveats(labelled(find_results(published).variants))
-    texts = {kind: [c.text for c in found if c.kind == kind] for kind in {c.kind for c in found}}
+    texts = {kind: [c.text for c in found if c.kind.name == kind] for kind in {c.kind.name for c in found}}
     (llama,) = [text for text in texts["length"] if "2.18x" in text]
-    assert llama.startswith("150.0 output tokens a request against 256.0")
+    assert llama.startswith("150.0 output tokens per request against 256.0")
     assert "per token it is 1.28x" in llama
     assert [text[-5:] for text in texts["length"]] == ["1.28x", "1.38x", "1.99x", "0.68x", "1.33x"]
     assert "batch wall time / batch size" in texts["amortised"][0]

@@ -130,7 +130,7 @@ def test_the_cache_is_used_only_for_what_was_asked(
     assert (found.path, found.record, found.reused) == (llama_int8.path, llama_int8.record, True)
     assert quantize(request_for(llama, root)).reused
     assert cached(request_for(llama, root, "int4")) is None
-    differences = "num_calibration_samples: cached 8, asked 4; seed: cached 0, asked 7"
+    differences = "num_calibration_samples: cached 8, requested 4; seed: cached 0, requested 7"
     with pytest.raises(UsageError, match=differences) as caught:
         quantize(request_for(llama, root, num_calibration_samples=4, seed=7))
     assert "--requantize" in caught.value.remedy

@@ -242,7 +242,7 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCe
     ]
     texts = said(variants, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
     assert texts[0] == "In no variant: end-to-end latency."
-    assert "time to first token, energy per output token, mmlu: not in B fp16." in texts
+    assert "time to first token, energy per output token, mmlu: missing in B fp16." in texts
     assert "Energy marked invalid in the record, and therefore not compared: A fp16." in texts
     assert texts[-1] == "2 more problems in complete_results.json."
     assert "Problem: file 0: broken." in texts

@@ -82,7 +82,7 @@ def test_nothing_listens(doctor: Doctor, deaf: str) -> None:
     examination = doctor(env=at(deaf))
     found = examination.find("Hub", "hub")
     assert found["state"] == "problem"
-    assert found["text"] == f"{deaf} cannot be reached ([Errno 111] Connection refused)"
+    assert found["text"] == f"{deaf} is unreachable ([Errno 111] Connection refused)"
     assert "HF_HUB_OFFLINE=1" in found["remedy"]
     assert examination.process.returncode == 1
 

@@ -97,12 +97,18 @@ def test_an_empty_cache_and_a_full_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, r"\(seed: cached 0, asked 5\)"),
-        ({"config": QuantizationConfig(num_calibration_samples=64)}, "num_calibration_samples: cached 512, asked 64"),
-        ({"config": QuantizationConfig(max_sequence_length=512)}, "max_sequence_length: cached 2048, asked 512"),
-        ({"config": QuantizationConfig(calibration_split="test")}, "calibration_split: cached train_sft, asked test"),
-        ({"config": QuantizationConfig(calibration_dataset="o/d")}, "calibration_dataset: cached Hug.*asked o/d"),
-        ({"source": HUB.model_copy(update={"revision": "beef"})}, "revision: cached c0ffee, asked beef"),
+        ({"seed": 5}, r"\(seed: cached 0, requested 5\)"),
+        (
+            {"config": QuantizationConfig(num_calibration_samples=64)},
+            "num_calibration_samples: cached 512, requested 64",
+        ),
+        ({"config": QuantizationConfig(max_sequence_length=512)}, "max_sequence_length: cached 2048, requested 512"),
+        (
+            {"config": QuantizationConfig(calibration_split="test")},
+            "calibration_split: cached train_sft, requested test",
+        ),
+        ({"config": QuantizationConfig(calibration_dataset="o/d")}, "calibration_dataset: cached Hug.*requested o/d"),
+        ({"source": HUB.model_copy(update={"revision": "beef"})}, "revision: cached c0ffee, requested beef"),
         ({"seed": 5, "config": QuantizationConfig(max_sequence_length=9)}, "max_sequence_length: .*; seed: "),
     ],
 )
@@ -127,7 +133,7 @@ def test_a_local_model_and_its_data_are_known_by_content(tmp_path: Path, monkeyp
     publish(asked(data))
     assert cached(asked(data.rename(tmp_path / "moved.jsonl"))) is not None
     (tmp_path / "moved.jsonl").write_text('{"text": "b"}\n')
-    with pytest.raises(UsageError, match=r"calibration_dataset: cached sha256:\w{12}…, asked sha256:"):
+    with pytest.raises(UsageError, match=r"calibration_dataset: cached sha256:\w{12}…, requested sha256:"):
         cached(asked(tmp_path / "moved.jsonl"))
     data.write_text('{"text": "a"}\n')
     write_safetensors(source / "model.safetensors", {"other": ("BF16", [4])})

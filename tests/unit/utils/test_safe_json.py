@@ -38,7 +38,7 @@ def test_documents_up_to_the_depth_are_read() -> None:
     assert safe_json.parse(deep(safe_json.MAX_DEPTH))
     assert safe_json.parse('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
     for text in (deep(safe_json.MAX_DEPTH + 1), NESTED, DEEP, DEEP + "]" * len(DEEP)):
-        with pytest.raises(LimitError, match="more than 100 deep"):
+        with pytest.raises(LimitError, match="more than 100 levels deep"):
             safe_json.parse(text)
 
 
@@ -46,12 +46,12 @@ def test_files_up_to_the_size_are_read(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x" * 10)
     assert safe_json.read_bytes(path, 10) == b"x" * 10
-    with pytest.raises(LimitError, match="more than the 9 bytes"):
+    with pytest.raises(LimitError, match="larger than the limit of 9 bytes"):
         safe_json.read_bytes(path, 9)
 
 
 def test_a_file_that_claims_no_size_is_not_read_without_end() -> None:
-    with pytest.raises(LimitError, match="more than the 1 MiB"):
+    with pytest.raises(LimitError, match="larger than the limit of 1 MiB"):
         safe_json.read_bytes(Path("/dev/zero"), 2**20)
 
 
@@ -64,9 +64,9 @@ def test_lines_are_those_of_the_stream(texts: list[str]) -> None:
 def test_lines_up_to_both_limits_are_read() -> None:
     content = b"12345\n1234\n"
     assert list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=11)) == ["12345\n", "1234\n"]
-    with pytest.raises(LimitError, match="line 1 is longer than the 5 bytes"):
+    with pytest.raises(LimitError, match="line 1 is longer than the limit of 5 bytes"):
         list(safe_json.lines(io.BytesIO(content), max_line_bytes=5, max_bytes=11))
-    with pytest.raises(LimitError, match="more than the 10 bytes"):
+    with pytest.raises(LimitError, match="larger than the limit of 10 bytes"):
         list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=10))
 
 
@@ -84,7 +84,7 @@ class Counted(io.BytesIO):
 
 def test_an_endless_line_is_not_read_to_its_end() -> None:
     stream = Counted()
-    with pytest.raises(LimitError, match="line 1 is longer than the 16 MiB"):
+    with pytest.raises(LimitError, match="line 1 is longer than the limit of 16 MiB"):
         list(safe_json.lines(stream))
     assert stream.taken == safe_json.MAX_LINE_BYTES + 1
 
@@ -96,7 +96,9 @@ def test_a_gzip_bomb_is_not_unpacked(make_variant: Callable[..., Variant]) -> No
         for _ in range(64):  # 64 MiB in one line
             stream.write(b" " * 2**20)
     assert path.stat().st_size < 2**20
-    with pytest.raises(ResultFileError, match=r"performance\.samples.*line 1 is longer than the 16 MiB") as failure:
+    with pytest.raises(
+        ResultFileError, match=r"performance\.samples.*line 1 is longer than the limit of 16 MiB"
+    ) as failure:
         read_samples(variant.directory, "performance")
     assert failure.value.remedy
 
@@ -105,7 +107,7 @@ def test_samples_have_a_limit_in_all(make_variant: Callable[..., Variant], monke
     variant = make_variant(samples={"performance": [{"a": "x" * 100}] * 200})
     assert len(read_samples(variant.directory, "performance")) == 200
     monkeypatch.setattr(safe_json, "MAX_LINES_BYTES", 10_000)
-    with pytest.raises(ResultFileError, match="more than the 10,000 bytes"):
+    with pytest.raises(ResultFileError, match="larger than the limit of 10,000 bytes"):
         read_samples(variant.directory, "performance")
 
 
@@ -130,7 +132,7 @@ def test_a_record_that_is_too_large_names_the_limit(
     path = variant.directory / "performance.json"
     with path.open("r+b") as stream:
         stream.truncate(safe_json.MAX_BYTES + 1)  # a hole: it takes no disk
-    with pytest.raises(ResultFileError, match=r"performance\.json.*more than the 64 MiB"):
+    with pytest.raises(ResultFileError, match=r"performance\.json.*larger than the limit of 64 MiB"):
         read_record(path)
 
 
@@ -153,12 +155,12 @@ def test_a_damaged_record_is_read_or_refused_in_words(tmp_path: Path, content: b
 def test_other_readers_refuse_depth_too(text: str, tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
     path = tmp_path / "foreign.json"
     path.write_text(text)
-    with pytest.raises(ResultFileError, match=r"foreign\.json.*100 deep"):
+    with pytest.raises(ResultFileError, match=r"foreign\.json.*100 levels deep"):
         _ = ForeignFile(path, ImportConfig(paths=(path,))).documents
-    with pytest.raises(ResultFileError, match=r"foreign\.json.*line 1.*100 deep"):
+    with pytest.raises(ResultFileError, match=r"foreign\.json.*line 1.*100 levels deep"):
         list(ForeignFile(path, ImportConfig(paths=(path,))).rows(dict[str, Any]))
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UsageError, match=r"config\.json.*100 deep"):
+    with pytest.raises(UsageError, match=r"config\.json.*100 levels deep"):
         models.describe_config(tmp_path)
     (tmp_path / cache.RECORD_FILE).write_text(text)
     with pytest.raises(QuantizationError, match=r"quantization\.json"):
@@ -170,7 +172,7 @@ def test_other_readers_refuse_depth_too(text: str, tmp_path: Path, make_variant:
     noise = tmp_path / "Tiny" / "Tiny_noise" / "noise.json"
     noise.parent.mkdir(parents=True)
     noise.write_text(text)
-    with pytest.raises(ResultFileError, match=r"noise\.json.*100 deep"):
+    with pytest.raises(ResultFileError, match=r"noise\.json.*100 levels deep"):
         read_noise(tmp_path / "Tiny")
     variants = [make_variant(precision=name, tasks={"quiz": 0.5}, samples={"quiz": ITEMS}) for name in ("fp16", "int8")]
     (variants[1].directory / "paired.json").write_text(text)
@@ -187,15 +189,15 @@ def test_lines_of_other_tools_have_limits(tmp_path: Path, monkeypatch: pytest.Mo
     file = ForeignFile(path, ImportConfig(paths=(path,)))
     assert len(list(file.rows(dict[str, Any]))) == 2
     monkeypatch.setattr(safe_json, "MAX_LINE_BYTES", 12)
-    with pytest.raises(ResultFileError, match=r"items\.jsonl.*line 2 is longer than the 12 bytes"):
+    with pytest.raises(ResultFileError, match=r"items\.jsonl.*line 2 is longer than the limit of 12 bytes"):
         list(ForeignFile(path, ImportConfig(paths=(path,))).rows(dict[str, Any]))
 
 
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [
-        (b'{"text": "a"}\n' + b"x" * 200, UsageError, r"data\.jsonl.*line 2 is longer than the 100 bytes"),
-        (b'{"text": "a"}\n' * 40, UsageError, r"data\.jsonl.*more than the 500 bytes"),
+        (b'{"text": "a"}\n' + b"x" * 200, UsageError, r"data\.jsonl.*line 2 is longer than the limit of 100 bytes"),
+        (b'{"text": "a"}\n' * 40, UsageError, r"data\.jsonl.*larger than the limit of 500 bytes"),
         (b'{"text": ' + b"[" * 80 + b"\n" * 2, QuantizationError, r"data\.jsonl, line 1: not JSON"),
         (b'{"text": "\xff"}\n', QuantizationError, r"data\.jsonl, line 1: not UTF-8"),
     ],
@@ -215,7 +217,7 @@ def test_local_calibration_data_has_limits(
 def test_calibration_rows_that_are_too_deep(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(f"{DEEP}\n")
-    with pytest.raises(UsageError, match=r"data\.jsonl.*100 deep"):
+    with pytest.raises(UsageError, match=r"data\.jsonl.*100 levels deep"):
         calibration.load_texts(QuantizationConfig(calibration_dataset=str(path)), None, 0)
 
 

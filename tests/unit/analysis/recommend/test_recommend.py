@@ -517,7 +517,7 @@ def test_throughput_stands_in_for_a_time_per_token_that_was_not_measured(make_va
     advice = choose(list(variants), objective="latency")
     assert advice.pick is not None
     assert advice.pick.variant.name == "B"
-    assert "time per output token was not measured: output throughput replaces it" in advice.caveats
+    assert "time per output token was not measured: output throughput was used instead" in advice.caveats
 
 
 # Equal work, equal settings
@@ -974,7 +974,7 @@ def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_lengt
 def test_a_published_size_that_cannot_be_is_pointed_out(published_rows: list[Variant]) -> None:
     caveats = choose(published_rows, preset="balanced").caveats
     (found,) = (text for text in caveats if "do not rely on" in text)
-    assert found.startswith("Qwen2.5-3B-Instruct int4 is recorded with 1.13 GiB on disk, but 4 bits per weight")
+    assert found.startswith("Qwen2.5-3B-Instruct int4 is recorded with 1.13 GiB on disk, but at 4 bits per weight")
 
 
 def test_a_limit_on_what_was_not_published_lets_nothing_pass(published_rows: list[Variant]) -> None:

@@ -50,9 +50,9 @@ def test_bytes_that_are_no_text_name_the_file(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, '{"a": 1}')
     monkeypatch.setattr(importer, "MAX_BYTES", 5)
-    with pytest.raises(ResultFileError, match="more than the 5 bytes"):
+    with pytest.raises(ResultFileError, match="larger than the limit of 5 bytes"):
         _ = foreign(path).documents
-    with pytest.raises(ResultFileError, match="more than the 5 bytes"):
+    with pytest.raises(ResultFileError, match="larger than the limit of 5 bytes"):
         list(foreign(path).rows(dict[str, Any]))
 
 

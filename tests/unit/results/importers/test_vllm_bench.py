@@ -66,7 +66,9 @@ def test_latency_without_its_arguments_asks_for_the_batch_size(data: Path, tmp_p
 
 def test_arguments_of_another_run_are_refused(changed: Callable[..., Path]) -> None:
     path = changed("vllm_latency.json", lambda c: c.update(latencies=[1.0, 2.0], avg_latency=1.5))
-    with pytest.raises(ResultFileError, match=r"pytorch\.json: field '\[0\]\.metric\.benchmark_values' is of another"):
+    with pytest.raises(
+        ResultFileError, match=r"pytorch\.json: field '\[0\]\.metric\.benchmark_values' is from a different run"
+    ):
         read(path)
 
 

@@ -91,7 +91,7 @@ class Metric:
         """Whether the energy benchmark measured it: it counts only if that record is valid."""
         return self.basis is Basis.ENERGY
 
-    def shown(self, value: float) -> float:
+    def in_unit(self, value: float) -> float:
         """A value in the displayed unit."""
         return value * self.scale
 
@@ -99,7 +99,7 @@ class Metric:
         """A value with three significant digits and its unit: ``12.3 ms``; a task's score above 1 is not a share."""
         if self.basis is Basis.TASK and self.scale == 100 and abs(value) > 1:
             return number(value)
-        return f"{number(self.shown(value))}{f' {self.unit}' if self.unit and unit else ''}"
+        return f"{number(self.in_unit(value))}{f' {self.unit}' if self.unit and unit else ''}"
 
 
 METRICS: Registry[Metric] = Registry("metric")

@@ -150,8 +150,8 @@ def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list
 
 def _draw(study: Study, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
     """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
+    from slim_eval.analysis.figures.drawing import write_figures
     from slim_eval.analysis.figures.figure import FIGURES
-    from slim_eval.analysis.figures.writing import write_figures
 
     folder = config.output_dir / "plots"
     try:

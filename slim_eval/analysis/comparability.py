@@ -391,11 +391,11 @@ def _alike(key: tuple[str, Setting], a: _Facts, b: _Facts) -> bool:
 
 
 def _text(group: _Facts, keys: Sequence[tuple[str, Setting]]) -> str:
-    said = (_said(key, group[key]) for key in keys if key in group)
+    said = (_value_text(key, group[key]) for key in keys if key in group)
     return ", ".join(dict.fromkeys(text for text in said if text))
 
 
-def _said(key: tuple[str, Setting], value: Any) -> str:
+def _value_text(key: tuple[str, Setting], value: Any) -> str:
     setting = key[1]
     if setting.name in ("engine", "hardware"):
         return "" if value is None else str(value)

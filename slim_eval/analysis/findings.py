@@ -248,7 +248,7 @@ _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | Non
 
 
 @dataclass(frozen=True)
-class _Lacking:
+class _Unmeasured:
     """What no variant of a scheme has, so that it is stated only once."""
 
     intervals: bool = False
@@ -265,11 +265,11 @@ def _impacts(study: Study) -> list[str]:
     for precision in in_order(impact.variant.precision for impact in study.impacts):
         chosen = [impact for impact in study.impacts if impact.variant.precision == precision]
         pairs = {i.variant.directory: {p.task: p for p in study.paired.get(i.variant.directory, ())} for i in chosen}
-        lacking = _Lacking()
+        lacking = _Unmeasured()
         if len(chosen) > 1:
             made += [f"{precision}, {text}." for text in _overall(chosen, study.tasks, pairs)]
             estimates = [read(impact) for impact in chosen for read, *_, neutral in _SPREADS if neutral is not None]
-            lacking = _Lacking(
+            lacking = _Unmeasured(
                 intervals=not any(estimate and estimate.interval for estimate in estimates),
                 verdicts=not any(pair.verdict for found in pairs.values() for pair in found.values()),
             )
@@ -352,7 +352,7 @@ def _drops(chosen: Sequence[Impact], tasks: Sequence[str], pairs: Mapping[Path, 
     return [f"drops of {', '.join(spans)}, {why}" for why, spans in reasons.items()]
 
 
-def _speed(study: Study, impact: Impact, lacking: _Lacking) -> list[str]:
+def _speed(study: Study, impact: Impact, lacking: _Unmeasured) -> list[str]:
     made: list[str] = []
     for name, metric, words in (
         ("tpot_speedup", TPOT, "TPOT speed-up {:.2f}x"),
@@ -377,7 +377,7 @@ def _speed(study: Study, impact: Impact, lacking: _Lacking) -> list[str]:
     return made
 
 
-def _energy(study: Study, impact: Impact, lacking: _Lacking) -> list[str]:
+def _energy(study: Study, impact: Impact, lacking: _Unmeasured) -> list[str]:
     saved = impact.energy_reduction
     if saved is None:
         return []
@@ -396,7 +396,7 @@ def _size(impact: Impact) -> list[str]:
     return [" and ".join(parts)] if parts else []
 
 
-def _accuracy(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], lacking: _Lacking) -> list[str]:
+def _accuracy(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], lacking: _Unmeasured) -> list[str]:
     judged, bare = [], []
     for task in study.tasks:
         pair = pairs.get(task)
@@ -418,7 +418,7 @@ def _verdict(pair: PairedTask) -> str:
     return f"{word} ({margin})"
 
 
-def _interval(found: Interval | None, unit: str, digits: int, lacking: _Lacking | None = None) -> str:
+def _interval(found: Interval | None, unit: str, digits: int, lacking: _Unmeasured | None = None) -> str:
     if found is None:
         return "" if lacking and lacking.intervals else " (no interval)"
     return f" (95 % interval {found[0]:.{digits}f} to {found[1]:.{digits}f}{unit})"

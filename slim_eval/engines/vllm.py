@@ -297,7 +297,7 @@ class VllmEngine:
         """lm-eval's own `VLLM` over this same `vllm.LLM`, restarted if it ran out of memory."""
         if self._ran_out:
             self._restart()
-        model = Guarded(self._loaded(), _failures(), self._stopped)
+        model = TranslatingLLM(self._loaded(), _failures(), self._stopped)
         with distribution_named_vllm(self.version):
             from lm_eval.models import vllm_causallms
 
@@ -381,7 +381,7 @@ def _set_defaults(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-class Guarded:
+class TranslatingLLM:
     """A `vllm.LLM` for lm-eval; exceptions from its `generate` are translated, everything else is passed on.
 
     Args:

@@ -1,1 +1,1 @@
-"""Figures of an analysis, as PNG and PDF: `figure` has the seam, `writing` writes all of them."""
+"""Figures of an analysis, as PNG and PDF: `figure` has the seam, `drawing` draws and writes all of them."""

@@ -437,7 +437,7 @@ def _draw_memory_parts(title: str, study: Study) -> MplFigure | None:
 
 def _memory_stack(study: Study, variant: Variant) -> Stack:
     loaded, cache, peak, disk = (
-        None if (value := variant.number(metric)) is None else metric.shown(value)
+        None if (value := variant.number(metric)) is None else metric.in_unit(value)
         for metric in (WEIGHTS, KV_CACHE, PEAK_MEMORY, DISK)
     )
     weights = disk if loaded is None else loaded

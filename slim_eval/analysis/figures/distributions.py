@@ -168,11 +168,11 @@ def _spread(timing: _Timing, variant: Variant, samples: Sequence[Sample]) -> Spr
     for index, sample in enumerate(samples):
         value = timing.sample(variant, sample)
         if value is not None:
-            found[sample.get("iteration") if timing.per_batch else index] = timing.metric.shown(value)
+            found[sample.get("iteration") if timing.per_batch else index] = timing.metric.in_unit(value)
     if found:
         return spread_of(list(found.values()))
     keys = (f"median_{timing.base}", timing.metric.key, f"p95_{timing.base}", f"p99_{timing.base}")
-    median, mean, p95, p99 = (None if (v := variant.number(key)) is None else timing.metric.shown(v) for key in keys)
+    median, mean, p95, p99 = (None if (v := variant.number(key)) is None else timing.metric.in_unit(v) for key in keys)
     return None if median is None else Spread(median, mean, p95, p99)
 
 

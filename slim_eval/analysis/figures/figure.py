@@ -43,7 +43,7 @@ class Figure:
     in_report: bool = True
 
 
-#: All figures, slim-eval's own ones once `figures.writing` is imported.
+#: All figures, slim-eval's own ones once `figures.drawing` is imported.
 FIGURES: Registry[Figure] = Registry("figure")
 
 

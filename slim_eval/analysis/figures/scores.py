@@ -200,7 +200,7 @@ def _draw_heatmap(title: str, study: Study) -> MplFigure | None:
         return None
     variants = by_name(study.variants)
     values = [
-        [math.nan if (v := variant.number(task)) is None else task.shown(v) for task in tasks] for variant in variants
+        [math.nan if (v := variant.number(task)) is None else task.in_unit(v) for task in tasks] for variant in variants
     ]
     columns = [f"{task.title}\n{lm_eval_metric(task, study).replace(',', ', ')}" for task in tasks]
     panel = _HeatPanel(title="Accuracy", hint="lighter is better", axis="% on each task, by the metric named",

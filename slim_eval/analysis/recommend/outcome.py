@@ -137,7 +137,7 @@ class Missing(Enum):
 
 
 @dataclass(frozen=True)
-class Decisive:
+class NextMeasurement:
     """The one measurement that could change the answer.
 
     Attributes:
@@ -176,7 +176,7 @@ class Recommendation:
         tasks: Tasks of the mean accuracy and the recovery.
         ranking: The setting that gives the answer.
         others: Rankings of the other settings; they are not compared with this one.
-        decisive: The one measurement that could change the answer; None if none is known to.
+        next_measurement: The one measurement that could change the answer; None if none is known to.
         closest: Where nothing fits, what comes closest; None if something does, or nothing was measured completely.
         caveats: What the numbers do not carry.
     """
@@ -186,7 +186,7 @@ class Recommendation:
     tasks: tuple[str, ...]
     ranking: Ranking
     others: tuple[Ranking, ...]
-    decisive: Decisive | None
+    next_measurement: NextMeasurement | None
     closest: Relaxation | None
     caveats: tuple[str, ...]
 
@@ -238,8 +238,8 @@ def to_json(found: Recommendation) -> str:
         "runner_up": _name_json(found.runner_up),
         "sureness": found.confidence,
         "decisive_measurement": None
-        if found.decisive is None
-        else {**asdict(found.decisive), "lack": found.decisive.lack.value},
+        if found.next_measurement is None
+        else {**asdict(found.next_measurement), "lack": found.next_measurement.lack.value},
         "closest": None if found.closest is None else asdict(found.closest),
         "caveats": list(found.caveats),
         **_ranking_json(found.ranking),

@@ -177,7 +177,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Contest:
+class ChoiceSet:
     """Variants of one setting, an objective of one or more parts, and constraints.
 
     Attributes:
@@ -227,7 +227,7 @@ class Contest:
         score = np.mean([sign * column for sign, column in zip(turned, columns, strict=True)], axis=0)
         return np.where(np.isnan(score), -np.inf, score)
 
-    def kept(self, numbers: Numbers) -> Bools:
+    def meets_constraints(self, numbers: Numbers) -> Bools:
         """Whether each variant meets every constraint, ``(draws, n)``; False if a number is missing."""
         result = np.ones(next(iter(numbers.values())).shape, dtype=np.bool_)
         for constraint in self.constraints:
@@ -238,7 +238,7 @@ class Contest:
     def winners(self, draws: Floats, running: Sequence[int]) -> Bools:
         """Who is best of those that meet every constraint, ``(draws, running)``: several at a tie, or none."""
         numbers, chosen = self.numbers(draws), list(running)
-        kept = self.kept(numbers)[:, chosen]
+        kept = self.meets_constraints(numbers)[:, chosen]
         scores = np.where(kept, self.scores(numbers)[:, chosen], -np.inf)
         best = scores.max(axis=1, keepdims=True, initial=-np.inf)
         return np.asarray(kept & (scores == best) & (best > -np.inf))
@@ -259,8 +259,8 @@ class Contest:
             found += [index for index in self.members if best[index]]
         return list(dict.fromkeys(found))
 
-    def subset(self, places: Sequence[int]) -> Contest:
-        """The same contest with some of the variants only, which keep their order and get new places."""
+    def subset(self, places: Sequence[int]) -> ChoiceSet:
+        """The same choice_set with some of the variants only, which keep their order and get new places."""
         members = set(self.members)
         kept = tuple(place for place, index in enumerate(places) if index in members)
         return replace(self, table=self.table.subset(places), members=kept)
@@ -287,7 +287,7 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
     """
     ranked = [objective.metric for part in plan.goal.parts for objective in part]
     ranked += [constraint.metric for constraint in plan.constraints if constraint.metric is OF_BEST]
-    keys = {part.key for metric in ranked for part in table.parts(metric) if not (part.exact or metric is RECOVERY)}
+    keys = {part.key for metric in ranked for part in table.parts(metric) if metric is not RECOVERY}
     groups = comparable_groups(table.variants, [metric for metric in table.metrics if metric.key in keys])
     found: dict[str, list[int]] = {name: [] for name in groups.names}
     for index, label in enumerate(groups.labels):

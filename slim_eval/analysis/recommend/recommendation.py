@@ -43,7 +43,7 @@ from slim_eval.analysis.recommend.outcome import (
 )
 from slim_eval.analysis.recommend.question import MEMORY, OF_BEST, RECOVERY, Constraint, Goal, plan_of
 from slim_eval.analysis.recommend.ranking import (
-    Contest,
+    ChoiceSet,
     Numbers,
     Table,
     estimate_of,
@@ -51,7 +51,7 @@ from slim_eval.analysis.recommend.ranking import (
     setting_groups,
     win_shares,
 )
-from slim_eval.analysis.recommend.sensitivity import decisive_measurement
+from slim_eval.analysis.recommend.sensitivity import find_next_measurement
 from slim_eval.analysis.study import Study
 from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import UsageError
@@ -116,9 +116,9 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     table = Table.of(chosen, plan, prices)
     ranked = []
     for setting, members in setting_groups(table, plan).items():
-        contest = Contest(table, tuple(members), _objectives(plan.goal, table, members), plan.constraints)
-        ranked.append(_rank(contest, setting, draws, seed))
-    ranked.sort(key=lambda one: (-len(one.ranking.running), -len(one.contest.members)))
+        choice_set = ChoiceSet(table, tuple(members), _objectives(plan.goal, table, members), plan.constraints)
+        ranked.append(_rank(choice_set, setting, draws, seed))
+    ranked.sort(key=lambda one: (-len(one.ranking.running), -len(one.choice_set.members)))
     first, rankings = ranked[0], [one.ranking for one in ranked]
     return Recommendation(
         goal=plan.goal,
@@ -126,7 +126,7 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
         tasks=table.tasks,
         ranking=first.ranking,
         others=tuple(rankings[1:]),
-        decisive=decisive_measurement(first.contest, first.ranking, first.draws),
+        next_measurement=find_next_measurement(first.choice_set, first.ranking, first.draws),
         closest=None if any(ranking.running for ranking in rankings) else _closest(rankings),
         caveats=tuple(_caveats(_Case(plan.goal, plan.constraints, rankings[0], tuple(rankings[1:]), prices, chosen))),
     )
@@ -142,7 +142,7 @@ def _with_mean_over(study: Study, tasks: Sequence[str]) -> Study:
 class _Ranked:
     """A setting with its ranking and the draws that it was ranked by; None if no uncertainty is known."""
 
-    contest: Contest
+    choice_set: ChoiceSet
     ranking: Ranking
     draws: Floats | None
 
@@ -171,42 +171,42 @@ def _unequal_work(objective: Objective, table: Table, members: Sequence[int]) ->
     return any(lengths_differ(variant, found[0]) for variant in found)
 
 
-def _rank(contest: Contest, setting: str, draws: int, seed: int) -> _Ranked:
+def _rank(choice_set: ChoiceSet, setting: str, draws: int, seed: int) -> _Ranked:
     """Rank the variants of a setting, and resample them if uncertainties are known."""
-    table, point = contest.table, contest.numbers(contest.point)
+    table, point = choice_set.table, choice_set.numbers(choice_set.point)
     made = table.draws(affordable_draws(table.values.shape, draws), seed)
-    drawn = contest.numbers(made)
-    candidates = {index: _candidate(contest, index, point, drawn) for index in contest.members}
+    drawn = choice_set.numbers(made)
+    candidates = {index: _candidate(choice_set, index, point, drawn) for index in choice_set.members}
     running = [index for index, candidate in candidates.items() if candidate.excluded is None]
-    score, kept = contest.scores(point)[0], contest.kept(point)[0]
+    score, kept = choice_set.scores(point)[0], choice_set.meets_constraints(point)[0]
     running.sort(key=lambda index: (not kept[index], -score[index]))
-    candidates |= _balanced(contest, candidates, running, score, kept)
-    out = [index for index in contest.members if index not in running]
+    candidates |= _balanced(choice_set, candidates, running, score, kept)
+    out = [index for index in choice_set.members if index not in running]
     wins, unfulfilled = None, None
-    uncertain = bool(running) and bool(contest.uncertain(contest.relevant(running, made)))
+    uncertain = bool(running) and bool(choice_set.uncertain(choice_set.relevant(running, made)))
     if uncertain:
-        winners = contest.winners(made, running)
+        winners = choice_set.winners(made, running)
         wins, unfulfilled = win_shares(winners), float(np.mean(~winners.any(axis=1)))
         candidates |= {i: replace(candidates[i], wins=float(w)) for i, w in zip(running, wins, strict=True)}
     ranking = Ranking(
         setting=setting,
-        objectives=contest.objectives,
+        objectives=choice_set.objectives,
         candidates=tuple(candidates[index] for index in (*running, *out)),
         resamples=len(made) if uncertain else None,
         unfulfilled=unfulfilled,
     )
-    return _Ranked(contest, ranking, made if uncertain else None)
+    return _Ranked(choice_set, ranking, made if uncertain else None)
 
 
-def _candidate(contest: Contest, index: int, point: Numbers, drawn: Numbers) -> Candidate:
-    table = contest.table
-    objectives = tuple(_reading(table, index, objective.metric, point, drawn) for objective in contest.objectives)
-    checks = tuple(_check(table, index, constraint, point, drawn) for constraint in contest.constraints)
-    found = (table.missing(index, objective.metric) for objective in contest.objectives)
+def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers) -> Candidate:
+    table = choice_set.table
+    objectives = tuple(_reading(table, index, objective.metric, point, drawn) for objective in choice_set.objectives)
+    checks = tuple(_check(table, index, constraint, point, drawn) for constraint in choice_set.constraints)
+    found = (table.missing(index, objective.metric) for objective in choice_set.objectives)
     lacks = tuple(dict.fromkeys(filter(None, (*found, *(check.why for check in checks)))))
     reasons = (*lacks, *filter(None, map(_breaks, checks)))
     base = table.bases[index]
-    recovered = any(constraint.metric is RECOVERY for constraint in contest.constraints)
+    recovered = any(constraint.metric is RECOVERY for constraint in choice_set.constraints)
     return Candidate(
         place=index,
         variant=table.variants[index],
@@ -275,14 +275,14 @@ def _costs(variant: Variant, prices: Prices) -> Costs:
 
 
 def _balanced(
-    contest: Contest, candidates: dict[int, Candidate], running: Sequence[int], score: Floats, kept: Bools
+    choice_set: ChoiceSet, candidates: dict[int, Candidate], running: Sequence[int], score: Floats, kept: Bools
 ) -> dict[int, Candidate]:
     """The candidates in the running with their balance, if the objective has several parts."""
-    if len(contest.objectives) < 2 or not running:
+    if len(choice_set.objectives) < 2 or not running:
         return {}
     fair = [index for index in running if kept[index]] or list(running)
     logs = []
-    for part, objective in enumerate(contest.objectives):
+    for part, objective in enumerate(choice_set.objectives):
         values = {index: candidates[index].objectives[part].value for index in fair}
         best = (max if objective.maximise else min)(value for value in values.values() if value is not None)
         if best <= 0:

@@ -41,7 +41,9 @@ def sentences(found: Recommendation) -> list[str]:
     if found.constraints:
         lines.insert(0, f"Constraints: {'; '.join(map(str, found.constraints))}.")
     decisive = (
-        f"What could change the answer: {found.decisive.text}" if found.decisive is not None else _NOTHING_DECISIVE
+        f"What could change the answer: {found.next_measurement.text}"
+        if found.next_measurement is not None
+        else _NOTHING_DECISIVE
     )
     return [*lines, *_ruled_out(found.ranking), decisive]
 

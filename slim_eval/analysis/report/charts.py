@@ -350,7 +350,7 @@ def plugin_figures(study: Study) -> list[PluginFigure]:
             chart = figure.chart(study)
             made += [] if chart is None else [PluginFigure(figure.title, json.loads(chart.to_json()), None)]
         else:
-            from slim_eval.analysis.figures.writing import png  # with matplotlib, which few reports need
+            from slim_eval.analysis.figures.drawing import png  # with matplotlib, which few reports need
 
             content = png(figure, study)
             if content is not None:

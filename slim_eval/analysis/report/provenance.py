@@ -259,7 +259,7 @@ def _floors(study: Study, record: NoiseRecord) -> Iterable[tuple[str, str, str]]
 
 def _runs(metric: Metric, values: Iterable[float | None]) -> str:
     return ", ".join(
-        "not measured" if value is None else figure(metric.shown(value), metric.decimals) for value in values
+        "not measured" if value is None else figure(metric.in_unit(value), metric.decimals) for value in values
     )
 
 

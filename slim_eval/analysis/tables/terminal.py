@@ -56,7 +56,7 @@ def _column(metric: Metric) -> _TableColumn:
         invalid = not variant.counts(metric)
         if value is None:
             return "invalid" if invalid else _ABSENT
-        shown = metric.text(value, unit=False) if metric.is_energy else f"{metric.shown(value):,.{decimals}f}"
+        shown = metric.text(value, unit=False) if metric.is_energy else f"{metric.in_unit(value):,.{decimals}f}"
         return shown + (" (invalid)" if invalid else "")
 
     return _TableColumn("\n".join(filter(None, (metric.label, metric.unit))), text, key=metric.key)

@@ -22,7 +22,7 @@ def draw(study: Study) -> mpl.Figure | None:
         return None
     figure = MplFigure(figsize=(4, 3))
     axes = figure.subplots()
-    axes.barh([label for label, _ in found], [DISK.shown(size) for _, size in found])
+    axes.barh([label for label, _ in found], [DISK.in_unit(size) for _, size in found])
     axes.set_xlabel(DISK.header)
     return figure
 

@@ -19,6 +19,8 @@ from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.analysis.findings import find
 from slim_eval.analysis.pareto.frontier import Objective, find_frontiers, frontier
+from slim_eval.analysis.recommend.question import Question
+from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import summary_statistics
 from slim_eval.metrics import ENERGY, J_PER_TOKEN, METRICS, TPOT, WEIGHTS, Basis, Metric, task_metric
@@ -198,6 +200,13 @@ def test_they_are_on_no_common_frontier(setting: Setting, make_variant: MakeVari
     found = frontier(study, [Objective(metric, metric.maximise)])
     assert [standing.rivals for standing in found.standings] == [0, 0]
     assert len({standing.group for standing in found.standings}) == 2
+
+
+@ACROSS
+def test_recommend_ranks_them_in_two_settings(setting: Setting, make_variant: MakeVariant) -> None:
+    study, metric = Study.of(two_models(make_variant, setting)), metric_of(setting)
+    found = recommend(study, Question(objective=metric.key))
+    assert [len(ranking.candidates) for ranking in (found.ranking, *found.others)] == [1, 1]
 
 
 @EACH

@@ -17,7 +17,7 @@ from slim_eval.config import EngineConfig
 from slim_eval.engines import LoadRequest, Platform, memory
 from slim_eval.engines.memory import served_bytes, unpacked_bytes
 from slim_eval.engines.transformers import TRANSFORMERS
-from slim_eval.engines.vllm import VLLM, Guarded, cpu_kv_cache_gb, run_error, start_error
+from slim_eval.engines.vllm import VLLM, TranslatingLLM, cpu_kv_cache_gb, run_error, start_error
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization import llmcompressor
@@ -419,7 +419,7 @@ class Model:
 
 
 def test_a_guarded_model_answers_as_ever_and_fails_as_an_engine() -> None:
-    guarded = Guarded(Model(), (RuntimeError,), lambda error: run_error(error, ""))
+    guarded = TranslatingLLM(Model(), (RuntimeError,), lambda error: run_error(error, ""))
     assert guarded.name == "a model"
     assert guarded.generate("a", "b") == ["A", "B"]
     with pytest.raises(EngineError, match="vLLM stopped: CUDA out of memory") as failed:

@@ -19,9 +19,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from slim_eval.analysis.figures import style
+from slim_eval.analysis.figures.drawing import draw_figure, font_settings, write_figures
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.layout import NOT_MEASURED, size_of
-from slim_eval.analysis.figures.writing import drawn, font_settings, write_figures
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.store import find_results
@@ -38,7 +38,7 @@ def figure(name: str, variants: Sequence[Variant]) -> Figure:
 
 
 def maybe(name: str, study: Study) -> Figure | None:
-    return drawn(FIGURES[name], study)
+    return draw_figure(FIGURES[name], study)
 
 
 def bars(axes: Axes) -> dict[str, Rectangle]:
@@ -102,7 +102,7 @@ def test_a_precision_has_one_colour_and_one_shape_in_every_figure(make_variant: 
     colours: dict[str, set[str]] = {}
     shapes: dict[str, set[str]] = {}
     for spec in FIGURES.values():
-        made = drawn(spec, study)
+        made = draw_figure(spec, study)
         if made is None:
             assert spec.name == "other_metrics"
             continue
@@ -190,7 +190,7 @@ def test_accuracy_has_a_panel_a_task_its_metric_and_its_interval(make_variant: C
 def test_no_two_texts_overlap_and_none_leaves_the_page(models: int, make_variant: Callable[..., Variant]) -> None:
     study = many_study(make_variant, models)
     for spec in FIGURES.values():
-        check_texts(drawn(spec, study), spec.name)
+        check_texts(draw_figure(spec, study), spec.name)
 
 
 @pytest.mark.parametrize(("models", "precisions"), [(5, 3), (6, 1), pytest.param(30, 1, marks=pytest.mark.large)])
@@ -206,7 +206,7 @@ def test_long_names_and_gaps_leave_every_text_readable(
     ]
     study = Study.of(variants)
     for spec in FIGURES.values():
-        check_texts(drawn(spec, study), spec.name)
+        check_texts(draw_figure(spec, study), spec.name)
 
 
 def ticks(axis: Axis) -> list[Text]:
@@ -244,7 +244,7 @@ def test_a_figure_says_what_is_better_and_names_its_units(make_variant: Callable
     study = many_study(make_variant, 2)
     units = ("ms", "GiB", "J", "W", "%", "tokens/s", "ratio", "percentage points")
     for spec in FIGURES.values():
-        made = drawn(spec, study)
+        made = draw_figure(spec, study)
         if made is None:
             assert spec.name == "other_metrics"
             continue

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slim_eval.analysis.figures.drawing import draw_figure
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.labels import Box, Label, place
 from slim_eval.analysis.figures.radar import corner
 from slim_eval.analysis.figures.scatter import FEW_POINTS, usual_length
-from slim_eval.analysis.figures.writing import drawn
 from slim_eval.analysis.study import Study
 from slim_eval.results.variants import Variant
 from tests.unit.analysis.many_variants import many_study
@@ -26,7 +26,7 @@ PARETO = ("pareto_latency_accuracy", "pareto_energy_accuracy", "pareto_size_accu
 
 
 def draw(name: str, study: Study) -> Figure:
-    made = drawn(FIGURES[name], study)
+    made = draw_figure(FIGURES[name], study)
     assert made is not None
     return made
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from slim_eval.analysis.figures.distributions import spread_of
+from slim_eval.analysis.figures.drawing import draw_figure
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED
-from slim_eval.analysis.figures.writing import drawn
 from slim_eval.analysis.study import Study
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Variant
@@ -25,7 +25,7 @@ Make = Callable[..., Variant]
 
 
 def maybe(name: str, study: Study) -> Figure | None:
-    return drawn(FIGURES[name], study)
+    return draw_figure(FIGURES[name], study)
 
 
 def figure(name: str, variants: Sequence[Variant], paired: Mapping[Path, Sequence[PairedTask]] | None = None) -> Figure:

@@ -200,17 +200,17 @@ def test_a_constraint_on_what_was_not_measured_never_passes(
     assert other.excluded == f"not measured: {column}"
     assert other.checks[0].state is CheckState.NOT_MEASURED
     assert f"Ruled out, not measured: {column}: Bare fp16." in sentences(advice)
-    assert advice.decisive is not None
-    assert (advice.decisive.name, advice.decisive.lack) == ("Bare fp16", Missing.MEASUREMENT)
+    assert advice.next_measurement is not None
+    assert (advice.next_measurement.name, advice.next_measurement.lack) == ("Bare fp16", Missing.MEASUREMENT)
 
 
 def test_an_objective_that_was_not_measured_excludes(make_variant: MakeCell) -> None:
     variants = [make_variant("o/A"), make_variant("o/B", energy={"joules_per_output_token": None})]
     advice = choose(list(variants), objective="energy")
     assert advice.ranking.candidates[1].excluded == "not measured: joules_per_output_token"
-    assert advice.decisive is not None
+    assert advice.next_measurement is not None
     assert (
-        advice.decisive.text
+        advice.next_measurement.text
         == "Measure the energy per output token of B fp16: without it, the variant could not be compared."
     )
 
@@ -243,9 +243,9 @@ def test_an_absent_constraint_of_a_rival_that_would_win_is_the_one_measurement(r
     rows[2] = with_performance(rows[2], ttft_s=None)
     advice = choose(rows, objective="energy", max_ttft_ms=30)
     assert picked(advice) == "int8"
-    assert advice.decisive is not None
-    assert advice.decisive.lack is Missing.MEASUREMENT
-    assert advice.decisive.text == (
+    assert advice.next_measurement is not None
+    assert advice.next_measurement.lack is Missing.MEASUREMENT
+    assert advice.next_measurement.text == (
         "Measure the time to first token of Tiny int4 (not measured: ttft_s): with energy per output token 0.400 "
         "J/token it would be the pick if it has time to first token at most 30.0 ms."
     )
@@ -254,8 +254,8 @@ def test_an_absent_constraint_of_a_rival_that_would_win_is_the_one_measurement(r
 def test_an_absent_constraint_of_a_rival_that_would_lose_anyway_is_not(rows: list[Variant]) -> None:
     rows[0] = with_performance(rows[0], ttft_s=None)
     advice = choose(rows, objective="energy", max_ttft_ms=30)
-    assert advice.decisive is not None
-    assert advice.decisive.lack is not Missing.MEASUREMENT
+    assert advice.next_measurement is not None
+    assert advice.next_measurement.lack is not Missing.MEASUREMENT
 
 
 # Confidence
@@ -361,11 +361,16 @@ def test_the_same_seed_gives_the_same_answer(make_variant: MakeCell) -> None:
 
 def test_the_uncertainty_that_decides_most_is_the_one_to_measure(make_variant: MakeCell) -> None:
     advice = choose(two(make_variant, (0.010, 0.0001), (0.011, 0.0010)), objective="latency")
-    assert advice.decisive is not None
-    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("B fp16", "tpot_s", Missing.PRECISION)
+    assert advice.next_measurement is not None
+    wanted = advice.next_measurement
+    assert (wanted.name, wanted.key, wanted.lack) == (
+        "B fp16",
+        "tpot_s",
+        Missing.PRECISION,
+    )
     # With B at its mean A all but always wins, so B's uncertainty decides every draw that A does not win.
-    assert advice.decisive.share == pytest.approx(1 - (advice.confidence or 0), abs=0.005)
-    assert "over more requests (--num-runs)" in advice.decisive.text
+    assert advice.next_measurement.share == pytest.approx(1 - (advice.confidence or 0), abs=0.005)
+    assert "over more requests (--num-runs)" in advice.next_measurement.text
 
 
 @pytest.mark.parametrize(
@@ -377,40 +382,45 @@ def test_how_to_measure_more_precisely_depends_on_what(make_variant: MakeCell, o
         for name, joules, accuracy in (("o/A", 0.5, 0.6), ("o/B", 0.55, 0.62))
     ]
     advice = choose(list(variants), objective=objective)
-    assert advice.decisive is not None
-    assert how in advice.decisive.text
+    assert advice.next_measurement is not None
+    assert how in advice.next_measurement.text
 
 
 def test_where_the_answer_is_beyond_doubt_nothing_could_change_it(make_variant: MakeCell) -> None:
     advice = choose(two(make_variant, (0.010, 0.0001), (0.020, 0.0001)), objective="latency")
     assert advice.confidence == 1
-    assert advice.decisive is None
+    assert advice.next_measurement is None
     assert sentences(advice)[-1] == "No single measurement is known to change this answer."
 
 
 def test_without_intervals_the_closest_call_is_the_one_measurement(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.68})
     assert picked(advice) == "int8"
-    assert advice.decisive is not None
+    assert advice.next_measurement is not None
     # int8 stands 1.4 % above the limit; int4 would need 13 % more, fp16 would have to save 40 %.
-    assert (advice.decisive.name, advice.decisive.key, advice.decisive.lack) == ("Tiny int8", "mmlu", Missing.INTERVAL)
-    assert advice.decisive.change == pytest.approx(0.68 / 0.69 - 1)
-    assert advice.decisive.text.endswith("it is 69.0 %, and below 68.0 % it would be out.")
+    wanted = advice.next_measurement
+    assert (wanted.name, wanted.key, wanted.lack) == (
+        "Tiny int8",
+        "mmlu",
+        Missing.INTERVAL,
+    )
+    assert advice.next_measurement.change == pytest.approx(0.68 / 0.69 - 1)
+    assert advice.next_measurement.text.endswith("it is 69.0 %, and below 68.0 % it would be out.")
 
 
 def test_a_rival_just_beyond_a_limit_is_a_close_call(rows: list[Variant]) -> None:
     advice = choose(rows, objective="energy", min_accuracy={"mmlu": 0.605})
     assert picked(advice) == "int8"
-    assert advice.decisive is not None
-    assert advice.decisive.name == "Tiny int4"
-    assert advice.decisive.text.endswith("it is 60.0 %, and from 60.5 % it would be the pick.")
+    assert advice.next_measurement is not None
+    assert advice.next_measurement.name == "Tiny int4"
+    assert advice.next_measurement.text.endswith("it is 60.0 %, and from 60.5 % it would be the pick.")
 
 
 def test_a_rival_just_behind_is_a_close_call(rows: list[Variant]) -> None:
     advice = choose(rows, objective="mmlu")
-    assert advice.decisive is not None
-    assert advice.decisive.change == pytest.approx(0.70 / 0.69 - 1)
-    assert "at 70.0 % instead of 69.0 %, Tiny int8 would be the pick" in advice.decisive.text
+    assert advice.next_measurement is not None
+    assert advice.next_measurement.change == pytest.approx(0.70 / 0.69 - 1)
+    assert "at 70.0 % instead of 69.0 %, Tiny int8 would be the pick" in advice.next_measurement.text
 
 
 # Balance
@@ -942,8 +952,8 @@ def test_the_presets_on_the_published_results(
     assert (advice.pick.name, advice.runner_up.name) == (expected, runner_up)
     assert len(advice.ranking.candidates) == 13
     assert advice.confidence is None
-    assert advice.decisive is not None
-    assert advice.decisive.lack is Missing.INTERVAL
+    assert advice.next_measurement is not None
+    assert advice.next_measurement.lack is Missing.INTERVAL
     assert any("unknown" in sentence for sentence in sentences(advice))
 
 
@@ -965,9 +975,12 @@ def test_the_published_energy_claim_is_a_close_call_per_request_of_unknown_lengt
     published_rows: list[Variant],
 ) -> None:
     advice = choose(published_rows, preset="energy")
-    assert advice.decisive is not None
-    assert (advice.decisive.name, advice.decisive.key) == ("Llama-3.2-3B-Instruct int4", "energy_per_query_j")
-    assert advice.decisive.change == pytest.approx(190.387 / 192.451 - 1, abs=1e-4)
+    assert advice.next_measurement is not None
+    assert (advice.next_measurement.name, advice.next_measurement.key) == (
+        "Llama-3.2-3B-Instruct int4",
+        "energy_per_query_j",
+    )
+    assert advice.next_measurement.change == pytest.approx(190.387 / 192.451 - 1, abs=1e-4)
     assert "energy is per request, and lengths are unknown: fewer joules may mean fewer tokens" in advice.caveats
 
 

@@ -11,52 +11,52 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from slim_eval.analysis.figures import writing
-from slim_eval.analysis.figures.writing import each, save
+from slim_eval.analysis.figures import drawing
+from slim_eval.analysis.figures.drawing import map_in_processes, save
 from slim_eval.errors import ResultFileError
 
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_results_come_in_order_whoever_works(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_cores", lambda: cores)
+    monkeypatch.setattr(drawing, "_cores", lambda: cores)
     offset = 100  # a closure: it reaches the children without being passed
-    assert each(lambda number: number + offset, 7) == [100, 101, 102, 103, 104, 105, 106]
-    assert each(lambda number: number, 0) == []
+    assert map_in_processes(lambda number: number + offset, 7) == [100, 101, 102, 103, 104, 105, 106]
+    assert map_in_processes(lambda number: number, 0) == []
 
 
 def test_with_several_cores_other_processes_do_the_work() -> None:
     # In a process of its own: threads that other tests left behind would keep this one from forking.
     script = """
 import os
-from slim_eval.analysis.figures import writing
-writing._cores = lambda: 2
-assert os.getpid() not in writing.each(lambda number: os.getpid(), 4)
-writing._cores = lambda: 1
-assert set(writing.each(lambda number: os.getpid(), 4)) == {os.getpid()}
+from slim_eval.analysis.figures import drawing
+drawing._cores = lambda: 2
+assert os.getpid() not in drawing.map_in_processes(lambda number: os.getpid(), 4)
+drawing._cores = lambda: 1
+assert set(drawing.map_in_processes(lambda number: os.getpid(), 4)) == {os.getpid()}
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_beside_another_thread_nothing_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_cores", lambda: 2)
+    monkeypatch.setattr(drawing, "_cores", lambda: 2)
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
     try:
-        assert set(each(lambda number: os.getpid(), 4)) == {os.getpid()}
+        assert set(map_in_processes(lambda number: os.getpid(), 4)) == {os.getpid()}
     finally:
         done.set()
         other.join()
 
 
 def test_an_error_of_a_child_is_raised_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_cores", lambda: 2)
+    monkeypatch.setattr(drawing, "_cores", lambda: 2)
 
     def fail(number: int) -> None:
         raise ResultFileError(f"file {number} is damaged", "measure it again")
 
     with pytest.raises(ResultFileError, match="file 0 is damaged") as caught:
-        each(fail, 3)
+        map_in_processes(fail, 3)
     assert caught.value.remedy == "measure it again"
 
 

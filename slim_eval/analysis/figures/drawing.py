@@ -58,19 +58,19 @@ def write_figures(
     chosen = list(FIGURES.values() if figures is None else figures)
 
     def write(number: int) -> list[Path]:
-        return save(drawn(chosen[number], study), directory, chosen[number].name)
+        return save(draw_figure(chosen[number], study), directory, chosen[number].name)
 
     for figure in FIGURES.values():
         if figure not in chosen:
             save(None, directory, figure.name)
     _ = study.impacts  # worked out once, for all processes
     with mpl.rc_context(_settings(study)):
-        found = each(write, len(chosen))
+        found = map_in_processes(write, len(chosen))
     empty = [figure.name for figure, paths in zip(chosen, found, strict=True) if not paths]
     return [path for paths in found for path in paths], empty
 
 
-def drawn(figure: Figure, study: Study) -> MplFigure | None:
+def draw_figure(figure: Figure, study: Study) -> MplFigure | None:
     """A figure in the font of all figures; None if nothing was measured."""
     with mpl.rc_context(_settings(study)):
         return figure.draw(study)
@@ -104,7 +104,7 @@ def save(figure: MplFigure | None, directory: Path, name: str) -> list[Path]:
     return paths
 
 
-def each(work: Callable[[int], _T], count: int) -> list[_T]:
+def map_in_processes(work: Callable[[int], _T], count: int) -> list[_T]:
     """``[work(0), …, work(count - 1)]``, by as many processes as there are cores, up to four.
 
     Children are forked, so that nothing is imported or passed again. If that is impossible, or unsafe because other

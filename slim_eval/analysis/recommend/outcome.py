@@ -141,7 +141,7 @@ class NextMeasurement:
     """The one measurement that could change the answer.
 
     Attributes:
-        name: Configuration to measure.
+        name: Variant to measure.
         key: Column to measure.
         lack: What is missing.
         share: For a value that is too uncertain, the share of resamples whose winner it decides.

@@ -515,7 +515,7 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
     name = "slim_eval.analysis.figures"
     monkeypatch.setattr(charts, "FIGURES", made)
     drawn = SimpleNamespace(png=lambda figure, study: b"\x89PNG" + b"hf_" * 40)
-    monkeypatch.setitem(sys.modules, f"{name}.writing", cast(ModuleType, drawn))
+    monkeypatch.setitem(sys.modules, f"{name}.drawing", cast(ModuleType, drawn))
     page = page_of([make_variant()])
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     address = image["src"] or ""

@@ -22,6 +22,7 @@ from slim_eval.analysis.caveats import Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.layout import MARGIN, broken, caption, doubtful, notes_on, open_page, size_of
 from slim_eval.results.variants import Variant
+from slim_eval.utils import wrapped_name
 
 HATCH = "////"
 _FEW_ROWS = 24
@@ -119,7 +120,7 @@ class RowChart:
         width = self.panel_width or {1: 4.6, 2: 3.3}.get(columns, 2.65)
         titles = [broken(panel.title, style.PANEL_SIZE, width + _GAP / 2, bold=True) for panel in self.panels]
         indent = 0.13 + max(size_of(name, style.SMALL_SIZE)[0] for name in rows.colours)
-        names = {name: style.wrapped_name(name) for name in rows.groups}
+        names = {name: wrapped_name(name) for name in rows.groups}
         left = MARGIN + max(size_of(name, style.LABEL_SIZE)[0] for name in names.values()) + indent + 0.08
         head = 0.34 + 0.14 * max(map(len, titles))
         height = (0.25 if few else 0.19) * (rows.height + (0 if self.cells else 0.3)) * self._stretch(rows)
@@ -160,7 +161,7 @@ class RowChart:
         if not self.cells:
             return 1.0
         counts = {name: sum(variant.name == name for variant in rows.variants) for name in rows.groups}
-        return max(1.0, *(0.75 * len(style.wrapped_name(n).splitlines()) / count for n, count in counts.items()))
+        return max(1.0, *(0.75 * len(wrapped_name(n).splitlines()) / count for n, count in counts.items()))
 
     def _marks(self) -> frozenset[Kind]:
         return frozenset[Kind]().union(*(panel.marks() for panel in self.panels))
@@ -236,7 +237,7 @@ def _place(variants: Sequence[Variant], gap: float) -> Rows:
     for name in dict.fromkeys(variant.name for variant in variants):
         count = sum(variant.name == name for variant in variants)
         # A name of several lines beside a single row needs more space than the row.
-        height = max(count, 0.75 * len(style.wrapped_name(name).splitlines())) if gap else count
+        height = max(count, 0.75 * len(wrapped_name(name).splitlines())) if gap else count
         first = top + (height - count) / 2 + 0.5
         places += [first + index for index in range(count)]
         groups[name] = top + height / 2

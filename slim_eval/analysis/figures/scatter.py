@@ -35,6 +35,7 @@ from slim_eval.metrics import (
     Metric,
 )
 from slim_eval.results.variants import Estimate, Variant
+from slim_eval.utils import wrapped_name
 
 #: Of two ways to say how fast a variant answers, the first that is widely measured is shown.
 LATENCIES = (TPOT, AMORTISED)
@@ -330,7 +331,7 @@ def _label(axes: Axes, panel: Panel) -> None:
     several = len({point.variant.name for point in panel.points}) > 1
     few = len(panel.points) <= FEW_POINTS
     named = [*(p for p in panel.points if p.frontier), *(p for p in panel.points if few and not p.frontier)]
-    texts = [style.wrapped_name(p.variant.label if several else p.variant.precision) for p in named]
+    texts = [wrapped_name(p.variant.label if several else p.variant.precision) for p in named]
     gap = _GAP_POINTS * style.DPI / 72
     wanted = []
     for point, text in zip(named, texts, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from slim_eval.schemes import SCHEMES, Scheme, in_order
@@ -19,8 +18,6 @@ GRID = "#e3e3e3"
 HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}  # behind a text that lines run under
 DPI = 120
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, SMALL_SIZE = 12.0, 9.5, 8.5, 7.5  # points
-
-_NAME_CHARACTERS = 24
 
 
 def colours(precisions: Iterable[str]) -> Mapping[str, str]:
@@ -43,21 +40,3 @@ def tint(colour: str, share: float) -> str:
     """A colour mixed with white; `share` 0 is the colour, 1 is white."""
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(channel + (255 - channel) * share):02X}" for channel in channels)
-
-
-def wrapped_name(name: str) -> str:
-    """A model's name in lines of limited length, broken after ``-``, ``_``, ``/`` or a space if it has one.
-
-    Nothing is cut: names of one family differ anywhere.
-    """
-    lines = [""]
-    for part in re.findall(r"[^-_/ ]*[-_/ ]?", name):
-        while part:
-            if len(lines[-1]) + len(part.rstrip()) <= _NAME_CHARACTERS:
-                lines[-1] += part
-                break
-            if lines[-1]:
-                lines.append("")
-            elif len(part) > _NAME_CHARACTERS:
-                lines[-1], part = part[:_NAME_CHARACTERS], part[_NAME_CHARACTERS:]
-    return "\n".join(line.rstrip() for line in lines)

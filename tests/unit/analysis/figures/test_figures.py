@@ -26,7 +26,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Estimate, Variant
-from slim_eval.utils import number
+from slim_eval.utils import number, wrapped_name
 from tests.unit.analysis.many_variants import PRECISIONS, many_study
 from tests.unit.variants import variant_maker
 
@@ -269,11 +269,11 @@ def test_all_figures_of_the_list_are_there() -> None:
 
 def test_names_that_differ_only_in_their_middle_stay_different() -> None:
     names = [f"org/A-very-long-model-name-with-many-parts-{size}B-Instruct-v0.3-preview-2026-01-01" for size in (3, 8)]
-    wrapped = [style.wrapped_name(name) for name in names]
+    wrapped = [wrapped_name(name) for name in names]
     assert wrapped[0] != wrapped[1]
     assert [text.replace("\n", "") for text in wrapped] == names
     assert max(len(line) for text in wrapped for line in text.splitlines()) <= 24
-    assert style.wrapped_name("x" * 50) == "\n".join(("x" * 24, "x" * 24, "xx"))
+    assert wrapped_name("x" * 50) == "\n".join(("x" * 24, "x" * 24, "xx"))
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
 from slim_eval.results.records import AccuracyRecord, EnergyRecord, Record
-from slim_eval.results.variants import Variant, config_value, hardware_of, metric_of
+from slim_eval.results.variants import Variant, config_value, metric_of
 
 #: Above this relative difference in output tokens per request, two latencies are of different work (docs/metrics.md).
 LENGTH_TOLERANCE = 0.01
@@ -30,7 +31,7 @@ TOKENIZER_FACTOR = 1.5
 NOT_MEASURED = "not measured"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object per setting; compared and hashed as such, which is cheap
 class Setting:
     """A setting that must be equal in two measurements before their numbers are compared.
 
@@ -121,7 +122,7 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
     """The settings of a benchmark that generates: of speed and of energy alike."""
     return (
         Setting("engine", "engine", basis, _engine),
-        Setting("hardware", "hardware", basis, hardware_of),
+        Setting("hardware", "hardware", basis, _field("hardware")),
         Setting("batch_size", "batch size", basis, _field("batch_size")),
         Setting("load", "load", basis, _config("load"), none="batches of slim-eval's own"),
         Setting("max_new_tokens", "output length setting", basis, _config("max_new_tokens")),
@@ -147,7 +148,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("items_hash", "items (by hash)", Basis.TASK, _items_hash, strict=False, across_models=False),
     Setting("kernels", "kernels", Basis.LOADED, _kernels),
     Setting("engine", "engine", Basis.OWN, _engine),
-    Setting("hardware", "hardware", Basis.OWN, hardware_of),
+    Setting("hardware", "hardware", Basis.OWN, _field("hardware")),
     Setting("kernels", "kernels", Basis.OWN, _kernels),
 )
 
@@ -163,11 +164,14 @@ def record_of(metric: Metric, variant: Variant) -> Record | None:
     return None if metric.benchmark is None else variant.measured.get(metric.benchmark)
 
 
-def settings_of(metric: Metric) -> list[Setting]:
+def settings_of(metric: Metric) -> tuple[Setting, ...]:
     """The settings that a metric depends on."""
-    return [
-        setting for setting in SETTINGS if setting.basis is metric.basis and (metric.per_run or not setting.per_run)
-    ]
+    return _settings_of(metric.basis, metric.per_run)
+
+
+@cache
+def _settings_of(basis: Basis, per_run: bool) -> tuple[Setting, ...]:
+    return tuple(setting for setting in SETTINGS if setting.basis is basis and (per_run or not setting.per_run))
 
 
 def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) -> list[str]:
@@ -303,16 +307,15 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     facts = [_facts(variant, asked) for variant in variants]
     found = _Found()
     # Variants that know most first: what they say decides where those that know less belong.
-    distinct = {_key(known): known for known in facts}
+    keys = [_key(known) for known in facts]
+    distinct = dict(zip(keys, facts, strict=True))
     places = {key: found.place(known) for key, known in sorted(distinct.items(), key=lambda item: -len(item[1]))}
-    order = list(dict.fromkeys(places[_key(known)] for known in facts if known)) or [0]
+    order = list(dict.fromkeys(places[key] for key in keys if key)) or [0]
     groups = [found.groups[i] if found.groups else {} for i in order]
     labels = dict(zip(order, _labels(groups), strict=True))
     alone = len(order) == 1
     return Groups(
-        tuple(
-            labels[order[0] if alone else places[_key(known)]] if known or alone else NOT_MEASURED for known in facts
-        ),
+        tuple(labels[order[0] if alone else places[key]] if key or alone else NOT_MEASURED for key in keys),
         tuple(f"{labels[i]}: {', '.join(_apart(g, groups[0]))}" for i, g in zip(order, groups, strict=True))[1:],
         tuple(_text(group, [key for key, value in group.items() if value is not None]) for group in groups),
     )
@@ -330,13 +333,21 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
         else:
             parts = [metric]
         for part in parts:
-            record = record_of(part, variant)
-            origin = part.benchmark or "" if part.basis in (Basis.TASK, Basis.OWN) else part.basis.value
-            for setting in settings_of(part) if record is not None else ():
-                value = setting.read(record)
-                if setting.across_models and (value is not None or setting.strict):
-                    facts[origin, setting] = value
+            # Most metrics share their settings with others, and every table asks for them again.
+            key = (part.benchmark, part.basis, part.per_run)
+            if key not in variant.memo:
+                variant.memo[key] = _known_settings(variant, part)
+            facts.update(variant.memo[key])
     return facts
+
+
+def _known_settings(variant: Variant, metric: Metric) -> _Facts:
+    record = record_of(metric, variant)
+    if record is None:
+        return {}
+    origin = metric.benchmark or "" if metric.basis in (Basis.TASK, Basis.OWN) else metric.basis.value
+    read = ((setting, setting.read(record)) for setting in settings_of(metric) if setting.across_models)
+    return {(origin, setting): value for setting, value in read if value is not None or setting.strict}
 
 
 def _key(facts: _Facts) -> tuple[Any, ...]:

@@ -8,8 +8,10 @@ disk: `results`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -169,6 +171,10 @@ class AccuracyMetrics(Metrics):
     duration_seconds: float | None = None
 
 
+def _gpu_name(gpu: Any) -> str:
+    return str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu)
+
+
 class Record(Metadata):
     """What one benchmark of one variant wrote: the head, and the metrics that a subclass adds."""
 
@@ -177,6 +183,16 @@ class Record(Metadata):
         """What it is called in its variant: the benchmark, or the task of an accuracy record."""
         assert self.benchmark is not None, "a record without its own class must name its benchmark"
         return self.stage or self.benchmark
+
+    @cached_property
+    def hardware(self) -> str | None:
+        """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None if not recorded."""
+        environment = self.environment or {}
+        gpus = Counter(_gpu_name(gpu) for gpu in environment.get("gpus") or ())
+        names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(gpus.items())]
+        if environment.get("cpu"):
+            names.append(str(environment["cpu"]))
+        return ", ".join(names) or None
 
     @property
     def is_prequantized(self) -> bool:

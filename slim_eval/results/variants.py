@@ -86,12 +86,12 @@ class Variant:
 
     # Records
 
-    @property
+    @cached_property
     def performance(self) -> PerformanceRecord | None:
         """The record of the performance benchmark; None if it was not measured."""
         return self._of_kind(PerformanceRecord)
 
-    @property
+    @cached_property
     def energy(self) -> EnergyRecord | None:
         """The record of the energy benchmark; None if it was not measured."""
         return self._of_kind(EnergyRecord)
@@ -101,24 +101,24 @@ class Variant:
         """Task -> its record."""
         return {record.task: record for record in self.measured.values() if isinstance(record, AccuracyRecord)}
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         """All records with measurements, in the order of the benchmarks."""
         return tuple(self.measured.values())
 
     # The role of the baseline
 
-    @property
+    @cached_property
     def base_model(self) -> str:
         """The model that this one was made from; the model itself if no record names another."""
         return next((r.base_model for r in self.records if r.base_model), self.model)
 
-    @property
+    @cached_property
     def baseline(self) -> str:
         """Name of the scheme that this variant is compared with."""
         return next((r.baseline for r in self.records if r.baseline), DEFAULT_BASELINE)
 
-    @property
+    @cached_property
     def is_baseline(self) -> bool:
         """Whether its model's other variants are compared with it: the baseline's scheme, on unquantized weights.
 
@@ -133,20 +133,20 @@ class Variant:
         """Its name in a sentence: ``Llama-3.2-3B int8``."""
         return f"{self.name or short_name(self.model)} {self.precision}"
 
-    @property
+    @cached_property
     def engine(self) -> str | None:
         """The engine that served it; from the performance record if there are several."""
         return self._speed_fact(lambda record: record.engine)
 
-    @property
+    @cached_property
     def kernels(self) -> str | None:
         """``native`` or ``emulated``; None if not recorded."""
         return self._speed_fact(lambda record: record.kernels)
 
-    @property
+    @cached_property
     def hardware(self) -> str | None:
         """GPU and CPU names as one text; from the performance record if there are several."""
-        return self._speed_fact(hardware_of)
+        return self._speed_fact(lambda record: record.hardware)
 
     @property
     def is_emulated(self) -> bool:
@@ -201,6 +201,17 @@ class Variant:
         If an accuracy was recorded with only a standard error, its interval is ±1.96 standard errors.
         """
         key = metric if isinstance(metric, str) else metric.key
+        if key not in self.memo:
+            self.memo[key] = self._estimate(key)
+        found: Estimate | None = self.memo[key]
+        return found
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was worked out from this variant, which never changes; tables and figures ask for it many times."""
+        return {}
+
+    def _estimate(self, key: str) -> Estimate | None:
         if key in self.derived:
             return self.derived[key]
         row = METRICS.get(key)
@@ -252,16 +263,6 @@ class Variant:
 
     def _of_kind(self, kind: type[RecordT]) -> RecordT | None:
         return next((record for record in self.measured.values() if isinstance(record, kind)), None)
-
-
-def hardware_of(record: Record) -> str | None:
-    """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None if not recorded."""
-    environment = record.environment or {}
-    gpus = Counter(_gpu_name(gpu) for gpu in environment.get("gpus") or ())
-    names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(gpus.items())]
-    if environment.get("cpu"):
-        names.append(str(environment["cpu"]))
-    return ", ".join(names) or None
 
 
 def config_value(record: Record, key: str) -> Any:
@@ -368,10 +369,6 @@ def _mean(variant: Variant, tasks: Sequence[str]) -> Estimate | None:
         return Estimate(mean)
     below, above = (math.hypot(*(value - interval[k] for value, interval in ends)) for k in (0, 1))
     return Estimate(mean, (mean - below / len(tasks), mean + above / len(tasks)))
-
-
-def _gpu_name(gpu: Any) -> str:
-    return str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu)
 
 
 def _places(variants: Sequence[Variant]) -> list[str]:

@@ -33,7 +33,7 @@ from slim_eval.metrics import (
     Metric,
 )
 from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Metadata, PairedTask, PerformanceMetrics
-from slim_eval.results.variants import Variant, config_value, hardware_of, tasks_of
+from slim_eval.results.variants import Variant, config_value, tasks_of
 
 _IDENTITY = (
     "model", "name", "precision", "engine", "engine_version", "dtype", "kernels", "hardware", "quantization_scheme",
@@ -79,6 +79,7 @@ _FRONTIER_TAIL = (
     "on_frontier", "hypervolume_lost", "p_non_dominated", "state", "certain", "rivals", "no_interval", "confounded",
     "excluded",
 )  # fmt: skip
+_OWN = frozenset({*_IDENTITY, *_PERFORMANCE, *_ENERGY, ACCURACY_MEAN.key})
 _ALL = "all"
 _ITEMS_HASH = next(setting for setting in SETTINGS if setting.name == "items_hash")
 
@@ -105,7 +106,7 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     row["tokens_per_request"] = variant.tokens_per_request
     row |= {column: getattr(energy, key, None) for key, column in _ENERGY.items()}
     row |= {"energy_engine": energy and energy.engine, "energy_kernels": energy and energy.kernels}
-    row["energy_hardware"] = energy and hardware_of(energy)
+    row["energy_hardware"] = energy and energy.hardware
     row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
     for key in _INTERVALS:
         low, high = variant.interval(key) or (None, None)
@@ -118,8 +119,7 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
 
 def _plugin_metrics() -> list[Metric]:
     """Metrics that no field of slim-eval's own records has."""
-    own = {*_IDENTITY, *_PERFORMANCE, *_ENERGY, ACCURACY_MEAN.key}
-    return [metric for metric in METRICS.values() if metric.key not in own]
+    return [METRICS[key] for key in METRICS if key not in _OWN]
 
 
 def _task_columns(task: str, record: AccuracyRecord | None) -> dict[str, Any]:

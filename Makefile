@@ -36,7 +36,7 @@ setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm
 check test: export OMP_NUM_THREADS = 1
 check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 
-check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests, without the largest drawings and simulations
+check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests, without those marked large
 	$(BIN)/python -m pytest tests/unit -n 2 --no-loadscope-reorder --hypothesis-profile=check -m 'not large'
 
 test: setup lint types browser  ## Run every check and every test; continuous integration runs this

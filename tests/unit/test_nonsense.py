@@ -165,6 +165,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @SHARED
 @given(data=st.data(), damage=damages())
+@pytest.mark.large
 def test_a_damaged_file_is_never_a_traceback(
     data: st.DataObject, damage: Damage, sound: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

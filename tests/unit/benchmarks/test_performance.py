@@ -267,6 +267,7 @@ def test_intervals_resample_iterations_and_not_requests() -> None:
     assert eight.intervals["tpot_s"] == pytest.approx(one.intervals["tpot_s"])
 
 
+@pytest.mark.large
 def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     """200 runs: with a true coverage of 95 %, fewer than 182 hits have a probability of 1 in 1000."""
     found = [performance.mean_interval(iterations(seed, jitter=0.05), "tpot_s") for seed in range(200)]
@@ -340,6 +341,7 @@ def test_a_slow_start_is_given_back_to_the_warm_up() -> None:
     assert metrics.tpot_s == pytest.approx(TPOT_S, rel=0.02)
 
 
+@pytest.mark.large
 def test_a_stable_engine_is_measured_from_the_first_iteration_on() -> None:
     runs = [simulate(changed(num_runs=80), jitter=0.02, seed=seed) for seed in range(100)]
     at_once = [len(engine.batches) == 2 + 10 for _, engine, _ in runs]

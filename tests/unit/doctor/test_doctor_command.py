@@ -14,6 +14,7 @@ from slim_eval.utils import environment
 from tests.commands import run_command
 from tests.unit.doctor.conftest import EVERYTHING, AnsweringHub, Doctor
 
+pytestmark = pytest.mark.large  # each test starts the command
 TOKEN = "hf_" + "PlantedTokenOfTheHub"
 KEY = "planted0key0of0wandb0" * 2
 

@@ -55,6 +55,7 @@ def checkpoint(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) ->
     return folder
 
 
+@pytest.mark.large
 def test_it_is_not_run_to_serve_and_the_message_says_so(checkpoint: Path, marker: Path) -> None:
     with pytest.raises(EngineError, match="contains Python code") as refused:
         TRANSFORMERS.load(LoadRequest(checkpoint, EngineConfig(), 64))

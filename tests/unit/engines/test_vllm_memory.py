@@ -72,6 +72,7 @@ def test_a_share_that_is_not_free_is_lowered_to_what_is(request_: LoadRequest, m
     assert request_.config.gpu_memory_utilization == 0.8, "what was asked for stays what it was"
 
 
+@pytest.mark.large
 def test_where_nothing_fits_the_error_has_every_number(request_: LoadRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInLLM, "fits", 0.0)
     monkeypatch.setattr(StandInLLM, "message", OUT)
@@ -81,6 +82,7 @@ def test_where_nothing_fits_the_error_has_every_number(request_: LoadRequest, mo
     assert "--max-model-len" in failed.value.remedy
 
 
+@pytest.mark.large
 def test_an_engine_that_ran_out_is_started_again_for_the_next_try(
     request_: LoadRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

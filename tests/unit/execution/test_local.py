@@ -120,6 +120,7 @@ open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
+@pytest.mark.large
 def test_one_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     body = f"""
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -137,6 +138,7 @@ while True:
     assert _gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.large
 def test_a_sign_of_life_keeps_it_alive(tmp_path: Path) -> None:
     body = """
 for done in range(8):

@@ -46,6 +46,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.large
 def test_offline_runs_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     monkeypatch.setattr("sys.argv", ["slim-eval", "run", "--wandb-api-key", KEY])

@@ -153,6 +153,7 @@ def test_a_checkpoint_of_pickles_is_refused(checkpoint: Callable[..., Path]) -> 
         models.describe(folder)
 
 
+@pytest.mark.large
 def test_the_counts_agree_with_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -393,6 +394,7 @@ def test_a_model_of_the_hub_is_pinned_and_fetched_without_second_copies(answers:
     assert good["files"] == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
 
 
+@pytest.mark.large
 def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

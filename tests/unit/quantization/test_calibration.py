@@ -190,6 +190,7 @@ def ask(questions: list[tuple[str, str]], environment: dict[str, str]) -> list[d
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.large
 def test_datasets_of_the_hub(tmp_path: Path) -> None:
     for name, row in (("chat", {"messages": TURNS}), ("secret", {"messages": TURNS}), ("odd", {"prompt": "x"})):
         data = tmp_path / "hub" / "datasets" / "org" / name / "data"

@@ -78,6 +78,7 @@ def test_an_interval_knows_what_it_contains() -> None:
 
 @pytest.mark.parametrize("iterations", [20, 50])
 @pytest.mark.parametrize(("make", "truth"), [(_normal_times, 10.0), (_lognormal_times, MEAN_LOGNORMAL)])
+@pytest.mark.large
 def test_mean_intervals_hold_what_they_promise(make: Callable[..., Array], truth: float, iterations: int) -> None:
     def interval(rng: np.random.Generator, run: int) -> Interval | None:
         return bootstrap_interval(make(rng, iterations), resamples=500, seed=run)
@@ -86,6 +87,7 @@ def test_mean_intervals_hold_what_they_promise(make: Callable[..., Array], truth
     assert 0.92 - SLACK <= _coverage(truth, interval, runs=max(400, examples(800))) <= 0.97 + SLACK
 
 
+@pytest.mark.large
 def test_taking_requests_for_independent_would_promise_too_much() -> None:
     def interval(rng: np.random.Generator, run: int) -> Interval | None:
         return bootstrap_interval(_lognormal_times(rng, 20).ravel(), resamples=500, seed=run)
@@ -127,6 +129,7 @@ def test_requests_that_turn_out_to_be_independent_leave_quantiles_on_the_safe_si
 
 @pytest.mark.parametrize(("statistic", "iterations"), [("mean", (20, 30)), ("median", (50, 40)), ("p95", (200, 250))])
 # A p95 of 100 and 120 iterations errs on the safe side (see the docstring), so larger runs are held to the band here.
+@pytest.mark.large
 def test_ratio_intervals_hold_what_they_promise(statistic: Statistic, iterations: tuple[int, int]) -> None:
     def interval(rng: np.random.Generator, run: int) -> Interval | None:
         above, below = (_lognormal_times(rng, count) for count in iterations)
@@ -315,6 +318,7 @@ def test_a_proportion_of_nothing_is_refused() -> None:
         wilson_interval(3, 2)
 
 
+@pytest.mark.large
 def test_a_trend_is_drift_and_noise_is_not() -> None:
     assert drift_p_value([1.0, 2.0, 3.0, 4.0]) is None
     assert drift_p_value([]) is None

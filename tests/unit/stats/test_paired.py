@@ -74,6 +74,7 @@ def test_with_hardly_any_flips_intervals_are_on_the_safe_side(items: int, flip_r
 
 
 @pytest.mark.parametrize(("items", "flip_rate"), [(50, 0.05), (100, 0.10), (400, 0.10), (1000, 0.2)])
+@pytest.mark.large
 def test_mcnemar_gives_no_more_false_alarms_than_agreed(items: int, flip_rate: float) -> None:
     p_values = [found.p_value for found in _simulated(items, flip_rate, 0.0)]
     assert np.mean([value is not None and value <= 0.05 for value in p_values]) <= 0.05
@@ -94,6 +95,7 @@ def _covered(found: PairedDifference, truth: float) -> bool:
     return found.interval is not None and truth in found.interval
 
 
+@pytest.mark.large
 def test_clustered_intervals_hold_what_they_promise_and_unclustered_ones_do_not() -> None:
     rng, sizes = np.random.default_rng(0), np.tile([15, 20, 25], 19)
     clustered, unclustered = [], []

@@ -26,6 +26,7 @@ def _power(items: int, drop: float, flip_rate: float) -> float:
 @pytest.mark.parametrize(
     ("drop", "flip_rate"), [(0.01, 0.05), (0.02, 0.10), (0.05, 0.10), (0.09, 0.10), (0.05, 0.20), (0.2, 0.2)]
 )
+@pytest.mark.large
 def test_the_planned_number_of_items_finds_the_drop_as_often_as_planned(drop: float, flip_rate: float) -> None:
     assert 0.75 <= _power(items_needed(drop, flip_rate=flip_rate), drop, flip_rate) <= 0.87
 

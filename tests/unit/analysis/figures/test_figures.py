@@ -341,6 +341,7 @@ def test_the_lean_font_draws_what_the_original_draws() -> None:
     assert lean == pytest.approx(original, rel=0.05)  # it neither kerns nor hints
 
 
+@pytest.mark.large
 def test_letters_that_the_lean_font_lacks_are_the_originals(
     make_variant: Callable[..., Variant], tmp_path: Path
 ) -> None:

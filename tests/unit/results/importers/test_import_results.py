@@ -253,6 +253,7 @@ def test_models_that_share_a_short_name_get_a_folder_each(tmp_path: Path, change
     assert [variant.model for variant in find_results(tmp_path / "out").variants] == ["a/Tiny", "b/Tiny"]
 
 
+@pytest.mark.large
 def test_analysis_reads_imported_variants(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for precision in ("fp16", "int8"):

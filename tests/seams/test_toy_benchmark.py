@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.commands import run_command
@@ -97,9 +98,10 @@ def test_analyze_reads_it(measured: Path) -> None:
     folder = measured / "analysis_results"
     (variant,) = json.loads((folder / "complete_results.json").read_text())["cells"]
     assert (variant["model"], variant["precision"]) == ("demo", "fp16")
-    assert (folder / "report.html").exists()
-    # To assert as soon as the analysis reads `metrics.METRICS` everywhere: the number of `prefill.json` stands in the
-    # variant's entry of complete_results.json, in results_table.csv and, as "prefill throughput", in report.html.
+    number = record(measured)["prefill_tokens_per_s"]
+    assert variant["prefill"]["prefill_tokens_per_s"] == number
+    assert pd.read_csv(folder / "results_table.csv")["prefill_tokens_per_s"].tolist() == [pytest.approx(number)]
+    assert "prefill, tokens/s" in (folder / "report.html").read_text()
 
 
 def test_without_the_plugin_its_record_is_skipped_and_named(measured: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_damaged_result_file_is_named_and_the_rest_analysed(
     variant.mkdir(parents=True)
     (variant / "performance.json").write_text('{"model": "org/Tiny", "precision": "fp16", "mean_latency_s": 0.5}')
     (variant / "energy.json").write_text(content)
-    process = slim_eval_command("analyze")
+    process = slim_eval_command("analyze", "--no-plots")
     assert process.returncode == 0, process.stderr
     assert "energy.json" in process.stderr
     assert "Traceback" not in process.stderr

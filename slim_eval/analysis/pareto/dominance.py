@@ -48,45 +48,37 @@ class FrontierState(Enum):
 
 @dataclass(frozen=True)
 class DominanceVerdict:
-    """Where a variant is among those it was compared with.
+    """Where a variant is among those it was compared with."""
 
-    Attributes:
-        on_frontier: Not dominated, by the point values alone.
-        probability: P(non-dominated), from 0 to 1; None if no uncertainty is known.
-        state: From `probability`; from the point values if there is none.
-        certain: Whether `state` is conclusive; None if no uncertainty is known, neither of this variant nor of a rival,
-            so that `state` only repeats the point values.
-    """
+    on_frontier: bool  # not dominated, by the point values alone
+    probability: float | None  # P(non-dominated), from 0 to 1; None if no uncertainty is known
+    state: FrontierState  # from `probability`; from the point values if there is none
 
-    on_frontier: bool
-    probability: float | None
-    state: FrontierState
-    certain: bool | None
+    @property
+    def certain(self) -> bool | None:
+        """Whether `state` is conclusive.
+
+        None if no uncertainty is known, neither of this variant nor of a rival: `state` only repeats the point values.
+        """
+        return None if self.probability is None else self.state is not FrontierState.INCONCLUSIVE
 
 
 @dataclass(frozen=True)
 class Hypervolume:
-    """The hypervolume of the frontier of some variants.
+    """The hypervolume of the frontier of some variants."""
 
-    Attributes:
-        total: Share of the box between the reference point and the best value of every objective, from 0 to 1.
-        lost: For each variant, the share of `total` that would be lost without it: 0 if it is dominated, or if another
-            one is equal to it.
-    """
-
-    total: float
+    total: float  # share of the box between the reference point and the best value of every objective, from 0 to 1
+    #: For each variant, the share of `total` that would be lost without it: 0 if it is dominated, or if another one is
+    #: equal to it.
     lost: tuple[float, ...]
 
 
 def non_dominated(values: ArrayLike, maximise: Sequence[bool]) -> Bools:
-    """Find the points that no other point dominates.
+    """Find the points that no other point dominates: ``(n,)``, false for a row with a NaN, which is not compared.
 
     Args:
-        values: Points by objectives, ``(n, d)``, with d at least 1. A row with a NaN is not compared.
+        values: Points by objectives, ``(n, d)``, with d at least 1.
         maximise: For each objective, whether more is better.
-
-    Returns:
-        ``(n,)``, true on the frontier; false for a row with a NaN.
 
     Raises:
         ValueError: The shapes do not match.
@@ -115,9 +107,6 @@ def hypervolume(values: ArrayLike, maximise: Sequence[bool]) -> Hypervolume | No
     Returns:
         None for fewer than two variants, which have no span, for a frontier of more than 30 points, and if a span
         exceeds the range of a double.
-
-    Raises:
-        ValueError: The shapes do not match.
     """
     import moocore
 
@@ -142,32 +131,20 @@ def hypervolume(values: ArrayLike, maximise: Sequence[bool]) -> Hypervolume | No
 
 
 def judge(
-    values: ArrayLike,
-    lows: ArrayLike,
-    highs: ArrayLike,
-    maximise: Sequence[bool],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    values: ArrayLike, lows: ArrayLike, highs: ArrayLike, maximise: Sequence[bool], *, draws: int = DRAWS, seed: int = 0
 ) -> list[DominanceVerdict | None]:
-    """Judge each variant, given the 95 % intervals of its measurements.
+    """Judge each variant, given the 95 % intervals of its measurements; None for one with a missing value.
 
     Measurements are taken to be independent. Those of two schemes on the same items are not, and differ by less than
     that: the probabilities err towards *inconclusive*.
 
     Args:
-        values: Variants by objectives, ``(n, d)``.
-        lows: Lower ends of the intervals, ``(n, d)``; NaN if unknown.
-        highs: Upper ends, likewise.
+        values: See `draws_from_intervals`, also for the ends and the seed.
+        lows: Lower ends of the intervals.
+        highs: Upper ends.
         maximise: For each objective, whether more is better.
         draws: Number of resamples; `affordable_draws` may reduce it.
-        seed: Seed of the random numbers.
-
-    Returns:
-        One verdict per variant; None for one with a missing value.
-
-    Raises:
-        ValueError: The shapes do not match.
+        seed: Of the random numbers.
     """
     points, low, high = _same_shape(values, lows, highs)
     on_frontier = non_dominated(points, maximise)
@@ -178,25 +155,19 @@ def judge(
         shares = share_non_dominated(made, maximise)
     verdicts: list[DominanceVerdict | None] = []
     for index, best in enumerate(on_frontier.tolist()):
-        if not complete[index]:
-            verdicts.append(None)
-        elif shares is None:
-            verdicts.append(
-                DominanceVerdict(best, None, FrontierState.ON_FRONTIER if best else FrontierState.DOMINATED, None)
-            )
-        else:
-            probability = float(shares[index])
-            state = FrontierState.INCONCLUSIVE
-            if probability >= CONFIDENCE:
-                state = FrontierState.ON_FRONTIER
-            elif probability <= 1 - CONFIDENCE:
-                state = FrontierState.DOMINATED
-            verdicts.append(DominanceVerdict(best, probability, state, state is not FrontierState.INCONCLUSIVE))
+        probability = None if shares is None else float(shares[index])
+        likely = float(best) if probability is None else probability
+        state = FrontierState.INCONCLUSIVE
+        if likely >= CONFIDENCE:
+            state = FrontierState.ON_FRONTIER
+        elif likely <= 1 - CONFIDENCE:
+            state = FrontierState.DOMINATED
+        verdicts.append(DominanceVerdict(best, probability, state) if complete[index] else None)
     return verdicts
 
 
 def draws_from_intervals(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, draws: int, seed: int = 0) -> Floats:
-    """Redraw measurements from their 95 % intervals.
+    """Redraw measurements from their 95 % intervals: ``(draws, n, d)``.
 
     Each half of a distribution is half a normal distribution, as wide as that side of the interval: its median is the
     value, and 2.5 % are below and above the ends. For a symmetric interval it is the normal distribution.
@@ -208,9 +179,6 @@ def draws_from_intervals(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, d
         highs: Upper ends, likewise.
         draws: Number of draws.
         seed: Seed of the random numbers.
-
-    Returns:
-        ``(draws, n, d)``.
 
     Raises:
         ValueError: The shapes do not match.
@@ -225,14 +193,11 @@ def draws_from_intervals(values: ArrayLike, lows: ArrayLike, highs: ArrayLike, d
 
 
 def share_non_dominated(draws: ArrayLike, maximise: Sequence[bool]) -> Floats:
-    """Compute the share of draws in which each variant is not dominated.
+    """Compute the share of draws in which each variant is not dominated: ``(n,)``, NaN if it lacks a value in any draw.
 
     Args:
         draws: ``(draws, n, d)``, at least one draw, from `draws_from_intervals` or a bootstrap.
         maximise: For each objective, whether more is better.
-
-    Returns:
-        ``(n,)``, from 0 to 1; NaN for a variant with a missing value in any draw.
 
     Raises:
         ValueError: The shapes do not match.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,29 +42,17 @@ class Objective:
 
 @dataclass(frozen=True)
 class Standing:
-    """One variant among those that it may be compared with.
-
-    Attributes:
-        variant: The variant.
-        group: The settings of its measurements; variants with different settings are not compared.
-        values: Objective key -> its number; None if it was not measured.
-        verdict: On the frontier of its group or not; None if the variant was not compared.
-        rivals: Number of variants that it was compared with; without any, it is on the frontier by definition.
-        no_interval: Objectives with an interval in other variants but not in this one: they do not vary.
-        excluded: Why it was not compared: ``not measured: tpot_s``.
-        confounded: Why an objective compares different work in its group.
-        hypervolume_lost: See `dominance.Hypervolume`.
-    """
+    """One variant among those that it may be compared with."""
 
     variant: Variant
-    group: str
-    values: Mapping[str, Estimate | None]
-    verdict: dominance.DominanceVerdict | None = None
-    rivals: int | None = None
-    no_interval: tuple[str, ...] = ()
-    excluded: str | None = None
-    confounded: str | None = None
-    hypervolume_lost: float | None = None
+    group: str  # the settings of its measurements; variants with different settings are not compared
+    values: Mapping[str, Estimate | None]  # objective key -> its number; None if it was not measured
+    verdict: dominance.DominanceVerdict | None = None  # None if the variant was not compared
+    rivals: int | None = None  # it was compared with so many; without any, it is on the frontier by definition
+    no_interval: tuple[str, ...] = ()  # objectives with an interval in other variants but not in this one: do not vary
+    excluded: str | None = None  # why it was not compared: ``not measured: tpot_s``
+    confounded: str | None = None  # why an objective compares different work in its group
+    hypervolume_lost: float | None = None  # see `dominance.Hypervolume`
 
     @property
     def on_frontier(self) -> bool:
@@ -79,19 +67,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The variants of a study by one set of objectives.
-
-    Attributes:
-        objectives: The objectives.
-        standings: One per variant, in the order of the study.
-        groups: The groups of variants that were compared with each other.
-        hypervolumes: Group -> `dominance.Hypervolume.total`; None if it was not computed.
-    """
+    """The variants of a study by one set of objectives."""
 
     objectives: tuple[Objective, ...]
-    standings: tuple[Standing, ...]
-    groups: Groups
-    hypervolumes: Mapping[str, float | None] = field(default_factory=dict)
+    standings: tuple[Standing, ...]  # one per variant, in the order of the study
+    groups: Groups  # of variants that were compared with each other
+    varying: tuple[str, ...]  # objectives with an interval in any variant
+    hypervolumes: Mapping[str, float | None]  # group -> `dominance.Hypervolume.total`; None if it was not computed
 
     @property
     def title(self) -> str:
@@ -101,8 +83,39 @@ class Frontier:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per variant, for ``pareto.csv`` and ``complete_results.json``."""
-        varying = _interval_keys([standing.values for standing in self.standings])
-        return [_row(standing, self.objectives, varying) for standing in self.standings]
+        rows = []
+        for standing in self.standings:
+            variant, verdict = standing.variant, standing.verdict
+            row: dict[str, Any] = {"name": variant.name, "model": variant.model, "precision": variant.precision}
+            row["group"] = standing.group
+            for objective in self.objectives:
+                estimate = standing.values[objective.key]
+                row[objective.key] = None if estimate is None else estimate.value
+                if objective.key in self.varying:
+                    low, high = (estimate and estimate.interval) or (None, None)
+                    row |= {f"{objective.key}_ci95_low": low, f"{objective.key}_ci95_high": high}
+                if objective.metric is ACCURACY_MEAN:
+                    row["accuracy_mean_tasks"] = ", ".join(variant.mean_tasks) or None
+            row |= {
+                "on_frontier": verdict and verdict.on_frontier,
+                "p_non_dominated": verdict and verdict.probability,
+                "state": standing.state,
+                "certain": verdict and verdict.certain,
+                "rivals": standing.rivals,
+                "no_interval": ", ".join(standing.no_interval) or None,
+                "excluded": standing.excluded,
+                "confounded": standing.confounded,
+                "hypervolume_lost": standing.hypervolume_lost,
+            }
+            rows.append(row)
+        return rows
+
+
+def value_and_ends(estimate: Estimate | None) -> tuple[float, float, float]:
+    """A number and the ends of its interval; NaN if missing."""
+    if estimate is None:
+        return math.nan, math.nan, math.nan
+    return estimate.value, *(estimate.interval or (math.nan, math.nan))
 
 
 def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objective, ...]:
@@ -121,14 +134,27 @@ def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objectiv
     example = f"for example: {' '.join(map(str, default_objectives(study)))}"
     if not wanted:
         raise UsageError("no objective is named", example)
-    measured = [
-        metric for key in (*METRICS, *tasks_of(study.variants)) if study.is_measured(metric := study.metric(key))
-    ]
-    found = tuple(_objective(text, {metric.key: metric for metric in measured}, example) for text in wanted)
-    for index, objective in enumerate(found):
-        if objective.key in (other.key for other in found[:index]):
-            raise UsageError(f"objective {objective.key!r} is named twice", "name each objective once")
-    return found
+    measured = {key: study.metric(key) for key in (*METRICS, *tasks_of(study.variants))}
+    measured = {key: metric for key, metric in measured.items() if study.is_measured(metric)}
+    found: list[Objective] = []
+    for text in wanted:
+        # A task's name may contain a colon itself, so the whole text is tried first.
+        name, colon, direction = (text, "", "") if text in measured or ":" not in text else text.rpartition(":")
+        if colon and direction not in _DIRECTIONS:
+            cause = f"objective {text!r}: {direction!r} is not a direction"
+            raise UsageError(cause, did_you_mean(direction, _DIRECTIONS))
+        metric = measured.get(name)
+        if metric is None:
+            near = did_you_mean(name, (key for key, known in measured.items() if known.better is not None))
+            raise UsageError(f"objective {name!r}: no result contains this metric", near or example)
+        if not colon and metric.better is None:
+            raise UsageError(f"objective {name!r}: the better direction is unknown", f"{name}:min or {name}:max")
+        found.append(Objective(metric, _DIRECTIONS.get(direction, metric.maximise)))
+    keys = [objective.key for objective in found]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            raise UsageError(f"objective {key!r} is named twice", "name each objective once")
+    return tuple(found)
 
 
 def default_objectives(study: Study, variants: Sequence[Variant] | None = None) -> tuple[Objective, ...]:
@@ -152,10 +178,6 @@ def find_frontiers(study: Study, wanted: Sequence[str] = ()) -> list[Frontier]:
     """Find the frontier by the default objectives, and by the requested ones.
 
     Each group of comparable variants has its own default objectives: older files have fewer numbers.
-
-    Args:
-        study: The study.
-        wanted: Objectives for `parse_objectives`; none by default.
 
     Returns:
         One frontier per distinct set of objectives, each over all variants, the default ones first; none if nothing
@@ -184,14 +206,13 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
     """
     if not objectives:
         raise ValueError("a frontier needs an objective")
-    metrics = [objective.metric for objective in objectives]
-    maximise = [objective.maximise for objective in objectives]
+    metrics, maximise = [each.metric for each in objectives], [each.maximise for each in objectives]
     groups = comparable_groups(study.variants, metrics)
     standings = []
     for variant, label in zip(study.variants, groups.labels, strict=True):
         values = {metric.key: variant.estimate(metric) for metric in metrics}
         standings.append(Standing(variant, label, values, excluded=_exclusion(variant, metrics, values)))
-    varying = _interval_keys([standing.values for standing in standings])
+    varying = tuple(metric.key for metric in metrics if any(_has_interval(s.values[metric.key]) for s in standings))
     if draws is None:
         draws = _FEW_DRAWS if len(standings) > _MANY_VARIANTS else dominance.DRAWS
     compared: dict[str, list[int]] = {}
@@ -201,7 +222,7 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
     volumes: dict[str, float | None] = {}
     for label, indices in compared.items():
         members = [standings[index] for index in indices]
-        ends = np.array([[_numbers(standing.values[metric.key]) for metric in metrics] for standing in members])
+        ends = np.array([[value_and_ends(standing.values[metric.key]) for metric in metrics] for standing in members])
         points, lows, highs = np.moveaxis(ends, 2, 0)
         verdicts = dominance.judge(points, lows, highs, maximise, draws=draws, seed=seed)
         volume = dominance.hypervolume(points, maximise)
@@ -216,25 +237,7 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
                 confounded=confounded,
                 hypervolume_lost=None if volume is None else volume.lost[place],
             )
-    return Frontier(tuple(objectives), tuple(standings), groups, volumes)
-
-
-def _objective(text: str, measured: Mapping[str, Metric], example: str) -> Objective:
-    # A task's name may contain a colon itself, so the whole text is tried first.
-    name, colon, direction = (text, "", "") if text in measured else text.rpartition(":")
-    if not colon:
-        name = text
-    elif direction not in _DIRECTIONS:
-        cause = f"objective {text!r}: {direction!r} is not a direction"
-        raise UsageError(cause, did_you_mean(direction, _DIRECTIONS))
-    if name not in measured:
-        near = did_you_mean(name, (key for key, metric in measured.items() if metric.better is not None))
-        raise UsageError(f"objective {name!r}: no result contains this metric", near or example)
-    if colon:
-        return Objective(measured[name], _DIRECTIONS[direction])
-    if measured[name].better is None:
-        raise UsageError(f"objective {name!r}: the better direction is unknown", f"{name}:min or {name}:max")
-    return Objective(measured[name], measured[name].maximise)
+    return Frontier(tuple(objectives), tuple(standings), groups, varying, volumes)
 
 
 def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str, Estimate | None]) -> str | None:
@@ -253,41 +256,3 @@ def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str,
 
 def _has_interval(estimate: Estimate | None) -> bool:
     return estimate is not None and estimate.interval is not None
-
-
-def _interval_keys(values: Sequence[Mapping[str, Estimate | None]]) -> list[str]:
-    """Objectives that have an interval in any variant."""
-    return [key for key in (values[0] if values else ()) if any(_has_interval(found[key]) for found in values)]
-
-
-def _numbers(estimate: Estimate | None) -> tuple[float, float, float]:
-    """The value and the ends of its interval; NaN if missing."""
-    if estimate is None:
-        return math.nan, math.nan, math.nan
-    return estimate.value, *(estimate.interval or (math.nan, math.nan))
-
-
-def _row(standing: Standing, objectives: Sequence[Objective], varying: Sequence[str]) -> dict[str, Any]:
-    variant, verdict = standing.variant, standing.verdict
-    row: dict[str, Any] = {
-        "name": variant.name, "model": variant.model, "precision": variant.precision, "group": standing.group,
-    }  # fmt: skip
-    for objective in objectives:
-        estimate = standing.values[objective.key]
-        row[objective.key] = None if estimate is None else estimate.value
-        if objective.key in varying:
-            low, high = (estimate.interval if estimate and estimate.interval else None) or (None, None)
-            row |= {f"{objective.key}_ci95_low": low, f"{objective.key}_ci95_high": high}
-        if objective.metric is ACCURACY_MEAN:
-            row["accuracy_mean_tasks"] = ", ".join(variant.mean_tasks) or None
-    return row | {
-        "on_frontier": verdict and verdict.on_frontier,
-        "p_non_dominated": verdict and verdict.probability,
-        "state": standing.state,
-        "certain": verdict and verdict.certain,
-        "rivals": standing.rivals,
-        "no_interval": ", ".join(standing.no_interval) or None,
-        "excluded": standing.excluded,
-        "confounded": standing.confounded,
-        "hypervolume_lost": standing.hypervolume_lost,
-    }

@@ -1,13 +1,15 @@
-"""What output costs: money per million tokens, joules and money per correct answer. Pure arithmetic.
+"""What output costs: money per million tokens, joules and money per correct answer.
 
-A quantity that is not known is None, and so is what it would give. A price that is None is not asked for: its part is
-left out. Money is in the currency of the prices.
+A quantity that is not known is None, and so is what it would give. Money is in the currency of the prices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, J_PER_REQUEST, J_PER_TOKEN, THROUGHPUT
+from slim_eval.results.variants import Variant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,92 +24,83 @@ _MILLION = 1e6
 
 @dataclass(frozen=True)
 class Prices:
-    """The prices. Whoever rents a GPU has often paid its electricity already: one price is enough then.
-
-    Attributes:
-        per_gpu_hour: Money for one GPU for one hour.
-        per_kwh: Money for 1 kWh.
-    """
+    """The prices. Whoever rents a GPU has often paid its electricity already: one price is enough then."""
 
     per_gpu_hour: float | None = None
     per_kwh: float | None = None
 
-    def __bool__(self) -> bool:
-        """Whether any price is given."""
-        return self.per_gpu_hour is not None or self.per_kwh is not None
+    def cost(self, seconds: _Number | None, joules: _Number | None, gpus: _Number | float = 1) -> _Number | None:
+        """Money for seconds of some GPUs, and the joules of all of them; numbers or arrays.
+
+        None if no price is given or a price lacks its quantity; a quantity without a price need not be known.
+        """
+        total: _Number | None = None
+        for price, amount in (
+            (self.per_gpu_hour, None if seconds is None else seconds * (gpus / _SECONDS_AN_HOUR)),
+            (self.per_kwh, None if joules is None else joules / _JOULES_A_KWH),
+        ):
+            if price is None:
+                continue
+            if amount is None:
+                return None
+            total = price * amount if total is None else total + price * amount
+        return total
+
+    def per_million_tokens(
+        self, tokens_per_second: _Number | None, joules_per_output_token: _Number | None, gpus: _Number | float = 1
+    ) -> _Number | None:
+        """Money per million output tokens: the hours that the GPUs are rented, and the electricity; see `cost`.
+
+        per_gpu_hour x gpus / (tokens_per_second x 3600) x 1e6 + joules_per_output_token x 1e6 / 3.6e6 x per_kwh.
+
+        Args:
+            tokens_per_second: Output tokens per second over all requests, above 0.
+            joules_per_output_token: Gross energy of the GPUs per output token.
+            gpus: GPUs that share the model.
+        """
+        seconds = None if tokens_per_second is None else _MILLION / tokens_per_second
+        joules = None if joules_per_output_token is None else _MILLION * joules_per_output_token
+        return self.cost(seconds, joules, gpus)
 
 
-def money_per_million_tokens(
-    tokens_per_second: _Number | None,
-    joules_per_output_token: _Number | None,
-    prices: Prices,
-    gpus: _Number | float = 1,
-) -> _Number | None:
-    """Money per million output tokens: the hours that the GPUs are rented, and the electricity.
-
-    per_gpu_hour x gpus / (tokens_per_second x 3600) x 1e6 + joules_per_output_token x 1e6 / 3.6e6 x per_kwh.
+def per_correct_answer(per_request: float | None, accuracy: float | None) -> float | None:
+    """Joules or money per correct answer; wrong answers cost, too.
 
     Args:
-        tokens_per_second: Output tokens per second over all requests, above 0; a number or an array.
-        joules_per_output_token: Gross energy of the GPUs per output token, likewise.
-        prices: The prices.
-        gpus: GPUs that share the model.
-
-    Returns:
-        None if no price is given, or a quantity that a price needs is unknown.
-    """
-    seconds = None if tokens_per_second is None else _MILLION / tokens_per_second
-    joules = None if joules_per_output_token is None else _MILLION * joules_per_output_token
-    return _money(seconds, joules, prices, gpus)
-
-
-def joules_per_correct_answer(joules_per_request: float | None, accuracy: float | None) -> float | None:
-    """Joules per correct answer; wrong answers cost energy, too.
-
-    Args:
-        joules_per_request: Energy of a request in the energy benchmark. Its length is that benchmark's, not the
-            task's, so the number ranks configurations; it is not the cost of the task.
+        per_request: Joules or money of a request in a benchmark. Its length is that benchmark's, not the task's, so the
+            result ranks variants; it is not the cost of the task.
         accuracy: Share of the task's answers that are correct, from 0 to 1.
 
     Returns:
         None if one of them is unknown, or no answer is correct.
     """
-    return None if joules_per_request is None or not accuracy else joules_per_request / accuracy
+    return None if per_request is None or not accuracy else per_request / accuracy
 
 
-def money_per_correct_answer(
-    seconds_per_request: float | None,
-    joules_per_request: float | None,
-    accuracy: float | None,
-    prices: Prices,
-    gpus: float = 1,
-) -> float | None:
-    """Money per correct answer; see `joules_per_correct_answer` for its limits.
+@dataclass(frozen=True)
+class Costs:
+    """What the output of a variant costs; None if a price or a quantity is missing, or its energy is invalid."""
 
-    Args:
-        seconds_per_request: Amortised: wall time of a batch over its requests, so that no second is paid twice.
-        joules_per_request: Energy of a request.
-        accuracy: Share of answers that are correct, from 0 to 1.
-        prices: The prices.
-        gpus: GPUs that share the model.
+    money_per_million_tokens: float | None
+    joules_per_correct_answer: float | None
+    money_per_correct_answer: float | None
 
-    Returns:
-        None if no price is given, a quantity that a price needs is unknown, or no answer is correct.
-    """
-    total = _money(seconds_per_request, joules_per_request, prices, gpus)
-    return None if total is None or not accuracy else total / accuracy
+    @classmethod
+    def of(cls, variant: Variant, prices: Prices) -> Costs:
+        """The costs of a variant."""
+        per_token, per_request = (
+            variant.number(metric) if variant.counts(metric) else None for metric in (J_PER_TOKEN, J_PER_REQUEST)
+        )
+        gpus, accuracy = num_gpus(variant) or 1, variant.number(ACCURACY_MEAN)
+        # Amortised: wall time of a batch over its requests, so that no second is paid twice.
+        paid = prices.cost(variant.number(AMORTISED), per_request, gpus)
+        return cls(
+            prices.per_million_tokens(variant.number(THROUGHPUT) or None, per_token, gpus),
+            per_correct_answer(per_request, accuracy),
+            per_correct_answer(paid, accuracy),
+        )
 
 
-def _money(seconds: _Number | None, joules: _Number | None, prices: Prices, gpus: _Number | float) -> _Number | None:
-    """The cost of GPU seconds and joules; None if a price has no known quantity."""
-    total: _Number | None = None
-    for price, amount in (
-        (prices.per_gpu_hour, None if seconds is None else seconds * (gpus / _SECONDS_AN_HOUR)),
-        (prices.per_kwh, None if joules is None else joules / _JOULES_A_KWH),
-    ):
-        if price is None:
-            continue
-        if amount is None:
-            return None
-        total = price * amount if total is None else total + price * amount
-    return total
+def num_gpus(variant: Variant) -> int | None:
+    """GPUs that share the model: those whose energy was measured; None if they were not recorded."""
+    return len(variant.energy.devices if variant.energy is not None else ()) or None

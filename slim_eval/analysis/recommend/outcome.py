@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from slim_eval.analysis.pareto.frontier import Objective
+from slim_eval.analysis.recommend.cost import Costs
 from slim_eval.analysis.recommend.question import Constraint, Goal
 from slim_eval.errors import NothingFitsError
 from slim_eval.metrics import Metric
@@ -37,61 +40,74 @@ class Reading:
 
 @dataclass(frozen=True)
 class Check:
-    """A constraint on a variant; `why` names what is missing if it was not measured."""
+    """A constraint on a variant."""
 
     constraint: Constraint
     reading: Reading
-    state: CheckState
-    why: str | None = None
+    why: str | None = None  # what is missing if it was not measured
 
+    @property
+    def state(self) -> CheckState:
+        """By the ends of the interval; without one, by the value."""
+        if self.reading.value is None:
+            return CheckState.NOT_MEASURED
+        ends = [end for end in (self.reading.low, self.reading.high) if end is not None] or [self.reading.value]
+        kept = [self.constraint.keeps(end) for end in ends]
+        if all(kept):
+            return CheckState.SATISFIED
+        return CheckState.INCONCLUSIVE if any(kept) else CheckState.VIOLATED
 
-@dataclass(frozen=True)
-class Costs:
-    """See `cost`; None if a price or a quantity is missing."""
+    @property
+    def breach(self) -> float:
+        """How far the value is beyond the limit, as a share of the limit; 0 or less within it."""
+        value, limit = self.reading.value, self.constraint.limit
+        if value is None or not limit:
+            return math.inf
+        return (value - limit if self.constraint.at_most else limit - value) / limit
 
-    money_per_million_tokens: float | None = None
-    joules_per_correct_answer: float | None = None
-    money_per_correct_answer: float | None = None
+    def __str__(self) -> str:
+        """The value against the limit that it violates: ``mmlu 60.0 %, less than 65.0 %``."""
+        metric, side = self.reading.metric, "more" if self.constraint.at_most else "less"
+        return (
+            f"{metric.title} {metric.text(self.reading.value or 0)}, {side} than {metric.text(self.constraint.limit)}"
+        )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant and its place in the ranking.
+    """A variant and its place in the ranking."""
 
-    Attributes:
-        place: Its place in the study.
-        variant: The variant.
-        objectives: One reading for each part of the objective.
-        balance: Geometric mean of the ratios to the best value of each part among those that keep the constraints; None
-            for an objective of one part, or where a part is missing.
-        checks: One for each constraint.
-        missing: The numbers that it does not have, in words.
-        recoveries: Task -> accuracy as a share of the fp16 accuracy of the same model, if requested.
-        excluded: Why it is not in the running; None if it is.
-        wins: Share of the resamples that it wins; None if no uncertainty is known, or it is not in the running.
-        costs: What its output costs.
-    """
-
-    place: int
+    place: int  # in the study
     variant: Variant
-    objectives: tuple[Reading, ...]
-    balance: float | None
-    checks: tuple[Check, ...]
-    missing: tuple[str, ...]
-    recoveries: Mapping[str, float | None]
-    excluded: str | None
-    wins: float | None
-    costs: Costs
+    objectives: tuple[Reading, ...]  # one for each part of the objective
+    checks: tuple[Check, ...]  # one for each constraint
+    missing: tuple[str, ...]  # the numbers that it does not have, in words
+    recoveries: Mapping[str, float | None]  # task -> share of the accuracy of the same model's fp16, if requested
+    costs: Costs  # of its output
+    #: Geometric mean of the ratios to the best value of each part among those that keep the constraints; None for an
+    #: objective of one part, or if a part is missing.
+    balance: float | None = None
+    #: Share of the resamples that it wins; None if no uncertainty is known, or it is not in the running.
+    wins: float | None = None
 
     @property
     def name(self) -> str:
         """Model and precision."""
         return self.variant.label
 
+    def checks_in(self, state: CheckState) -> list[Check]:
+        """Its checks in a state."""
+        return [check for check in self.checks if check.state is state]
+
+    @cached_property
+    def excluded(self) -> str | None:
+        """Why it is not in the running; None if it is."""
+        return "; ".join((*self.missing, *map(str, self.checks_in(CheckState.VIOLATED)))) or None
+
     @property
-    def inconclusive(self) -> tuple[Check, ...]:
-        """The constraints whose interval includes the limit."""
-        return tuple(check for check in self.checks if check.state is CheckState.INCONCLUSIVE)
+    def readings(self) -> list[Reading]:
+        """The numbers that decide: of the objective, then of the constraints."""
+        return [*self.objectives, *(check.reading for check in self.checks)]
 
     @property
     def keeps_all(self) -> bool:
@@ -101,23 +117,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The variants of one setting.
+    """The variants of one setting."""
 
-    Attributes:
-        setting: Engine, hardware and other differences from the other settings; ``all`` if nothing is known.
-        objectives: The columns that stand for the goal here.
-        candidates: Those in the running, best first, then the others.
-        resamples: Number of resamples; None if no uncertainty is known.
-        unfulfilled: Share of the resamples in which no variant meets every constraint.
-    """
+    setting: str  # engine, hardware and other differences from the other settings; ``all`` if nothing is known
+    objectives: tuple[Objective, ...]  # the columns that stand for the goal here
+    candidates: tuple[Candidate, ...]  # those in the running, best first, then the others
+    resamples: int | None  # None if no uncertainty is known
+    unfulfilled: float | None  # share of the resamples in which no variant meets every constraint
 
-    setting: str
-    objectives: tuple[Objective, ...]
-    candidates: tuple[Candidate, ...]
-    resamples: int | None
-    unfulfilled: float | None
-
-    @property
+    @cached_property
     def running(self) -> tuple[Candidate, ...]:
         """Those that are not excluded, best first."""
         return tuple(candidate for candidate in self.candidates if candidate.excluded is None)
@@ -127,8 +135,18 @@ class Ranking:
         """The best of them; None if all are excluded."""
         return next(iter(self.running), None)
 
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics that decide."""
+        return [reading.metric for reading in self.candidates[0].readings]
 
-class Missing(Enum):
+    @cached_property
+    def compared(self) -> list[Candidate]:
+        """Those that have a number for every part of the objective, whether or not they keep the constraints."""
+        return [c for c in self.candidates if all(reading.value is not None for reading in c.objectives)]
+
+
+class Missing(str, Enum):
     """What is missing to be sure of the answer."""
 
     MEASUREMENT = "not measured"
@@ -138,23 +156,14 @@ class Missing(Enum):
 
 @dataclass(frozen=True)
 class NextMeasurement:
-    """The one measurement that could change the answer.
+    """The one measurement that could change the answer."""
 
-    Attributes:
-        name: Variant to measure.
-        key: Column to measure.
-        lack: What is missing.
-        share: For a value that is too uncertain, the share of resamples whose winner it decides.
-        change: For a value without an interval, the relative change that would change the pick.
-        text: In a sentence.
-    """
-
-    name: str
-    key: str
+    name: str  # variant to measure
+    key: str  # column to measure
     lack: Missing
-    share: float | None
-    change: float | None
-    text: str
+    share: float | None  # for a value that is too uncertain, the share of resamples whose winner it decides
+    change: float | None  # for a value without an interval, the relative change that would change the pick
+    text: str  # in a sentence
 
 
 @dataclass(frozen=True)
@@ -168,27 +177,15 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer of `recommend`.
-
-    Attributes:
-        goal: What should be best.
-        constraints: What had to be kept.
-        tasks: Tasks of the mean accuracy and the recovery.
-        ranking: The setting that gives the answer.
-        others: Rankings of the other settings; they are not compared with this one.
-        next_measurement: The one measurement that could change the answer; None if none is known to.
-        closest: Where nothing fits, what comes closest; None if something does, or nothing was measured completely.
-        caveats: What the numbers do not carry.
-    """
+    """The answer of `recommend`."""
 
     goal: Goal
     constraints: tuple[Constraint, ...]
-    tasks: tuple[str, ...]
-    ranking: Ranking
-    others: tuple[Ranking, ...]
-    next_measurement: NextMeasurement | None
-    closest: Relaxation | None
-    caveats: tuple[str, ...]
+    tasks: tuple[str, ...]  # of the mean accuracy and the recovery
+    ranking: Ranking  # the setting that gives the answer
+    others: tuple[Ranking, ...]  # the other settings, which are not compared with this one
+    next_measurement: NextMeasurement | None  # None if none is known to change the answer
+    caveats: tuple[str, ...] = ()  # what the numbers do not carry
 
     @property
     def pick(self) -> Candidate | None:
@@ -205,6 +202,22 @@ class Recommendation:
         """Share of the resamples that the pick wins; None if no uncertainty is known."""
         return None if self.pick is None else self.pick.wins
 
+    @cached_property
+    def closest(self) -> Relaxation | None:
+        """If nothing fits: of variants with every number, the one whose worst breach is the least share of a limit."""
+        rankings = (self.ranking, *self.others)
+        if any(ranking.running for ranking in rankings):
+            return None
+        every = [candidate for ranking in rankings for candidate in ranking.candidates]
+        complete = [c for c in every if all(reading.value is not None for reading in c.readings)]
+        if not complete:
+            return None
+        nearest = min(complete, key=lambda candidate: max(check.breach for check in candidate.checks))
+        broken = nearest.checks_in(CheckState.VIOLATED)
+        words = [f"{check} ({check.breach * 100:.2g} % beyond the limit)" for check in broken]
+        options = (check.constraint.relaxed(check.reading.value or 0) for check in broken)
+        return Relaxation(nearest.name, tuple(options), f"the closest is {nearest.name}: {'; '.join(words)}")
+
     def raise_if_nothing_fits(self) -> None:
         """Raise without a pick.
 
@@ -213,17 +226,14 @@ class Recommendation:
         """
         if self.pick is not None:
             return
-        if self.closest is None:
-            count = Counter(lack for candidate in self.ranking.candidates for lack in candidate.missing)
-            total = len(self.ranking.candidates)
-            lacks = "; ".join(f"{lack} ({times} of {total})" for lack, times in count.most_common())
-            raise NothingFitsError(
-                f"no variant has every number that the question needs: {lacks}",
-                "measure what is missing with `slim-eval run`, or drop that requirement",
-            )
+        if self.closest is not None:
+            cause = f"no variant meets every constraint; {self.closest.text}"
+            raise NothingFitsError(cause, f"relax it: {' '.join(self.closest.options)}")
+        count = Counter(lack for candidate in self.ranking.candidates for lack in candidate.missing)
+        lacks = (f"{lack} ({times} of {len(self.ranking.candidates)})" for lack, times in count.most_common())
         raise NothingFitsError(
-            f"no variant meets every constraint; {self.closest.text}",
-            f"relax it: {' '.join(self.closest.options)}",
+            f"no variant has every number that the question needs: {'; '.join(lacks)}",
+            "measure what is missing with `slim-eval run`, or drop that requirement",
         )
 
 
@@ -233,15 +243,13 @@ def to_json(found: Recommendation) -> str:
         "schema_version": 1,
         "goal": {"preset": found.goal.preset, "objective": found.goal.word},
         "constraints": [_constraint_json(constraint) for constraint in found.constraints],
-        "tasks": list(found.tasks),
+        "tasks": found.tasks,
         "pick": _name_json(found.pick),
         "runner_up": _name_json(found.runner_up),
         "sureness": found.confidence,
-        "decisive_measurement": None
-        if found.next_measurement is None
-        else {**asdict(found.next_measurement), "lack": found.next_measurement.lack.value},
-        "closest": None if found.closest is None else asdict(found.closest),
-        "caveats": list(found.caveats),
+        "decisive_measurement": found.next_measurement and asdict(found.next_measurement),
+        "closest": found.closest and asdict(found.closest),
+        "caveats": found.caveats,
         **_ranking_json(found.ranking),
         "other_settings": [{**_ranking_json(r), "pick": _name_json(r.pick)} for r in found.others],
     }
@@ -251,52 +259,39 @@ def to_json(found: Recommendation) -> str:
 def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     return {
         "setting": ranking.setting,
-        "objectives": [
-            {"key": objective.key, "better": "higher" if objective.maximise else "lower"}
-            for objective in ranking.objectives
-        ],
+        "objectives": [{"key": o.key, "better": "higher" if o.maximise else "lower"} for o in ranking.objectives],
         "resamples": ranking.resamples,
         "unfulfilled": ranking.unfulfilled,
-        "candidates": [_candidate_json(candidate) for candidate in ranking.candidates],
-    }
-
-
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    return {
-        **_name_json(candidate),
-        "objectives": [_reading_json(reading) for reading in candidate.objectives],
-        "balance": candidate.balance,
-        "wins": candidate.wins,
-        "excluded": candidate.excluded,
-        "checks": [
+        "candidates": [
             {
-                **_constraint_json(check.constraint),
-                **{end: getattr(check.reading, end) for end in ("value", "low", "high")},
-                "state": check.state.value,
-                "why": check.why,
+                **(_name_json(candidate) or {}),
+                "objectives": [{"key": r.metric.key, **_value_json(r)} for r in candidate.objectives],
+                "balance": candidate.balance,
+                "wins": candidate.wins,
+                "excluded": candidate.excluded,
+                "checks": [
+                    {**_constraint_json(c.constraint), **_value_json(c.reading), "state": c.state.value, "why": c.why}
+                    for c in candidate.checks
+                ],
+                "recovery": candidate.recoveries,
+                "costs": asdict(candidate.costs),
             }
-            for check in candidate.checks
+            for candidate in ranking.candidates
         ],
-        "recovery": dict(candidate.recoveries),
-        "costs": asdict(candidate.costs),
     }
 
 
 def _constraint_json(constraint: Constraint) -> dict[str, Any]:
-    return {
-        "option": constraint.option,
-        "key": constraint.metric.key,
-        "bound": "at most" if constraint.at_most else "at least",
-        "limit": constraint.limit,
-    }
+    bound = "at most" if constraint.at_most else "at least"
+    return {"option": constraint.option, "key": constraint.metric.key, "bound": bound, "limit": constraint.limit}
 
 
-def _name_json(candidate: Candidate | None) -> Any:
+def _value_json(reading: Reading) -> dict[str, float | None]:
+    return {"value": reading.value, "low": reading.low, "high": reading.high}
+
+
+def _name_json(candidate: Candidate | None) -> dict[str, str] | None:
     if candidate is None:
         return None
     variant = candidate.variant
     return {"name": variant.name, "model": variant.model, "precision": variant.precision}
-
-
-def _reading_json(reading: Reading) -> dict[str, Any]:
-    return {"key": reading.metric.key, "value": reading.value, "low": reading.low, "high": reading.high}

@@ -48,10 +48,9 @@ OF_BEST = Metric(
 )  # fmt: skip
 MEMORY = Metric("memory_gb", "weights", "weights", "GiB", benchmark=None, basis=Basis.FILES, exact=True)
 COST = Metric("money_per_million_tokens", "money / M tokens", "money per million output tokens", benchmark=None)
-BALANCED = "balanced"
 
-_SHARE_OF_BEST = 0.95
-#: What a word means: of each the first metric that was measured.
+_BALANCED = "balanced"
+#: What a word means: the first metric that was measured.
 _WORDS: dict[str, tuple[Metric, ...]] = {
     "latency": LATENCIES,
     "throughput": (THROUGHPUT,),
@@ -63,47 +62,33 @@ _WORDS: dict[str, tuple[Metric, ...]] = {
 _BALANCED_PARTS = ("accuracy", "latency", "energy", "memory")
 #: Preset -> what is to be best, and the least share of the best mean accuracy.
 _PRESETS: dict[str, tuple[str, float | None]] = {
-    "latency-critical": ("latency", _SHARE_OF_BEST),
+    "latency-critical": ("latency", 0.95),
     "accuracy-critical": ("accuracy", None),
     "energy-constrained": ("energy", None),
-    BALANCED: (BALANCED, None),
+    _BALANCED: (_BALANCED, None),
 }
 _SHORT = {name.split("-")[0]: name for name in _PRESETS}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What should be best.
+    """What should be best."""
 
-    Attributes:
-        word: As requested: a preset's word such as ``latency``, or a metric.
-        parts: One for each thing to weigh, all with the same weight; of each part the first objective that was measured
-            counts.
-        preset: The preset that it comes from.
-    """
-
-    word: str
+    word: str  # as requested: a preset's word such as ``latency``, or a metric
+    #: One for each thing to weigh, all with the same weight; of each the first objective that was measured counts.
     parts: tuple[tuple[Objective, ...], ...]
-    preset: str | None = None
+    preset: str | None  # that it comes from
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A limit that a variant must meet.
+    """A limit that a variant must meet."""
 
-    Attributes:
-        option: The option that set it: ``--max-tpot-ms``, ``--min mmlu``.
-        metric: The limited metric.
-        limit: The limit, in the unit of the metric's key.
-        at_most: Whether it is a maximum; otherwise a minimum.
-        scale: Factor from the key's unit to the option's.
-    """
-
-    option: str
+    option: str  # that set it: ``--max-tpot-ms``, ``--min mmlu``
     metric: Metric
-    limit: float
-    at_most: bool
-    scale: float = 1.0
+    limit: float  # in the unit of the metric's key
+    at_most: bool  # a maximum; otherwise a minimum
+    scale: float = 1.0  # from the key's unit to the option's
 
     def __str__(self) -> str:
         """The limit in words: ``time per output token at most 20.0 ms``."""
@@ -138,49 +123,36 @@ def plan_of(question: Question, study: Study) -> Plan:
     Raises:
         UsageError: A preset, objective or task is unknown, or cost is the objective and no price is given.
     """
-    known = tasks_of(study.variants)
-    preset = _preset(question)
-    word, share = _PRESETS[preset] if preset is not None else (question.objective or "", None)
+    preset, word, share = None, question.objective, None
+    if word is None or word == _BALANCED:
+        name = question.preset or _BALANCED
+        preset = _SHORT.get(name, name)
+        if preset not in _PRESETS:
+            raise UsageError(f"--preset {name!r}: no such preset", did_you_mean(name, [*_PRESETS, *_SHORT]))
+        word, share = _PRESETS[preset]
     if word == "cost" and question.price_per_gpu_hour is None and question.price_per_kwh is None:
         raise UsageError("--objective cost: no price is given", "add --price-per-gpu-hour, --price-per-kwh, or both")
-    return Plan(
-        goal=Goal(word, _parts(word, study), preset),
-        constraints=tuple(_constraints(question, study, preset, share)),
-        tasks=tuple(_task(task, known, "--accuracy-tasks") for task in question.accuracy_tasks) or known,
-    )
+    if word == _BALANCED or word in _WORDS:
+        words = _BALANCED_PARTS if word == _BALANCED else (word,)
+        parts = tuple(tuple(Objective(metric, metric.maximise) for metric in _WORDS[part]) for part in words)
+    elif len(word.split()) != 1:
+        cause = f"--objective {word!r}: contains {len(word.split())} objectives"
+        raise UsageError(cause, "give one; for several: --preset balanced")
+    else:
+        try:
+            parts = (parse_objectives(word, study),)
+        except UsageError as error:
+            near = did_you_mean(word, _WORDS)
+            raise UsageError(f"--objective: {error.cause}", near if near.startswith("did") else error.remedy) from None
+    constraints = _constraints(question, study)
+    if share is not None:
+        constraints.append(Constraint(f"--preset {preset}", OF_BEST, share, False))
+    known = tasks_of(study.variants)
+    tasks = tuple(_task(task, known, "--accuracy-tasks") for task in question.accuracy_tasks) or known
+    return Plan(Goal(word, parts, preset), tuple(constraints), tasks)
 
 
-def _preset(question: Question) -> str | None:
-    if question.objective is not None:
-        return BALANCED if question.objective == BALANCED else None
-    name = question.preset or BALANCED
-    found = _SHORT.get(name, name)
-    if found not in _PRESETS:
-        raise UsageError(f"--preset {name!r}: no such preset", did_you_mean(name, [*_PRESETS, *_SHORT]))
-    return found
-
-
-def _parts(word: str, study: Study) -> tuple[tuple[Objective, ...], ...]:
-    def options(name: str) -> tuple[Objective, ...]:
-        return tuple(Objective(metric, metric.maximise) for metric in _WORDS[name])
-
-    if word == BALANCED:
-        return tuple(options(part) for part in _BALANCED_PARTS)
-    if word in _WORDS:
-        return (options(word),)
-    words = word.split()
-    if len(words) != 1:
-        raise UsageError(
-            f"--objective {word!r}: contains {len(words)} objectives", "give one; for several: --preset balanced"
-        )
-    try:
-        return (parse_objectives(words, study),)
-    except UsageError as error:
-        near = did_you_mean(word, _WORDS)
-        raise UsageError(f"--objective: {error.cause}", near if near.startswith("did") else error.remedy) from None
-
-
-def _constraints(question: Question, study: Study, preset: str | None, share: float | None) -> list[Constraint]:
+def _constraints(question: Question, study: Study) -> list[Constraint]:
     limits = (
         ("--max-tpot-ms", TPOT, question.max_tpot_ms, 1000.0),
         ("--max-ttft-ms", TTFT, question.max_ttft_ms, 1000.0),
@@ -192,14 +164,11 @@ def _constraints(question: Question, study: Study, preset: str | None, share: fl
     for text, least in question.min_accuracy.items():
         task = study.metric(_task(text, tasks_of(study.variants), "--min"))
         if not task.maximise:
-            raise UsageError(
-                f"--min {task.key}: lower is better for its metric", "give a task that is scored by correct answers"
-            )
+            cause = f"--min {task.key}: lower is better for its metric"
+            raise UsageError(cause, "give a task that is scored by correct answers")
         found.append(Constraint(f"--min {task.key}", task, least, False))
     if question.min_recovery is not None:
         found.append(Constraint("--min-recovery", RECOVERY, question.min_recovery, False))
-    if share is not None:
-        found.append(Constraint(f"--preset {preset}", OF_BEST, share, False))
     return found
 
 

@@ -7,7 +7,7 @@ are not, and differ by less: the result is rather too uncertain than too certain
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,12 @@ import numpy as np
 from slim_eval.analysis.comparability import NOT_MEASURED, comparable_groups
 from slim_eval.analysis.impact import impact_of
 from slim_eval.analysis.pareto.dominance import Bools, Floats, draws_from_intervals
-from slim_eval.analysis.pareto.frontier import Objective
-from slim_eval.analysis.recommend.cost import Prices, money_per_million_tokens
+from slim_eval.analysis.pareto.frontier import Objective, value_and_ends
+from slim_eval.analysis.recommend.cost import Prices, num_gpus
 from slim_eval.analysis.recommend.question import COST, MEMORY, OF_BEST, RECOVERY, Constraint, Plan
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Basis, Metric
-from slim_eval.results.variants import Estimate, Interval, Variant
+from slim_eval.results.variants import Estimate, Variant
 
 #: Metrics by key, each ``(draws, variants)``, NaN if unknown.
 Numbers = Mapping[str, Floats]
@@ -32,51 +32,46 @@ _LEAST = 0.01
 
 @dataclass(frozen=True)
 class Table:
-    """All variants, and the numbers that a plan needs of them.
+    """The numbers that a plan needs of n variants: k measured metrics."""
 
-    Attributes:
-        variants: With their mean accuracy.
-        tasks: Tasks of the mean accuracy and the recovery.
-        metrics: Measured metrics, k of them.
-        values: ``(n, k)``, NaN if not measured.
-        lows: Lower ends of the 95 % intervals, NaN if unknown.
-        highs: Upper ends, likewise.
-        bases: For each variant, the place of its baseline: its own for a baseline, None if there is none to compare
-            with.
-        unbased: For each variant, why `bases` has None; None otherwise.
-        prices: What is paid.
-    """
-
-    variants: tuple[Variant, ...]
-    tasks: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    values: Floats
-    lows: Floats
-    highs: Floats
-    bases: tuple[int | None, ...]
-    unbased: tuple[str | None, ...]
+    variants: tuple[Variant, ...]  # with their mean accuracy
+    tasks: tuple[str, ...]  # of the mean accuracy and the recovery
+    #: Key of a metric that decides -> the measured metrics that it is computed from: often itself.
+    parts: Mapping[str, tuple[Metric, ...]]
+    metrics: tuple[Metric, ...]  # all of these
+    values: Floats  # ``(n, k)``, NaN if not measured
+    lows: Floats  # lower ends of the 95 % intervals, NaN if unknown
+    highs: Floats  # upper ends, likewise
+    bases: tuple[int | None, ...]  # place of each variant's baseline, its own for a baseline; None: not to compare with
+    unbased: tuple[str | None, ...]  # why `bases` has None
     prices: Prices
 
     @classmethod
     def of(cls, study: Study, plan: Plan, prices: Prices) -> Table:
-        """The numbers that a plan needs."""
-        variants = study.variants
-        tasks = next((variant.mean_tasks for variant in variants), ())
+        """The numbers that a plan needs; the variants have their mean accuracy."""
+        tasks = next((variant.mean_tasks for variant in study.variants), ())
         asked = [objective.metric for part in plan.goal.parts for objective in part]
         asked += [constraint.metric for constraint in plan.constraints]
         # What stands in for a latency of unequal work has to be at hand.
-        needed = [part for metric in (*asked, THROUGHPUT) for part in parts_of(metric, study, tasks, prices)]
-        metrics = tuple({metric.key: metric for metric in needed}.values())
-        found = [[estimate_of(variant, metric) for metric in metrics] for variant in variants]
-        shape = (len(variants), len(metrics))
-        values, lows, highs = (
-            np.array([[_end(each, end) for each in line] for line in found], dtype=np.float64).reshape(shape)
-            for end in (None, 0, 1)
-        )
-        based = [_base(variant, study, tasks) for variant in variants]
+        parts = {metric.key: _parts(metric, study, tasks, prices) for metric in (*asked, THROUGHPUT)}
+        metrics = tuple({part.key: part for found in parts.values() for part in found}.values())
+        found = [[value_and_ends(estimate_of(variant, metric)) for metric in metrics] for variant in study.variants]
+        values, lows, highs = np.moveaxis(np.array(found, dtype=np.float64), 2, 0)
+        places = {id(variant): place for place, variant in enumerate(study.variants)}
+        bases: list[int | None] = []
+        unbased: list[str | None] = []
+        for variant in study.variants:
+            base, why = study.baseline(variant), None
+            if base is not variant:
+                made = impact_of(variant, base, tasks)
+                refused = [task for task in tasks if task not in made.drops]
+                reasons = [text for text in made.reasons if base is None or text.split(":")[0] in refused]
+                why = "; ".join(reasons) or (f"no {', '.join(refused)}" if refused else None)
+            comparable = base is variant or (bool(tasks) and why is None)
+            bases.append(places[id(base)] if base is not None and comparable else None)
+            unbased.append(why)
         return cls(
-            variants, tasks, metrics, values, lows, highs, tuple(place for place, _ in based),
-            tuple(why for _, why in based), prices,
+            study.variants, tasks, parts, metrics, values, lows, highs, tuple(bases), tuple(unbased), prices
         )  # fmt: skip
 
     def column(self, metric: Metric) -> int:
@@ -92,54 +87,10 @@ class Table:
         bounded: Floats = np.minimum(np.maximum(made, least), most)
         return bounded
 
-    def numbers(self, draws: Floats, members: Sequence[int], wanted: Collection[Metric]) -> dict[str, Floats]:
-        """Metrics, measured or computed from measured ones.
-
-        Args:
-            draws: ``(draws, n, k)``, of `draws`, or the values themselves as a single draw.
-            members: The variants that are compared: the best mean accuracy is the best of these.
-            wanted: The metrics wanted.
-        """
-        keys = {metric.key for metric in wanted}
-        found = {metric.key: draws[:, :, index] for index, metric in enumerate(self.metrics)}
-        accuracies = [found[task] for task in self.tasks if task in found]
-        result = {key: found[key] for key in keys if key in found}
-        if accuracies and not {ACCURACY_MEAN.key, OF_BEST.key}.isdisjoint(keys):
-            mean = result[ACCURACY_MEAN.key] = np.asarray(sum(accuracies)) / len(accuracies)
-            best = np.fmax.reduce(mean[:, list(members)], axis=1, keepdims=True)
-            result[OF_BEST.key] = mean / np.where(best > 0, best, np.nan)
-        if accuracies and RECOVERY.key in keys:
-            result[RECOVERY.key] = np.asarray(sum(map(self._recovery, accuracies))) / len(accuracies)
-        if COST.key in keys:
-            rate, joules = found.get(THROUGHPUT.key), found.get(J_PER_TOKEN.key)
-            gpus = np.array([float(num_gpus(variant) or 1) for variant in self.variants])
-            paid = money_per_million_tokens(rate, joules, self.prices, gpus)
-            result |= {} if paid is None else {COST.key: paid}
-        return result
-
-    def subset(self, places: Sequence[int]) -> Table:
-        """Some of the variants only, in the order given; a baseline that is not one of them is forgotten."""
-        chosen, new = list(places), {index: place for place, index in enumerate(places)}
-        bases = (self.bases[index] for index in places)
-        return replace(
-            self,
-            variants=tuple(self.variants[index] for index in places),
-            values=self.values[chosen],
-            lows=self.lows[chosen],
-            highs=self.highs[chosen],
-            bases=tuple(None if base is None else new.get(base) for base in bases),
-            unbased=tuple(self.unbased[index] for index in places),
-        )
-
-    def parts(self, metric: Metric) -> list[Metric]:
-        """The measured metrics that a metric is computed from."""
-        known = {found.key: found for found in self.metrics}
-        return [known[key] for key in _part_keys(metric, self.tasks, self.prices) if key in known]
-
     def missing(self, index: int, metric: Metric) -> str | None:
-        """Why a variant has no number of a metric; None if it has one."""
+        """Why a variant has no number of a metric that decides; None if it has one."""
         variant = self.variants[index]
-        absent = [part for part in self.parts(metric) if math.isnan(self.values[index, self.column(part)])]
+        absent = [part for part in self.parts[metric.key] if math.isnan(self.values[index, self.column(part)])]
         invalid = [part.key for part in absent if not variant.counts(part)]
         if invalid:
             why = ", ".join(variant.invalid_reasons)
@@ -151,45 +102,14 @@ class Table:
             return f"not measured: {metric.key} ({self.unbased[index]})"
         return None
 
-    def interval(self, index: int, metric: Metric, drawn: Floats) -> Interval | None:
-        """The 95 % interval of a number: as recorded or, if it is computed, from its draws.
-
-        Args:
-            index: Place of the variant.
-            metric: The metric.
-            drawn: Its draws, ``(draws, n)``.
-        """
-        recorded = estimate_of(self.variants[index], metric)
-        if any(found.key == metric.key for found in self.metrics) or (recorded and recorded.interval):
-            return None if recorded is None else recorded.interval
-        own = drawn[:, index]
-        if np.isnan(own).any() or own.min() == own.max():
-            return None
-        low, high = np.quantile(own, (0.025, 0.975))
-        return float(low), float(high)
-
-    def _recovery(self, accuracy: Floats) -> Floats:
-        """Accuracy over that of the baseline, ``(draws, n)``."""
-        bases = [0 if base is None else base for base in self.bases]
-        known = np.array([base is not None for base in self.bases], dtype=np.bool_)
-        base = accuracy[:, bases]
-        return np.where(known & (base > 0), accuracy / np.where(base > 0, base, 1), np.nan)
-
 
 @dataclass(frozen=True)
 class ChoiceSet:
-    """Variants of one setting, an objective of one or more parts, and constraints.
+    """Variants of one setting, an objective of one or more parts, and constraints."""
 
-    Attributes:
-        table: All variants.
-        members: Places of those that are compared, in the table.
-        objectives: What should be best. Several count with the same weight, by the geometric mean of their ratios.
-        constraints: What has to be kept.
-    """
-
-    table: Table
-    members: tuple[int, ...]
-    objectives: tuple[Objective, ...]
+    table: Table  # all variants
+    members: tuple[int, ...]  # places of those that are compared, in the table
+    objectives: tuple[Objective, ...]  # several count with the same weight, by the geometric mean of their ratios
     constraints: tuple[Constraint, ...]
 
     @property
@@ -198,20 +118,33 @@ class ChoiceSet:
         found = [objective.metric for objective in self.objectives] + [c.metric for c in self.constraints]
         return tuple({metric.key: metric for metric in found}.values())
 
-    @property
-    def measured(self) -> tuple[Metric, ...]:
-        """The measured metrics that decide."""
-        found = [part for metric in self.metrics for part in self.table.parts(metric)]
-        return tuple({metric.key: metric for metric in found}.values())
+    def numbers(self, draws: Floats | None = None) -> Numbers:
+        """The metrics that decide, and the measured ones.
 
-    @property
-    def point(self) -> Floats:
-        """The measured values as a single draw, ``(1, n, k)``."""
-        return self.table.values[None]
-
-    def numbers(self, draws: Floats) -> Numbers:
-        """See `Table.numbers`."""
-        return self.table.numbers(draws, self.members, self.metrics)
+        Args:
+            draws: ``(draws, n, k)``, of `Table.draws`; by default the values themselves as a single draw.
+        """
+        table, keys = self.table, {metric.key for metric in self.metrics}
+        made = table.values[None] if draws is None else draws
+        found = {metric.key: made[:, :, index] for index, metric in enumerate(table.metrics)}
+        accuracies = [found[task] for task in table.tasks if task in found]
+        if accuracies and keys & {ACCURACY_MEAN.key, OF_BEST.key}:
+            mean = found[ACCURACY_MEAN.key] = np.asarray(sum(accuracies)) / len(accuracies)
+            best = np.fmax.reduce(mean[:, list(self.members)], axis=1, keepdims=True)
+            found[OF_BEST.key] = mean / np.where(best > 0, best, np.nan)
+        if accuracies and RECOVERY.key in keys:
+            known = np.array([base is not None for base in table.bases], dtype=np.bool_)
+            places = [base or 0 for base in table.bases]
+            shares = []
+            for accuracy in accuracies:
+                base = accuracy[:, places]
+                shares.append(np.where(known & (base > 0), accuracy / np.where(base > 0, base, 1), np.nan))
+            found[RECOVERY.key] = np.asarray(sum(shares)) / len(shares)
+        if COST.key in keys:
+            gpus = np.array([float(num_gpus(variant) or 1) for variant in table.variants])
+            paid = table.prices.per_million_tokens(found.get(THROUGHPUT.key), found.get(J_PER_TOKEN.key), gpus)
+            found |= {} if paid is None else {COST.key: paid}
+        return found
 
     def scores(self, numbers: Numbers) -> Floats:
         """How good each variant is, ``(draws, n)``: higher is better, minus infinity if a number is missing.
@@ -219,17 +152,17 @@ class ChoiceSet:
         One objective: its value, the sign turned if less is better. Several: the mean of their logarithms, likewise
         turned, which orders as the geometric mean of the ratios to any fixed values does.
         """
-        turned = [1.0 if objective.maximise else -1.0 for objective in self.objectives]
         columns = [numbers[objective.key] for objective in self.objectives]
         if len(columns) > 1:
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns = [np.log(column) for column in columns]
-        score = np.mean([sign * column for sign, column in zip(turned, columns, strict=True)], axis=0)
+        turned = [column if o.maximise else -column for o, column in zip(self.objectives, columns, strict=True)]
+        score = np.mean(turned, axis=0)
         return np.where(np.isnan(score), -np.inf, score)
 
     def meets_constraints(self, numbers: Numbers) -> Bools:
         """Whether each variant meets every constraint, ``(draws, n)``; False if a number is missing."""
-        result = np.ones(next(iter(numbers.values())).shape, dtype=np.bool_)
+        result = np.ones_like(numbers[self.objectives[0].key], dtype=np.bool_)
         for constraint in self.constraints:
             column = numbers[constraint.metric.key]  # a comparison with NaN is false
             result &= column <= constraint.limit if constraint.at_most else column >= constraint.limit
@@ -244,12 +177,7 @@ class ChoiceSet:
         return np.asarray(kept & (scores == best) & (best > -np.inf))
 
     def relevant(self, running: Sequence[int], draws: Floats) -> list[int]:
-        """The variants on which the choice among some depends: they, their baselines, the most accurate in a draw.
-
-        Args:
-            running: Those that are chosen from.
-            draws: ``(draws, n, k)``.
-        """
+        """The variants on which a choice depends: the running, their baselines, and the most accurate in any draw."""
         found = list(running)
         limited = {constraint.metric.key for constraint in self.constraints}
         if RECOVERY.key in limited:
@@ -260,22 +188,26 @@ class ChoiceSet:
         return list(dict.fromkeys(found))
 
     def subset(self, places: Sequence[int]) -> ChoiceSet:
-        """The same choice_set with some of the variants only, which keep their order and get new places."""
+        """The same choice among some of the variants, in the order given; a baseline that is left out is forgotten."""
+        table, chosen, new = self.table, list(places), {index: place for place, index in enumerate(places)}
+        bases = (table.bases[index] for index in places)
+        smaller = replace(
+            table,
+            variants=tuple(table.variants[index] for index in places),
+            values=table.values[chosen],
+            lows=table.lows[chosen],
+            highs=table.highs[chosen],
+            bases=tuple(None if base is None else new.get(base) for base in bases),
+            unbased=tuple(table.unbased[index] for index in places),
+        )
         members = set(self.members)
-        kept = tuple(place for place, index in enumerate(places) if index in members)
-        return replace(self, table=self.table.subset(places), members=kept)
+        return replace(self, table=smaller, members=tuple(new[index] for index in places if index in members))
 
     def uncertain(self, places: Sequence[int]) -> list[tuple[int, Metric]]:
         """The measured values of some variants that decide and have an interval wider than nothing."""
-        columns = [(metric, self.table.column(metric)) for metric in self.measured]
+        parts = {part.key: part for metric in self.metrics for part in self.table.parts[metric.key]}
         wide = self.table.highs > self.table.lows
-        return [(index, metric) for index in places for metric, column in columns if wide[index, column]]
-
-
-def win_shares(winners: Bools) -> Floats:
-    """Share of draws that each one wins, ``(running,)``; a tie counts in equal parts."""
-    count = winners.sum(axis=1, keepdims=True)
-    return np.asarray(np.mean(winners / np.maximum(count, 1), axis=0))
+        return [(i, part) for i in places for part in parts.values() if wide[i, self.table.column(part)]]
 
 
 def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
@@ -287,7 +219,7 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
     """
     ranked = [objective.metric for part in plan.goal.parts for objective in part]
     ranked += [constraint.metric for constraint in plan.constraints if constraint.metric is OF_BEST]
-    keys = {part.key for metric in ranked for part in table.parts(metric) if metric is not RECOVERY}
+    keys = {part.key for metric in ranked for part in table.parts[metric.key]}
     groups = comparable_groups(table.variants, [metric for metric in table.metrics if metric.key in keys])
     found: dict[str, list[int]] = {name: [] for name in groups.names}
     for index, label in enumerate(groups.labels):
@@ -295,23 +227,14 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
     return found
 
 
-def parts_of(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -> list[Metric]:
+def _parts(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -> tuple[Metric, ...]:
     """The measured metrics that a metric is computed from."""
-    return [metric if key == metric.key else study.metric(key) for key in _part_keys(metric, tasks, prices)]
-
-
-def _part_keys(metric: Metric, tasks: Sequence[str], prices: Prices) -> tuple[str, ...]:
-    if metric.key in (ACCURACY_MEAN.key, RECOVERY.key, OF_BEST.key):
-        return tuple(tasks) or (metric.key,)
+    if tasks and metric.key in (ACCURACY_MEAN.key, RECOVERY.key, OF_BEST.key):
+        return tuple(study.metric(task) for task in tasks)
     if metric is COST:
-        parts = ((THROUGHPUT.key, prices.per_gpu_hour), (J_PER_TOKEN.key, prices.per_kwh))
-        return tuple(key for key, price in parts if price is not None)
-    return (metric.key,)
-
-
-def num_gpus(variant: Variant) -> int | None:
-    """GPUs that share the model: those whose energy was measured; None if they were not recorded."""
-    return len(variant.energy.devices if variant.energy is not None else ()) or None
+        parts = ((THROUGHPUT, prices.per_gpu_hour), (J_PER_TOKEN, prices.per_kwh))
+        return tuple(part for part, price in parts if price is not None)
+    return (metric,)
 
 
 def estimate_of(variant: Variant, metric: Metric) -> Estimate | None:
@@ -323,22 +246,3 @@ def estimate_of(variant: Variant, metric: Metric) -> Estimate | None:
         loaded = None if variant.kernels == "emulated" else variant.estimate(WEIGHTS)
         return loaded or variant.estimate(DISK)
     return variant.estimate(metric) if variant.counts(metric) else None
-
-
-def _end(estimate: Estimate | None, end: int | None) -> float:
-    if estimate is None or (end is not None and estimate.interval is None):
-        return math.nan
-    return estimate.value if end is None or estimate.interval is None else estimate.interval[end]
-
-
-def _base(variant: Variant, study: Study, tasks: Sequence[str]) -> tuple[int | None, str | None]:
-    """The place of a variant's baseline whose accuracies it may be compared with, or why there is none."""
-    base = study.baseline(variant)
-    if base is not variant:
-        made = impact_of(variant, base, tasks)
-        refused = [task for task in tasks if task not in made.drops]
-        found = [text for text in made.reasons if base is None or text.split(":")[0] in refused]
-        why = "; ".join(found) or (f"no {', '.join(refused)}" if refused else None)
-        if base is None or not tasks or why is not None:
-            return None, why
-    return next(index for index, other in enumerate(study.variants) if other is base), None

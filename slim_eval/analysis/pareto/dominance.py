@@ -138,13 +138,7 @@ def judge(
     Measurements are taken to be independent. Those of two schemes on the same items are not, and differ by less than
     that: the probabilities err towards *inconclusive*.
 
-    Args:
-        values: See `draws_from_intervals`, also for the ends and the seed.
-        lows: Lower ends of the intervals.
-        highs: Upper ends.
-        maximise: For each objective, whether more is better.
-        draws: Number of resamples; `affordable_draws` may reduce it.
-        seed: Of the random numbers.
+    See `draws_from_intervals` for the arguments, and `affordable_draws`, which may reduce the draws.
     """
     points, low, high = _same_shape(values, lows, highs)
     on_frontier = non_dominated(points, maximise)

@@ -46,11 +46,10 @@ class Standing:
 
     variant: Variant
     group: str  # the settings of its measurements; variants with different settings are not compared
-    values: Mapping[str, Estimate | None]  # objective key -> its number; None if it was not measured
+    excluded: str | None  # why it was not compared: ``not measured: tpot_s``
     verdict: dominance.DominanceVerdict | None = None  # None if the variant was not compared
     rivals: int | None = None  # it was compared with so many; without any, it is on the frontier by definition
     no_interval: tuple[str, ...] = ()  # objectives with an interval in other variants but not in this one: do not vary
-    excluded: str | None = None  # why it was not compared: ``not measured: tpot_s``
     confounded: str | None = None  # why an objective compares different work in its group
     hypervolume_lost: float | None = None  # see `dominance.Hypervolume`
 
@@ -89,10 +88,9 @@ class Frontier:
             row: dict[str, Any] = {"name": variant.name, "model": variant.model, "precision": variant.precision}
             row["group"] = standing.group
             for objective in self.objectives:
-                estimate = standing.values[objective.key]
-                row[objective.key] = None if estimate is None else estimate.value
+                row[objective.key] = variant.number(objective.key)
                 if objective.key in self.varying:
-                    low, high = (estimate and estimate.interval) or (None, None)
+                    low, high = variant.interval(objective.key) or (None, None)
                     row |= {f"{objective.key}_ci95_low": low, f"{objective.key}_ci95_high": high}
                 if objective.metric is ACCURACY_MEAN:
                     row["accuracy_mean_tasks"] = ", ".join(variant.mean_tasks) or None
@@ -119,11 +117,9 @@ def value_and_ends(estimate: Estimate | None) -> tuple[float, float, float]:
 
 
 def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objective, ...]:
-    """Parse objectives and look them up among the metrics that were measured.
+    """Look up objectives, ``"mmlu:max tpot_s:min"`` or its parts, among the metrics that were measured.
 
-    Args:
-        texts: ``"mmlu:max tpot_s:min"``, or its parts. The direction is optional if the table of metrics has one.
-        study: The study.
+    The direction is optional if the table of metrics has one.
 
     Raises:
         UsageError: There is no objective, an objective was not measured or has no known direction, a direction is
@@ -134,8 +130,8 @@ def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objectiv
     example = f"for example: {' '.join(map(str, default_objectives(study)))}"
     if not wanted:
         raise UsageError("no objective is named", example)
-    measured = {key: study.metric(key) for key in (*METRICS, *tasks_of(study.variants))}
-    measured = {key: metric for key, metric in measured.items() if study.is_measured(metric)}
+    metrics = map(study.metric, (*METRICS, *tasks_of(study.variants)))
+    measured = {metric.key: metric for metric in metrics if study.is_measured(metric)}
     found: list[Objective] = []
     for text in wanted:
         # A task's name may contain a colon itself, so the whole text is tried first.
@@ -160,9 +156,7 @@ def parse_objectives(texts: str | Iterable[str], study: Study) -> tuple[Objectiv
 def default_objectives(study: Study, variants: Sequence[Variant] | None = None) -> tuple[Objective, ...]:
     """Accuracy, time per token, energy per token, memory: the first metric of each that was measured.
 
-    Args:
-        study: The study.
-        variants: Variants to compare; all by default. A metric that less than half of them have is not included.
+    Of some variants only, a metric that less than half of them have is not included.
     """
     chosen = study.variants if variants is None else variants
     found = []
@@ -193,13 +187,7 @@ def find_frontiers(study: Study, wanted: Sequence[str] = ()) -> list[Frontier]:
 
 
 def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None = None, seed: int = 0) -> Frontier:
-    """Judge each variant among those that it may be compared with.
-
-    Args:
-        study: The study.
-        objectives: At least one.
-        draws: Number of resamples for the probabilities; by default, it depends on the number of variants.
-        seed: Seed of the resamples.
+    """Judge each variant among those that it may be compared with; by default, with fewer draws of many variants.
 
     Raises:
         ValueError: There is no objective.
@@ -208,11 +196,9 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
         raise ValueError("a frontier needs an objective")
     metrics, maximise = [each.metric for each in objectives], [each.maximise for each in objectives]
     groups = comparable_groups(study.variants, metrics)
-    standings = []
-    for variant, label in zip(study.variants, groups.labels, strict=True):
-        values = {metric.key: variant.estimate(metric) for metric in metrics}
-        standings.append(Standing(variant, label, values, excluded=_exclusion(variant, metrics, values)))
-    varying = tuple(metric.key for metric in metrics if any(_has_interval(s.values[metric.key]) for s in standings))
+    labelled = zip(study.variants, groups.labels, strict=True)
+    standings = [Standing(variant, label, _exclusion(variant, metrics)) for variant, label in labelled]
+    varying = tuple(m.key for m in metrics if any(variant.interval(m) is not None for variant in study.variants))
     if draws is None:
         draws = _FEW_DRAWS if len(standings) > _MANY_VARIANTS else dominance.DRAWS
     compared: dict[str, list[int]] = {}
@@ -221,30 +207,30 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
             compared.setdefault(standing.group, []).append(index)
     volumes: dict[str, float | None] = {}
     for label, indices in compared.items():
-        members = [standings[index] for index in indices]
-        ends = np.array([[value_and_ends(standing.values[metric.key]) for metric in metrics] for standing in members])
-        points, lows, highs = np.moveaxis(ends, 2, 0)
+        members = [study.variants[index] for index in indices]
+        ends = [[value_and_ends(variant.estimate(metric)) for metric in metrics] for variant in members]
+        points, lows, highs = np.moveaxis(np.array(ends), 2, 0)
         verdicts = dominance.judge(points, lows, highs, maximise, draws=draws, seed=seed)
         volume = dominance.hypervolume(points, maximise)
         volumes[label] = None if volume is None else volume.total
-        confounded = confounding([standing.variant for standing in members], metrics)
-        for place, (index, standing) in enumerate(zip(indices, members, strict=True)):
+        confounded = confounding(members, metrics)
+        for place, (index, variant) in enumerate(zip(indices, members, strict=True)):
             standings[index] = replace(
-                standing,
+                standings[index],
                 verdict=verdicts[place],
                 rivals=len(members) - 1,
-                no_interval=tuple(key for key in varying if not _has_interval(standing.values[key])),
+                no_interval=tuple(key for key in varying if variant.interval(key) is None),
                 confounded=confounded,
                 hypervolume_lost=None if volume is None else volume.lost[place],
             )
     return Frontier(tuple(objectives), tuple(standings), groups, varying, volumes)
 
 
-def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str, Estimate | None]) -> str | None:
+def _exclusion(variant: Variant, metrics: Sequence[Metric]) -> str | None:
     """Why a variant is not compared; None if it is."""
     absent, invalid = [], []
     for metric in metrics:
-        if values[metric.key] is None:
+        if variant.estimate(metric) is None:
             tasks = variant.mean_tasks if metric is ACCURACY_MEAN else ()
             missing = [task for task in tasks if variant.number(task) is None]
             absent.append(f"{metric.key} (no {', '.join(missing)})" if missing else metric.key)
@@ -252,7 +238,3 @@ def _exclusion(variant: Variant, metrics: Sequence[Metric], values: Mapping[str,
             invalid.append(metric.key)
     why = [f"{words}: {', '.join(keys)}" for words, keys in (("not measured", absent), ("invalid", invalid)) if keys]
     return "; ".join(why) or None
-
-
-def _has_interval(estimate: Estimate | None) -> bool:
-    return estimate is not None and estimate.interval is not None

@@ -244,14 +244,14 @@ def to_json(found: Recommendation) -> str:
         "goal": {"preset": found.goal.preset, "objective": found.goal.word},
         "constraints": [_constraint_json(constraint) for constraint in found.constraints],
         "tasks": found.tasks,
-        "pick": _name_json(found.pick),
-        "runner_up": _name_json(found.runner_up),
+        "pick": found.pick and _name_json(found.pick),
+        "runner_up": found.runner_up and _name_json(found.runner_up),
         "sureness": found.confidence,
         "decisive_measurement": found.next_measurement and asdict(found.next_measurement),
         "closest": found.closest and asdict(found.closest),
         "caveats": found.caveats,
         **_ranking_json(found.ranking),
-        "other_settings": [{**_ranking_json(r), "pick": _name_json(r.pick)} for r in found.others],
+        "other_settings": [{**_ranking_json(r), "pick": r.pick and _name_json(r.pick)} for r in found.others],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -264,7 +264,7 @@ def _ranking_json(ranking: Ranking) -> dict[str, Any]:
         "unfulfilled": ranking.unfulfilled,
         "candidates": [
             {
-                **(_name_json(candidate) or {}),
+                **_name_json(candidate),
                 "objectives": [{"key": r.metric.key, **_value_json(r)} for r in candidate.objectives],
                 "balance": candidate.balance,
                 "wins": candidate.wins,
@@ -290,8 +290,6 @@ def _value_json(reading: Reading) -> dict[str, float | None]:
     return {"value": reading.value, "low": reading.low, "high": reading.high}
 
 
-def _name_json(candidate: Candidate | None) -> dict[str, str] | None:
-    if candidate is None:
-        return None
+def _name_json(candidate: Candidate) -> dict[str, str]:
     variant = candidate.variant
     return {"name": variant.name, "model": variant.model, "precision": variant.precision}

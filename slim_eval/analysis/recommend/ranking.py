@@ -70,9 +70,7 @@ class Table:
             comparable = base is variant or (bool(tasks) and why is None)
             bases.append(places[id(base)] if base is not None and comparable else None)
             unbased.append(why)
-        return cls(
-            study.variants, tasks, parts, metrics, values, lows, highs, tuple(bases), tuple(unbased), prices
-        )  # fmt: skip
+        return cls(study.variants, tasks, parts, metrics, values, lows, highs, tuple(bases), tuple(unbased), prices)
 
     def column(self, metric: Metric) -> int:
         """The place of a measured metric."""
@@ -211,11 +209,9 @@ class ChoiceSet:
 
 
 def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
-    """Variants that may be ranked together, by the settings that the objective depends on; a limit depends on none.
+    """Places of variants that may be ranked together, by the settings that the objective depends on; a limit: on none.
 
-    Returns:
-        Groups by their names (see `comparability.comparable_groups`), in the order of their first variants, as places.
-        Variants with none of the metrics are in the first group.
+    The names are those of `comparability.comparable_groups`; variants with none of the metrics are in the first group.
     """
     ranked = [objective.metric for part in plan.goal.parts for objective in part]
     ranked += [constraint.metric for constraint in plan.constraints if constraint.metric is OF_BEST]

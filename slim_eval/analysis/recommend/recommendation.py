@@ -60,16 +60,9 @@ def recommend_from(config: RecommendConfig) -> Recommendation:
 
 
 def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int = 0) -> Recommendation:
-    """Recommend the variant to deploy.
+    """Recommend the variant to deploy; without a pick if nothing meets the constraints.
 
-    Args:
-        study: What was measured.
-        question: What the variant must meet, and what to optimize. See `question` for the presets.
-        draws: Resamples; fewer if there are very many variants.
-        seed: Random seed of the resamples.
-
-    Returns:
-        A recommendation; without a pick if nothing meets the constraints.
+    The number of random draws is smaller if there are very many variants.
 
     Raises:
         UsageError: There is no variant, or the question names a preset, objective or task that is not known.
@@ -87,15 +80,10 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
         choice_set = ChoiceSet(table, tuple(members), _objectives(plan.goal, table, members), plan.constraints)
         ranked.append((_rank(choice_set, setting, made), choice_set))
     ranked.sort(key=lambda pair: (-len(pair[0].running), -len(pair[0].candidates)))
-    rankings, (first, choice_set) = [ranking for ranking, _ in ranked], ranked[0]
-    found = Recommendation(
-        goal=plan.goal,
-        constraints=plan.constraints,
-        tasks=table.tasks,
-        ranking=first,
-        others=tuple(rankings[1:]),
-        next_measurement=find_next_measurement(choice_set, first, made),
-    )
+    ranking, choice_set = ranked[0]
+    others = tuple(other for other, _ in ranked[1:])
+    decisive = find_next_measurement(choice_set, ranking, made)
+    found = Recommendation(plan.goal, plan.constraints, table.tasks, ranking, others, decisive)
     caveats = (
         *_caveats_of_work(found),
         *_caveats_of_settings(found),
@@ -143,22 +131,15 @@ def _rank(choice_set: ChoiceSet, setting: str, made: Floats) -> Ranking:
         if min(bests) > 0:
             top = sum(sign * math.log(best) for sign, best in zip(signs, bests, strict=True)) / len(bests)
             candidates |= {i: replace(candidates[i], balance=math.exp(score[i] - top)) for i in running}
-    unfulfilled = None
-    uncertain = bool(running) and bool(choice_set.uncertain(choice_set.relevant(running, made)))
-    if uncertain:
+    resamples, unfulfilled = None, None
+    if running and choice_set.uncertain(choice_set.relevant(running, made)):
         winners = choice_set.winners(made, running)
         count = winners.sum(axis=1, keepdims=True)
         wins = np.mean(winners / np.maximum(count, 1), axis=0)  # a tie counts in equal parts
         candidates |= {i: replace(candidates[i], wins=float(w)) for i, w in zip(running, wins, strict=True)}
-        unfulfilled = float(np.mean(count == 0))
-    out = [index for index in choice_set.members if index not in running]
-    return Ranking(
-        setting=setting,
-        objectives=choice_set.objectives,
-        candidates=tuple(candidates[index] for index in (*running, *out)),
-        resamples=len(made) if uncertain else None,
-        unfulfilled=unfulfilled,
-    )
+        resamples, unfulfilled = len(made), float(np.mean(count == 0))
+    ordered = tuple(candidates[index] for index in dict.fromkeys((*running, *choice_set.members)))
+    return Ranking(setting, choice_set.objectives, ordered, resamples, unfulfilled)
 
 
 def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers) -> Candidate:
@@ -191,15 +172,8 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
         for task in table.tasks:
             here, there = variant.number(task), None if place is None else table.variants[place].number(task)
             recoveries[task] = here / there if here is not None and there else None
-    return Candidate(
-        place=index,
-        variant=variant,
-        objectives=tuple(reading(objective.metric) for objective in choice_set.objectives),
-        checks=tuple(checks),
-        missing=lacks,
-        recoveries=recoveries,
-        costs=Costs.of(variant, table.prices),
-    )
+    objectives = tuple(reading(objective.metric) for objective in choice_set.objectives)
+    return Candidate(index, variant, objectives, tuple(checks), lacks, recoveries, Costs.of(variant, table.prices))
 
 
 # Caveats: claims that the numbers do not support

@@ -27,12 +27,9 @@ _WORK, _MIN_DRAWS = 2e7, 500
 
 
 def find_next_measurement(choice_set: ChoiceSet, ranking: Ranking, draws: Floats) -> NextMeasurement | None:
-    """The one measurement that could change the answer; None if nothing is known to.
+    """The one measurement that could change the answer of a setting's ranking; None if nothing is known to.
 
-    Args:
-        choice_set: The setting that gives the answer.
-        ranking: Its ranking.
-        draws: Resamples, ``(draws, n, k)``; not read if the ranking has none because no uncertainty is known.
+    Draws are ``(draws, n, k)``; they are not read if the ranking has no resamples because no uncertainty is known.
     """
     scores = choice_set.scores(choice_set.numbers())[0]
     return (

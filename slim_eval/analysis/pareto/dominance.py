@@ -107,6 +107,9 @@ def hypervolume(values: ArrayLike, maximise: Sequence[bool]) -> Hypervolume | No
     Returns:
         None for fewer than two variants, which have no span, for a frontier of more than 30 points, and if a span
         exceeds the range of a double.
+
+    Raises:
+        ValueError: The shapes do not match.
     """
     import moocore
 
@@ -138,7 +141,7 @@ def judge(
     Measurements are taken to be independent. Those of two schemes on the same items are not, and differ by less than
     that: the probabilities err towards *inconclusive*.
 
-    See `draws_from_intervals` for the arguments, and `affordable_draws`, which may reduce the draws.
+    See `draws_from_intervals` for arguments and errors, and `affordable_draws`, which may reduce the draws.
     """
     points, low, high = _same_shape(values, lows, highs)
     on_frontier = non_dominated(points, maximise)

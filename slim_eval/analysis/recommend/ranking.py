@@ -36,9 +36,8 @@ class Table:
 
     variants: tuple[Variant, ...]  # with their mean accuracy
     tasks: tuple[str, ...]  # of the mean accuracy and the recovery
-    #: Key of a metric that decides -> the measured metrics that it is computed from: often itself.
-    parts: Mapping[str, tuple[Metric, ...]]
-    metrics: tuple[Metric, ...]  # all of these
+    parts: Mapping[str, tuple[Metric, ...]]  # key of a metric that decides -> measured ones that it is computed from
+    metrics: tuple[Metric, ...]  # all measured ones
     values: Floats  # ``(n, k)``, NaN if not measured
     lows: Floats  # lower ends of the 95 % intervals, NaN if unknown
     highs: Floats  # upper ends, likewise

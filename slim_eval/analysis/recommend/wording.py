@@ -146,12 +146,11 @@ def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) 
     table.add_column("standing", overflow="fold")
     for header, _ in columns:
         table.add_column(header, justify="right", overflow="fold")
-    pick, second = found.pick, found.runner_up
     for index, candidate in enumerate(found.ranking.candidates):
-        role = {id(pick): "pick", id(second): "runner-up"}.get(id(candidate), "")
+        role = ("pick", "runner-up")[index] if index < 2 else ""
         unsure = ", ".join(check.constraint.metric.title for check in candidate.checks_in(CheckState.INCONCLUSIVE))
         standing = "; ".join(filter(None, (role, f"inconclusive: {unsure}" if unsure else "")))
-        style = "bold" if candidate is pick else ""
+        style = "" if index else "bold"
         if candidate.excluded is not None:
             standing, style = "out", "bright_black"
         name = f"{wrapped_name(candidate.variant.name)} {candidate.variant.precision}"

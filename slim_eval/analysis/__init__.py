@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_eval.errors import UsageError
 from slim_eval.results.store import Results, find_results, require_writable
-from slim_eval.results.variants import STANDARD_TASKS, Variant, labelled, tasks_of
+from slim_eval.results.variants import Variant, labelled, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
             result has one of the objectives; nothing is written then.
     """
     from slim_eval.analysis import findings
+    from slim_eval.analysis.figures.drawing import write_figures
     from slim_eval.analysis.pareto.frontier import find_frontiers
     from slim_eval.analysis.report.page import report_html
     from slim_eval.analysis.study import Study
@@ -70,13 +72,18 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
 
     require_writable(config.output_dir, "--output-dir")
     results, variants = _measured(config.input_dir)
-    tasks, advice = _tasks(config, variants)
+    tasks = tasks_of(variants)
+    advice: list[str] = []
+    if "accuracy_tasks" in config.model_fields_set:
+        for task in (task for task in config.accuracy_tasks if task not in tasks):
+            advice.append(f"accuracy task {task!r}: no result contains it; {did_you_mean(task, tasks)}".rstrip("; "))
+        tasks = tuple(task for task in config.accuracy_tasks if task in tasks)
     study = Study.read(variants, tasks, config.margin_pp)
     frontiers = find_frontiers(study, config.objectives)
-    problems = (*_problems(results), *study.problems)
+    problems = [*_problems(results), *study.problems]
     sections = findings.find(study, frontiers, problems)
     texts = {
-        "complete_results.json": _complete_json(config.input_dir, results, study, frontiers),
+        "complete_results.json": _complete_json(config.input_dir, problems, study, frontiers),
         "executive_summary.txt": findings.executive_summary(sections),
         "results_table.csv": csv_tables.to_csv(csv_tables.results_table(study)),
         **typeset.documents(study),
@@ -86,13 +93,27 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         "pareto.csv": csv_tables.to_csv(csv_tables.pareto_table(frontiers)),
         "report.html": report_html(study, frontiers, sections, problems, config.input_dir.resolve().name),
     }
-    written, failed = _write_all(config.output_dir, texts)
-    figures, empty = _draw(study, config, failed)
-    advice += [f"not drawn, because nothing was measured: {', '.join(empty)}"] if empty else []
+    paths: list[Path] = []
+    for name, text in texts.items():
+        path = config.output_dir / name
+        try:
+            write_text(path, text)
+        except OSError as error:
+            problems.append(f"{path}: not written ({error.strerror or error})")
+        else:
+            paths.append(path)
+    folder = config.output_dir / "plots"
+    try:
+        figures, empty = write_figures(study, folder, None if config.plots else [])
+    except OSError as error:
+        problems.append(f"{folder}: not written ({error.strerror or error})")
+    else:
+        paths += figures
+        advice += [f"not drawn, because nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         study=study,
-        paths=(*written, *figures),
-        problems=(*problems, *failed),
+        paths=tuple(paths),
+        problems=tuple(problems),
         warnings=(*advice, *findings.setting_findings(study), *_warnings(study)),
         findings=tuple(sentence for section in sections for sentence in section.sentences),
     )
@@ -134,33 +155,6 @@ def _measured(folder: Path) -> tuple[Results, list[Variant]]:
     return results, variants
 
 
-def _write_all(folder: Path, texts: Mapping[str, str]) -> tuple[list[Path], list[str]]:
-    """Write files into a folder: paths of those that were, and a line for each that could not be."""
-    written: list[Path] = []
-    failed: list[str] = []
-    for name, text in texts.items():
-        try:
-            write_text(folder / name, text)
-        except OSError as error:
-            failed.append(f"{folder / name}: not written ({error.strerror or error})")
-        else:
-            written.append(folder / name)
-    return written, failed
-
-
-def _draw(study: Study, config: AnalysisConfig, failed: list[str]) -> tuple[list[Path], list[str]]:
-    """Figures written, and the names of those without data; a folder that cannot be written is added to `failed`."""
-    from slim_eval.analysis.figures.drawing import write_figures
-    from slim_eval.analysis.figures.figure import FIGURES
-
-    folder = config.output_dir / "plots"
-    try:
-        return write_figures(study, folder, list(FIGURES.values()) if config.plots else [])
-    except OSError as error:
-        failed.append(f"{folder}: not written ({error.strerror or error})")
-        return [], []
-
-
 def _problems(results: Results) -> tuple[str, ...]:
     failed = (
         f"{variant.directory / name}.error.json: {name} of {variant.model} at {variant.precision} failed: {error.cause}"
@@ -168,18 +162,6 @@ def _problems(results: Results) -> tuple[str, ...]:
         for name, error in variant.errors.items()
     )
     return (*results.problems, *failed)
-
-
-def _tasks(config: AnalysisConfig, variants: Iterable[Variant]) -> tuple[tuple[str, ...], list[str]]:
-    """Tasks to show, and a warning for each one that was asked for but never measured."""
-    found = tasks_of(variants)
-    if "accuracy_tasks" not in config.model_fields_set:
-        return found, []
-    missing = [task for task in config.accuracy_tasks if task not in found]
-    advice = [
-        f"accuracy task {task!r}: no result contains it; {did_you_mean(task, found)}".rstrip("; ") for task in missing
-    ]
-    return tuple(task for task in config.accuracy_tasks if task in found), advice
 
 
 def _warnings(study: Study) -> list[str]:
@@ -199,16 +181,16 @@ def _warnings(study: Study) -> list[str]:
     return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 
 
-def _complete_json(folder: Path, results: Results, study: Study, frontiers: Sequence[Frontier]) -> str:
+def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontiers: Sequence[Frontier]) -> str:
     """Everything that was read, the comparison over all tasks, and the frontiers."""
     from slim_eval.analysis.tables.csv_tables import impact_rows
 
-    everything = tasks_of(study.variants)
+    tasks = tasks_of(study.variants)
     content = {
         "schema_version": 1,
-        "problems": [*_problems(results), *study.problems],
+        "problems": problems,
         "cells": [_variant_json(variant, folder) for variant in study.variants],
-        "quantization_impact": impact_rows(study, study.impacts_over(everything), everything),
+        "quantization_impact": impact_rows(study, study.impacts_over(tasks), tasks),
         "paired": {
             str(directory): [pair.model_dump(mode="json") for pair in pairs]
             for directory, pairs in study.paired.items()
@@ -221,10 +203,12 @@ def _complete_json(folder: Path, results: Results, study: Study, frontiers: Sequ
             {"objectives": found.title, "hypervolumes": found.hypervolumes, "cells": found.rows} for found in frontiers
         ],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    # The default turns a NumPy scalar into a Python number.
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=methodcaller("item")) + "\n"
 
 
 def _variant_json(variant: Variant, folder: Path) -> dict[str, Any]:
+    records = {name: record.model_dump(mode="json") for name, record in variant.measured.items()}
     known = {"performance", "energy", *variant.accuracy}
     return {
         "name": variant.name,
@@ -234,14 +218,6 @@ def _variant_json(variant: Variant, folder: Path) -> dict[str, Any]:
         "performance": variant.performance and variant.performance.model_dump(mode="json"),
         "energy": variant.energy and variant.energy.model_dump(mode="json"),
         "accuracy": {task: record.model_dump(mode="json") for task, record in variant.accuracy.items()},
-        **{name: record.model_dump(mode="json") for name, record in variant.measured.items() if name not in known},
+        **{name: record for name, record in records.items() if name not in known},
         "errors": {stage: record.model_dump(mode="json") for stage, record in variant.errors.items()},
     }
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as a Python number."""
-    return value.item()
-
-
-__all__ = ["STANDARD_TASKS", "AnalysisReport", "analyze", "load_results"]

@@ -44,18 +44,25 @@ class Study:
     paired: Mapping[Path, Sequence[PairedTask]] = field(default_factory=dict)
     noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    _within: dict[Path, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _marks: dict[tuple[Path, str], tuple[Kind, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> Study:
-        """A study of variants only: no samples or noise floors are read.
-
-        Args:
-            variants: With measurements.
-            tasks: Tasks to show; all that were measured by default.
-        """
+        """A study of variants only, over these tasks or all measured: no samples or noise floors are read."""
         shown = tasks_of(variants) if tasks is None else tuple(tasks)
         named = list(variants) if all(variant.name for variant in variants) else labelled(variants)
-        return cls(tuple(_with_means(named, shown)), shown)
+        # The mean accuracy in each setting is over the tasks that were measured there.
+        settings: dict[str, list[int]] = {}
+        for index, label in enumerate(comparable_groups(named).labels):
+            settings.setdefault(label, []).append(index)
+        for members in settings.values():
+            means = with_accuracy_mean([named[index] for index in members], shown)
+            for index, variant in zip(members, means, strict=True):
+                named[index] = variant
+        return cls(tuple(named), shown)
 
     @classmethod
     def read(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None, margin_pp: float = 1.0) -> Study:
@@ -81,20 +88,18 @@ class Study:
         paired = {variant.directory: found for (_, variant), found in pair_all(plain.variants, margin_pp)}
         return cls(plain.variants, plain.tasks, paired, floors, tuple(problems))
 
-    # Metrics
-
     def metric(self, key: str) -> Metric:
         """The row of a metric or task by its key."""
         return self._metrics[key] if key in self._metrics else metric_of(key, self.variants)
 
     @cached_property
+    def _metrics(self) -> dict[str, Metric]:
+        return {key: metric_of(key, self.variants) for key in (*METRICS, *tasks_of(self.variants))}
+
+    @cached_property
     def task_metrics(self) -> tuple[Metric, ...]:
         """One metric per task shown."""
         return tuple(self.metric(task) for task in self.tasks)
-
-    @cached_property
-    def _metrics(self) -> dict[str, Metric]:
-        return {key: metric_of(key, self.variants) for key in (*METRICS, *tasks_of(self.variants))}
 
     def is_measured(self, metric: Metric) -> bool:
         """Whether any variant has a number of a metric."""
@@ -110,17 +115,13 @@ class Study:
         counts = [sum(variant.number(metric) is not None for variant in self.variants) for metric in metrics]
         return next((m for m, count in zip(metrics, counts, strict=True) if count and 2 * count >= max(counts)), None)
 
-    # Baselines and what changed against them
-
     @cached_property
     def _by_model(self) -> dict[str, list[Variant]]:
         return by_model(self.variants)
 
     def baseline(self, variant: Variant) -> Variant | None:
         """The variant that a variant is compared with: itself for a baseline; None if there is none."""
-        if variant.is_baseline:
-            return variant
-        return baseline_of(variant, self._by_model[variant.base_model])
+        return variant if variant.is_baseline else baseline_of(variant, self._by_model[variant.base_model])
 
     @cached_property
     def impacts(self) -> tuple[Impact, ...]:
@@ -151,12 +152,6 @@ class Study:
         return self._within[variant.directory]
 
     @cached_property
-    def _within(self) -> dict[Path, frozenset[str]]:
-        return {}
-
-    # Caveats
-
-    @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
         """All reasons to doubt the results."""
         return tuple(find_caveats(self.variants))
@@ -165,16 +160,9 @@ class Study:
         """The kinds of caveat that concern one number of a variant, in the order of `caveats.MARKS`."""
         key = (variant.directory, metric.key)
         if key not in self._marks:
-            baseline = None if variant.is_baseline else self.baseline(variant)
-            found = marks_of(metric, variant, baseline)
+            found = marks_of(metric, variant, None if variant.is_baseline else self.baseline(variant))
             self._marks[key] = (*found, NOISE) if metric.key in self.within_noise(variant) else found
         return self._marks[key]
-
-    @cached_property
-    def _marks(self) -> dict[tuple[Path, str], tuple[Kind, ...]]:
-        return {}
-
-    # Samples
 
     def samples(self, variant: Variant, name: str) -> list[dict[str, Any]]:
         """The raw samples of a variant's record; none if they cannot be read, which `problems` reports."""
@@ -182,13 +170,3 @@ class Study:
             return read_samples(variant.directory, name)
         except ResultFileError:
             return []
-
-
-def _with_means(variants: Sequence[Variant], tasks: Sequence[str]) -> list[Variant]:
-    """Variants with their mean accuracy, in each setting over the tasks that were measured there."""
-    labels = comparable_groups(variants).labels
-    made: dict[int, Variant] = {}
-    for label in dict.fromkeys(labels):
-        members = [index for index, found in enumerate(labels) if found == label]
-        made |= zip(members, with_accuracy_mean([variants[index] for index in members], tasks), strict=True)
-    return [made[index] for index in range(len(variants))]

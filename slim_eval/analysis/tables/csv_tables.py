@@ -32,7 +32,7 @@ from slim_eval.metrics import (
     Basis,
     Metric,
 )
-from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Metadata, PairedTask, PerformanceMetrics
+from slim_eval.results.records import EnergyMetrics, PerformanceMetrics
 from slim_eval.results.variants import Variant, config_value, tasks_of
 
 _IDENTITY = (
@@ -71,6 +71,8 @@ _PAIRED_COLUMNS = (
 _HEADLINES = (
     TTFT, TPOT, AMORTISED, THROUGHPUT, PEAK_MEMORY, WEIGHTS, DISK, J_PER_TOKEN, J_PER_REQUEST, ENERGY_KWH, POWER,
 )  # fmt: skip
+_KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
+_KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
 _STATISTICS = (
     "metric", "unit", "group", "precision", "n", "mean", "std", "min", "median", "max", "num_invalid", "confounded",
 )  # fmt: skip
@@ -85,58 +87,39 @@ _ITEMS_HASH = next(setting for setting in SETTINGS if setting.name == "items_has
 
 
 def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
-    """One flat row of a variant; every row of the same tasks has the same keys in the same order.
+    """One flat row of a labelled variant; every row of the same tasks has the same keys in the same order.
 
     Keys are those of the records (units in the name); energy's keys that performance has too get the prefix
     ``energy_``; a task's keys get its name as prefix. What was not measured is None.
-
-    Args:
-        variant: Labelled.
-        tasks: Tasks to include.
     """
     performance, energy = variant.performance, variant.energy
-    row: dict[str, Any] = {key: variant.fact(key) for key in _IDENTITY if key in Metadata.model_fields}
-    row |= {"model": variant.model, "name": variant.name, "precision": variant.precision}
-    row |= {"engine": variant.engine, "kernels": variant.kernels, "hardware": variant.hardware}
-    row["directory"] = str(variant.directory)
-    row = {key: row[key] for key in _IDENTITY}
+    row: dict[str, Any] = {key: variant.fact(key) for key in _IDENTITY}
+    row |= {"model": variant.model, "name": variant.name, "precision": variant.precision, "engine": variant.engine}
+    row |= {"kernels": variant.kernels, "hardware": variant.hardware, "directory": str(variant.directory)}
     row |= {key: getattr(performance, key, None) for key in _PERFORMANCE}
-    row["max_new_tokens"] = performance and config_value(performance, "max_new_tokens")
-    row["load"] = performance and config_value(performance, "load")
+    row |= {key: performance and config_value(performance, key) for key in ("max_new_tokens", "load")}
     row["tokens_per_request"] = variant.tokens_per_request
     row |= {column: getattr(energy, key, None) for key, column in _ENERGY.items()}
-    row |= {"energy_engine": energy and energy.engine, "energy_kernels": energy and energy.kernels}
-    row["energy_hardware"] = energy and energy.hardware
+    row |= {f"energy_{key}": energy and getattr(energy, key) for key in ("engine", "kernels", "hardware")}
     row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
     for key in _INTERVALS:
-        low, high = variant.interval(key) or (None, None)
-        row |= {f"{key}_ci95_low": low, f"{key}_ci95_high": high}
+        row[f"{key}_ci95_low"], row[f"{key}_ci95_high"] = variant.interval(key) or (None, None)
     row |= {metric.key: variant.number(metric) for metric in _plugin_metrics()}
     for task in tasks:
-        row |= _task_columns(task, variant.accuracy.get(task))
+        record = variant.accuracy.get(task)
+        row[task] = record and record.accuracy
+        for key in ("metric", "stderr", "num_items", "num_fewshot", "limit", "apply_chat_template"):
+            row[f"{task}_{key}"] = record and getattr(record, key)
+        row[f"{task}_version"] = record and record.task_versions.get(task)
+        row[f"{task}_items_hash"] = record and _ITEMS_HASH.read(record)
+        ends = record.intervals.get("accuracy", (None, None)) if record else (None, None)
+        row[f"{task}_ci95_low"], row[f"{task}_ci95_high"] = ends
     return row
 
 
 def _plugin_metrics() -> list[Metric]:
     """Metrics that no field of slim-eval's own records has."""
     return [METRICS[key] for key in METRICS if key not in _OWN]
-
-
-def _task_columns(task: str, record: AccuracyRecord | None) -> dict[str, Any]:
-    low, high = record.intervals.get("accuracy", (None, None)) if record else (None, None)
-    return {
-        task: record and record.accuracy,
-        f"{task}_metric": record and record.metric,
-        f"{task}_stderr": record and record.stderr,
-        f"{task}_num_items": record and record.num_items,
-        f"{task}_num_fewshot": record and record.num_fewshot,
-        f"{task}_limit": record and record.limit,
-        f"{task}_apply_chat_template": record and record.apply_chat_template,
-        f"{task}_version": record and record.task_versions.get(task),
-        f"{task}_items_hash": record and _ITEMS_HASH.read(record),
-        f"{task}_ci95_low": low,
-        f"{task}_ci95_high": high,
-    }
 
 
 def tidy_table(variants: Sequence[Variant]) -> pd.DataFrame:
@@ -154,13 +137,7 @@ def results_table(study: Study) -> pd.DataFrame:
 
 
 def impact_rows(study: Study, impacts: Sequence[Impact], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per variant that is not a baseline: `impact.impact_columns`, ``within_noise`` and ``directory``.
-
-    Args:
-        study: The study.
-        impacts: Of the study, over the tasks.
-        tasks: Tasks that have columns.
-    """
+    """One row per impact over these tasks: `impact.impact_columns`, ``within_noise`` and ``directory``."""
     return [
         impact_columns(impact, tasks)
         | {"within_noise": " ".join(sorted(study.within_noise(impact.variant))) or None}
@@ -178,26 +155,14 @@ def quantization_impact(study: Study) -> pd.DataFrame:
 
 def paired_accuracy(study: Study) -> pd.DataFrame:
     """One row per task of each variant that was paired: drop on the same items, interval, p, flips, KL, verdict."""
-    rows = [
-        _paired_row(variant, pair)
-        for variant in study.variants
-        for pair in study.paired.get(variant.directory, ())
-        if pair.task in study.tasks
-    ]
+    rows = []
+    for variant in study.variants:
+        head = {"name": variant.name, "model": variant.model, "precision": variant.precision}
+        for pair in study.paired.get(variant.directory, ()):
+            low, high = pair.interval_pp or (None, None)
+            row = head | pair.model_dump() | {"drop_pp_ci95_low": low, "drop_pp_ci95_high": high}
+            rows += [row | {"directory": str(variant.directory)}] if pair.task in study.tasks else []
     return _whole_counts(pd.DataFrame(rows, columns=list(_PAIRED_COLUMNS)))
-
-
-def _paired_row(variant: Variant, pair: PairedTask) -> dict[str, Any]:
-    low, high = pair.interval_pp or (None, None)
-    return {
-        "name": variant.name,
-        "model": variant.model,
-        "precision": variant.precision,
-        **pair.model_dump(exclude={"interval_pp"}),
-        "drop_pp_ci95_low": low,
-        "drop_pp_ci95_high": high,
-        "directory": str(variant.directory),
-    }
 
 
 def summary_statistics(study: Study) -> pd.DataFrame:
@@ -211,35 +176,27 @@ def summary_statistics(study: Study) -> pd.DataFrame:
     """
     means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
     plugins = [metric for metric in _plugin_metrics() if study.is_measured(metric)]
-    made: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for metric in (*_HEADLINES, *plugins, *study.task_metrics, *means):
+        # The unit of the key, in which files have the number, not the one shown.
+        unit = next((unit for ending, unit in _KEY_UNITS.items() if metric.key.endswith(ending)), metric.unit)
+        if metric.basis is Basis.TASK:
+            unit = "share" if metric.maximise else "loss"
         measured = [variant for variant in study.variants if variant.number(metric) is not None]
         for group, members in comparable_groups(measured, [metric]).members(measured).items():
             precisions = dict.fromkeys(variant.precision for variant in members)
             for precision in (*precisions, *([_ALL] if len(precisions) > 1 else [])):
                 chosen = [variant for variant in members if precision in (variant.precision, _ALL)]
-                head = {"metric": metric.key, "unit": _key_unit(metric), "group": group, "precision": precision}
-                made.append(head | _described(metric, chosen))
-    return pd.DataFrame(made, columns=list(_STATISTICS))
-
-
-def _key_unit(metric: Metric) -> str:
-    """The unit of the metric's key, in which files have it."""
-    if metric.basis is Basis.TASK:
-        return "share" if metric.maximise else "loss"
-    by_ending = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
-    return next((unit for ending, unit in by_ending.items() if metric.key.endswith(ending)), metric.unit)
-
-
-def _described(metric: Metric, variants: Sequence[Variant]) -> dict[str, Any]:
-    valid = [variant for variant in variants if variant.counts(metric)]
-    values = [value for variant in valid if (value := variant.number(metric)) is not None]
-    found = stats.summarize(values)
-    return {
-        "n": found.count, "mean": found.mean, "std": found.std, "min": min(values, default=None),
-        "median": found.median, "max": max(values, default=None), "num_invalid": len(variants) - len(valid),
-        "confounded": confounding(valid, [metric]),
-    }  # fmt: skip
+                valid = [variant for variant in chosen if variant.counts(metric)]
+                values = [value for variant in valid if (value := variant.number(metric)) is not None]
+                found = stats.summarize(values)
+                rows.append({
+                    "metric": metric.key, "unit": unit, "group": group, "precision": precision, "n": found.count,
+                    "mean": found.mean, "std": found.std, "min": min(values, default=None), "median": found.median,
+                    "max": max(values, default=None), "num_invalid": len(chosen) - len(valid),
+                    "confounded": confounding(valid, [metric]),
+                })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(_STATISTICS))
 
 
 def pareto_table(frontiers: Sequence[Frontier]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim_eval.analysis.study import Study
-from slim_eval.analysis.tables.typeset import documents, latex_table, markdown_table, md_escape, tex_escape
+from slim_eval.analysis.tables.typeset import documents, md_escape, tex_escape
 from slim_eval.results.variants import Variant, labelled
 
 MakeCell = Callable[..., Variant]
@@ -39,6 +39,14 @@ def study(variants: list[Variant], make_variant: MakeCell) -> Study:
     further = [make_variant(f"org/M{number}", tasks={"mmlu": {"accuracy": 0.25}}) for number in range(len(NASTY))]
     named = [replace(variant, name=name) for variant, name in zip(further, NASTY, strict=True)]
     return Study.of([*labelled(variants), *named], ("mmlu",))
+
+
+def latex_table(study: Study) -> str:
+    return documents(study)["results_table.tex"]
+
+
+def markdown_table(study: Study) -> str:
+    return documents(study)["results_table.md"]
 
 
 def tabular(text: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,9 +22,6 @@ from slim_eval.analysis.findings import Section
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
 from slim_eval.utils.redaction import Redacted, redact
-
-_ASSETS = "slim_eval.analysis.report"
-_SHOWN_SENTENCES = 5  # per heading; the rest unfolds
 
 
 def report_html(
@@ -59,24 +56,14 @@ def report_html(
         "title": title,
         "version": __version__,
         "study": study,
-        "shown_sentences": _SHOWN_SENTENCES,
         "findings": [section for section in sections if not section.apart],
         "caveats": provenance.report_caveats(study, settings, problems),
         "comparison": comparison,
         "standings": [
-            {
-                "objectives": [
-                    f"{each.metric.header} ({'higher' if each.maximise else 'lower'} is better)"
-                    for each in found.objectives
-                ],
-                "states": report_tables.standings(study, found),
-                "caveats": report_tables.standing_caveats(found),
-                "by_points": report_tables.by_points(found),
-            }
-            for found in frontiers
+            (found, report_tables.standings(study, found), report_tables.standing_caveats(found)) for found in frontiers
         ],
+        "by_points": report_tables.by_points,
         "charts": drawn,
-        "images": [figure for figure in plugin_figures if figure.image is not None],
         "plugin_figures": plugin_figures,
         "impact": report_tables.impact_table(study),
         "details": report_tables.task_details(study),
@@ -85,42 +72,37 @@ def report_html(
         "settings": settings,
         "noise": provenance.noise_floors(study),
         "notes": provenance.notes(study),
-        "definitions": provenance.DEFINITIONS,
     }
+    plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
     scripts = {
         "early": _asset("theme.js"),
-        "plotly": _plotly(),
+        "plotly": plotly,
         "datatables": _datatables(),
         "late": f"{_asset('table.js')}\n{_asset('charts.js')}",
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_asset("page.html")).render(
-        content,
-        policy=_policy(scripts.values()),
-        style=_asset("page.css"),
-        data=_embedded(drawn),
-        places={name: _place(name) for name in scripts},
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts.values())
+    # Nothing may be fetched, and of scripts only these may run; charts carry styles and pictures of their own.
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    policy = (
+        f"default-src 'none'; script-src {allowed}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    images = {f"image{number}": figure.image or "" for number, figure in enumerate(content["images"])}
-    return _inserted(redact(page), scripts | images)
-
-
-def _place(name: str) -> str:
-    """The placeholder of a script; no other text between script tags can look like it, as texts are escaped."""
-    return f"@{name}@"
-
-
-def _inserted(page: str, parts: Mapping[str, str]) -> Redacted:
-    pattern = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
-    return Redacted(pattern.sub(lambda match: parts[match[1] or match[2]], page))
+    # JSON that cannot end the script element around it, whatever names it contains.
+    data = json.dumps(drawn, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        data = data.replace(sign, f"\\u{ord(sign):04x}")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("page.html"))
+    page = template.render(content, policy=policy, style=_asset("page.css"), data=data, scripts=list(scripts))
+    images = [figure.image for figure in plugin_figures if figure.image is not None]
+    parts = scripts | {f"image{number}": image for number, image in enumerate(images)}
+    # No other text can look like the placeholder of a script or an image, as texts are escaped.
+    place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
+    return Redacted(place.sub(lambda match: parts[match[1] or match[2]], redact(page)))
 
 
 def _asset(name: str) -> str:
-    return resources.files(_ASSETS).joinpath(name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    return resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
+    return resources.files("slim_eval.analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _datatables() -> str:
@@ -138,21 +120,3 @@ def _datatables() -> str:
         raise RuntimeError("the bundle of itables has no default export: report a bug with the version of itables")
     body = bundle[: export.start()] + f"window.DataTable={export[1]};" + bundle[export.end() :]
     return f'(()=>{{"use strict";{body}\n}})();'
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """Nothing may be fetched, and of scripts only these may run; charts carry styles and pictures of their own."""
-    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _embedded(content: Any) -> str:
-    """JSON that cannot end the script element around it, whatever names it contains."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from statistics import NormalDist
@@ -12,10 +12,11 @@ from typing import Any
 
 from slim_eval.analysis.caveats import LENGTH, MARKS, NOISE, Kind
 from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
-from slim_eval.analysis.impact import BASIS_PER_RUN, SPEEDUPS, Impact
+from slim_eval.analysis.impact import BASIS_PER_RUN, Impact
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
+from slim_eval.analysis.tables.csv_tables import plugin_metrics
 from slim_eval.metrics import (
     ACCURACY_MEAN,
     AMORTISED,
@@ -30,7 +31,7 @@ from slim_eval.metrics import (
     Basis,
     Metric,
 )
-from slim_eval.results.records import AccuracyRecord, EnergyMetrics, Metadata, PairedTask, PerformanceMetrics
+from slim_eval.results.records import AccuracyRecord
 from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.utils import number
 
@@ -47,13 +48,12 @@ VERDICTS = {
     ),
 }
 _MEMORY = (DISK, WEIGHTS, PEAK_MEMORY, KV_CACHE_TOKENS, MAX_CONCURRENCY)
-_GROUPS = {Basis.SPEED: "speed", Basis.FILES: "memory", Basis.LOADED: "memory", Basis.ENERGY: "energy"}
-_OWN_KEYS = {
-    *Metadata.model_fields, *PerformanceMetrics.model_fields, *EnergyMetrics.model_fields, ACCURACY_MEAN.key,
+_GROUPS = {
+    Basis.SPEED: "speed", Basis.FILES: "memory", Basis.LOADED: "memory", Basis.ENERGY: "energy", Basis.TASK: "accuracy"
 }  # fmt: skip
 _RATIOS = {
-    "tpot_speedup": f"{TPOT.label} speed-up", "per_token_speedup": "throughput ratio",
-    "ttft_speedup": f"{TTFT.label} speed-up", "speedup": f"{AMORTISED.label} ratio",
+    "speedup": f"{AMORTISED.label} ratio", "per_token_speedup": "throughput ratio",
+    "ttft_speedup": f"{TTFT.label} speed-up", "tpot_speedup": f"{TPOT.label} speed-up",
 }  # fmt: skip
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -107,7 +107,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table whose columns all have at least one number.
+    """A table, or one of several of that `name`.
 
     Attributes:
         headers: One per column.
@@ -115,7 +115,6 @@ class ReportTable:
         absent: Headers of the columns without any number, which are left out.
         groups: Of adjacent columns; none by default.
         marks: Kinds that occur, for the legend.
-        name: What the table is of, if there are several.
     """
 
     headers: tuple[str, ...]
@@ -126,26 +125,18 @@ class ReportTable:
     name: str = ""
 
     @classmethod
-    def of(cls, columns: Mapping[str, Sequence[Field]], groups: Mapping[str, str] | None = None) -> ReportTable:
-        """A table of columns.
-
-        Args:
-            columns: Header -> fields.
-            groups: Header -> group of the column.
-        """
-        kept = [header for header, fields in columns.items() if not all(field.absent for field in fields)]
+    def of(cls, rows: Sequence[Mapping[str, Field]], groups: Mapping[str, str] | None = None) -> ReportTable:
+        """A table whose columns all have at least one number, of rows (header -> field) and the columns' groups."""
+        headers = tuple(rows[0]) if rows else ()
+        kept = tuple(header for header in headers if not all(row[header].absent for row in rows))
         found: list[Group] = []
-        for name, members in groupby(kept, key=(groups or {}).get):
+        for name, members in groupby(kept, key=groups.get) if groups else ():
             first = found[-1].last + 1 if found else 0
             found.append(Group(name or "", first, first + len(list(members)) - 1))
-        occurring = {mark for header in kept for field in columns[header] for mark in field.marks}
-        return cls(
-            tuple(kept),
-            tuple(zip(*(columns[header] for header in kept), strict=True)),
-            tuple(header for header in columns if header not in kept),
-            tuple(found) if groups else (),
-            tuple(mark for mark in (*MARKS, *VERDICTS.values()) if mark in occurring),
-        )
+        shown = tuple(tuple(row[header] for header in kept) for row in rows)
+        occurring = {mark for fields in shown for field in fields for mark in field.marks}
+        marks = tuple(mark for mark in (*MARKS, *VERDICTS.values()) if mark in occurring)
+        return cls(kept, shown, tuple(header for header in headers if header not in kept), tuple(found), marks)
 
 
 def figure(value: float, decimals: int) -> str:
@@ -158,6 +149,11 @@ def figure(value: float, decimals: int) -> str:
 def signed(value: float) -> str:
     """A difference in percentage points, with its sign and without a negative zero."""
     return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def span(ends: Interval | None) -> str:
+    """The interval of such a difference."""
+    return "no interval" if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
 
 
 def estimated(estimate: Estimate | None, decimals: int, marks: Sequence[Kind] = (), unit: str = "") -> Field:
@@ -179,9 +175,10 @@ def measured(study: Study, variant: Variant, metric: Metric) -> Field:
     estimate = variant.estimate(metric)
     if estimate is None:
         return ABSENT
+    marks = study.marks(variant, metric)
     pair = study.pair(variant, metric.key) if metric.basis is Basis.TASK else None
-    verdict = VERDICTS.get(pair.verdict or "") if pair is not None else None
-    marks = (*study.marks(variant, metric), *([verdict] if verdict is not None else []))
+    if pair is not None and pair.verdict in VERDICTS:
+        marks = (*marks, VERDICTS[pair.verdict])
     return estimated(estimate.scaled(metric.scale), metric.decimals, marks)
 
 
@@ -199,49 +196,59 @@ def counted(value: float | None) -> Field:
 
 def shown_metrics(study: Study) -> list[Metric]:
     """The metrics of the comparison and the charts: the usual ones, those of plugins, and the tasks."""
-    usual = [metric for metric in METRICS.values() if metric.compared or metric.key not in _OWN_KEYS]
+    own = plugin_metrics()
+    usual = [metric for metric in METRICS.values() if metric.compared or metric in own]
     means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
     order = ("speed", "memory", "energy", "other")
     return [*sorted(usual, key=lambda metric: order.index(_group(metric))), *study.task_metrics, *means]
 
 
-def comparison_table(study: Study, frontiers: Sequence[Frontier]) -> ReportTable:
-    """One row per variant, with its standing and all its numbers."""
-    columns = {
-        "model": [words(variant.name) for variant in study.variants],
-        "precision": [words(variant.precision) for variant in study.variants],
-    }
-    groups = dict.fromkeys(columns, "")
-    for found in frontiers:
-        header = "all objectives" if len(frontiers) == 1 else found.title
-        columns[header] = [_standing(study, found, standing) for standing in found.standings]
-        groups[header] = "Pareto"
-    for metric in shown_metrics(study):
-        header = f"{metric.header} ({metric.key})" if metric.header in columns else metric.header
-        columns[header] = [measured(study, variant, metric) for variant in study.variants]
-        groups[header] = _group(metric)
-    settings: dict[str, Callable[[Variant], Field]] = {
-        "engine": lambda variant: words(variant.engine),
-        "kernels": lambda variant: words(variant.kernels),
-        "dtype": lambda variant: words(variant.fact("dtype")),
-        "hardware": lambda variant: words(variant.hardware),
-        "batch size": lambda variant: counted(variant.performance.batch_size if variant.performance else None),
-        "requests": lambda variant: counted(variant.performance.num_runs if variant.performance else None),
-        "output tokens per request": lambda variant: counted(variant.tokens_per_request),
-    }
-    for header, make in settings.items():
-        columns[header] = [make(variant) for variant in study.variants]
-        groups[header] = "settings"
-    return ReportTable.of(columns, groups)
-
-
 def _group(metric: Metric) -> str:
-    if metric.basis is Basis.TASK:
-        return "accuracy"
     return "memory" if metric in _MEMORY else _GROUPS.get(metric.basis, "other")
 
 
-# Pareto standing
+def comparison_table(study: Study, frontiers: Sequence[Frontier]) -> ReportTable:
+    """One row per variant, with its standing and all its numbers."""
+    titled = {"all objectives" if len(frontiers) == 1 else found.title: found for found in frontiers}
+    groups = {"model": "", "precision": "", **dict.fromkeys(titled, "Pareto")}
+    metrics: dict[str, Metric] = {}
+    for metric in shown_metrics(study):
+        header = f"{metric.header} ({metric.key})" if metric.header in groups else metric.header
+        metrics[header], groups[header] = metric, _group(metric)
+    rows = []
+    for place, variant in enumerate(study.variants):
+        row = {"model": words(variant.name), "precision": words(variant.precision)}
+        row |= {header: _standing(study, found, found.standings[place]) for header, found in titled.items()}
+        row |= {header: measured(study, variant, metric) for header, metric in metrics.items()}
+        record = variant.performance
+        settings = {
+            "engine": words(variant.engine),
+            "kernels": words(variant.kernels),
+            "dtype": words(variant.fact("dtype")),
+            "hardware": words(variant.hardware),
+            "batch size": counted(record and record.batch_size),
+            "requests": counted(record and record.num_runs),
+            "output tokens per request": counted(variant.tokens_per_request),
+        }
+        rows.append(row | settings)
+        groups |= dict.fromkeys(settings, "settings")
+    return ReportTable.of(rows, groups)
+
+
+def _standing(study: Study, found: Frontier, standing: Standing) -> Field:
+    if standing.verdict is None:
+        return Field("not compared", title=standing.excluded or "", absent=True)
+    probability, state = standing.verdict.probability, standing.verdict.state
+    title = "by point values alone: no intervals are known"
+    if probability is not None:
+        title = f"probability of not being dominated: {probability:.2f}"
+    order = {FrontierState.ON_FRONTIER: 0, FrontierState.DOMINATED: 2}.get(state, 1)
+    return Field(state.value, title=title, sort=order, marks=_objective_marks(study, found, standing))
+
+
+def _objective_marks(study: Study, found: Frontier, standing: Standing) -> list[Kind]:
+    marks = (mark for each in found.objectives for mark in study.marks(standing.variant, each.metric))
+    return [mark for mark in dict.fromkeys(marks) if mark is not NOISE]
 
 
 def standings(study: Study, found: Frontier) -> list[tuple[str, list[str]]]:
@@ -256,7 +263,7 @@ def standings(study: Study, found: Frontier) -> list[tuple[str, list[str]]]:
 
 def standing_caveats(found: Frontier) -> list[str]:
     """What a reader must know of a frontier: several settings, and objectives that compare different work."""
-    groups = dict.fromkeys(standing.group for standing in found.standings if standing.verdict is not None)
+    groups = {standing.group for standing in found.standings if standing.verdict is not None}
     made = [f"Variants of {len(groups)} settings, each compared only within its own."] if len(groups) > 1 else []
     confounded = dict.fromkeys(standing.confounded for standing in found.standings if standing.confounded)
     return made + [f"Confounded: {text}." for text in confounded]
@@ -267,67 +274,32 @@ def by_points(found: Frontier) -> bool:
     return all(standing.verdict is None or standing.verdict.probability is None for standing in found.standings)
 
 
-def _objective_marks(study: Study, found: Frontier, standing: Standing) -> list[Kind]:
-    marks = (mark for each in found.objectives for mark in study.marks(standing.variant, each.metric))
-    return [mark for mark in dict.fromkeys(marks) if mark is not NOISE]
-
-
-def _standing(study: Study, found: Frontier, standing: Standing) -> Field:
-    if standing.verdict is None:
-        return Field("not compared", title=standing.excluded or "", absent=True)
-    probability, state = standing.verdict.probability, standing.verdict.state
-    title = "by point values alone: no intervals are known"
-    if probability is not None:
-        title = f"probability of not being dominated: {probability:.2f}"
-    order = {FrontierState.ON_FRONTIER: 0, FrontierState.DOMINATED: 2}.get(state, 1)
-    return Field(state.value, title=title, sort=order, marks=_objective_marks(study, found, standing))
-
-
-# Against the baseline
-
-
 def impact_table(study: Study) -> ReportTable:
     """Each variant against its baseline: a ratio above 1 is an improvement, a drop above 0 a loss."""
-    impacts = study.impacts
-    columns = {
-        "model": [words(impact.variant.name) for impact in impacts],
-        "precision": [words(impact.variant.precision) for impact in impacts],
-        "baseline": [words(impact.baseline and impact.baseline.precision) for impact in impacts],
-    }
-    for name in SPEEDUPS:
-        marks = (LENGTH,) if name == "speedup" else ()
-        columns[_RATIOS[name]] = [
-            _ratio(impact.speedups.get(name), marks if impact.length_confounded else ()) for impact in impacts
-        ]
-    columns["energy saved, %"] = [_energy(impact) for impact in impacts]
-    columns["smaller on disk"] = [_ratio(_exact(impact.size_ratio)) for impact in impacts]
-    columns["smaller in memory"] = [_ratio(_exact(impact.weights_ratio)) for impact in impacts]
-    for metric in study.task_metrics:
-        columns[f"{metric.label} drop, pp"] = [_drop(study, impact, metric) for impact in impacts]
-    columns["within noise"] = [
-        Field(", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant))) or "none")
-        for impact in impacts
-    ]
-    columns["why not compared with the baseline"] = [Field(impact.not_comparable or "none") for impact in impacts]
-    return ReportTable.of(columns)
-
-
-def _exact(value: float | None) -> Estimate | None:
-    return None if value is None else Estimate(value)
-
-
-def _ratio(estimate: Estimate | None, marks: Sequence[Kind] = ()) -> Field:
-    return _NOT_COMPARED if estimate is None else estimated(estimate, 2, marks, "x")
-
-
-def _energy(impact: Impact) -> Field:
-    if impact.energy_reduction is None:
-        return _NOT_COMPARED
-    found = estimated(impact.energy_reduction, 1)
-    # Energy of runs of unknown length is labelled in the field, not only in its title.
-    wing = found.plus_minus or ("whole run" if impact.energy_basis == BASIS_PER_RUN else "")
-    title = ", ".join(filter(None, (found.title, impact.energy_basis)))
-    return Field(found.text, wing, title, found.sort)
+    rows = []
+    for impact in study.impacts:
+        row = {"model": words(impact.variant.name), "precision": words(impact.variant.precision)}
+        row["baseline"] = words(impact.baseline and impact.baseline.precision)
+        for name, header in _RATIOS.items():
+            ratio = impact.speedups.get(name)
+            marks = (LENGTH,) if name == "speedup" and impact.length_confounded else ()
+            row[header] = _NOT_COMPARED if ratio is None else estimated(ratio, 2, marks, "x")
+        row["energy saved, %"] = _NOT_COMPARED
+        if impact.energy_reduction is not None:
+            saved = estimated(impact.energy_reduction, 1)
+            # Energy of runs of unknown length is labelled in the field, not only in its title.
+            wing = saved.plus_minus or ("whole run" if impact.energy_basis == BASIS_PER_RUN else "")
+            title = ", ".join(filter(None, (saved.title, impact.energy_basis)))
+            row["energy saved, %"] = replace(saved, plus_minus=wing, title=title)
+        for header, size in (("smaller on disk", impact.size_ratio), ("smaller in memory", impact.weights_ratio)):
+            row[header] = _NOT_COMPARED if size is None else estimated(Estimate(size), 2, unit="x")
+        for metric in study.task_metrics:
+            row[f"{metric.label} drop, pp"] = _drop(study, impact, metric)
+        noise = ", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant)))
+        row["within noise"] = Field(noise or "none")
+        row["why not compared with the baseline"] = Field(impact.not_comparable or "none")
+        rows.append(row)
+    return ReportTable.of(rows)
 
 
 def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
@@ -344,11 +316,8 @@ def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
 
 
 def _paired_drop(drop_pp: float, ends: Interval | None, marks: Sequence[Kind] = ()) -> Field:
-    wing = "(no interval)" if ends is None else f"({signed(ends[0])} to {signed(ends[1])})"
-    return Field(signed(drop_pp), wing, "on the same items, with the paired 95 % interval", drop_pp, marks)
-
-
-# Tasks and subjects
+    title = "on the same items, with the paired 95 % interval"
+    return Field(signed(drop_pp), f"({span(ends)})", title, drop_pp, marks)
 
 
 @dataclass(frozen=True)
@@ -370,94 +339,75 @@ def task_details(study: Study) -> list[TaskDetail]:
         for variant, record in members:
             if record.subtasks:
                 models.setdefault((study.baseline(variant) or variant).name, []).append((variant, record))
-        shown = list(models.items())[:MAX_MODELS]
         if members:
-            made.append(
-                TaskDetail(
-                    metric.key,
-                    ReportTable.of(_task_columns(study, metric, members)),
-                    tuple(_subjects(study, name, found, metric) for name, found in shown),
-                    len(models) - len(shown),
-                )
-            )
+            table = ReportTable.of([_task_row(study, metric, *member) for member in members])
+            subjects = tuple(_subjects(name, found, metric) for name, found in list(models.items())[:MAX_MODELS])
+            made.append(TaskDetail(metric.key, table, subjects, len(models) - len(subjects)))
     return made
 
 
-def _task_columns(
-    study: Study, metric: Metric, members: Sequence[tuple[Variant, AccuracyRecord]]
-) -> dict[str, list[Field]]:
-    rows = []
-    for variant, record in members:
-        drop, flips, verdict, kl = _pairing(variant, study.pair(variant, metric.key))
-        # Older records have neither a limit nor a count: whether all items were used is not known.
-        everything = None if record.num_items is None else "all items"
-        template = record.apply_chat_template
-        rows.append({
-            "model": words(variant.name),
-            "precision": words(variant.precision),
-            metric.header: measured(study, variant, metric),
-            "drop on the same items, pp": drop,
-            "answers that flipped": flips,
-            "verdict": verdict,
-            "KL of the answers, nats": kl,
-            "items": counted(record.num_items),
-            "few-shot": counted(record.num_fewshot),
-            "limit": words(everything if record.limit is None else f"{record.limit:,} per subtask"),
-            "chat template": words(None if template is None else "yes" if template else "no"),
-            "version": words(record.task_versions.get(metric.key)),
-            "metric": words(record.metric),
-            "other metrics": Field("; ".join(_other_metrics(record)) or "none"),
-        })  # fmt: skip
-    return {header: [row[header] for row in rows] for header in rows[0]}
-
-
-def _pairing(variant: Variant, pair: PairedTask | None) -> tuple[Field, Field, Field, Field]:
-    """Drop, flips, verdict and KL divergence, or why there are none."""
+def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRecord) -> dict[str, Field]:
+    pair = study.pair(variant, metric.key)
     if variant.is_baseline:
-        return (Field("baseline", absent=True), *(Field("", absent=True),) * 3)
-    if pair is None or pair.drop_pp is None:
-        why = "" if pair is None else pair.refused or ""
-        return (Field("not paired", title=why, absent=True), ABSENT, ABSENT, ABSENT)
-    flips = ABSENT if pair.flips is None else Field(
-        f"{pair.flips * 100:.1f} %", title=f"{pair.lost} lost, {pair.gained} gained", sort=pair.flips
-    )  # fmt: skip
-    verdict = VERDICTS.get(pair.verdict or "")
-    needed = f"needs {pair.items_needed:,} items" if pair.items_needed else ""
-    return (
-        _paired_drop(pair.drop_pp, pair.interval_pp),
-        flips,
-        words(None) if verdict is None else Field(verdict.word, needed, verdict.meaning, verdict.word),
-        ABSENT if pair.answer_kl is None else Field(number(pair.answer_kl), sort=pair.answer_kl),
-    )
+        drop, flips, verdict, kl = Field("baseline", absent=True), *(Field("", absent=True),) * 3
+    elif pair is None or pair.drop_pp is None:
+        why = (pair and pair.refused) or ""
+        drop, flips, verdict, kl = Field("not paired", title=why, absent=True), ABSENT, ABSENT, ABSENT
+    else:
+        drop, flips, verdict, kl = _paired_drop(pair.drop_pp, pair.interval_pp), ABSENT, words(None), ABSENT
+        if pair.flips is not None:
+            flips = Field(f"{pair.flips * 100:.1f} %", "", f"{pair.lost} lost, {pair.gained} gained", pair.flips)
+        if pair.verdict in VERDICTS:
+            kind = VERDICTS[pair.verdict]
+            needed = f"needs {pair.items_needed:,} items" if pair.items_needed else ""
+            verdict = Field(kind.word, needed, kind.meaning, kind.word)
+        if pair.answer_kl is not None:
+            kl = Field(number(pair.answer_kl), sort=pair.answer_kl)
+    # Older records have neither a limit nor a count: whether all items were used is not known.
+    everything = None if record.num_items is None else "all items"
+    template = record.apply_chat_template
+    others = [
+        f"{key} {number(value) if value is not None and math.isfinite(value) else 'not a number'}"
+        for key, value in record.metrics.items()
+        if key != record.metric and "_stderr," not in key
+    ]
+    return {
+        "model": words(variant.name),
+        "precision": words(variant.precision),
+        metric.header: measured(study, variant, metric),
+        "drop on the same items, pp": drop,
+        "answers that flipped": flips,
+        "verdict": verdict,
+        "KL of the answers, nats": kl,
+        "items": counted(record.num_items),
+        "few-shot": counted(record.num_fewshot),
+        "limit": words(everything if record.limit is None else f"{record.limit:,} per subtask"),
+        "chat template": words(None if template is None else "yes" if template else "no"),
+        "version": words(record.task_versions.get(metric.key)),
+        "metric": words(record.metric),
+        "other metrics": Field("; ".join(others) or "none"),
+    }
 
 
-def _other_metrics(record: AccuracyRecord) -> Iterable[str]:
-    """The metrics beside the headline one, without their standard errors."""
-    for key, value in record.metrics.items():
-        if key != record.metric and "_stderr," not in key:
-            yield f"{key} {number(value) if value is not None and math.isfinite(value) else 'not a number'}"
-
-
-def _subjects(
-    study: Study, name: str, members: Sequence[tuple[Variant, AccuracyRecord]], metric: Metric
-) -> ReportTable:
+def _subjects(name: str, members: Sequence[tuple[Variant, AccuracyRecord]], metric: Metric) -> ReportTable:
     """A row per subject; per variant its accuracy and, beside a baseline, the change against it in the unit shown."""
-    base = next(((variant, record) for variant, record in members if variant.is_baseline), None)
-    columns: dict[str, list[Field]] = {"subject": [], "items": []}
+    base, base_record = next((member for member in members if member[0].is_baseline), (None, None))
+    rows = []
     for subject in dict.fromkeys(subject for _, record in members for subject in record.subtasks):
         sizes = {record.subtasks.get(subject, {}).get("num_items") for _, record in members} - {None}
-        columns["subject"].append(words(subject))
-        columns["items"].append(counted(sizes.pop()) if len(sizes) == 1 else words("differ" if sizes else None))
-        before = None if base is None else _score(base[1], subject)
+        items = counted(sizes.pop()) if len(sizes) == 1 else words("differ" if sizes else None)
+        row = {"subject": words(subject), "items": items}
+        before = None if base_record is None else _score(base_record, subject)
         for variant, record in members:
             score = _score(record, subject)
             header = variant.precision if variant.name == name else variant.label
-            columns.setdefault(header, []).append(estimated(score and score.scaled(metric.scale), metric.decimals))
-            if base is not None and record is not base[1]:
+            row[header] = estimated(score and score.scaled(metric.scale), metric.decimals)
+            if base is not None and record is not base_record:
                 change = None if score is None or before is None else (score.value - before.value) * metric.scale
                 field = ABSENT if change is None else Field(signed(change), sort=change)
-                columns.setdefault(f"{header} - {base[0].precision}", []).append(field)
-    return ReportTable(tuple(columns), tuple(zip(*columns.values(), strict=True)), name=name)
+                row[f"{header} - {base.precision}"] = field
+        rows.append(row)
+    return ReportTable(tuple(rows[0]), tuple(tuple(row.values()) for row in rows), name=name)
 
 
 def _score(record: AccuracyRecord, subject: str) -> Estimate | None:

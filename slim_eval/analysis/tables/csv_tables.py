@@ -104,7 +104,7 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
     for key in _INTERVALS:
         row[f"{key}_ci95_low"], row[f"{key}_ci95_high"] = variant.interval(key) or (None, None)
-    row |= {metric.key: variant.number(metric) for metric in _plugin_metrics()}
+    row |= {metric.key: variant.number(metric) for metric in plugin_metrics()}
     for task in tasks:
         record = variant.accuracy.get(task)
         row[task] = record and record.accuracy
@@ -117,7 +117,7 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def _plugin_metrics() -> list[Metric]:
+def plugin_metrics() -> list[Metric]:
     """Metrics that no field of slim-eval's own records has."""
     return [METRICS[key] for key in METRICS if key not in _OWN]
 
@@ -130,7 +130,7 @@ def tidy_table(variants: Sequence[Variant]) -> pd.DataFrame:
 
 def results_table(study: Study) -> pd.DataFrame:
     """The numbers that a reader wants first, under the same names and units as in the tidy table."""
-    plugins = [metric.key for metric in _plugin_metrics() if study.is_measured(metric)]
+    plugins = [metric.key for metric in plugin_metrics() if study.is_measured(metric)]
     columns = [*_RESULT_COLUMNS, *plugins, *(f"{task}{suffix}" for task in study.tasks for suffix in _TASK_COLUMNS)]
     frame = pd.DataFrame([columns_of(variant, study.tasks) for variant in study.variants])
     return _whole_counts(frame.reindex(columns=columns))
@@ -175,7 +175,7 @@ def summary_statistics(study: Study) -> pd.DataFrame:
         numbers are of different work. Without a row if nothing was measured.
     """
     means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
-    plugins = [metric for metric in _plugin_metrics() if study.is_measured(metric)]
+    plugins = [metric for metric in plugin_metrics() if study.is_measured(metric)]
     rows: list[dict[str, Any]] = []
     for metric in (*_HEADLINES, *plugins, *study.task_metrics, *means):
         # The unit of the key, in which files have the number, not the one shown.

@@ -13,16 +13,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from html import escape
-from itertools import combinations
+from itertools import combinations, cycle
 from typing import Any
 
 from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.pareto.dominance import non_dominated
-from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed
+from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed, span
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import (
     ACCURACY_MEAN,
@@ -36,8 +36,6 @@ from slim_eval.metrics import (
     Basis,
     Metric,
 )
-from slim_eval.results.records import PairedTask
-from slim_eval.results.variants import Variant
 from slim_eval.schemes import SCHEMES, in_order
 
 #: Points and rows that a chart draws at most; the rest is counted in words.
@@ -50,66 +48,35 @@ _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v
 _FURTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 _FURTHER_SYMBOLS = ("diamond", "triangle-down", "star", "hexagon", "pentagon", "cross")
 _GREY = "#808080"  # readable on white and on black
-_DIGITS = 6
 
 
-@dataclass(frozen=True)
+_Scope = tuple[Basis, str | None, bool]
+#: The groups of the variants with a number of one scope, and the group of each by its place.
+_Grouped = tuple[Groups, dict[int, str]]
+
+
 class _Axis:
-    """A metric that an axis may show: a value and interval per variant in the unit shown, and the caveats on it."""
+    """A metric that an axis may show, in the unit shown: a value and interval per variant, and the caveats on it."""
 
-    metric: Metric
-    variants: Sequence[Variant]
-    values: tuple[float | None, ...]
-    lows: tuple[float | None, ...]
-    highs: tuple[float | None, ...]
-    unusable: frozenset[int]  # places that take no part in a frontier; other outlined ones have another setting
-    outlined: Mapping[int, tuple[Kind, ...]]
-
-    @classmethod
-    def of(cls, study: Study, metric: Metric) -> _Axis:
-        """The axis of a metric."""
-        found = [(variant, variant.estimate(metric)) for variant in study.variants]
-        shown = [estimate and estimate.scaled(metric.scale) for _, estimate in found]
-        marks = tuple(() if estimate is None else study.marks(variant, metric) for variant, estimate in found)
-        outlined = {place: tuple(kind for kind in kinds if kind in _OUTLINED) for place, kinds in enumerate(marks)}
+    def __init__(self, study: Study, metric: Metric) -> None:
+        found = [variant.estimate(metric) for variant in study.variants]
+        shown = [estimate and estimate.scaled(metric.scale) for estimate in found]
         ends = [(None, None) if each is None or each.interval is None else each.interval for each in shown]
-        return cls(
-            metric,
-            study.variants,
-            tuple(None if each is None else _short(each.value) for each in shown),
-            tuple(_short(low) for low, _ in ends),
-            tuple(_short(high) for _, high in ends),
-            frozenset(place for place, kinds in outlined.items() if LENGTH in kinds or INVALID in kinds),
-            {place: kinds for place, kinds in outlined.items() if kinds},
-        )
-
-    @property
-    def has_intervals(self) -> bool:
-        """Whether any variant has one."""
-        return any(low is not None for low in self.lows)
-
-    @cached_property
-    def settings_of(self) -> str:
-        """What the settings of the metric are settings of; metrics with the same answer share their groups."""
-        if self.metric.basis is Basis.TASK:
-            return f"task {self.metric.key}"
-        own = self.metric.benchmark if self.metric.basis is Basis.OWN else None
-        return f"{self.metric.basis.value} {own} {self.metric.per_run}"
-
-    @property
-    def kind(self) -> str:
-        """The words for it in a note."""
-        return {Basis.SPEED: "speed", Basis.ENERGY: "energy"}.get(self.metric.basis, self.metric.label)
-
-    def embedded(self) -> dict[str, Any]:
-        """What the script needs."""
-        better = {"higher": ", higher is better", "lower": ", lower is better", None: ""}[self.metric.better]
-        return {
-            "label": self.metric.header, "title": escape(self.metric.header + better, quote=False),
-            "maximise": self.metric.maximise, "values": self.values,
-            "lows": self.lows if self.has_intervals else None, "highs": self.highs if self.has_intervals else None,
-            "outlined": list(self.outlined),
-        }  # fmt: skip
+        self.metric = metric
+        self.values = [None if each is None else _short(each.value) for each in shown]
+        self.lows, self.highs = [_short(low) for low, _ in ends], [_short(high) for _, high in ends]
+        self.has_intervals = any(low is not None for low in self.lows)
+        self.outlined: dict[int, list[Kind]] = {}
+        for place, variant in enumerate(study.variants):
+            kinds = [kind for kind in study.marks(variant, metric) if kind in _OUTLINED]
+            if kinds and found[place] is not None:
+                self.outlined[place] = kinds
+        # Places that take no part in a frontier; other outlined ones have another setting.
+        self.unusable = {place for place, kinds in self.outlined.items() if LENGTH in kinds or INVALID in kinds}
+        # The words for it in a note, and what its settings are settings of: metrics of one scope share their groups.
+        self.kind = {Basis.SPEED: "speed", Basis.ENERGY: "energy"}.get(metric.basis, metric.label)
+        own = metric.benchmark if metric.basis is Basis.OWN else metric.key if metric.basis is Basis.TASK else None
+        self.scope: _Scope = (metric.basis, own, metric.per_run)
 
 
 def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
@@ -126,10 +93,9 @@ def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
     """
     import plotly.graph_objects as go
 
-    axes = {m.key: _Axis.of(study, m) for m in shown_metrics(study) if study.is_measured(m)}
-    pairs = _Pairs(study, list(axes.values()))
-    found = {f"{a.metric.key}|{b.metric.key}": pairs.pair(a, b) for a, b in combinations(axes.values(), 2)}
-    lines = max((len(entry["fronts"]) for entry in found.values()), default=0)
+    axes = {metric.key: _Axis(study, metric) for metric in shown_metrics(study) if study.is_measured(metric)}
+    pairs, notes = _pairs(study, list(axes.values()))
+    lines = max((len(entry["fronts"]) for entry in pairs.values()), default=0)
     styles = _styles(variant.precision for variant in study.variants)
     traces = [
         go.Scatter(
@@ -141,71 +107,70 @@ def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
         go.Scatter(
             mode="markers+text", name=escape(precision, quote=False), hoverinfo="text", cliponaxis=False,
             customdata=[place for place, variant in enumerate(study.variants) if variant.precision == precision],
-            textposition="top center", textfont={"size": 11}, marker=_marker(colour, symbol),
+            textposition="top center", textfont={"size": 11}, marker=marker,
         )
-        for precision, (colour, symbol) in styles.items()
+        for precision, marker in styles.items()
     ]  # fmt: skip
     figure = go.Figure(traces, _layout(height=500, margin={"l": 50, "r": 24, "t": 30, "b": 50}))
     figure.update_xaxes(automargin=True, zeroline=False, title_standoff=8)
     figure.update_yaxes(automargin=True, zeroline=False, title_standoff=8)
-    first_y = (ACCURACY_MEAN, *study.task_metrics, DISK, *(axis.metric for axis in axes.values()))
+    points = []
+    groups = [group for group in comparison.groups if group.name not in ("", "Pareto", "settings")]
+    columns = [column for group in groups for column in range(group.first, group.last + 1)]
+    for variant, row in zip(study.variants, comparison.rows, strict=True):
+        numbers = []  # all that the table has, with the words of their caveats
+        for header, field in ((comparison.headers[n], row[n]) for n in columns):
+            marks = f"[{', '.join(mark.word for mark in field.marks)}]" if field.marks else ""
+            if not field.absent:
+                numbers.append((header, " ".join(filter(None, (field.text, field.plus_minus, marks)))))
+        points.append({"name": variant.name, "precision": variant.precision, "numbers": numbers})
+    embedded = {}
+    for key, axis in axes.items():
+        better = f", {axis.metric.better} is better" if axis.metric.better else ""
+        embedded[key] = {
+            "label": axis.metric.header, "title": escape(axis.metric.header + better, quote=False),
+            "maximise": axis.metric.maximise, "values": axis.values,
+            "lows": axis.lows if axis.has_intervals else None, "highs": axis.highs if axis.has_intervals else None,
+            "outlined": list(axis.outlined),
+        }  # fmt: skip
     x = next((metric.key for metric in _DEFAULT_X if metric.key in axes), None)
+    first_y = (ACCURACY_MEAN, *study.task_metrics, DISK, *(axis.metric for axis in axes.values()))
+    y = next((metric.key for metric in first_y if metric.key in axes and metric.key != x), None)
     return {
-        "figure": json.loads(figure.to_json()),
-        "points": [
-            {"name": variant.name, "precision": variant.precision, "numbers": _numbers(comparison, place)}
-            for place, variant in enumerate(study.variants)
-        ],
-        "axes": {key: axis.embedded() for key, axis in axes.items()},
-        "pairs": found,
-        "notes": list(pairs.notes),
-        "x": x if len(axes) > 1 else None,
-        "y": next((metric.key for metric in first_y if metric.key in axes and metric.key != x), None),
-        "max_points": MAX_POINTS,
+        "figure": json.loads(figure.to_json()), "points": points, "axes": embedded, "pairs": pairs, "notes": notes,
+        "x": x if len(axes) > 1 else None, "y": y, "max_points": MAX_POINTS,
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Finds the frontiers of pairs of metrics; what pairs share is worked out once."""
+def _pairs(study: Study, axes: Sequence[_Axis]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The frontiers of each two metrics, ordered by the first, and places of the sentences under the chart; these."""
+    # Per scope the groups of the variants, and the group of each place that was measured.
+    groups: dict[_Scope, _Grouped] = {}
+    for scope in dict.fromkeys(axis.scope for axis in axes):
+        members = [axis for axis in axes if axis.scope == scope]
+        measured = [p for p in range(len(study.variants)) if any(axis.values[p] is not None for axis in members)]
+        made = comparable_groups([study.variants[p] for p in measured], [axis.metric for axis in members])
+        groups[scope] = (made, dict(zip(measured, made.labels, strict=True)))
 
-    study: Study
-    axes: Sequence[_Axis]
+    @cache
+    def confounded(axis: _Axis, places: tuple[int, ...]) -> str | None:
+        return confounding([study.variants[place] for place in places], [axis.metric])
 
-    @cached_property
-    def notes(self) -> dict[str, int]:
-        """Sentences of all pairs, each once, with their places."""
-        return {}
-
-    @cached_property
-    def groups(self) -> dict[str, tuple[Groups, dict[int, str]]]:
-        """Per kind of settings the groups of the variants, and the group of each place that was measured."""
-        kinds: dict[str, list[_Axis]] = {}
-        for axis in self.axes:
-            kinds.setdefault(axis.settings_of, []).append(axis)
-        found = {}
-        for kind, members in kinds.items():
-            places = [p for p in range(len(self.study.variants)) if any(axis.values[p] is not None for axis in members)]
-            made = comparable_groups([self.study.variants[p] for p in places], [axis.metric for axis in members])
-            found[kind] = (made, dict(zip(places, made.labels, strict=True)))
-        return found
-
-    @cached_property
-    def _confounding(self) -> dict[tuple[str, tuple[int, ...]], str | None]:
-        return {}
-
-    def pair(self, a: _Axis, b: _Axis) -> dict[str, Any]:
-        """The frontiers of two metrics, ordered by the first, and the sentences under the chart, by their places."""
-        points: dict[int, tuple[float, float]] = {
+    pairs: dict[str, dict[str, Any]] = {}
+    notes: dict[str, int] = {}
+    for a, b in combinations(axes, 2):
+        points = {
             place: (x, y) for place, (x, y) in enumerate(zip(a.values, b.values, strict=True))
             if x is not None and y is not None
         }  # fmt: skip
-        places = list(points)
-        kinds = {axis.settings_of: axis for axis in (a, b) if axis.metric.basis is not Basis.FILES}
-        split = {k: axis for k, axis in kinds.items() if len({self.groups[k][1][p] for p in places}) > 1}
+        split = [
+            axis for axis in {axis.scope: axis for axis in (a, b)}.values()
+            if axis.metric.basis is not Basis.FILES and len({groups[axis.scope][1][p] for p in points}) > 1
+        ]  # fmt: skip
         members: dict[str, list[int]] = {}
-        for place in places:
-            members.setdefault(", ".join(dict.fromkeys(self.groups[k][1][place] for k in split)), []).append(place)
+        for place in points:
+            label = ", ".join(dict.fromkeys(groups[axis.scope][1][place] for axis in split))
+            members.setdefault(label, []).append(place)
         obstacles: dict[str, None] = {}
         fronts: list[tuple[str, list[int]]] = []
         if a.metric.better is None or b.metric.better is None:
@@ -213,59 +178,50 @@ class _Pairs:
             members = {}
         for label, found in members.items():
             usable = [p for p in found if p not in a.unusable and p not in b.unusable]
-            why = self._confounded(a, b, usable)
-            if why:
-                obstacles[why] = None
+            why = [confounded(axis, tuple(usable)) for axis in (a, b) if axis.metric.per_length]
+            if any(why):
+                obstacles["; ".join(filter(None, why))] = None
             elif usable:
                 optimal = non_dominated([points[p] for p in usable], [a.metric.maximise, b.metric.maximise])
                 on = [place for n, place in enumerate(usable) if optimal[n]]
                 name = f"frontier: {label if len(label) < 60 else f'{label[:60]}…'}" if split else "frontier"
                 fronts.append((escape(name, quote=False), sorted(on, key=lambda place: points[place])))
-        texts = [*self._facts(a, b, places, split), *(f"No frontier: {why}." for why in obstacles)]
+        texts = [*_facts(study, a, b, list(points), split, groups), *(f"No frontier: {why}." for why in obstacles)]
         if fronts:
             texts.append(
                 "The frontier joins the best point values of all variants; where intervals overlap, which is better is "
                 "inconclusive."
             )
-        if kinds and not (a.has_intervals or b.has_intervals):
+        if {a.metric.basis, b.metric.basis} != {Basis.FILES} and not (a.has_intervals or b.has_intervals):
             texts.append("Neither metric has an interval in these results.")
-        return {
-            "fronts": fronts[:MAX_FRONTIERS],
-            "notes": [self.notes.setdefault(text, len(self.notes)) for text in texts],
-        }
+        places = [notes.setdefault(text, len(notes)) for text in texts]
+        pairs[f"{a.metric.key}|{b.metric.key}"] = {"fronts": fronts[:MAX_FRONTIERS], "notes": places}
+    return pairs, list(notes)
 
-    def _facts(self, a: _Axis, b: _Axis, places: Sequence[int], split: dict[str, _Axis]) -> Iterable[str]:
-        missing, drawn = len(self.study.variants) - len(places), set(places)
-        yield f"{len(places)} variant{'' if len(places) == 1 else 's'} with both metrics" + (
-            f"; {missing} without one of them {'is' if missing == 1 else 'are'} not drawn." if missing else "."
-        )
-        if len(places) > MAX_POINTS:
-            yield f"At most {MAX_POINTS} points are drawn: all on a frontier, and an even selection of the others."
-        if split:
-            count = len({tuple(self.groups[k][1][p] for k in split) for p in places})
-            apart = "; ".join(f"{axis.kind}: {'; '.join(self.groups[k][0].differences)}" for k, axis in split.items())
-            yield f"They were measured in {count} settings that are not compared with each other ({apart})."
-        unknown = dict.fromkeys(
-            axis.kind for axis in (a, b)
-            if axis.metric.basis not in (Basis.FILES, Basis.LOADED)
-            and not any(self.groups[axis.settings_of][0].settings)
-        )  # fmt: skip
-        if unknown and len(places) > 1:
-            yield f"The settings of {' and '.join(unknown)} were not recorded, so comparability is unknown."
-        marks = dict.fromkeys(mark for axis in (a, b) for p in axis.outlined if p in drawn for mark in axis.outlined[p])
-        if marks:
-            yield f"An outlined point is {' or '.join(mark.word for mark in marks)}: see the legend of the table."
 
-    def _confounded(self, a: _Axis, b: _Axis, places: Sequence[int]) -> str | None:
-        found = []
-        for axis in (a, b):
-            if axis.metric.per_length:
-                key = (axis.metric.key, tuple(places))
-                if key not in self._confounding:
-                    chosen = [self.study.variants[place] for place in places]
-                    self._confounding[key] = confounding(chosen, [axis.metric])
-                found.append(self._confounding[key])
-        return "; ".join(filter(None, found)) or None
+def _facts(
+    study: Study, a: _Axis, b: _Axis, places: Sequence[int], split: Sequence[_Axis], groups: Mapping[_Scope, _Grouped]
+) -> Iterable[str]:
+    """What the two metrics of a chart show: how many variants, in which settings of `split`, and what is outlined."""
+    missing, drawn = len(study.variants) - len(places), set(places)
+    yield f"{len(places)} variant{'' if len(places) == 1 else 's'} with both metrics" + (
+        f"; {missing} without one of them {'is' if missing == 1 else 'are'} not drawn." if missing else "."
+    )
+    if len(places) > MAX_POINTS:
+        yield f"At most {MAX_POINTS} points are drawn: all on a frontier, and an even selection of the others."
+    if split:
+        count = len({tuple(groups[axis.scope][1][p] for axis in split) for p in places})
+        apart = "; ".join(f"{axis.kind}: {'; '.join(groups[axis.scope][0].differences)}" for axis in split)
+        yield f"They were measured in {count} settings that are not compared with each other ({apart})."
+    unknown = dict.fromkeys(
+        axis.kind for axis in (a, b)
+        if axis.metric.basis not in (Basis.FILES, Basis.LOADED) and not any(groups[axis.scope][0].settings)
+    )  # fmt: skip
+    if unknown and len(places) > 1:
+        yield f"The settings of {' and '.join(unknown)} were not recorded, so comparability is unknown."
+    marks = dict.fromkeys(mark for axis in (a, b) for p in axis.outlined if p in drawn for mark in axis.outlined[p])
+    if marks:
+        yield f"An outlined point is {' or '.join(mark.word for mark in marks)}: see the legend of the table."
 
 
 def drops(study: Study) -> dict[str, Any]:
@@ -277,58 +233,60 @@ def drops(study: Study) -> dict[str, Any]:
     """
     import plotly.graph_objects as go
 
-    found = [
-        (place, variant, pair, pair.drop_pp)
-        for place, variant in enumerate(study.variants)
-        for pair in study.paired.get(variant.directory, ())
-        if pair.drop_pp is not None and pair.task in study.tasks
-    ]
-    labels = [
-        escape(f"{variant.label}, {pair.task}", quote=False) + f"<br><b>{_verdict(pair)}</b>"
-        for _, variant, pair, _ in found
-    ]
+    rows: list[dict[str, Any]] = []
+    points: dict[str, list[dict[str, Any]]] = {}
+    margins: set[float] = set()
+    edges: list[float] = []
+    for place, variant in enumerate(study.variants):
+        for pair in study.paired.get(variant.directory, ()):
+            drop = pair.drop_pp
+            if drop is None or pair.task not in study.tasks:
+                continue
+            name = escape(f"{variant.label}, {pair.task}", quote=False)
+            verdict = VERDICTS[pair.verdict].word if pair.verdict in VERDICTS else "no verdict"
+            low, high = pair.interval_pp or (drop, drop)
+            lines = [
+                f"<b>{name}</b>",
+                f"drop {signed(drop)} pp ({span(pair.interval_pp)})",
+                f"{verdict}, margin {pair.margin_pp:g} pp, {pair.num_items:,} items",
+                f"needs about {pair.items_needed:,} items" if pair.items_needed is not None else "",
+                f"{pair.flips * 100:.1f} % of the answers flipped" if pair.flips is not None else "",
+                f"p = {pair.p_value_holm:.2g}, corrected" if pair.p_value_holm is not None else "",
+            ]
+            label = f"{name}<br><b>{verdict}</b>"
+            points.setdefault(variant.precision, []).append({
+                "customdata": len(rows), "y": label, "x": _short(drop), "above": _short(high - drop),
+                "below": _short(drop - low), "hovertext": "<br>".join(filter(None, lines)),
+            })  # fmt: skip
+            rows.append({"place": place, "task": pair.task, "label": label})
+            margins |= {pair.margin_pp} if pair.margin_pp is not None else set()
+            edges += [low, high]
     figure = go.Figure(layout=_layout(margin={"l": 20, "r": 20, "t": 30, "b": 50}))
-    for precision, (colour, symbol) in _styles(variant.precision for _, variant, *_ in found).items():
-        mine = [n for n, (_, variant, *_) in enumerate(found) if variant.precision == precision]
-        ends = [found[n][2].interval_pp or (found[n][3], found[n][3]) for n in mine]
-        values = [found[n][3] for n in mine]
-        figure.add_scatter(
-            mode="markers", name=escape(precision, quote=False), customdata=mine, y=[labels[n] for n in mine],
-            x=[_short(value) for value in values], hoverinfo="text",
-            hovertext=[_drop_hover(found[n][1], found[n][2], found[n][3]) for n in mine],
-            error_x={
-                "type": "data", "symmetric": False, "color": colour, "thickness": 1.6, "width": 4,
-                "array": [_short(high - value) for (_, high), value in zip(ends, values, strict=True)],
-                "arrayminus": [_short(value - low) for (low, _), value in zip(ends, values, strict=True)],
-            },
-            marker=_marker(colour, symbol),
-        )  # fmt: skip
-    margins = sorted({pair.margin_pp for _, _, pair, _ in found if pair.margin_pp is not None})
-    if found:
-        edges = [*margins, *(-margin for margin in margins)]
-        edges += [end for _, _, pair, drop in found for end in (pair.interval_pp or (drop,))]
+    for precision, marker in _styles(points).items():
+        columns = {key: [point[key] for point in points[precision]] for key in points[precision][0]}
+        ends = {"array": columns.pop("above"), "arrayminus": columns.pop("below")}
+        bars = {"type": "data", "symmetric": False, "color": marker["color"], "thickness": 1.6, "width": 4, **ends}
+        name = escape(precision, quote=False)
+        figure.add_scatter(mode="markers", name=name, hoverinfo="text", error_x=bars, marker=marker, **columns)
+    if rows:
+        edges += [end for margin in margins for end in (margin, -margin)]
         room = 0.08 * (max(edges) - min(edges) or 1)
         low, high = min(edges) - room, max(edges) + room
         figure.update_xaxes(
             title="accuracy lost against the baseline, pp (right is worse)", title_standoff=8, range=[low, high],
             zeroline=True, zerolinewidth=1.5, automargin=True,
         )  # fmt: skip
-        for margin in margins[:1]:
+        for margin in sorted(margins)[:1]:
             band = {"x0": low, "x1": margin, "fillcolor": "rgba(0,140,90,.12)", "line_width": 0}
             figure.add_vrect(**band, layer="below")
             figure.add_vline(margin, line={"color": _GREY, "width": 1, "dash": "dash"}, layer="below")
     figure.update_yaxes(type="category", automargin=True, showgrid=False, zeroline=False)
-    return {
-        "figure": json.loads(figure.to_json()),
-        "rows": [
-            {"place": place, "task": pair.task, "label": label}
-            for (place, _, pair, _), label in zip(found, labels, strict=True)
-        ],
-        "note": f"Dashed: the margin of {' or '.join(f'{margin:g}' for margin in margins)} pp. An interval within the "
+    note = (
+        f"Dashed: the margin of {' or '.join(f'{margin:g}' for margin in sorted(margins))} pp. An interval within the "
         "tinted part is equivalent; one right of 0 and not within it is degraded, if the corrected p-value agrees; any "
-        "other is inconclusive.",
-        "max_rows": MAX_DROPS,
-    }  # fmt: skip
+        "other is inconclusive."
+    )
+    return {"figure": json.loads(figure.to_json()), "rows": rows, "note": note, "max_rows": MAX_DROPS}
 
 
 @dataclass(frozen=True)
@@ -343,9 +301,7 @@ class PluginFigure:
 def plugin_figures(study: Study) -> list[PluginFigure]:
     """The figures of plugins that have data; slim-eval's own are left out, as the charts above have their numbers."""
     made = []
-    for figure in FIGURES.values():
-        if not figure.in_report:
-            continue
+    for figure in (figure for figure in FIGURES.values() if figure.in_report):
         if figure.chart is not None:
             chart = figure.chart(study)
             made += [] if chart is None else [PluginFigure(figure.title, json.loads(chart.to_json()), None)]
@@ -359,67 +315,31 @@ def plugin_figures(study: Study) -> list[PluginFigure]:
     return made
 
 
-def _styles(precisions: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Precision -> colour and symbol; those without a table entry take the further ones in turn."""
-    found: dict[str, tuple[str, str]] = {}
-    further = 0
+def _styles(precisions: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Precision -> Plotly's marker; those without a table entry take the further colours and symbols in turn."""
+    colours, symbols = cycle(_FURTHER_COLOURS), cycle(_FURTHER_SYMBOLS)
+    found = {}
     for name in in_order(precisions):
-        if name in SCHEMES:
-            found[name] = (SCHEMES[name].colour, _SYMBOLS.get(SCHEMES[name].marker, "diamond"))
-        else:
-            colour = _FURTHER_COLOURS[further % len(_FURTHER_COLOURS)]
-            found[name] = (colour, _FURTHER_SYMBOLS[further % len(_FURTHER_SYMBOLS)])
-            further += 1
+        scheme = SCHEMES.get(name)
+        colour = scheme.colour if scheme else next(colours)
+        symbol = _SYMBOLS.get(scheme.marker, "diamond") if scheme else next(symbols)
+        found[name] = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": _GREY, "width": 1}}
     return found
-
-
-def _marker(colour: str, symbol: str) -> dict[str, Any]:
-    return {"color": colour, "symbol": symbol, "size": 11, "line": {"color": _GREY, "width": 1}}
 
 
 def _layout(**changes: Any) -> Any:
     """The layout of both charts; an exported image has dark text on white, on the page the style sheet decides."""
     import plotly.graph_objects as go
 
+    axis = {"gridcolor": "#e4e7eb", "linecolor": "#e4e7eb"}
     return go.Layout(
         template=go.layout.Template(), paper_bgcolor="white", plot_bgcolor="rgba(0,0,0,0)", hovermode="closest",
-        font={"color": "#1d2329", "size": 13, "family": "system-ui, sans-serif"},
-        xaxis={"gridcolor": "#e4e7eb", "linecolor": "#e4e7eb"}, yaxis={"gridcolor": "#e4e7eb", "linecolor": "#e4e7eb"},
+        font={"color": "#1d2329", "size": 13, "family": "system-ui, sans-serif"}, xaxis=axis, yaxis=axis,
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"}, **changes,
     )  # fmt: skip
 
 
-def _numbers(comparison: ReportTable, place: int) -> list[tuple[str, str]]:
-    """All numbers of a variant as they are in the table, with the words of their caveats."""
-    made = []
-    for group in comparison.groups:
-        for column in range(group.first, group.last + 1) if group.name not in ("", "Pareto", "settings") else ():
-            field = comparison.rows[place][column]
-            if not field.absent:
-                marks = f"[{', '.join(mark.word for mark in field.marks)}]" if field.marks else ""
-                made.append((comparison.headers[column], " ".join(filter(None, (field.text, field.plus_minus, marks)))))
-    return made
-
-
-def _verdict(pair: PairedTask) -> str:
-    return VERDICTS[pair.verdict].word if pair.verdict in VERDICTS else "no verdict"
-
-
-def _drop_hover(variant: Variant, pair: PairedTask, drop_pp: float) -> str:
-    ends = pair.interval_pp
-    interval = "no interval" if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
-    lines = [
-        f"<b>{escape(f'{variant.label}, {pair.task}', quote=False)}</b>",
-        f"drop {signed(drop_pp)} pp ({interval})",
-        f"{_verdict(pair)}, margin {pair.margin_pp:g} pp, {pair.num_items:,} items",
-        f"needs about {pair.items_needed:,} items" if pair.items_needed is not None else "",
-        f"{pair.flips * 100:.1f} % of the answers flipped" if pair.flips is not None else "",
-        f"p = {pair.p_value_holm:.2g}, corrected" if pair.p_value_holm is not None else "",
-    ]
-    return "<br>".join(filter(None, lines))
-
-
 def _short(value: float | None) -> float | None:
     """As many digits as a chart can show."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.{_DIGITS}g}")
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slim_eval.errors import UsageError
 from slim_eval.results.store import Results, find_results, require_writable
@@ -27,21 +27,13 @@ _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that contains it
 
 @dataclass(frozen=True)
 class AnalysisReport:
-    """The findings and files of an analysis.
+    """The findings and files of an analysis."""
 
-    Attributes:
-        study: The variants with at least one measurement, and what is known about them.
-        paths: Files written.
-        problems: Files that could not be read and benchmarks that failed, one line each.
-        warnings: What readers of the tables must know, one line each.
-        findings: The sentences of `executive_summary.txt`, in order.
-    """
-
-    study: Study
-    paths: tuple[Path, ...]
-    problems: tuple[str, ...]
-    warnings: tuple[str, ...]
-    findings: tuple[str, ...] = ()
+    study: Study  # the variants with at least one measurement, and what is known about them
+    paths: tuple[Path, ...]  # files written
+    problems: tuple[str, ...]  # files that could not be read and benchmarks that failed, one line each
+    warnings: tuple[str, ...]  # what readers of the tables must know, one line each
+    findings: tuple[str, ...] = ()  # the sentences of `executive_summary.txt`, in order
 
     @property
     def num_variants(self) -> int:
@@ -185,12 +177,27 @@ def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontier
     """Everything that was read, the comparison over all tasks, and the frontiers."""
     from slim_eval.analysis.tables.csv_tables import impact_rows
 
-    tasks = tasks_of(study.variants)
+    variants = []
+    for variant in study.variants:
+        records = {name: record.model_dump(mode="json") for name, record in variant.measured.items()}
+        accuracy = {task: record.model_dump(mode="json") for task, record in variant.accuracy.items()}
+        known = {"performance", "energy", *accuracy}
+        variants.append({
+            "name": variant.name,
+            "model": variant.model,
+            "precision": variant.precision,
+            "directory": variant.directory.relative_to(folder).as_posix(),
+            "performance": variant.performance and variant.performance.model_dump(mode="json"),
+            "energy": variant.energy and variant.energy.model_dump(mode="json"),
+            "accuracy": accuracy,
+            **{name: record for name, record in records.items() if name not in known},
+            "errors": {stage: record.model_dump(mode="json") for stage, record in variant.errors.items()},
+        })  # fmt: skip
     content = {
         "schema_version": 1,
         "problems": problems,
-        "cells": [_variant_json(variant, folder) for variant in study.variants],
-        "quantization_impact": impact_rows(study, study.impacts_over(tasks), tasks),
+        "cells": variants,
+        "quantization_impact": impact_rows(replace(study, tasks=tasks_of(study.variants))),
         "paired": {
             str(directory): [pair.model_dump(mode="json") for pair in pairs]
             for directory, pairs in study.paired.items()
@@ -205,19 +212,3 @@ def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontier
     }
     # The default turns a NumPy scalar into a Python number.
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=methodcaller("item")) + "\n"
-
-
-def _variant_json(variant: Variant, folder: Path) -> dict[str, Any]:
-    records = {name: record.model_dump(mode="json") for name, record in variant.measured.items()}
-    known = {"performance", "energy", *variant.accuracy}
-    return {
-        "name": variant.name,
-        "model": variant.model,
-        "precision": variant.precision,
-        "directory": variant.directory.relative_to(folder).as_posix(),
-        "performance": variant.performance and variant.performance.model_dump(mode="json"),
-        "energy": variant.energy and variant.energy.model_dump(mode="json"),
-        "accuracy": {task: record.model_dump(mode="json") for task, record in variant.accuracy.items()},
-        **{name: record for name, record in records.items() if name not in known},
-        "errors": {stage: record.model_dump(mode="json") for stage, record in variant.errors.items()},
-    }

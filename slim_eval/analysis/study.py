@@ -29,21 +29,14 @@ from slim_eval.results.variants import (
 
 @dataclass(frozen=True)
 class Study:
-    """A set of variants and the facts about them together.
+    """A set of variants and the facts about them together."""
 
-    Attributes:
-        variants: With unique labels, and with their mean accuracy over the tasks shown.
-        tasks: Accuracy tasks that are shown.
-        paired: Folder of a variant -> its tasks against the baseline, item by item, judged together.
-        noise: Folder of a variant -> the noise floor that applies to it.
-        problems: Files that could not be read, one line each.
-    """
-
-    variants: tuple[Variant, ...]
-    tasks: tuple[str, ...]
+    variants: tuple[Variant, ...]  # with unique labels, and with their mean accuracy over the tasks shown
+    tasks: tuple[str, ...]  # accuracy tasks that are shown
+    #: Folder of a variant -> its tasks against the baseline, item by item, judged together.
     paired: Mapping[Path, Sequence[PairedTask]] = field(default_factory=dict)
-    noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)  # likewise the noise floor that applies to it
+    problems: tuple[str, ...] = ()  # files that could not be read, one line each
     _within: dict[Path, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _marks: dict[tuple[Path, str], tuple[Kind, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -68,10 +61,7 @@ class Study:
     def read(cls, variants: Sequence[Variant], tasks: Sequence[str] | None = None, margin_pp: float = 1.0) -> Study:
         """A study of variants with their paired items and noise floors, from their folders.
 
-        Args:
-            variants: With measurements.
-            tasks: Tasks to show; all that were measured by default.
-            margin_pp: Drop in percentage points that still counts as equivalent.
+        A drop of at most `margin_pp` percentage points counts as equivalent.
         """
         from slim_eval.analysis.compare.items import pair_all  # with numpy, which the terminal's table does without
 
@@ -126,11 +116,7 @@ class Study:
     @cached_property
     def impacts(self) -> tuple[Impact, ...]:
         """What changed, one per variant that is not a baseline, in their order; over the tasks shown."""
-        return self.impacts_over(self.tasks)
-
-    def impacts_over(self, tasks: Sequence[str]) -> tuple[Impact, ...]:
-        """`impacts` over other tasks."""
-        return tuple(impact_of(v, self.baseline(v), tasks) for v in self.variants if not v.is_baseline)
+        return tuple(impact_of(v, self.baseline(v), self.tasks) for v in self.variants if not v.is_baseline)
 
     def impact(self, variant: Variant) -> Impact | None:
         """What changed in a variant; None for a baseline."""

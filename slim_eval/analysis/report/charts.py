@@ -12,35 +12,27 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from itertools import combinations, cycle
 from typing import Any
 
+from slim_eval import metrics
 from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.pareto.dominance import non_dominated
 from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed, span
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import (
-    ACCURACY_MEAN,
-    AMORTISED,
-    DISK,
-    ENERGY,
-    J_PER_TOKEN,
-    THROUGHPUT,
-    TPOT,
-    WEIGHTS,
-    Basis,
-    Metric,
-)
+from slim_eval.metrics import Basis, Metric
 from slim_eval.schemes import SCHEMES, in_order
 
 #: Points and rows that a chart draws at most; the rest is counted in words.
 MAX_POINTS, MAX_DROPS, MAX_FRONTIERS = 600, 60, 20
-_DEFAULT_X = (TPOT, THROUGHPUT, AMORTISED, J_PER_TOKEN, ENERGY, WEIGHTS, DISK)
+_DEFAULT_X = (
+    metrics.TPOT, metrics.THROUGHPUT, metrics.AMORTISED, metrics.J_PER_TOKEN, metrics.ENERGY, metrics.WEIGHTS,
+    metrics.DISK,
+)  # fmt: skip
 _OUTLINED = (LENGTH, INVALID, EMULATED, SETTING)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "p": "pentagon"}
@@ -48,8 +40,6 @@ _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v
 _FURTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 _FURTHER_SYMBOLS = ("diamond", "triangle-down", "star", "hexagon", "pentagon", "cross")
 _GREY = "#808080"  # readable on white and on black
-
-
 _Scope = tuple[Basis, str | None, bool]
 #: The groups of the variants with a number of one scope, and the group of each by its place.
 _Grouped = tuple[Groups, dict[int, str]]
@@ -68,8 +58,8 @@ class _Axis:
         self.has_intervals = any(low is not None for low in self.lows)
         self.outlined: dict[int, list[Kind]] = {}
         for place, variant in enumerate(study.variants):
-            kinds = [kind for kind in study.marks(variant, metric) if kind in _OUTLINED]
-            if kinds and found[place] is not None:
+            marks = () if found[place] is None else study.marks(variant, metric)
+            if kinds := [kind for kind in marks if kind in _OUTLINED]:
                 self.outlined[place] = kinds
         # Places that take no part in a frontier; other outlined ones have another setting.
         self.unusable = {place for place, kinds in self.outlined.items() if LENGTH in kinds or INVALID in kinds}
@@ -80,11 +70,7 @@ class _Axis:
 
 
 def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
-    """The chart of two metrics.
-
-    Args:
-        study: What was measured.
-        comparison: The comparison table, from which the numbers of a point are taken as texts.
+    """The chart of two metrics; the comparison table has the numbers of a point as texts.
 
     Returns:
         ``figure``: Plotly's, with styles and without numbers; ``points``: the variants; ``axes``: metric key -> its
@@ -115,8 +101,8 @@ def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
     figure.update_xaxes(automargin=True, zeroline=False, title_standoff=8)
     figure.update_yaxes(automargin=True, zeroline=False, title_standoff=8)
     points = []
-    groups = [group for group in comparison.groups if group.name not in ("", "Pareto", "settings")]
-    columns = [column for group in groups for column in range(group.first, group.last + 1)]
+    groups = [places for name, *places in comparison.groups if name not in ("", "Pareto", "settings")]
+    columns = [column for first, last in groups for column in range(first, last + 1)]
     for variant, row in zip(study.variants, comparison.rows, strict=True):
         numbers = []  # all that the table has, with the words of their caveats
         for header, field in ((comparison.headers[n], row[n]) for n in columns):
@@ -134,7 +120,7 @@ def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
             "outlined": list(axis.outlined),
         }  # fmt: skip
     x = next((metric.key for metric in _DEFAULT_X if metric.key in axes), None)
-    first_y = (ACCURACY_MEAN, *study.task_metrics, DISK, *(axis.metric for axis in axes.values()))
+    first_y = (metrics.ACCURACY_MEAN, *study.task_metrics, metrics.DISK, *(axis.metric for axis in axes.values()))
     y = next((metric.key for metric in first_y if metric.key in axes and metric.key != x), None)
     return {
         "figure": json.loads(figure.to_json()), "points": points, "axes": embedded, "pairs": pairs, "notes": notes,
@@ -147,9 +133,9 @@ def _pairs(study: Study, axes: Sequence[_Axis]) -> tuple[dict[str, dict[str, Any
     # Per scope the groups of the variants, and the group of each place that was measured.
     groups: dict[_Scope, _Grouped] = {}
     for scope in dict.fromkeys(axis.scope for axis in axes):
-        members = [axis for axis in axes if axis.scope == scope]
-        measured = [p for p in range(len(study.variants)) if any(axis.values[p] is not None for axis in members)]
-        made = comparable_groups([study.variants[p] for p in measured], [axis.metric for axis in members])
+        mine = [axis for axis in axes if axis.scope == scope]
+        measured = [p for p in range(len(study.variants)) if any(axis.values[p] is not None for axis in mine)]
+        made = comparable_groups([study.variants[p] for p in measured], [axis.metric for axis in mine])
         groups[scope] = (made, dict(zip(measured, made.labels, strict=True)))
 
     @cache
@@ -289,29 +275,22 @@ def drops(study: Study) -> dict[str, Any]:
     return {"figure": json.loads(figure.to_json()), "rows": rows, "note": note, "max_rows": MAX_DROPS}
 
 
-@dataclass(frozen=True)
-class PluginFigure:
-    """A figure that a plugin registered: Plotly's as a dictionary, or a PNG as a data URL."""
+def plugin_figures(study: Study) -> list[tuple[str, dict[str, Any] | None, str | None]]:
+    """The figures of plugins that have data: title, and Plotly's as a dictionary or a PNG as a data URL.
 
-    title: str
-    chart: dict[str, Any] | None
-    image: str | None
-
-
-def plugin_figures(study: Study) -> list[PluginFigure]:
-    """The figures of plugins that have data; slim-eval's own are left out, as the charts above have their numbers."""
-    made = []
+    Those of slim-eval itself are left out, as the charts above have their numbers.
+    """
+    made: list[tuple[str, dict[str, Any] | None, str | None]] = []
     for figure in (figure for figure in FIGURES.values() if figure.in_report):
         if figure.chart is not None:
             chart = figure.chart(study)
-            made += [] if chart is None else [PluginFigure(figure.title, json.loads(chart.to_json()), None)]
+            made += [] if chart is None else [(figure.title, json.loads(chart.to_json()), None)]
         else:
             from slim_eval.analysis.figures.drawing import png  # with matplotlib, which few reports need
 
             content = png(figure, study)
             if content is not None:
-                image = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-                made.append(PluginFigure(figure.title, None, image))
+                made.append((figure.title, None, f"data:image/png;base64,{base64.b64encode(content).decode()}"))
     return made
 
 

@@ -6,33 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slim_eval.analysis.caveats import (
-    EMULATED,
-    INCONCLUSIVE,
-    INVALID,
-    MARKS,
-    NOISE,
-    NOT_COMPARED,
-    NOT_PAIRED,
-    NOT_RECORDED,
-    SETTING,
-    UNREADABLE,
-    Caveat,
-    Kind,
-)
+from slim_eval.analysis import caveats
+from slim_eval.analysis.caveats import MARKS, Caveat, Kind
 from slim_eval.analysis.comparability import ENERGIES, SPEEDS, Groups, comparable_groups
 from slim_eval.analysis.compare.items import UNDERPOWERED
-from slim_eval.analysis.report.report_tables import (
-    Field,
-    ReportTable,
-    counted,
-    figure,
-    measured,
-    shown_metrics,
-    signed,
-    span,
-    words,
-)
+from slim_eval.analysis.report import report_tables
+from slim_eval.analysis.report.report_tables import ReportTable, counted, measured, signed, span, words
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import DISK, METRICS, Basis, Metric
 
@@ -44,19 +23,12 @@ _TONES = ("bad", "warn", "note")
 
 @dataclass(frozen=True)
 class KindSettings:
-    """The settings of one kind of measurement: speed, energy, a task, or a plugin's benchmark.
-
-    Attributes:
-        kind: Its name.
-        groups: The variants by setting.
-        counts: Number of variants per setting.
-        recorded: Whether any record names its setting.
-    """
+    """The settings of one kind of measurement: speed, energy, a task, or a plugin's benchmark."""
 
     kind: str
-    groups: Groups
-    counts: tuple[int, ...]
-    recorded: bool
+    groups: Groups  # the variants by setting
+    counts: tuple[int, ...]  # number of variants per setting
+    recorded: bool  # whether any record names its setting
 
 
 def settings_of(study: Study) -> list[KindSettings]:
@@ -84,21 +56,21 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
         found.setdefault((kind, text), {}).update(dict.fromkeys(labels))
 
     for problem in problems:
-        add(UNREADABLE, problem)
+        add(caveats.UNREADABLE, problem)
     for caveat in study.caveats:
         add(caveat.kind, caveat.text, *caveat.variants)
     for entry in settings:
         count = len(entry.groups.names)
         if count > 1:
             text = f"{entry.kind} was measured in {count} settings, which are not compared with each other"
-            add(SETTING, f"{text}: {'; '.join(entry.groups.differences)}.")
+            add(caveats.SETTING, f"{text}: {'; '.join(entry.groups.differences)}.")
         elif not entry.recorded and len(study.variants) > 1:
             text = "neither engine, hardware nor settings were recorded, so comparability is unknown"
-            add(NOT_RECORDED, f"{entry.kind}: {text}")
+            add(caveats.NOT_RECORDED, f"{entry.kind}: {text}")
     for impact in study.impacts:
         for reason in impact.reasons:
-            add(NOT_COMPARED, f"with the baseline: {reason}", impact.variant.label)
-    metrics = [metric for metric in shown_metrics(study) if study.is_measured(metric)]
+            add(caveats.NOT_COMPARED, f"with the baseline: {reason}", impact.variant.label)
+    metrics = [metric for metric in report_tables.shown_metrics(study) if study.is_measured(metric)]
     for variant in study.variants:
         marked: dict[Kind, dict[str, None]] = {}  # with the labels of the numbers that have the mark
         for metric in metrics:
@@ -106,13 +78,12 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
                 marked.setdefault(kind, {})[metric.label] = None
         if variant.valid is False:
             why = ", ".join(variant.invalid_reasons) or "the record gives no reason"
-            add(INVALID, f"energy is not used: {why}", variant.label)
+            add(caveats.INVALID, f"energy is not used: {why}", variant.label)
         for kind in (kind for kind in MARKS if kind in marked):
-            if kind in (EMULATED, SETTING):
+            if kind in (caveats.EMULATED, caveats.SETTING):
                 add(kind, kind.meaning, variant.label)
-            elif kind is NOISE:
+            elif kind is caveats.NOISE:
                 add(kind, f"{kind.meaning}: {', '.join(marked[kind])}", variant.label)
-    for variant in study.variants:
         refused: dict[str, list[str]] = {}
         for pair in (pair for pair in study.paired.get(variant.directory, ()) if pair.task in study.tasks):
             if pair.refused:
@@ -121,25 +92,20 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
                 needed = f"; needs about {pair.items_needed:,} items" if pair.items_needed else ""
                 text = f"{pair.num_items:,} items are too few to decide on a drop of {pair.margin_pp:g} pp"
                 drop = f"(drop {signed(pair.drop_pp)} pp, {span(pair.interval_pp)})"
-                add(INCONCLUSIVE, f"{pair.task}: {text} {drop}{needed}", variant.label)
+                add(caveats.INCONCLUSIVE, f"{pair.task}: {text} {drop}{needed}", variant.label)
         for why, tasks in refused.items():
-            add(NOT_PAIRED, f"{', '.join(tasks)}: {why}", variant.label)
+            add(caveats.NOT_PAIRED, f"{', '.join(tasks)}: {why}", variant.label)
     made = [Caveat(kind, text, tuple(labels)) for (kind, text), labels in found.items()]
     return sorted(made, key=lambda caveat: (_TONES.index(caveat.kind.tone), caveat.kind.word))
 
 
 @dataclass(frozen=True)
 class Environments:
-    """Facts of all variants.
+    """Facts of all variants."""
 
-    Attributes:
-        common: Facts that are the same wherever they are known, with their value.
-        differing: Names of the other facts.
-        groups: Variants that agree in all of those: their labels, and the values in the order of `differing`.
-    """
-
-    common: tuple[tuple[str, str], ...]
-    differing: tuple[str, ...]
+    common: tuple[tuple[str, str], ...]  # that are the same wherever they are known, with their value
+    differing: tuple[str, ...]  # names of the other facts
+    # Variants that agree in all of those: their labels, and the values in the order of `differing`.
     groups: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 
 
@@ -208,16 +174,18 @@ def variants_table(study: Study) -> ReportTable:
 
 def noise_floors(study: Study) -> ReportTable:
     """The noise floors that apply to any of the variants."""
-    lines: dict[tuple[str, str, str], tuple[Field, ...]] = {}
+    lines: dict[tuple[str, str, str], tuple[report_tables.Field, ...]] = {}
     for variant in study.variants:
         record = study.noise.get(variant.directory)
-        for key, entry in () if record is None else (*record.metrics.items(), *record.tasks.items()):
+        if record is None:
+            continue
+        for key, entry in (*record.metrics.items(), *record.tasks.items()):
             metric, flips = study.metric(key), record.flips.get(key)
             floor = "not known" if entry.floor is None else f"±{entry.floor * 100:.1f} %"
             if entry.floor is not None and key in record.tasks:
                 changed = "" if flips is None else f"; {flips * 100:.1f} % of the answers changed"
                 floor = f"±{entry.floor:.1f} pp{changed}"
-            runs = (None if value is None else figure(metric.in_unit(value), metric.decimals) for value in entry.values)
+            runs = (v if v is None else report_tables.figure(metric.in_unit(v), metric.decimals) for v in entry.values)
             head = (variant.name, record.precision, metric.header)
             lines[head] = tuple(map(words, (*head, floor, ", ".join(run or "not measured" for run in runs))))
     return ReportTable(("model", "precision", "metric", "noise floor", "each run"), tuple(lines.values()))

@@ -10,6 +10,7 @@ from itertools import groupby
 from statistics import NormalDist
 from typing import Any
 
+from slim_eval import metrics
 from slim_eval.analysis.caveats import LENGTH, MARKS, NOISE, Kind
 from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
 from slim_eval.analysis.impact import BASIS_PER_RUN, Impact
@@ -17,20 +18,7 @@ from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import plugin_metrics
-from slim_eval.metrics import (
-    ACCURACY_MEAN,
-    AMORTISED,
-    DISK,
-    KV_CACHE_TOKENS,
-    MAX_CONCURRENCY,
-    METRICS,
-    PEAK_MEMORY,
-    TPOT,
-    TTFT,
-    WEIGHTS,
-    Basis,
-    Metric,
-)
+from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.records import AccuracyRecord
 from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.utils import number
@@ -47,36 +35,27 @@ VERDICTS = {
         "inconclusive", "inconclusive", "warn", "too few items to detect a drop as large as the margin", "?"
     ),
 }
-_MEMORY = (DISK, WEIGHTS, PEAK_MEMORY, KV_CACHE_TOKENS, MAX_CONCURRENCY)
+_MEMORY = (metrics.DISK, metrics.WEIGHTS, metrics.PEAK_MEMORY, metrics.KV_CACHE_TOKENS, metrics.MAX_CONCURRENCY)
 _GROUPS = {
     Basis.SPEED: "speed", Basis.FILES: "memory", Basis.LOADED: "memory", Basis.ENERGY: "energy", Basis.TASK: "accuracy"
 }  # fmt: skip
 _RATIOS = {
-    "speedup": f"{AMORTISED.label} ratio", "per_token_speedup": "throughput ratio",
-    "ttft_speedup": f"{TTFT.label} speed-up", "tpot_speedup": f"{TPOT.label} speed-up",
+    "speedup": f"{metrics.AMORTISED.label} ratio", "per_token_speedup": "throughput ratio",
+    "ttft_speedup": f"{metrics.TTFT.label} speed-up", "tpot_speedup": f"{metrics.TPOT.label} speed-up",
 }  # fmt: skip
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a table.
+    """One field of a table."""
 
-    Attributes:
-        text: The number or words.
-        plus_minus: Half of the 95 % interval; empty without one.
-        title: Shown when the field is pointed at.
-        sort: What the column is sorted by; None comes last in either direction.
-        marks: Caveats and verdicts that concern the number.
-        absent: Whether there is nothing to show, so that the text is grey.
-    """
-
-    text: str
-    plus_minus: str = ""
-    title: str = ""
-    sort: float | str | None = None
-    marks: Sequence[Kind] = ()
-    absent: bool = False
+    text: str  # the number or words
+    plus_minus: str = ""  # half of the 95 % interval; empty without one
+    title: str = ""  # shown when the field is pointed at
+    sort: float | str | None = None  # what the column is sorted by; None comes last in either direction
+    marks: Sequence[Kind] = ()  # caveats and verdicts that concern the number
+    absent: bool = False  # whether there is nothing to show, so that the text is grey
 
     def __html__(self) -> str:
         """The cell; made here and not by the template, as there are thousands."""
@@ -97,42 +76,25 @@ _NOT_COMPARED = Field("not compared", absent=True)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Adjacent columns of one group; `first` and `last` are their places, from 0."""
-
-    name: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
 class ReportTable:
-    """A table, or one of several of that `name`.
-
-    Attributes:
-        headers: One per column.
-        rows: Fields, one row per variant or subject.
-        absent: Headers of the columns without any number, which are left out.
-        groups: Of adjacent columns; none by default.
-        marks: Kinds that occur, for the legend.
-    """
+    """A table."""
 
     headers: tuple[str, ...]
-    rows: tuple[tuple[Field, ...], ...]
-    absent: tuple[str, ...] = ()
-    groups: tuple[Group, ...] = ()
-    marks: tuple[Kind, ...] = ()
-    name: str = ""
+    rows: tuple[tuple[Field, ...], ...]  # one per variant or subject
+    absent: tuple[str, ...] = ()  # headers of the columns without any number, which are left out
+    groups: tuple[tuple[str, int, int], ...] = ()  # adjacent columns: name, places of the first and the last, from 0
+    marks: tuple[Kind, ...] = ()  # that occur, for the legend
+    name: str = ""  # what the table is of, if there are several
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Field]], groups: Mapping[str, str] | None = None) -> ReportTable:
         """A table whose columns all have at least one number, of rows (header -> field) and the columns' groups."""
         headers = tuple(rows[0]) if rows else ()
         kept = tuple(header for header in headers if not all(row[header].absent for row in rows))
-        found: list[Group] = []
+        found: list[tuple[str, int, int]] = []
         for name, members in groupby(kept, key=groups.get) if groups else ():
-            first = found[-1].last + 1 if found else 0
-            found.append(Group(name or "", first, first + len(list(members)) - 1))
+            first = found[-1][2] + 1 if found else 0
+            found.append((name or "", first, first + len(list(members)) - 1))
         shown = tuple(tuple(row[header] for header in kept) for row in rows)
         occurring = {mark for fields in shown for field in fields for mark in field.marks}
         marks = tuple(mark for mark in (*MARKS, *VERDICTS.values()) if mark in occurring)
@@ -198,7 +160,7 @@ def shown_metrics(study: Study) -> list[Metric]:
     """The metrics of the comparison and the charts: the usual ones, those of plugins, and the tasks."""
     own = plugin_metrics()
     usual = [metric for metric in METRICS.values() if metric.compared or metric in own]
-    means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
+    means = [metrics.ACCURACY_MEAN] if len(study.tasks) > 1 else []
     order = ("speed", "memory", "energy", "other")
     return [*sorted(usual, key=lambda metric: order.index(_group(metric))), *study.task_metrics, *means]
 
@@ -211,23 +173,23 @@ def comparison_table(study: Study, frontiers: Sequence[Frontier]) -> ReportTable
     """One row per variant, with its standing and all its numbers."""
     titled = {"all objectives" if len(frontiers) == 1 else found.title: found for found in frontiers}
     groups = {"model": "", "precision": "", **dict.fromkeys(titled, "Pareto")}
-    metrics: dict[str, Metric] = {}
+    by_header: dict[str, Metric] = {}
     for metric in shown_metrics(study):
         header = f"{metric.header} ({metric.key})" if metric.header in groups else metric.header
-        metrics[header], groups[header] = metric, _group(metric)
+        by_header[header], groups[header] = metric, _group(metric)
     rows = []
     for place, variant in enumerate(study.variants):
         row = {"model": words(variant.name), "precision": words(variant.precision)}
         row |= {header: _standing(study, found, found.standings[place]) for header, found in titled.items()}
-        row |= {header: measured(study, variant, metric) for header, metric in metrics.items()}
+        row |= {header: measured(study, variant, metric) for header, metric in by_header.items()}
         record = variant.performance
         settings = {
             "engine": words(variant.engine),
             "kernels": words(variant.kernels),
             "dtype": words(variant.fact("dtype")),
             "hardware": words(variant.hardware),
-            "batch size": counted(record and record.batch_size),
-            "requests": counted(record and record.num_runs),
+            "batch size": counted(None if record is None else record.batch_size),
+            "requests": counted(None if record is None else record.num_runs),
             "output tokens per request": counted(variant.tokens_per_request),
         }
         rows.append(row | settings)

@@ -15,23 +15,7 @@ from slim_eval.analysis.comparability import SETTINGS, comparable_groups, confou
 from slim_eval.analysis.impact import Impact, impact_columns
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import (
-    ACCURACY_MEAN,
-    AMORTISED,
-    DISK,
-    ENERGY_KWH,
-    J_PER_REQUEST,
-    J_PER_TOKEN,
-    METRICS,
-    PEAK_MEMORY,
-    POWER,
-    THROUGHPUT,
-    TPOT,
-    TTFT,
-    WEIGHTS,
-    Basis,
-    Metric,
-)
+from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric
 from slim_eval.results.records import EnergyMetrics, PerformanceMetrics
 from slim_eval.results.variants import Variant, config_value, tasks_of
 
@@ -69,7 +53,8 @@ _PAIRED_COLUMNS = (
 )  # fmt: skip
 #: What `summary_statistics` describes; further measured metrics of plugins and the tasks come after it.
 _HEADLINES = (
-    TTFT, TPOT, AMORTISED, THROUGHPUT, PEAK_MEMORY, WEIGHTS, DISK, J_PER_TOKEN, J_PER_REQUEST, ENERGY_KWH, POWER,
+    "ttft_s", "tpot_s", "mean_latency_s", "tokens_per_second", "mean_peak_mem_mb", "weights_gb", "model_size_gb",
+    "joules_per_output_token", "energy_per_query_j", "energy_kwh", "avg_power_watts",
 )  # fmt: skip
 _KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
 _KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
@@ -136,21 +121,20 @@ def results_table(study: Study) -> pd.DataFrame:
     return _whole_counts(frame.reindex(columns=columns))
 
 
-def impact_rows(study: Study, impacts: Sequence[Impact], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per impact over these tasks: `impact.impact_columns`, ``within_noise`` and ``directory``."""
+def impact_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per variant that is not a baseline: `impact.impact_columns`, ``within_noise`` and ``directory``."""
     return [
-        impact_columns(impact, tasks)
+        impact_columns(impact, study.tasks)
         | {"within_noise": " ".join(sorted(study.within_noise(impact.variant))) or None}
         | {"directory": str(impact.variant.directory)}
-        for impact in impacts
+        for impact in study.impacts
     ]
 
 
 def quantization_impact(study: Study) -> pd.DataFrame:
     """`impact_rows` as a table, with its columns even without rows."""
     nothing = impact_columns(Impact(study.variants[0], None), study.tasks) if study.variants else {}
-    rows = impact_rows(study, study.impacts, study.tasks)
-    return pd.DataFrame(rows, columns=[*nothing, "within_noise", "directory"])
+    return pd.DataFrame(impact_rows(study), columns=[*nothing, "within_noise", "directory"])
 
 
 def paired_accuracy(study: Study) -> pd.DataFrame:
@@ -177,7 +161,7 @@ def summary_statistics(study: Study) -> pd.DataFrame:
     means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []
     plugins = [metric for metric in plugin_metrics() if study.is_measured(metric)]
     rows: list[dict[str, Any]] = []
-    for metric in (*_HEADLINES, *plugins, *study.task_metrics, *means):
+    for metric in (*map(study.metric, _HEADLINES), *plugins, *study.task_metrics, *means):
         # The unit of the key, in which files have the number, not the one shown.
         unit = next((unit for ending, unit in _KEY_UNITS.items() if metric.key.endswith(ending)), metric.unit)
         if metric.basis is Basis.TASK:

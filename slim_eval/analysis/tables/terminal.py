@@ -12,26 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slim_eval import metrics
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import (
-    AMORTISED,
-    DISK,
-    J_PER_TOKEN,
-    METRICS,
-    PEAK_MEMORY,
-    THROUGHPUT,
-    TPOT,
-    TTFT,
-    WEIGHTS,
-    Basis,
-    Metric,
-)
+from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.variants import Variant
 from slim_eval.utils import wrapped_name
 
 _ABSENT = "-"
-_METRICS = (TTFT, TPOT, THROUGHPUT, AMORTISED, DISK, WEIGHTS, PEAK_MEMORY, J_PER_TOKEN)
-_THREE_DECIMALS = (DISK, WEIGHTS)  # of small models
+_METRICS = (
+    metrics.TTFT, metrics.TPOT, metrics.THROUGHPUT, metrics.AMORTISED, metrics.DISK, metrics.WEIGHTS,
+    metrics.PEAK_MEMORY, metrics.J_PER_TOKEN,
+)  # fmt: skip
+_THREE_DECIMALS = (metrics.DISK, metrics.WEIGHTS)  # of small models
 
 
 @dataclass(frozen=True)
@@ -74,12 +66,14 @@ def comparison_table(
         head.insert(0, _Column("model", [wrapped_name(name) for name in names], left=True))
     engines = [f"{v.engine or _ABSENT}{' (emulated)' if v.kernels == 'emulated' else ''}" for v in variants]
     columns = [_Column("engine", engines, left=True)]
+    noise = [study.within_noise(variant) for variant in variants]
     for metric in (*_METRICS, *(metric for metric in METRICS.values() if metric.basis is Basis.OWN)):
-        fields, grey = [_number(variant, metric) for variant in variants], _grey(study, metric.key)
+        fields = [_number(variant, metric) for variant in variants]
+        grey = [metric.key in found for found in noise]
         columns.append(_Column("\n".join(filter(None, (metric.label, metric.unit))), fields, grey))
     for task in study.tasks if tasks is None else [task for task in tasks if task in study.tasks]:
         fields = [_accuracy(study, variant, task) for variant in variants]
-        columns.append(_Column(f"{task}\n% (pp)", fields, _grey(study, task)))
+        columns.append(_Column(f"{task}\n% (pp)", fields, [task in found for found in noise]))
     if any(reused):
         columns.append(_Column("reused", [text or _ABSENT for text in reused], left=True))
     columns = [column for column in columns if set(column.fields) - {_ABSENT}]
@@ -106,10 +100,6 @@ def comparison_table(
     for table in tables:
         stack.add_row(table)
     return stack
-
-
-def _grey(study: Study, key: str) -> list[bool]:
-    return [key in study.within_noise(variant) for variant in study.variants]
 
 
 def _number(variant: Variant, metric: Metric) -> str:

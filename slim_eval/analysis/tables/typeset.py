@@ -10,26 +10,18 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from slim_eval import metrics
 from slim_eval.analysis.caveats import MARKS, SETTING, Kind
 from slim_eval.analysis.comparability import comparable_groups
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import (
-    AMORTISED,
-    DISK,
-    ENERGY_KWH,
-    J_PER_TOKEN,
-    METRICS,
-    THROUGHPUT,
-    TPOT,
-    TTFT,
-    WEIGHTS,
-    Basis,
-    Metric,
-)
+from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.variants import Variant
 
 MISSING = "--"
-_COLUMNS = (TTFT, TPOT, THROUGHPUT, AMORTISED, DISK, WEIGHTS, J_PER_TOKEN)
+_COLUMNS = (
+    metrics.TTFT, metrics.TPOT, metrics.THROUGHPUT, metrics.AMORTISED, metrics.DISK, metrics.WEIGHTS,
+    metrics.J_PER_TOKEN,
+)  # fmt: skip
 _TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
@@ -66,7 +58,7 @@ def documents(study: Study) -> dict[str, str]:
         ``±`` is half of the 95 % interval, ``--`` not measured. ``results_table.md``: the same, with its notes below.
     """
     plugins = [metric for metric in METRICS.values() if metric.basis is Basis.OWN]
-    energy = [] if study.is_measured(J_PER_TOKEN) else [ENERGY_KWH]
+    energy = [] if study.is_measured(metrics.J_PER_TOKEN) else [metrics.ENERGY_KWH]
     columns = [m for m in (*_COLUMNS, *energy, *plugins, *study.task_metrics) if study.is_measured(m)]
     rows = [(v.name, v.precision, [_field(study, v, metric) for metric in columns]) for v in study.variants]
     fields = [field for *_, line in rows for field in line]

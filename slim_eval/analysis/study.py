@@ -16,15 +16,7 @@ from slim_eval.errors import ResultFileError
 from slim_eval.metrics import METRICS, Metric
 from slim_eval.results.records import NoiseRecord, PairedTask
 from slim_eval.results.store import read_samples
-from slim_eval.results.variants import (
-    Variant,
-    baseline_of,
-    by_model,
-    labelled,
-    metric_of,
-    tasks_of,
-    with_accuracy_mean,
-)
+from slim_eval.results.variants import Variant, baseline_of, by_model, labelled, metric_of, tasks_of, with_accuracy_mean
 
 
 @dataclass(frozen=True)

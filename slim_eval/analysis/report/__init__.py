@@ -1,1 +1,1 @@
-"""`report.html`: Python decides every number and word, the template places them, DataTables and Plotly show them."""
+"""`report.html`: Python decides every number and finding, the template places them, DataTables and Plotly show them."""

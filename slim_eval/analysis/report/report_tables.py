@@ -77,7 +77,7 @@ _NOT_COMPARED = Field("not compared", absent=True)
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table."""
+    """A table of the report."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[Field, ...], ...]  # one per variant or subject

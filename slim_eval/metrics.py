@@ -9,9 +9,10 @@ defines the numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, ParamSpec
 
 from slim_eval.utils import number
 from slim_eval.utils.registry import Registry
@@ -103,31 +104,31 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("metric")
+_Arguments = ParamSpec("_Arguments")
+
+
+def _registered(make: Callable[_Arguments, Metric]) -> Callable[_Arguments, Metric]:
+    def row(*values: _Arguments.args, **more: _Arguments.kwargs) -> Metric:
+        return METRICS.register(make(*values, **more))
+
+    return row
+
+
+_row = _registered(Metric)
+_energy = partial(_row, benchmark="energy", basis=Basis.ENERGY)
+_window = partial(_energy, per_length=True, per_run=True)
+_files = partial(_row, benchmark=None, basis=Basis.FILES, exact=True)
 
 
 def _timing(base: str, label: str, title: str, sample: str, *, per_length: bool = False) -> Metric:
     """The rows of one time: its mean (the headline), percentiles and spread."""
-    mean_key = f"mean_{base}" if base == "latency_s" else base
-    mean = METRICS.register(
-        Metric(
-            mean_key, label, title, "ms", 1000, decimals=2 if base == "tpot_s" else 1, sample=sample,
-            per_length=per_length, compared=True,
-        )
-    )  # fmt: skip
-    tail = "p95" if base in ("ttft_s", "tpot_s") else None
-    statistics: tuple[tuple[str, str, Statistic, str | None], ...] = (
-        ("median", "median", "median", sample),
-        ("p95", "p95", "p95", sample),
-        ("p99", "p99", "mean", None),  # below 100 iterations it is the maximum: not resampled
-        ("std", "standard deviation", "mean", None),
-    )
-    for prefix, words, statistic, samples in statistics:
-        METRICS.register(
-            replace(
-                mean, key=f"{prefix}_{base}", label=f"{label} {prefix}", title=f"{title}, {words}", sample=samples,
-                statistic=statistic, compared=prefix == tail,
-            )
-        )  # fmt: skip
+    row = partial(_row, unit="ms", scale=1000, decimals=2 if base == "tpot_s" else 1, per_length=per_length)
+    tail = base in ("ttft_s", "tpot_s")
+    mean = row(f"mean_{base}" if base == "latency_s" else base, label, title, sample=sample, compared=True)
+    row(f"median_{base}", f"{label} median", f"{title}, median", sample=sample, statistic="median")
+    row(f"p95_{base}", f"{label} p95", f"{title}, p95", sample=sample, statistic="p95", compared=tail)
+    row(f"p99_{base}", f"{label} p99", f"{title}, p99")  # below 100 iterations it is the maximum: not resampled
+    row(f"std_{base}", f"{label} std", f"{title}, standard deviation")
     return mean
 
 
@@ -136,121 +137,61 @@ TPOT = _timing("tpot_s", "TPOT", "time per output token", "tpot_s")
 E2E = _timing("e2e_latency_s", "E2E latency", "end-to-end latency", "e2e_s", per_length=True)
 #: Iteration wall time / batch size: the latency in the published files; not per-request latency.
 AMORTISED = _timing("latency_s", "amortised latency", "amortised latency", "wall_s", per_length=True)
-THROUGHPUT = METRICS.register(
-    Metric(
-        "tokens_per_second", "throughput", "output throughput", "tokens/s", decimals=1, better="higher",
-        sample="wall_s", compared=True,
-    )
+THROUGHPUT = _row(
+    "tokens_per_second", "throughput", "output throughput", "tokens/s", decimals=1, better="higher", sample="wall_s",
+    compared=True,
 )  # fmt: skip
-MBU = METRICS.register(
-    Metric("mbu", "MBU", "model bandwidth utilisation", "%", 100, decimals=1, better="higher", compared=True)
-)
-METRICS.register(Metric("load_time_s", "load time", "load time", "s", decimals=1, compared=True))
-PEAK_MEMORY = METRICS.register(
-    Metric("mean_peak_mem_mb", "peak memory", "peak memory while serving", "GiB", 1 / 1024, compared=True)
-)
-METRICS.register(Metric("mean_avg_mem_mb", "mean memory", "mean memory while serving", "GiB", 1 / 1024))
-KV_CACHE = METRICS.register(
-    Metric("kv_cache_gb", "KV cache", "KV cache reserved", "GiB", better="higher", basis=Basis.SPEED)
-)
-KV_CACHE_TOKENS = METRICS.register(
-    Metric("kv_cache_tokens", "KV cache", "KV cache", "tokens", decimals=0, better="higher", compared=True)
-)
-METRICS.register(
-    Metric("kv_cache_bytes_per_token", "KV cache per token", "KV cache per token", "bytes", decimals=0, exact=True)
-)
-MAX_CONCURRENCY = METRICS.register(
-    Metric(
-        "max_concurrency", "max. concurrency", "requests of full context at once", decimals=1, better="higher",
-        compared=True,
-    )
+_row("mbu", "MBU", "model bandwidth utilisation", "%", 100, decimals=1, better="higher", compared=True)
+_row("load_time_s", "load time", "load time", "s", decimals=1, compared=True)
+PEAK_MEMORY = _row("mean_peak_mem_mb", "peak memory", "peak memory while serving", "GiB", 1 / 1024, compared=True)
+_row("mean_avg_mem_mb", "mean memory", "mean memory while serving", "GiB", 1 / 1024)
+KV_CACHE = _row("kv_cache_gb", "KV cache", "KV cache reserved", "GiB", better="higher")
+KV_CACHE_TOKENS = _row("kv_cache_tokens", "KV cache", "KV cache", "tokens", decimals=0, better="higher", compared=True)
+_row("kv_cache_bytes_per_token", "KV cache per token", "KV cache per token", "bytes", decimals=0, exact=True)
+MAX_CONCURRENCY = _row(
+    "max_concurrency", "max. concurrency", "requests of full context at once", decimals=1, better="higher",
+    compared=True,
 )  # fmt: skip
 
-J_PER_TOKEN = METRICS.register(
-    Metric(
-        "joules_per_output_token", "energy", "energy per output token", "J/token", decimals=3, benchmark="energy",
-        basis=Basis.ENERGY, compared=True,
-    )
-)  # fmt: skip
-METRICS.register(
-    Metric(
-        "joules_per_total_token", "energy, prompt included", "energy per token, prompt included", "J/token",
-        decimals=3, benchmark="energy", basis=Basis.ENERGY, compared=True,
-    )
-)  # fmt: skip
-METRICS.register(
-    Metric(
-        "tokens_per_joule", "tokens per joule", "output tokens per joule", "tokens/J", better="higher",
-        benchmark="energy", basis=Basis.ENERGY,
-    )
-)  # fmt: skip
-J_PER_REQUEST = METRICS.register(
-    Metric(
-        "energy_per_query_j", "energy", "energy per request", "J/request", benchmark="energy", basis=Basis.ENERGY,
-        per_length=True, compared=True,
-    )
-)  # fmt: skip
-ENERGY = METRICS.register(
-    Metric(
-        "energy_joules", "energy of the run", "energy of the whole window", "J", decimals=0, benchmark="energy",
-        basis=Basis.ENERGY, per_length=True, per_run=True, compared=True,
-    )
-)  # fmt: skip
-ENERGY_NET = METRICS.register(
-    replace(
-        ENERGY, key="energy_joules_net", label="net energy of the run", title="energy of the whole window minus idle",
-        compared=False,
-    )
-)  # fmt: skip
-ENERGY_KWH = METRICS.register(
-    replace(ENERGY, key="energy_kwh", title="energy of the whole window", unit="kWh", decimals=3, compared=False)
+J_PER_TOKEN = _energy(
+    "joules_per_output_token", "energy", "energy per output token", "J/token", decimals=3, compared=True
 )
-METRICS.register(
-    replace(
-        ENERGY, key="duration_seconds", label="energy window", title="length of the energy window", unit="s",
-        better=None, compared=False,
-    )
+_energy(
+    "joules_per_total_token", "energy, prompt included", "energy per token, prompt included", "J/token", decimals=3,
+    compared=True,
 )  # fmt: skip
-POWER = METRICS.register(
-    Metric(
-        "avg_power_watts", "mean power", "mean power while serving", "W", decimals=1, better=None,
-        benchmark="energy", basis=Basis.ENERGY, compared=True,
-    )
-)  # fmt: skip
-for _key, _title in (
-    ("min_power_watts", "lowest power"),
-    ("max_power_watts", "highest power"),
-    ("std_power_watts", "standard deviation of power"),
-    ("idle_power_watts", "idle power"),
+_energy("tokens_per_joule", "tokens per joule", "output tokens per joule", "tokens/J", better="higher")
+J_PER_REQUEST = _energy(
+    "energy_per_query_j", "energy", "energy per request", "J/request", per_length=True, compared=True
+)
+ENERGY = _window("energy_joules", "energy of the run", "energy of the whole window", "J", decimals=0, compared=True)
+ENERGY_NET = _window(
+    "energy_joules_net", "net energy of the run", "energy of the whole window minus idle", "J", decimals=0
+)
+ENERGY_KWH = _window("energy_kwh", "energy of the run", "energy of the whole window", "kWh", decimals=3)
+_window("duration_seconds", "energy window", "length of the energy window", "s", decimals=0, better=None)
+POWER = _energy(
+    "avg_power_watts", "mean power", "mean power while serving", "W", decimals=1, better=None, compared=True
+)
+for _key, _title, _unit in (
+    ("min_power_watts", "lowest power", "W"),
+    ("max_power_watts", "highest power", "W"),
+    ("std_power_watts", "standard deviation of power", "W"),
+    ("idle_power_watts", "idle power", "W"),
+    ("mean_temperature_celsius", "mean temperature", "°C"),
+    ("max_temperature_celsius", "top temperature", "°C"),
 ):
-    METRICS.register(replace(POWER, key=_key, label=_title, title=_title, better="lower", compared=False))
-for _key, _title in (("mean_temperature_celsius", "mean temperature"), ("max_temperature_celsius", "top temperature")):
-    METRICS.register(
-        replace(POWER, key=_key, label=_title, title=_title, unit="°C", better="lower", compared=False)
-    )  # fmt: skip
+    _energy(_key, _title, _title, _unit, decimals=1)
 
-DISK = METRICS.register(
-    Metric(
-        "model_size_gb", "on disk", "weights on disk", "GiB", benchmark=None, basis=Basis.FILES, exact=True,
-        compared=True,
-    )
-)  # fmt: skip
-WEIGHTS = METRICS.register(
-    Metric(
-        "weights_gb", "weights", "weights as loaded", "GiB", basis=Basis.LOADED, exact=True, compared=True
-    )
-)  # fmt: skip
-for _key, _scale in (("num_parameters", 1e-9), ("num_parameters_b", 1.0)):
-    METRICS.register(
-        Metric(_key, "parameters", "parameters", "B", _scale, benchmark=None, basis=Basis.FILES, exact=True)
-    )  # fmt: skip
+DISK = _files("model_size_gb", "on disk", "weights on disk", "GiB", compared=True)
+WEIGHTS = _row("weights_gb", "weights", "weights as loaded", "GiB", basis=Basis.LOADED, exact=True, compared=True)
+_files("num_parameters", "parameters", "parameters", "B", 1e-9)
+_files("num_parameters_b", "parameters", "parameters", "B", 1.0)
 
 #: The mean over the same accuracy tasks in every variant; `results.variants.with_accuracy_mean` computes it.
-ACCURACY_MEAN = METRICS.register(
-    Metric(
-        "accuracy_mean", "mean accuracy", "mean accuracy", "%", 100, decimals=1, better="higher", benchmark=None,
-        basis=Basis.TASK,
-    )
+ACCURACY_MEAN = _row(
+    "accuracy_mean", "mean accuracy", "mean accuracy", "%", 100, decimals=1, better="higher", benchmark=None,
+    basis=Basis.TASK,
 )  # fmt: skip
 
 #: Alternatives for one quantity, in the order of preference; older files contain fewer of them.
@@ -280,12 +221,7 @@ def is_loss(metric: str | None) -> bool:
 
 
 def task_metric(task: str, metric: str | None = None) -> Metric:
-    """The row of an accuracy task.
-
-    Args:
-        task: lm-eval's name of the task.
-        metric: Its headline metric, by lm-eval's name: ``acc,none``; None if unknown.
-    """
+    """The row of an accuracy task and its headline metric, by lm-eval's names: ``acc,none``; None if unknown."""
     if is_loss(metric):
         return Metric(task, task, task, decimals=3, benchmark=task, basis=Basis.TASK)
     return Metric(task, task, task, "%", 100, decimals=1, better="higher", benchmark=task, basis=Basis.TASK)

@@ -7,7 +7,7 @@ files published with SLiM-Eval 0.1.3 have most of these; slim-eval's own records
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
@@ -58,19 +58,23 @@ EMULATED = Kind(
     "quantized kernels are emulated in 16 bit: speed, energy and memory do not predict a deployment", "¶", r"\P",
 )  # fmt: skip
 NOISE = Kind(
-    "noise",
-    "within noise",
-    "warn",
-    "the difference from the baseline does not exceed the noise floor",
-    "~",
-    r"$\sim$",
+    "noise", "within noise", "warn", "the difference from the baseline does not exceed the noise floor", "~", r"$\sim$"
 )
-AMORTISED_LATENCY = Kind("amortised", "amortised", "note")
+AMORTISED_LATENCY = Kind(
+    "amortised", "amortised", "note",
+    "latency is batch wall time / batch size, not per-request latency: TTFT, TPOT and E2E were not recorded",
+)  # fmt: skip
 RESERVED_MEMORY = Kind("reserved memory", "reserved memory", "note")
 ENERGY_METHOD = Kind("energy", "energy", "warn")
-PLAIN_METRIC = Kind("metric", "metric", "note")
+PLAIN_METRIC = Kind(
+    "metric", "metric", "note",
+    "HellaSwag is plain accuracy (acc), not the length-normalised one (acc_norm) that is usually quoted",
+)  # fmt: skip
 PARAMETERS = Kind("parameters", "parameters", "note")
-NO_INTERVALS = Kind("no intervals", "no intervals", "warn")
+NO_INTERVALS = Kind(
+    "no intervals", "no intervals", "warn",
+    "no intervals and no per-item outcomes were recorded: whether a difference is beyond chance is unknown",
+)  # fmt: skip
 # What `Study` knows beyond the variants themselves; shown by the report.
 UNREADABLE = Kind("unreadable", "unreadable", "bad")
 NOT_RECORDED = Kind("not recorded", "setting not recorded", "warn")
@@ -84,13 +88,7 @@ MARKS = (LENGTH, SETTING, INVALID, EMULATED, NOISE)
 
 @dataclass(frozen=True)
 class Caveat:
-    """One reason to doubt numbers.
-
-    Attributes:
-        kind: Its kind.
-        text: Explanation with numbers.
-        variants: Labels of the variants that it concerns.
-    """
+    """One reason to doubt the numbers of some variants, given by their labels; the text has the numbers."""
 
     kind: Kind
     text: str
@@ -99,22 +97,42 @@ class Caveat:
 
 def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
     """All reasons to doubt the results; empty if there are none."""
-    return [caveat for check in _CHECKS for caveat in check(variants)]
+    amortised = [
+        variant for variant in variants
+        if variant.number(AMORTISED) is not None and not any(variant.number(metric) for metric in (TTFT, TPOT, E2E))
+    ]  # fmt: skip
+    plain = [
+        variant for variant in variants
+        if (record := variant.accuracy.get("hellaswag")) is not None and str(record.metric).split(",")[0] == "acc"
+    ]  # fmt: skip
+    # Only files that name no engine: any other tool's record that is read here comes with samples or intervals.
+    unsure = [
+        variant for variant in variants
+        if variant.engine is None and (speed := variant.estimate(AMORTISED)) is not None and speed.interval is None
+        and all(variant.interval(task) is None for task in variant.accuracy)
+    ]  # fmt: skip
+    return [
+        *_lengths(variants),
+        *_shared(AMORTISED_LATENCY, amortised),
+        *_reserved_memory(variants),
+        *_energy(variants),
+        *_shared(PLAIN_METRIC, plain),
+        *_parameters(variants),
+        *_shared(NO_INTERVALS, unsure),
+    ]
 
 
 def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tuple[Kind, ...]:
-    """The kinds of caveat that concern one number of a variant.
-
-    Args:
-        metric: The metric of the number.
-        variant: The variant that it belongs to.
-        baseline: The variant that it is compared with; None if there is none.
-    """
+    """The kinds of caveat that concern one number of a variant, compared with its baseline if there is one."""
     found = []
     if baseline is not None and metric.per_length and lengths_differ(variant, baseline):
         found.append(LENGTH)
-    if baseline is not None and _has_other_setting(metric, variant, baseline):
-        found.append(SETTING)
+    if baseline is not None and metric.basis in (Basis.SPEED, Basis.ENERGY):
+        family = SPEEDS if metric.basis is Basis.SPEED else ENERGIES[:2]
+        measured = all(any(side.number(each) is not None for each in family) for side in (variant, baseline))
+        # Emulated kernels have a mark of their own.
+        if measured and differences(family[0], variant, baseline, without=("kernels",)):
+            found.append(SETTING)
     if not variant.counts(metric):
         found.append(INVALID)
     if is_emulated(metric, variant):
@@ -130,17 +148,10 @@ def is_emulated(metric: Metric, variant: Variant) -> bool:
     return record is not None and record.kernels == "emulated"
 
 
-def _has_other_setting(metric: Metric, variant: Variant, baseline: Variant) -> bool:
-    if metric.basis not in (Basis.SPEED, Basis.ENERGY):
-        return False
-    family = SPEEDS if metric.basis is Basis.SPEED else ENERGIES[:2]
-    measured = all(any(side.number(each) is not None for each in family) for side in (variant, baseline))
-    # Emulated kernels have a mark of their own.
-    return measured and bool(differences(family[0], variant, baseline, without=("kernels",)))
-
-
-def _labels(variants: Iterable[Variant]) -> tuple[str, ...]:
-    return tuple(variant.label for variant in variants)
+def _shared(kind: Kind, variants: Iterable[Variant], text: str | None = None) -> list[Caveat]:
+    """One caveat of several variants, in the words of its kind if no others are given; none without variants."""
+    labels = tuple(variant.label for variant in variants)
+    return [Caveat(kind, text or kind.meaning, labels)] if labels else []
 
 
 def _lengths(variants: Sequence[Variant]) -> Iterable[Caveat]:
@@ -150,27 +161,12 @@ def _lengths(variants: Sequence[Variant]) -> Iterable[Caveat]:
         if variant.is_baseline or base is None or not lengths_differ(variant, base):
             continue
         text = f"{variant.tokens_per_request:.1f} output tokens per request against {base.tokens_per_request:.1f}"
-        latencies = base.number(AMORTISED), variant.number(AMORTISED)
-        rates = variant.number(THROUGHPUT), base.number(THROUGHPUT)
-        if latencies[0] and latencies[1] and rates[0] and rates[1]:
-            text += (
-                f": the latency ratio {latencies[0] / latencies[1]:.2f}x compares different work; per token it is "
-                f"{rates[0] / rates[1]:.2f}x"
-            )
+        before, after = base.number(AMORTISED), variant.number(AMORTISED)
+        rate, base_rate = variant.number(THROUGHPUT), base.number(THROUGHPUT)
+        if before and after and rate and base_rate:
+            text += f": the latency ratio {before / after:.2f}x compares different work; "
+            text += f"per token it is {rate / base_rate:.2f}x"
         yield Caveat(LENGTH, text, (variant.label,))
-
-
-def _amortised(variants: Sequence[Variant]) -> Iterable[Caveat]:
-    found = [
-        variant for variant in variants
-        if variant.number(AMORTISED) is not None and not any(variant.number(metric) for metric in (TTFT, TPOT, E2E))
-    ]  # fmt: skip
-    if found:
-        yield Caveat(
-            AMORTISED_LATENCY,
-            "latency is batch wall time / batch size, not per-request latency: TTFT, TPOT and E2E were not recorded",
-            _labels(found),
-        )
 
 
 def _reserved_memory(variants: Sequence[Variant]) -> Iterable[Caveat]:
@@ -180,29 +176,23 @@ def _reserved_memory(variants: Sequence[Variant]) -> Iterable[Caveat]:
             if v.performance is not None and v.performance.mean_peak_mem_mb and not v.performance.weights_gb
             and (size := v.number(DISK))
         ]  # fmt: skip
-        peaks, sizes = [peak for _, peak, _ in found], [size for *_, size in found]
-        if (
-            len(found) > 1
-            and min(sizes) < _SHRINKS * max(sizes)
-            and min(peaks) > (1 - _RESERVED_TOLERANCE) * max(peaks)
-        ):
-            yield Caveat(
-                RESERVED_MEMORY,
-                f"peak memory is {min(peaks) / 1024:.1f} to {max(peaks) / 1024:.1f} GiB while the weights shrink from "
-                f"{max(sizes):.1f} to {min(sizes):.1f} GiB: it is what the engine reserved, not what the model needs",
-                _labels(variant for variant, *_ in found),
-            )
+        if len(found) < 2:
+            continue
+        least, most = (end(peak for _, peak, _ in found) for end in (min, max))
+        small, large = (end(size for *_, size in found) for end in (min, max))
+        if small < _SHRINKS * large and least > (1 - _RESERVED_TOLERANCE) * most:
+            text = f"peak memory is {least / 1024:.1f} to {most / 1024:.1f} GiB while the weights shrink from "
+            text += f"{large:.1f} to {small:.1f} GiB: it is what the engine reserved, not what the model needs"
+            yield from _shared(RESERVED_MEMORY, (variant for variant, *_ in found), text)
 
 
-def _energy(variants: Sequence[Variant]) -> Iterable[Caveat]:
+def _energy(variants: Sequence[Variant]) -> list[Caveat]:
     """Energy as mean power x time, for requests of unknown length, on an unnamed device."""
     found = [
         (variant, energy) for variant in variants
         if (energy := variant.energy) is not None and energy.energy_joules is not None
         and energy.joules_per_output_token is None and energy.energy_source is None
     ]  # fmt: skip
-    if not found:
-        return
     requests = {
         round(e.energy_joules / e.energy_per_query_j) for _, e in found if e.energy_joules and e.energy_per_query_j
     }
@@ -216,20 +206,7 @@ def _energy(variants: Sequence[Variant]) -> Iterable[Caveat]:
         for _, e in found
     ):  # fmt: skip
         how.insert(1, "joules are mean power x time, not a counter")
-    yield Caveat(ENERGY_METHOD, "; ".join(how), _labels(variant for variant, _ in found))
-
-
-def _metric(variants: Sequence[Variant]) -> Iterable[Caveat]:
-    found = [
-        variant for variant in variants
-        if (record := variant.accuracy.get("hellaswag")) is not None and str(record.metric).split(",")[0] == "acc"
-    ]  # fmt: skip
-    if found:
-        yield Caveat(
-            PLAIN_METRIC,
-            "HellaSwag is plain accuracy (acc), not the length-normalised one (acc_norm) that is usually quoted",
-            _labels(found),
-        )
+    return _shared(ENERGY_METHOD, (variant for variant, _ in found), "; ".join(how))
 
 
 def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
@@ -240,36 +217,5 @@ def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
             continue
         fits = size * GIB / _BYTES_PER_PARAMETER_16_BIT
         if abs(parameters / fits - 1) > _PARAMETER_TOLERANCE:
-            yield Caveat(
-                PARAMETERS,
-                f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit contain "
-                f"{fits / 1e9:.2f} B",
-                (variant.label,),
-            )
-
-
-def _no_intervals(variants: Sequence[Variant]) -> Iterable[Caveat]:
-    found = [variant for variant in variants if _is_without_intervals(variant)]
-    if found:
-        yield Caveat(
-            NO_INTERVALS,
-            "no intervals and no per-item outcomes were recorded: whether a difference is beyond chance is unknown",
-            _labels(found),
-        )
-
-
-def _is_without_intervals(variant: Variant) -> bool:
-    # Only files that name no engine: any other tool's record that is read here comes with samples or intervals.
-    speed = variant.estimate(AMORTISED)
-    known = [variant.estimate(task) for task in variant.accuracy]
-    return (
-        speed is not None
-        and speed.interval is None
-        and variant.engine is None
-        and all(estimate is None or estimate.interval is None for estimate in known)
-    )
-
-
-_CHECKS: tuple[Callable[[Sequence[Variant]], Iterable[Caveat]], ...] = (
-    _lengths, _amortised, _reserved_memory, _energy, _metric, _parameters, _no_intervals,
-)  # fmt: skip
+            text = f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit contain "
+            yield Caveat(PARAMETERS, text + f"{fits / 1e9:.2f} B", (variant.label,))

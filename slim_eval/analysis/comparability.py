@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
-from slim_eval.results.records import AccuracyRecord, EnergyRecord, Record
-from slim_eval.results.variants import Variant, config_value, metric_of
+from slim_eval.results.records import AccuracyRecord, Record
+from slim_eval.results.variants import Variant, config_value
 
 #: Above this relative difference in output tokens per request, two latencies are of different work (docs/metrics.md).
 LENGTH_TOLERANCE = 0.01
@@ -44,7 +45,7 @@ class Setting:
         strict: Whether None and a known value differ. Off for facts that older records do not contain.
         per_run: Whether only numbers that grow with the number of requests depend on it.
         same: Equality of two values in two variants of one model.
-        alike: Equality of two values in variants of any models.
+        alike: Equality of two values in variants of any models; `same` if None.
         across_models: Whether it is compared between variants of different models.
     """
 
@@ -55,25 +56,15 @@ class Setting:
     none: str = "not known"
     strict: bool = True
     per_run: bool = False
-    same: Callable[[Any, Any], bool] = lambda a, b: bool(a == b)
+    same: Callable[[Any, Any], bool] = operator.eq
     alike: Callable[[Any, Any], bool] | None = None
     across_models: bool = True
-
-    def difference(self, this: Any, base: Any) -> str | None:
-        """The reason why two values forbid a comparison; None if they do not."""
-        if not self.strict and (this is None or base is None):
-            return None
-        return None if self.same(this, base) else f"{self.words} {self.say(this)} against {self.say(base)}"
 
     def say(self, value: Any) -> str:
         """A value in words."""
         if value is None:
             return self.none
         return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _engine(record: Record) -> str | None:
-    return record.engine
 
 
 def _kernels(record: Record) -> str:
@@ -88,21 +79,6 @@ def _config(key: str) -> Callable[[Record], Any]:
     return lambda record: config_value(record, key)
 
 
-def _source_family(record: EnergyRecord) -> str | None:
-    """``nvml-counter`` and ``nvml-integral`` agree within 5 % or the record says so; NVML and CodeCarbon need not."""
-    return record.energy_source.split("-")[0].split(" ")[0] if record.energy_source else record.energy_source
-
-
-def _task_metric(record: AccuracyRecord) -> str | None:
-    """lm-eval names a metric with its filter; the filter ``none`` says nothing: ``acc,none`` is ``acc``."""
-    return record.metric.removesuffix(",none") if record.metric else record.metric
-
-
-def _task_version(record: AccuracyRecord) -> str | None:
-    version = record.task_versions.get(record.task)
-    return None if version is None else str(version)
-
-
 def _items_hash(record: AccuracyRecord) -> str | None:
     """One short hash over the items of all subtasks."""
     if not record.task_hashes:
@@ -110,25 +86,18 @@ def _items_hash(record: AccuracyRecord) -> str | None:
     return hashlib.sha256(json.dumps(record.task_hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _within(tolerance: float) -> Callable[[Any, Any], bool]:
-    return lambda a, b: bool(a == b) or (None not in (a, b) and abs(a - b) <= tolerance * abs(b))
-
-
-def _within_factor(factor: float) -> Callable[[Any, Any], bool]:
-    return lambda a, b: bool(a == b) or bool(a and b and max(a, b) <= factor * min(a, b))
-
-
 def _workload(basis: Basis) -> tuple[Setting, ...]:
     """The settings of a benchmark that generates: of speed and of energy alike."""
     return (
-        Setting("engine", "engine", basis, _engine),
+        Setting("engine", "engine", basis, _field("engine")),
         Setting("hardware", "hardware", basis, _field("hardware")),
         Setting("batch_size", "batch size", basis, _field("batch_size")),
         Setting("load", "load", basis, _config("load"), none="batches of slim-eval's own"),
         Setting("max_new_tokens", "output length setting", basis, _config("max_new_tokens")),
         Setting(
             "prompt_tokens", "prompt tokens", basis, _field("prompt_tokens"), strict=False,
-            same=_within(LENGTH_TOLERANCE), alike=_within_factor(TOKENIZER_FACTOR),
+            same=lambda a, b: bool(abs(a - b) <= LENGTH_TOLERANCE * abs(b)),
+            alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
         ),
         Setting("kernels", "kernels", basis, _kernels),
     )  # fmt: skip
@@ -137,41 +106,48 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
 SETTINGS: tuple[Setting, ...] = (
     *_workload(Basis.SPEED),
     *_workload(Basis.ENERGY),
-    Setting("energy_source", "energy source", Basis.ENERGY, _source_family),
+    # ``nvml-counter`` and ``nvml-integral`` agree within 5 % or the record says so; NVML and CodeCarbon need not.
+    Setting(
+        "energy_source", "energy source", Basis.ENERGY,
+        lambda record: record.energy_source and re.split("[- ]", record.energy_source)[0],
+    ),
     Setting("num_runs", "requests", Basis.ENERGY, _field("num_runs"), per_run=True),
-    Setting("metric", "metric", Basis.TASK, _task_metric),
+    # lm-eval names a metric with its filter; the filter ``none`` says nothing: ``acc,none`` is ``acc``.
+    Setting("metric", "metric", Basis.TASK, lambda record: record.metric and record.metric.removesuffix(",none")),
     Setting("num_fewshot", "few-shot examples", Basis.TASK, _field("num_fewshot")),
     Setting("limit", "limit", Basis.TASK, _field("limit"), none="all items"),
     Setting("num_items", "items", Basis.TASK, _field("num_items"), strict=False),
     Setting("apply_chat_template", "chat template", Basis.TASK, _field("apply_chat_template"), strict=False),
-    Setting("version", "task version", Basis.TASK, _task_version, strict=False),
+    Setting(
+        "version", "task version", Basis.TASK, strict=False,
+        read=lambda record: None if (found := record.task_versions.get(record.task)) is None else str(found),
+    ),
     Setting("items_hash", "items (by hash)", Basis.TASK, _items_hash, strict=False, across_models=False),
     Setting("kernels", "kernels", Basis.LOADED, _kernels),
-    Setting("engine", "engine", Basis.OWN, _engine),
+    Setting("engine", "engine", Basis.OWN, _field("engine")),
     Setting("hardware", "hardware", Basis.OWN, _field("hardware")),
     Setting("kernels", "kernels", Basis.OWN, _kernels),
-)
+)  # fmt: skip
+_SETTINGS_OF = {
+    (basis, per_run): tuple(s for s in SETTINGS if s.basis is basis and (per_run or not s.per_run))
+    for basis in Basis for per_run in (False, True)
+}  # fmt: skip
 
 #: What shows that speed or energy was measured at all.
 SPEEDS = tuple(METRICS[key] for key in ("mean_latency_s", "tokens_per_second", "ttft_s", "tpot_s"))
 ENERGIES = tuple(METRICS[key] for key in ("energy_joules", "joules_per_output_token", "energy_per_query_j"))
 
 
-def record_of(metric: Metric, variant: Variant) -> Record | None:
+def settings_of(metric: Metric) -> tuple[Setting, ...]:
+    """The settings that a metric depends on."""
+    return _SETTINGS_OF[metric.basis, metric.per_run]
+
+
+def _record_of(metric: Metric, variant: Variant) -> Record | None:
     """The record whose settings a number of the metric depends on; None if the variant has none."""
     if metric.basis is Basis.LOADED:
         return variant.performance
     return None if metric.benchmark is None else variant.measured.get(metric.benchmark)
-
-
-def settings_of(metric: Metric) -> tuple[Setting, ...]:
-    """The settings that a metric depends on."""
-    return _settings_of(metric.basis, metric.per_run)
-
-
-@cache
-def _settings_of(basis: Basis, per_run: bool) -> tuple[Setting, ...]:
-    return tuple(setting for setting in SETTINGS if setting.basis is basis and (per_run or not setting.per_run))
 
 
 def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) -> list[str]:
@@ -200,32 +176,25 @@ def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) 
     return differences(asked[0], this, base)
 
 
-def task_obstacles(task: str, this: Variant, base: Variant) -> list[str]:
-    """Reasons against comparing the accuracies of two variants on a task; see `obstacles`."""
-    return obstacles(metric_of(task, (this, base)), this, base)
-
-
-def differences(metric: Metric, this: Variant, base: Variant, without: Iterable[str] = ()) -> list[str]:
-    """The settings of a metric in which two variants differ, in words.
-
-    Args:
-        metric: Metric to compare.
-        this: The variant that is judged.
-        base: What it is compared with.
-        without: Names of settings to ignore.
-    """
-    a, b = record_of(metric, this), record_of(metric, base)
-    if a is None or b is None:
+def differences(metric: Metric, this: Variant, base: Variant, without: Sequence[str] = ()) -> list[str]:
+    """The settings of a metric in which two variants of one model differ, in words; `without` names some to ignore."""
+    here, there = _record_of(metric, this), _record_of(metric, base)
+    if here is None or there is None:
         return []
-    left_out = set(without)
-    found = (s.difference(s.read(a), s.read(b)) for s in settings_of(metric) if s.name not in left_out)
-    return [reason for reason in found if reason]
+    found = []
+    for setting in settings_of(metric):
+        if setting.name in without:
+            continue
+        a, b = setting.read(here), setting.read(there)
+        if (setting.strict or (a is not None and b is not None)) and not setting.same(a, b):
+            found.append(f"{setting.words} {setting.say(a)} against {setting.say(b)}")
+    return found
 
 
 def lengths_differ(this: Variant, base: Variant | None) -> bool | None:
     """Whether two variants generated a different number of tokens per request; None if one is unknown."""
     a, b = this.tokens_per_request, base.tokens_per_request if base else None
-    return None if not a or not b else not _within(LENGTH_TOLERANCE)(a, b)
+    return None if not a or not b else abs(a - b) > LENGTH_TOLERANCE * abs(b)
 
 
 def confounding(variants: Sequence[Variant], metrics: Iterable[Metric]) -> str | None:
@@ -233,34 +202,27 @@ def confounding(variants: Sequence[Variant], metrics: Iterable[Metric]) -> str |
 
     Latencies, and energy per request or for a whole run, grow with the number of output tokens.
     """
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for metric in metrics:
-        if not metric.per_length:
+        measured = [v for v in variants if v.number(metric) is not None] if metric.per_length else []
+        if len(measured) < 2:
             continue
-        measured = [variant for variant in variants if variant.number(metric) is not None]
-        lengths = [_output_tokens(metric, variant) for variant in measured]
+        if metric.basis is Basis.ENERGY:
+            lengths = [None if variant.energy is None else variant.energy.output_tokens for variant in measured]
+        else:
+            lengths = [variant.tokens_per_request for variant in measured]
         known = [length for length in lengths if length is not None]
-        if len(lengths) < 2:
-            continue
         if len(known) < len(lengths):
-            reasons.setdefault(("output lengths are not known", ""), []).append(metric.key)
+            reasons.setdefault("output lengths are not known", []).append(metric.key)
         elif min(known) < (1 - LENGTH_TOLERANCE) * max(known):
-            span = f"{min(known):.1f} to {max(known):.1f} output tokens per request"
-            reasons.setdefault((span, ": different work"), []).append(metric.key)
-    said = [f"{' and '.join(found)}: {why}{more}" for (why, more), found in reasons.items()]
-    return "; ".join(said) or None
+            why = f"{min(known):.1f} to {max(known):.1f} output tokens per request: different work"
+            reasons.setdefault(why, []).append(metric.key)
+    return "; ".join(f"{' and '.join(keys)}: {why}" for why, keys in reasons.items()) or None
 
 
-def _output_tokens(metric: Metric, variant: Variant) -> float | None:
-    if metric.basis is Basis.ENERGY:
-        return None if variant.energy is None else variant.energy.output_tokens
-    return variant.tokens_per_request
-
-
-#: What distinguishes a number's group: (origin, setting) -> value.
-_Facts = dict[tuple[str, Setting], Any]
+_Name = tuple[str, Setting]  # origin (a task, a benchmark or a basis), setting
+_Facts = dict[_Name, Any]  # what distinguishes a number's group
 _MEAN_TASKS = Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None)
-_ALWAYS_SAID = ("engine", "hardware", "kernels")
 
 
 @dataclass(frozen=True)
@@ -294,30 +256,41 @@ class Groups:
 
 
 def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | None = None) -> Groups:
-    """Sort variants into groups whose numbers may be compared.
+    """Sort variants of any models into groups whose numbers may be compared.
+
+    A variant without some of the numbers joins any group with the same settings for the others.
 
     Args:
         variants: Of any models.
         metrics: Metrics to compare; all of speed and energy by default.
-
-    Returns:
-        Groups. A variant without some of the numbers joins any group with the same settings for the others.
     """
     asked = (*SPEEDS, *ENERGIES[1:]) if metrics is None else tuple(metrics)
     facts = [_facts(variant, asked) for variant in variants]
-    found = _Found()
+    keys = [tuple((origin, s.name, str(value)) for (origin, s), value in known.items()) for known in facts]
+    distinct = {key: known for key, known in zip(keys, facts, strict=True) if key}
+    found: list[_Facts] = []
+    places = {}
     # Variants that know most first: what they say decides where those that know less belong.
-    keys = [_key(known) for known in facts]
-    distinct = dict(zip(keys, facts, strict=True))
-    places = {key: found.place(known) for key, known in sorted(distinct.items(), key=lambda item: -len(item[1]))}
-    order = list(dict.fromkeys(places[key] for key in keys if key)) or [0]
-    groups = [found.groups[i] if found.groups else {} for i in order]
-    labels = dict(zip(order, _labels(groups), strict=True))
-    alone = len(order) == 1
+    for key, known in sorted(distinct.items(), key=lambda item: -len(item[1])):
+        fitting = (
+            index for index, group in enumerate(found)
+            if all(_alike(name, value, group[name]) for name, value in known.items() if name in group)
+        )  # fmt: skip
+        places[key] = next(fitting, len(found))
+        if places[key] == len(found):
+            found.append({})
+        for name, value in known.items():
+            found[places[key]].setdefault(name, value)
+
+    order = list(dict.fromkeys(places[key] for key in keys if key))
+    groups = [found[place] for place in order] or [{}]
+    labels = _labels(groups)
+    label_at = dict(zip(order, labels, strict=False))
+    label_of = {key: label_at[place] for key, place in places.items()}
     return Groups(
-        tuple(labels[order[0] if alone else places[key]] if key or alone else NOT_MEASURED for key in keys),
-        tuple(f"{labels[i]}: {', '.join(_apart(g, groups[0]))}" for i, g in zip(order, groups, strict=True))[1:],
-        tuple(_text(group, [key for key, value in group.items() if value is not None]) for group in groups),
+        tuple(label_of.get(key, labels[0] if len(groups) == 1 else NOT_MEASURED) for key in keys),
+        tuple(f"{label}: {_difference(g, groups[0])}" for label, g in zip(labels[1:], groups[1:], strict=True)),
+        tuple(_text(group, [name for name, value in group.items() if value is not None]) for group in groups),
     )
 
 
@@ -327,61 +300,31 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
     for metric in metrics:
         if variant.number(metric) is None:
             continue
+        parts = [metric]
         if metric is ACCURACY_MEAN:
             facts["", _MEAN_TASKS] = ", ".join(variant.mean_tasks)
             parts = [task_metric(task) for task in variant.mean_tasks]
-        else:
-            parts = [metric]
         for part in parts:
             # Most metrics share their settings with others, and every table asks for them again.
-            key = (part.benchmark, part.basis, part.per_run)
-            if key not in variant.memo:
-                variant.memo[key] = _known_settings(variant, part)
-            facts.update(variant.memo[key])
+            memo = (part.benchmark, part.basis, part.per_run)
+            if memo not in variant.memo:
+                record = _record_of(part, variant)
+                origin = part.benchmark or "" if part.basis in (Basis.TASK, Basis.OWN) else part.basis.value
+                asked = settings_of(part) if record is not None else ()
+                read = ((setting, setting.read(record)) for setting in asked if setting.across_models)
+                variant.memo[memo] = {(origin, s): value for s, value in read if value is not None or s.strict}
+            facts.update(variant.memo[memo])
     return facts
 
 
-def _known_settings(variant: Variant, metric: Metric) -> _Facts:
-    record = record_of(metric, variant)
-    if record is None:
-        return {}
-    origin = metric.benchmark or "" if metric.basis in (Basis.TASK, Basis.OWN) else metric.basis.value
-    read = ((setting, setting.read(record)) for setting in settings_of(metric) if setting.across_models)
-    return {(origin, setting): value for setting, value in read if value is not None or setting.strict}
-
-
-def _key(facts: _Facts) -> tuple[Any, ...]:
-    return tuple((origin, setting.name, str(value)) for (origin, setting), value in facts.items())
-
-
-@dataclass
-class _Found:
-    """The groups found so far."""
-
-    groups: list[_Facts] = field(default_factory=list)
-
-    def place(self, facts: _Facts) -> int:
-        """The first group compatible with these facts; a new one if there is none."""
-        place = next((i for i, group in enumerate(self.groups) if _fits(facts, group)), len(self.groups))
-        if place == len(self.groups):
-            self.groups.append({})
-        group = self.groups[place]
-        group.update({name: value for name, value in facts.items() if name not in group})
-        return place
-
-
-def _same(key: tuple[str, Setting], a: Any, b: Any) -> bool:
-    return (key[1].alike or key[1].same)(a, b)
-
-
-def _fits(facts: _Facts, group: _Facts) -> bool:
-    return all(_same(key, value, group[key]) for key, value in facts.items() if key in group)
+def _alike(name: _Name, a: Any, b: Any) -> bool:
+    return (name[1].alike or name[1].same)(a, b)
 
 
 def _labels(groups: Sequence[_Facts]) -> list[str]:
     """Each group in words: engine, hardware and emulation; other differences if those are equal."""
-    keys = list(dict.fromkeys(key for group in groups for key in group))
-    said = [key for key in keys if key[1].name in _ALWAYS_SAID]
+    names = list(dict.fromkeys(name for group in groups for name in group))
+    said = [name for name in names if name[1].name in ("engine", "hardware", "kernels")]
     mean = ("", _MEAN_TASKS)
     if len({group.get(mean) for group in groups}) > 1:
         said.append(mean)
@@ -389,48 +332,43 @@ def _labels(groups: Sequence[_Facts]) -> list[str]:
     labels: list[str] = []
     for group, head in zip(groups, heads, strict=True):
         rivals = [other for other, words in zip(groups, heads, strict=True) if words == head and other is not group]
-        telling = [key for key in keys if not all(_alike(key, group, other) for other in rivals)]
-        more = _text(group, [key for key in telling if key not in said])
-        label = ", ".join(filter(None, (head, more))) or "all"
+        telling = [
+            n for n in names if n not in said
+            and not all(n in group and n in other and _alike(n, group[n], other[n]) for other in rivals)
+        ]  # fmt: skip
+        label = ", ".join(filter(None, (head, _text(group, telling)))) or "all"
         same = sum(other == label or other.startswith(f"{label} (") for other in labels)
         labels.append(f"{label} ({same + 1})" if same else label)
     return labels
 
 
-def _alike(key: tuple[str, Setting], a: _Facts, b: _Facts) -> bool:
-    return key in a and key in b and _same(key, a[key], b[key])
+def _text(group: _Facts, names: Iterable[_Name]) -> str:
+    said: dict[str, None] = {}
+    for name in names:
+        if name not in group:
+            continue
+        setting, value = name[1], group[name]
+        if setting.name in ("engine", "hardware"):
+            said[value or ""] = None
+        elif setting.name == "kernels":
+            said["emulated kernels" if value == "emulated" else ""] = None
+        else:
+            said[f"mean of {value}" if setting is _MEAN_TASKS else f"{_words(name)} {setting.say(value)}"] = None
+    return ", ".join(filter(None, said))
 
 
-def _text(group: _Facts, keys: Sequence[tuple[str, Setting]]) -> str:
-    said = (_value_text(key, group[key]) for key in keys if key in group)
-    return ", ".join(dict.fromkeys(text for text in said if text))
-
-
-def _value_text(key: tuple[str, Setting], value: Any) -> str:
-    setting = key[1]
-    if setting.name in ("engine", "hardware"):
-        return "" if value is None else str(value)
-    if setting.name == "kernels":
-        return "emulated kernels" if value == "emulated" else ""
-    if setting is _MEAN_TASKS:
-        return f"mean of {value}"
-    return f"{_words(key)} {setting.say(value)}"
-
-
-def _words(key: tuple[str, Setting]) -> str:
-    origin, setting = key
+def _words(name: _Name) -> str:
+    origin, setting = name
     if setting.basis is Basis.ENERGY and setting.name != "energy_source":
         return f"{setting.words} of the energy run"
     return f"{setting.words} of {origin}" if setting.basis is Basis.TASK and origin else setting.words
 
 
-def _apart(group: _Facts, first: _Facts) -> list[str]:
+def _difference(group: _Facts, first: _Facts) -> str:
     """What distinguishes a group; the energy run's settings only if they differ from the speed run's."""
     found: dict[tuple[str, str], str] = {}
-    for key in dict.fromkeys((*group, *first)):
-        if key in group and key in first and not _same(key, group[key], first[key]):
-            setting = key[1]
-            pair = f"{setting.say(group[key])} against {setting.say(first[key])}"
-            if (setting.name, pair) not in found:
-                found[setting.name, pair] = f"{_words(key)} {pair}"
-    return list(found.values()) or ["other numbers were measured"]
+    for name in (name for name in group if name in first and not _alike(name, group[name], first[name])):
+        setting = name[1]
+        pair = f"{setting.say(group[name])} against {setting.say(first[name])}"
+        found.setdefault((setting.name, pair), f"{_words(name)} {pair}")
+    return ", ".join(found.values()) or "other numbers were measured"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slim_eval.analysis.comparability import ENERGIES, SPEEDS, lengths_differ, obstacles, task_obstacles
+from slim_eval.analysis.comparability import ENERGIES, SPEEDS, lengths_differ, obstacles
 from slim_eval.metrics import AMORTISED, DISK, ENERGY, J_PER_TOKEN, PEAK_MEMORY, THROUGHPUT, TPOT, TTFT, WEIGHTS, Metric
-from slim_eval.results.variants import Estimate, Interval, Variant
+from slim_eval.results.variants import Estimate, Interval, Variant, metric_of
 
 #: Name of a speed-up -> the metric that it is a ratio of; above 1 the variant is faster.
 SPEEDUPS: dict[str, Metric] = {
@@ -68,44 +68,64 @@ class Impact:
 
 
 def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) -> Impact:
-    """Compare a variant with its baseline.
-
-    Args:
-        variant: The variant.
-        baseline: The variant that it is compared with; None if there is none.
-        tasks: Tasks to compare.
-    """
+    """Compare a variant with its baseline, if there is one, in speed, energy, memory, size and these tasks."""
     if baseline is None:
         return Impact(variant, None, reasons=(f"no {variant.baseline} measurement of this model",))
-    reasons: list[str] = []
-    speedups = _speedups(variant, baseline, reasons)
-    energy, basis = _energy(variant, baseline, reasons)
+    speed, speedups = obstacles(SPEEDS, variant, baseline), {}
+    for name, metric in SPEEDUPS.items() if not speed else ():
+        above, below = (variant, baseline) if metric.maximise else (baseline, variant)
+        if (ratio := _ratio(metric, above, below)) is not None:
+            speedups[name] = ratio
+
+    energy, saved, basis = obstacles(ENERGIES[:2], variant, baseline), None, None
+    per_token = None not in (variant.number(J_PER_TOKEN), baseline.number(J_PER_TOKEN))
+    if not energy and not per_token:
+        energy = obstacles(ENERGY, variant, baseline)
+    share = None if energy else _ratio(J_PER_TOKEN if per_token else ENERGY, variant, baseline)
+    if share is not None:
+        ends = None if share.interval is None else ((1 - share.interval[1]) * 100, (1 - share.interval[0]) * 100)
+        saved, basis = Estimate((1 - share.value) * 100, ends), BASIS_PER_TOKEN if per_token else BASIS_PER_RUN
+
+    drops, refused = {}, [("speed", speed), ("energy", energy)]
+    for task in tasks:
+        why = obstacles(metric_of(task, (variant, baseline)), variant, baseline)
+        refused.append((task, why))
+        here, there = variant.number(task), baseline.number(task)
+        if not why and here is not None and there is not None:
+            drops[task] = Drop((there - here) * 100, (there - here) / there * 100 if there else None)
+
     memory = None if obstacles(PEAK_MEMORY, variant, baseline) else _ratio(PEAK_MEMORY, variant, baseline)
+    size = _ratio(DISK, baseline, variant)
+    weights = None if variant.kernels == "emulated" else _ratio(WEIGHTS, baseline, variant)
     return Impact(
         variant,
         baseline,
         speedups,
         lengths_differ(variant, baseline),
-        energy,
+        saved,
         basis,
-        None if memory is None else (1 - memory) * 100,
-        _ratio(DISK, baseline, variant),
-        None if variant.kernels == "emulated" else _ratio(WEIGHTS, baseline, variant),
-        {task: drop for task in tasks if (drop := _drop(task, variant, baseline, reasons)) is not None},
-        tuple(reasons),
+        None if memory is None else (1 - memory.value) * 100,
+        None if size is None else size.value,
+        None if weights is None else weights.value,
+        drops,
+        tuple(f"{what}: {', '.join(why)}" for what, why in refused if why),
     )
+
+
+def _ratio(metric: Metric, above: Variant, below: Variant) -> Estimate | None:
+    numerator, denominator = above.estimate(metric), below.estimate(metric)
+    if numerator is None or denominator is None or not denominator.value:
+        return None
+    ratio, ends = numerator.value / denominator.value, None
+    if numerator.interval is not None and denominator.interval is not None:
+        ends = quotient_interval(ratio, numerator.interval, denominator.interval)
+    return Estimate(ratio, ends)
 
 
 def quotient_interval(ratio: float, above: Interval, below: Interval) -> Interval | None:
     """The 95 % interval of a ratio of two independent numbers: half-widths of logarithms add in quadrature.
 
-    Args:
-        ratio: Ratio of the two numbers.
-        above: Interval of the numerator.
-        below: Interval of the denominator.
-
-    Returns:
-        None if an end is not positive.
+    `above` is the numerator's interval. None if an end of either is not positive.
     """
     if min(*above, *below) <= 0:
         return None
@@ -116,12 +136,10 @@ def quotient_interval(ratio: float, above: Interval, below: Interval) -> Interva
 def impact_columns(impact: Impact, tasks: Sequence[str]) -> dict[str, Any]:
     """A row of ``quantization_impact.csv``: the predecessor's columns first, then the further ones.
 
-    Args:
-        impact: The comparison.
-        tasks: Tasks that have columns, comparable or not.
+    The tasks given have columns, comparable or not.
     """
-    variant = impact.variant
-    speedup, saved = impact.speedups.get("speedup"), impact.energy_reduction
+    variant, saved = impact.variant, impact.energy_reduction
+    speedup = impact.speedups.get("speedup")
     row: dict[str, Any] = {
         "model": variant.model,
         "precision": variant.precision,
@@ -133,75 +151,15 @@ def impact_columns(impact: Impact, tasks: Sequence[str]) -> dict[str, Any]:
     }
     for name in SPEEDUPS:
         row |= _with_ends(name, impact.speedups.get(name))
-    return row | {
-        "length_confounded": impact.length_confounded,
-        **_with_ends("energy_reduction_percent", saved),
-        "energy_basis": impact.energy_basis,
-        "model_size_ratio": impact.size_ratio,
-        "weights_ratio": impact.weights_ratio,
-        **{
-            f"{task}_drop_{unit}": (drop := impact.drops.get(task)) and getattr(drop, unit)
-            for task in tasks
-            for unit in ("percent", "pp")
-        },
-        "not_comparable": impact.not_comparable,
-    }
+    row |= {"length_confounded": impact.length_confounded, **_with_ends("energy_reduction_percent", saved)}
+    row |= {"energy_basis": impact.energy_basis, "model_size_ratio": impact.size_ratio}
+    row["weights_ratio"] = impact.weights_ratio
+    for task in tasks:
+        drop = impact.drops.get(task)
+        row |= {f"{task}_drop_percent": drop and drop.percent, f"{task}_drop_pp": drop and drop.pp}
+    return row | {"not_comparable": impact.not_comparable}
 
 
 def _with_ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     low, high = (estimate.interval if estimate and estimate.interval else None) or (None, None)
     return {name: None if estimate is None else estimate.value, f"{name}_ci95_low": low, f"{name}_ci95_high": high}
-
-
-def _speedups(variant: Variant, baseline: Variant, reasons: list[str]) -> dict[str, Estimate]:
-    if _blocked("speed", obstacles(SPEEDS, variant, baseline), reasons):
-        return {}
-    found = {}
-    for name, metric in SPEEDUPS.items():
-        above, below = (variant, baseline) if metric.maximise else (baseline, variant)
-        ratio = _ratio(metric, above, below)
-        if ratio is not None:
-            found[name] = Estimate(ratio, _ratio_interval(metric, ratio, above, below))
-    return found
-
-
-def _energy(variant: Variant, baseline: Variant, reasons: list[str]) -> tuple[Estimate | None, str | None]:
-    if _blocked("energy", obstacles(ENERGIES[:2], variant, baseline), reasons):
-        return None, None
-    metric, basis = J_PER_TOKEN, BASIS_PER_TOKEN
-    if None in (variant.number(metric), baseline.number(metric)):
-        metric, basis = ENERGY, BASIS_PER_RUN
-        if _blocked("energy", obstacles(metric, variant, baseline), reasons):
-            return None, None
-    share = _ratio(metric, variant, baseline)
-    if share is None:
-        return None, None
-    ends = _ratio_interval(metric, share, variant, baseline)
-    saved = None if ends is None else ((1 - ends[1]) * 100, (1 - ends[0]) * 100)
-    return Estimate((1 - share) * 100, saved), basis
-
-
-def _drop(task: str, variant: Variant, baseline: Variant, reasons: list[str]) -> Drop | None:
-    if _blocked(task, task_obstacles(task, variant, baseline), reasons):
-        return None
-    here, there = variant.number(task), baseline.number(task)
-    if here is None or there is None:
-        return None
-    return Drop((there - here) * 100, (there - here) / there * 100 if there else None)
-
-
-def _blocked(what: str, why: Sequence[str], reasons: list[str]) -> bool:
-    """Whether a comparison is off; its reasons are added to the list."""
-    if why:
-        reasons.append(f"{what}: {', '.join(why)}")
-    return bool(why)
-
-
-def _ratio(metric: Metric, above: Variant, below: Variant) -> float | None:
-    numerator, denominator = above.number(metric), below.number(metric)
-    return None if numerator is None or not denominator else numerator / denominator
-
-
-def _ratio_interval(metric: Metric, ratio: float, above: Variant, below: Variant) -> Interval | None:
-    upper, lower = above.interval(metric), below.interval(metric)
-    return None if upper is None or lower is None else quotient_interval(ratio, upper, lower)

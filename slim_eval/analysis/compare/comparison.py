@@ -10,19 +10,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import combinations
+from itertools import chain, combinations
+from statistics import fmean
 from typing import Any
 
 from slim_eval import stats
 from slim_eval.analysis.comparability import lengths_differ, obstacles, settings_of
 from slim_eval.analysis.compare.items import give_verdicts, pair
-from slim_eval.analysis.compare.noise_floor import floor_of, noise_floor, speed_setting, widened, widened_task
+from slim_eval.analysis.compare.noise_floor import noise_floor, speed_setting
 from slim_eval.analysis.impact import quotient_interval
 from slim_eval.metrics import METRICS, THROUGHPUT, TPOT, WEIGHTS, Basis, Metric
 from slim_eval.results.records import FloorEntry, NoiseRecord, PairedTask
 from slim_eval.results.store import read_samples
 from slim_eval.results.variants import Interval, Variant, ordered_tasks
 from slim_eval.utils import environment, short_name
+
+_Iterations = list[list[Mapping[str, Any]]]  # samples of performance, one list per iteration
 
 
 class Verdict(str, Enum):
@@ -38,7 +41,6 @@ class Verdict(str, Enum):
     CONFOUNDED = "confounded"
     NOT_COMPARABLE = "not comparable"
     NO_INTERVAL = "no interval"
-    NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,13 @@ class MetricComparison:
     metric: Metric
     a: float | None
     b: float | None
-    a_interval: Interval | None = None
-    b_interval: Interval | None = None
+    a_interval: Interval | None
+    b_interval: Interval | None
+    verdict: Verdict = Verdict.NOT_COMPARABLE
+    reason: str | None = None
     ratio: float | None = None
     interval: Interval | None = None
     floor: float | None = None
-    verdict: Verdict = Verdict.NOT_MEASURED
-    reason: str | None = None
 
     @property
     def gain(self) -> float | None:
@@ -82,7 +84,7 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class VariantComparison:
-    """Two variants, every metric and task."""
+    """Two variants, every metric and task that either of them has."""
 
     a: Variant
     b: Variant
@@ -112,146 +114,113 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
         ResultFileError: A file of samples or a noise floor cannot be read.
     """
     floors = [noise_floor(a) or noise_floor(b) for a, b in pairs]
-    tasks = [
-        [widened_task(task, floor) for task in pair(a, b, ordered_tasks(set(a.accuracy) | set(b.accuracy)))]
-        for (a, b), floor in zip(pairs, floors, strict=True)
-    ]
-    return [
-        _compared(a, b, found, floor)
-        for (a, b), found, floor in zip(pairs, give_verdicts(tasks, margin_pp), floors, strict=True)
-    ]
+    groups = []
+    for (a, b), noise in zip(pairs, floors, strict=True):
+        tasks = pair(a, b, ordered_tasks(set(a.accuracy) | set(b.accuracy)))
+        for index, task in enumerate(tasks):
+            entry = noise.tasks.get(task.task) if noise is not None else None
+            if entry is not None and entry.floor and task.interval_pp is not None:
+                ends = (task.interval_pp[0] - entry.floor, task.interval_pp[1] + entry.floor)
+                tasks[index] = task.model_copy(update={"interval_pp": ends})
+        groups.append(tasks)
+    found = []
+    for (a, b), noise, tasks in zip(pairs, floors, give_verdicts(groups, margin_pp), strict=True):
+        samples = _iterations(a), _iterations(b)
+        metrics = (_compared(metric, a, b, samples, noise) for metric in METRICS.values() if metric.compared)
+        accuracies = tuple(TaskComparison(a.number(task.task), b.number(task.task), task) for task in tasks)
+        found.append(VariantComparison(a, b, tuple(made for made in metrics if made is not None), accuracies))
+    return found
 
 
-def _compared(a: Variant, b: Variant, paired: Sequence[PairedTask], floor: NoiseRecord | None) -> VariantComparison:
-    sides = _Sides(a, b, _iterations(a), _iterations(b), floor)
-    shown = [metric for metric in METRICS.values() if metric.compared]
-    return VariantComparison(
-        a,
-        b,
-        tuple(made for metric in shown if (made := sides.compare(metric)).verdict is not Verdict.NOT_MEASURED),
-        tuple(TaskComparison(a.number(task.task), b.number(task.task), task) for task in paired),
-    )
-
-
-def _iterations(variant: Variant) -> list[list[Mapping[str, Any]]]:
-    """Samples of performance, one list per iteration; empty if none were kept."""
+def _iterations(variant: Variant) -> _Iterations:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in read_samples(variant.directory, "performance") if variant.performance is not None else ():
         found.setdefault(str(row.get("iteration")), []).append(row)
     return list(found.values())
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """Both variants, ready to be compared metric by metric."""
+def _compared(
+    metric: Metric, a: Variant, b: Variant, samples: tuple[_Iterations, _Iterations], noise: NoiseRecord | None
+) -> MetricComparison | None:
+    """One metric; None if neither side has it."""
+    before, after = a.number(metric), b.number(metric)
+    if before is None and after is None:
+        return None
+    made = MetricComparison(metric, before, after, a.interval(metric), b.interval(metric))
+    reason = _obstacle(metric, a, b)
+    if reason is not None or not before or after is None:
+        return replace(made, reason=reason or ("A is 0" if before == 0 else "measured on one side only"))
+    ratio = after / before
+    if metric.per_length and lengths_differ(b, a):
+        why = f"{b.tokens_per_request:.1f} against {a.tokens_per_request:.1f} output tokens per request: different work"
+        return replace(made, ratio=ratio, verdict=Verdict.CONFOUNDED, reason=why)
 
-    a: Variant
-    b: Variant
-    a_iterations: Sequence[Sequence[Mapping[str, Any]]]
-    b_iterations: Sequence[Sequence[Mapping[str, Any]]]
-    noise: NoiseRecord | None
-
-    def compare(self, metric: Metric) -> MetricComparison:
-        before, after = self.a.number(metric), self.b.number(metric)
-        made = MetricComparison(metric, before, after, self.a.interval(metric), self.b.interval(metric))
-        if before is None and after is None:
-            return made
-        reason = self._obstacle(metric)
-        if reason is None and (before is None or after is None or not before):
-            reason = "A is 0" if before == 0 else "measured on one side only"
-        if reason is not None or before is None or after is None:
-            return replace(made, verdict=Verdict.NOT_COMPARABLE, reason=reason)
-        ratio = after / before
-        if metric.per_length and lengths_differ(self.b, self.a):
-            tokens = " against ".join(f"{variant.tokens_per_request:.1f}" for variant in (self.b, self.a))
-            why = f"{tokens} output tokens per request: different work"
-            return replace(made, ratio=ratio, verdict=Verdict.CONFOUNDED, reason=why)
-        if metric.exact:
-            return replace(made, ratio=ratio, interval=(ratio, ratio), verdict=_judge(metric, (ratio, ratio), None))
-        interval = self._interval(metric, ratio, made)
-        floor = floor_of(self.noise, metric.key)
-        return replace(
-            made,
-            ratio=ratio,
-            interval=interval if interval is None or floor is None else widened(interval, floor),
-            floor=floor,
-            verdict=_judge(metric, interval, floor),
-            reason=None if interval else "a single number per side, without an interval",
-        )
-
-    def _obstacle(self, metric: Metric) -> str | None:
-        if metric.basis is Basis.FILES:
-            return None
-        if metric is WEIGHTS:
-            emulated = "emulated" in (self.a.kernels, self.b.kernels)
-            return "emulated kernels load 16-bit weights" if emulated else None
-        one_sided = self.a.number(metric) is None or self.b.number(metric) is None
-        if one_sided and self.a.counts(metric) and self.b.counts(metric):
-            return None
-        found = obstacles(metric, self.b, self.a)
-        drifted = any(v.performance is not None and v.performance.warmup_stable is False for v in (self.a, self.b))
-        if metric.sample is not None and drifted:
-            found.append("times still drifted when they were measured")
-        return ", ".join(found) or None
-
-    def _interval(self, metric: Metric, ratio: float, made: MetricComparison) -> Interval | None:
-        if metric.sample is not None and self.a_iterations and self.b_iterations:
-            return self._bootstrapped(metric, ratio)
-        if made.a_interval is None or made.b_interval is None:
-            return None
-        return quotient_interval(ratio, made.b_interval, made.a_interval)
-
-    def _bootstrapped(self, metric: Metric, ratio: float) -> Interval | None:
-        before, after = (_clusters(iterations, metric) for iterations in (self.a_iterations, self.b_iterations))
-        if not before or not after:
-            return None
-        if metric is THROUGHPUT:  # tokens per iteration are fixed: its ratio is that of wall times, inverted
-            found = stats.bootstrap_ratio(before, after)
-            scale = ratio / (_mean(before) / _mean(after)) if found else 1.0
-            return None if found is None else (found.low * scale, found.high * scale)
-        found = stats.bootstrap_ratio(after, before, metric.statistic)
-        return None if found is None else (found.low, found.high)
-
-
-def _clusters(iterations: Sequence[Sequence[Mapping[str, Any]]], metric: Metric) -> list[list[float]]:
-    """The values of a metric, one list per iteration; empty if one is missing. Wall time is one value per iteration."""
-    once = metric.sample == "wall_s"
-    values = [[row.get(metric.sample or "") for row in (rows[:1] if once else rows)] for rows in iterations]
-    if any(not isinstance(value, (int, float)) or not math.isfinite(value) for rows in values for value in rows):
-        return []
-    return values  # type: ignore[return-value]
-
-
-def _mean(clusters: Sequence[Sequence[float]]) -> float:
-    return math.fsum(value for cluster in clusters for value in cluster) / sum(map(len, clusters))
-
-
-def _judge(metric: Metric, interval: Interval | None, floor: float | None) -> Verdict:
-    """The verdict for an interval of B / A; differences within the noise floor do not count."""
+    floor = None
+    if metric.exact:
+        interval: Interval | None = (ratio, ratio)
+    else:
+        interval = _interval(made, ratio, samples)
+        entry = noise.metrics.get(metric.key) if noise is not None else None
+        floor = entry.floor if entry is not None else None
     if interval is None:
-        return Verdict.NO_INTERVAL
-    if metric.exact and interval == (1.0, 1.0):
-        return Verdict.SAME
-    if interval[0] <= 1 <= interval[1]:
-        return Verdict.UNDECIDED
-    low, high = interval if floor is None else widened(interval, floor)
-    if low <= 1 <= high:
-        return Verdict.NOISE
-    higher = low > 1
-    if metric.better is None:
-        return Verdict.HIGHER if higher else Verdict.LOWER
-    return Verdict.BETTER if higher == (metric.better == "higher") else Verdict.WORSE
+        why = "a single number per side, without an interval"
+        return replace(made, ratio=ratio, floor=floor, verdict=Verdict.NO_INTERVAL, reason=why)
+    low, high = interval if floor is None else (interval[0] / (1 + floor), interval[1] * (1 + floor))
+    if metric.exact and ratio == 1:
+        verdict = Verdict.SAME
+    elif interval[0] <= 1 <= interval[1]:
+        verdict = Verdict.UNDECIDED
+    elif low <= 1 <= high:
+        verdict = Verdict.NOISE
+    elif metric.better is None:
+        verdict = Verdict.HIGHER if low > 1 else Verdict.LOWER
+    else:
+        verdict = Verdict.BETTER if (low > 1) == metric.maximise else Verdict.WORSE
+    return replace(made, ratio=ratio, interval=(low, high), floor=floor, verdict=verdict)
+
+
+def _obstacle(metric: Metric, a: Variant, b: Variant) -> str | None:
+    if metric.basis is Basis.FILES:
+        return None
+    if metric is WEIGHTS:
+        return "emulated kernels load 16-bit weights" if "emulated" in (a.kernels, b.kernels) else None
+    if None in (a.number(metric), b.number(metric)) and a.counts(metric) and b.counts(metric):
+        return None
+    found = obstacles(metric, b, a)
+    drifted = any(v.performance is not None and v.performance.warmup_stable is False for v in (a, b))
+    if metric.sample is not None and drifted:
+        found.append("times still drifted when they were measured")
+    return ", ".join(found) or None
+
+
+def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, _Iterations]) -> Interval | None:
+    """The interval of B / A, from the samples of both runs or, if a run kept none, from their own intervals."""
+    metric = made.metric
+    if metric.sample is None or not all(samples):
+        return made.a_interval and made.b_interval and quotient_interval(ratio, made.b_interval, made.a_interval)
+    sides: list[list[list[float]]] = []
+    for iterations in samples:
+        # Wall time is one value per iteration.
+        rows = [rows[:1] for rows in iterations] if metric.sample == "wall_s" else iterations
+        sides.append([[row.get(metric.sample) for row in iteration] for iteration in rows])  # type: ignore[misc]
+    before, after = sides
+    values = chain.from_iterable((*before, *after))
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        return None
+    if metric is THROUGHPUT:  # tokens per iteration are fixed: its ratio is that of wall times, inverted
+        found = stats.bootstrap_ratio(before, after)
+        scale = ratio / (fmean(chain.from_iterable(before)) / fmean(chain.from_iterable(after))) if found else 1.0
+        return None if found is None else (found.low * scale, found.high * scale)
+    found = stats.bootstrap_ratio(after, before, metric.statistic)
+    return None if found is None else (found.low, found.high)
 
 
 def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Interval | None]]) -> float | None:
-    """The floor of a metric.
+    """The floor of a metric: a relative change, up or down; None below two runs.
 
     Args:
-        values: One a run.
+        values: One per run.
         ratios: Of pairs of runs, each with its interval if there is one.
-
-    Returns:
-        A relative change, up or down; None below two runs.
     """
     predicted = stats.repeat_bound([value for value in values if value is not None])
     ends = [end for ratio, interval in ratios for end in (interval or (ratio, ratio))]
@@ -260,40 +229,28 @@ def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Int
 
 
 def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
-    """The noise floor from two or more measurements of one variant.
-
-    Args:
-        runs: The same variant, measured again and again.
-        margin_pp: As in `compare`; changes no floor.
-    """
-    pairs: list[VariantComparison] = [compare(a, b, margin_pp) for a, b in combinations(runs, 2)]
+    """The noise floor from two or more measurements of one variant; the margin changes no floor."""
     ratios: dict[str, list[tuple[float, Interval | None]]] = {}
-    for made in (metric for each in pairs for metric in each.metrics):
-        if made.ratio is not None and not made.metric.exact:
-            ratios.setdefault(made.metric.key, []).append((made.ratio, made.interval))
-    paired: dict[str, list[PairedTask]] = {}
-    for task in (task.paired for each in pairs for task in each.tasks):
-        if task.drop_pp is not None:
-            paired.setdefault(task.task, []).append(task)
+    flips: dict[str, float] = {}
+    for made in (compare(a, b, margin_pp) for a, b in combinations(runs, 2)):
+        for found in made.metrics:
+            if found.ratio is not None and not found.metric.exact:
+                ratios.setdefault(found.metric.key, []).append((found.ratio, found.interval))
+        for paired in (task.paired for task in made.tasks if task.paired.drop_pp is not None):
+            flips[paired.task] = max(flips.get(paired.task, 0.0), paired.flips or 0.0)
+    values = {key: tuple(run.number(key) for run in runs) for key in (*ratios, *flips)}
+    spreads = {task: stats.repeat_spread([v for v in values[task] if v is not None]) for task in flips}
     return NoiseRecord(
         model=runs[0].model,
         precision=runs[0].precision,
         timestamp=environment.now(),
         **{s.name: speed_setting(runs[0], s) for s in settings_of(TPOT) if s.name in NoiseRecord.model_fields},
         metrics={
-            key: FloorEntry(values=_values(runs, key), floor=floor_from(_values(runs, key), found))
-            for key, found in ratios.items()
+            key: FloorEntry(values=values[key], floor=floor_from(values[key], found)) for key, found in ratios.items()
         },
-        tasks={task: FloorEntry(values=_values(runs, task), floor=_points(_values(runs, task))) for task in paired},
-        flips={task: max(p.flips or 0.0 for p in found) for task, found in paired.items()},
+        tasks={  # percentage points
+            task: FloorEntry(values=values[task], floor=None if spread is None else spread * 100)
+            for task, spread in spreads.items()
+        },
+        flips=flips,
     )
-
-
-def _values(runs: Sequence[Variant], key: str) -> tuple[float | None, ...]:
-    return tuple(run.number(key) for run in runs)
-
-
-def _points(accuracies: Sequence[float | None]) -> float | None:
-    """The floor of a drop in percentage points."""
-    spread = stats.repeat_spread([value for value in accuracies if value is not None])
-    return None if spread is None else spread * 100

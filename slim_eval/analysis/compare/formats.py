@@ -1,11 +1,10 @@
-"""A comparison as a terminal table, as Markdown and as JSON, from the same columns."""
+"""A comparison as a terminal table, as Markdown and as JSON, from the same rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -25,15 +24,61 @@ _STYLES = {
     "within noise": "dim", "no difference seen": "dim",
 }  # fmt: skip
 _GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 % interval in brackets"
+_LEFT = ("metric", "task", "verdict")
+_METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
+_TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
+# All in one where width does not matter; a terminal of 80 columns would break words and numbers.
+_NARROW_TASK_COLUMNS = (
+    ("task", "items", "A %", "B %", "drop, pp", "verdict"), ("task", "flips %", "p (Holm)", "KL, nats"),
+)  # fmt: skip
+_Row = Mapping[str, str]  # header -> text
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column: its header, and the text of each row."""
+def _metric_row(made: MetricComparison) -> _Row:
+    gain = made.ratio if made.metric.better is None else made.gain
+    text = _text(gain, "{:.2f}x")
+    if gain is not None and made.interval is not None and 0 < made.interval[0] != made.interval[1]:
+        low, high = made.interval
+        ends = (1 / high, 1 / low) if made.metric.better == "lower" else (low, high)
+        text += f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+    return {
+        "metric": made.metric.header,
+        "A": _value(made.a, made.a_interval, made.metric.scale),
+        "B": _value(made.b, made.b_interval, made.metric.scale),
+        "gain": text,
+        "verdict": made.verdict.value,
+    }
 
-    header: str
-    text: Callable[[Any], str]
-    justify: Literal["left", "right"] = "right"
+
+def _task_row(task: TaskComparison) -> _Row:
+    paired = task.paired
+    drop = _ABSENT if task.a is None or task.b is None else _points((task.a - task.b) * 100)
+    if paired.drop_pp is not None:
+        ends = [_points(end) for end in paired.interval_pp or ()]
+        drop = _points(paired.drop_pp) + (f" [{', '.join(ends)}]" if ends else "")
+    verdict = str(paired.verdict)
+    if paired.refused is not None:
+        verdict = "not paired"
+    elif paired.items_needed:
+        verdict += f" (needs {paired.items_needed:,} items)"
+    elif paired.verdict == UNDERPOWERED:
+        verdict += " (the drop is close to the margin)"
+    tiny = paired.p_value_holm is not None and paired.p_value_holm < 0.001
+    return {
+        "task": paired.task,
+        "items": _text(paired.num_items, "{:,}"),
+        "A %": _text(task.a, "{:.1f}", 100),
+        "B %": _text(task.b, "{:.1f}", 100),
+        "drop, pp": drop,
+        "flips %": _text(paired.flips, "{:.1f}", 100),
+        "p (Holm)": "<0.001" if tiny else _text(paired.p_value_holm, "{:.3f}"),
+        "KL, nats": _text(paired.answer_kl, "{:.2g}"),
+        "verdict": verdict,
+    }
+
+
+def _text(value: float | None, form: str, scale: int = 1) -> str:
+    return _ABSENT if value is None else form.format(value * scale)
 
 
 def _value(value: float | None, interval: Interval | None, scale: float) -> str:
@@ -43,103 +88,35 @@ def _value(value: float | None, interval: Interval | None, scale: float) -> str:
     return f"{number(value * scale)}{half}"
 
 
-def _gain(made: MetricComparison) -> str:
-    shown = made.ratio if made.metric.better is None else made.gain
-    if shown is None:
-        return _ABSENT
-    if made.interval is None or made.interval[0] == made.interval[1] or min(made.interval) <= 0:
-        return f"{shown:.2f}x"
-    ends = made.interval if made.metric.better != "lower" else (1 / made.interval[1], 1 / made.interval[0])
-    return f"{shown:.2f}x [{ends[0]:.2f}, {ends[1]:.2f}]"
-
-
-def _percent(share: float | None) -> str:
-    return _ABSENT if share is None else f"{share * 100:.1f}"
-
-
-def _drop(task: TaskComparison) -> str:
-    paired = task.paired
-    if paired.drop_pp is None:
-        return _ABSENT if task.a is None or task.b is None else _points((task.a - task.b) * 100)
-    ends = paired.interval_pp
-    return _points(paired.drop_pp) + ("" if ends is None else f" [{_points(ends[0])}, {_points(ends[1])}]")
-
-
 def _points(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"  # + 0.0: no negative zero
-
-
-def _p_value(task: TaskComparison) -> str:
-    p = task.paired.p_value_holm
-    return _ABSENT if p is None else ("<0.001" if p < 0.001 else f"{p:.3f}")
-
-
-def _kl(task: TaskComparison) -> str:
-    return _ABSENT if task.paired.answer_kl is None else f"{task.paired.answer_kl:.2g}"
-
-
-def _task_verdict(task: TaskComparison) -> str:
-    paired = task.paired
-    if paired.refused is not None:
-        return "not paired"
-    more = f" (needs {paired.items_needed:,} items)" if paired.items_needed else ""
-    if paired.verdict == UNDERPOWERED and not more:
-        more = " (the drop is close to the margin)"
-    return f"{paired.verdict}{more}"
-
-
-_METRIC_COLUMNS = (
-    _Column("metric", lambda made: made.metric.header, "left"),
-    _Column("A", lambda made: _value(made.a, made.a_interval, made.metric.scale)),
-    _Column("B", lambda made: _value(made.b, made.b_interval, made.metric.scale)),
-    _Column("gain", _gain),
-    _Column("verdict", lambda made: made.verdict.value, "left"),
-)
-_TASK = _Column("task", lambda task: task.paired.task, "left")
-_VERDICT_COLUMNS = (
-    _TASK,
-    _Column("items", lambda task: _ABSENT if task.paired.num_items is None else f"{task.paired.num_items:,}"),
-    _Column("A %", lambda task: _percent(task.a)),
-    _Column("B %", lambda task: _percent(task.b)),
-    _Column("drop, pp", _drop),
-    _Column("verdict", _task_verdict, "left"),
-)
-_EVIDENCE_COLUMNS = (
-    _TASK,
-    _Column("flips %", lambda task: _percent(task.paired.flips)),
-    _Column("p (Holm)", _p_value),
-    _Column("KL, nats", _kl),
-)
-# All in one where width does not matter; a terminal of 80 columns would break words and numbers.
-_TASK_COLUMNS = (*_VERDICT_COLUMNS[:-1], *_EVIDENCE_COLUMNS[1:], _VERDICT_COLUMNS[-1])
 
 
 def renderable(report: ComparisonReport) -> RenderableType:
     """The comparison for a terminal."""
     parts: list[RenderableType] = []
     for pair in report.pairs:
-        parts.append(Text(_title(pair), style="bold"))
-        for columns, rows in _tables(pair, _VERDICT_COLUMNS, _EVIDENCE_COLUMNS):
-            parts.append(_table(columns, rows))
+        parts.append(Text("A: {}   B: {}".format(*pair.names), style="bold"))
+        parts += [_table(columns, rows) for columns, rows in _tables(pair, *_NARROW_TASK_COLUMNS)]
         parts += [Text(line, style="dim") for line in _notes(pair)]
-    parts += [Text(f"caveat: {text}", style="yellow") for text in _caveat_lines(report)]
+    caveats, conditions = _ends(report)
+    parts += [Text(f"caveat: {text}", style="yellow") for text in caveats]
     parts += [Text(f"note: {text}") for text in report.notes]
-    parts += [Text(line) for line in _outcome_lines(report)]
-    return Group(*parts)
+    return Group(*parts, *map(Text, conditions))
 
 
 def to_markdown(report: ComparisonReport) -> str:
     """The comparison as Markdown."""
     lines: list[str] = []
     for pair in report.pairs:
-        lines += [f"## {_title(pair)}", ""]
+        lines += ["## A: {}   B: {}".format(*pair.names), ""]
         for columns, rows in _tables(pair, _TASK_COLUMNS):
-            lines += _markdown_table(columns, rows)
+            rule = ["---" if column in _LEFT else "---:" for column in columns]
+            cells = [columns, rule, *([row[column].replace("|", "\\|") for column in columns] for row in rows)]
+            lines += [*(f"| {' | '.join(texts)} |" for texts in cells), ""]
         lines += [*(f"- {line}" for line in _notes(pair)), ""]
-    sections = (
-        ("Caveats", _caveat_lines(report)), ("Notes", report.notes), ("Conditions", _outcome_lines(report)),
-    )  # fmt: skip
-    for title, found in sections:
+    caveats, conditions = _ends(report)
+    for title, found in (("Caveats", caveats), ("Notes", report.notes), ("Conditions", conditions)):
         lines += [f"### {title}", "", *(f"- {line}" for line in found), ""] if found else []
     return "\n".join(lines).rstrip() + "\n"
 
@@ -179,63 +156,46 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
     return {**sides, "metrics": metrics, "tasks": tasks}
 
 
-def _title(pair: VariantComparison) -> str:
-    a, b = pair.names
-    return f"A: {a}   B: {b}"
-
-
-def _tables(pair: VariantComparison, *of_tasks: Sequence[_Column]) -> list[tuple[Sequence[_Column], Sequence[Any]]]:
-    found: list[tuple[Sequence[_Column], Sequence[Any]]] = [
-        (_METRIC_COLUMNS, pair.metrics), *((columns, pair.tasks) for columns in of_tasks),
-    ]  # fmt: skip
+def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Sequence[str], Sequence[_Row]]]:
+    """Columns and rows: the metrics, and the tasks once in each of the given sets of columns; none without rows."""
+    metrics, tasks = [_metric_row(made) for made in pair.metrics], [_task_row(task) for task in pair.tasks]
+    found = [(_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks)]
     return [(columns, rows) for columns, rows in found if rows]
 
 
-def _table(columns: Sequence[_Column], rows: Sequence[Any]) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[_Row]) -> Table:
     table = Table()
     for column in columns:
         # Lines are broken between words alone: no column is narrower than its longest one, but for very long names.
-        words = (word for row in rows for word in column.text(row).split())
-        longest = min(_LONGEST_WORD, max(map(len, (column.header, *words))))
-        table.add_column(column.header, justify=column.justify, overflow="fold", min_width=longest)
+        words = (word for row in rows for word in row[column].split())
+        longest = min(_LONGEST_WORD, max(map(len, (column, *words))))
+        table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold", min_width=longest)
     for row in rows:
-        texts = [column.text(row) for column in columns]
-        style = _STYLES.get(texts[-1].split(" (")[0], "")
-        table.add_row(*map(escape, texts[:-1]), f"[{style}]{escape(texts[-1])}[/]" if style else escape(texts[-1]))
+        *texts, last = (escape(row[column]) for column in columns)
+        style = _STYLES.get(row[columns[-1]].split(" (")[0])
+        table.add_row(*texts, f"[{style}]{last}[/]" if style else last)
     return table
 
 
-def _markdown_table(columns: Sequence[_Column], rows: Sequence[Any]) -> list[str]:
-    def line(variants: Sequence[str]) -> str:
-        return "| " + " | ".join(variant.replace("|", "\\|") for variant in variants) + " |"
-
-    rule = ["---:" if column.justify == "right" else "---" for column in columns]
-    head = [line([column.header for column in columns]), line(rule)]
-    return [*head, *(line([column.text(row) for column in columns]) for row in rows), ""]
-
-
 def _notes(pair: VariantComparison) -> list[str]:
-    """Reasons for missing verdicts, each once, and the meaning of the columns."""
-    reasons: dict[str, list[str]] = {}
-    for made in pair.metrics:
-        if made.reason:
-            reasons.setdefault(f"{made.verdict.value}: {made.reason}", []).append(made.metric.label)
-    for task in pair.tasks:
-        if task.paired.refused:
-            reasons.setdefault(f"not paired: {task.paired.refused}", []).append(task.paired.task)
+    """The meaning of the columns, and reasons for missing verdicts, each once."""
     lines = [_GAIN_NOTE] if pair.metrics else []
     widened = [made.metric.label for made in pair.metrics if made.floor is not None]
     if widened:
         lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")
     elif any(made.interval is not None and not made.metric.exact for made in pair.metrics):
         lines.append("no noise floor: these intervals do not include run-to-run variance (see slim-eval noise)")
-    for task in pair.tasks:
-        if task.paired.num_left_out:
-            lines.append(
-                f"{task.paired.task}: left out {task.paired.num_left_out} items that have no score on either side"
-            )
-    if any(task.paired.verdict for task in pair.tasks):
-        margin = next(task.paired.margin_pp for task in pair.tasks if task.paired.verdict)
+    reasons: dict[str, list[str]] = {}
+    for made in pair.metrics:
+        if made.reason:
+            reasons.setdefault(f"{made.verdict.value}: {made.reason}", []).append(made.metric.label)
+    for paired in (task.paired for task in pair.tasks):
+        if paired.refused:
+            reasons.setdefault(f"not paired: {paired.refused}", []).append(paired.task)
+        if paired.num_left_out:
+            lines.append(f"{paired.task}: left out {paired.num_left_out} items that have no score on either side")
+    margin = next((task.paired.margin_pp for task in pair.tasks if task.paired.verdict), None)
+    if margin is not None:
         lines.append(
             f"drop: percentage points that B lost on the same items, with 95 % interval; equivalent: the "
             f"whole interval is below {margin:g}"
@@ -243,12 +203,9 @@ def _notes(pair: VariantComparison) -> list[str]:
     return [*lines, *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())]
 
 
-def _caveat_lines(report: ComparisonReport) -> list[str]:
-    return [f"{', '.join(caveat.variants)}: {caveat.text}" for caveat in report.caveats]
-
-
-def _outcome_lines(report: ComparisonReport) -> list[str]:
-    return [
+def _ends(report: ComparisonReport) -> tuple[list[str], list[str]]:
+    """The caveats, and the outcomes of the conditions, in words."""
+    return [f"{', '.join(caveat.variants)}: {caveat.text}" for caveat in report.caveats], [
         f"fail if {outcome.condition.text}{outcome.where}: {outcome.decision.value} — {outcome.reason}"
         for outcome in report.outcomes
     ]

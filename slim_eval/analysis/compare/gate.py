@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from slim_eval import stats
-from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison, Verdict
+from slim_eval.analysis.compare.comparison import VariantComparison, Verdict
 from slim_eval.errors import UsageError
 from slim_eval.metrics import METRICS
-from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval
 from slim_eval.utils import did_you_mean
 
@@ -46,7 +45,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "_second": {"tok/s": 1.0},
 }
 #: What can be asked of a task, by the ending of the condition's name -> units with their factor to shares.
-_TASK_UNITS = {"_drop": ("pp", "%"), "_flips": ("%",)}
+_TASK_UNITS: dict[str, tuple[str, ...]] = {"_drop": ("pp", "%"), "_flips": ("%",)}
 
 
 class Decision(str, Enum):
@@ -80,47 +79,34 @@ class ConditionOutcome:
 
 
 def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
-    """Read conditions.
-
-    Args:
-        texts: Conditions from the command line.
-        tasks: Tasks of the variants.
+    """Read conditions from the command line, on the metrics and on these tasks of the variants.
 
     Raises:
         UsageError: A condition is malformed, or its metric or unit is unknown; the nearest names are shown.
     """
-    return [_parse(text, tasks) for text in texts]
-
-
-def _parse(text: str, tasks: Sequence[str]) -> Condition:
-    match = _PATTERN.fullmatch(text)
-    if match is None:
-        raise UsageError(f"--fail-if {text!r}: not a condition", _EXAMPLE)
-    name, compare, value, unit = match.groups()
-    if not math.isfinite(float(value)):
-        raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
-    if name in METRICS and METRICS[name].compared:
-        _check_unit(text, unit, ["%", *_units_of(name)], optional=not _units_of(name))
-        return Condition(text, name, compare, float(value), unit)
-    for ending, units in _TASK_UNITS.items():
-        task = name.removesuffix(ending)
-        if name.endswith(ending) and task in tasks:
-            _check_unit(text, unit, units)
-            return Condition(text, ending, compare, float(value), unit, task)
-    known = [
-        *(key for key, metric in METRICS.items() if metric.compared),
-        *(f"{task}{ending}" for task in tasks for ending in _TASK_UNITS),
-    ]
-    raise UsageError(
-        f"--fail-if {text!r}: unknown metric {name!r}", did_you_mean(name, known) or f"known: {', '.join(known)}"
-    )
-
-
-def _check_unit(text: str, unit: str, known: Sequence[str], *, optional: bool = False) -> None:
-    if unit in known or (optional and not unit):
-        return
-    what = f"unknown unit {unit!r}" if unit else "no unit"
-    raise UsageError(f"--fail-if {text!r}: {what}", f"known here: {', '.join(known)}")
+    metrics = [key for key, metric in METRICS.items() if metric.compared]
+    of_tasks = {f"{task}{ending}": (task, ending) for task in tasks for ending in _TASK_UNITS}
+    found = []
+    for text in texts:
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            raise UsageError(f"--fail-if {text!r}: not a condition", _EXAMPLE)
+        name, compare, value, unit = match.groups()
+        if not math.isfinite(float(value)):
+            raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
+        task, units = None, ("%", *(_units_of(name) or ("",)))
+        if name not in metrics:
+            if name not in of_tasks:
+                known = [*metrics, *of_tasks]
+                near = did_you_mean(name, known) or f"known: {', '.join(known)}"
+                raise UsageError(f"--fail-if {text!r}: unknown metric {name!r}", near)
+            task, name = of_tasks[name]
+            units = _TASK_UNITS[name]
+        if unit not in units:
+            what = f"unknown unit {unit!r}" if unit else "no unit"
+            raise UsageError(f"--fail-if {text!r}: {what}", f"known here: {', '.join(filter(None, units))}")
+        found.append(Condition(text, name, compare, float(value), unit, task))
+    return found
 
 
 def _units_of(key: str) -> dict[str, float]:
@@ -129,14 +115,9 @@ def _units_of(key: str) -> dict[str, float]:
 
 def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutcome:
     """Decide one condition on one pair of variants."""
-    if condition.task is not None:
-        task = next((task.paired for task in comparison.tasks if task.paired.task == condition.task), None)
-        interval, doubt = _task_interval(condition, task)
-    else:
-        metric = next((made for made in comparison.metrics if made.metric.key == condition.name), None)
-        interval, doubt = _metric_interval(condition, metric)
-    if interval is None:
-        return ConditionOutcome(condition, Decision.UNDECIDED, doubt)
+    interval = (_metric_interval if condition.task is None else _task_interval)(condition, comparison)
+    if isinstance(interval, str):
+        return ConditionOutcome(condition, Decision.UNDECIDED, interval)
     low, high = interval
     holds = _OPERATORS[condition.compare]
     shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g} {condition.unit} (95 %)"
@@ -146,36 +127,34 @@ def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutc
     return ConditionOutcome(condition, Decision.DOES_NOT_HOLD if met == {False} else Decision.UNDECIDED, shown)
 
 
-def _metric_interval(condition: Condition, made: MetricComparison | None) -> tuple[Interval | None, str]:
-    """The interval of the condition's metric in the condition's unit; or None and the reason."""
+def _metric_interval(condition: Condition, comparison: VariantComparison) -> Interval | str:
+    """The interval of the condition's metric in the condition's unit; or the reason why there is none."""
+    made = next((made for made in comparison.metrics if made.metric.key == condition.name), None)
     if made is None or made.b is None:
-        return None, "not measured"
+        return "not measured"
     if condition.unit == "%":
         if made.verdict is Verdict.CONFOUNDED or made.interval is None:
-            return None, made.reason or made.verdict.value
-        return ((made.interval[0] - 1) * 100, (made.interval[1] - 1) * 100), ""
+            return made.reason or made.verdict.value
+        return (made.interval[0] - 1) * 100, (made.interval[1] - 1) * 100
     factor = _units_of(condition.name).get(condition.unit, 1.0)
     own = made.b_interval or ((made.b, made.b) if made.metric.exact else None)
-    return (None, "no interval") if own is None else ((own[0] / factor, own[1] / factor), "")
+    return "no interval" if own is None else (own[0] / factor, own[1] / factor)
 
 
-def _flips_interval(task: PairedTask) -> tuple[Interval | None, str]:
-    if task.lost is None or task.gained is None or not task.num_items:
-        return None, "the scores are graded"
-    found = stats.wilson_interval(task.lost + task.gained, task.num_items)
-    return (found.low * 100, found.high * 100), ""
-
-
-def _task_interval(condition: Condition, task: PairedTask | None) -> tuple[Interval | None, str]:
+def _task_interval(condition: Condition, comparison: VariantComparison) -> Interval | str:
+    """The same of what is asked of the condition's task."""
+    task = next((task.paired for task in comparison.tasks if task.paired.task == condition.task), None)
     if task is None or task.refused is not None:
-        return None, "not measured" if task is None else (task.refused or "")
+        return "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":
-        return _flips_interval(task)
+        if task.lost is None or task.gained is None or not task.num_items:
+            return "the scores are graded"
+        flips = stats.wilson_interval(task.lost + task.gained, task.num_items)
+        return flips.low * 100, flips.high * 100
     if task.interval_pp is None:
-        return None, "no interval"
+        return "no interval"
     if condition.unit == "pp":
-        return task.interval_pp, ""
+        return task.interval_pp
     if not task.baseline_accuracy:
-        return None, "A's accuracy is 0"
-    low, high = (end / task.baseline_accuracy for end in task.interval_pp)
-    return (low, high), ""
+        return "A's accuracy is 0"
+    return task.interval_pp[0] / task.baseline_accuracy, task.interval_pp[1] / task.baseline_accuracy

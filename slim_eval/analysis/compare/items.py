@@ -10,16 +10,15 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slim_eval import stats
-from slim_eval.analysis.comparability import task_obstacles
+from slim_eval.analysis.comparability import obstacles
 from slim_eval.errors import ResultFileError
 from slim_eval.results.records import PairedRecord, PairedTask
 from slim_eval.results.store import PAIRED, find_results, read_samples, write_paired
-from slim_eval.results.variants import Variant, by_model, ordered_tasks
+from slim_eval.results.variants import Variant, by_model, metric_of, ordered_tasks
 from slim_eval.utils import environment, safe_json
 
 ALPHA = 0.05
@@ -31,27 +30,11 @@ EQUIVALENT, DEGRADED, UNDERPOWERED = "equivalent", "degraded", "underpowered"
 NO_ITEM_OUTCOMES = "no outcomes of single items"
 
 _Key = tuple[str, str, int]  # subtask, document hash, which of several items with that hash
-
-
-@dataclass(frozen=True)
-class _Items:
-    """One variant's items of a task."""
-
-    by_key: Mapping[_Key, Mapping[str, Any]]
-
-    @classmethod
-    def of(cls, variant: Variant, task: str) -> _Items:
-        seen: Counter[tuple[str, str]] = Counter()
-        found: dict[_Key, Mapping[str, Any]] = {}
-        for row in read_samples(variant.directory, task):
-            name = (str(row.get("task", task)), str(row.get("doc_hash")))
-            found[(*name, seen[name])] = row
-            seen[name] += 1
-        return cls(found)
+_Items = dict[_Key, Mapping[str, Any]]
 
 
 def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) -> list[PairedTask]:
-    """Pair two variants on every task that both have; verdicts are given by `give_verdicts`, once all pairs are known.
+    """Pair a variant with its baseline; verdicts are given by `give_verdicts`, once all pairs are known.
 
     Args:
         base: The baseline.
@@ -59,34 +42,45 @@ def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) ->
         tasks: Tasks to pair; by default those that both variants have a record of.
     """
     shared = ordered_tasks(set(base.accuracy) & set(variant.accuracy)) if tasks is None else tasks
-    return [_paired(task, base, variant, task_obstacles(task, variant, base)) for task in shared]
+    return [_paired(task, base, variant) for task in shared]
 
 
-def _paired(task: str, base: Variant, variant: Variant, obstacles: Sequence[str]) -> PairedTask:
-    if obstacles or task not in base.accuracy or task not in variant.accuracy:
-        return PairedTask(task=task, refused=", ".join(obstacles) or "measured on one side only")
+def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
+    why = obstacles(metric_of(task, (variant, base)), variant, base)
+    if why or task not in base.accuracy or task not in variant.accuracy:
+        return PairedTask(task=task, refused=", ".join(why) or "measured on one side only")
     metric = variant.accuracy[task].metric
     try:
-        here, there = _Items.of(variant, task), _Items.of(base, task)
+        here, there = _items(variant, task), _items(base, task)
     except ResultFileError as error:
         return PairedTask(task=task, metric=metric, refused=error.cause)
-    refusal = _refusal(base, variant, there, here)
-    if refusal is not None:
-        return PairedTask(task=task, metric=metric, refused=refusal)
-    scores = {key: (_score(there, key, metric), _score(here, key, metric)) for key in here.by_key}
-    scored = {key: (a, b) for key, (a, b) in scores.items() if a is not None and b is not None}
+    both = [key for key in here if key in there]
+    prompts = sum(there[key].get("prompt_hash") != here[key].get("prompt_hash") for key in both)
+    scores = {key: (_score(there[key], metric), _score(here[key], metric)) for key in both}
     lopsided = sum((a is None) != (b is None) for a, b in scores.values())
-    if lopsided:  # an answer without a score is seldom missing by chance: left out, it would hide a broken model
-        return PairedTask(
-            task=task, metric=metric, refused=f"{lopsided} of {len(scores)} items have a score on one side only"
-        )
-    if not scored:
-        return PairedTask(task=task, metric=metric, refused=f"no item has a score of its own for {metric}")
-    keys = list(scored)
-    before, after = ([pair[side] for pair in scored.values()] for side in (0, 1))
-    clusters = [key[0] for key in keys]
+    scored = {key: (a, b) for key, (a, b) in scores.items() if a is not None and b is not None}
+    refused = None
+    if not there or not here:
+        refused = f"{(variant if there else base).precision} has {NO_ITEM_OUTCOMES}"
+    elif here.keys() != there.keys():
+        only_there, only_here = len(there) - len(both), len(here) - len(both)
+        refused = f"items differ: {only_there} only in the first, {only_here} only in the second, {len(both)} in both"
+    elif prompts:
+        refused = f"prompts differ for {prompts} of {len(here)} items: few-shot examples, seed or chat template"
+    elif lopsided:  # an answer without a score is seldom missing by chance: left out, it would hide a broken model
+        refused = f"{lopsided} of {len(scores)} items have a score on one side only"
+    elif not scored:
+        refused = f"no item has a score of its own for {metric}"
+    if refused is not None:
+        return PairedTask(task=task, metric=metric, refused=refused)
+
+    before, after = zip(*scored.values(), strict=True)
+    clusters = [subtask for subtask, *_ in scored]
     found = stats.paired_difference(before, after, clusters if len(set(clusters)) > 1 else None)
-    interval = found.interval
+    choices = [(there[key].get("loglikelihoods"), here[key].get("loglikelihoods")) for key in scored]
+    usable = [
+        (p, q) for p, q in choices if p and q and len(p) == len(q) > 1 and None not in p and None not in q
+    ]  # fmt: skip
     return PairedTask(
         task=task,
         metric=metric,
@@ -94,48 +88,40 @@ def _paired(task: str, base: Variant, variant: Variant, obstacles: Sequence[str]
         num_left_out=len(scores) - len(scored),
         num_clusters=len(set(clusters)),
         design_effect=_design_effect(found),
-        baseline_accuracy=math.fsum(before) / len(keys),
-        accuracy=math.fsum(after) / len(keys),
+        baseline_accuracy=math.fsum(before) / len(scored),
+        accuracy=math.fsum(after) / len(scored),
         drop_pp=found.difference * 100,
-        interval_pp=None if interval is None else (interval.low * 100, interval.high * 100),
+        interval_pp=None if found.interval is None else (found.interval.low * 100, found.interval.high * 100),
         lost=found.lost,
         gained=found.gained,
         flips=found.flips,
         p_value=found.p_value,
-        answer_kl=_answer_kl(there, here, keys),
+        answer_kl=stats.answer_kl(*zip(*usable, strict=True)) if usable else None,
     )
 
 
-def _refusal(base: Variant, variant: Variant, there: _Items, here: _Items) -> str | None:
-    """Why the items of two variants are not the same work."""
-    for side, items in ((base, there), (variant, here)):
-        if not items.by_key:
-            return f"{side.precision} has {NO_ITEM_OUTCOMES}"
-    only_there, only_here = there.by_key.keys() - here.by_key.keys(), here.by_key.keys() - there.by_key.keys()
-    if only_there or only_here:
-        return (
-            f"items differ: {len(only_there)} only in the first, {len(only_here)} only in the second, "
-            f"{len(there.by_key.keys() & here.by_key.keys())} in both"
-        )
-    other = sum(there.by_key[key].get("prompt_hash") != row.get("prompt_hash") for key, row in here.by_key.items())
-    if other:
-        return f"prompts differ for {other} of {len(here.by_key)} items: few-shot examples, seed or chat template"
-    return None
+def _items(variant: Variant, task: str) -> _Items:
+    seen: Counter[tuple[str, str]] = Counter()
+    found: _Items = {}
+    for row in read_samples(variant.directory, task):
+        name = (str(row.get("task", task)), str(row.get("doc_hash")))
+        found[(*name, seen[name])] = row
+        seen[name] += 1
+    return found
 
 
-def _score(items: _Items, key: _Key, metric: str | None) -> float | None:
-    value = items.by_key[key].get(metric or "")
+def _score(item: Mapping[str, Any], metric: str | None) -> float | None:
+    value = item.get(metric or "")
     return float(value) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
 
 
-def _answer_kl(there: _Items, here: _Items, keys: Sequence[_Key]) -> float | None:
-    """KL divergence over the answer choices, from the baseline to the other; None for tasks without choices."""
-    pairs = [(there.by_key[key].get("loglikelihoods"), here.by_key[key].get("loglikelihoods")) for key in keys]
-    usable = [
-        (p, q) for p, q in pairs
-        if p and q and len(p) == len(q) > 1 and None not in p and None not in q
-    ]  # fmt: skip
-    return stats.answer_kl(*zip(*usable, strict=True)) if usable else None
+def _design_effect(found: stats.PairedDifference) -> float | None:
+    """By how much dependence within subtasks multiplies the variance of the difference; None for graded scores."""
+    if found.lost is None or found.gained is None or found.stderr is None or found.num_items < 2:
+        return None
+    n, net = found.num_items, found.lost - found.gained
+    simple = (found.lost + found.gained - net * net / n) / (n - 1) / n
+    return max(1.0, found.stderr**2 / simple) if simple > 0 else 1.0
 
 
 def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> list[list[PairedTask]]:
@@ -146,7 +132,7 @@ def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> l
     neither; `items_needed` would show a drop of the margin's size with 80 % power.
 
     Args:
-        groups: Pairs a variant.
+        groups: Pairs of a variant.
         margin_pp: Drop in percentage points that still counts as equivalent.
     """
     corrected = iter(stats.holm([task.p_value for group in groups for task in group]))
@@ -154,11 +140,16 @@ def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> l
 
 
 def _judge(task: PairedTask, p_holm: float | None, margin_pp: float) -> PairedTask:
-    changes: dict[str, Any] = {"margin_pp": margin_pp, "p_value_holm": p_holm}
-    if task.drop_pp is not None:
-        changes["verdict"] = verdict(task.interval_pp, p_holm, margin_pp)
-        if changes["verdict"] == UNDERPOWERED:
-            changes["items_needed"] = _items_needed(task, margin_pp)
+    judgement = None if task.drop_pp is None else verdict(task.interval_pp, p_holm, margin_pp)
+    changes: dict[str, Any] = {"margin_pp": margin_pp, "p_value_holm": p_holm, "verdict": judgement}
+    n, lost, gained = task.num_items, task.lost, task.gained
+    if judgement == UNDERPOWERED and n is not None and lost is not None and gained is not None:
+        # At the rate of flips that was seen (one more each way, for none). None if there are already as many items:
+        # then the true drop is close to the margin, or there are too few subtasks.
+        rate = min((lost + gained + 2) / (n + 2), 1.0)
+        independent = stats.items_needed(margin_pp / 100, flip_rate=rate, power=POWER, alpha=ALPHA)
+        needed = math.ceil(independent * (task.design_effect or 1.0))
+        changes["items_needed"] = needed if needed > n else None
     return task.model_copy(update=changes)
 
 
@@ -170,28 +161,6 @@ def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margi
     if high < margin_pp:
         return EQUIVALENT
     return DEGRADED if low > 0 and p_holm is not None and p_holm <= ALPHA else UNDERPOWERED
-
-
-def _items_needed(task: PairedTask, margin_pp: float) -> int | None:
-    """Items that would show a drop of the margin, at the rate of flips that was seen (one more each way, for none).
-
-    None if there are already as many: then the true drop is close to the margin, or there are too few subtasks.
-    """
-    if task.lost is None or task.gained is None or task.num_items is None:
-        return None
-    rate = (task.lost + task.gained + 2) / (task.num_items + 2)
-    independent = stats.items_needed(margin_pp / 100, flip_rate=min(rate, 1.0), power=POWER, alpha=ALPHA)
-    needed = math.ceil(independent * (task.design_effect or 1.0))
-    return needed if needed > task.num_items else None
-
-
-def _design_effect(found: stats.PairedDifference) -> float | None:
-    """By how much dependence within subtasks multiplies the variance of the difference; None for graded scores."""
-    if found.lost is None or found.gained is None or found.stderr is None or found.num_items < 2:
-        return None
-    n, net = found.num_items, found.lost - found.gained
-    simple = (found.lost + found.gained - net * net / n) / (n - 1) / n
-    return max(1.0, found.stderr**2 / simple) if simple > 0 else 1.0
 
 
 def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
@@ -206,9 +175,8 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
     Returns:
         The content of the files.
     """
-    variants = find_results(model_directory).variants
-    written = []
-    for (base, variant), tasks in pair_all(variants, margin_pp):
+    records = []
+    for (base, variant), tasks in pair_all(find_results(model_directory).variants, margin_pp):
         record = PairedRecord(
             model=variant.model,
             precision=variant.precision,
@@ -217,39 +185,29 @@ def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]
             margin_pp=margin_pp,
             tasks=tuple(tasks),
         )
-        if not _stands(variant.directory, record):
+        try:
+            found = PairedRecord.model_validate(safe_json.read_json(variant.directory / PAIRED))
+            unchanged = found.model_copy(update={"timestamp": record.timestamp}) == record
+        except (OSError, ValueError):
+            unchanged = False
+        if not unchanged:
             write_paired(variant.directory, record)
-        written.append(record)
-    return written
-
-
-def _stands(directory: Path, record: PairedRecord) -> bool:
-    """Whether a variant's `paired.json` already has this content, apart from its timestamp."""
-    try:
-        found = PairedRecord.model_validate(safe_json.read_json(directory / PAIRED))
-    except (OSError, ValueError):
-        return False
-    return found.model_copy(update={"timestamp": record.timestamp}) == record
+        records.append(record)
+    return records
 
 
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
     """Every quantized variant with its baseline and their shared tasks, judged together; pairs without any left out.
 
-    Args:
-        variants: Variants of any models.
-        margin_pp: Drop in percentage points that still counts as equivalent.
+    Of several baselines, the one in the same folder. A drop of `margin_pp` points still counts as equivalent.
     """
     models = by_model(variants)
-    pairs = [
-        (base, variant) for variant in variants
-        if not variant.is_baseline and (base := baseline_variant(variant, models[variant.base_model])) is not None
-        and set(base.accuracy) & set(variant.accuracy)
-    ]  # fmt: skip
+    pairs = []
+    for variant in variants:
+        model, name = variant.base_model, variant.baseline
+        bases = (v for v in models[model] if v.is_baseline and v.precision == name and v.model == model)
+        base = min(bases, key=lambda other: other.directory.parent != variant.directory.parent, default=None)
+        if not variant.is_baseline and base is not None and set(base.accuracy) & set(variant.accuracy):
+            pairs.append((base, variant))
     verdicts = give_verdicts([pair(base, variant) for base, variant in pairs], margin_pp)
     return list(zip(pairs, verdicts, strict=True))
-
-
-def baseline_variant(variant: Variant, variants: Sequence[Variant]) -> Variant | None:
-    """The baseline of a variant's model; from the same folder if there are several; None if there is none."""
-    found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
-    return min(found, key=lambda other: other.directory.parent != variant.directory.parent, default=None)

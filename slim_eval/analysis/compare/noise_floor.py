@@ -2,7 +2,7 @@
 
 A bootstrap over the iterations of one run cannot see what changes between runs: where memory was placed, how warm the
 device was, what else the machine did. Measuring the same variant again can: `comparison.noise_record` computes the
-floor, this module applies it.
+floor, this module and `comparison.compare_all` apply it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from slim_eval.analysis.comparability import Setting, settings_of
 from slim_eval.metrics import TPOT
-from slim_eval.results.records import NoiseRecord, PairedTask
+from slim_eval.results.records import NoiseRecord
 from slim_eval.results.store import read_noise
-from slim_eval.results.variants import Interval, Variant
+from slim_eval.results.variants import Variant
 
 
 def noise_floor(variant: Variant) -> NoiseRecord | None:
@@ -43,51 +43,22 @@ def speed_setting(variant: Variant, setting: Setting) -> Any:
     return setting.read(record)
 
 
-def floor_of(noise: NoiseRecord | None, key: str) -> float | None:
-    """The floor of a metric, a relative change; None if none is known."""
-    entry = None if noise is None else noise.metrics.get(key)
-    return None if entry is None else entry.floor
-
-
-def widened(interval: Interval, floor: float) -> Interval:
-    """An interval of a ratio, widened by a relative change that may be noise."""
-    return interval[0] / (1 + floor), interval[1] * (1 + floor)
-
-
-def widened_task(task: PairedTask, noise: NoiseRecord | None) -> PairedTask:
-    """A pair of runs on a task, the interval of its drop widened by what accuracy differs from run to run."""
-    entry = None if noise is None else noise.tasks.get(task.task)
-    if entry is None or not entry.floor or task.interval_pp is None:
-        return task
-    low, high = task.interval_pp
-    return task.model_copy(update={"interval_pp": (low - entry.floor, high + entry.floor)})
-
-
 def within_noise(variant: Variant, baseline: Variant | None, noise: NoiseRecord | None) -> frozenset[str]:
-    """The metrics and tasks in which a variant differs from its baseline by no more than the noise floor.
+    """The metric keys and tasks in which a variant differs from its baseline by no more than the model's noise floor.
 
-    Args:
-        variant: The variant.
-        baseline: What it is compared with.
-        noise: The floor of the model; without one nothing is within it.
-
-    Returns:
-        Metric keys and tasks.
+    Nothing is without a baseline or a floor.
     """
     if baseline is None or noise is None or baseline.directory == variant.directory:
         return frozenset()
     found = set()
-    for key, entry in noise.metrics.items():
+    for key, entry in (noise.metrics | noise.tasks).items():
         here, there = variant.number(key), baseline.number(key)
-        if entry.floor is not None and here and there and abs(math.log(here / there)) <= math.log1p(entry.floor):
+        if entry.floor is None or here is None or there is None:
+            continue
+        if key in noise.tasks:
+            within = abs(here - there) * 100 <= entry.floor
+        else:
+            within = bool(here and there) and abs(math.log(here / there)) <= math.log1p(entry.floor)
+        if within:
             found.add(key)
-    for task, entry in noise.tasks.items():
-        here, there = variant.number(task), baseline.number(task)
-        if (
-            entry.floor is not None
-            and here is not None
-            and there is not None
-            and abs(here - there) * 100 <= entry.floor
-        ):
-            found.add(task)
     return frozenset(found)

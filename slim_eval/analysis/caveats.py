@@ -23,23 +23,14 @@ _SHRINKS = 0.95  # at most this share of the 16-bit weights counts as smaller
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of caveat.
+    """One kind of caveat."""
 
-    Attributes:
-        name: Its name in JSON.
-        word: Label in the report: ``confounded``.
-        sign: Shown beside a number in figures and tables; empty for kinds that concern no single number.
-        tex: The sign in LaTeX.
-        tone: ``bad`` (the number must not be used), ``warn`` or ``note``.
-        meaning: Explanation for the reader.
-    """
-
-    name: str
-    word: str
-    tone: str
-    meaning: str = ""
-    sign: str = ""
-    tex: str = ""
+    name: str  # in JSON
+    word: str  # its label in the report: ``confounded``
+    tone: str  # ``bad`` (the number must not be used), ``warn`` or ``note``
+    meaning: str = ""  # explanation for the reader
+    sign: str = ""  # shown beside a number in figures and tables; empty for kinds that concern no single number
+    tex: str = ""  # the sign in LaTeX
 
 
 LENGTH = Kind(

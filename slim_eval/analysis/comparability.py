@@ -34,31 +34,18 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, eq=False)  # one object per setting; compared and hashed as such, which is cheap
 class Setting:
-    """A setting that must be equal in two measurements before their numbers are compared.
+    """A setting that must be equal in two measurements before their numbers are compared."""
 
-    Attributes:
-        name: Its name, unique within its basis.
-        words: Its name in a reason.
-        basis: Numbers that depend on it.
-        read: Its value in a record, in comparable form; None if not recorded.
-        none: Meaning of None, in words.
-        strict: Whether None and a known value differ. Off for facts that older records do not contain.
-        per_run: Whether only numbers that grow with the number of requests depend on it.
-        same: Equality of two values in two variants of one model.
-        alike: Equality of two values in variants of any models; `same` if None.
-        across_models: Whether it is compared between variants of different models.
-    """
-
-    name: str
-    words: str
-    basis: Basis
-    read: Callable[[Any], Any]
-    none: str = "not known"
-    strict: bool = True
-    per_run: bool = False
-    same: Callable[[Any, Any], bool] = operator.eq
-    alike: Callable[[Any, Any], bool] | None = None
-    across_models: bool = True
+    name: str  # unique within its basis
+    words: str  # its name in a reason
+    basis: Basis  # numbers that depend on it
+    read: Callable[[Any], Any]  # its value in a record, in comparable form; None if not recorded
+    none: str = "not known"  # meaning of None, in words
+    strict: bool = True  # whether None and a known value differ; off for facts that older records do not contain
+    per_run: bool = False  # whether only numbers that grow with the number of requests depend on it
+    same: Callable[[Any, Any], bool] = operator.eq  # of two known values (any, if strict) in variants of one model
+    alike: Callable[[Any, Any], bool] | None = None  # the same in variants of any models; `same` if None
+    across_models: bool = True  # whether it is compared between variants of different models
 
     def say(self, value: Any) -> str:
         """A value in words."""
@@ -151,15 +138,9 @@ def _record_of(metric: Metric, variant: Variant) -> Record | None:
 
 
 def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) -> list[str]:
-    """Reasons against comparing numbers of two variants of one model.
+    """Reasons, in words, against comparing a metric of two variants of one model.
 
-    Args:
-        metrics: The metric, or several of one basis: each side needs only one of them.
-        this: The variant that is judged.
-        base: What it is compared with.
-
-    Returns:
-        Reasons in words; empty if the numbers may be compared or neither side was measured.
+    Of several metrics of one basis, each side needs only one. Empty if they may be compared or neither was measured.
     """
     asked = [metrics] if isinstance(metrics, Metric) else list(metrics)
     # An invalid record has no numbers of its own: that is the reason, and not that they are missing.
@@ -227,18 +208,15 @@ _MEAN_TASKS = Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, la
 
 @dataclass(frozen=True)
 class Groups:
-    """Variants sorted by the settings of their measurement.
+    """Variants sorted by the settings of their measurement."""
 
-    Attributes:
-        labels: The group of each variant, in words: ``vllm, NVIDIA A100``; `NOT_MEASURED` for a variant without any of
-            the numbers, if there are several groups.
-        differences: For each group except the first, its differences from the first: ``transformers, Test CPU: engine
-            transformers against vllm, hardware Test CPU against NVIDIA A100``.
-        settings: For each group, its known settings in words; empty if not recorded.
-    """
-
+    #: The group of each variant, in words: ``vllm, NVIDIA A100``; `NOT_MEASURED` for a variant without any of the
+    #: numbers, if there are several groups.
     labels: tuple[str, ...]
+    #: For each group except the first, its differences from the first: ``transformers, Test CPU: engine transformers
+    #: against vllm, hardware Test CPU against NVIDIA A100``.
     differences: tuple[str, ...] = ()
+    #: For each group, its known settings in words; empty if not recorded.
     settings: tuple[str, ...] = ()
 
     @property
@@ -258,11 +236,8 @@ class Groups:
 def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | None = None) -> Groups:
     """Sort variants of any models into groups whose numbers may be compared.
 
-    A variant without some of the numbers joins any group with the same settings for the others.
-
-    Args:
-        variants: Of any models.
-        metrics: Metrics to compare; all of speed and energy by default.
+    A variant without some of the numbers joins any group with the same settings for the others. By default, the
+    numbers are all of speed and energy.
     """
     asked = (*SPEEDS, *ENERGIES[1:]) if metrics is None else tuple(metrics)
     facts = [_facts(variant, asked) for variant in variants]

@@ -32,34 +32,20 @@ class Drop:
 
 @dataclass(frozen=True)
 class Impact:
-    """A variant against its baseline; values that do not exist are None or missing, and `reasons` explains why.
-
-    Attributes:
-        variant: The variant.
-        baseline: The variant that it is compared with.
-        speedups: Name in `SPEEDUPS` -> ratio, above 1 if the variant is faster.
-        length_confounded: Output tokens per request differ by more than 1 %, so that ``speedup`` compares different
-            work; None if a length is unknown.
-        energy_reduction: Energy saved, in percent.
-        energy_basis: Unit of work of the saving: `BASIS_PER_TOKEN` or `BASIS_PER_RUN`.
-        memory_reduction: Peak memory saved, in percent.
-        size_ratio: Size on disk, above 1 if the variant is smaller.
-        weights_ratio: Weights as loaded, likewise; None for emulated kernels, which load 16 bit.
-        drops: Task -> accuracy lost.
-        reasons: What was not compared, with the reason: ``energy: energy source nvml against codecarbon``.
-    """
+    """A variant against its baseline; values that do not exist are None or missing, and `reasons` explains why."""
 
     variant: Variant
     baseline: Variant | None
-    speedups: dict[str, Estimate] = field(default_factory=dict)
+    speedups: dict[str, Estimate] = field(default_factory=dict)  # name in `SPEEDUPS` -> ratio, above 1 if faster
+    # Output tokens per request differ by more than 1 %, so that ``speedup`` compares different work; None if unknown.
     length_confounded: bool | None = None
-    energy_reduction: Estimate | None = None
-    energy_basis: str | None = None
-    memory_reduction: float | None = None
-    size_ratio: float | None = None
-    weights_ratio: float | None = None
-    drops: dict[str, Drop] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
+    energy_reduction: Estimate | None = None  # saved, in percent
+    energy_basis: str | None = None  # unit of work of the saving: `BASIS_PER_TOKEN` or `BASIS_PER_RUN`
+    memory_reduction: float | None = None  # peak memory saved, in percent
+    size_ratio: float | None = None  # on disk, above 1 if the variant is smaller
+    weights_ratio: float | None = None  # as loaded, likewise; None for emulated kernels, which load 16 bit
+    drops: dict[str, Drop] = field(default_factory=dict)  # task -> accuracy lost
+    reasons: tuple[str, ...] = ()  # what was not compared: ``energy: energy source nvml against codecarbon``
 
     @property
     def not_comparable(self) -> str | None:

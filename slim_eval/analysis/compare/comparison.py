@@ -45,14 +45,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """One metric of two variants, in the units of its column.
-
-    Attributes:
-        ratio: B / A; None if it would be meaningless.
-        interval: 95 % interval of the ratio, widened by the noise floor if one is known.
-        floor: That floor, a relative change.
-        reason: Why the verdict could not be reached.
-    """
+    """One metric of two variants, in the units of its column."""
 
     metric: Metric
     a: float | None
@@ -60,10 +53,10 @@ class MetricComparison:
     a_interval: Interval | None
     b_interval: Interval | None
     verdict: Verdict = Verdict.NOT_COMPARABLE
-    reason: str | None = None
-    ratio: float | None = None
-    interval: Interval | None = None
-    floor: float | None = None
+    reason: str | None = None  # why the verdict could not be reached
+    ratio: float | None = None  # B / A; None if it would be meaningless
+    interval: Interval | None = None  # 95 %, of the ratio; widened by the noise floor if one is known
+    floor: float | None = None  # a relative change
 
     @property
     def gain(self) -> float | None:
@@ -74,22 +67,13 @@ class MetricComparison:
 
 
 @dataclass(frozen=True)
-class TaskComparison:
-    """One task of two variants: accuracies as recorded (shares from 0 to 1), and the pairing of their items."""
-
-    a: float | None
-    b: float | None
-    paired: PairedTask
-
-
-@dataclass(frozen=True)
 class VariantComparison:
-    """Two variants, every metric and task that either of them has."""
+    """Two variants: every metric and task that either of them has."""
 
     a: Variant
     b: Variant
     metrics: tuple[MetricComparison, ...]
-    tasks: tuple[TaskComparison, ...]
+    tasks: tuple[PairedTask, ...]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -106,9 +90,7 @@ def compare(a: Variant, b: Variant, margin_pp: float) -> VariantComparison:
 def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> list[VariantComparison]:
     """Compare pairs of variants that are shown together: p-values of all their tasks are corrected for each other.
 
-    Args:
-        pairs: The reference, e.g. the 16-bit variant, and the variant that is judged.
-        margin_pp: Drop in percentage points that still counts as equivalent.
+    The second of a pair is judged. A drop of `margin_pp` percentage points still counts as equivalent.
 
     Raises:
         ResultFileError: A file of samples or a noise floor cannot be read.
@@ -127,8 +109,7 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     for (a, b), noise, tasks in zip(pairs, floors, give_verdicts(groups, margin_pp), strict=True):
         samples = _iterations(a), _iterations(b)
         metrics = (_compared(metric, a, b, samples, noise) for metric in METRICS.values() if metric.compared)
-        accuracies = tuple(TaskComparison(a.number(task.task), b.number(task.task), task) for task in tasks)
-        found.append(VariantComparison(a, b, tuple(made for made in metrics if made is not None), accuracies))
+        found.append(VariantComparison(a, b, tuple(made for made in metrics if made is not None), tuple(tasks)))
     return found
 
 
@@ -216,11 +197,9 @@ def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, 
 
 
 def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Interval | None]]) -> float | None:
-    """The floor of a metric: a relative change, up or down; None below two runs.
+    """The floor of a metric, from one value per run and the ratios of pairs of runs with their intervals.
 
-    Args:
-        values: One per run.
-        ratios: Of pairs of runs, each with its interval if there is one.
+    A relative change, up or down; None below two runs.
     """
     predicted = stats.repeat_bound([value for value in values if value is not None])
     ends = [end for ratio, interval in ratios for end in (interval or (ratio, ratio))]
@@ -236,10 +215,11 @@ def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
         for found in made.metrics:
             if found.ratio is not None and not found.metric.exact:
                 ratios.setdefault(found.metric.key, []).append((found.ratio, found.interval))
-        for paired in (task.paired for task in made.tasks if task.paired.drop_pp is not None):
-            flips[paired.task] = max(flips.get(paired.task, 0.0), paired.flips or 0.0)
+        for task in made.tasks:
+            if task.drop_pp is not None:
+                flips[task.task] = max(flips.get(task.task, 0.0), task.flips or 0.0)
     values = {key: tuple(run.number(key) for run in runs) for key in (*ratios, *flips)}
-    spreads = {task: stats.repeat_spread([v for v in values[task] if v is not None]) for task in flips}
+    spreads = {name: stats.repeat_spread([v for v in values[name] if v is not None]) for name in flips}
     return NoiseRecord(
         model=runs[0].model,
         precision=runs[0].precision,
@@ -249,8 +229,8 @@ def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
             key: FloorEntry(values=values[key], floor=floor_from(values[key], found)) for key, found in ratios.items()
         },
         tasks={  # percentage points
-            task: FloorEntry(values=values[task], floor=None if spread is None else spread * 100)
-            for task, spread in spreads.items()
+            name: FloorEntry(values=values[name], floor=None if spread is None else spread * 100)
+            for name, spread in spreads.items()
         },
         flips=flips,
     )

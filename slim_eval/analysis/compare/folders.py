@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What a comparison found.
+    """What a comparison found."""
 
-    Attributes:
-        pairs: The pairs of variants, in the order of the second folder.
-        outcomes: One per condition and pair.
-        caveats: What the results cannot support.
-        notes: Variants without a partner, and files that could not be read.
-    """
-
-    pairs: tuple[VariantComparison, ...]
-    outcomes: tuple[ConditionOutcome, ...]
+    pairs: tuple[VariantComparison, ...]  # in the order of the second folder
+    outcomes: tuple[ConditionOutcome, ...]  # one per condition and pair
     caveats: tuple[Caveat, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # variants without a partner, and files that could not be read
 
     def raise_for_conditions(self) -> None:
         """Raise if a condition is met or inconclusive.
@@ -74,11 +67,9 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
     alone = [variant for variant in (*a_variants, *b_variants) if variant.directory not in compared]
     conditions = parse(config.fail_if, tasks_of(compared.values()))
     pairs = compare_all(matched, config.margin_pp)
-    if all(made.verdict is Verdict.NOT_COMPARABLE for pair in pairs for made in pair.metrics) and all(
-        task.paired.refused is not None for pair in pairs for task in pair.tasks
-    ):
-        why = [f"{task.paired.task}: {task.paired.refused}" for pair in pairs for task in pair.tasks]
-        why += [made.reason for pair in pairs for made in pair.metrics if made.reason]
+    tasks, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]
+    if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in tasks):
+        why = [f"{task.task}: {task.refused}" for task in tasks] + [made.reason for made in metrics if made.reason]
         cause = f"nothing can be compared: {'; '.join(dict.fromkeys(why))}"
         raise UsageError(cause, "measure both with the same settings")
     outcomes = [

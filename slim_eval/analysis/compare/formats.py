@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from slim_eval.analysis.compare.comparison import MetricComparison, TaskComparison, VariantComparison
+from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval
 from slim_eval.utils import number
 
@@ -50,9 +51,9 @@ def _metric_row(made: MetricComparison) -> _Row:
     }
 
 
-def _task_row(task: TaskComparison) -> _Row:
-    paired = task.paired
-    drop = _ABSENT if task.a is None or task.b is None else _points((task.a - task.b) * 100)
+def _task_row(paired: PairedTask, pair: VariantComparison) -> _Row:
+    a, b = pair.a.number(paired.task), pair.b.number(paired.task)
+    drop = _ABSENT if a is None or b is None else _points((a - b) * 100)
     if paired.drop_pp is not None:
         ends = [_points(end) for end in paired.interval_pp or ()]
         drop = _points(paired.drop_pp) + (f" [{', '.join(ends)}]" if ends else "")
@@ -67,8 +68,8 @@ def _task_row(task: TaskComparison) -> _Row:
     return {
         "task": paired.task,
         "items": _text(paired.num_items, "{:,}"),
-        "A %": _text(task.a, "{:.1f}", 100),
-        "B %": _text(task.b, "{:.1f}", 100),
+        "A %": _text(a, "{:.1f}", 100),
+        "B %": _text(b, "{:.1f}", 100),
         "drop, pp": drop,
         "flips %": _text(paired.flips, "{:.1f}", 100),
         "p (Holm)": "<0.001" if tiny else _text(paired.p_value_holm, "{:.3f}"),
@@ -150,15 +151,18 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
         for made in pair.metrics
     }  # fmt: skip
     tasks = {
-        task.paired.task: {"a": task.a, "b": task.b, **task.paired.model_dump(mode="json", exclude={"task"})}
-        for task in pair.tasks
-    }
+        paired.task: {
+            "a": pair.a.number(paired.task), "b": pair.b.number(paired.task),
+            **paired.model_dump(mode="json", exclude={"task"}),
+        }
+        for paired in pair.tasks
+    }  # fmt: skip
     return {**sides, "metrics": metrics, "tasks": tasks}
 
 
 def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Sequence[str], Sequence[_Row]]]:
     """Columns and rows: the metrics, and the tasks once in each of the given sets of columns; none without rows."""
-    metrics, tasks = [_metric_row(made) for made in pair.metrics], [_task_row(task) for task in pair.tasks]
+    metrics, tasks = [_metric_row(made) for made in pair.metrics], [_task_row(task, pair) for task in pair.tasks]
     found = [(_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks)]
     return [(columns, rows) for columns, rows in found if rows]
 
@@ -189,12 +193,12 @@ def _notes(pair: VariantComparison) -> list[str]:
     for made in pair.metrics:
         if made.reason:
             reasons.setdefault(f"{made.verdict.value}: {made.reason}", []).append(made.metric.label)
-    for paired in (task.paired for task in pair.tasks):
+    for paired in pair.tasks:
         if paired.refused:
             reasons.setdefault(f"not paired: {paired.refused}", []).append(paired.task)
         if paired.num_left_out:
             lines.append(f"{paired.task}: left out {paired.num_left_out} items that have no score on either side")
-    margin = next((task.paired.margin_pp for task in pair.tasks if task.paired.verdict), None)
+    margin = next((paired.margin_pp for paired in pair.tasks if paired.verdict), None)
     if margin is not None:
         lines.append(
             f"drop: percentage points that B lost on the same items, with 95 % interval; equivalent: the "

@@ -143,7 +143,7 @@ def _metric_interval(condition: Condition, comparison: VariantComparison) -> Int
 
 def _task_interval(condition: Condition, comparison: VariantComparison) -> Interval | str:
     """The same of what is asked of the condition's task."""
-    task = next((task.paired for task in comparison.tasks if task.paired.task == condition.task), None)
+    task = next((task for task in comparison.tasks if task.task == condition.task), None)
     if task is None or task.refused is not None:
         return "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":

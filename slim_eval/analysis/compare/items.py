@@ -34,12 +34,9 @@ _Items = dict[_Key, Mapping[str, Any]]
 
 
 def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) -> list[PairedTask]:
-    """Pair a variant with its baseline; verdicts are given by `give_verdicts`, once all pairs are known.
+    """Pair a variant with its baseline on tasks; by default on those that both have a record of.
 
-    Args:
-        base: The baseline.
-        variant: What is compared with it.
-        tasks: Tasks to pair; by default those that both variants have a record of.
+    Verdicts are given by `give_verdicts`, once all pairs are known.
     """
     shared = ordered_tasks(set(base.accuracy) & set(variant.accuracy)) if tasks is None else tasks
     return [_paired(task, base, variant) for task in shared]
@@ -129,11 +126,7 @@ def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> l
 
     *equivalent*: the drop is below the margin with 97.5 % confidence (the upper end of the paired interval is).
     *degraded*: otherwise, the interval lies above 0 and the corrected p-value is at most 0.05. *underpowered*:
-    neither; `items_needed` would show a drop of the margin's size with 80 % power.
-
-    Args:
-        groups: Pairs of a variant.
-        margin_pp: Drop in percentage points that still counts as equivalent.
+    neither; `items_needed` would show a drop of the margin's size with 80 % power. The margin is in percentage points.
     """
     corrected = iter(stats.holm([task.p_value for group in groups for task in group]))
     return [[_judge(task, next(corrected), margin_pp) for task in group] for group in groups]
@@ -164,16 +157,10 @@ def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margi
 
 
 def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
-    """Update `paired.json` in every quantized variant of a model; do nothing if its baseline is missing.
+    """Update `paired.json` in every quantized variant of a model, and return what these files contain.
 
     All of them at once: their p-values are corrected for each other. A file with the same content is left unchanged.
-
-    Args:
-        model_directory: Folder with the variants of one model.
-        margin_pp: Drop in percentage points that still counts as equivalent.
-
-    Returns:
-        The content of the files.
+    None are written if the baseline is missing.
     """
     records = []
     for (base, variant), tasks in pair_all(find_results(model_directory).variants, margin_pp):

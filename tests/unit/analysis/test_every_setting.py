@@ -156,7 +156,7 @@ def test_compare_and_its_gate_decide_nothing(setting: Setting, make_variant: Mak
     metric = metric_of(setting)
     if setting.basis is Basis.TASK:
         (task,) = found.tasks
-        assert setting.words in str(task.paired.refused)
+        assert setting.words in str(task.refused)
         condition = "quiz_drop>1pp"
     else:
         (row,) = (each for each in found.metrics if each.metric.key == metric.key)

@@ -211,14 +211,14 @@ def test_the_floor_of_a_task_widens_its_drop(make_variant: MakeCell) -> None:
         make_variant(precision=precision, tasks={"quiz": 0.7}, samples={"quiz": items(scores)})
         for precision, scores in (("fp16", before), ("int8", after))
     )
-    assert compare(base, variant, 1.0).tasks[0].paired.verdict == "degraded"
+    assert compare(base, variant, 1.0).tasks[0].verdict == "degraded"
     record = NoiseRecord(
         model=base.model, precision="fp16", timestamp="2026-01-01T00:00:00+00:00", engine="vllm",
         hardware="Test GPU, Test CPU", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
         tasks={"quiz": FloorEntry(values=(0.7, 0.71), floor=10.0)},
     )  # fmt: skip
     write_noise(base.directory.parent, record)
-    assert compare(base, variant, 1.0).tasks[0].paired.verdict == "underpowered"
+    assert compare(base, variant, 1.0).tasks[0].verdict == "underpowered"
 
 
 def test_runs_of_other_lengths_do_not_compare_the_energy_of_a_whole_run(make_variant: MakeCell) -> None:
@@ -236,7 +236,7 @@ def test_times_that_still_drifted_are_not_compared(variant_of: Callable[..., Var
 def test_a_task_that_one_side_lacks_is_refused(make_variant: MakeCell) -> None:
     base = make_variant(tasks={"quiz": {"accuracy": None}}, samples={"quiz": items([1.0])})
     made = compare(base, make_variant(precision="int8"), 1.0)
-    assert made.tasks[0].paired.refused == "measured on one side only"
+    assert made.tasks[0].refused == "measured on one side only"
 
 
 def test_two_runs_of_one_variant_are_told_apart_by_their_folders(make_variant: MakeCell, tmp_path: Path) -> None:

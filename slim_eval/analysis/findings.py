@@ -40,8 +40,6 @@ WIDTH = 100
 _SHOWN = 10  # members of a frontier, lines of problems
 _SHOWN_VARIANTS, _SHOWN_IMPACTS, _SHOWN_GROUPS, _SHOWN_NAMES = 6, 8, 4, 5
 _HEADLINES = (TTFT, TPOT, E2E, THROUGHPUT, WEIGHTS, PEAK_MEMORY, J_PER_TOKEN, DISK)
-
-
 #: The number, its words for a range over variants, how it is written, and what would be no change.
 _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | None], ...] = (
     (lambda impact: impact.speedups.get("tpot_speedup"), "TPOT speed-up {}", "{:.2f}x", 1.0),

@@ -38,10 +38,10 @@ _Row = Mapping[str, str]  # header -> text
 def _metric_row(made: MetricComparison) -> _Row:
     gain = made.ratio if made.metric.better is None else made.gain
     text = _text(gain, "{:.2f}x")
-    if gain is not None and made.interval is not None and 0 < made.interval[0] != made.interval[1]:
-        low, high = made.interval
-        ends = (1 / high, 1 / low) if made.metric.better == "lower" else (low, high)
-        text += f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+    low, high = made.interval or (0.0, 0.0)
+    if gain is not None and low > 0 and low != high:
+        low, high = (1 / high, 1 / low) if made.metric.better == "lower" else (low, high)
+        text += f" [{low:.2f}, {high:.2f}]"
     return {
         "metric": made.metric.header,
         "A": _value(made.a, made.a_interval, made.metric.scale),

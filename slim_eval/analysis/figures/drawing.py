@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import tempfile
@@ -20,13 +21,12 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure as MplFigure
 
 # Each registers its figures.
-from slim_eval.analysis.figures import bars, distributions, radar, scatter, scores  # noqa: F401
+from slim_eval.analysis.figures import bars, distributions, radar, scatter, scores, style  # noqa: F401
 from slim_eval.analysis.figures.figure import FIGURES, Figure
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS
 from slim_eval.utils import atomic_path
 
-ENDINGS = ("png", "pdf")
 _T = TypeVar("_T")
 # Neither date nor version inside: the same results give the same files.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -45,12 +45,7 @@ _CHARACTERS = (*range(0x20, 0x180), *range(0x2010, 0x2040), *range(0x2200, 0x227
 def write_figures(
     study: Study, directory: Path, figures: Iterable[Figure] | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Write figures as PNG and PDF; files of an earlier analysis of all others are removed.
-
-    Args:
-        study: What to draw.
-        directory: Folder of the files.
-        figures: Figures to write; all by default.
+    """Write figures, all by default, as PNG and PDF; files of an earlier analysis of all others are removed.
 
     Returns:
         Paths written, and names of the figures for which nothing was measured.
@@ -88,20 +83,15 @@ def png(figure: Figure, study: Study) -> bytes | None:
 
 
 def save(figure: MplFigure | None, directory: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and PDF; without one, remove what an earlier analysis left.
-
-    Returns:
-        Paths written.
-    """
-    paths = [directory / f"{name}.{ending}" for ending in ENDINGS]
-    if figure is None:
-        for path in paths:
+    """Write a figure as PNG and PDF, and return the paths; without one, remove what an earlier analysis left."""
+    paths = {ending: directory / f"{name}.{ending}" for ending in _OPTIONS}
+    for ending, path in paths.items():
+        if figure is None:
             path.unlink(missing_ok=True)
-        return []
-    for path, ending in zip(paths, ENDINGS, strict=True):
+            continue
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=ending, **_OPTIONS[ending])
-    return paths
+    return [] if figure is None else list(paths.values())
 
 
 def map_in_processes(work: Callable[[int], _T], count: int) -> list[_T]:
@@ -142,15 +132,16 @@ def _settings(study: Study) -> dict[Any, Any]:
 
 @cache
 def font_settings() -> dict[Any, Any]:
-    """Settings of matplotlib under which figures are drawn and written.
+    """`style.SETTINGS` with the font of all figures, a copy of DejaVu Sans without tables for typesetting.
 
-    A PDF contains the letters that it uses as TrueType (Type 42: text stays text, and publishers accept it). To find
-    them, fontTools reads the whole font again for every file, mostly typesetting tables that labels do not need. A copy
-    of DejaVu Sans without them halves the time of a PDF.
+    A PDF contains the letters that it uses. To find them, fontTools reads the whole font again for every file, mostly
+    those tables, which labels do not need: the copy halves the time of a PDF.
     """
+    folder = tempfile.TemporaryDirectory(prefix="slim-eval-fonts-")
+    atexit.register(folder.cleanup)  # not before: matplotlib opens the fonts again for every figure
     for weight in ("normal", "bold"):
         source = font_manager.findfont(font_manager.FontProperties(family=_ORIGINAL, weight=weight))
-        target = Path(_font_folder().name) / f"{weight}.ttf"
+        target = Path(folder.name) / f"{weight}.ttf"
         options = subset.Options(layout_features=[], glyph_names=True)
         options.drop_tables += ["GSUB", "GPOS", "GDEF", "FFTM", "kern"]
         with subset.load_font(source, options) as font:
@@ -163,15 +154,4 @@ def font_settings() -> dict[Any, Any]:
                     record.string = text.replace(_ORIGINAL.replace(" ", ""), _FAMILY.replace(" ", ""))
             font.save(target)
         font_manager.fontManager.addfont(target)
-    return {
-        "font.family": [_FAMILY, _ORIGINAL],
-        "pdf.fonttype": 42,
-        "text.hinting": "none",  # a text is as wide in a PDF as in a PNG, and drawn sooner
-        "text.parse_math": False,  # a dollar sign in a model's name is one
-    }
-
-
-@cache
-def _font_folder() -> tempfile.TemporaryDirectory[str]:
-    """Kept until the program ends: matplotlib opens the fonts again for every figure."""
-    return tempfile.TemporaryDirectory(prefix="slim-eval-fonts-")
+    return style.SETTINGS | {"font.family": [_FAMILY, _ORIGINAL]}

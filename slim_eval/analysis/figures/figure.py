@@ -47,6 +47,6 @@ class Figure:
 FIGURES: Registry[Figure] = Registry("figure")
 
 
-def add_figure(name: str, title: str, draw: Callable[[str, Study], mpl.Figure | None]) -> Figure:
+def add_figure(name: str, title: str, draw: Callable[[str, Study], mpl.Figure | None]) -> None:
     """Register one of slim-eval's own figures, whose function draws the title as well."""
-    return FIGURES.register(Figure(name, title, partial(draw, title), in_report=False))
+    FIGURES.register(Figure(name, title, partial(draw, title), in_report=False))

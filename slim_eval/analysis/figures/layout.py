@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from matplotlib.artist import Artist
@@ -18,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.text import Text
 
-from slim_eval.analysis.caveats import MARKS, NOISE, Kind
+from slim_eval.analysis.caveats import NOISE, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.metrics import Metric
 
@@ -26,95 +25,90 @@ MARGIN = 0.12
 NOT_MEASURED = "not measured"
 NOT_COMPARABLE = "not comparable"
 SUMMARY_SIGN = "*"  # the number replaces another one that was not recorded
-_TITLE_LINE, _LEGEND_LINE, _NOTE_LINE = 0.21, 0.18, 0.155
+_TITLE_LINE, _PANEL_LINE, _LEGEND_LINE, _NOTE_LINE = 0.21, 0.15, 0.18, 0.155
 _HANDLE = 0.36  # of a legend's entry: its sign and the gaps beside it
 _MIN_WIDTH = 5.6
 
 
-@dataclass(frozen=True)
-class Page:
-    """A figure with title, legend and notes; panels go into the space between.
-
-    Attributes:
-        figure: The figure.
-        top: Distance of that space from the upper edge.
-    """
-
-    figure: MplFigure
-    top: float
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """New axes, their place given from the upper left corner of the space."""
-        whole, tall = self.figure.get_size_inches()
-        y = tall - self.top - top - height
-        return self.figure.add_axes((left / whole, y / tall, width / whole, height / tall))
-
-
-def open_page(title: str, handles: Sequence[Artist], notes: Sequence[str], width: float, height: float) -> Page:
-    """A figure with title, legend and notes around space for panels.
+def open_page(
+    title: str, handles: Sequence[Artist], notes: Sequence[str], captions: Sequence[tuple[str, str]], columns: int,
+    size: tuple[float, float], *, left: float, gap: float, right: float, head: float, foot: float,
+    projection: str | None = None,
+) -> tuple[MplFigure, list[Axes]]:  # fmt: skip
+    """A figure with title, legend and notes around panels of one size, and its axes in reading order.
 
     Args:
         title: What is shown and what is better.
         handles: Entries of the legend.
         notes: Each begins a new line below the panels.
-        width: Of the space; the figure is at least as wide.
-        height: Of the space.
+        captions: Title and hint of each panel.
+        columns: Panels beside each other.
+        size: Width and height of a panel.
+        left: Beside the first column.
+        gap: Between columns.
+        right: Beside the last column.
+        head: Above each panel, besides the lines of its title.
+        foot: Below each panel.
+        projection: Of the panels; captions of polar ones are centred.
     """
-    width = max(width, _MIN_WIDTH)
-    inner = width - 2 * MARGIN
+    width, height = size
+    heads = [broken(text, style.PANEL_SIZE, width + gap / 2, bold=True) if text else [] for text, _ in captions]
+    head += _PANEL_LINE * max(map(len, heads))
+    lines, used = math.ceil(len(captions) / columns), left + columns * width + (columns - 1) * gap
+    whole = max(used + right, _MIN_WIDTH)
+    inner = whole - 2 * MARGIN
     titles = broken(title, style.TITLE_SIZE, inner, bold=True)
-    lines = [line for note in notes for line in broken(note, style.SMALL_SIZE, inner)]
-    entries = [size_of(str(handle.get_label()), style.LABEL_SIZE)[0] + _HANDLE for handle in handles]
-    columns = len(handles) if sum(entries) <= inner else max(1, int(inner / max(entries)))
+    below = [line for note in notes for line in broken(note, style.SMALL_SIZE, inner)]
+    entries = [size_of(str(handle.get_label()), style.LABEL_SIZE)[0] + _HANDLE for handle in handles] or [inner]
+    across = len(entries) if sum(entries) <= inner else max(1, int(inner / max(entries)))
     legend_top = MARGIN + _TITLE_LINE * len(titles) + 0.03
-    top = legend_top + _LEGEND_LINE * (math.ceil(len(handles) / columns) if handles else 0) + 0.02
-    tall = top + height + 0.12 + _NOTE_LINE * len(lines)
-    figure = MplFigure(figsize=(width, tall), dpi=style.DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    left = MARGIN / width
+    top = legend_top + _LEGEND_LINE * math.ceil(len(handles) / across) + 0.02
+    bottom = 0.12 + _NOTE_LINE * len(below)
+    tall = top + lines * (head + height + foot) + bottom
+    figure = MplFigure(figsize=(whole, tall))
+    edge = MARGIN / whole
     figure.text(
-        left, 1 - MARGIN / tall, "\n".join(titles), va="top", fontsize=style.TITLE_SIZE, fontweight="bold",
-        color=style.TEXT, linespacing=1.1,
+        edge, 1 - MARGIN / tall, "\n".join(titles), va="top", fontsize=style.TITLE_SIZE, fontweight="bold",
+        linespacing=1.1,
     )  # fmt: skip
     if handles:
         figure.legend(
-            handles=list(handles), loc="upper left", bbox_to_anchor=(left, 1 - legend_top / tall), ncols=columns,
-            frameon=False, fontsize=style.LABEL_SIZE, borderpad=0, borderaxespad=0, handlelength=1.3,
-            columnspacing=1.4, labelspacing=0.35, labelcolor=style.TEXT,
+            handles=list(handles), loc="upper left", bbox_to_anchor=(edge, 1 - legend_top / tall), ncols=across,
+            borderpad=0, borderaxespad=0, handlelength=1.3, columnspacing=1.4, labelspacing=0.35,
         )  # fmt: skip
-    for index, line in enumerate(reversed(lines)):
-        y = (0.1 + index * _NOTE_LINE) / tall
-        figure.text(left, y, line, fontsize=style.SMALL_SIZE, color=style.MUTED, va="bottom")
-    return Page(figure, top)
-
-
-def caption(axes: Axes, title: Sequence[str], hint: str) -> None:
-    """The title of a panel above its axes, and a hint below the title."""
-    height = axes.bbox.height / style.DPI
-    for text, points, size, colour, weight in (
-        ("\n".join(title), 15, style.PANEL_SIZE, style.TEXT, "bold"),
-        (hint, 4, style.SMALL_SIZE, style.MUTED, "normal"),
-    ):
-        if text:
-            axes.text(
-                0, 1 + points / 72 / height, text, transform=axes.transAxes, fontsize=size, color=colour,
-                fontweight=weight, linespacing=1.05,
-            )  # fmt: skip
+    for index, line in enumerate(reversed(below)):
+        figure.text(edge, (0.1 + index * _NOTE_LINE) / tall, line, color=style.MUTED, va="bottom")
+    grid = figure.add_gridspec(
+        lines, columns, left=left / whole, right=used / whole, top=1 - (top + head) / tall,
+        bottom=(bottom + foot) / tall, wspace=gap / width, hspace=(head + foot) / height,
+    )  # fmt: skip
+    panels = [figure.add_subplot(grid[index], projection=projection) for index in range(len(captions))]
+    x, align = (0.5, "center") if projection == "polar" else (0.0, "left")
+    for axes, words, (_, hint) in zip(panels, heads, captions, strict=True):
+        for text, points, size_points, colour, weight in (
+            ("\n".join(words), 15, style.PANEL_SIZE, style.TEXT, "bold"),
+            (hint, 4, style.SMALL_SIZE, style.MUTED, "normal"),
+        ):
+            if text:
+                axes.annotate(
+                    text, (x, 1), xycoords="axes fraction", xytext=(0, points), textcoords="offset points", ha=align,
+                    fontsize=size_points, color=colour, fontweight=weight, linespacing=1.05,
+                )  # fmt: skip
+    return figure, panels
 
 
 def size_of(text: str, points: float, *, bold: bool = False) -> tuple[float, float]:
-    """Width and height in inches of a text of one or more lines, in the font of the figures.
-
-    Args:
-        text: What will be drawn.
-        points: Size of the font.
-        bold: Whether it will be bold.
-    """
+    """Width and height in inches of a text of one or more lines, in the font of the figures."""
     canvas = _canvas()
     shown = Text(0, 0, text, fontsize=points, fontweight="bold" if bold else "normal")
     shown.set_figure(canvas.figure)
     box = shown.get_window_extent(canvas.get_renderer())  # type: ignore[no-untyped-call]
     return box.width / canvas.figure.dpi, box.height / canvas.figure.dpi
+
+
+@cache
+def _canvas() -> FigureCanvasAgg:
+    return FigureCanvasAgg(MplFigure(dpi=style.DPI))
 
 
 def broken(text: str, points: float, width: float, *, bold: bool = False) -> list[str]:
@@ -123,12 +117,11 @@ def broken(text: str, points: float, width: float, *, bold: bool = False) -> lis
     if whole <= width:
         return [text]
     # The mean width of a character fits most lines; wider ones are broken again.
-    characters = max(8, int(len(text) * width / whole))
-    while True:
+    for characters in range(max(8, int(len(text) * width / whole)), 7, -1):
         lines = textwrap.wrap(text, characters)
-        if characters <= 8 or max(size_of(line, points, bold=bold)[0] for line in lines) <= width:
-            return lines
-        characters -= 1
+        if max(size_of(line, points, bold=bold)[0] for line in lines) <= width:
+            break
+    return lines
 
 
 def heading(metric: Metric) -> str:
@@ -145,14 +138,3 @@ def hint_of(metric: Metric) -> str:
 def doubtful(marks: Iterable[Kind]) -> frozenset[Kind]:
     """The marks that forbid a comparison; a difference within the noise floor was compared."""
     return frozenset(marks) - {NOISE}
-
-
-def notes_on(marks: Iterable[Kind]) -> list[str]:
-    """One line per kind of caveat, for the notes below a figure."""
-    found = set(marks)
-    return [f"{kind.sign} {kind.meaning}" for kind in MARKS if kind in found]
-
-
-@cache
-def _canvas() -> FigureCanvasAgg:
-    return FigureCanvasAgg(MplFigure(dpi=style.DPI))

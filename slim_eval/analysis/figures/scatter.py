@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cbook import pts_to_poststep
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 
@@ -19,21 +20,12 @@ from slim_eval.analysis.comparability import LENGTH_TOLERANCE, comparable_groups
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.bars import lm_eval_metric
 from slim_eval.analysis.figures.figure import add_figure
-from slim_eval.analysis.figures.labels import FAR, NEAR, Box, Label, place
-from slim_eval.analysis.figures.layout import broken, caption, heading, open_page, size_of
+from slim_eval.analysis.figures.labels import Floats, Label, place
+from slim_eval.analysis.figures.layout import heading, open_page, size_of
 from slim_eval.analysis.figures.rowchart import by_name
 from slim_eval.analysis.pareto.dominance import non_dominated
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import (
-    ACCURACY_MEAN,
-    AMORTISED,
-    DISK,
-    ENERGIES,
-    SIZES,
-    THROUGHPUT,
-    TPOT,
-    Metric,
-)
+from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, DISK, ENERGIES, SIZES, THROUGHPUT, TPOT, Metric
 from slim_eval.results.variants import Estimate, Variant
 from slim_eval.utils import wrapped_name
 
@@ -42,9 +34,7 @@ LATENCIES = (TPOT, AMORTISED)
 FEW_POINTS = 24
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _LOG_FROM = 25.0  # greatest over least value, from which an axis is logarithmic
-_GAP_POINTS = 6.0  # between a point and its label
-_LEFT, _BETWEEN, _BOTTOM = 0.62, 0.7, 0.55  # inches
-_LENGTH_REASON = "it generated a different number of tokens from most"
+_GAP = 6.0 * style.DPI / 72  # pixels between a point and its label
 
 
 @dataclass(frozen=True)
@@ -63,21 +53,24 @@ class Point:
     variant: Variant
     x: Estimate
     y: Estimate
-    reasons: tuple[str, ...] = ()
-    setting: str = ""
-    frontier: bool = False
+    reasons: tuple[str, ...]
+    setting: str
+    frontier: bool
+
+    @property
+    def gid(self) -> str:
+        """The ``gid`` of its marker."""
+        return f"{self.variant.name}|{self.variant.precision}"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with points; `steps` draws the frontiers."""
+    """Axes with points."""
 
     title: str
     x: Metric
     y: Metric
-    labels: tuple[str, str]
     points: Sequence[Point]
-    steps: bool = False
 
     @property
     def settings(self) -> list[str]:
@@ -85,29 +78,28 @@ class Panel:
         return list(dict.fromkeys(point.setting for point in self.points if point.frontier))
 
 
-def panel_of(x: Metric, y: Metric, study: Study, title: str = "", *, steps: bool = False) -> Panel:
+def panel_of(x: Metric, y: Metric, study: Study, title: str = "") -> Panel:
     """The points of the variants that have both metrics."""
-    shown = [v for v in by_name(study.variants) if v.number(x) is not None and v.number(y) is not None]
-    length = usual_length(shown)
-    reasons = [_reasons(study, variant, (x, y), length) for variant in shown]
-    compared = [index for index, why in enumerate(reasons) if not why]
-    labels = dict(zip(compared, comparable_groups([shown[i] for i in compared], (x, y)).labels, strict=True))
-    frontier: set[int] = set()
-    for label in dict.fromkeys(labels.values()):
-        members = [index for index in compared if labels[index] == label]
-        values = [[v for v in (shown[i].number(x), shown[i].number(y)) if v is not None] for i in members]
-        on = non_dominated(values, [x.maximise, y.maximise])
-        frontier |= {index for index, best in zip(members, on, strict=True) if best}
-    points = []
-    for index, variant in enumerate(shown):
-        across, up = variant.estimate(x), variant.estimate(y)
-        assert across is not None
-        assert up is not None
-        points.append(
-            Point(variant, across.scaled(x.scale), up.scaled(y.scale), reasons[index], labels.get(index, ""),
-                  index in frontier)
-        )  # fmt: skip
-    return Panel(title, x, y, (_axis_label(x, study), _axis_label(y, study)), points, steps)
+    shown = [
+        (variant, across.scaled(x.scale), up.scaled(y.scale)) for variant in by_name(study.variants)
+        if (across := variant.estimate(x)) is not None and (up := variant.estimate(y)) is not None
+    ]  # fmt: skip
+    length = usual_length([variant for variant, *_ in shown])
+    reasons = [_reasons(study, variant, (x, y), length) for variant, *_ in shown]
+    compared = [found for found, why in zip(shown, reasons, strict=True) if not why]
+    groups = comparable_groups([variant for variant, *_ in compared], (x, y)).labels
+    settings: dict[Path, str] = {}
+    frontier: set[Path] = set()
+    for label in dict.fromkeys(groups):
+        members = [found for found, group in zip(compared, groups, strict=True) if group == label]
+        best = non_dominated([(a.value, b.value) for _, a, b in members], [x.maximise, y.maximise])
+        settings |= {variant.directory: label for variant, *_ in members}
+        frontier |= {variant.directory for (variant, *_), on in zip(members, best, strict=True) if on}
+    points = [
+        Point(v, a, b, why, settings.get(v.directory, ""), v.directory in frontier)
+        for (v, a, b), why in zip(shown, reasons, strict=True)
+    ]
+    return Panel(title, x, y, points)
 
 
 def usual_length(variants: Sequence[Variant]) -> float | None:
@@ -128,79 +120,33 @@ def _reasons(study: Study, variant: Variant, metrics: Sequence[Metric], length: 
     found = (
         "its quantized kernels are emulated in 16 bit" if EMULATED in marks else None,
         "its energy was marked invalid when it was measured" if INVALID in marks else None,
-        _LENGTH_REASON if other_work else None,
+        "it generated a different number of tokens from most" if other_work else None,
     )
     return tuple(reason for reason in found if reason)
 
 
-def _axis_label(metric: Metric, study: Study) -> str:
-    label = heading(metric)
-    if metric is ACCURACY_MEAN:
-        counts = {len(variant.mean_tasks) for variant in study.variants if variant.number(metric) is not None}
-        if len(counts) == 1:
-            label += f" of {(count := counts.pop())} task{'s' if count > 1 else ''}"
-    unit = metric.unit or metric.label
-    return f"{label}, {unit} ({lm_eval_metric(metric, study)})" if metric.key in study.tasks else f"{label}, {unit}"
-
-
 def _draw_points(
-    x: Sequence[Metric], y: Sequence[Metric], title: str, study: Study, *, steps: bool = False
+    x: Sequence[Metric], y: Sequence[Metric] | None, title: str, study: Study, *, steps: bool = False
 ) -> MplFigure | None:
-    """One panel; of several metrics for an axis, the first that is widely measured."""
-    across, up = study.first_measured(x), study.first_measured(y)
-    if across is None or up is None:
-        return None
-    panel = panel_of(across, up, study, steps=steps)
-    return draw_panels(title, [panel], study) if panel.points else None
+    """Panels of points, up to three beside each other if there are few points; None if nothing was measured.
 
+    The ``gid`` of a point is ``{name}|{precision}``, that of its label ``label|{name}|{precision}``, that of a frontier
+    ``frontier|{setting}``.
 
-def _draw_by_task(x: Sequence[Metric], title: str, study: Study) -> MplFigure | None:
-    """One panel per task: its accuracy over a metric."""
-    across = study.first_measured(x)
-    if across is None:
-        return None
-    panels = [panel_of(across, task, study, task.title) for task in study.task_metrics]
-    shown = [panel for panel in panels if panel.points]
-    return draw_panels(title, shown, study) if shown else None
-
-
-def draw_panels(title: str, panels: Sequence[Panel], study: Study) -> MplFigure:
-    """Draw panels of points, up to three beside each other if there are few points.
-
-    Returns:
-        A figure with one axes per panel. The ``gid`` of a point is ``{name}|{precision}``, that of its label
-        ``label|{name}|{precision}``, that of a frontier ``frontier|{setting}``.
+    Args:
+        x: Of several metrics for an axis, the first that is widely measured is shown.
+        y: Likewise; None for a panel per accuracy task.
+        title: What is shown and what is better.
+        study: What to draw.
+        steps: Whether frontiers are drawn.
     """
-    many = max(len(panel.points) for panel in panels) > FEW_POINTS
-    columns = 1 if many else min(3, len(panels))  # many points need space, below each other
-    width, height = (6.6, 5.4 if many else 4.2) if columns == 1 else (3.6, 3.3)
-    titles = [broken(panel.title, style.PANEL_SIZE, width, bold=True) if panel.title else [] for panel in panels]
-    head = 0.26 + 0.16 * max(map(len, titles))
-    step = head + height + _BOTTOM
-    precisions = {point.variant.precision for panel in panels for point in panel.points}
-    names = _setting_names(panels)
-    page = open_page(
-        title, _handles(panels, names), _notes(panels, study),
-        _LEFT + columns * width + (columns - 1) * _BETWEEN + 0.15, math.ceil(len(panels) / columns) * step,
-    )  # fmt: skip
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        axes = page.axes(_LEFT + column * (width + _BETWEEN), row * step + head, width, height)
-        _draw(axes, panel, style.colours(precisions), style.markers(precisions), list(names))
-        _dress(axes, panel, titles[index])
-        _label(axes, panel)
-    return page.figure
-
-
-def _setting_names(panels: Sequence[Panel]) -> dict[str, str]:
-    """Settings that have a frontier -> what differs between them."""
-    settings = dict.fromkeys(setting for panel in panels if panel.steps for setting in panel.settings)
-    parts = {setting: setting.split(", ") for setting in settings}
-    shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
-    return {setting: ", ".join(part for part in found if part not in shared) for setting, found in parts.items()}
-
-
-def _handles(panels: Sequence[Panel], names: dict[str, str]) -> list[Artist]:
+    across, up = study.first_measured(x), study.first_measured(y or ())
+    tasks = [(task, task.title) for task in study.task_metrics] if y is None else [(up, "")] if up is not None else []
+    panels = [panel_of(across, metric, study, words) for metric, words in tasks if across is not None]
+    panels = [panel for panel in panels if panel.points]
+    if not panels:
+        return None
+    settings = list(dict.fromkeys(setting for panel in panels for setting in panel.settings)) if steps else []
     precisions = {point.variant.precision for panel in panels for point in panel.points}
     colours, markers = style.colours(precisions), style.markers(precisions)
     handles: list[Artist] = [
@@ -210,12 +156,72 @@ def _handles(panels: Sequence[Panel], names: dict[str, str]) -> list[Artist]:
     if any(point.reasons for panel in panels for point in panel.points):
         handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markersize=6.5,
                               markeredgecolor=style.MUTED, label="not comparable (see below)"))  # fmt: skip
-    for index, name in enumerate(names.values()):
-        label = f"Pareto frontier: {name}" if len(names) > 1 else "Pareto frontier"
-        handles.append(
-            Line2D([], [], color=style.MUTED, linewidth=1.3, linestyle=_DASHES[index % len(_DASHES)], label=label)
-        )
-    return handles
+    parts = [setting.split(", ") for setting in settings]
+    for own, dash in zip(parts, _dashes(settings), strict=True):
+        apart = ", ".join(part for part in own if not all(part in other for other in parts))
+        label = f"Pareto frontier: {apart}" if len(parts) > 1 else "Pareto frontier"
+        handles.append(Line2D([], [], color=style.MUTED, linewidth=1.3, linestyle=dash, label=label))
+    many = max(len(panel.points) for panel in panels) > FEW_POINTS
+    columns = 1 if many else min(3, len(panels))  # many points need space, below each other
+    size = (6.6, 5.4 if many else 4.2) if columns == 1 else (3.6, 3.3)
+    captions = [
+        (p.title, f"better: {'right' if p.x.maximise else 'left'} and {'up' if p.y.maximise else 'down'}")
+        for p in panels
+    ]
+    figure, found = open_page(
+        title, handles, _notes(panels, study), captions, columns, size, left=0.62, gap=0.7, right=0.15, head=0.26,
+        foot=0.55,
+    )  # fmt: skip
+    for axes, panel in zip(found, panels, strict=True):
+        axes.set(xlabel=_axis_label(panel.x, study), ylabel=_axis_label(panel.y, study))
+        axes.grid()
+        few = len(panel.points) <= FEW_POINTS
+        for name in dict.fromkeys(point.variant.name for point in panel.points if few and not steps):
+            # A thin line through the variants of each model: the direction in which quantization moves it.
+            mine = [(p.x.value, p.y.value) for p in panel.points if p.variant.name == name]
+            axes.plot(*zip(*mine, strict=True), color="#c4c4c4", linewidth=0.9, zorder=1, gid=f"path|{name}")
+        for point in panel.points:
+            x_value, y_value, hollow = point.x.value, point.y.value, bool(point.reasons)
+            colour = colours[point.variant.precision]
+            pale: dict[str, Any] = {"color": style.tint(colour, 0.35), "linewidth": 1.0, "zorder": 2}
+            if point.x.interval is not None:
+                axes.plot(point.x.interval, [y_value] * 2, gid=f"{point.gid}|x", **pale)
+            if point.y.interval is not None:
+                axes.plot([x_value] * 2, point.y.interval, gid=f"{point.gid}|y", **pale)
+            axes.plot(
+                [x_value], [y_value], marker=markers[point.variant.precision], markersize=6.5, zorder=4,
+                markerfacecolor="white" if hollow else colour, markeredgewidth=1.3 if hollow else 0.6,
+                linestyle="none", markeredgecolor=colour if hollow else "white", gid=point.gid,
+            )  # fmt: skip
+        xs, ys = [point.x.value for point in panel.points], [point.y.value for point in panel.points]
+        for along, axis, values in (("x", axes.xaxis, xs), ("y", axes.yaxis, ys)):
+            if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
+                axes.set(**{f"{along}scale": "log"})
+                axis.set_major_formatter("{x:g}")
+            else:
+                axes.locator_params(axis=along, nbins=6)  # type: ignore[arg-type]
+        axes.margins(0.14)  # for labels
+        axes.autoscale_view()
+        axes.autoscale(enable=False)  # labels are placed for these limits: what is drawn later must not move them
+        edges = [
+            _draw_frontier(axes, panel, setting, dash)
+            for setting, dash in zip(settings, _dashes(settings), strict=True) if setting in panel.settings
+        ]  # fmt: skip
+        _label(axes, panel, edges)
+    return figure
+
+
+def _dashes(settings: Sequence[str]) -> list[Any]:
+    return [_DASHES[index % len(_DASHES)] for index in range(len(settings))]
+
+
+def _axis_label(metric: Metric, study: Study) -> str:
+    label = heading(metric)
+    counts = {len(variant.mean_tasks) for variant in study.variants if variant.number(metric) is not None}
+    if metric is ACCURACY_MEAN and len(counts) == 1:
+        label += f" of {(count := counts.pop())} task{'s' if count > 1 else ''}"
+    unit = metric.unit or metric.label
+    return f"{label}, {unit} ({lm_eval_metric(metric, study)})" if metric.key in study.tasks else f"{label}, {unit}"
 
 
 def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
@@ -241,152 +247,68 @@ def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
     return notes
 
 
-def _draw(axes: Axes, panel: Panel, colours: Any, markers: Any, settings: Sequence[str]) -> None:
-    axes.set_xlabel(panel.labels[0], fontsize=style.LABEL_SIZE, color=style.TEXT)
-    axes.set_ylabel(panel.labels[1], fontsize=style.LABEL_SIZE, color=style.TEXT)
-    if len(panel.points) <= FEW_POINTS and not panel.steps:
-        # A thin line through the variants of each model: the direction in which quantization moves it.
-        for name in dict.fromkeys(point.variant.name for point in panel.points):
-            mine = [point for point in panel.points if point.variant.name == name]
-            axes.plot([p.x.value for p in mine], [p.y.value for p in mine], color="#c4c4c4", linewidth=0.9, zorder=1,
-                      gid=f"path|{name}")  # fmt: skip
-    for point in panel.points:
-        colour, gid = (
-            style.tint(colours[point.variant.precision], 0.35),
-            f"{point.variant.name}|{point.variant.precision}",
-        )
-        if point.x.interval is not None:
-            axes.plot(point.x.interval, [point.y.value] * 2, color=colour, linewidth=1.0, zorder=2, gid=f"{gid}|x")
-        if point.y.interval is not None:
-            axes.plot([point.x.value] * 2, point.y.interval, color=colour, linewidth=1.0, zorder=2, gid=f"{gid}|y")
-    for point in panel.points:
-        colour, hollow = colours[point.variant.precision], bool(point.reasons)
-        axes.plot(
-            [point.x.value], [point.y.value], marker=markers[point.variant.precision], markersize=6.5, zorder=4,
-            markerfacecolor="white" if hollow else colour, markeredgewidth=1.3 if hollow else 0.6, linestyle="none",
-            markeredgecolor=colour if hollow else "white", gid=f"{point.variant.name}|{point.variant.precision}",
-        )  # fmt: skip
-    _scale(axes, "x", [point.x.value for point in panel.points])
-    _scale(axes, "y", [point.y.value for point in panel.points])
-    if panel.steps:
-        for setting in panel.settings:
-            xs, ys = frontier_line(panel, setting, axes.get_xlim(), axes.get_ylim())
-            dash = _DASHES[settings.index(setting) % len(_DASHES)]
-            axes.plot(xs, ys, color=style.MUTED, linewidth=1.3, linestyle=dash, zorder=1, gid=f"frontier|{setting}")
+def _draw_frontier(axes: Axes, panel: Panel, setting: str, dash: Any) -> Floats:
+    """Draw the edge of what a setting's frontier dominates, as a line of steps from one side of the axes to another.
 
-
-def _scale(axes: Axes, along: str, values: Sequence[float]) -> None:
-    """Logarithmic if values differ much; space for labels on both ends."""
-    least, greatest = min(values), max(values)
-    if least > 0 and greatest / least > _LOG_FROM:
-        axes.set(**{f"{along}scale": "log"})
-        (axes.xaxis if along == "x" else axes.yaxis).set_major_formatter("{x:g}")
-    axes.margins(x=0.14 if along == "x" else None, y=0.14 if along == "y" else None)
-    axes.autoscale_view()
-    # Labels are placed for these limits: what is drawn later must not move them.
-    axes.autoscale(enable=False, axis=along)  # type: ignore[arg-type]
-
-
-def frontier_line(
-    panel: Panel, setting: str, x_limits: tuple[float, float], y_limits: tuple[float, float]
-) -> tuple[list[float], list[float]]:
-    """The edge of what a setting's frontier dominates, as a line of steps from one side of the axes to another.
-
-    Args:
-        panel: With the points.
-        setting: Whose frontier.
-        x_limits: Of the axes.
-        y_limits: Of the axes.
+    Between two points on the frontier it bends at the worse of their values.
 
     Returns:
-        Places of its corners. Between two points on the frontier it bends at the worse of their values.
+        The corners of the line, ``(n, 2)``.
     """
-    found = sorted((p.x.value, p.y.value) for p in panel.points if p.setting == setting and p.frontier)
-    ordered = found[::-1] if panel.x.maximise else found  # from the best value of x on
-    worst_x, worst_y = x_limits[0 if panel.x.maximise else 1], y_limits[0 if panel.y.maximise else 1]
-    xs, ys = [ordered[0][0]], [worst_y]
-    for x, y in ordered:
-        xs += [x, x]
-        ys += [ys[-1], y]
-    return [*xs, worst_x], [*ys, ys[-1]]
+    on = [(p.x.value, p.y.value) for p in panel.points if p.setting == setting and p.frontier]
+    xs, ys = zip(*sorted(on, reverse=panel.x.maximise), strict=True)  # from the best value of x on
+    worst_x, worst_y = axes.get_xlim()[not panel.x.maximise], axes.get_ylim()[not panel.y.maximise]
+    corners: Floats = np.transpose(pts_to_poststep([xs[0], *xs, worst_x], [worst_y, *ys, ys[-1]]))
+    axes.plot(*corners.T, color=style.MUTED, linewidth=1.3, linestyle=dash, zorder=1, gid=f"frontier|{setting}")
+    return corners
 
 
-def _dress(axes: Axes, panel: Panel, title: Sequence[str]) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(style.MUTED)
-    axes.grid(color=style.GRID, linewidth=0.7, zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", bottom=False, left=False, labelsize=style.SMALL_SIZE, colors=style.MUTED)
-    for along, kind in (("x", axes.get_xscale()), ("y", axes.get_yscale())):
-        if kind == "linear":
-            axes.locator_params(axis=along, nbins=6)  # type: ignore[arg-type]
-    better = f"better: {'right' if panel.x.maximise else 'left'} and {'up' if panel.y.maximise else 'down'}"
-    caption(axes, title, better)
-
-
-def _label(axes: Axes, panel: Panel) -> None:
+def _label(axes: Axes, panel: Panel, edges: Sequence[Floats]) -> None:
     """Names beside points: all of the frontier, and if there are few points, those of the others that fit."""
     several = len({point.variant.name for point in panel.points}) > 1
     few = len(panel.points) <= FEW_POINTS
     named = [*(p for p in panel.points if p.frontier), *(p for p in panel.points if few and not p.frontier)]
     texts = [wrapped_name(p.variant.label if several else p.variant.precision) for p in named]
-    gap = _GAP_POINTS * style.DPI / 72
+    at = axes.transData.transform([(point.x.value, point.y.value) for point in named])
     wanted = []
-    for point, text in zip(named, texts, strict=True):
-        x, y = axes.transData.transform((point.x.value, point.y.value))
-        width, height = (size * style.DPI + gap / 2 for size in size_of(text, style.SMALL_SIZE))
-        wanted.append(Label(float(x), float(y), width, height, FAR if point.frontier else NEAR))
-    room = Box(axes.bbox.x0 + 2, axes.bbox.y0 + 2, axes.bbox.x1 - 2, axes.bbox.y1 - 2)
-    places = place(wanted, _obstacles(axes, panel, gap), room, gap)
-    inverse = axes.transData.inverted()
-    for point, text, label, box in zip(named, texts, wanted, places, strict=True):
+    for point, text, (x, y) in zip(named, texts, at, strict=True):
+        width, height = (size * style.DPI + _GAP / 2 for size in size_of(text, style.SMALL_SIZE))
+        wanted.append(Label(x, y, width, height, needed=point.frontier))
+    # Obstacles: the markers, and the frontiers as rows of thin boxes.
+    markers = axes.transData.transform([(point.x.value, point.y.value) for point in panel.points])
+    obstacles = [np.hstack([markers - 0.8 * _GAP, markers + 0.8 * _GAP])]
+    for corners in edges:
+        line = axes.transData.transform(corners)
+        obstacles.append(np.hstack([np.minimum(line[:-1], line[1:]) - 1, np.maximum(line[:-1], line[1:]) + 1]))
+    room = np.array(axes.bbox.padded(-2).extents)
+    for point, text, label, box in zip(
+        named, texts, wanted, place(wanted, np.vstack(obstacles), room, _GAP), strict=True
+    ):
         if box is None:
             continue
-        gid = f"{point.variant.name}|{point.variant.precision}"
-        x, y = inverse.transform(((box.left + box.right) / 2, (box.low + box.high) / 2))
-        axes.text(
-            x, y, text, ha="center", va="center", fontsize=style.SMALL_SIZE, zorder=5, gid=f"label|{gid}",
-            color=style.TEXT if point.frontier else style.MUTED, bbox=style.HALO,
+        x, y = ((box[:2] + box[2:]) / 2 - (label.x, label.y)) * 72 / style.DPI
+        leader = {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3,
+                  "relpos": (label.nearest(box) - box[:2]) / (box[2:] - box[:2])}  # fmt: skip
+        axes.annotate(
+            text, (point.x.value, point.y.value), xytext=(x, y), textcoords="offset points", ha="center", va="center",
+            zorder=5, gid=f"label|{point.gid}", color=style.TEXT if point.frontier else style.MUTED, bbox=style.HALO,
+            arrowprops=leader if len(label.leader(box, _GAP)) else None,
         )  # fmt: skip
-        if label.leader(box, gap):
-            end = inverse.transform(label.nearest(box))
-            axes.plot([point.x.value, end[0]], [point.y.value, end[1]], color=style.MUTED, linewidth=0.6, zorder=3,
-                      gid=f"leader|{gid}")  # fmt: skip
-
-
-def _obstacles(axes: Axes, panel: Panel, gap: float) -> list[Box]:
-    """The markers, and the frontiers as rows of thin boxes."""
-    radius = gap * 0.8
-    boxes = [
-        Box(x - radius, y - radius, x + radius, y + radius)
-        for x, y in axes.transData.transform([(point.x.value, point.y.value) for point in panel.points])
-    ]
-    for line in axes.lines:
-        if str(line.get_gid()).startswith("frontier|"):
-            for (x0, y0), (x1, y1) in pairwise(axes.transData.transform(line.get_xydata())):
-                boxes.append(Box(min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
-    return boxes
-
-
-def _pareto(name: str, cost: str, x: Sequence[Metric]) -> None:
-    title = f"Accuracy over {cost}, with frontier: up and to the left is better"
-    add_figure(name, title, partial(_draw_points, x, (ACCURACY_MEAN,), steps=True))
 
 
 add_figure(
     "latency_vs_memory", "Latency over memory: down and to the left is better", partial(_draw_points, SIZES, LATENCIES)
 )
 add_figure(
-    "energy_vs_accuracy",
-    "Accuracy of each task over energy: up and to the left is better",
-    partial(_draw_by_task, ENERGIES),
-)
+    "energy_vs_accuracy", "Accuracy of each task over energy: up and to the left is better",
+    partial(_draw_points, ENERGIES, None),
+)  # fmt: skip
 add_figure(
     "tpot_vs_throughput", "Time per token over throughput: down and to the right is better",
     partial(_draw_points, (THROUGHPUT,), (TPOT,)),
 )  # fmt: skip
-_pareto("pareto_latency_accuracy", "latency", LATENCIES)
-_pareto("pareto_energy_accuracy", "energy", ENERGIES)
-_pareto("pareto_size_accuracy", "size", (DISK,))
+for _cost, _metrics in (("latency", LATENCIES), ("energy", ENERGIES), ("size", (DISK,))):
+    add_figure(
+        f"pareto_{_cost}_accuracy", f"Accuracy over {_cost}, with frontier: up and to the left is better",
+        partial(_draw_points, _metrics, (ACCURACY_MEAN,), steps=True),
+    )  # fmt: skip

@@ -1,8 +1,12 @@
-"""How every figure looks: colours, markers, sizes of texts, and how model names are broken. Light to import."""
+"""How every figure looks: colours and markers of schemes, sizes of texts, and settings of matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.colors import to_hex, to_rgb
 
 from slim_eval.schemes import SCHEMES, Scheme, in_order
 
@@ -12,31 +16,41 @@ _FURTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _FURTHER_MARKERS = ("D", "v", "P", "X", "<", ">", "p")
 _PLAIN = Scheme("", "", 16)  # a scheme that chose no colour or marker
 
-TEXT = "#222222"
-MUTED = "#6b6b6b"
-GRID = "#e3e3e3"
+TEXT, MUTED, GRID = "#222222", "#6b6b6b", "#e3e3e3"
 HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}  # behind a text that lines run under
 DPI = 120
 TITLE_SIZE, PANEL_SIZE, LABEL_SIZE, SMALL_SIZE = 12.0, 9.5, 8.5, 7.5  # points
 
+#: Settings of matplotlib under which figures are drawn and written.
+SETTINGS: dict[Any, Any] = {
+    "figure.dpi": DPI, "figure.facecolor": "white", "font.size": SMALL_SIZE, "text.color": TEXT,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.axisbelow": True,
+    "axes.labelsize": LABEL_SIZE, "axes.labelcolor": TEXT, "xtick.bottom": False, "ytick.left": False,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": SMALL_SIZE, "ytick.labelsize": SMALL_SIZE,
+    "grid.color": GRID, "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": LABEL_SIZE,
+    "pdf.fonttype": 42,  # TrueType: text stays text, and publishers accept it
+    "text.hinting": "none",  # a text is as wide in a PDF as in a PNG, and drawn sooner
+    "text.parse_math": False,  # a dollar sign in a model's name is one
+}  # fmt: skip
+
 
 def colours(precisions: Iterable[str]) -> Mapping[str, str]:
     """A colour per scheme, in the order of the table of schemes, the same in every figure of every analysis."""
-    return _look(in_order(precisions), "colour", _FURTHER_COLOURS)
+    return _look(precisions, "colour", _FURTHER_COLOURS)
 
 
 def markers(precisions: Iterable[str]) -> Mapping[str, str]:
     """A marker per scheme, likewise: readable without colour."""
-    return _look(in_order(precisions), "marker", _FURTHER_MARKERS)
+    return _look(precisions, "marker", _FURTHER_MARKERS)
 
 
-def _look(names: Sequence[str], what: str, further: Sequence[str]) -> Mapping[str, str]:
-    chosen = {name: getattr(SCHEMES[name], what) for name in names if name in SCHEMES}
-    free = [name for name in names if chosen.get(name, getattr(_PLAIN, what)) == getattr(_PLAIN, what)]
-    return {**dict.fromkeys(names, ""), **chosen, **{name: further[i % len(further)] for i, name in enumerate(free)}}
+def _look(precisions: Iterable[str], what: str, further: Sequence[str]) -> Mapping[str, str]:
+    found = {name: getattr(SCHEMES.get(name, _PLAIN), what) for name in in_order(precisions)}
+    free = cycle(further)
+    return {name: next(free) if look == getattr(_PLAIN, what) else look for name, look in found.items()}
 
 
 def tint(colour: str, share: float) -> str:
     """A colour mixed with white; `share` 0 is the colour, 1 is white."""
-    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(channel + (255 - channel) * share):02X}" for channel in channels)
+    red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(colour))
+    return to_hex((red, green, blue)).upper()

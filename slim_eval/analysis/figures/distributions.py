@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,15 +42,6 @@ class Spread:
     p99: float | None = None
     p5: float | None = None
     samples: Sequence[float] = ()
-
-
-def spread_of(samples: Sequence[float]) -> Spread | None:
-    """The distribution of samples; None for no sample."""
-    median = percentile(samples, 50)
-    if median is None:
-        return None
-    p95, p99, p5 = (percentile(samples, q) for q in (95, 99, 5))
-    return Spread(median, sum(samples) / len(samples), p95, p99, p5, samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +115,15 @@ def _spread(metric: Metric, variant: Variant, samples: Sequence[dict[str, Any]])
     """The spread of a latency: of its samples, or, without any, as the record summarizes it."""
     per_batch = metric is AMORTISED  # one value per iteration, not one per request
     size = variant.performance.batch_size if per_batch and variant.performance else None if per_batch else 1
-    found: dict[Any, float] = {}
+    by_place: dict[Any, float] = {}
     for index, sample in enumerate(samples if size else ()):
         value = sample.get(str(metric.sample))
         if value is not None:
-            found[sample.get("iteration") if per_batch else index] = metric.in_unit(value / size)
+            by_place[sample.get("iteration") if per_batch else index] = metric.in_unit(value / size)
+    found = list(by_place.values())
     if found:
-        return spread_of(list(found.values()))
+        p95, p99, p5 = (percentile(found, q) for q in (95, 99, 5))
+        return Spread(statistics.median(found), statistics.fmean(found), p95, p99, p5, found)
     base = metric.key.removeprefix("mean_")
     keys = (f"median_{base}", metric.key, f"p95_{base}", f"p99_{base}")
     median, mean, p95, p99 = (None if (v := variant.number(key)) is None else metric.in_unit(v) for key in keys)

@@ -47,8 +47,7 @@ def write_figures(
 ) -> tuple[list[Path], list[str]]:
     """Write figures, all by default, as PNG and PDF; files of an earlier analysis of all others are removed.
 
-    Returns:
-        Paths written, and names of the figures for which nothing was measured.
+    Returns the paths written, and the names of the figures for which nothing was measured.
     """
     chosen = list(FIGURES.values() if figures is None else figures)
 
@@ -73,13 +72,12 @@ def draw_figure(figure: Figure, study: Study) -> MplFigure | None:
 
 def png(figure: Figure, study: Study) -> bytes | None:
     """A figure as the bytes of a PNG file, to embed it; None if nothing was measured."""
+    content = io.BytesIO()
     with mpl.rc_context(_settings(study)):
         made = figure.draw(study)
-        if made is None:
-            return None
-        content = io.BytesIO()
-        made.savefig(content, format="png", **_OPTIONS["png"])
-    return content.getvalue()
+        if made is not None:
+            made.savefig(content, format="png", **_OPTIONS["png"])
+    return content.getvalue() or None
 
 
 def save(figure: MplFigure | None, directory: Path, name: str) -> list[Path]:
@@ -98,10 +96,7 @@ def map_in_processes(work: Callable[[int], _T], count: int) -> list[_T]:
     """``[work(0), …, work(count - 1)]``, by as many processes as there are cores, up to four.
 
     Children are forked, so that nothing is imported or passed again. If that is impossible, or unsafe because other
-    threads may hold a lock, this process does all of it.
-
-    Raises:
-        Exception: The first that `work` raises.
+    threads may hold a lock, this process does all of it. The first error of `work` is raised.
     """
     processes = min(_MAX_PROCESSES, count, _cores())
     if processes < 2 or "fork" not in get_all_start_methods() or threading.active_count() > 1:

@@ -43,15 +43,6 @@ class Label:
         points = np.linspace((self.x, self.y), end, count + 2)[1:-1]
         return np.hstack([points - 1, points + 1])
 
-    def candidates(self, gap: float, steps: Sequence[float]) -> Floats:
-        """Boxes around the point, the nearest first."""
-        across, up = np.tile(np.cos(_ANGLES), len(steps)), np.tile(np.sin(_ANGLES), len(steps))
-        distances = gap * np.repeat(steps, len(_ANGLES))
-        # The box's side or corner that faces the point is there: at the right its left side.
-        left = self.x + distances * across - self.width * (1 - across) / 2
-        low = self.y + distances * up - self.height * (1 - up) / 2
-        return np.column_stack([left, low, left + self.width, low + self.height])
-
 
 def place(labels: Sequence[Label], obstacles: Floats, room: Floats, gap: float) -> list[Floats | None]:
     """A place for each label, the first ones first, each as near to its point as possible.
@@ -76,7 +67,12 @@ def place(labels: Sequence[Label], obstacles: Floats, room: Floats, gap: float) 
             if places[index] is not None or not (strict or label.needed):
                 continue
             steps = _STEPS[: _FAR_ENOUGH if strict else None] if label.needed else _STEPS[:_NEAR]
-            boxes = label.candidates(gap, steps)
+            across, up = np.tile(np.cos(_ANGLES), len(steps)), np.tile(np.sin(_ANGLES), len(steps))
+            distances = gap * np.repeat(steps, len(_ANGLES))
+            # The box's side or corner that faces the point is there: at the right its left side.
+            left = label.x + distances * across - label.width * (1 - across) / 2
+            low = label.y + distances * up - label.height * (1 - up) / 2
+            boxes = np.column_stack([left, low, left + label.width, low + label.height])
             inside = (room[:2] <= boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= room[2:]).all(axis=1)
             free = inside & ~_meet(boxes, np.vstack([obstacles, taken, lines]))
             uncrossed = np.vstack([obstacles, taken]) if strict else taken
@@ -93,4 +89,6 @@ def place(labels: Sequence[Label], obstacles: Floats, room: Floats, gap: float) 
 def _meet(some: Floats, others: Floats) -> NDArray[np.bool_]:
     """Whether each of some boxes overlaps any of the others."""
     lower, upper = some[:, None, :2], some[:, None, 2:]
-    return np.any(np.all((lower < others[:, 2:]) & (others[:, :2] < upper), axis=2), axis=1)
+    both = np.logical_and.reduce((lower < others[:, 2:]) & (others[:, :2] < upper), axis=2)
+    meets: NDArray[np.bool_] = np.logical_or.reduce(both, axis=1)
+    return meets

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -28,6 +27,7 @@ SUMMARY_SIGN = "*"  # the number replaces another one that was not recorded
 _TITLE_LINE, _PANEL_LINE, _LEGEND_LINE, _NOTE_LINE = 0.21, 0.15, 0.18, 0.155
 _HANDLE = 0.36  # of a legend's entry: its sign and the gaps beside it
 _MIN_WIDTH = 5.6
+_CANVAS = FigureCanvasAgg(MplFigure(dpi=style.DPI))  # to measure texts
 
 
 def open_page(
@@ -83,10 +83,10 @@ def open_page(
         bottom=(bottom + foot) / tall, wspace=gap / width, hspace=(head + foot) / height,
     )  # fmt: skip
     panels = [figure.add_subplot(grid[index], projection=projection) for index in range(len(captions))]
-    x, align = (0.5, "center") if projection == "polar" else (0.0, "left")
+    x, lift, align = (0.5, 20, "center") if projection == "polar" else (0.0, 15, "left")
     for axes, words, (_, hint) in zip(panels, heads, captions, strict=True):
         for text, points, size_points, colour, weight in (
-            ("\n".join(words), 15, style.PANEL_SIZE, style.TEXT, "bold"),
+            ("\n".join(words), lift, style.PANEL_SIZE, style.TEXT, "bold"),
             (hint, 4, style.SMALL_SIZE, style.MUTED, "normal"),
         ):
             if text:
@@ -99,16 +99,10 @@ def open_page(
 
 def size_of(text: str, points: float, *, bold: bool = False) -> tuple[float, float]:
     """Width and height in inches of a text of one or more lines, in the font of the figures."""
-    canvas = _canvas()
     shown = Text(0, 0, text, fontsize=points, fontweight="bold" if bold else "normal")
-    shown.set_figure(canvas.figure)
-    box = shown.get_window_extent(canvas.get_renderer())  # type: ignore[no-untyped-call]
-    return box.width / canvas.figure.dpi, box.height / canvas.figure.dpi
-
-
-@cache
-def _canvas() -> FigureCanvasAgg:
-    return FigureCanvasAgg(MplFigure(dpi=style.DPI))
+    shown.set_figure(_CANVAS.figure)
+    box = shown.get_window_extent(_CANVAS.get_renderer())  # type: ignore[no-untyped-call]
+    return box.width / style.DPI, box.height / style.DPI
 
 
 def broken(text: str, points: float, width: float, *, bold: bool = False) -> list[str]:

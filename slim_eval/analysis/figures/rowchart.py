@@ -41,19 +41,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPanel(ABC):
-    """One metric of all variants, in the order of the rows.
-
-    Attributes:
-        title: What is shown.
-        hint: What is better, or what the number does not show.
-        axis: Label of the axis, with the unit.
-        foot: Inches below the panel that belong to its axis.
-    """
+    """One metric of all variants, in the order of the rows."""
 
     title: str
-    hint: str
-    axis: str
-    foot: float = 0.52
+    hint: str  # what is better, or what the number does not show
+    axis: str  # label of the axis, with the unit
+    foot: float = 0.52  # inches below the panel that belong to its axis
 
     @abstractmethod
     def draw(self, axes: Axes, rows: Sequence[Row], width: float) -> None:
@@ -89,7 +82,7 @@ def draw_rows(
     if not panels:
         return None
     precisions = [variant.precision for variant in variants]
-    colours, markers = style.colours(precisions), style.markers(precisions)
+    looks = style.looks(precisions)
     names = {variant.name: wrapped_name(variant.name) for variant in variants}
     counts = Counter(variant.name for variant in variants)
     # A name of several lines beside a single row needs more space than the row; then all cells are taller.
@@ -104,18 +97,15 @@ def draw_rows(
         middles[name] = top + tall / 2
         edges.append(top + tall + between / 2)
         top += tall + between
-    rows = [
-        Row(y, f"{v.name}|{v.precision}", colours[v.precision], markers[v.precision])
-        for y, v in zip(places, variants, strict=True)
-    ]
+    rows = [Row(y, f"{v.name}|{v.precision}", *looks[v.precision]) for y, v in zip(places, variants, strict=True)]
     few = len(rows) <= _FEW_ROWS
     columns = math.ceil(len(panels) / math.ceil(len(panels) / (4 if few else 6)))  # a tall figure grows to the right
     width = panel_width or {1: 4.6, 2: 3.3}.get(columns, 2.65)
     height = (0.25 if few else 0.19) * (top - between + 2 * slack) * stretch
-    indent = 0.13 + max(size_of(name, style.SMALL_SIZE)[0] for name in colours)
+    indent = 0.13 + max(size_of(name, style.SMALL_SIZE)[0] for name in looks)
     left = MARGIN + max(size_of(text, style.LABEL_SIZE)[0] for text in names.values()) + indent + 0.08
     marks = frozenset[Kind]().union(*(panel.marks() for panel in panels))
-    handles: list[Artist] = [] if cells else [Patch(facecolor=colours[name], label=name) for name in colours]
+    handles: list[Artist] = [] if cells else [Patch(facecolor=look[0], label=name) for name, look in looks.items()]
     handles += {str(handle.get_label()): handle for panel in panels for handle in panel.handles()}.values()
     lines = [f"{kind.sign} {kind.meaning}" for kind in MARKS if kind in marks]
     lines += dict.fromkeys([*(note for panel in panels for note in panel.notes()), *notes])
@@ -160,13 +150,7 @@ def beside(axes: Axes, x: float | None, y: float, text: str, *, muted: bool = Fa
 def scale(axes: Axes, low: float, high: float, width: float, texts: Sequence[str], left: float = 0.0) -> None:
     """Set the x axis to a range of data with space for texts on the right, and ticks within the range only.
 
-    Args:
-        axes: A panel.
-        low: Least value shown.
-        high: Greatest.
-        width: Of the panel, in inches.
-        texts: What is written at the right.
-        left: Inches left of the range; with them, texts are in a column of their own.
+    The panel is `width` inches wide; with `left` inches before the range, texts are in a column of their own.
     """
     right = size_of(max(texts, key=len), style.SMALL_SIZE)[0] + (0.15 if left else 0.1)
     span = (high - low or abs(high) or 1.0) / max(width - left - right, 0.3 * width)

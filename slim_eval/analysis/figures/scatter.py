@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,14 @@ _GAP = 6.0 * style.DPI / 72  # pixels between a point and its label
 
 @dataclass(frozen=True)
 class Point:
-    """A variant with its two numbers in the units shown.
-
-    Attributes:
-        variant: The variant.
-        x: The horizontal number.
-        y: The vertical one.
-        reasons: Why it must not be compared with the others; it is then hollow and on no frontier.
-        setting: Label of the setting in which it was measured.
-        frontier: No other point of its setting dominates it.
-    """
+    """A variant with its two numbers in the units shown."""
 
     variant: Variant
     x: Estimate
     y: Estimate
-    reasons: tuple[str, ...]
-    setting: str
-    frontier: bool
+    reasons: tuple[str, ...]  # why it must not be compared with the others; it is then hollow and on no frontier
+    setting: str  # label of the setting in which it was measured
+    frontier: bool  # no other point of its setting dominates it
 
     @property
     def gid(self) -> str:
@@ -65,35 +57,40 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with points."""
+    """Axes with points, and a title where there are several."""
 
     title: str
     x: Metric
     y: Metric
     points: Sequence[Point]
 
-    @property
-    def settings(self) -> list[str]:
-        """The settings that have a frontier."""
-        return list(dict.fromkeys(point.setting for point in self.points if point.frontier))
 
-
-def panel_of(x: Metric, y: Metric, study: Study, title: str = "") -> Panel:
+def _panel(title: str, x: Metric, y: Metric, study: Study) -> Panel:
     """The points of the variants that have both metrics."""
     shown = [
         (variant, across.scaled(x.scale), up.scaled(y.scale)) for variant in by_name(study.variants)
         if (across := variant.estimate(x)) is not None and (up := variant.estimate(y)) is not None
     ]  # fmt: skip
     length = usual_length([variant for variant, *_ in shown])
-    reasons = [_reasons(study, variant, (x, y), length) for variant, *_ in shown]
+    reasons = []
+    for variant, *_ in shown:
+        # Another setting is no reason, but a group of its own.
+        marks = {kind for metric in (x, y) for kind in study.marks(variant, metric)}
+        own = variant.tokens_per_request
+        other_work = (x.per_length or y.per_length) and own and length and not _same(own, length)
+        found = (
+            "its quantized kernels are emulated in 16 bit" if EMULATED in marks else None,
+            "its energy was marked invalid when it was measured" if INVALID in marks else None,
+            "it generated a different number of tokens from most" if other_work else None,
+        )
+        reasons.append(tuple(reason for reason in found if reason))
     compared = [found for found, why in zip(shown, reasons, strict=True) if not why]
     groups = comparable_groups([variant for variant, *_ in compared], (x, y)).labels
-    settings: dict[Path, str] = {}
+    settings = {variant.directory: label for (variant, *_), label in zip(compared, groups, strict=True)}
     frontier: set[Path] = set()
     for label in dict.fromkeys(groups):
         members = [found for found, group in zip(compared, groups, strict=True) if group == label]
         best = non_dominated([(a.value, b.value) for _, a, b in members], [x.maximise, y.maximise])
-        settings |= {variant.directory: label for variant, *_ in members}
         frontier |= {variant.directory for (variant, *_), on in zip(members, best, strict=True) if on}
     points = [
         Point(v, a, b, why, settings.get(v.directory, ""), v.directory in frontier)
@@ -112,115 +109,56 @@ def _same(length: float, other: float) -> bool:
     return abs(length - other) <= LENGTH_TOLERANCE * other
 
 
-def _reasons(study: Study, variant: Variant, metrics: Sequence[Metric], length: float | None) -> tuple[str, ...]:
-    """Why a variant is not compared with the others of its setting; another setting is a group of its own instead."""
-    marks = {kind for metric in metrics for kind in study.marks(variant, metric)}
-    own = variant.tokens_per_request
-    other_work = any(metric.per_length for metric in metrics) and own and length and not _same(own, length)
-    found = (
-        "its quantized kernels are emulated in 16 bit" if EMULATED in marks else None,
-        "its energy was marked invalid when it was measured" if INVALID in marks else None,
-        "it generated a different number of tokens from most" if other_work else None,
-    )
-    return tuple(reason for reason in found if reason)
-
-
 def _draw_points(
     x: Sequence[Metric], y: Sequence[Metric] | None, title: str, study: Study, *, steps: bool = False
 ) -> MplFigure | None:
     """Panels of points, up to three beside each other if there are few points; None if nothing was measured.
 
-    The ``gid`` of a point is ``{name}|{precision}``, that of its label ``label|{name}|{precision}``, that of a frontier
-    ``frontier|{setting}``.
-
-    Args:
-        x: Of several metrics for an axis, the first that is widely measured is shown.
-        y: Likewise; None for a panel per accuracy task.
-        title: What is shown and what is better.
-        study: What to draw.
-        steps: Whether frontiers are drawn.
+    Of several metrics for an axis, the first that is widely measured is shown; without `y`, there is a panel per
+    accuracy task. `steps` draws frontiers.
     """
     across, up = study.first_measured(x), study.first_measured(y or ())
-    tasks = [(task, task.title) for task in study.task_metrics] if y is None else [(up, "")] if up is not None else []
-    panels = [panel_of(across, metric, study, words) for metric, words in tasks if across is not None]
+    ups = [(task.title, task) for task in study.task_metrics] if y is None else [("", up)] if up is not None else []
+    panels = [_panel(words, across, metric, study) for words, metric in ups if across is not None]
     panels = [panel for panel in panels if panel.points]
     if not panels:
         return None
-    settings = list(dict.fromkeys(setting for panel in panels for setting in panel.settings)) if steps else []
-    precisions = {point.variant.precision for panel in panels for point in panel.points}
-    colours, markers = style.colours(precisions), style.markers(precisions)
+    points = [point for panel in panels for point in panel.points]
+    looks = style.looks(point.variant.precision for point in points)
+    settings = dict.fromkeys(point.setting for point in points if point.frontier and steps)
+    dashes = dict(zip(settings, cycle(_DASHES), strict=False))
     handles: list[Artist] = [
-        Line2D([], [], linestyle="none", marker=markers[name], color=colours[name], markersize=6.5, label=name)
-        for name in colours
+        Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=6.5, label=name)
+        for name, (colour, marker) in looks.items()
     ]
-    if any(point.reasons for panel in panels for point in panel.points):
+    if any(point.reasons for point in points):
         handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markersize=6.5,
                               markeredgecolor=style.MUTED, label="not comparable (see below)"))  # fmt: skip
     parts = [setting.split(", ") for setting in settings]
-    for own, dash in zip(parts, _dashes(settings), strict=True):
+    for own, dash in zip(parts, dashes.values(), strict=True):
         apart = ", ".join(part for part in own if not all(part in other for other in parts))
         label = f"Pareto frontier: {apart}" if len(parts) > 1 else "Pareto frontier"
         handles.append(Line2D([], [], color=style.MUTED, linewidth=1.3, linestyle=dash, label=label))
     many = max(len(panel.points) for panel in panels) > FEW_POINTS
     columns = 1 if many else min(3, len(panels))  # many points need space, below each other
     size = (6.6, 5.4 if many else 4.2) if columns == 1 else (3.6, 3.3)
-    captions = [
-        (p.title, f"better: {'right' if p.x.maximise else 'left'} and {'up' if p.y.maximise else 'down'}")
-        for p in panels
-    ]
+    better = f"better: {'right' if panels[0].x.maximise else 'left'} and "
+    captions = [(panel.title, f"{better}{'up' if panel.y.maximise else 'down'}") for panel in panels]
     figure, found = open_page(
         title, handles, _notes(panels, study), captions, columns, size, left=0.62, gap=0.7, right=0.15, head=0.26,
         foot=0.55,
     )  # fmt: skip
     for axes, panel in zip(found, panels, strict=True):
         axes.set(xlabel=_axis_label(panel.x, study), ylabel=_axis_label(panel.y, study))
-        axes.grid()
-        few = len(panel.points) <= FEW_POINTS
-        for name in dict.fromkeys(point.variant.name for point in panel.points if few and not steps):
-            # A thin line through the variants of each model: the direction in which quantization moves it.
-            mine = [(p.x.value, p.y.value) for p in panel.points if p.variant.name == name]
-            axes.plot(*zip(*mine, strict=True), color="#c4c4c4", linewidth=0.9, zorder=1, gid=f"path|{name}")
-        for point in panel.points:
-            x_value, y_value, hollow = point.x.value, point.y.value, bool(point.reasons)
-            colour = colours[point.variant.precision]
-            pale: dict[str, Any] = {"color": style.tint(colour, 0.35), "linewidth": 1.0, "zorder": 2}
-            if point.x.interval is not None:
-                axes.plot(point.x.interval, [y_value] * 2, gid=f"{point.gid}|x", **pale)
-            if point.y.interval is not None:
-                axes.plot([x_value] * 2, point.y.interval, gid=f"{point.gid}|y", **pale)
-            axes.plot(
-                [x_value], [y_value], marker=markers[point.variant.precision], markersize=6.5, zorder=4,
-                markerfacecolor="white" if hollow else colour, markeredgewidth=1.3 if hollow else 0.6,
-                linestyle="none", markeredgecolor=colour if hollow else "white", gid=point.gid,
-            )  # fmt: skip
-        xs, ys = [point.x.value for point in panel.points], [point.y.value for point in panel.points]
-        for along, axis, values in (("x", axes.xaxis, xs), ("y", axes.yaxis, ys)):
-            if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
-                axes.set(**{f"{along}scale": "log"})
-                axis.set_major_formatter("{x:g}")
-            else:
-                axes.locator_params(axis=along, nbins=6)  # type: ignore[arg-type]
-        axes.margins(0.14)  # for labels
-        axes.autoscale_view()
-        axes.autoscale(enable=False)  # labels are placed for these limits: what is drawn later must not move them
-        edges = [
-            _draw_frontier(axes, panel, setting, dash)
-            for setting, dash in zip(settings, _dashes(settings), strict=True) if setting in panel.settings
-        ]  # fmt: skip
-        _label(axes, panel, edges)
+        _draw_panel(axes, panel, looks, dashes)
     return figure
 
 
-def _dashes(settings: Sequence[str]) -> list[Any]:
-    return [_DASHES[index % len(_DASHES)] for index in range(len(settings))]
-
-
 def _axis_label(metric: Metric, study: Study) -> str:
-    label = heading(metric)
+    label, unit = heading(metric), metric.unit or metric.label
     counts = {len(variant.mean_tasks) for variant in study.variants if variant.number(metric) is not None}
     if metric is ACCURACY_MEAN and len(counts) == 1:
         label += f" of {(count := counts.pop())} task{'s' if count > 1 else ''}"
-    unit = metric.unit or metric.label
     return f"{label}, {unit} ({lm_eval_metric(metric, study)})" if metric.key in study.tasks else f"{label}, {unit}"
 
 
@@ -247,43 +185,69 @@ def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
     return notes
 
 
-def _draw_frontier(axes: Axes, panel: Panel, setting: str, dash: Any) -> Floats:
-    """Draw the edge of what a setting's frontier dominates, as a line of steps from one side of the axes to another.
+def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]], dashes: Mapping[str, Any]) -> None:
+    """Draw points with intervals, then frontiers in the `dashes` of their settings (if there are any), then labels.
 
-    Between two points on the frontier it bends at the worse of their values.
-
-    Returns:
-        The corners of the line, ``(n, 2)``.
+    The ``gid`` of a point is ``{name}|{precision}``, that of its label ``label|{name}|{precision}``, that of a frontier
+    ``frontier|{setting}``.
     """
-    on = [(p.x.value, p.y.value) for p in panel.points if p.setting == setting and p.frontier]
-    xs, ys = zip(*sorted(on, reverse=panel.x.maximise), strict=True)  # from the best value of x on
-    worst_x, worst_y = axes.get_xlim()[not panel.x.maximise], axes.get_ylim()[not panel.y.maximise]
-    corners: Floats = np.transpose(pts_to_poststep([xs[0], *xs, worst_x], [worst_y, *ys, ys[-1]]))
-    axes.plot(*corners.T, color=style.MUTED, linewidth=1.3, linestyle=dash, zorder=1, gid=f"frontier|{setting}")
-    return corners
+    axes.grid()
+    few = len(panel.points) <= FEW_POINTS
+    for name in dict.fromkeys(point.variant.name for point in panel.points if few and not dashes):
+        # A thin line through the variants of each model: the direction in which quantization moves it.
+        path = [(p.x.value, p.y.value) for p in panel.points if p.variant.name == name]
+        axes.plot(*zip(*path, strict=True), color="#c4c4c4", linewidth=0.9, zorder=1, gid=f"path|{name}")
+    for point in panel.points:
+        x, y, hollow, (colour, marker) = point.x, point.y, bool(point.reasons), looks[point.variant.precision]
+        pale: dict[str, Any] = {"color": style.tint(colour, 0.35), "linewidth": 1.0, "zorder": 2}
+        if x.interval is not None:
+            axes.plot(x.interval, [y.value] * 2, gid=f"{point.gid}|x", **pale)
+        if y.interval is not None:
+            axes.plot([x.value] * 2, y.interval, gid=f"{point.gid}|y", **pale)
+        axes.plot(
+            [x.value], [y.value], marker=marker, markersize=6.5, markerfacecolor="white" if hollow else colour,
+            markeredgewidth=1.3 if hollow else 0.6, markeredgecolor=colour if hollow else "white", linestyle="none",
+            zorder=4, gid=point.gid,
+        )  # fmt: skip
+    values = np.array([(point.x.value, point.y.value) for point in panel.points])
+    for along, axis, mine in (("x", axes.xaxis, values[:, 0]), ("y", axes.yaxis, values[:, 1])):
+        if mine.min() > 0 and mine.max() / mine.min() > _LOG_FROM:
+            axes.set(**{f"{along}scale": "log"})
+            axis.set_major_formatter("{x:g}")
+        else:
+            axes.locator_params(axis=along, nbins=6)  # type: ignore[arg-type]
+    axes.margins(0.14)  # for labels
+    axes.autoscale_view()
+    axes.autoscale(enable=False)  # labels are placed for these limits: what is drawn later must not move them
+    # Obstacles of labels: the markers, and the frontiers as rows of thin boxes.
+    markers = axes.transData.transform(values)
+    obstacles = [np.hstack([markers - 0.8 * _GAP, markers + 0.8 * _GAP])]
+    worst = axes.get_xlim()[not panel.x.maximise], axes.get_ylim()[not panel.y.maximise]
+    for setting, dash in dashes.items():
+        on = [(p.x.value, p.y.value) for p in panel.points if p.setting == setting and p.frontier]
+        if on:
+            # The edge of what the points dominate: between two of them it bends at the worse of their values.
+            xs, ys = zip(*sorted(on, reverse=panel.x.maximise), strict=True)  # from the best value of x on
+            edge = pts_to_poststep([xs[0], *xs, worst[0]], [worst[1], *ys, ys[-1]])
+            axes.plot(*edge, color=style.MUTED, linewidth=1.3, linestyle=dash, zorder=1, gid=f"frontier|{setting}")
+            line = axes.transData.transform(edge.T)
+            obstacles.append(np.hstack([np.minimum(line[:-1], line[1:]) - 1, np.maximum(line[:-1], line[1:]) + 1]))
+    _label(axes, panel, np.vstack(obstacles))
 
 
-def _label(axes: Axes, panel: Panel, edges: Sequence[Floats]) -> None:
+def _label(axes: Axes, panel: Panel, obstacles: Floats) -> None:
     """Names beside points: all of the frontier, and if there are few points, those of the others that fit."""
     several = len({point.variant.name for point in panel.points}) > 1
     few = len(panel.points) <= FEW_POINTS
     named = [*(p for p in panel.points if p.frontier), *(p for p in panel.points if few and not p.frontier)]
     texts = [wrapped_name(p.variant.label if several else p.variant.precision) for p in named]
-    at = axes.transData.transform([(point.x.value, point.y.value) for point in named])
     wanted = []
-    for point, text, (x, y) in zip(named, texts, at, strict=True):
+    for point, text in zip(named, texts, strict=True):
+        x, y = axes.transData.transform((point.x.value, point.y.value))
         width, height = (size * style.DPI + _GAP / 2 for size in size_of(text, style.SMALL_SIZE))
         wanted.append(Label(x, y, width, height, needed=point.frontier))
-    # Obstacles: the markers, and the frontiers as rows of thin boxes.
-    markers = axes.transData.transform([(point.x.value, point.y.value) for point in panel.points])
-    obstacles = [np.hstack([markers - 0.8 * _GAP, markers + 0.8 * _GAP])]
-    for corners in edges:
-        line = axes.transData.transform(corners)
-        obstacles.append(np.hstack([np.minimum(line[:-1], line[1:]) - 1, np.maximum(line[:-1], line[1:]) + 1]))
-    room = np.array(axes.bbox.padded(-2).extents)
-    for point, text, label, box in zip(
-        named, texts, wanted, place(wanted, np.vstack(obstacles), room, _GAP), strict=True
-    ):
+    places = place(wanted, obstacles, np.array(axes.bbox.padded(-2).extents), _GAP)
+    for point, text, label, box in zip(named, texts, wanted, places, strict=True):
         if box is None:
             continue
         x, y = ((box[:2] + box[2:]) / 2 - (label.x, label.y)) * 72 / style.DPI

@@ -74,17 +74,11 @@ def _drop_bar(task: Metric, study: Study, variant: Variant, *, relative: bool) -
 
 @dataclass(frozen=True, kw_only=True)
 class _ForestPanel(RowPanel):
-    """Paired drops on one task against a margin.
+    """Paired drops on one task against a margin."""
 
-    Attributes:
-        pairs: One per row; None if the task was not measured.
-        margin: Drop in percentage points that still counts as equivalent; None draws none.
-        reach: Least and greatest value of all panels of the figure: they share one scale.
-    """
-
-    pairs: Sequence[PairedTask | None]
-    margin: float | None
-    reach: tuple[float, float]
+    pairs: Sequence[PairedTask | None]  # one per row; None if the task was not measured
+    margin: float | None  # drop in percentage points that still counts as equivalent; None draws none
+    reach: tuple[float, float]  # least and greatest value of all panels of the figure: they share one scale
 
     def handles(self) -> list[Artist]:
         """Entries for the margin and for hollow points."""
@@ -103,7 +97,7 @@ class _ForestPanel(RowPanel):
             axes.axvspan(axes.get_xlim()[0], self.margin, color=_MARGIN_COLOUR, zorder=0, gid="margin", linewidth=0)
         axes.axvline(0, color=style.MUTED, linewidth=0.9, zorder=1)
         for row, pair, text in zip(rows, self.pairs, texts, strict=True):
-            drop = _paired_drop(pair)
+            drop = None if pair is None else pair.drop_pp
             beside(axes, None, row.y, text, muted=drop is None)
             if pair is None or drop is None:
                 continue
@@ -115,30 +109,22 @@ class _ForestPanel(RowPanel):
                       markerfacecolor=face, markeredgewidth=1.3, gid=row.gid)  # fmt: skip
 
 
-def _paired_drop(pair: PairedTask | None) -> float | None:
-    return None if pair is None or pair.refused else pair.drop_pp
-
-
 def _verdict(pair: PairedTask | None) -> str:
     """The drop and the verdict; "underpowered" is the recorded value for inconclusive."""
-    drop = _paired_drop(pair)
-    if pair is None or drop is None:
+    if pair is None or pair.drop_pp is None:
         return "not paired" if pair is not None and pair.refused else NOT_MEASURED
     words = "inconclusive" if pair.verdict == UNDERPOWERED else pair.verdict or ""
-    return f"{round(drop, 1) + 0.0:+.1f} {words}".rstrip()  # + 0.0: no negative zero
+    return f"{round(pair.drop_pp, 1) + 0.0:+.1f} {words}".rstrip()  # + 0.0: no negative zero
 
 
 def _draw_forest(title: str, study: Study) -> MplFigure | None:
     """Drops on the same items with paired intervals, against the margin, with verdicts."""
     shown = [v for v in by_name(study.variants) if any(study.pair(v, task) is not None for task in study.tasks)]
     by_task = {task: [study.pair(variant, task) for variant in shown] for task in study.tasks}
-    by_task = {task: pairs for task, pairs in by_task.items() if any(_paired_drop(p) is not None for p in pairs)}
-    known = [pair for pairs in by_task.values() for pair in pairs if pair is not None]
+    by_task = {task: pairs for task, pairs in by_task.items() if any(p and p.drop_pp is not None for p in pairs)}
+    known = [pair for pairs in by_task.values() for pair in pairs if pair is not None and pair.drop_pp is not None]
     margin = next((pair.margin_pp for pair in known if pair.margin_pp is not None), None)
-    places = [0.0, margin or 0.0]
-    for pair in known:
-        drop = _paired_drop(pair)
-        places += [] if drop is None else [drop, *(pair.interval_pp or ())]
+    places = [0.0, margin or 0.0, *(place for pair in known for place in (pair.drop_pp, *(pair.interval_pp or ())))]
     panels = [
         _ForestPanel(title=task, hint="drop: left is better", axis="percentage points below the baseline", pairs=pairs,
                      margin=margin, reach=(min(places), max(places)))

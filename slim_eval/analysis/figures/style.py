@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
@@ -34,20 +34,15 @@ SETTINGS: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def colours(precisions: Iterable[str]) -> Mapping[str, str]:
-    """A colour per scheme, in the order of the table of schemes, the same in every figure of every analysis."""
-    return _look(precisions, "colour", _FURTHER_COLOURS)
-
-
-def markers(precisions: Iterable[str]) -> Mapping[str, str]:
-    """A marker per scheme, likewise: readable without colour."""
-    return _look(precisions, "marker", _FURTHER_MARKERS)
-
-
-def _look(precisions: Iterable[str], what: str, further: Sequence[str]) -> Mapping[str, str]:
-    found = {name: getattr(SCHEMES.get(name, _PLAIN), what) for name in in_order(precisions)}
-    free = cycle(further)
-    return {name: next(free) if look == getattr(_PLAIN, what) else look for name, look in found.items()}
+def looks(precisions: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker (readable without colour) per scheme, in the order of their table, the same in every figure."""
+    schemes = {name: SCHEMES.get(name, _PLAIN) for name in in_order(precisions)}
+    colours, markers = cycle(_FURTHER_COLOURS), cycle(_FURTHER_MARKERS)
+    return {
+        name: (next(colours) if scheme.colour == _PLAIN.colour else scheme.colour,
+               next(markers) if scheme.marker == _PLAIN.marker else scheme.marker)
+        for name, scheme in schemes.items()
+    }  # fmt: skip
 
 
 def tint(colour: str, share: float) -> str:

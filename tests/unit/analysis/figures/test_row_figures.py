@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
@@ -12,7 +13,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from slim_eval.analysis.figures.distributions import spread_of
 from slim_eval.analysis.figures.drawing import draw_figure
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED
@@ -276,11 +276,16 @@ def test_distributions_are_boxes_of_samples_by_batch_and_by_request(make_variant
     assert "Box: quartiles" in notes(made)
 
 
-def test_a_spread_of_few_samples_names_its_greatest_value_not_a_tail() -> None:
-    spread = spread_of([1.0, 2.0, 3.0])
-    assert spread is not None
-    assert (spread.median, spread.mean, spread.p95, spread.p99) == (2.0, 2.0, 3.0, 3.0)
-    assert spread_of([]) is None
+def test_a_spread_of_few_samples_names_its_greatest_value_not_a_tail(make_variant: Make) -> None:
+    plain = Study.of([make_variant()])
+    samples: list[dict[str, Any]] = [{"tpot_s": 0.001}, {"tpot_s": 0.002}, {"tpot_s": 0.003}]
+    kept = {plain.variants[0].directory: samples}
+    made = maybe("latency_distribution", SampledStudy(plain.variants, plain.tasks, kept=kept))
+    assert made is not None
+    (axes,) = made.axes  # the others have neither samples nor a summary
+    assert line(axes, "Tiny|fp16|median")[0] == [pytest.approx(2)]
+    assert line(axes, "Tiny|fp16|mean")[0] == [pytest.approx(2)]
+    assert line(axes, "Tiny|fp16|p99")[0] == [pytest.approx(3)]
 
 
 def test_the_heatmap_has_a_cell_a_task_and_a_white_gap(make_variant: Make) -> None:

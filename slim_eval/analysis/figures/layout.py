@@ -83,7 +83,7 @@ def open_page(
         bottom=(bottom + foot) / tall, wspace=gap / width, hspace=(head + foot) / height,
     )  # fmt: skip
     panels = [figure.add_subplot(grid[index], projection=projection) for index in range(len(captions))]
-    x, lift, align = (0.5, 20, "center") if projection == "polar" else (0.0, 15, "left")
+    x, lift, align = (0.5, 23, "center") if projection == "polar" else (0.0, 15, "left")
     for axes, words, (_, hint) in zip(panels, heads, captions, strict=True):
         for text, points, size_points, colour, weight in (
             ("\n".join(words), lift, style.PANEL_SIZE, style.TEXT, "bold"),

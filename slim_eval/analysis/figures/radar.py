@@ -56,7 +56,7 @@ def _draw_radars(title: str, study: Study) -> MplFigure | None:
         notes.append("An axis without a marker: not measured, or not comparable with the model's baseline.")
     figure, panels = open_page(
         title, handles, notes, [(name, "") for name in models], columns, (2.6, 1.65), left=MARGIN, gap=0.0,
-        right=MARGIN, head=0.42, foot=0.25, projection="polar",
+        right=MARGIN, head=0.46, foot=0.25, projection="polar",
     )  # fmt: skip
     angles = np.linspace(0, 2 * math.pi, len(found), endpoint=False)
     for axes, (name, mine) in zip(cast("list[PolarAxes]", panels), models.items(), strict=True):

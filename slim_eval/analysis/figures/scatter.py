@@ -57,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with points, and a title where there are several."""
+    """Axes with points; the title is empty if there is only one panel."""
 
     title: str
     x: Metric

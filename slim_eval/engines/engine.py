@@ -7,6 +7,7 @@ file, here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here import
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,109 +25,69 @@ if TYPE_CHECKING:
 #: A prompt: text, or token ids that the engine takes as they are, without adding special tokens.
 Prompt = str | tuple[int, ...]
 
-#: Instruction sets of a CPU that have a more familiar name than their flag.
-_CPU_FLAG_NAMES = {"avx512f": "AVX-512"}
-
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What an engine is to load, and how.
+    """What an engine is to load, and how."""
 
-    Attributes:
-        checkpoint: Folder of the model, quantized or not.
-        config: The engine's options.
-        max_model_len: Context window in tokens; the one in `config`, lowered to what the model supports.
-        seed: Seed of the engine. Generation is greedy, so it does not affect results.
-    """
-
-    checkpoint: Path
+    checkpoint: Path  # folder of the model, quantized or not
     config: EngineConfig
-    max_model_len: int
-    seed: int = 0
+    max_model_len: int  # context window in tokens: the one in `config`, lowered to what the model supports
+    seed: int = 0  # generation is greedy, so it does not affect results
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished request. Times are differences on one monotonic clock.
-
-    Attributes:
-        prompt_tokens: Tokens in the prompt.
-        output_tokens: Tokens generated.
-        text: The generated text.
-        ttft_s: Submission to first output token, seconds; in a batch it includes queueing. None if unknown.
-        e2e_s: Submission to last output token, seconds. None if unknown.
-        decode_s: First to last output token, seconds. None if unknown or if there is one token.
-    """
+    """One finished request. Times are differences on one monotonic clock, in seconds; None if unknown."""
 
     prompt_tokens: int
     output_tokens: int
     text: str
-    ttft_s: float | None
-    e2e_s: float | None
-    decode_s: float | None
+    ttft_s: float | None  # submission to first output token; in a batch it includes queueing
+    e2e_s: float | None  # submission to last output token
+    decode_s: float | None  # first to last output token; None also if there is one token
 
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first, seconds, as vLLM defines it. None below two tokens."""
-        if self.decode_s is None or self.output_tokens < 2:
-            return None
-        return self.decode_s / (self.output_tokens - 1)
+        return None if self.decode_s is None or self.output_tokens < 2 else self.decode_s / (self.output_tokens - 1)
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Memory of a loaded engine; None for what the engine does not report.
+    """Memory of a loaded engine; None for what the engine does not report."""
 
-    Attributes:
-        weights_gb: Weights as loaded, GiB.
-        kv_cache_gb: KV cache reserved, GiB.
-        kv_cache_tokens: Capacity of the KV cache in tokens.
-        peak_mb: Peak of the serving processes since the engine started, MiB.
-        source: How `peak_mb` and `used_mb` were read.
-        used_mb: Memory of the serving processes now, MiB.
-    """
-
-    weights_gb: float | None = None
-    kv_cache_gb: float | None = None
-    kv_cache_tokens: int | None = None
-    peak_mb: float | None = None
-    source: str | None = None
-    used_mb: float | None = None
+    weights_gb: float | None = None  # as loaded, GiB
+    kv_cache_gb: float | None = None  # reserved, GiB
+    kv_cache_tokens: int | None = None  # capacity of the KV cache
+    peak_mb: float | None = None  # of the serving processes since the engine started, MiB
+    source: str | None = None  # how `peak_mb` and `used_mb` were read
+    used_mb: float | None = None  # of the serving processes now, MiB
 
 
+@functools.lru_cache(maxsize=1)
 def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
-    """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM.
+    """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM; it may know more tokens than `embeddings`.
 
     Args:
-        tokenizer: The tokenizer; its vocabulary, special and added tokens are read.
-        embeddings: Rows of the model's embedding table; a tokenizer may know more tokens than that.
+        tokenizer: Its vocabulary, special and added tokens are read.
+        embeddings: Rows of the model's embedding table.
     """
     control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     return tuple(sorted({token for token in tokenizer.get_vocab().values() if token < embeddings} - control))
 
 
 class Engine(Protocol):
-    """A loaded model that generates, made by `EngineType.load` and closed by the caller.
+    """A loaded model that generates, made by `EngineType.load` and closed by the caller."""
 
-    Attributes:
-        name: The name of its type, as in ``--engine`` and in records.
-        version: Version of the engine's package.
-        dtype: Data type of weights and activations as loaded, e.g. ``bfloat16``.
-        device: ``cuda`` or ``cpu``.
-        kernels: ``native``, or ``emulated`` if quantized arithmetic is imitated in 16 bit.
-        max_model_len: Context window in tokens.
-        load_time_s: From start to ready, seconds.
-        notes: What a reader of its numbers must know, one line each.
-    """
-
-    name: str
-    version: str
-    dtype: str
-    device: str
-    kernels: str
-    max_model_len: int
-    load_time_s: float
-    notes: tuple[str, ...]
+    name: str  # of its type, as in ``--engine`` and in records
+    version: str  # of the engine's package
+    dtype: str  # of weights and activations as loaded, e.g. ``bfloat16``
+    device: str  # ``cuda`` or ``cpu``
+    kernels: str  # ``native``, or ``emulated`` if quantized arithmetic is imitated in 16 bit
+    max_model_len: int  # context window in tokens
+    load_time_s: float  # from start to ready
+    notes: tuple[str, ...]  # what a reader of its numbers must know, one line each
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once, without reuse of cached prefixes.
@@ -168,37 +129,26 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do.
+    """What an engine can do."""
 
-    Attributes:
-        local_weights: Serves a checkpoint folder on this machine, as every scheme with a recipe needs.
-        streaming: Reports the time of each request's first token.
-        token_logprobs: Returns log-probabilities of prompt tokens, as multiple-choice tasks need.
-        memory: Reports its memory.
-        lm_eval: Has an lm-eval adapter; the accuracy benchmark needs one.
-    """
-
-    local_weights: bool = True
-    streaming: bool = True
-    token_logprobs: bool = True
-    memory: bool = True
-    lm_eval: bool = True
+    local_weights: bool = True  # serves a checkpoint folder on this machine, as every scheme with a recipe needs
+    streaming: bool = True  # reports the time of each request's first token
+    token_logprobs: bool = True  # returns log-probabilities of prompt tokens, as multiple-choice tasks need
+    memory: bool = True  # reports its memory
+    lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
 
 
 @dataclass(frozen=True)
 class Platform:
     """The hardware that an engine computes on.
 
-    Attributes:
-        kind: ``none`` if the engine finds no hardware that it supports, e.g. a CUDA build without a GPU; ``other`` if
-            slim-eval knows nothing about it.
-        capability: CUDA compute capability of the first visible GPU; None if unknown.
-        cpu_flags: Instruction sets of the CPU, as ``/proc/cpuinfo`` names them.
+    Its kind is ``none`` if the engine finds no hardware that it supports, e.g. a CUDA build without a GPU; ``other`` if
+    slim-eval knows nothing about it.
     """
 
     kind: Literal["cpu", "cuda", "other", "none"]
-    capability: tuple[int, int] | None = None
-    cpu_flags: frozenset[str] = frozenset()
+    capability: tuple[int, int] | None = None  # CUDA's, of the first visible GPU; None if unknown
+    cpu_flags: frozenset[str] = frozenset()  # instruction sets, as ``/proc/cpuinfo`` names them
 
 
 def cpu_flags() -> frozenset[str]:
@@ -212,26 +162,18 @@ def cpu_flags() -> frozenset[str]:
 class EngineType(Protocol):
     """An engine that ``--engine`` can name. Subclass it; importing the subclass must not import the engine's packages.
 
-    Attributes:
-        name: Name in ``--engine`` and in records.
-        label: Name in messages.
-        modules: Modules that it needs in the interpreter that measures, the engine's own package last.
-        settings: Fields of `EngineConfig` that this engine reads but others may not; records of other engines leave
-            them out.
-        capabilities: What it can do.
-        quantized_kernels: ``emulated`` if quantized arithmetic is imitated in 16 bit.
-        is_fallback: Whether ``--engine auto`` relies on it to serve what no other engine can.
-        auto_rank: Position in the order in which ``--engine auto`` tries engines; None if it must be named.
+    Records of other engines leave out `settings`. ``--engine auto`` tries engines in the order of `auto_rank`, and
+    relies on one that `is_fallback` to serve what no other engine can.
     """
 
-    name: str
-    label: str
-    modules: tuple[str, ...] = ()
-    settings: frozenset[str] = frozenset()
+    name: str  # in ``--engine`` and in records
+    label: str  # in messages
+    modules: tuple[str, ...] = ()  # needed in the interpreter that measures, the engine's own package last
+    settings: frozenset[str] = frozenset()  # fields of `EngineConfig` that this engine reads but others may not
     capabilities: Capabilities = Capabilities()
-    quantized_kernels: Literal["native", "emulated"] = "native"
+    quantized_kernels: Literal["native", "emulated"] = "native"  # emulated: arithmetic is imitated in 16 bit
     is_fallback: bool = False
-    auto_rank: int | None = None
+    auto_rank: int | None = None  # None if it must be named
 
     def check(self, config: EngineConfig) -> None:
         """Refuse options that the engine does not support, before anything is quantized or loaded.
@@ -278,7 +220,7 @@ class EngineType(Protocol):
         if platform.kind == "none":
             return f"this build of {self.label} needs a GPU and found none"
         if platform.kind == "cpu" and needs.cpu_flag is not None and needs.cpu_flag not in platform.cpu_flags:
-            flag = _CPU_FLAG_NAMES.get(needs.cpu_flag, needs.cpu_flag)
+            flag = "AVX-512" if needs.cpu_flag == "avx512f" else needs.cpu_flag  # its more familiar name
             return f"{kernel} on CPU needs {flag}, which this CPU does not have"
         if platform.kind == "cuda" and platform.capability is not None:
             capability = ".".join(map(str, platform.capability))
@@ -288,10 +230,6 @@ class EngineType(Protocol):
             if end is not None and platform.capability >= end:
                 return f"{kernel} needs a compute capability below {end[0]}.{end[1]}, this GPU has {capability}"
         return None
-
-    def missing_module(self) -> str | None:
-        """The first of `modules` that is not installed in this interpreter; None if all are."""
-        return next((module for module in self.modules if find_spec(module) is None), None)
 
 
 ENGINES: Registry[EngineType] = Registry("engine")
@@ -331,27 +269,22 @@ def choose(requested: str, precision: str) -> EngineDecision:
         MissingPackageError: The requested engine, or with ``auto`` every engine, is not installed.
         EngineError: The engine cannot serve the scheme here.
     """
-    served, reasons = scheme(precision), list[str]()
+    auto, served, reasons = requested == AUTO_ENGINE, scheme(precision), list[str]()
     missing = None
     for engine in engines_for(requested):
-        missing = engine.missing_module()
+        missing = next((module for module in engine.modules if find_spec(module) is None), None)
         obstacle = f"{engine.label} is not installed" if missing else engine.obstacle(served)
         if obstacle is None:
-            if requested != AUTO_ENGINE:
+            if not auto:
                 return EngineDecision(engine.name, f"requested with --engine {requested}")
             if reasons:
                 return EngineDecision(engine.name, f"{'; '.join(reasons)}, so {engine.label} is used")
             return EngineDecision(engine.name, f"{engine.label} is installed and runs {precision} on this machine")
         reasons.append(obstacle)
     if missing is not None:
-        raise MissingPackageError(
-            missing, "serving a model" if requested == AUTO_ENGINE else f"--engine {requested}", INSTALL
-        )
-    if requested == AUTO_ENGINE:
-        raise EngineError(
-            f"no engine serves {precision} here: {'; '.join(reasons)}", "choose another precision or engine"
-        )
-    raise EngineError(
-        f"{ENGINES[requested].label} cannot serve {precision} here: {reasons[0]}",
-        "use --engine transformers, or --engine auto",
-    )
+        raise MissingPackageError(missing, "serving a model" if auto else f"--engine {requested}", INSTALL)
+    if auto:
+        cause = f"no engine serves {precision} here: {'; '.join(reasons)}"
+        raise EngineError(cause, "choose another precision or engine")
+    cause = f"{ENGINES[requested].label} cannot serve {precision} here: {reasons[0]}"
+    raise EngineError(cause, "use --engine transformers, or --engine auto")

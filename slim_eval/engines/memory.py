@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from slim_eval import power
 from slim_eval.errors import EngineError, causes
@@ -23,28 +23,11 @@ from slim_eval.models.source import read_header, weight_files
 from slim_eval.utils import GIB, environment
 
 _KIB_PER_MIB = 1024
-_MIB_PER_GIB = 1024
-
-#: Bytes per element of a tensor as served: floats wider than 16 bit are served as 16 bit.
-_SERVED_BYTES = {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
-
-#: The same if quantized weights are unpacked to 16 bit, as Transformers does.
-_UNPACKED_BYTES = {**_SERVED_BYTES, "I8": 2, "F8_E4M3": 2}
-_PACKED = ".weight_packed"  # llm-compressor's tensors with eight 4-bit weights in each I32
-_UNPACKED_WORD_BYTES = 16
-
-#: GiB of GPU memory that CUDA itself takes for a process.
-_CUDA_GB = 0.5
+_CUDA_GB = 0.5  # GiB of GPU memory that CUDA itself takes for a process
 
 #: A process that has just ended may keep its memory for a moment.
 _TRIES = 5
 _PAUSE_S = 2.0
-
-_SMALLER = "serve a smaller model, int8 or int4 (with --engine vllm), or use a larger device or more GPUs"
-_LOWER = (
-    "lower --max-model-len or --batch-size (with vLLM also --engine-arg max_num_seqs=N), serve int8 or int4, "
-    "or use a larger device or more GPUs"
-)
 
 #: How torch, CUDA, the C library and vLLM report that memory ran out.
 OUT_OF_MEMORY = (
@@ -66,20 +49,11 @@ _MARGIN = 0.01
 _T = TypeVar("_T")
 
 
-# --- What a model and its engine use ---
+class ResidentMemory(NamedTuple):
+    """Resident memory summed over processes, MiB; a page that two of them share counts twice."""
 
-
-@dataclass(frozen=True)
-class ResidentMemory:
-    """Resident memory summed over processes, MiB; a page that two of them share counts twice.
-
-    Attributes:
-        peak_mb: Sum of each process's own peak.
-        used_mb: Now.
-    """
-
-    peak_mb: float
-    used_mb: float
+    peak_mb: float  # sum of each process's own peak
+    used_mb: float  # now
 
 
 def resident_memory() -> ResidentMemory | None:
@@ -99,19 +73,15 @@ def resident_memory() -> ResidentMemory | None:
     return ResidentMemory(sum(peaks), sum(used)) if peaks else None
 
 
-def served_bytes(checkpoint: Path) -> int:
-    """Bytes of a checkpoint's tensors in the data types in which they are served, from the headers of its files."""
-    return sum(
-        math.prod(shape) * _SERVED_BYTES.get(dtype, 1)
-        for file in weight_files(checkpoint)
-        for dtype, shape in read_header(file).values()
-    )
+def served_bytes(checkpoint: Path, *, unpacked: bool = False) -> int:
+    """Bytes of a checkpoint's tensors in the data types in which they are served, from the headers of its files.
 
-
-def unpacked_bytes(checkpoint: Path) -> int:
-    """Bytes of a checkpoint's tensors once quantized weights are unpacked to 16 bit."""
-    return sum(
-        math.prod(shape) * (_UNPACKED_WORD_BYTES if name.endswith(_PACKED) else _UNPACKED_BYTES.get(dtype, 1))
+    Floats wider than 16 bit are served as 16 bit; with `unpacked`, as in Transformers, quantized weights are too.
+    """
+    sizes = {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
+    sizes |= {"I8": 2, "F8_E4M3": 2} if unpacked else {}
+    return sum(  # llm-compressor packs eight 4-bit weights into each I32
+        math.prod(shape) * (8 * 2 if unpacked and name.endswith(".weight_packed") else sizes.get(dtype, 1))
         for file in weight_files(checkpoint)
         for name, (dtype, shape) in read_header(file).items()
     )
@@ -123,9 +93,6 @@ def empty_caches() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-# --- Whether there is enough ---
 
 
 def require_on_gpus(weight_bytes: float, count: int, wait: Callable[[float], None] = time.sleep) -> None:
@@ -144,14 +111,15 @@ def require_on_gpus(weight_bytes: float, count: int, wait: Callable[[float], Non
     for attempt in range(_TRIES):
         if attempt:
             wait(_PAUSE_S)
-        found = power.gpu_memory(_gpus(count))
-        tight = [each for each in found if each.free_mb is not None and each.free_mb / _MIB_PER_GIB < needed_gb]
+        found = _gpu_memory(count)
+        tight = [each for each in found if each.free_gb is not None and each.free_gb < needed_gb]
         if not tight:
             return
     share = "" if count == 1 else f" on each of {count} GPUs"
     raise EngineError(
         f"the weights and CUDA need {needed_gb:.1f} GiB{share}, {'; '.join(map(str, tight))}",
-        ("stop the processes that use it, " if any(each.others for each in tight) else "") + _SMALLER,
+        ("stop the processes that use it, " if any(each.others for each in tight) else "")
+        + "serve a smaller model, int8 or int4 (with --engine vllm), or use a larger device or more GPUs",
     )
 
 
@@ -168,8 +136,7 @@ def require_in_ram(weight_bytes: float, engine_gb: float, kv_cache_gb: float | N
     """
     free_gb = environment.free_ram_gb()
     parts = {"weights": weight_bytes / GIB, "engine": engine_gb}
-    if kv_cache_gb is not None:
-        parts["KV cache"] = kv_cache_gb
+    parts |= {} if kv_cache_gb is None else {"KV cache": kv_cache_gb}
     needed_gb = sum(parts.values())
     if free_gb is None or needed_gb <= free_gb:
         return
@@ -182,27 +149,19 @@ def require_in_ram(weight_bytes: float, engine_gb: float, kv_cache_gb: float | N
 
 
 def situation(weight_bytes: float, count: int, *, on_cpu: bool) -> str:
-    """The size of the weights and the free memory, for an error message.
-
-    Args:
-        weight_bytes: Bytes of the whole model as served.
-        count: GPUs that share it.
-        on_cpu: Whether the machine's memory counts, not that of GPUs.
-    """
-    weights = f"the weights take {weight_bytes / GIB:.1f} GiB"
-    free_gb = environment.free_ram_gb() if on_cpu else None
-    free = [] if free_gb is None else [f"{free_gb:.1f} GiB of memory are free"]
-    return "; ".join([weights, *free, *([] if on_cpu else map(str, power.gpu_memory(_gpus(count))))])
+    """Size of the weights of a model that `count` GPUs or the machine serve, and free memory, for an error message."""
+    parts = [f"the weights take {weight_bytes / GIB:.1f} GiB"]
+    if not on_cpu:
+        parts += map(str, _gpu_memory(count))
+    elif (free_gb := environment.free_ram_gb()) is not None:
+        parts.append(f"{free_gb:.1f} GiB of memory are free")
+    return "; ".join(parts)
 
 
-def _gpus(count: int) -> tuple[power.Gpu, ...]:
-    """The GPUs that an engine in this process uses; none if NVML shows none."""
-    if not power.list_gpus():
-        return ()
-    return power.resolve_gpus(0, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-# --- When there is not enough ---
+def _gpu_memory(count: int) -> tuple[power.GpuMemory, ...]:
+    """Memory of the GPUs that an engine in this process uses; empty if NVML shows none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return power.gpu_memory(power.resolve_gpus(0, count, visible) if power.list_gpus() else ())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -258,8 +217,9 @@ def start_with_less(
         EngineError: It fails for another reason, or with the smallest share too.
     """
     notes: tuple[str, ...] = ()
-    tried = [share]
+    tried: list[str] = []
     while True:
+        tried.append(f"{share:g}")
         begin = time.perf_counter()
         try:
             return Fitted(start(share), share, time.perf_counter() - begin, notes)
@@ -267,16 +227,18 @@ def start_with_less(
             cause = error.cause.rstrip(" .")
             lower = next_share(share, cause, least)
             if lower is None:
-                if len(tried) == 1 and not re.search(f"{OUT_OF_MEMORY}|{TOO_LARGE_A_SHARE}", cause):
+                if not notes and not re.search(f"{OUT_OF_MEMORY}|{TOO_LARGE_A_SHARE}", cause):
                     raise
-                shares = ", ".join(f"{share:g}" for share in tried)
-                steps = [f"tried --gpu-memory-utilization {shares}"] if len(tried) > 1 else []
-                raise EngineError("; ".join([cause, *steps, situation()]), _LOWER) from error
+                steps = [f"tried --gpu-memory-utilization {', '.join(tried)}"] if notes else []
+                raise EngineError(
+                    "; ".join([cause, *steps, situation()]),
+                    "lower --max-model-len or --batch-size (with vLLM also --engine-arg max_num_seqs=N), serve int8 or "
+                    "int4, or use a larger device or more GPUs",
+                ) from error
         # Only here: the error's traceback kept alive what the start had allocated.
         between()
         notes = (*notes, f"--gpu-memory-utilization {share:g} did not fit ({cause}): {lower:g}")
         share = lower
-        tried.append(share)
 
 
 def next_share(share: float, cause: str, least: float = MIN_SHARE) -> float | None:

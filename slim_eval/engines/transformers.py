@@ -6,10 +6,8 @@ the numerics of the quantized model, but not its speed or size. A note in every 
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from slim_eval.config import EngineConfig
@@ -30,11 +28,7 @@ from slim_eval.utils import GIB, MIB
 _EMULATED = (
     "Transformers emulates quantized kernels in 16 bit: accuracy carries over to a deployment, speed and memory do not"
 )
-_OUT_OF_MEMORY = "lower --batch-size or --max-new-tokens, or use a larger device"
-
-#: GiB of memory that torch and Transformers take before a model is loaded.
-_ENGINE_GB = 0.4
-_LOAD_FAILURES = (OSError, ValueError, RuntimeError)
+_ENGINE_GB = 0.4  # GiB of memory that torch and Transformers take before a model is loaded
 
 
 class Transformers(EngineType):
@@ -48,11 +42,7 @@ class Transformers(EngineType):
     auto_rank = 1
 
     def check(self, config: EngineConfig) -> None:
-        """Refuse more than one GPU.
-
-        Raises:
-            UsageError: More than one GPU was requested.
-        """
+        """Refuse more than one GPU; see `EngineType.check`."""
         if config.tensor_parallel_size > 1:
             raise UsageError(
                 f"the Transformers engine uses one GPU, not {config.tensor_parallel_size}",
@@ -66,32 +56,38 @@ class Transformers(EngineType):
         try:
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+            facts = describe(request.checkpoint)
+            weights = memory.served_bytes(request.checkpoint, unpacked=True)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            if device == "cuda":
+                memory.require_on_gpus(weights, 1)
+            else:
+                memory.require_in_ram(weights, _ENGINE_GB)
+            path, trust = str(request.checkpoint), config.trust_remote_code
+            options = {"dtype": facts.dtype, "device_map": device, **config.engine_args}
+            start = time.perf_counter()
+            set_seed(request.seed)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+                model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust, **options).eval()
+                engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
+                # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
+                engine.generate(["."], max_new_tokens=1)
+            except (OSError, ValueError, RuntimeError, MemoryError, EngineError) as error:
+                ran_out = memory.is_out_of_memory(error)
+                if isinstance(error, EngineError) and not ran_out:
+                    raise
+                failure = _translate(error, "Transformers did not load the model")
+                if ran_out:
+                    failure = EngineError(
+                        f"{failure.cause}; {memory.situation(weights, 1, on_cpu=device == 'cpu')}",
+                        "serve a smaller model, or --engine vllm, which keeps int8 and int4 packed",
+                    )
+                raise failure from error
         except ImportError as error:
-            raise _missing(error) from error
-        facts = describe(request.checkpoint)
-        weights = memory.unpacked_bytes(request.checkpoint)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda":
-            memory.require_on_gpus(weights, 1)
-        else:
-            memory.require_in_ram(weights, _ENGINE_GB)
-        path, trust = str(request.checkpoint), config.trust_remote_code
-        start = time.perf_counter()
-        set_seed(request.seed)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                trust_remote_code=trust,
-                **{"dtype": facts.dtype, "device_map": device, **config.engine_args},
-            ).eval()
-            engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
-            # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
-            engine.generate(["."], max_new_tokens=1)
-        except ImportError as error:
-            raise _missing(error) from error
-        except (*_LOAD_FAILURES, MemoryError, EngineError) as error:
-            raise _load_error(error, weights, on_cpu=device == "cpu") from error
+            name = error.name or ("compressed-tensors" if "compressed" in str(error) else "transformers")
+            raise MissingPackageError(name, "serving this model", INSTALL) from error
         engine.load_time_s = time.perf_counter() - start
         return engine
 
@@ -116,14 +112,13 @@ class TransformersEngine:
         self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
         self._model: Any = model
         self._tokenizer = tokenizer
-        # Without a padding token any other works: padded positions are masked.
-        self._pad_id = next(
-            (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None), 0
-        )
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
-        model = self._loaded()
+        import torch
+        from transformers import GenerationConfig
+
+        model, tokenizer = self._loaded(), self._tokenizer
         start = time.perf_counter()
         encoded = [self._encode(prompt) for prompt in prompts]
         longest = max(map(len, encoded))
@@ -133,18 +128,40 @@ class TransformersEngine:
                 f"{self.max_model_len}",
                 "raise --max-model-len, or shorten the prompt",
             )
+        own, eos = model.generation_config, set[int]()
+        if not ignore_eos:
+            configured = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+            eos = {token for token in (*configured, tokenizer.eos_token_id) if token is not None}
+        # Without a padding token any other works: padded positions are masked.
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+        pad_id = next((token for token in known if token is not None), 0)
+        padded = [[pad_id] * (longest - len(tokens)) + tokens for tokens in encoded]
+        mask = [[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in encoded]
+        # Not the model's own settings, such as a repetition penalty; they are restored afterwards, for lm-eval.
+        model.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens,  # exactly as many without an end-of-sequence token
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=sorted(eos) or None,
+            pad_token_id=pad_id,
+        )
         clock = _TokenClock()
-        eos = set() if ignore_eos else _eos_ids(model, self._tokenizer)
         try:
-            with _plain_settings(model, max_new_tokens, sorted(eos), self._pad_id):
-                rows = model.generate(**self._batch(encoded, longest), streamer=clock)[:, longest:].tolist()
+            ids, attention = torch.tensor(padded, device=model.device), torch.tensor(mask, device=model.device)
+            rows = model.generate(input_ids=ids, attention_mask=attention, streamer=clock)[:, longest:].tolist()
         except (RuntimeError, ValueError, MemoryError) as error:
             raise _translate(error, "Transformers stopped") from error
+        finally:
+            model.generation_config = own
         times = [stamp - start for stamp in clock.stamps[1:]]  # the first call hands over the prompt
-        return [
-            self._generation(len(tokens), _up_to_eos(row, eos), times)
-            for tokens, row in zip(encoded, rows, strict=True)
-        ]
+        done = []
+        for tokens, row in zip(encoded, rows, strict=True):
+            # A request's own tokens: the batch continues until its last request has ended.
+            count = next((index + 1 for index, token in enumerate(row) if token in eos), len(row))
+            text = tokenizer.decode(row[:count], skip_special_tokens=True)
+            decode_s = times[count - 1] - times[0] if count > 1 else None
+            done.append(Generation(len(tokens), count, text, times[0], times[count - 1], decode_s))
+        return done
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt; see `Engine.count_tokens`."""
@@ -152,7 +169,7 @@ class TransformersEngine:
 
     def ordinary_tokens(self) -> Sequence[int]:
         """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
-        return self._ordinary_tokens
+        return ordinary_tokens(self._tokenizer, self._loaded().get_input_embeddings().weight.shape[0])
 
     def memory(self) -> MemoryReport:
         """Weights as loaded and the peak of the process; Transformers reserves no KV cache. See `Engine.memory`."""
@@ -168,19 +185,15 @@ class TransformersEngine:
             peak, used = torch.cuda.max_memory_reserved() / MIB, torch.cuda.memory_reserved() / MIB
             source = "memory reserved by torch"
         elif (resident := memory.resident_memory()) is not None:
-            peak, used, source = resident.peak_mb, resident.used_mb, "resident memory of the process"
+            (peak, used), source = resident, "resident memory of the process"
         return MemoryReport(weights_gb=sum(storages.values()) / GIB, peak_mb=peak, source=source, used_mb=used)
 
     def lm_eval_model(self, batch_size: int) -> Any:
         """lm-eval's own `HFLM` over this same model."""
         from lm_eval.models.huggingface import HFLM
 
-        return HFLM(
-            pretrained=self._loaded(),
-            tokenizer=self._tokenizer,
-            batch_size=batch_size,
-            max_length=self.max_model_len,
-        )
+        model, tokenizer = self._loaded(), self._tokenizer
+        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=self.max_model_len)
 
     def close(self) -> None:
         """Release the model; its memory is free when the process ends at the latest."""
@@ -191,37 +204,8 @@ class TransformersEngine:
             raise EngineError("the engine is closed")
         return self._model
 
-    @functools.cached_property
-    def _ordinary_tokens(self) -> tuple[int, ...]:
-        return ordinary_tokens(self._tokenizer, self._loaded().get_input_embeddings().weight.shape[0])
-
     def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, tuple):
-            return list(prompt)
-        tokens: list[int] = self._tokenizer(prompt)["input_ids"]
-        return tokens
-
-    def _batch(self, encoded: list[list[int]], longest: int) -> dict[str, Any]:
-        import torch
-
-        padded = [[self._pad_id] * (longest - len(tokens)) + tokens for tokens in encoded]
-        mask = [[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in encoded]
-        device = self._loaded().device
-        return {
-            "input_ids": torch.tensor(padded, device=device),
-            "attention_mask": torch.tensor(mask, device=device),
-        }
-
-    def _generation(self, prompt_tokens: int, tokens: list[int], times: list[float]) -> Generation:
-        last = times[len(tokens) - 1]
-        return Generation(
-            prompt_tokens=prompt_tokens,
-            output_tokens=len(tokens),
-            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
-            ttft_s=times[0],
-            e2e_s=last,
-            decode_s=last - times[0] if len(tokens) > 1 else None,
-        )
+        return list(prompt if isinstance(prompt, tuple) else self._tokenizer(prompt)["input_ids"])
 
 
 class _TokenClock:
@@ -240,60 +224,12 @@ class _TokenClock:
         """Part of the streamer interface; there is nothing to flush."""
 
 
-@contextmanager
-def _plain_settings(model: Any, max_new_tokens: int, eos: list[int], pad_id: int) -> Iterator[None]:
-    """Plain greedy generation, without the model's own generation settings such as a repetition penalty.
-
-    The model's settings are restored afterwards, for lm-eval. Without an end-of-sequence token `generate` runs to
-    exactly `max_new_tokens`.
-    """
-    from transformers import GenerationConfig
-
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, eos_token_id=eos or None, pad_token_id=pad_id
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return {token for token in (*ids, tokenizer.eos_token_id) if token is not None}
-
-
-def _up_to_eos(tokens: list[int], eos: set[int]) -> list[int]:
-    """A request's own tokens: a batch continues until its last request has ended."""
-    end = next((index + 1 for index, token in enumerate(tokens) if token in eos), len(tokens))
-    return tokens[:end]
-
-
-def _missing(error: ImportError) -> MissingPackageError:
-    name = error.name or ("compressed-tensors" if "compressed" in str(error) else "transformers")
-    return MissingPackageError(name, "serving this model", INSTALL)
-
-
-def _load_error(error: BaseException, weight_bytes: int, *, on_cpu: bool) -> EngineError:
-    """The error for a model that did not load; if memory ran out, with the size of the weights and the free memory."""
-    if isinstance(error, EngineError) and not memory.is_out_of_memory(error):
-        return error
-    translated = _translate(error, "Transformers did not load the model")
-    if not memory.is_out_of_memory(error):
-        return translated
-    return EngineError(
-        f"{translated.cause}; {memory.situation(weight_bytes, 1, on_cpu=on_cpu)}",
-        "serve a smaller model, or --engine vllm, which keeps int8 and int4 packed",
-    )
-
-
 def _translate(error: BaseException, what: str) -> EngineError:
     text = " ".join(str(error).split()) or type(error).__name__
     if memory.is_out_of_memory(error):
         short = memory.shortage(error)
-        return EngineError(f"{what}: out of memory" + (f", {short}" if short else ""), _OUT_OF_MEMORY)
+        cause = f"{what}: out of memory" + (f", {short}" if short else "")
+        return EngineError(cause, "lower --batch-size or --max-new-tokens, or use a larger device")
     if "trust_remote_code" in text:
         return EngineError(f"{what}: it contains Python code", "if you trust it: --trust-remote-code")
     return EngineError(f"{what}: {text[:300]}", "see the log")

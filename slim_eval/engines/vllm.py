@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -39,15 +40,6 @@ from slim_eval.utils import GIB, MIB, did_you_mean
 if TYPE_CHECKING:
     from slim_eval.power import GpuCapabilities
 
-#: Set before vLLM is imported, unless the user has set them. A benchmark does not send usage statistics.
-_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-
-#: GiB of KV cache on a CPU. Without it vLLM takes its share (--gpu-memory-utilization) of the whole machine's memory.
-_CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-
-#: --enforce-eager leaves small helpers compiled; on a CPU building the one for log-probabilities takes half a minute.
-_CPU_EAGER_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
-
 #: Engine arguments that have an option, or that slim-eval sets itself: refused in --engine-arg.
 _OWN_ARGUMENTS = {
     "model": "--models",
@@ -62,14 +54,7 @@ _OWN_ARGUMENTS = {
     "worker_extension_cls": None,
 }
 
-#: GiB of memory that vLLM's processes take on a CPU before a model is loaded.
-_ENGINE_GB = 1.5
-
-#: How long vLLM's processes may take to exit.
-_EXIT_TIMEOUT_S = 15.0
-
-#: What vLLM raises besides its own exceptions: pydantic's validation, torch's memory, dead children.
-_FAILURES = (ValueError, RuntimeError, OSError)
+_ENGINE_GB = 1.5  # GiB of memory that vLLM's processes take on a CPU before a model is loaded
 
 
 class Vllm(EngineType):
@@ -83,7 +68,7 @@ class Vllm(EngineType):
 
     def platform(self) -> Platform:
         """The hardware, as vLLM detects it; no CUDA context is made, which would use memory and break its processes."""
-        _set_defaults(_ENVIRONMENT)
+        _send_no_statistics()
         try:
             from vllm.platforms import current_platform
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -104,14 +89,10 @@ class Vllm(EngineType):
         return Platform("none") if gpu is None else Platform("cuda", gpu.compute_capability)
 
     def check(self, config: EngineConfig) -> None:
-        """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself.
-
-        Raises:
-            UsageError: Naming the argument and the nearest known ones.
-        """
+        """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself; see `EngineType.check`."""
         if not config.engine_args:
             return
-        _set_defaults(_ENVIRONMENT)
+        _send_no_statistics()
         from vllm import EngineArgs
 
         known = {field.name for field in dataclasses.fields(EngineArgs)}
@@ -128,9 +109,11 @@ class Vllm(EngineType):
         config = request.config
         kind = self.platform().kind
         if on_cpu := kind == "cpu":
-            _set_defaults(_CPU_ENVIRONMENT)
+            # Without it vLLM takes its share (--gpu-memory-utilization) of the whole machine's memory. GiB.
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             if config.enforce_eager:
-                _set_defaults(_CPU_EAGER_ENVIRONMENT)
+                # It leaves small helpers compiled: building the one for log-probabilities takes half a minute.
+                os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         try:
             from vllm import LLM
         except ImportError as error:
@@ -149,32 +132,35 @@ class Vllm(EngineType):
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
             **config.engine_args,
         }
-        weights, count = memory.served_bytes(request.checkpoint), config.tensor_parallel_size
 
         def start(share: float) -> Any:
             log = LogTail()
             try:
                 return LLM(**arguments, gpu_memory_utilization=share)
             except _failures() as error:
-                raise start_error(error, log.read()) from error
+                raise vllm_error(error, log.read(), started=False) from error
 
-        share = config.gpu_memory_utilization
-        cache_gb = cpu_kv_cache_gb() if on_cpu else None
+        weights, count = memory.served_bytes(request.checkpoint), config.tensor_parallel_size
+        share, least = config.gpu_memory_utilization, memory.MIN_SHARE
         if on_cpu:
+            cache_gb = cpu_kv_cache_gb()
             memory.require_in_ram(weights, _ENGINE_GB, cache_gb)
+            least = least if cache_gb is None else share  # a fixed cache does not depend on the share
         elif kind == "cuda":
             memory.require_on_gpus(weights, count)
         fitted = memory.start_with_less(
-            start,
-            share,
-            _clear_failed_start,
-            lambda: memory.situation(weights, count, on_cpu=on_cpu),
-            least=share if cache_gb is not None else memory.MIN_SHARE,  # a fixed cache does not depend on the share
+            start, share, _clear_failed_start, lambda: memory.situation(weights, count, on_cpu=on_cpu), least
         )
         return VllmEngine(fitted, request, functools.partial(start, fitted.share), on_cpu=on_cpu)
 
 
 VLLM = ENGINES.register(Vllm())
+
+
+def _send_no_statistics() -> None:
+    """Before vLLM is imported, unless the user has set these: a benchmark does not send usage statistics."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def cpu_kv_cache_gb() -> float | None:
@@ -225,44 +211,47 @@ class VllmEngine:
     ) -> None:
         import vllm
 
-        llm = fitted.engine
-        config = llm.llm_engine.vllm_config
+        config = fitted.engine.llm_engine.vllm_config.model_config
         self.version: str = vllm.__version__
-        self.dtype = str(config.model_config.dtype).removeprefix("torch.")
-        self.max_model_len = int(config.model_config.max_model_len)
+        self.dtype = str(config.dtype).removeprefix("torch.")
+        self.max_model_len = int(config.max_model_len)
         self.load_time_s = fitted.seconds
-        self._llm: Any = llm
-        self._start_again = start_again
-        self._ran_out = False
-        self._request = request
-        self._on_cpu = on_cpu
         self.device = "cpu" if on_cpu else "cuda"
-        self._log = LogTail()
-        self._processes = _engine_processes()
         self.notes: tuple[str, ...] = fitted.notes
         if on_cpu:
             self.notes += (
                 "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting "
                 "the size",
             )
+        self._llm: Any = fitted.engine
+        self._request, self._start_again, self._ran_out = request, start_again, False
+        self._log, self._processes = LogTail(), _engine_processes()
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
         from vllm import SamplingParams
 
+        # The prefix cache is on for accuracy; timed requests must each do their own prefill.
         sampling = SamplingParams(
-            temperature=0.0,
-            max_tokens=max_new_tokens,
-            ignore_eos=ignore_eos,
-            # The prefix cache is on for accuracy; timed requests must each do their own prefill.
-            skip_reading_prefix_cache=True,
+            temperature=0.0, max_tokens=max_new_tokens, ignore_eos=ignore_eos, skip_reading_prefix_cache=True
         )
+        inputs = [{"prompt_token_ids": list(each)} if isinstance(each, tuple) else each for each in prompts]
         try:
-            inputs = [{"prompt_token_ids": list(each)} if isinstance(each, tuple) else each for each in prompts]
             outputs = self._loaded().generate(inputs, sampling, use_tqdm=False)
         except _failures() as error:
             raise self._stopped(error) from error
-        return [_generation(output) for output in outputs]
+        done = []
+        for output in outputs:
+            completion, metrics = output.outputs[0], output.metrics
+            count = len(completion.token_ids)
+            ttft_s = decode_s = e2e_s = None
+            if metrics is not None and count:
+                # ``arrival_time`` is wall clock, the ``_ts`` are monotonic: the two are never mixed.
+                ttft_s = float(metrics.first_token_latency)
+                between = float(metrics.last_token_ts - metrics.first_token_ts)
+                e2e_s, decode_s = ttft_s + between, between if count > 1 else None
+            done.append(Generation(len(output.prompt_token_ids), count, completion.text, ttft_s, e2e_s, decode_s))
+        return done
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt; see `Engine.count_tokens`."""
@@ -270,74 +259,68 @@ class VllmEngine:
 
     def ordinary_tokens(self) -> Sequence[int]:
         """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
-        return self._ordinary_tokens
+        llm = self._loaded()
+        return ordinary_tokens(llm.get_tokenizer(), llm.llm_engine.vllm_config.model_config.get_vocab_size())
 
     def memory(self) -> MemoryReport:
         """Weights and KV cache of vLLM's workers; see `Engine.memory`."""
         cache = self._loaded().llm_engine.vllm_config.cache_config
         workers: list[dict[str, int | None]] = self._loaded().collective_rpc("slim_eval_memory")
-        weights = memory.served_bytes(self._request.checkpoint) if self._on_cpu else _sum(workers, "weights")
+
+        def total(key: str, unit: int) -> float | None:
+            known = [amount for worker in workers if (amount := worker[key]) is not None]
+            return sum(known) / unit if known and len(known) == len(workers) else None
+
         tokens = getattr(cache, "kv_cache_size_tokens", None)  # right for models that mix kinds of layers too
         if tokens is None and cache.num_gpu_blocks:
             tokens = cache.num_gpu_blocks * cache.block_size
-        peak, used = _in(MIB, _sum(workers, "peak")), _in(MIB, _sum(workers, "used"))
-        source = None if peak is None else "memory reserved by torch in vLLM's workers"
-        if self._on_cpu and (resident := memory.resident_memory()) is not None:
-            peak, used, source = resident.peak_mb, resident.used_mb, "resident memory of vLLM's processes"
-        return MemoryReport(
-            weights_gb=_in(GIB, weights),
-            kv_cache_gb=_in(GIB, _sum(workers, "kv_cache")),
-            kv_cache_tokens=tokens,
-            peak_mb=peak,
-            source=source,
-            used_mb=used,
-        )
+        weights_gb, peak_mb, used_mb = total("weights", GIB), total("peak", MIB), total("used", MIB)
+        source = None if peak_mb is None else "memory reserved by torch in vLLM's workers"
+        if self.device == "cpu":
+            weights_gb = memory.served_bytes(self._request.checkpoint) / GIB
+            if (resident := memory.resident_memory()) is not None:
+                (peak_mb, used_mb), source = resident, "resident memory of vLLM's processes"
+        return MemoryReport(weights_gb, total("kv_cache", GIB), tokens, peak_mb, source, used_mb)
 
     def lm_eval_model(self, batch_size: int) -> Any:
-        """lm-eval's own `VLLM` over this same `vllm.LLM`, restarted if it ran out of memory."""
+        """lm-eval's own `VLLM` over this same `vllm.LLM`.
+
+        After memory ran out it is another `vllm.LLM`: the engine's process has exited or is in an unknown state.
+        """
         if self._ran_out:
-            self._restart()
+            self.close()
+            _clear_failed_start()
+            self._llm, self._ran_out = self._start_again(), False
+            self._log, self._processes = LogTail(), _engine_processes()
         model = TranslatingLLM(self._loaded(), _failures(), self._stopped)
         with distribution_named_vllm(self.version):
             from lm_eval.models import vllm_causallms
 
-            config = self._request.config
-            with _replaced(vllm_causallms, "LLM", lambda **_: model):
-                # It builds its model by calling LLM(...); there is no way to pass it one.
+            # Its adapter builds its model by calling LLM(...); there is no way to pass it one.
+            original, vllm_causallms.LLM = vllm_causallms.LLM, lambda **_: model
+            try:
                 return vllm_causallms.VLLM(
                     pretrained=str(self._request.checkpoint),
                     batch_size=batch_size,
                     max_model_len=self.max_model_len,
-                    trust_remote_code=config.trust_remote_code,
-                    tensor_parallel_size=config.tensor_parallel_size,
+                    trust_remote_code=self._request.config.trust_remote_code,
+                    tensor_parallel_size=self._request.config.tensor_parallel_size,
                     seed=self._request.seed,
                 )
+            finally:
+                vllm_causallms.LLM = original
 
     def close(self) -> None:
         """Stop vLLM and wait for its processes; kill those that do not exit."""
-        if self._llm is None:
-            return
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
-        _end(self._processes)
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            _end(self._processes)
 
     def _stopped(self, error: BaseException) -> EngineError:
-        failure = run_error(error, self._log.read())
+        failure = vllm_error(error, self._log.read(), started=True)
         self._ran_out = self._ran_out or memory.is_out_of_memory(failure)
         return failure
-
-    def _restart(self) -> None:
-        """Make another `vllm.LLM`: an engine process that ran out of memory has exited or is in an unknown state."""
-        self.close()
-        _clear_failed_start()
-        self._llm = self._start_again()
-        self._ran_out, self._log = False, LogTail()
-        self._processes = _engine_processes()
-
-    @functools.cached_property
-    def _ordinary_tokens(self) -> tuple[int, ...]:
-        llm = self._loaded()
-        return ordinary_tokens(llm.get_tokenizer(), llm.llm_engine.vllm_config.model_config.get_vocab_size())
 
     def _loaded(self) -> Any:
         if self._llm is None:
@@ -346,54 +329,21 @@ class VllmEngine:
 
 
 def _failures() -> tuple[type[Exception], ...]:
+    """What vLLM raises: its own exceptions, those of pydantic's validation, of torch's memory, of dead children."""
     from vllm import exceptions
     from vllm.v1.engine.exceptions import EngineDeadError
 
     # Until they got a base class, vLLM's refusals were ValueErrors.
-    return (*_FAILURES, EngineDeadError, getattr(exceptions, "VLLMError", ValueError))
+    return (ValueError, RuntimeError, OSError, EngineDeadError, getattr(exceptions, "VLLMError", ValueError))
 
 
-def _generation(output: Any) -> Generation:
-    """A finished request; ``arrival_time`` is wall clock, the ``_ts`` are monotonic: the two are never mixed."""
-    completion, metrics = output.outputs[0], output.metrics
-    count = len(completion.token_ids)
-    ttft_s = decode_s = e2e_s = None
-    if metrics is not None and count:
-        ttft_s = float(metrics.first_token_latency)
-        between = float(metrics.last_token_ts - metrics.first_token_ts)
-        e2e_s = ttft_s + between
-        decode_s = between if count > 1 else None
-    return Generation(len(output.prompt_token_ids), count, completion.text, ttft_s, e2e_s, decode_s)
-
-
-def _sum(workers: list[dict[str, int | None]], key: str) -> int | None:
-    values = [worker[key] for worker in workers]
-    present = [value for value in values if value is not None]
-    return sum(present) if present and len(present) == len(values) else None
-
-
-def _in(unit: int, amount: int | None) -> float | None:
-    return None if amount is None else amount / unit
-
-
-def _set_defaults(variables: dict[str, str]) -> None:
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
-
-
+@dataclasses.dataclass(eq=False)
 class TranslatingLLM:
-    """A `vllm.LLM` for lm-eval; exceptions from its `generate` are translated, everything else is passed on.
+    """A `vllm.LLM` for lm-eval; failures of its `generate` are translated, everything else is passed on."""
 
-    Args:
-        model: The `vllm.LLM`.
-        failures: The exceptions to translate.
-        translate: Makes an `EngineError` from one.
-    """
-
-    def __init__(
-        self, model: Any, failures: tuple[type[Exception], ...], translate: Callable[[BaseException], EngineError]
-    ) -> None:
-        self._model, self._failures, self._translate = model, failures, translate
+    _model: Any
+    _failures: tuple[type[Exception], ...]
+    _translate: Callable[[BaseException], EngineError]
 
     def generate(self, *args: Any, **options: Any) -> Any:
         """The model's own `generate`.
@@ -410,58 +360,31 @@ class TranslatingLLM:
         return getattr(self._model, name)
 
 
-class _CpuBuild(metadata.Distribution, metadata.DistributionFinder):
-    """vLLM's CPU build, whose distribution is ``vllm-cpu``, under the name ``vllm``; a finder on `sys.meta_path`."""
-
-    def __init__(self, version: str) -> None:
-        # vLLM itself reads "cpu" in this version as "built for the CPU".
-        self._version = version if "cpu" in version else f"{version}+cpu"
-
-    def read_text(self, filename: str) -> str | None:
-        return f"Metadata-Version: 2.1\nName: vllm\nVersion: {self._version}\n" if filename == "METADATA" else None
-
-    def locate_file(self, path: Any) -> Any:
-        return Path(path)
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
-        """Finds no module, only a distribution."""
-
-    def find_distributions(self, context: Any = None) -> Iterator[metadata.Distribution]:
-        if context is None or context.name in (None, "vllm"):
-            yield self
-
-
 @contextmanager
 def distribution_named_vllm(version: str) -> Iterator[None]:
-    """Give `importlib.metadata.version("vllm")` an answer if no distribution has that name.
+    """Give `importlib.metadata.version("vllm")` an answer, `version`, if no distribution has that name.
 
-    lm-eval calls it at import and whenever it builds its adapter, and cannot use the CPU build without an answer.
-
-    Args:
-        version: vLLM's own version.
+    lm-eval calls it at import and whenever it builds its adapter, and cannot use the CPU build, whose distribution is
+    ``vllm-cpu``, without an answer.
     """
     try:
         metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        finder = _CpuBuild(version)
+        pass
     else:
         yield
         return
-    sys.meta_path.append(finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
+    with tempfile.TemporaryDirectory() as folder:
+        # vLLM itself reads "cpu" in this version as "built for the CPU".
+        version = version if "cpu" in version else f"{version}+cpu"
+        facts = Path(folder, f"vllm-{version}.dist-info", "METADATA")
+        facts.parent.mkdir()
+        facts.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        sys.path.append(folder)
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
 
 
 # --- Processes ---
@@ -480,11 +403,10 @@ def _engine_processes() -> list[Any]:
 
 
 def _end(processes: Sequence[Any]) -> None:
-    """Wait for processes that were told to stop; kill those that do not exit."""
+    """Wait for processes that were told to stop; kill those that do not exit within 15 s."""
     import psutil
 
-    _, alive = psutil.wait_procs(processes, timeout=_EXIT_TIMEOUT_S)
-    for process in alive:
+    for process in psutil.wait_procs(processes, timeout=15.0)[1]:
         process.kill()
 
 
@@ -502,24 +424,23 @@ def _clear_failed_start() -> None:
 _LOOK_BACK = 200_000  # bytes of log
 _STDERR = 2
 _MAX_CAUSE = 300
-
-_LOWER_CONTEXT = "lower --max-model-len, or raise --gpu-memory-utilization"
-_LESS_MEMORY = "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"
-
 #: Pattern in vLLM's message -> remedy. The first match counts.
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (r"CPU on kv cache|VLLM_CPU_KVCACHE_SPACE", "set VLLM_CPU_KVCACHE_SPACE (GiB) to what the machine has free"),
     (
-        r"larger than the (?:available|maximum number of tokens that can be stored in) KV cache",
-        f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
-    ),
-    (
         r"[Nn]o available memory for the cache blocks",
         "raise --gpu-memory-utilization, or free memory on the GPU (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
     ),
-    (r"KV cache is needed|KV cache memory", f"{_LOWER_CONTEXT} (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)"),
+    (
+        r"larger than the (?:available|maximum number of tokens that can be stored in) KV cache"
+        r"|KV cache is needed|KV cache memory",
+        "lower --max-model-len, or raise --gpu-memory-utilization (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
+    ),
     (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop other processes that use the device"),
-    (memory.OUT_OF_MEMORY, _LESS_MEMORY),
+    (
+        memory.OUT_OF_MEMORY,
+        "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs",
+    ),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
     (
@@ -554,42 +475,27 @@ class LogTail:
 
     @staticmethod
     def _size() -> int | None:
-        try:
+        with suppress(OSError):
             status = os.fstat(_STDERR)
-        except OSError:
-            return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return None
 
 
-def start_error(error: BaseException, log: str) -> EngineError:
-    """Translate a failure of vLLM's start."""
-    return _translate(error, log, "vLLM did not start", "see its log; --engine transformers serves the same model")
+def vllm_error(error: BaseException, log: str, *, started: bool) -> EngineError:
+    """Translate a failure of vLLM's start, or of a running vLLM.
 
-
-def run_error(error: BaseException, log: str) -> EngineError:
-    """Translate a failure of a running vLLM."""
-    return _translate(error, log, "vLLM stopped", "see its log")
-
-
-def _translate(error: BaseException, log: str, what: str, otherwise: str) -> EngineError:
-    cause = _cause(error, log)
+    The cause is the exception's text or, if it only refers to another process, the error that this one wrote to `log`.
+    """
+    cause = _one_line(str(error)) or type(error).__name__
+    if any(generic in cause for generic in _GENERIC):
+        logged = [match[2] for match in _ERROR_LINE.finditer(log)]
+        found = [_one_line(text) for text in logged if not any(generic in text for generic in _GENERIC)]
+        known = [text for text in found if any(re.search(pattern, text) for pattern, _ in _REMEDIES)]
+        cause = next(iter(known or found[-1:]), cause)
     text = f"{cause}\n{error}"
+    otherwise = "see its log" if started else "see its log; --engine transformers serves the same model"
     remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), otherwise)
-    return EngineError(f"{what}: {cause}", remedy)
-
-
-def _cause(error: BaseException, log: str) -> str:
-    """The exception's text or, if it only refers to another process, the error that this process logged."""
-    own = _one_line(str(error)) or type(error).__name__
-    if not any(generic in own for generic in _GENERIC):
-        return own
-    found = [
-        _one_line(match.group(2))
-        for match in _ERROR_LINE.finditer(log)
-        if not any(generic in match.group(2) for generic in _GENERIC)
-    ]
-    known = [cause for cause in found if any(re.search(pattern, cause) for pattern, _ in _REMEDIES)]
-    return next(iter(known or found[-1:]), own)
+    return EngineError(f"vLLM {'stopped' if started else 'did not start'}: {cause}", remedy)
 
 
 def _one_line(text: str) -> str:

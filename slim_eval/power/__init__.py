@@ -8,56 +8,24 @@ Energy is in joules, power in watts; times are seconds on the clock of `time.per
 from __future__ import annotations
 
 from slim_eval.power import codecarbon, nvml  # noqa: F401  # they register themselves
-from slim_eval.power.gpus import (
-    Gpu,
-    GpuCapabilities,
-    GpuMemory,
-    gpu_capabilities,
-    gpu_facts,
-    gpu_memory,
-    list_gpus,
-    memory_bandwidth_gb_s,
-    process_tree,
-    resolve_gpus,
-)
-from slim_eval.power.meter import (
-    METERS,
-    NO_SOURCE,
-    SETTLE_S,
-    Conditions,
-    DeviceState,
-    EnergyReading,
-    EnergySource,
-    Meter,
-    NoMeter,
-    PowerSample,
-    check_energy_source,
-    integral_joules,
-    open_meter,
-)
-
-__all__ = [
-    "METERS",
-    "NO_SOURCE",
-    "SETTLE_S",
-    "Conditions",
-    "DeviceState",
-    "EnergyReading",
-    "EnergySource",
-    "Gpu",
-    "GpuCapabilities",
-    "GpuMemory",
-    "Meter",
-    "NoMeter",
-    "PowerSample",
-    "check_energy_source",
-    "gpu_capabilities",
-    "gpu_facts",
-    "gpu_memory",
-    "integral_joules",
-    "list_gpus",
-    "memory_bandwidth_gb_s",
-    "open_meter",
-    "process_tree",
-    "resolve_gpus",
-]
+from slim_eval.power.gpus import Gpu as Gpu
+from slim_eval.power.gpus import GpuCapabilities as GpuCapabilities
+from slim_eval.power.gpus import GpuMemory as GpuMemory
+from slim_eval.power.gpus import gpu_capabilities as gpu_capabilities
+from slim_eval.power.gpus import gpu_facts as gpu_facts
+from slim_eval.power.gpus import gpu_memory as gpu_memory
+from slim_eval.power.gpus import list_gpus as list_gpus
+from slim_eval.power.gpus import resolve_gpus as resolve_gpus
+from slim_eval.power.meter import METERS as METERS
+from slim_eval.power.meter import NO_SOURCE as NO_SOURCE
+from slim_eval.power.meter import SETTLE_S as SETTLE_S
+from slim_eval.power.meter import Conditions as Conditions
+from slim_eval.power.meter import DeviceState as DeviceState
+from slim_eval.power.meter import EnergyReading as EnergyReading
+from slim_eval.power.meter import EnergySource as EnergySource
+from slim_eval.power.meter import Meter as Meter
+from slim_eval.power.meter import NoMeter as NoMeter
+from slim_eval.power.meter import PowerSample as PowerSample
+from slim_eval.power.meter import check_energy_source as check_energy_source
+from slim_eval.power.meter import integral_joules as integral_joules
+from slim_eval.power.meter import open_meter as open_meter

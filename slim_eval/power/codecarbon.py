@@ -18,11 +18,10 @@ from slim_eval.power.meter import METERS, EnergyReading, EnergySource, Meter, Po
 _JOULES_PER_KWH = 3.6e6
 _SHORTEST_INTERVAL_S = 0.5  # below this, CPU load is mostly noise
 _STALE_S = 0.06  # CodeCarbon measures again only if its last measurement is older than 0.05 s
-_NOTE = "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's"
-_METHODS = {  # CodeCarbon's description of its CPU -> method in the source
+_METHODS = {
     "CPU(Intel Rapl)": "RAPL",
     "CPU(Cpu Load)": "cpu_load",
-}
+}  # its description of its CPU -> method in the source
 
 
 class CodeCarbonMeter(Meter):
@@ -45,7 +44,13 @@ class CodeCarbonMeter(Meter):
         # Hardware detection takes seconds, and its result is kept for the process: now, not in the first window.
         tracker = self._new_tracker()
         tracker.get_detected_hardware()
-        self._source = f"codecarbon ({_method(tracker)})"
+        # The public interface does not report how the CPU is measured.
+        hardware: list[str] = tracker._conf.get("hardware", [])  # noqa: SLF001
+        cpu = next((text for text in hardware if text.startswith("CPU(")), None)
+        method = ", ".join(hardware) or "unknown"
+        if cpu is not None:
+            method = _METHODS.get(cpu, "constant TDP" if ">" in cpu else cpu)
+        self._source = f"codecarbon ({method})"
 
     def _new_tracker(self) -> Any:
         from codecarbon import OfflineEmissionsTracker
@@ -86,9 +91,6 @@ class CodeCarbonMeter(Meter):
         tracker, self._tracker = self._tracker, None
         time.sleep(_STALE_S)  # so that the last measurement is after the window
         tracker.stop()
-        return self._reading()
-
-    def _reading(self) -> EnergyReading:
         devices = tuple(gpu.uuid for gpu in self._gpus)
         if len(self._marks) < 2:
             return EnergyReading(self._source, devices=devices, invalid_reasons=("the window was not closed",))
@@ -104,7 +106,9 @@ class CodeCarbonMeter(Meter):
             devices=devices,
             opened_s=opened,
             invalid_reasons=tuple(window_reasons(closed - opened)),
-            notes=(_NOTE,),
+            notes=(
+                "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's",
+            ),
         )
 
 
@@ -115,14 +119,11 @@ class _Log:
         self.rows: list[tuple[float, float]] = []  # clock, joules since CodeCarbon's start
 
     def live_out(self, total: Any, delta: Any) -> None:
-        """A periodic measurement."""
         joules = total.energy_consumed * _JOULES_PER_KWH
         if not self.rows or joules > self.rows[-1][1]:  # a repeated total is not a new measurement
             self.rows.append((time.perf_counter(), joules))
 
-    def out(self, total: Any, delta: Any) -> None:
-        """The last measurement."""
-        self.live_out(total, delta)
+    out = live_out  # the last measurement
 
     def task_out(self, data: Any, experiment_name: str) -> None:
         """Tasks are not used."""
@@ -134,19 +135,16 @@ class _Log:
 def _window(rows: Sequence[tuple[float, float]], opened: float, closed: float) -> list[tuple[float, float]]:
     """The rows of a window and one at each end of it, where energy is interpolated between its neighbours.
 
-    Returns:
-        Empty without a row before and one after the window.
+    Empty without a row before and one after the window.
     """
     if not rows or rows[0][0] > opened or rows[-1][0] < closed:
         return []
-    inside = [row for row in rows if opened < row[0] < closed]
-    return [(opened, _joules_at(rows, opened)), *inside, (closed, _joules_at(rows, closed))]
-
-
-def _joules_at(rows: Sequence[tuple[float, float]], t: float) -> float:
-    after = max(1, next(index for index, row in enumerate(rows) if row[0] >= t))
-    (t0, joules0), (t1, joules1) = rows[after - 1], rows[after]
-    return joules0 + (joules1 - joules0) * (t - t0) / (t1 - t0)
+    ends = []
+    for t in (opened, closed):
+        after = max(1, next(index for index, row in enumerate(rows) if row[0] >= t))
+        (t0, joules0), (t1, joules1) = rows[after - 1], rows[after]
+        ends.append((t, joules0 + (joules1 - joules0) * (t - t0) / (t1 - t0)))
+    return [ends[0], *(row for row in rows if opened < row[0] < closed), ends[1]]
 
 
 def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple[PowerSample, ...]:
@@ -158,15 +156,6 @@ def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple
             samples.append(PowerSample((t + last_t) / 2 - t0, ((joules - last_joules) / (t - last_t),)))
             last_t, last_joules = t, joules
     return tuple(samples)
-
-
-def _method(tracker: Any) -> str:
-    # The public interface does not report how the CPU is measured.
-    hardware: list[str] = tracker._conf.get("hardware", [])  # noqa: SLF001
-    cpu = next((text for text in hardware if text.startswith("CPU(")), None)
-    if cpu is None:
-        return ", ".join(hardware) or "unknown"
-    return _METHODS.get(cpu, "constant TDP" if ">" in cpu else cpu)
 
 
 def _obstacle(gpus: Sequence[Gpu]) -> MissingPackageError | None:

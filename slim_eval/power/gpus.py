@@ -7,17 +7,16 @@ does not give is None.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.utils import MIB
+from slim_eval.utils import GIB, MIB
 
 _ROOT_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the Linux kernel
-_MIB_PER_GIB = 1024
 _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML query, its arguments, divisor
     ("power_limit_watts", "nvmlDeviceGetPowerManagementLimit", (), 1000),
     ("sm_clock_mhz", "nvmlDeviceGetClockInfo", (1,), 1),  # NVML_CLOCK_SM
@@ -41,53 +40,30 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuCapabilities:
-    """What one GPU and its driver can do.
-
-    Attributes:
-        gpu: Which one.
-        memory_free_mb: Memory that no process uses, MiB.
-        compute_capability: CUDA's, e.g. (9, 0).
-        has_counter: Whether it has an energy counter.
-        has_power: Whether it reports its power.
-        driver_cuda: Newest CUDA that the driver supports, e.g. (12, 8).
-    """
+    """What one GPU and its driver can do."""
 
     gpu: Gpu
-    memory_free_mb: float | None
-    compute_capability: tuple[int, int] | None
-    has_counter: bool
-    has_power: bool
-    driver_cuda: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class GpuProcess:
-    """A process of someone else on a GPU. `name` and `used_mb`, MiB, are None if unknown."""
-
-    pid: int
-    name: str | None
-    used_mb: float | None
-
-    def __str__(self) -> str:
-        name = f" ({self.name})" if self.name else ""
-        used = "an unknown share" if self.used_mb is None else f"{self.used_mb / _MIB_PER_GIB:.1f} GiB"
-        return f"pid {self.pid}{name} uses {used}"
+    memory_free_mb: float | None  # memory that no process uses, MiB
+    compute_capability: tuple[int, int] | None  # CUDA's, e.g. (9, 0)
+    has_counter: bool  # of energy
+    has_power: bool  # whether it reports its power
+    driver_cuda: tuple[int, int] | None  # newest CUDA that the driver supports, e.g. (12, 8)
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of one GPU now; `free_mb`, MiB, is None if unknown. `others` are sorted by memory, the largest first."""
+    """Memory of one GPU now; `free_gb`, GiB, is None if unknown. `others` describes processes, the largest first."""
 
     gpu: Gpu
-    free_mb: float | None
-    others: tuple[GpuProcess, ...]
+    free_gb: float | None
+    others: tuple[str, ...]
 
     def __str__(self) -> str:
-        total = self.gpu.memory_total_mb
-        if self.free_mb is None or total is None:
+        total_mb = self.gpu.memory_total_mb
+        if self.free_gb is None or total_mb is None:
             return f"GPU {self.gpu.index} does not report its free memory"
-        free = f"GPU {self.gpu.index} has {self.free_mb / _MIB_PER_GIB:.1f} of {total / _MIB_PER_GIB:.1f} GiB free"
-        return ", ".join([free, *map(str, self.others)])
+        free = f"GPU {self.gpu.index} has {self.free_gb:.1f} of {total_mb * MIB / GIB:.1f} GiB free"
+        return ", ".join([free, *self.others])
 
 
 @contextmanager
@@ -129,23 +105,23 @@ def list_gpus() -> tuple[Gpu, ...]:
         pynvml.NVMLError_FunctionNotFound,
         pynvml.NVMLError_GpuNotFound,
     )
+    gpus = []
     try:
         with open_nvml() as nvml:
             driver = nvml.nvmlSystemGetDriverVersion()
-            return tuple(_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+                total_mb = None if memory is None else memory.total / MIB
+                uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+                gpus.append(Gpu(index, uuid, name, total_mb, driver))
     except absent:
         return ()
     except pynvml.NVMLError as error:
         raise SlimEvalError(
             f"NVML cannot list the GPUs: {error}", "run nvidia-smi to see why; after a driver update, reboot"
         ) from error
-
-
-def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    total_mb = None if memory is None else memory.total / MIB
-    return Gpu(index, nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle), total_mb, driver)
+    return tuple(gpus)
 
 
 def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, ...]:
@@ -162,7 +138,19 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
         UsageError: There is no such GPU.
     """
     gpus = list_gpus()
-    usable = gpus if visible is None or not gpus else _visible_gpus(gpus, visible)
+    usable = list(gpus)
+    if gpus and visible is not None:
+        usable = []
+        for entry in (part.strip() for part in visible.split(",")):
+            if entry in {"", "-1"}:  # CUDA ignores everything after these
+                break
+            found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
+            if len(found) != 1 or found[0] in usable:
+                raise UsageError(
+                    f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} does not match another of the GPUs here ({len(gpus)})",
+                    "give each index or UUID of nvidia-smi -L once; parts of a GPU (MIG) have no meter",
+                )
+            usable += found
     if not usable and (gpu_index, count) == (0, 1):
         return ()  # also if CUDA_VISIBLE_DEVICES hides every GPU: the usual way to select the CPU
     if gpu_index + count > len(usable):
@@ -170,119 +158,79 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
         wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
         remedy = "choose one of these, or change CUDA_VISIBLE_DEVICES" if gpus else "omit it to use the CPU"
         raise UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; indices start at 0", remedy)
-    return usable[gpu_index : gpu_index + count]
+    return tuple(usable[gpu_index : gpu_index + count])
 
 
-def _visible_gpus(gpus: Sequence[Gpu], visible: str) -> tuple[Gpu, ...]:
-    chosen: list[Gpu] = []
-    for entry in (part.strip() for part in visible.split(",")):
-        if entry in {"", "-1"}:  # CUDA ignores everything after these
-            break
-        found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
-        if len(found) != 1 or found[0] in chosen:
-            raise UsageError(
-                f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} does not match another of the GPUs here ({len(gpus)})",
-                "give each index or UUID of nvidia-smi -L once; parts of a GPU (MIG) have no meter",
-            )
-        chosen += found
-    return tuple(chosen)
+def handles(gpus: Iterable[Gpu]) -> Iterator[tuple[Any, Gpu, Any]]:
+    """NVML, each GPU, and its handle, which is good until the next one; NVML is not opened for no GPUs."""
+    if gpus := tuple(gpus):
+        with open_nvml() as nvml:
+            for gpu in gpus:
+                yield nvml, gpu, ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
     """What a record says of a GPU: identity, driver, memory, power limit, clocks, memory bandwidth; None if unknown."""
-    gpus = tuple(gpus)
-    if not gpus:
-        return ()
     every: list[dict[str, Any]] = []
-    with open_nvml() as nvml:
-        for gpu in gpus:
-            handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
-            facts = asdict(gpu)
-            for key, query, arguments, divisor in _FACTS:
-                value = ask(nvml, query, handle, *arguments)
-                facts[key] = None if value is None else value / divisor
-            clock_mhz, bus_width_bits = facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"]
-            facts["memory_bandwidth_gb_s"] = memory_bandwidth_gb_s(clock_mhz, bus_width_bits)
-            persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
-            facts["persistence_mode"] = None if persistence is None else bool(persistence)
-            every.append(facts)
+    for nvml, gpu, handle in handles(gpus):
+        facts = asdict(gpu)
+        for key, query, arguments, divisor in _FACTS:
+            value = ask(nvml, query, handle, *arguments)
+            facts[key] = None if value is None else value / divisor
+        clock_mhz, bus_width_bits = facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"]
+        facts["memory_bandwidth_gb_s"] = memory_bandwidth_gb_s(clock_mhz, bus_width_bits)
+        persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
+        facts["persistence_mode"] = None if persistence is None else bool(persistence)
+        every.append(facts)
     return tuple(every)
 
 
 def gpu_capabilities(gpus: Iterable[Gpu]) -> tuple[GpuCapabilities, ...]:
     """What each of some GPUs can do."""
-    gpus = tuple(gpus)
-    if not gpus:
-        return ()
     every: list[GpuCapabilities] = []
-    with open_nvml() as nvml:
+    for nvml, gpu, handle in handles(gpus):
+        memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+        capability = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
         version = ask(nvml, "nvmlSystemGetCudaDriverVersion_v2")
-        for gpu in gpus:
-            handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
-            capability = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
-            every.append(
-                GpuCapabilities(
-                    gpu=gpu,
-                    memory_free_mb=_free_mb(nvml, handle),
-                    compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
-                    has_counter=ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None,
-                    has_power=ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None,
-                    driver_cuda=(version // 1000, version % 1000 // 10) if version else None,
-                )
+        every.append(
+            GpuCapabilities(
+                gpu=gpu,
+                memory_free_mb=None if memory is None else memory.free / MIB,
+                compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
+                has_counter=ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None,
+                has_power=ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None,
+                driver_cuda=(version // 1000, version % 1000 // 10) if version else None,
             )
+        )
     return tuple(every)
 
 
 def gpu_memory(gpus: Iterable[Gpu]) -> tuple[GpuMemory, ...]:
     """Free memory of some GPUs, and the processes of others on them."""
-    gpus = tuple(gpus)
-    if not gpus:
-        return ()
+    import psutil
+
     every: list[GpuMemory] = []
-    with open_nvml() as nvml:
-        for gpu in gpus:
-            handle, own = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid), process_tree()
-            others = [
-                GpuProcess(process.pid, _process_name(process.pid), None if used is None else used / MIB)
-                for process in ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
-                if process.pid not in own
-                for used in [process.usedGpuMemory]
-            ]
-            others.sort(key=lambda other: -(other.used_mb or 0.0))
-            every.append(GpuMemory(gpu, _free_mb(nvml, handle), tuple(others)))
+    for nvml, gpu, handle in handles(gpus):
+        memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+        running, own = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or (), process_tree()
+        others = []
+        for process in sorted(running, key=lambda each: -(each.usedGpuMemory or 0)):
+            if process.pid not in own:
+                name, used = "", process.usedGpuMemory
+                if not pids_may_be_the_hosts():
+                    with suppress(psutil.Error):  # it has ended
+                        name = f" ({psutil.Process(process.pid).name()})"
+                share = "an unknown share" if used is None else f"{used / GIB:.1f} GiB"
+                others.append(f"pid {process.pid}{name} uses {share}")
+        every.append(GpuMemory(gpu, None if memory is None else memory.free / GIB, tuple(others)))
     return tuple(every)
 
 
-def _free_mb(nvml: Any, handle: Any) -> float | None:
-    memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    return None if memory is None else memory.free / MIB
-
-
-def _process_name(pid: int) -> str | None:
-    """None if it has ended, or in a container, where NVML may report the host's process ids."""
-    import psutil
-
-    if pids_may_be_the_hosts():
-        return None
-    try:
-        name: str = psutil.Process(pid).name()
-    except psutil.Error:
-        return None
-    return name
-
-
 def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None) -> float | None:
-    """Peak bandwidth of a GPU's memory: clock x 2 transfers per cycle (double data rate) x bus width.
+    """Peak bandwidth of a GPU's memory, 10**9 bytes per second; None if a part is unknown or 0.
 
-    This reproduces the data sheets: A100 40 GB, 1215 MHz x 5120 bit: 1555 GB/s; H100 SXM, 2619 MHz x 5120 bit:
-    3352 GB/s.
-
-    Args:
-        clock_mhz: Highest memory clock that NVML reports, in 10**6 cycles per second.
-        bus_width_bits: Width of the memory bus.
-
-    Returns:
-        10**9 bytes per second; None if a part is unknown or 0.
+    It is the highest memory clock that NVML reports x 2 transfers per cycle (double data rate) x bus width. This
+    reproduces the data sheets: A100 40 GB, 1215 MHz x 5120 bit: 1555 GB/s; H100 SXM, 2619 MHz x 5120 bit: 3352 GB/s.
     """
     if not clock_mhz or not bus_width_bits:
         return None
@@ -318,7 +266,7 @@ def foreign_processes(listed: Collection[int], own: Collection[int], *, namespac
 
 
 def pids_may_be_the_hosts() -> bool:
-    """Whether this process runs in a container whose process ids differ from the host's."""
+    """Whether this process runs in a container whose process ids differ from the host's, which NVML may report."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) != _ROOT_PID_NAMESPACE
     except OSError:

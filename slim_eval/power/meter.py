@@ -35,17 +35,14 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Clocks and temperatures over a window, all samples and devices together; None if no device reports them.
-
-    Attributes:
-        throttles: Reason for throttling -> share of the samples in which any device was throttled by it.
-    """
+    """Clocks and temperatures over a window, all samples and devices together; None if no device reports them."""
 
     min_sm_clock_mhz: float | None = None
     mean_sm_clock_mhz: float | None = None
     mean_memory_clock_mhz: float | None = None
     mean_temperature_celsius: float | None = None
     max_temperature_celsius: float | None = None
+    #: Reason for throttling -> share of the samples in which any device was throttled by it.
     throttles: dict[str, float] = field(default_factory=dict)
 
 
@@ -60,37 +57,21 @@ class PowerSample:
 
 @dataclass(frozen=True)
 class EnergyReading:
-    """Energy of one window, summed over its devices.
+    """Energy of one window, summed over its devices; `joules` must not be used if there are `invalid_reasons`."""
 
-    Attributes:
-        source: ``nvml-counter``, ``nvml-integral``, ``codecarbon (method)``, or another meter's name.
-        duration_s: Length of the window; None, like the energies, if the meter failed.
-        joules: From `source`; must not be used if there are `invalid_reasons`.
-        joules_counter: Difference of the energy counters; None if not supported.
-        joules_integral: Trapezoid integral of the power samples; None without samples.
-        disagreement: |counter - integral| / counter, a fraction.
-        samples: Power over time, in the window.
-        devices: UUIDs of the GPUs.
-        opened_s: When the window opened, on the clock of `time.perf_counter`.
-        conditions: Clocks, temperatures and throttling in the window.
-        foreign_pids: Processes of others that used a device.
-        invalid_reasons: Why `joules` must not be used; empty for a good window.
-        notes: What a reader must know besides.
-    """
-
-    source: str
-    duration_s: float | None = None
-    joules: float | None = None
-    joules_counter: float | None = None
-    joules_integral: float | None = None
-    disagreement: float | None = None
-    samples: tuple[PowerSample, ...] = ()
-    devices: tuple[str, ...] = ()
-    opened_s: float | None = None
+    source: str  # ``nvml-counter``, ``nvml-integral``, ``codecarbon (method)``, or another meter's name
+    duration_s: float | None = None  # of the window; None, like the energies, if the meter failed
+    joules: float | None = None  # from `source`
+    joules_counter: float | None = None  # difference of the energy counters; None if not supported
+    joules_integral: float | None = None  # trapezoid integral of the power samples; None without samples
+    disagreement: float | None = None  # |counter - integral| / counter, a fraction
+    samples: tuple[PowerSample, ...] = ()  # in the window
+    devices: tuple[str, ...] = ()  # UUIDs of the GPUs
+    opened_s: float | None = None  # on the clock of `time.perf_counter`
     conditions: Conditions = field(default_factory=Conditions)
-    foreign_pids: tuple[int, ...] = ()
-    invalid_reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    foreign_pids: tuple[int, ...] = ()  # processes of others that used a device
+    invalid_reasons: tuple[str, ...] = ()  # empty for a good window
+    notes: tuple[str, ...] = ()  # what a reader must know besides
 
 
 class Meter(ABC):
@@ -121,8 +102,7 @@ class Meter(ABC):
     def idle_power_watts(self, seconds: float) -> float | None:
         """Mean power over `seconds` of waiting, after a first wait of `SETTLE_S`, in watts.
 
-        Returns:
-            None if it cannot be read, or if another process used a device: then the device was not idle.
+        None if it cannot be read, or if another process used a device: then the device was not idle.
         """
         self.start()
         time.sleep(SETTLE_S)
@@ -146,20 +126,13 @@ class NoMeter:
 
 @dataclass(frozen=True)
 class EnergySource:
-    """A kind of meter, as `METERS` lists it.
+    """A kind of meter, as `METERS` lists it; all of it is about some GPUs, or about the CPU if there are none."""
 
-    Attributes:
-        name: As `--energy-source` accepts it.
-        obstacle: Why it cannot measure these GPUs (the CPU if there are none), as the error to raise; None if it can.
-            An error without a remedy gets a general one.
-        preference: Rank for ``auto`` on these GPUs, the highest first; None: only if named.
-        open: Makes the meter from the GPUs and the seconds between power samples.
-    """
-
-    name: str
+    name: str  # as `--energy-source` accepts it
+    #: Why it cannot measure, as the error to raise; None if it can. An error without a remedy gets a general one.
     obstacle: Callable[[Sequence[Gpu]], SlimEvalError | None]
-    preference: Callable[[Sequence[Gpu]], int | None]
-    open: Callable[[Sequence[Gpu], float], Meter]
+    preference: Callable[[Sequence[Gpu]], int | None]  # rank for ``auto``, the highest first; None: only if named
+    open: Callable[[Sequence[Gpu], float], Meter]  # from the seconds between power samples
 
 
 METERS: Registry[EnergySource] = Registry("energy source")
@@ -190,52 +163,45 @@ def open_meter(source: str, gpus: Sequence[Gpu], sampling_interval_s: float) -> 
     check_energy_source(source)
     if source == NO_SOURCE:
         return NoMeter("switched off by --energy-source none")
-    if source != AUTO:
-        obstacle = METERS[source].obstacle(gpus)
-        if obstacle is None:
-            return METERS[source].open(gpus, sampling_interval_s)
-        if obstacle.remedy:
-            raise obstacle
-        raise BenchmarkError(obstacle.cause, "use --energy-source auto, or codecarbon for an estimate")
-    ranked = [(rank, member) for member in METERS.values() if (rank := member.preference(gpus)) is not None]
+    if source == AUTO:
+        ranked = [(rank, member) for member in METERS.values() if (rank := member.preference(gpus)) is not None]
+        members = [member for _, member in sorted(ranked, key=lambda pair: -pair[0])]
+    else:
+        members = [METERS[source]]
     reasons = []
-    for _, member in sorted(ranked, key=lambda pair: -pair[0]):
+    for member in members:
         obstacle = member.obstacle(gpus)
         if obstacle is None:
             return member.open(gpus, sampling_interval_s)
+        if source != AUTO:
+            general = BenchmarkError(obstacle.cause, "use --energy-source auto, or codecarbon for an estimate")
+            raise obstacle if obstacle.remedy else general
         reasons.append(": ".join(filter(None, (obstacle.cause, obstacle.remedy))))
     return NoMeter("; ".join(reasons) or "no meter is registered for these devices")
 
 
-def integral_joules(
-    samples: Sequence[PowerSample], begin_s: float | None = None, end_s: float | None = None
-) -> float | None:
-    """Energy under the power samples by the trapezoid rule, joules over all devices.
+def integral_joules(samples: Sequence[PowerSample], begin_s: float, end_s: float) -> float | None:
+    """Energy under the power samples by the trapezoid rule, joules over all devices; None with fewer than two samples.
 
     Args:
         samples: In order of time. Power is linear between them, and constant before the first and after the last.
-        begin_s: Start on the clock of the samples; the first sample by default.
-        end_s: End; the last sample by default.
-
-    Returns:
-        None with fewer than two samples.
+        begin_s: Start on the clock of the samples.
+        end_s: End.
     """
     if len(samples) < 2:
         return None
-    times = [sample.t_s for sample in samples]
-    begin, end = times[0] if begin_s is None else begin_s, times[-1] if end_s is None else end_s
-    knots = [begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end]
-    watts = [_watts_at(samples, times, t) for t in knots]
+    times, totals = [sample.t_s for sample in samples], [sum(sample.watts) for sample in samples]
+
+    def watts_at(t_s: float) -> float:
+        after = bisect_left(times, t_s)
+        if after == 0 or after == len(times):
+            return totals[min(after, len(times) - 1)]
+        share = (t_s - times[after - 1]) / (times[after] - times[after - 1])
+        return (1 - share) * totals[after - 1] + share * totals[after]
+
+    knots = [begin_s, *times[bisect_right(times, begin_s) : bisect_left(times, end_s)], end_s]
+    watts = map(watts_at, knots)
     return sum((b - a) * (p + q) / 2 for (a, b), (p, q) in zip(pairwise(knots), pairwise(watts), strict=True))
-
-
-def _watts_at(samples: Sequence[PowerSample], times: Sequence[float], t_s: float) -> float:
-    after = bisect_left(times, t_s)
-    if after == 0 or after == len(times):
-        return sum(samples[min(after, len(times) - 1)].watts)
-    before = after - 1
-    share = (t_s - times[before]) / (times[after] - times[before])
-    return (1 - share) * sum(samples[before].watts) + share * sum(samples[after].watts)
 
 
 def window_reasons(duration_s: float) -> list[str]:

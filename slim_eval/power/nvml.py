@@ -13,11 +13,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from slim_eval.errors import BenchmarkError
-from slim_eval.power.gpus import Gpu, ask, foreign_processes, open_nvml, pids_may_be_the_hosts, process_tree
+from slim_eval.power.gpus import Gpu, ask, foreign_processes, handles, open_nvml, pids_may_be_the_hosts, process_tree
 from slim_eval.power.meter import (
     METERS,
     Conditions,
@@ -47,17 +48,17 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
 def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
     if not gpus:
         return BenchmarkError("--energy-source nvml: NVML finds no GPU here")
-    with open_nvml() as nvml:
-        for gpu in gpus:
-            handle = ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
-            queries = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
-            if all(ask(nvml, query, handle) is None for query in queries):
-                return BenchmarkError(f"NVML reports neither power nor energy of {gpu.name} ({gpu.uuid})")
+    for nvml, gpu, handle in handles(gpus):
+        queries = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
+        if all(ask(nvml, query, handle) is None for query in queries):
+            return BenchmarkError(f"NVML reports neither power nor energy of {gpu.name} ({gpu.uuid})")
     return None
 
 
 class NvmlMeter(Meter):
     """Energy of one or more GPUs, summed.
+
+    A thread samples from `start` to `stop`, and makes all NVML calls; they release Python's lock.
 
     Args:
         gpus: The devices that compute.
@@ -67,127 +68,37 @@ class NvmlMeter(Meter):
     def __init__(self, gpus: Sequence[Gpu], sampling_interval_s: float) -> None:
         self._gpus = tuple(gpus)
         self._interval_s = sampling_interval_s
-        self._watch: _Watch | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to sample; returns after the first sample."""
-        self._watch = _Watch(self._gpus, self._interval_s)
-        self._watch.start()
-        self._watch.ready.wait()
-
-    def open(self) -> None:
-        """Begin the window; returns after the counters are read."""
-        self._started().mark()
-
-    def close(self) -> None:
-        """End the window; returns after the counters are read."""
-        self._started().mark()
-
-    def stop(self) -> EnergyReading:
-        """End sampling, and return the reading of the window."""
-        watch, self._watch = self._started(), None
-        watch.end()
-        return watch.reading()
-
-    def _started(self) -> _Watch:
-        if self._watch is None:
-            raise RuntimeError("a meter is opened, closed and stopped after start()")
-        return self._watch
-
-
-class _Watch(threading.Thread):
-    """Samples until `end`, and takes two marks: the ends of the window.
-
-    All NVML calls are made in this thread; they release Python's lock.
-    """
-
-    def __init__(self, gpus: tuple[Gpu, ...], interval_s: float) -> None:
-        super().__init__(name="slim-eval power", daemon=True)
-        self.ready = threading.Event()
-        self._gpus, self._interval_s = gpus, interval_s
         self._requests: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()  # a mark to take, or None: end
         self._marks: list[tuple[float, tuple[float | None, ...]]] = []  # clock, joules on each device's counter
         self._ticks: list[PowerSample] = []  # t_s on the clock of `time.perf_counter`; no watts if not supported
         self._foreign: set[int] = set()
         self._unknown: set[str] = set()  # what NVML did not report
         self._failure: str | None = None
-        self._over = False
-        self._check_at_s = 0.0
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="slim-eval power", daemon=True)
+        self._thread.start()
+        ready.wait()
 
-    def mark(self) -> None:
-        """Read the counters now; returns as soon as that is done or NVML has failed."""
-        taken = threading.Event()
+    def open(self) -> None:
+        """Begin the window; returns as soon as the counters are read or NVML has failed."""
+        thread, taken = self._started(), threading.Event()
         self._requests.put(taken)
-        while not taken.wait(_ALIVE_CHECK_S) and self.is_alive():
+        while not taken.wait(_ALIVE_CHECK_S) and thread.is_alive():
             pass
 
-    def end(self) -> None:
-        """Stop sampling."""
+    def close(self) -> None:
+        """End the window; returns as soon as the counters are read or NVML has failed."""
+        self.open()
+
+    def stop(self) -> EnergyReading:
+        """End sampling, and return the reading; without energy if NVML failed or the window was not closed."""
+        thread, self._thread = self._started(), None
         self._requests.put(None)
-        self.join()
-
-    def run(self) -> None:
-        """Sample until the end; an NVML error stops it early and makes the window invalid."""
-        import pynvml
-
-        try:
-            with open_nvml() as nvml:
-                self._sample(nvml, [nvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in self._gpus])
-        except pynvml.NVMLError as error:
-            self._failure = f"NVML failed while energy was measured: {error}"
-        finally:
-            self.ready.set()
-
-    def _sample(self, nvml: Any, handles: list[Any]) -> None:
-        self._check_processes(nvml, handles)
-        began = time.perf_counter()
-        self._tick(nvml, handles)
-        self.ready.set()
-        while not self._over:
-            # On a grid of the clock, not one pause after the other: reading takes time of its own.
-            self._serve(nvml, handles, self._interval_s - (time.perf_counter() - began) % self._interval_s)
-            self._tick(nvml, handles)
-            if time.perf_counter() >= self._check_at_s:
-                self._check_processes(nvml, handles)
-
-    def _serve(self, nvml: Any, handles: list[Any], timeout_s: float) -> None:
-        """Wait for a request, and handle it; return after `timeout_s` at the latest."""
-        try:
-            mark = self._requests.get(timeout=timeout_s)
-        except queue.Empty:
-            return
-        if mark is None:
-            self._over = True
-            return
-        self._marks.append((time.perf_counter(), tuple(_counter_joules(nvml, handle) for handle in handles)))
-        mark.set()  # before anything else is read: the caller's work goes on
-        self._check_at_s = 0.0
-
-    def _tick(self, nvml: Any, handles: list[Any]) -> None:
-        before = time.perf_counter()
-        watts = _watts(nvml, handles)
-        middle = (before + time.perf_counter()) / 2
-        states = tuple(read_state(nvml, handle) for handle in handles)
-        self._ticks.append(PowerSample(middle, watts, states))
-        if not watts:
-            self._unknown.add("power")
-        if any(state.throttles is None for state in states):
-            self._unknown.add("throttling")
-
-    def _check_processes(self, nvml: Any, handles: list[Any]) -> None:
-        own = process_tree()
-        for handle in handles:
-            processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle)
-            if processes is None:
-                self._unknown.add("other processes on the GPU")
-                continue
-            pids = {process.pid for process in processes}
-            self._foreign |= foreign_processes(pids, own, namespaced=pids_may_be_the_hosts())
-        # The check that follows the end of the window is the last one.
-        self._check_at_s = time.perf_counter() + _PROCESS_CHECK_S if len(self._marks) < 2 else math.inf
-
-    def reading(self) -> EnergyReading:
-        """The reading of the window; without energy if NVML failed or the window was not closed."""
+        thread.join()
         opened = self._marks[0][0] if self._marks else None
         closed = self._marks[1][0] if len(self._marks) == 2 and self._failure is None else None
         duration = None if opened is None or closed is None else closed - opened
@@ -195,15 +106,16 @@ class _Watch(threading.Thread):
         window = [tick for tick in ticks if 0 <= tick.t_s <= (math.inf if duration is None else duration)]
         conditions = summarize_states([tick.states for tick in window])
         reasons = [f"throttled by {why} in {share:.1%} of the samples" for why, share in conditions.throttles.items()]
-        if self._foreign:
-            reasons.append(f"other processes on the GPU: pid {', '.join(map(str, sorted(self._foreign)))}")
+        foreign = tuple(sorted(self._foreign))
+        if foreign:
+            reasons.append(f"other processes on the GPU: pid {', '.join(map(str, foreign))}")
         reading = EnergyReading(
             source="nvml",
             samples=tuple(tick for tick in window if tick.watts),
             devices=tuple(gpu.uuid for gpu in self._gpus),
             opened_s=opened,
             conditions=conditions,
-            foreign_pids=tuple(sorted(self._foreign)),
+            foreign_pids=foreign,
             invalid_reasons=tuple(reasons),
             notes=tuple(f"NVML does not report {what}" for what in sorted(self._unknown)),
         )
@@ -232,6 +144,59 @@ class _Watch(threading.Thread):
             disagreement=difference,
             invalid_reasons=(*problems, *reasons),
         )
+
+    def _started(self) -> threading.Thread:
+        if self._thread is None:
+            raise RuntimeError("a meter is opened, closed and stopped after start()")
+        return self._thread
+
+    def _run(self, ready: threading.Event) -> None:
+        """Sample until the end; an NVML error stops it early and makes the window invalid."""
+        import pynvml
+
+        try:
+            with open_nvml() as nvml:
+                self._sample(nvml, [nvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in self._gpus], ready)
+        except pynvml.NVMLError as error:
+            self._failure = f"NVML failed while energy was measured: {error}"
+        finally:
+            ready.set()
+
+    def _sample(self, nvml: Any, devices: list[Any], ready: threading.Event) -> None:
+        began, check_at_s = time.perf_counter(), 0.0
+        while True:
+            before = time.perf_counter()
+            try:
+                watts = tuple(nvml.nvmlDeviceGetPowerUsage(device) / 1000 for device in devices)
+            except nvml.NVMLError_NotSupported:
+                watts = ()
+                self._unknown.add("power")
+            middle = (before + time.perf_counter()) / 2
+            states = tuple(read_state(nvml, device) for device in devices)
+            if any(state.throttles is None for state in states):
+                self._unknown.add("throttling")
+            self._ticks.append(PowerSample(middle, watts, states))
+            if time.perf_counter() >= check_at_s:
+                own = process_tree()
+                for device in devices:
+                    processes = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", device)
+                    if processes is None:
+                        self._unknown.add("other processes on the GPU")
+                        continue
+                    pids = {process.pid for process in processes}
+                    self._foreign |= foreign_processes(pids, own, namespaced=pids_may_be_the_hosts())
+                # The check that follows the end of the window is the last one.
+                check_at_s = time.perf_counter() + _PROCESS_CHECK_S if len(self._marks) < 2 else math.inf
+            ready.set()
+            # On a grid of the clock, not one pause after the other: reading takes time of its own.
+            pause_s = self._interval_s - (time.perf_counter() - began) % self._interval_s
+            with suppress(queue.Empty):
+                mark = self._requests.get(timeout=pause_s)
+                if mark is None:
+                    return
+                self._marks.append((time.perf_counter(), tuple(_counter_joules(nvml, device) for device in devices)))
+                mark.set()  # before anything else is read: the caller's work goes on
+                check_at_s = 0.0
 
 
 def read_state(nvml: Any, handle: Any) -> DeviceState:
@@ -269,21 +234,12 @@ def disagreement(counter: float | None, integral: float | None) -> float | None:
     return abs(counter - integral) / counter if counter and integral is not None else None
 
 
-def _watts(nvml: Any, handles: Sequence[Any]) -> tuple[float, ...]:
-    """Power of each device; empty if one of them does not report it."""
-    try:
-        return tuple(nvml.nvmlDeviceGetPowerUsage(handle) / 1000 for handle in handles)
-    except nvml.NVMLError_NotSupported:
-        return ()
-
-
 def _counter_joules(nvml: Any, handle: Any) -> float | None:
     """The energy counter, joules since the driver was loaded; None if the device has none."""
     try:
-        millijoules: int = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000)
     except nvml.NVMLError_NotSupported:
         return None
-    return millijoules / 1000
 
 
 METERS.register(EnergySource("nvml", obstacle=_obstacle, preference=lambda gpus: 10 if gpus else None, open=NvmlMeter))

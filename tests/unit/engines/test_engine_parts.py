@@ -35,13 +35,13 @@ def installed_as_vllm() -> bool:
 @pytest.mark.skipif(installed_as_vllm(), reason="vLLM is installed under its own name")
 @pytest.mark.parametrize(("version", "answer"), [("0.32.0", "0.32.0+cpu"), ("0.19.1+cpu", "0.19.1+cpu")])
 def test_the_cpu_build_has_a_name_for_as_long_as_it_takes(version: str, answer: str) -> None:
-    finders = list(sys.meta_path)
+    finders, folders = list(sys.meta_path), list(sys.path)
     with distribution_named_vllm(version):
         assert metadata.version("vllm") == answer
         assert metadata.version("pytest") == pytest.__version__
         with pytest.raises(metadata.PackageNotFoundError):
             metadata.version("no-such-distribution")
-    assert sys.meta_path == finders
+    assert (sys.meta_path, sys.path) == (finders, folders)
     assert not installed_as_vllm()
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import LoadRequest, Platform, memory
-from slim_eval.engines.memory import served_bytes, unpacked_bytes
+from slim_eval.engines.memory import served_bytes
 from slim_eval.engines.transformers import TRANSFORMERS
-from slim_eval.engines.vllm import VLLM, TranslatingLLM, cpu_kv_cache_gb, run_error, start_error
+from slim_eval.engines.vllm import VLLM, TranslatingLLM, cpu_kv_cache_gb, vllm_error
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization import llmcompressor
@@ -216,7 +216,7 @@ def test_unpacked_weights_are_counted_in_16_bit(tmp_path: Path) -> None:
         },
     )
     assert served_bytes(tmp_path) == 4 * 2 * 4 + 4 * 8 + 20
-    assert unpacked_bytes(tmp_path) == 4 * 16 * 2 + 4 * 8 * 2 + 20
+    assert served_bytes(tmp_path, unpacked=True) == 4 * 16 * 2 + 4 * 8 * 2 + 20
 
 
 # --- When memory runs out ---
@@ -235,7 +235,7 @@ DEAD = RuntimeError("Engine core initialization failed. See root cause above.")
 
 def vllm_says(message: str) -> EngineError:
     """A failed start as the vLLM engine raises it: the cause stands in its process' log only."""
-    return start_error(DEAD, f"(EngineCore pid=7) torch.OutOfMemoryError: {message}\n")
+    return vllm_error(DEAD, f"(EngineCore pid=7) torch.OutOfMemoryError: {message}\n", started=False)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -253,7 +253,12 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError(CPU.format(2**37)), True),
         (OSError(12, "Cannot allocate memory"), True),
         (vllm_says(CUDA), True),
-        (run_error(RuntimeError("EngineCore encountered an issue."), f"torch.OutOfMemoryError: {CUDA}\n"), True),
+        (
+            vllm_error(
+                RuntimeError("EngineCore encountered an issue."), f"torch.OutOfMemoryError: {CUDA}\n", started=True
+            ),
+            True,
+        ),
         (EngineError(NO_CACHE), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("the word memory alone says nothing"), False),
@@ -419,7 +424,7 @@ class Model:
 
 
 def test_a_guarded_model_answers_as_ever_and_fails_as_an_engine() -> None:
-    guarded = TranslatingLLM(Model(), (RuntimeError,), lambda error: run_error(error, ""))
+    guarded = TranslatingLLM(Model(), (RuntimeError,), lambda error: vllm_error(error, "", started=True))
     assert guarded.name == "a model"
     assert guarded.generate("a", "b") == ["A", "B"]
     with pytest.raises(EngineError, match="vLLM stopped: CUDA out of memory") as failed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.engines.vllm import run_error, start_error
+from slim_eval.engines.vllm import vllm_error
 
 DEAD = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 
@@ -28,7 +28,7 @@ MESSAGES = [
 
 @pytest.mark.parametrize(("message", "remedy"), MESSAGES)
 def test_a_message_of_this_process(message: str, remedy: str) -> None:
-    error = start_error(ValueError(message), "")
+    error = vllm_error(ValueError(message), "", started=False)
     assert error.cause == f"vLLM did not start: {message}"
     assert remedy in error.remedy
 
@@ -42,29 +42,29 @@ def test_a_message_of_an_engine_process_is_found_in_the_log(message: str, remedy
         f"(EngineCore pid=7) RuntimeError: {DEAD}\n"
         "(EngineCore pid=7) BrokenPipeError: closed\n"
     )
-    error = start_error(DEAD, log)
+    error = vllm_error(DEAD, log, started=False)
     assert error.cause == f"vLLM did not start: {message}"
     assert remedy in error.remedy
 
 
 def test_an_unknown_cause_is_the_last_error_of_the_log() -> None:
     log = "(Worker pid=1) KeyError: 'first'\n(Worker pid=1) ERROR [x] vllm.FooError: the second\n"
-    assert start_error(DEAD, log).cause == "vLLM did not start: the second"
+    assert vllm_error(DEAD, log, started=False).cause == "vLLM did not start: the second"
 
 
 def test_without_a_log_the_exception_speaks() -> None:
-    error = run_error(DEAD, "")
+    error = vllm_error(DEAD, "", started=True)
     assert error.cause.startswith("vLLM stopped: Engine core initialization failed")
     assert "\n" not in error.cause
 
 
 def test_pydantic_is_cut_to_its_sentence() -> None:
     text = "1 validation error for ModelConfig\n  Value error, too long [type=value_error, input_value=...]\n  more"
-    assert start_error(ValueError(text), "").cause == "vLLM did not start: Value error, too long"
+    assert vllm_error(ValueError(text), "", started=False).cause == "vLLM did not start: Value error, too long"
 
 
 def test_a_long_message_is_cut() -> None:
-    assert len(start_error(ValueError("x" * 5000), "").cause) < 400
+    assert len(vllm_error(ValueError("x" * 5000), "", started=False).cause) < 400
 
 
 SCRIPT = (

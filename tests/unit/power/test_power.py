@@ -36,7 +36,8 @@ def samples(*pairs: tuple[float, float]) -> list[PowerSample]:
     ],
 )
 def test_integral(given_samples: Sequence[PowerSample], joules: float | None) -> None:
-    assert meter.integral_joules(given_samples) == joules
+    end_s = given_samples[-1].t_s if given_samples else 0.0
+    assert meter.integral_joules(given_samples, 0.0, end_s) == joules
 
 
 @given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=30), st.floats(0, 500), st.floats(-50, 50))
@@ -44,7 +45,7 @@ def test_the_integral_of_a_line_is_exact(steps: list[float], a: float, b: float)
     times = [sum(steps[:i]) for i in range(len(steps) + 1)]
     line = samples(*((t, a + b * t) for t in times))
     expected = a * times[-1] + b * times[-1] ** 2 / 2
-    assert meter.integral_joules(line) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert meter.integral_joules(line, 0.0, times[-1]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_conditions_that_nobody_told_are_unknown(told: list[tuple[DeviceState, .
 )
 def test_peak_memory_bandwidth(clock_mhz: float | None, bus_bits: float | None, gb_s: float | None) -> None:
     expected = None if gb_s is None else pytest.approx(gb_s, rel=1e-4)
-    assert power.memory_bandwidth_gb_s(clock_mhz, bus_bits) == expected
+    assert gpus.memory_bandwidth_gb_s(clock_mhz, bus_bits) == expected
 
 
 @pytest.mark.parametrize(
@@ -160,8 +161,8 @@ def test_the_process_tree_holds_descendants_in_groups_of_their_own_and_no_strang
         assert child.stdout is not None
         try:
             grandchild = int(child.stdout.readline())
-            assert {os.getpid(), child.pid, grandchild} <= power.process_tree()
-            assert {child.pid, grandchild} == power.process_tree(child.pid)  # not us: we are of another group
+            assert {os.getpid(), child.pid, grandchild} <= gpus.process_tree()
+            assert {child.pid, grandchild} == gpus.process_tree(child.pid)  # not us: we are of another group
         finally:
             os.killpg(child.pid, signal.SIGKILL)
 

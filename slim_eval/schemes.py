@@ -19,26 +19,16 @@ from slim_eval.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Recipe:
-    """What llm-compressor does to make a checkpoint.
+    """What llm-compressor does to make a checkpoint."""
 
-    Attributes:
-        name: Name in records and tables, as published: ``GPTQ (W8A8)``.
-        modifier: Class name of llm-compressor's modifier, in whichever module this version has it.
-        scheme: Preset of compressed-tensors: ``W8A8``.
-        group_size: Input columns that share a scale; None for one scale per output channel.
-        arguments: Further arguments of the modifier, which JSON can represent.
-        needs_calibration: Whether the modifier needs calibration data.
-        targets: Classes of the modules that are quantized.
-        ignore: Modules that are not quantized, by name or ``re:`` pattern: the output layer and vision parts.
-    """
-
-    name: str
-    scheme: str
-    modifier: str = "GPTQModifier"
-    group_size: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    needs_calibration: bool = True
-    targets: tuple[str, ...] = ("Linear",)
+    name: str  # in records and tables, as published: ``GPTQ (W8A8)``
+    scheme: str  # preset of compressed-tensors: ``W8A8``
+    modifier: str = "GPTQModifier"  # class name of llm-compressor's modifier, in whichever module this version has it
+    group_size: int | None = None  # input columns that share a scale; None for one scale per output channel
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the modifier, which JSON can represent
+    needs_calibration: bool = True  # whether the modifier needs data
+    targets: tuple[str, ...] = ("Linear",)  # classes of the modules that are quantized
+    #: Modules that are not quantized, by name or ``re:`` pattern: the output layer and vision parts.
     ignore: tuple[str, ...] = (
         "re:.*lm_head",
         "re:.*vision_tower.*",
@@ -50,46 +40,27 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The hardware that one engine needs to run a scheme.
+    """The hardware that one engine needs to run a scheme."""
 
-    Attributes:
-        min_capability: Lowest CUDA compute capability; None for any.
-        end_capability: First higher CUDA compute capability without a kernel; None for no end.
-        cpu_flag: Instruction set that the CPU kernel needs, as ``/proc/cpuinfo`` names it: ``avx512f``; None for
-            any CPU.
-    """
-
-    min_capability: tuple[int, int] | None = None
-    end_capability: tuple[int, int] | None = None
-    cpu_flag: str | None = None
+    min_capability: tuple[int, int] | None = None  # lowest CUDA compute capability; None for any
+    end_capability: tuple[int, int] | None = None  # first higher one without a kernel; None for no end
+    cpu_flag: str | None = None  # needed instruction set, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Number formats of weights, activations and KV cache of a variant.
+    """Number formats of weights, activations and KV cache of a variant."""
 
-    Attributes:
-        name: Name in `--precision` and in records.
-        label: Weights and activations in the field's notation: ``W4A16``; ``16-bit`` for unquantized weights.
-        weight_bits: Bits per weight of a quantized layer, scales not counted.
-        activation_bits: Bits per activation.
-        kv_cache_bits: Bits per element of the KV cache.
-        recipe: How a checkpoint is made; None if the model's own weights are served.
-        colour: Colour in figures.
-        marker: Marker in figures, as matplotlib names it.
-        aliases: Further names that `--precision` accepts.
-        kernels: Engine name -> hardware that it needs; slim-eval knows no requirement of other engines.
-    """
-
-    name: str
-    label: str
-    weight_bits: float
+    name: str  # in `--precision` and in records
+    label: str  # weights and activations in the field's notation: ``W4A16``; ``16-bit`` for unquantized weights
+    weight_bits: float  # of a quantized layer, scales not counted
     activation_bits: float = 16
     kv_cache_bits: float = 16
-    recipe: Recipe | None = None
-    colour: str = "#7f7f7f"
-    marker: str = "D"
-    aliases: tuple[str, ...] = ()
+    recipe: Recipe | None = None  # how a checkpoint is made; None if the model's own weights are served
+    colour: str = "#7f7f7f"  # in figures
+    marker: str = "D"  # in figures, as matplotlib names it
+    aliases: tuple[str, ...] = ()  # further names that `--precision` accepts
+    #: Engine name -> hardware that it needs; slim-eval knows no requirement of other engines.
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
 
     @property

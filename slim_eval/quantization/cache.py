@@ -9,7 +9,7 @@ Light on purpose: the evaluator calls `cached` before it starts a worker, so not
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,55 +23,35 @@ from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.models.source import CONFIG_FILE, Frozen, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
-from slim_eval.utils import full_name, safe_json, short_name, write_text
+from slim_eval.utils import full_name, safe_json, short_name
 from slim_eval.utils.redaction import redact, redact_all
 
+_NOT_DEFAULT = ("modifier", "targets", "arguments")  # settings if they differ from `Recipe`'s: older records have none
+
 #: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the
-#: model and the seed. The first three appear only for a recipe that differs from the defaults of `Recipe`.
+#: model and the seed.
 SETTINGS = frozenset({
-    "modifier", "targets", "arguments", "scheme", "ignore", "calibration_dataset", "calibration_split",
-    "num_calibration_samples", "max_sequence_length",
+    *_NOT_DEFAULT, "scheme", "ignore", "calibration_dataset", "calibration_split", "num_calibration_samples",
+    "max_sequence_length",
 })  # fmt: skip
 RECORD_FILE = QUANTIZATION_RECORD
 _REQUANTIZE = "--requantize creates it again"
 
 
 class QuantizeRequest(Frozen):
-    """A checkpoint that a run needs; sent to the worker as JSON.
+    """A checkpoint that a run needs; sent to the worker as JSON."""
 
-    Attributes:
-        source: The model; its `path` is needed to quantize, not to look into the cache.
-        precision: A scheme with a recipe.
-        directory: Folder of quantized checkpoints.
-        config: Options of calibration.
-        seed: Seed of calibration sampling.
-        trust_remote_code: Whether Python code that comes with the model may run.
-        models: All models of the run, so that two with the same short name get separate folders.
-    """
-
-    source: ModelSource
-    precision: SchemeName
-    directory: Path
+    source: ModelSource  # its `path` is needed to quantize, not to look into the cache
+    precision: SchemeName  # a scheme with a recipe
+    directory: Path  # folder of quantized checkpoints
     config: QuantizationConfig = QuantizationConfig()
-    seed: int = 0
+    seed: int = 0  # of calibration sampling
     trust_remote_code: bool = False
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # all models of the run, so that two with the same short name get separate folders
 
 
 class QuantizationRecord(BaseModel):
-    """`quantization.json`: how a checkpoint was made.
-
-    Attributes:
-        settings: What decides the result; the checkpoint is reused only if all settings are the requested ones.
-        calibration: The data used: samples, tokens, length in tokens, SHA-256; empty for a recipe without calibration.
-        dtype: 16-bit data type of activations and of layers that are not quantized.
-        num_parameters: Parameters of the source model; None if unknown.
-        bytes_on_disk: Size of all weight files.
-        bits_per_weight: ``8 * bytes_on_disk / num_parameters``, embeddings and scales included.
-        weight_sha256: Weight file -> SHA-256.
-        versions: Package -> version.
-        started: ISO 8601, UTC; as is `finished`.
-    """
+    """`quantization.json`: how a checkpoint was made."""
 
     # Keys of a newer version are ignored: this version can still compare the settings.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -80,36 +60,29 @@ class QuantizationRecord(BaseModel):
     model: str
     precision: str
     scheme: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what decides the result; the checkpoint is reused only if all are the requested ones
     recipe: dict[str, Any]
-    calibration: dict[str, Any]
-    dtype: str
-    num_parameters: int | None
+    calibration: dict[str, Any]  # samples, tokens, length in tokens, SHA-256 of the data; empty without calibration
+    dtype: str  # 16 bit, of activations and of layers that are not quantized
+    num_parameters: int | None  # of the source model; None if unknown
     source_bytes: int
-    bytes_on_disk: int
-    bits_per_weight: float | None
-    weight_sha256: dict[str, str]
-    versions: dict[str, str]
-    started: str
+    bytes_on_disk: int  # of all weight files
+    bits_per_weight: float | None  # 8 * bytes_on_disk / num_parameters: embeddings and scales included
+    weight_sha256: dict[str, str]  # by the name of the weight file
+    versions: dict[str, str]  # by package
+    started: str  # ISO 8601, UTC
     finished: str
     duration_s: float
     notes: tuple[str, ...] = ()
 
 
 class QuantizedCheckpoint(Frozen):
-    """A checkpoint ready to be served.
-
-    Attributes:
-        path: Its folder.
-        record: How it was made; None if it was made elsewhere.
-        reused: Whether it came from the cache.
-        notes: What a reader of its numbers must know, one line each.
-    """
+    """A checkpoint ready to be served."""
 
     path: Path
-    record: QuantizationRecord | None
-    reused: bool
-    notes: tuple[str, ...] = ()
+    record: QuantizationRecord | None  # None if it was made elsewhere
+    reused: bool  # whether it came from the cache
+    notes: tuple[str, ...] = ()  # what a reader of its numbers must know, one line each
 
 
 def checkpoint_directory(request: QuantizeRequest) -> Path:
@@ -120,16 +93,12 @@ def checkpoint_directory(request: QuantizeRequest) -> Path:
     model = request.source.name
     short = short_name(model)
     rivals = any(other != model and short_name(other).casefold() == short.casefold() for other in request.models)
-    owners = {_owner(request.directory / f"{short}_{precision}") for precision in SCHEMES}
-    name = full_name(model) if rivals or owners - {None, redact(model)} else short
+    owners = set()
+    for precision in SCHEMES:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # no record, or not a readable one
+            owners.add(str(safe_json.read_json(request.directory / f"{short}_{precision}" / RECORD_FILE)["model"]))
+    name = full_name(model) if rivals or owners - {redact(model)} else short
     return request.directory / f"{name}_{request.precision}"
-
-
-def _owner(folder: Path) -> str | None:
-    try:
-        return str(safe_json.read_json(folder / RECORD_FILE)["model"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def settings(request: QuantizeRequest) -> dict[str, Any]:
@@ -139,7 +108,13 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
     path. Values are redacted, as they are when they are read again.
     """
     config, recipe = request.config, recipe_of(request.precision)
-    found = {**identity(request.source), **_beyond_defaults(recipe), "scheme": recipe.scheme, "ignore": recipe.ignore}
+    defaults = Recipe(recipe.name, recipe.scheme)
+    found = {
+        **identity(request.source),
+        **{name: getattr(recipe, name) for name in _NOT_DEFAULT if getattr(recipe, name) != getattr(defaults, name)},
+        "scheme": recipe.scheme,
+        "ignore": recipe.ignore,
+    }
     if recipe.needs_calibration:
         path = local_path(config.calibration_dataset)
         local = content_hash(path) if path else None
@@ -151,13 +126,6 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
         }
     plain: dict[str, Any] = json.loads(json.dumps({**found, "seed": request.seed}, default=dict))
     return {key: redact_all(value) for key, value in plain.items()}
-
-
-def _beyond_defaults(recipe: Recipe) -> dict[str, Any]:
-    """Modifier, targets and arguments if they differ from the defaults: older checkpoints have no such keys."""
-    defaults = Recipe(recipe.name, recipe.scheme)
-    names = ("modifier", "targets", "arguments")
-    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(defaults, name)}
 
 
 def identity(source: ModelSource) -> dict[str, Any]:
@@ -195,10 +163,33 @@ def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
     if request.config.requantize:
         return None
     if not (folder / RECORD_FILE).exists():
-        return _foreign(folder)
-    record = read_record(folder)
-    _refuse_other_settings(folder, record, settings(request))
-    _refuse_damage(folder, record)
+        facts = describe(folder)
+        if not facts.is_quantized:
+            cause = f"{folder} contains an unquantized checkpoint"
+            raise UsageError(cause, "move it away, or set --quantized-models-dir")
+        note = f"{folder} has no {RECORD_FILE}: made elsewhere ({facts.quantization}), with unknown settings"
+        return QuantizedCheckpoint(path=folder, record=None, reused=True, notes=(note,))
+    record, asked = read_record(folder), settings(request)
+    differing = []
+    for name in dict.fromkeys([*asked, *record.settings]):
+        then, now = record.settings.get(name), asked.get(name)
+        if then != now:
+            # Of a hash the first 12 digits are shown.
+            shown = [f"{str(value)[:19]}…" if str(value).startswith("sha256:") else value for value in (then, now)]
+            differing.append(f"{name}: cached {shown[0]}, requested {shown[1]}")
+    if differing:
+        raise UsageError(
+            f"{folder} was made with other settings ({'; '.join(differing)})",
+            "--requantize replaces it; another --quantized-models-dir keeps both",
+        )
+    try:
+        size = describe(folder).weight_bytes
+    except UsageError as error:
+        raise QuantizationError(f"quantized checkpoint is damaged: {error.cause}", _REQUANTIZE) from error
+    if size != record.bytes_on_disk:
+        raise QuantizationError(
+            f"{folder} contains {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
+        )
     return QuantizedCheckpoint(path=folder, record=record, reused=True, notes=record.notes)
 
 
@@ -214,11 +205,6 @@ def read_record(folder: Path) -> QuantizationRecord:
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise QuantizationError(f"{file}: not readable ({reason})", _REQUANTIZE) from error
-
-
-def write_record(folder: Path, record: QuantizationRecord) -> None:
-    """Write ``quantization.json``."""
-    write_text(folder / RECORD_FILE, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
 def recipe_of(precision: str) -> Recipe:
@@ -239,41 +225,3 @@ def recipe_record(precision: str) -> dict[str, Any]:
     lists = {"targets": list(recipe.targets), "ignore": list(recipe.ignore)}
     shown = {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "needs_calibration")}
     return {**shown, **recipe.arguments, **lists}
-
-
-def _foreign(folder: Path) -> QuantizedCheckpoint:
-    facts = describe(folder)
-    if not facts.is_quantized:
-        raise UsageError(f"{folder} contains an unquantized checkpoint", "move it away, or set --quantized-models-dir")
-    note = f"{folder} has no {RECORD_FILE}: made elsewhere ({facts.quantization}), with unknown settings"
-    return QuantizedCheckpoint(path=folder, record=None, reused=True, notes=(note,))
-
-
-def _refuse_other_settings(folder: Path, record: QuantizationRecord, asked: Mapping[str, Any]) -> None:
-    names = dict.fromkeys([*asked, *record.settings])
-    differing = [
-        f"{name}: cached {_shown(record.settings.get(name))}, requested {_shown(asked.get(name))}"
-        for name in names
-        if record.settings.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise UsageError(
-            f"{folder} was made with other settings ({'; '.join(differing)})",
-            "--requantize replaces it; another --quantized-models-dir keeps both",
-        )
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return f"{text[:19]}…" if text.startswith("sha256:") else text
-
-
-def _refuse_damage(folder: Path, record: QuantizationRecord) -> None:
-    try:
-        size = describe(folder).weight_bytes
-    except UsageError as error:
-        raise QuantizationError(f"quantized checkpoint is damaged: {error.cause}", _REQUANTIZE) from error
-    if size != record.bytes_on_disk:
-        raise QuantizationError(
-            f"{folder} contains {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
-        )

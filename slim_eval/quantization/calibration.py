@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,65 +28,16 @@ _REMEDY = "a row is an object with `messages` (a list of role and content) or `t
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration samples.
+    """Calibration samples."""
 
-    Attributes:
-        token_ids: Token ids of each sample; no sample is empty or longer than the config allows.
-        sha256: Hash of all token ids: two runs with the same value used the same data.
-        notes: What a reader must know, one line each.
-    """
-
-    token_ids: tuple[tuple[int, ...], ...]
-    sha256: str
-    notes: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...]  # of each sample; none is empty or longer than the config allows
+    sha256: str  # hash of all token ids: two runs with the same value used the same data
+    notes: tuple[str, ...] = ()  # what a reader must know, one line each
 
     @property
     def num_tokens(self) -> int:
         """Tokens in all samples."""
         return sum(map(len, self.token_ids))
-
-
-@dataclass
-class _Renderer:
-    """Turns rows into token ids and collects notes about unusual ones."""
-
-    tokenizer: Any
-    max_length: int
-    notes: dict[str, None] = field(default_factory=dict)  # ordered, without repetitions
-
-    def tokens(self, row: Mapping[str, Any], where: str) -> tuple[int, ...]:
-        messages, text = row.get("messages"), row.get("text")
-        if messages:
-            rendered, special = self._conversation(messages, where)
-        elif isinstance(text, str):
-            rendered, special = text, True
-        elif "messages" in row or "text" in row:
-            return ()  # an empty row
-        else:
-            raise QuantizationError(
-                f"{where}: has neither `messages` nor `text`, but only {', '.join(sorted(row))}", _REMEDY
-            )
-        if not rendered.strip():
-            return ()
-        encoded = self.tokenizer(rendered, add_special_tokens=special, truncation=True, max_length=self.max_length)
-        return tuple(encoded["input_ids"])
-
-    def _conversation(self, messages: Any, where: str) -> tuple[str, bool]:
-        """The text of a conversation, and whether the tokenizer must still add its special tokens."""
-        from jinja2 import TemplateError
-
-        try:
-            turns = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
-            if getattr(self.tokenizer, "chat_template", None):
-                return str(self.tokenizer.apply_chat_template(turns, tokenize=False)), False
-        except (TypeError, KeyError) as error:
-            raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
-        except TemplateError as error:
-            # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
-            self.notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
-        else:
-            self.notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
-        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns), True
 
 
 def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibration:
@@ -104,22 +55,49 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
     """
     name = config.calibration_dataset
     rows = _rows(config)
-    renderer = _Renderer(tokenizer, config.max_sequence_length)
+    unusual: dict[str, None] = {}  # notes, ordered and without repetitions
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     samples: list[tuple[int, ...]] = []
     for index in order:
         if len(samples) == config.num_calibration_samples:
             break
-        if ids := renderer.tokens(rows[index], f"{name}, row {index + 1}"):
-            samples.append(ids)
+        text, special = _render(rows[index], tokenizer, f"{name}, row {index + 1}", unusual)
+        if text.strip():
+            length = config.max_sequence_length
+            encoded = tokenizer(text, add_special_tokens=special, truncation=True, max_length=length)
+            samples += [tuple(encoded["input_ids"])] if encoded["input_ids"] else []
     if not samples:
         raise QuantizationError(f"calibration dataset {name!r} contains no usable row", _REMEDY)
-    notes = list(renderer.notes)
+    notes = list(unusual)
     if len(samples) < config.num_calibration_samples:
         notes.append(f"{name} contains {len(samples)} usable samples; {config.num_calibration_samples} were requested")
     digest = hashlib.sha256(json.dumps(samples, separators=(",", ":")).encode()).hexdigest()
     return Calibration(tuple(samples), digest, tuple(notes))
+
+
+def _render(row: Mapping[str, Any], tokenizer: Any, where: str, notes: dict[str, None]) -> tuple[str, bool]:
+    """The text of a row, empty for an empty one, and whether the tokenizer must still add its special tokens."""
+    from jinja2 import TemplateError
+
+    messages, text = row.get("messages"), row.get("text")
+    if not messages:
+        if isinstance(text, str) or "messages" in row or "text" in row:
+            return text if isinstance(text, str) else "", True
+        cause = f"{where}: has neither `messages` nor `text`, but only {', '.join(sorted(row))}"
+        raise QuantizationError(cause, _REMEDY)
+    try:
+        turns = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
+        if getattr(tokenizer, "chat_template", None):
+            return str(tokenizer.apply_chat_template(turns, tokenize=False)), False
+    except (TypeError, KeyError) as error:
+        raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
+    except TemplateError as error:
+        # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
+        notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
+    else:
+        notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns), True
 
 
 def local_path(dataset: str) -> Path | None:
@@ -149,12 +127,49 @@ def content_hash(path: Path) -> str:
 
 
 def _rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
-    path = local_path(config.calibration_dataset)
-    if path is None:
-        return _hub_rows(config)
-    if path.is_file() and path.suffix == ".jsonl":
+    path, split = local_path(config.calibration_dataset), config.calibration_split
+    if path is not None and path.is_file() and path.suffix == ".jsonl":
         return list(_json_lines(path))
-    return _local_rows(path, config.calibration_split)
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingPackageError("datasets", "this calibration dataset", INSTALL) from error
+
+    name = config.calibration_dataset if path is None else str(path)
+    failures: tuple[type[Exception], ...] = (RuntimeError, *http_errors()) if path is None else (OSError,)
+    try:
+        if path is None:
+            loaded = datasets.load_dataset(name, split=split)
+        elif path.is_file():
+            builder = _BUILDERS.get(path.suffix.lower())
+            if builder is None:
+                raise UsageError(
+                    f"calibration dataset {name!r}: unknown file type {path.suffix!r}",
+                    f"known: .jsonl {' '.join(_BUILDERS)}",
+                )
+            loaded = datasets.load_dataset(builder, data_files=name)
+        elif any((path / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(name)
+    except (datasets.exceptions.DatasetsError, ValueError, *failures) as error:
+        if path is None:
+            if "Unknown split" in str(error):
+                raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url
+            from huggingface_hub.errors import EntryNotFoundError
+
+            # The hub's own reason, if there is one: `datasets` reports only that something failed.
+            with hub_errors(name, None, "dataset"), suppress(EntryNotFoundError):
+                get_hf_file_metadata(hf_hub_url(name, "README.md", repo_type="dataset"))
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise QuantizationError(f"calibration dataset {name!r} cannot be read ({first_line})", _REMEDY) from error
+    if isinstance(loaded, Mapping):
+        if split not in loaded and len(loaded) != 1:
+            raise _unknown_split(name, split, loaded)
+        loaded = loaded[split] if split in loaded else next(iter(loaded.values()))
+    rows: Sequence[Mapping[str, Any]] = loaded
+    return rows
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -175,68 +190,6 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
             raise QuantizationError(f"{path}, line {number}: not JSON ({error})", _REMEDY) from error
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingPackageError("datasets", "this calibration dataset", INSTALL) from error
-    return datasets
-
-
-def _local_rows(path: Path, split: str) -> Sequence[Mapping[str, Any]]:
-    datasets = _datasets()
-    try:
-        if path.is_file():
-            builder = _BUILDERS.get(path.suffix.lower())
-            if builder is None:
-                raise UsageError(
-                    f"calibration dataset {str(path)!r}: unknown file type {path.suffix!r}",
-                    f"known: .jsonl {' '.join(_BUILDERS)}",
-                )
-            loaded = datasets.load_dataset(builder, data_files=str(path))
-        elif any((path / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path))
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise _unreadable(str(path), error) from error
-    rows: Sequence[Mapping[str, Any]] = loaded
-    if isinstance(loaded, Mapping):
-        if split not in loaded and len(loaded) != 1:
-            raise _unknown_split(str(path), split, loaded)
-        rows = loaded[split] if split in loaded else next(iter(loaded.values()))
-    return rows
-
-
-def _hub_rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
-    name, split = config.calibration_dataset, config.calibration_split
-    datasets = _datasets()
-    try:
-        rows: Sequence[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
-    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, *http_errors()) as error:
-        if "Unknown split" in str(error):
-            raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
-        _ask_hub(name)
-        raise _unreadable(name, error) from error
-    return rows
-
-
-def _ask_hub(name: str) -> None:
-    """Raise the hub's own reason, if there is one: `datasets` reports only that something failed."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
-
-    with hub_errors(name, None, "dataset"), suppress(EntryNotFoundError):
-        get_hf_file_metadata(hf_hub_url(name, "README.md", repo_type="dataset"))
-
-
-def _unreadable(name: str, error: BaseException) -> QuantizationError:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return QuantizationError(f"calibration dataset {name!r} cannot be read ({first_line})", _REMEDY)
-
-
 def _unknown_split(name: str, split: str, known: Any) -> UsageError:
-    names = [str(item) for item in known]
-    return UsageError(
-        f"calibration dataset {name!r} has no split {split!r}", f"{did_you_mean(split, names)} (--calibration-split)"
-    )
+    remedy = f"{did_you_mean(split, map(str, known))} (--calibration-split)"
+    return UsageError(f"calibration dataset {name!r} has no split {split!r}", remedy)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from slim_eval.models import loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
 from slim_eval.quantization.cache import (
+    RECORD_FILE,
     QuantizationRecord,
     QuantizedCheckpoint,
     QuantizeRequest,
@@ -27,18 +29,10 @@ from slim_eval.quantization.cache import (
     recipe_of,
     recipe_record,
     settings,
-    write_record,
 )
 from slim_eval.quantization.calibration import Calibration, load_texts
 from slim_eval.schemes import Recipe
-
-__all__ = [
-    "QuantizeRequest",
-    "QuantizedCheckpoint",
-    "cached",
-    "checkpoint_directory",
-    "quantize",
-]
+from slim_eval.utils import write_text
 
 Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
@@ -70,81 +64,72 @@ def quantize(
     recover(final)
     if (found := cached(request)) is not None:
         return found
-    if request.source.path is None:
+    source = request.source.path
+    if source is None:
         raise UsageError(f"model {request.source.name!r} has not been fetched", "fetch it before quantizing")
-    facts = describe(request.source.path)
+    facts = describe(source)
     require_plain(request.source, facts, request.precision)
     with new_checkpoint(final) as folder:
-        record = _make(request, facts, folder, stage, progress)
-        write_record(folder, record)
+        started = datetime.now(timezone.utc)
+        recipe, asked = recipe_of(request.precision), settings(request)
+        try:
+            memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
+        except EngineError as error:
+            remedy = "close other programs, or quantize on a machine with more memory"
+            raise QuantizationError(error.cause, remedy) from error
+        stage("loading the model")
+        model, tokenizer = _load(request, facts)
+        layers = _count_layers(model, request.source.name, recipe)
+        calibration, used = None, dict[str, Any]()
+        if recipe.needs_calibration:
+            stage("loading calibration data")
+            length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
+            config = request.config.model_copy(update={"max_sequence_length": length})
+            calibration = load_texts(config, tokenizer, request.seed)
+            used = {
+                "dataset": request.config.calibration_dataset,
+                "split": asked["calibration_split"],
+                "samples": len(calibration.token_ids),
+                "tokens": calibration.num_tokens,
+                "max_sequence_length": length,
+                "seed": request.seed,
+                "sha256": calibration.sha256,
+            }
+        stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
+        warnings = _oneshot(model, tokenizer, calibration, recipe, layers, progress)
+        stage("writing the checkpoint")
+        loading.save(model, folder, save_compressed=True)
+        tokenizer.save_pretrained(folder)
+        copy_small_files(source, folder)
+        del model
+        gc.collect()
+        stage("checking the checkpoint")
+        prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
+        _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
+        finished = datetime.now(timezone.utc)
+        size = sum(file.stat().st_size for file in weight_files(folder))
+        record = QuantizationRecord(
+            model=request.source.name,
+            precision=request.precision,
+            scheme=recipe.name,
+            settings=asked,
+            recipe=recipe_record(request.precision),
+            calibration=used,
+            dtype=facts.dtype,
+            num_parameters=facts.num_parameters,
+            source_bytes=facts.weight_bytes,
+            bytes_on_disk=size,
+            bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
+            weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
+            versions=_versions(),
+            started=started.isoformat(timespec="seconds"),
+            finished=finished.isoformat(timespec="seconds"),
+            duration_s=(finished - started).total_seconds(),
+            notes=(*(calibration.notes if calibration is not None else ()), *warnings),
+        )
+        content = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        write_text(folder / RECORD_FILE, f"{content}\n")
     return QuantizedCheckpoint(path=final, record=record, reused=False, notes=record.notes)
-
-
-def _make(
-    request: QuantizeRequest, facts: CheckpointFacts, folder: Path, stage: Stage, progress: Progress
-) -> QuantizationRecord:
-    """Quantize into `folder` and check what came out."""
-    started = datetime.now(timezone.utc)
-    recipe = recipe_of(request.precision)
-    asked = settings(request)
-    assert request.source.path is not None
-    try:
-        memory.require_in_ram(memory.served_bytes(request.source.path), _LIBRARIES_GB)
-    except EngineError as error:
-        raise QuantizationError(
-            error.cause, "close other programs, or quantize on a machine with more memory"
-        ) from error
-    stage("loading the model")
-    model, tokenizer = _load(request, facts)
-    layers = _layers(model, recipe)
-    _refuse_unfit(request, model, layers, recipe)
-    calibration, used = None, dict[str, Any]()
-    if recipe.needs_calibration:
-        stage("loading calibration data")
-        length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
-        config = request.config.model_copy(update={"max_sequence_length": length})
-        calibration = load_texts(config, tokenizer, request.seed)
-        used = {
-            "dataset": request.config.calibration_dataset,
-            "split": asked["calibration_split"],
-            "samples": len(calibration.token_ids),
-            "tokens": calibration.num_tokens,
-            "max_sequence_length": length,
-            "seed": request.seed,
-            "sha256": calibration.sha256,
-        }
-    stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
-    warnings = _oneshot(model, tokenizer, calibration, recipe, _Counter(len(layers), progress))
-    stage("writing the checkpoint")
-    loading.save(model, folder, save_compressed=True)
-    tokenizer.save_pretrained(folder)
-    copy_small_files(request.source.path, folder)
-    del model
-    gc.collect()
-    stage("checking the checkpoint")
-    prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
-    _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
-    finished = datetime.now(timezone.utc)
-    size = sum(file.stat().st_size for file in weight_files(folder))
-    return QuantizationRecord(
-        model=request.source.name,
-        precision=request.precision,
-        scheme=recipe.name,
-        settings=asked,
-        recipe=recipe_record(request.precision),
-        calibration=used,
-        dtype=facts.dtype,
-        num_parameters=facts.num_parameters,
-        source_bytes=facts.weight_bytes,
-        bytes_on_disk=size,
-        bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
-        weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
-        versions=_versions(),
-        started=started.isoformat(timespec="seconds"),
-        finished=finished.isoformat(timespec="seconds"),
-        duration_s=(finished - started).total_seconds(),
-        notes=(*(calibration.notes if calibration is not None else ()), *warnings),
-    )
 
 
 def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
@@ -173,21 +158,16 @@ def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _layers(model: Any, recipe: Recipe) -> dict[str, Any]:
-    """The layers that the recipe quantizes, by name."""
-    patterns = [re.compile(name.removeprefix("re:")) for name in recipe.ignore]
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if type(module).__name__ in recipe.targets and not any(pattern.match(name) for pattern in patterns)
-    }
-
-
-def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], recipe: Recipe) -> None:
-    """Refuse what cannot work before hours of calibration."""
+def _count_layers(model: Any, name: str, recipe: Recipe) -> int:
+    """The number of layers that the recipe quantizes; refuses what cannot work before hours of calibration."""
     import torch
 
-    name = request.source.name
+    patterns = [re.compile(pattern.removeprefix("re:")) for pattern in recipe.ignore]
+    layers = {
+        layer: module
+        for layer, module in model.named_modules()
+        if type(module).__name__ in recipe.targets and not any(pattern.match(layer) for pattern in patterns)
+    }
     if not layers:
         raise QuantizationError(f"model {name!r} has no {' or '.join(recipe.targets)} layer to quantize")
     for parameter, values in model.named_parameters():
@@ -197,53 +177,23 @@ def _refuse_unfit(request: QuantizeRequest, model: Any, layers: dict[str, Any], 
                 "the source checkpoint is broken: download or train it again",
             )
     size = recipe.group_size
-    unfit = {layer: m.in_features for layer, m in layers.items() if size and m.in_features % size}
+    unfit = [(layer, m.in_features) for layer, m in layers.items() if size and m.in_features % size]
     if unfit:
-        layer, columns = next(iter(unfit.items()))
         raise QuantizationError(
             f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers do "
-            f"not comply, e.g. {layer} ({columns})",
+            f"not comply, e.g. {unfit[0][0]} ({unfit[0][1]})",
             "measure this model with other schemes",
         )
-
-
-class _Counter:
-    """Follows llm-compressor's log: counts the layers that it names, and keeps its warnings."""
-
-    def __init__(self, total: int, progress: Progress) -> None:
-        self.total, self.done, self.progress = total, 0, progress
-        self.warnings: list[str] = []
-
-    def __call__(self, message: Any) -> None:
-        text = message.record["message"]
-        if text.startswith("Quantizing"):
-            # 0.14: "Quantizing 2 module(s): ['a', 'b']"; before: "Quantizing a using 64 samples".
-            self.done = min(self.total, self.done + (len(re.findall(r"'[^']+'", text)) or 1))
-            self.progress(self.done, self.total, "layers")
-        elif message.record["level"].name == "WARNING" and "hessian" in text.lower():
-            self.warnings.append(" ".join(text.split()))
-
-
-@contextmanager
-def _log_to(counter: _Counter) -> Iterator[None]:
-    """Send llm-compressor's log to stderr and to `counter`: its default, stdout, carries the worker's events."""
-    from loguru import logger
-
-    logger.remove()
-    handlers = [logger.add(sys.stderr, level="INFO"), logger.add(counter, level="INFO", format="{message}")]
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            logger.remove(handler)
+    return len(layers)
 
 
 def _oneshot(
-    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, counter: _Counter
-) -> tuple[str, ...]:
+    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, layers: int, progress: Progress
+) -> list[str]:
     """Quantize `model` in place; returns llm-compressor's warnings."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.factory import ModifierFactory
+    from loguru import logger
 
     options: dict[str, Any] = {}
     if calibration is not None:
@@ -259,27 +209,45 @@ def _oneshot(
             "max_seq_length": max(map(len, calibration.token_ids)),
             "shuffle_calibration_samples": False,
         }
-    with _log_to(counter):
-        try:
-            ModifierFactory.refresh()  # a modifier's module differs between versions, its class name does not
-            modifier = ModifierFactory.create(
-                recipe.modifier,
-                allow_registered=True,
-                allow_experimental=True,
-                scheme=recipe.scheme,
-                targets=list(recipe.targets),
-                ignore=list(recipe.ignore),
-                **recipe.arguments,
-            )
-            # Without a folder of logs: older versions leave one in the working directory.
-            oneshot(model=model, processor=tokenizer, recipe=modifier, log_dir=None, **options)
-        except loading.FAILURES as error:
-            short = "out of memory" in str(error).lower()
-            remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
-            raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
-    if counter.done < counter.total:  # not every modifier names its layers
-        counter.progress(counter.total, counter.total, "layers")
-    return tuple(counter.warnings)
+    done, warnings = 0, list[str]()
+
+    def follow(message: Any) -> None:
+        """Count the layers that llm-compressor's log names, and keep its warnings."""
+        nonlocal done
+        text = message.record["message"]
+        if text.startswith("Quantizing"):
+            # 0.14: "Quantizing 2 module(s): ['a', 'b']"; before: "Quantizing a using 64 samples".
+            done = min(layers, done + (len(re.findall(r"'[^']+'", text)) or 1))
+            progress(done, layers, "layers")
+        elif message.record["level"].name == "WARNING" and "hessian" in text.lower():
+            warnings.append(" ".join(text.split()))
+
+    # The log's default, stdout, carries the worker's events.
+    logger.remove()
+    handlers = [logger.add(sys.stderr, level="INFO"), logger.add(follow, level="INFO", format="{message}")]
+    try:
+        ModifierFactory.refresh()  # a modifier's module differs between versions, its class name does not
+        modifier = ModifierFactory.create(
+            recipe.modifier,
+            allow_registered=True,
+            allow_experimental=True,
+            scheme=recipe.scheme,
+            targets=list(recipe.targets),
+            ignore=list(recipe.ignore),
+            **recipe.arguments,
+        )
+        # Without a folder of logs: older versions leave one in the working directory.
+        oneshot(model=model, processor=tokenizer, recipe=modifier, log_dir=None, **options)
+    except loading.FAILURES as error:
+        short = "out of memory" in str(error).lower()
+        remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
+        raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
+    finally:
+        for handler in handlers:
+            logger.remove(handler)
+    if done < layers:  # not every modifier names its layers
+        progress(layers, layers, "layers")
+    return warnings
 
 
 def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> None:
@@ -317,10 +285,8 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -15,8 +15,8 @@ import pytest
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models.source import describe, resolve
-from slim_eval.quantization.cache import read_record
-from slim_eval.quantization.llmcompressor import QuantizedCheckpoint, QuantizeRequest, cached, quantize
+from slim_eval.quantization.cache import QuantizedCheckpoint, QuantizeRequest, cached, read_record
+from slim_eval.quantization.llmcompressor import quantize
 from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
 
 Make = Callable[..., QuantizeRequest]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from slim_eval.config import EngineConfig, QuantizationConfig, RunConfig
+from slim_eval.config import EngineConfig, RunConfig
 from slim_eval.engines import LoadRequest
 from slim_eval.engines.transformers import TRANSFORMERS
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.execution import fingerprints, worker
 from slim_eval.execution.messages import MeasureJob
-from slim_eval.models.source import ModelSource, describe
+from slim_eval.models.source import ModelSource
 from slim_eval.quantization import llmcompressor
 from slim_eval.quantization.cache import QuantizeRequest
 from tests.standins.tiny_models import make_checkpoint
@@ -66,11 +66,9 @@ def test_it_is_not_run_to_serve_and_the_message_says_so(checkpoint: Path, marker
 def test_it_is_not_run_to_quantize_and_the_message_says_so(checkpoint: Path, marker: Path) -> None:
     pytest.importorskip("llmcompressor", reason="llm-compressor is not installed")
     source = ModelSource(name="own", kind="local", config_dir=checkpoint, path=checkpoint)
-    request = QuantizeRequest(
-        source=source, precision="int8", directory=checkpoint.parent, config=QuantizationConfig(), seed=0
-    )
+    request = QuantizeRequest(source=source, precision="int8", directory=checkpoint.parent / "quantized")
     with pytest.raises(QuantizationError, match="cannot be loaded") as refused:
-        llmcompressor._load(request, describe(checkpoint))
+        llmcompressor.quantize(request)
     assert "--trust-remote-code" in refused.value.remedy
     assert not marker.exists()
 

@@ -68,7 +68,8 @@ def publish(asked: QuantizeRequest, **changes: Any) -> Path:
             "duration_s": 1.0,
             "notes": ["a note"],
         }
-        cache.write_record(folder, QuantizationRecord.model_validate({**record, **changes}))
+        made = QuantizationRecord.model_validate({**record, **changes})
+        (folder / "quantization.json").write_text(made.model_dump_json())
     return checkpoint_directory(asked)
 
 

@@ -84,29 +84,18 @@ DEFAULT_BASELINE = SCHEMES.register(
 ).name  # fmt: skip
 SCHEMES.register(
     Scheme(
-        "int8",
-        "W8A8",
-        8,
-        activation_bits=8,
-        colour="#E69F00",
-        marker="s",
-        recipe=Recipe("GPTQ (W8A8)", "W8A8"),
+        "int8", "W8A8", 8, activation_bits=8, colour="#E69F00", marker="s", recipe=Recipe("GPTQ (W8A8)", "W8A8"),
         # Blackwell has no INT8 CUTLASS kernel.
         kernels={"vllm": Kernel(min_capability=(7, 5), end_capability=(10, 0))},
     )
-)
+)  # fmt: skip
 SCHEMES.register(
     Scheme(
-        "int4",
-        "W4A16",
-        4,
-        colour="#009E73",
-        marker="^",
-        recipe=Recipe("GPTQ (W4A16)", "W4A16", group_size=128),
+        "int4", "W4A16", 4, colour="#009E73", marker="^", recipe=Recipe("GPTQ (W4A16)", "W4A16", group_size=128),
         # cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension and not in the AVX2 one.
         kernels={"vllm": Kernel(min_capability=(7, 5), cpu_flag="avx512f")},
     )
-)
+)  # fmt: skip
 
 
 def scheme(name: str) -> Scheme:

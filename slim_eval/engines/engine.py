@@ -67,11 +67,9 @@ class MemoryReport:
 
 @functools.lru_cache(maxsize=1)
 def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
-    """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM; it may know more tokens than `embeddings`.
+    """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM.
 
-    Args:
-        tokenizer: Its vocabulary, special and added tokens are read.
-        embeddings: Rows of the model's embedding table.
+    It may know more tokens than the model's embedding table has rows: `embeddings`.
     """
     control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     return tuple(sorted({token for token in tokenizer.get_vocab().values() if token < embeddings} - control))
@@ -90,21 +88,17 @@ class Engine(Protocol):
     notes: tuple[str, ...]  # what a reader of its numbers must know, one line each
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
-        """Generate greedily for all prompts at once, without reuse of cached prefixes.
+        """Generate greedily for all prompts at once, one request each, without reuse of cached prefixes.
 
-        Args:
-            prompts: One prompt per request.
-            max_new_tokens: Tokens per request; exactly this many with `ignore_eos`.
-            ignore_eos: Continue after the end-of-sequence token, so that all schemes do the same work.
+        With `ignore_eos` each continues after the end-of-sequence token to exactly `max_new_tokens`, so that all
+        schemes do the same work.
 
         Raises:
             EngineError: The engine stopped or ran out of memory.
         """
-        ...
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt as this engine sees it, including special tokens added to a text."""
-        ...
 
     def ordinary_tokens(self) -> Sequence[int]:
         """Token ids for synthetic prompts, ascending and identical for every scheme of a model.
@@ -112,19 +106,15 @@ class Engine(Protocol):
         These are the ids of the tokenizer's own vocabulary that the model has an embedding for. Special and other added
         tokens are left out because they may control the model.
         """
-        ...
 
     def memory(self) -> MemoryReport:
         """Memory now; never raises because something is unknown."""
-        ...
 
     def lm_eval_model(self, batch_size: int) -> Any:
         """lm-eval's own adapter (an `lm_eval.api.model.LM`) over the same loaded weights."""
-        ...
 
     def close(self) -> None:
         """Stop the engine and its processes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -189,7 +179,6 @@ class EngineType(Protocol):
             EngineError: The engine did not start; with cause and remedy.
             MissingPackageError: A package that it needs is not installed.
         """
-        ...
 
     def platform(self) -> Platform:
         """The hardware that the installed engine would run on.
@@ -258,11 +247,7 @@ def engines_for(requested: str) -> list[EngineType]:
 
 
 def choose(requested: str, precision: str) -> EngineDecision:
-    """Decide which engine serves a scheme on this machine.
-
-    Args:
-        requested: Value of ``--engine``; ``auto`` takes the first engine that is installed and serves the scheme.
-        precision: Name of the scheme.
+    """Decide which engine serves a scheme on this machine; ``auto`` takes the first that is installed and serves it.
 
     Raises:
         UsageError: No engine or scheme has that name.

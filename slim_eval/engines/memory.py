@@ -13,9 +13,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from slim_eval import power
 from slim_eval.errors import EngineError, causes
@@ -24,10 +23,7 @@ from slim_eval.utils import GIB, environment
 
 _KIB_PER_MIB = 1024
 _CUDA_GB = 0.5  # GiB of GPU memory that CUDA itself takes for a process
-
-#: A process that has just ended may keep its memory for a moment.
-_TRIES = 5
-_PAUSE_S = 2.0
+_TRIES, _PAUSE_S = 5, 2.0  # a process that has just ended may keep its memory for a moment
 
 #: How torch, CUDA, the C library and vLLM report that memory ran out.
 OUT_OF_MEMORY = (
@@ -45,8 +41,6 @@ _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 MIN_SHARE = 0.3
 _STEP = 0.2
 _MARGIN = 0.01
-
-_T = TypeVar("_T")
 
 
 class ResidentMemory(NamedTuple):
@@ -98,10 +92,7 @@ def empty_caches() -> None:
 def require_on_gpus(weight_bytes: float, count: int, wait: Callable[[float], None] = time.sleep) -> None:
     """Refuse weights that exceed the free memory of the first visible GPUs; unknown memory is not refused.
 
-    Args:
-        weight_bytes: Bytes of the whole model as served.
-        count: GPUs that share it.
-        wait: Sleeps for some seconds.
+    `weight_bytes` are those of the whole model as served, which `count` GPUs share. `wait` sleeps for some seconds.
 
     Raises:
         EngineError: With what is needed, what is free, and which processes use the rest.
@@ -187,23 +178,22 @@ def shortage(error: BaseException) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Fitted(Generic[_T]):
+class Fitted(NamedTuple):
     """An engine that started, its share of the GPU, the seconds that took, and one note per failed try."""
 
-    engine: _T
+    engine: Any
     share: float
     seconds: float
     notes: tuple[str, ...] = ()
 
 
 def start_with_less(
-    start: Callable[[float], _T],
+    start: Callable[[float], Any],
     share: float,
     between: Callable[[], None],
     situation: Callable[[], str],
     least: float = MIN_SHARE,
-) -> Fitted[_T]:
+) -> Fitted:
     """Start an engine; if memory runs out, try smaller and smaller shares of the GPU.
 
     Args:

@@ -12,15 +12,7 @@ from typing import Any
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import memory
-from slim_eval.engines.engine import (
-    ENGINES,
-    EngineType,
-    Generation,
-    LoadRequest,
-    MemoryReport,
-    Prompt,
-    ordinary_tokens,
-)
+from slim_eval.engines.engine import ENGINES, EngineType, Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB

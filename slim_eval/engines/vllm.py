@@ -54,6 +54,9 @@ _OWN_ARGUMENTS = {
     "worker_extension_cls": None,
 }
 
+_REPACKED = (
+    "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting the size"
+)
 _ENGINE_GB = 1.5  # GiB of memory that vLLM's processes take on a CPU before a model is loaded
 
 
@@ -207,7 +210,7 @@ class VllmEngine:
     kernels = "native"
 
     def __init__(
-        self, fitted: memory.Fitted[Any], request: LoadRequest, start_again: Callable[[], Any], *, on_cpu: bool
+        self, fitted: memory.Fitted, request: LoadRequest, start_again: Callable[[], Any], *, on_cpu: bool
     ) -> None:
         import vllm
 
@@ -217,12 +220,7 @@ class VllmEngine:
         self.max_model_len = int(config.max_model_len)
         self.load_time_s = fitted.seconds
         self.device = "cpu" if on_cpu else "cuda"
-        self.notes: tuple[str, ...] = fitted.notes
-        if on_cpu:
-            self.notes += (
-                "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting "
-                "the size",
-            )
+        self.notes = (*fitted.notes, _REPACKED) if on_cpu else fitted.notes
         self._llm: Any = fitted.engine
         self._request, self._start_again, self._ran_out = request, start_again, False
         self._log, self._processes = LogTail(), _engine_processes()
@@ -387,9 +385,6 @@ def distribution_named_vllm(version: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-# --- Processes ---
-
-
 def _engine_processes() -> list[Any]:
     """VLLM's processes below this one. Python's resource tracker does not belong to them and outlives the engine."""
     import psutil
@@ -424,6 +419,7 @@ def _clear_failed_start() -> None:
 _LOOK_BACK = 200_000  # bytes of log
 _STDERR = 2
 _MAX_CAUSE = 300
+
 #: Pattern in vLLM's message -> remedy. The first match counts.
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (r"CPU on kv cache|VLLM_CPU_KVCACHE_SPACE", "set VLLM_CPU_KVCACHE_SPACE (GiB) to what the machine has free"),
@@ -437,10 +433,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "lower --max-model-len, or raise --gpu-memory-utilization (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
     ),
     (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop other processes that use the device"),
-    (
-        memory.OUT_OF_MEMORY,
-        "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs",
-    ),
+    (memory.OUT_OF_MEMORY, "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
     (

@@ -18,18 +18,14 @@ from slim_eval.power.meter import METERS, EnergyReading, EnergySource, Meter, Po
 _JOULES_PER_KWH = 3.6e6
 _SHORTEST_INTERVAL_S = 0.5  # below this, CPU load is mostly noise
 _STALE_S = 0.06  # CodeCarbon measures again only if its last measurement is older than 0.05 s
-_METHODS = {
-    "CPU(Intel Rapl)": "RAPL",
-    "CPU(Cpu Load)": "cpu_load",
-}  # its description of its CPU -> method in the source
+#: CodeCarbon's description of its CPU -> method in the source.
+_METHODS = {"CPU(Intel Rapl)": "RAPL", "CPU(Cpu Load)": "cpu_load"}
 
 
 class CodeCarbonMeter(Meter):
     """Energy of the machine's CPU and memory, and of the GPUs given, by CodeCarbon in offline mode.
 
-    Args:
-        gpus: GPUs whose energy counts; empty for a run on the CPU.
-        sampling_interval_s: Seconds between power samples, at least 0.5.
+    The interval between power samples is at least 0.5 s.
 
     Raises:
         ImportError: CodeCarbon is not installed or older than 3.3.
@@ -92,6 +88,7 @@ class CodeCarbonMeter(Meter):
         time.sleep(_STALE_S)  # so that the last measurement is after the window
         tracker.stop()
         devices = tuple(gpu.uuid for gpu in self._gpus)
+        note = "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's"
         if len(self._marks) < 2:
             return EnergyReading(self._source, devices=devices, invalid_reasons=("the window was not closed",))
         opened, closed = self._marks
@@ -106,9 +103,7 @@ class CodeCarbonMeter(Meter):
             devices=devices,
             opened_s=opened,
             invalid_reasons=tuple(window_reasons(closed - opened)),
-            notes=(
-                "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's",
-            ),
+            notes=(note,),
         )
 
 

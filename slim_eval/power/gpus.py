@@ -97,14 +97,7 @@ def list_gpus() -> tuple[Gpu, ...]:
         import pynvml
     except ImportError:
         return ()
-    absent = (
-        pynvml.NVMLError_LibraryNotFound,
-        pynvml.NVMLError_DriverNotLoaded,
-        pynvml.NVMLError_NoPermission,
-        pynvml.NVMLError_NotFound,
-        pynvml.NVMLError_FunctionNotFound,
-        pynvml.NVMLError_GpuNotFound,
-    )
+    absent = ("LibraryNotFound", "DriverNotLoaded", "NoPermission", "NotFound", "FunctionNotFound", "GpuNotFound")
     gpus = []
     try:
         with open_nvml() as nvml:
@@ -115,7 +108,7 @@ def list_gpus() -> tuple[Gpu, ...]:
                 total_mb = None if memory is None else memory.total / MIB
                 uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
                 gpus.append(Gpu(index, uuid, name, total_mb, driver))
-    except absent:
+    except tuple(getattr(pynvml, f"NVMLError_{kind}") for kind in absent):
         return ()
     except pynvml.NVMLError as error:
         raise SlimEvalError(

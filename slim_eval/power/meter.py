@@ -151,10 +151,7 @@ def check_energy_source(name: str) -> None:
 def open_meter(source: str, gpus: Sequence[Gpu], sampling_interval_s: float) -> Meter | NoMeter:
     """The meter for a value of `--energy-source`; ``auto`` takes the preferred one that can measure here.
 
-    Args:
-        source: ``auto``, ``none`` or the name of a member of `METERS`.
-        gpus: The devices that compute; empty on the CPU.
-        sampling_interval_s: Seconds between power samples.
+    `gpus` are the devices that compute, none on the CPU; the interval is that between power samples.
 
     Raises:
         UsageError: No meter has that name.
@@ -183,10 +180,7 @@ def open_meter(source: str, gpus: Sequence[Gpu], sampling_interval_s: float) -> 
 def integral_joules(samples: Sequence[PowerSample], begin_s: float, end_s: float) -> float | None:
     """Energy under the power samples by the trapezoid rule, joules over all devices; None with fewer than two samples.
 
-    Args:
-        samples: In order of time. Power is linear between them, and constant before the first and after the last.
-        begin_s: Start on the clock of the samples.
-        end_s: End.
+    Power is linear between the samples, which are in order of time, and constant before the first and after the last.
     """
     if len(samples) < 2:
         return None

@@ -34,8 +34,6 @@ from slim_eval.power.meter import (
 MAX_DISAGREEMENT = 0.05  # fraction, between counter and integral
 _PROCESS_CHECK_S = 1.0  # listing processes costs far more than reading power
 _ALIVE_CHECK_S = 0.1  # how long a mark waits before it checks that the sampling thread is alive
-_SM, _MEMORY = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
-_GPU_CORE = 0  # NVML_TEMPERATURE_GPU
 _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent on
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -56,13 +54,9 @@ def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
 
 
 class NvmlMeter(Meter):
-    """Energy of one or more GPUs, summed.
+    """Energy of the GPUs that compute, summed.
 
     A thread samples from `start` to `stop`, and makes all NVML calls; they release Python's lock.
-
-    Args:
-        gpus: The devices that compute.
-        sampling_interval_s: Seconds between power samples.
     """
 
     def __init__(self, gpus: Sequence[Gpu], sampling_interval_s: float) -> None:
@@ -205,9 +199,9 @@ def read_state(nvml: Any, handle: Any) -> DeviceState:
     if bits is None:  # its name before driver 535
         bits = ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle)
     return DeviceState(
-        ask(nvml, "nvmlDeviceGetClockInfo", handle, _SM),
-        ask(nvml, "nvmlDeviceGetClockInfo", handle, _MEMORY),
-        ask(nvml, "nvmlDeviceGetTemperature", handle, _GPU_CORE),
+        ask(nvml, "nvmlDeviceGetClockInfo", handle, 1),  # NVML_CLOCK_SM
+        ask(nvml, "nvmlDeviceGetClockInfo", handle, 2),  # NVML_CLOCK_MEM
+        ask(nvml, "nvmlDeviceGetTemperature", handle, 0),  # NVML_TEMPERATURE_GPU
         None if bits is None else tuple(reason for bit, reason in _THROTTLES.items() if bits & bit),
     )
 

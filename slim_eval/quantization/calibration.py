@@ -34,19 +34,11 @@ class Calibration:
     sha256: str  # hash of all token ids: two runs with the same value used the same data
     notes: tuple[str, ...] = ()  # what a reader must know, one line each
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all samples."""
-        return sum(map(len, self.token_ids))
-
 
 def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibration:
-    """Load, choose and tokenize the calibration samples.
+    """Load, choose and tokenize the calibration samples with a tokenizer of Transformers.
 
-    Args:
-        config: Dataset, split, number of samples and their maximum length in tokens.
-        tokenizer: The model's tokenizer, from Transformers.
-        seed: Decides which rows are used, and their order.
+    The seed decides which rows are used, and their order.
 
     Raises:
         UsageError: A file or split does not exist.

@@ -19,17 +19,7 @@ from slim_eval.errors import INSTALL, EngineError, MissingPackageError, Quantiza
 from slim_eval.models import loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
-from slim_eval.quantization.cache import (
-    RECORD_FILE,
-    QuantizationRecord,
-    QuantizedCheckpoint,
-    QuantizeRequest,
-    cached,
-    checkpoint_directory,
-    recipe_of,
-    recipe_record,
-    settings,
-)
+from slim_eval.quantization import cache
 from slim_eval.quantization.calibration import Calibration, load_texts
 from slim_eval.schemes import Recipe
 from slim_eval.utils import write_text
@@ -38,31 +28,24 @@ Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
 
 _PROMPT = "The quick brown fox jumps over the lazy dog."  # for the check after a recipe without calibration
-_PACKAGES = ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch")
 _LIBRARIES_GB = 0.5  # memory that torch and llm-compressor take before a model is loaded
-_PROMPT_TOKENS = 8  # length of the prompt for which a new checkpoint must generate
 
 
 def quantize(
-    request: QuantizeRequest,
-    stage: Stage = lambda text: None,
-    progress: Progress = lambda done, total, unit: None,
-) -> QuantizedCheckpoint:
-    """Return a checkpoint from the cache, or make it now.
+    request: cache.QuantizeRequest, stage: Stage = lambda _: None, progress: Progress = lambda *_: None
+) -> cache.QuantizedCheckpoint:
+    """Return a checkpoint from the cache, or make it now from a model that has been fetched.
 
-    Args:
-        request: The checkpoint; `request.source` must have been fetched.
-        stage: Receives the name of each step.
-        progress: Receives the number of layers quantized and of all layers.
+    `stage` receives the name of each step, `progress` the number of layers quantized and of all layers.
 
     Raises:
         UsageError: The cached one was made with other settings, or the model is quantized already.
         QuantizationError: The result does not load and generate, or there is not enough memory.
         MissingPackageError: llm-compressor is not installed.
     """
-    final = checkpoint_directory(request)
+    final = cache.checkpoint_directory(request)
     recover(final)
-    if (found := cached(request)) is not None:
+    if (found := cache.cached(request)) is not None:
         return found
     source = request.source.path
     if source is None:
@@ -70,69 +53,76 @@ def quantize(
     facts = describe(source)
     require_plain(request.source, facts, request.precision)
     with new_checkpoint(final) as folder:
-        started = datetime.now(timezone.utc)
-        recipe, asked = recipe_of(request.precision), settings(request)
-        try:
-            memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
-        except EngineError as error:
-            remedy = "close other programs, or quantize on a machine with more memory"
-            raise QuantizationError(error.cause, remedy) from error
-        stage("loading the model")
-        model, tokenizer = _load(request, facts)
-        layers = _count_layers(model, request.source.name, recipe)
-        calibration, used = None, dict[str, Any]()
-        if recipe.needs_calibration:
-            stage("loading calibration data")
-            length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
-            config = request.config.model_copy(update={"max_sequence_length": length})
-            calibration = load_texts(config, tokenizer, request.seed)
-            used = {
-                "dataset": request.config.calibration_dataset,
-                "split": asked["calibration_split"],
-                "samples": len(calibration.token_ids),
-                "tokens": calibration.num_tokens,
-                "max_sequence_length": length,
-                "seed": request.seed,
-                "sha256": calibration.sha256,
-            }
-        stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
-        warnings = _oneshot(model, tokenizer, calibration, recipe, layers, progress)
-        stage("writing the checkpoint")
-        loading.save(model, folder, save_compressed=True)
-        tokenizer.save_pretrained(folder)
-        copy_small_files(source, folder)
-        del model
-        gc.collect()
-        stage("checking the checkpoint")
-        prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
-        _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
-        finished = datetime.now(timezone.utc)
-        size = sum(file.stat().st_size for file in weight_files(folder))
-        record = QuantizationRecord(
-            model=request.source.name,
-            precision=request.precision,
-            scheme=recipe.name,
-            settings=asked,
-            recipe=recipe_record(request.precision),
-            calibration=used,
-            dtype=facts.dtype,
-            num_parameters=facts.num_parameters,
-            source_bytes=facts.weight_bytes,
-            bytes_on_disk=size,
-            bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
-            weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
-            versions=_versions(),
-            started=started.isoformat(timespec="seconds"),
-            finished=finished.isoformat(timespec="seconds"),
-            duration_s=(finished - started).total_seconds(),
-            notes=(*(calibration.notes if calibration is not None else ()), *warnings),
-        )
+        record = _make(request, source, facts, folder, stage, progress)
         content = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        write_text(folder / RECORD_FILE, f"{content}\n")
-    return QuantizedCheckpoint(path=final, record=record, reused=False, notes=record.notes)
+        write_text(folder / cache.RECORD_FILE, f"{content}\n")
+    return cache.QuantizedCheckpoint(path=final, record=record, reused=False, notes=record.notes)
 
 
-def _load(request: QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
+def _make(
+    request: cache.QuantizeRequest, source: Path, facts: CheckpointFacts, folder: Path, stage: Stage, progress: Progress
+) -> cache.QuantizationRecord:
+    """Quantize the checkpoint in `source` into `folder`, and check what came out."""
+    started = datetime.now(timezone.utc)
+    recipe, asked = cache.recipe_of(request.precision), cache.settings(request)
+    try:
+        memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
+    except EngineError as error:
+        remedy = "close other programs, or quantize on a machine with more memory"
+        raise QuantizationError(error.cause, remedy) from error
+    stage("loading the model")
+    model, tokenizer = _load(request, facts)
+    layers = _count_layers(model, request.source.name, recipe)
+    calibration, used = None, dict[str, Any]()
+    if recipe.needs_calibration:
+        stage("loading calibration data")
+        length = min(request.config.max_sequence_length, facts.max_position_embeddings or sys.maxsize)
+        config = request.config.model_copy(update={"max_sequence_length": length})
+        calibration = load_texts(config, tokenizer, request.seed)
+        used = {
+            "dataset": request.config.calibration_dataset,
+            "split": asked["calibration_split"],
+            "samples": len(calibration.token_ids),
+            "tokens": sum(map(len, calibration.token_ids)),
+            "max_sequence_length": length,
+            "seed": request.seed,
+            "sha256": calibration.sha256,
+        }
+    stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
+    warnings = _oneshot(model, tokenizer, calibration, recipe, layers, progress)
+    stage("writing the checkpoint")
+    loading.save(model, folder, save_compressed=True)
+    tokenizer.save_pretrained(folder)
+    copy_small_files(source, folder)
+    del model
+    gc.collect()
+    stage("checking the checkpoint")
+    prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
+    _check(folder, tuple(prompt[:8]), request.trust_remote_code)
+    finished = datetime.now(timezone.utc)
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    return cache.QuantizationRecord(
+        model=request.source.name,
+        precision=request.precision,
+        scheme=recipe.name,
+        settings=asked,
+        recipe=cache.recipe_record(request.precision),
+        calibration=used,
+        dtype=facts.dtype,
+        num_parameters=facts.num_parameters,
+        source_bytes=facts.weight_bytes,
+        bytes_on_disk=size,
+        bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
+        weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
+        versions=_versions(),
+        started=started.isoformat(timespec="seconds"),
+        finished=finished.isoformat(timespec="seconds"),
+        duration_s=(finished - started).total_seconds(),
+        notes=(*(calibration.notes if calibration is not None else ()), *warnings),
+    )
+
+
+def _load(request: cache.QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
     """The model in its 16-bit dtype on the CPU (llm-compressor moves it layer by layer), and its tokenizer."""
     try:
         import llmcompressor  # noqa: F401  # first: without it, the model would be loaded in vain
@@ -284,7 +274,7 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
 
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
-    for package in _PACKAGES:
+    for package in ("slim-eval", "llmcompressor", "compressed-tensors", "transformers", "torch"):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -210,7 +210,8 @@ def test_a_quantized_model_is_not_quantized_again(
 def test_killed_on_the_way_nothing_has_the_final_name(llama: Path, tmp_path: Path, request_for: Make) -> None:
     request = request_for(llama, tmp_path / "q")
     script = (
-        "import sys; from slim_eval.quantization.llmcompressor import *\n"
+        "import sys; from slim_eval.quantization.llmcompressor import quantize\n"
+        "from slim_eval.quantization.cache import QuantizeRequest\n"
         "quantize(QuantizeRequest.model_validate_json(sys.stdin.read()), lambda text: print(text, flush=True))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -21,6 +21,7 @@ from slim_eval.engines.vllm import VLLM, TranslatingLLM, cpu_kv_cache_gb, vllm_e
 from slim_eval.errors import EngineError, QuantizationError
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization import llmcompressor
+from slim_eval.quantization.cache import QuantizeRequest
 from slim_eval.utils import GIB, environment
 from tests.standins.nvml import UUIDS, StandInGpu, build
 from tests.standins.nvml import environment as surroundings
@@ -199,7 +200,7 @@ def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypat
 
 def test_quantization_loads_nothing_without_room(free: Any, checkpoint: Path, tmp_path: Path) -> None:
     source = ModelSource(name="tiny", kind="local", config_dir=checkpoint, path=checkpoint)
-    request = llmcompressor.QuantizeRequest(source=source, precision="int8", directory=tmp_path)
+    request = QuantizeRequest(source=source, precision="int8", directory=tmp_path)
     free(0.1)
     with pytest.raises(QuantizationError, match=r"needs about 0\.5 GiB of memory .*0\.1 GiB are free"):
         llmcompressor.quantize(request, lambda text: pytest.fail(f"it went on to: {text}"))
@@ -334,7 +335,7 @@ class Starter:
             raise self.failures.pop(0)
         return "engine"
 
-    def fit(self, share: float = 0.9, **options: float) -> memory.Fitted[str]:
+    def fit(self, share: float = 0.9, **options: float) -> memory.Fitted:
         return memory.start_with_less(
             self.start, share, lambda: self.calls.append("cleared"), lambda: "GPU 0 has 3.0 of 80.0 GiB free", **options
         )

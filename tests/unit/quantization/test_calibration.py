@@ -68,7 +68,6 @@ def test_texts_are_cut_and_empty_rows_left_out(tokenizer: Any, lines: Callable[.
     data = lines({"text": "a" * 100}, {"text": " "}, {"messages": []}, {"text": None}, "", {"text": "b"})
     calibration = load_texts(config(data), tokenizer, 0)
     assert sorted(map(len, calibration.token_ids)) == [1, 64]
-    assert calibration.num_tokens == 65
     assert any("2 usable samples; 512 were requested" in note for note in calibration.notes)
 
 

@@ -35,7 +35,8 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same random Llama at three precisions, quantized by slim-eval itself."""
-    from slim_eval.quantization.llmcompressor import QuantizeRequest, quantize
+    from slim_eval.quantization.cache import QuantizeRequest
+    from slim_eval.quantization.llmcompressor import quantize
 
     folder = tmp_path_factory.mktemp("engines")
     texts = folder / "texts.jsonl"

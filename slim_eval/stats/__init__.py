@@ -4,13 +4,7 @@
 SciPy and statsmodels are imported by the functions that use them: measuring alone needs no statsmodels.
 """
 
-from slim_eval.stats.intervals import (
-    Interval,
-    Statistic,
-    bootstrap_interval,
-    bootstrap_ratio,
-    wilson_interval,
-)
+from slim_eval.stats.intervals import Interval, Statistic, bootstrap_interval, bootstrap_ratio, wilson_interval
 from slim_eval.stats.paired import (
     PairedDifference,
     answer_kl,
@@ -32,24 +26,8 @@ from slim_eval.stats.summary import (
 )
 
 __all__ = [
-    "Interval",
-    "PairedDifference",
-    "Statistic",
-    "Summary",
-    "answer_kl",
-    "bootstrap_interval",
-    "bootstrap_ratio",
-    "clustered_stderr",
-    "drift_p_value",
-    "holm",
-    "items_needed",
-    "mcnemar_p_value",
-    "minimum_detectable_drop",
-    "paired_difference",
-    "percentile",
-    "repeat_bound",
-    "repeat_spread",
-    "resolving_count",
-    "summarize",
+    "Interval", "PairedDifference", "Statistic", "Summary", "answer_kl", "bootstrap_interval", "bootstrap_ratio",
+    "clustered_stderr", "drift_p_value", "holm", "items_needed", "mcnemar_p_value", "minimum_detectable_drop",
+    "paired_difference", "percentile", "repeat_bound", "repeat_spread", "resolving_count", "summarize",
     "wilson_interval",
-]
+]  # fmt: skip

@@ -17,9 +17,13 @@ import numpy.typing as npt
 Statistic = Literal["mean", "median", "p95"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+#: Requests by iteration: one row or sequence per iteration, possibly of unequal lengths. In one dimension, each value
+#: is its own iteration.
+Clusters = npt.ArrayLike | Sequence[Sequence[float]]
 
 _QUANTILES: dict[Statistic, float] = {"median": 0.5, "p95": 0.95}
 _BATCH = 2**17  # values drawn at once: few enough for a processor's cache; larger batches are slower
+_ROUNDING = 1e-12  # relative
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Interval:
 
 
 def bootstrap_interval(
-    clusters: npt.ArrayLike | Sequence[Sequence[float]],
+    clusters: Clusters,
     statistic: Statistic = "mean",
     *,
     confidence: float = 0.95,
@@ -48,8 +52,8 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Interval of a statistic over all requests, if only iterations are independent of each other.
 
-    The mean: iterations are resampled as wholes, and the interval is BCa (Efron 1987, "Better bootstrap confidence
-    intervals", JASA 82, 171-185) at the expanded level of `_expanded`.
+    The mean: `resamples` samples of iterations as wholes; the interval is BCa (Efron 1987, "Better bootstrap confidence
+    intervals", JASA 82, 171-185) at an expanded level. The same seed gives the same interval.
 
     Median and p95: the distribution that resampling would approximate is known. The share of requests below the true
     quantile is binomial, its interval is Jeffreys' (Brown, Cai and DasGupta 2001, "Interval estimation for a binomial
@@ -58,14 +62,6 @@ def bootstrap_interval(
     quantile (Woodruff 1952, "Confidence intervals for medians and other position measures"). Percentiles of resamples
     miss a p95 of 100 iterations in more than one case of ten.
 
-    Args:
-        clusters: Requests by iteration: one row or one sequence per iteration, possibly of unequal lengths. In one
-            dimension, each value is its own iteration.
-        statistic: Of all requests together.
-        confidence: Share of such intervals that contain the true value.
-        resamples: Bootstrap samples, for the mean.
-        seed: The same seed gives the same interval.
-
     Returns:
         None if no finite interval has this confidence: below 2 iterations for a mean, 6 for a median and 72 for a p95
         (at 95 %: with fewer, even the largest value is below the true p95 too often).
@@ -73,24 +69,24 @@ def bootstrap_interval(
     Raises:
         ValueError: A value is missing, NaN or infinite, an iteration is empty, or an option is out of range.
     """
-    sample = _Iterations.of(clusters)
-    _check(confidence, resamples)
-    if not sample.supports(statistic, confidence):
+    from scipy.special import betaincinv
+
+    samples = _samples([clusters], statistic, confidence, resamples)
+    if not samples:
         return None
+    sample = samples[0]
     if sample.is_constant:
         return Interval(float(sample.values[0]), float(sample.values[0]))
-    if statistic != "mean":
-        from scipy.special import betaincinv
-
-        right, wrong, weight = _quantile_beta(sample, _QUANTILES[statistic], confidence)
-        low, high = _at_levels(sample, betaincinv(right, wrong, _ends(confidence)), weight)
-        return Interval(float(low), float(high))
-    return _bca([sample], sample.means, confidence, resamples, seed)
+    if statistic == "mean":
+        return _bca(samples, sample.means, confidence, resamples, seed)
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = _quantiles(sample, _QUANTILES[statistic], confidence, lambda a, b: betaincinv(a, b, ends))
+    return Interval(float(low), float(high))
 
 
 def bootstrap_ratio(
-    above: npt.ArrayLike | Sequence[Sequence[float]],
-    below: npt.ArrayLike | Sequence[Sequence[float]],
+    above: Clusters,
+    below: Clusters,
     statistic: Statistic = "mean",
     *,
     confidence: float = 0.95,
@@ -105,24 +101,16 @@ def bootstrap_ratio(
     interval in `bootstrap_interval`. For a p95 of about 100 independent iterations per run, they are too wide:
     simulated, 97.5 % of them contain the true value, not 95 %.
 
-    Args:
-        above: Requests by iteration of the run in the numerator, as in `bootstrap_interval`.
-        below: Requests by iteration of the run in the denominator.
-        statistic: Of all requests of a run together.
-        confidence: Share of such intervals that contain the true value.
-        resamples: Bootstrap samples.
-        seed: The same seed gives the same interval.
-
     Returns:
         None if either run is too short for the statistic, or the denominator is not above 0 in every resample.
 
     Raises:
         ValueError: As `bootstrap_interval`.
     """
-    top, bottom = _Iterations.of(above), _Iterations.of(below)
-    _check(confidence, resamples)
-    if not (top.supports(statistic, confidence) and bottom.supports(statistic, confidence)):
+    samples = _samples([above, below], statistic, confidence, resamples)
+    if not samples:
         return None
+    top, bottom = samples
     if top.is_constant and bottom.is_constant:
         return None if bottom.values[0] <= 0 else Interval(*[float(top.values[0] / bottom.values[0])] * 2)
     if statistic == "mean":
@@ -131,26 +119,17 @@ def bootstrap_ratio(
             denominator = bottom.means(j, axis)
             return np.asarray(top.means(i, axis) / np.where(denominator > 0, denominator, np.nan))
 
-        return _bca([top, bottom], ratio, confidence, resamples, seed)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for sample in (top, bottom):
-        right, wrong, weight = _quantile_beta(sample, _QUANTILES[statistic], confidence)
-        drawn.append(_at_levels(sample, rng.beta(right, wrong, resamples), weight))
-    tops, bottoms = drawn
+        return _bca(samples, ratio, confidence, resamples, seed)
+    rng, q = np.random.default_rng(seed), _QUANTILES[statistic]
+    tops, bottoms = (_quantiles(each, q, confidence, lambda a, b: rng.beta(a, b, resamples)) for each in samples)
     if bottoms.min() <= 0:
         return None
-    low, high = np.quantile(tops / bottoms, _ends(confidence))
+    low, high = np.quantile(tops / bottoms, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Interval of a proportion by Wilson's score method (1927, "Probable inference", JASA 22, 209-212).
-
-    Args:
-        successes: Correct items, from 0 to `n`.
-        n: All items.
-        confidence: Share of such intervals that contain the true value.
 
     Raises:
         ValueError: There are no items, or more successes than items.
@@ -163,9 +142,6 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(float(found.low), float(found.high))
 
 
-_ROUNDING = 1e-12  # relative
-
-
 @dataclass(frozen=True)
 class _Iterations:
     """Requests in the order of their iterations, and the number of requests, and their sum, per iteration."""
@@ -174,8 +150,20 @@ class _Iterations:
     sizes: IntArray
     sums: FloatArray
 
-    @classmethod
-    def of(cls, clusters: Any) -> _Iterations:
+    @property
+    def is_constant(self) -> bool:
+        # Differences of one clock are equal up to rounding, which the jackknife of BCa would divide by.
+        return bool(np.ptp(self.values) <= _ROUNDING * np.abs(self.values).max())
+
+    def means(self, iterations: IntArray, axis: int = 0) -> FloatArray:
+        """Means over the requests of some iterations, given by their numbers, along an axis."""
+        return np.asarray(self.sums.take(iterations).sum(axis) / self.sizes.take(iterations).sum(axis))
+
+
+def _samples(runs: Sequence[Any], statistic: Statistic, confidence: float, resamples: int) -> list[_Iterations]:
+    """The runs; an empty list if one is too short: its quantile may be outside of it, or its mean cannot vary."""
+    samples = []
+    for clusters in runs:
         rows = [np.atleast_1d(np.asarray(row, dtype=np.float64)) for row in clusters]
         if any(row.ndim != 1 or not row.size for row in rows):
             raise ValueError("an iteration must be one number or a sequence of numbers that is not empty")
@@ -183,65 +171,41 @@ class _Iterations:
         if not np.isfinite(values).all():
             raise ValueError("values must be finite")
         sizes = np.array([row.size for row in rows], dtype=np.int64)
-        return cls(values, sizes, np.array([row.sum() for row in rows]))
-
-    @property
-    def is_constant(self) -> bool:
-        # Differences of one clock are equal up to rounding, which the jackknife of BCa would divide by.
-        return bool(np.ptp(self.values) <= _ROUNDING * np.abs(self.values).max())
-
-    def supports(self, statistic: Statistic, confidence: float) -> bool:
-        """Whether the quantile is within the sample at this confidence; for a mean, whether iterations vary."""
-        if statistic == "mean":
-            return len(self.sizes) > 1
-        return bool(_QUANTILES[statistic] ** len(self.sizes) <= (1 - confidence) / 2)
-
-    def means(self, iterations: IntArray, axis: int = 0) -> FloatArray:
-        """Means over the requests of some iterations, given by their numbers, along an axis."""
-        return np.asarray(self.sums.take(iterations).sum(axis) / self.sizes.take(iterations).sum(axis))
-
-    def design_effect(self, q: float) -> float:
-        """Factor by which dependence within iterations multiplies the variance of the share below the `q` quantile.
-
-        At least 1: less would be chance.
-        """
-        n, size = len(self.sizes), self.values.size
-        below = (self.values <= np.quantile(self.values, q)).astype(np.float64)
-        share = float(below.mean())
-        if n == size or share == 1:
-            return 1.0
-        excess = np.add.reduceat(below - share, np.cumsum(self.sizes) - self.sizes)
-        between = float(np.sum(excess**2)) * n / (n - 1)
-        return max(1.0, between / (size * share * (1 - share)) * (size - 1) / size)
-
-
-def _check(confidence: float, resamples: int) -> None:
+        samples.append(_Iterations(values, sizes, np.array([row.sum() for row in rows])))
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-
-
-def _ends(confidence: float) -> list[float]:
-    return [(1 - confidence) / 2, (1 + confidence) / 2]
+    shortest = min(len(sample.sizes) for sample in samples)
+    if statistic == "mean":
+        return samples if shortest > 1 else []
+    return samples if _QUANTILES[statistic] ** shortest <= (1 - confidence) / 2 else []
 
 
 def _bca(
     samples: Sequence[_Iterations], statistic: Callable[..., FloatArray], confidence: float, resamples: int, seed: int
 ) -> Interval | None:
-    """SciPy's BCa interval of a statistic of iterations' numbers, one array per sample; None if it is not finite."""
+    """SciPy's BCa interval of a statistic of iterations' numbers, one array per sample; None if it is not finite.
+
+    The level is expanded so that intervals of few iterations have the given one. Instead of the normal quantile,
+    ``sqrt(n / (n - 1))`` times that of t with n - 1 degrees of freedom (Hesterberg 2015, "What teachers should know
+    about the bootstrap", The American Statistician 69, 371-386, "expanded percentile").
+    """
+    from scipy.special import ndtr, stdtrit
     from scipy.stats import bootstrap
 
-    longest = max(len(sample.sizes) for sample in samples)
+    counts = [len(sample.sizes) for sample in samples]
+    n = min(counts)
+    level = 1 - 2 * ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + confidence) / 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a statistic that is NaN in a resample gives ends that are NaN
         found = bootstrap(
-            [np.arange(len(sample.sizes)) for sample in samples],
+            [np.arange(count) for count in counts],
             statistic,
             n_resamples=resamples,
-            batch=max(1, _BATCH // longest),
+            batch=max(1, _BATCH // max(counts)),
             vectorized=True,
-            confidence_level=_expanded(confidence, min(len(sample.sizes) for sample in samples)),
+            confidence_level=min(float(level), 1 - 1e-12),  # BCa has no ends at a level of 1
             method="BCa",
             rng=seed,
         )
@@ -250,37 +214,28 @@ def _bca(
     return Interval(float(low), float(high)) if finite else None
 
 
-def _expanded(confidence: float, n: int) -> float:
-    """The confidence level at which the intervals of n iterations have the given one.
+def _quantiles(
+    sample: _Iterations, q: float, confidence: float, levels: Callable[[float, float], FloatArray]
+) -> FloatArray:
+    """Values of the `q` quantile at the levels of Jeffreys' beta distribution, of which `levels` gets the parameters.
 
-    Instead of the normal quantile, ``sqrt(n / (n - 1))`` times that of t with n - 1 degrees of freedom (Hesterberg
-    2015, "What teachers should know about the bootstrap", The American Statistician 69, 371-386, "expanded
-    percentile").
-    """
-    from scipy.special import ndtr, stdtrit
-
-    level = 1 - 2 * ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + confidence) / 2))
-    return min(float(level), 1 - 1e-12)  # BCa has no ends at a level of 1
-
-
-def _quantile_beta(sample: _Iterations, q: float, confidence: float) -> tuple[float, float, float]:
-    """The two parameters of Jeffreys' beta distribution of a quantile's level, and the requests that count as one.
-
-    A tail has too few requests to estimate their dependence, above all if a run misses the tail, so the design effect
-    is that of one and a half times the tail. Being an estimate, it costs Korn and Graubard's factor of t.
+    Dependence within iterations multiplies the variance of the share below the quantile by the design effect, at least
+    1: less would be chance. A tail has too few requests to estimate it, above all if a run misses the tail, so it is
+    that of one and a half times the tail. Being an estimate, it costs Korn and Graubard's factor of t.
     """
     from scipy.special import ndtri, stdtrit
 
-    n, size = len(sample.sizes), sample.values.size
-    weight = sample.design_effect(max(0.5, q - (1 - q) / 2))
-    effective = size / weight
-    if size > n:
-        upper = (1 + confidence) / 2
+    n, size, design_effect = len(sample.sizes), sample.values.size, 1.0
+    below = (sample.values <= np.quantile(sample.values, max(0.5, q - (1 - q) / 2))).astype(np.float64)
+    share, upper = float(below.mean()), (1 + confidence) / 2
+    if n < size and share < 1:
+        excess = np.add.reduceat(below - share, np.cumsum(sample.sizes) - sample.sizes)
+        between = float(np.sum(excess**2)) * n / (n - 1)
+        design_effect = max(1.0, between / (size * share * (1 - share)) * (size - 1) / size)
+    effective = size / design_effect
+    if n < size:
         effective *= float(ndtri(upper) / stdtrit(n - 1, upper)) ** 2
-    return q * effective + 0.5, (1 - q) * effective + 0.5, weight
-
-
-def _at_levels(sample: _Iterations, levels: FloatArray, weight: float) -> FloatArray:
-    """Values at levels from 0 to 1, linear between the expected levels of ranks, `weight` requests per rank."""
-    ranks = levels * (sample.values.size + weight) - (weight + 1) / 2
-    return np.interp(ranks, np.arange(sample.values.size), np.sort(sample.values))
+    # Linear between the expected levels of ranks; as many requests as the design effect are one rank.
+    found = levels(q * effective + 0.5, (1 - q) * effective + 0.5)
+    ranks = found * (size + design_effect) - (design_effect + 1) / 2
+    return np.interp(ranks, np.arange(size), np.sort(sample.values))

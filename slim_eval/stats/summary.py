@@ -12,28 +12,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of a sample in its unit; None if it is empty.
-
-    `count` leaves out missing values, `p95` and `p99` are as `percentile` defines them, and `std` is the sample
-    standard deviation (n - 1 in the denominator), None below two values.
-    """
+    """Statistics of a sample in its unit; None if it is empty. Missing values do not count."""
 
     count: int
     mean: float | None
     median: float | None
-    p95: float | None
+    p95: float | None  # as `percentile` defines it
     p99: float | None
-    std: float | None
+    std: float | None  # of a sample, n - 1 in the denominator; None below two values
 
 
 def summarize(values: Iterable[float | None], independent: int | None = None) -> Summary:
-    """Summarize a sample; None is "not measured" and does not count.
-
-    Args:
-        values: The sample.
-        independent: Number of independent values if fewer than all (requests of one batch are not); decides whether
-            percentiles of the tail are interpolated.
-    """
+    """Summarize a sample; None is "not measured" and does not count. `independent` is as in `percentile`."""
     present = [value for value in values if value is not None]
     return Summary(
         count=len(present),
@@ -46,17 +36,11 @@ def summarize(values: Iterable[float | None], independent: int | None = None) ->
 
 
 def percentile(values: Sequence[float], q: float, independent: int | None = None) -> float | None:
-    """The `q`-th percentile, linear between neighbours as in numpy; the maximum if the sample is too small for it.
+    """The `q`-th percentile (0 to 100), linear between neighbours as in numpy; None for an empty sample.
 
-    Interpolation below `resolving_count` values would give a point of the tail that no value supports.
-
-    Args:
-        values: The sample, in any order.
-        q: From 0 to 100.
-        independent: Independent values in the sample; all of them by default.
-
-    Returns:
-        None for an empty sample.
+    It is the maximum if the sample is too small for it: interpolation below `resolving_count` values would give a point
+    of the tail that no value supports. `independent` is the number of independent values if fewer than all (requests of
+    one batch are not).
     """
     if not values:
         return None
@@ -77,16 +61,11 @@ def resolving_count(q: float) -> int:
 
 
 def drift_p_value(values: Sequence[float]) -> float | None:
-    """P-value of a trend in time: small if a series rises or falls throughout.
+    """P-value of a trend in time, of one number per iteration: small if a series rises or falls throughout.
 
     Two-sided test of Kendall's rank correlation with the order (Mann 1945, "Nonparametric tests against trend",
-    Econometrica 13, 245-259).
-
-    Args:
-        values: One number per iteration, in the order of time.
-
-    Returns:
-        1.0 if all values are equal; None below 5 values, of which no order could be significant at 5 %.
+    Econometrica 13, 245-259). 1.0 if all values are equal; None below 5 values, of which no order could be significant
+    at 5 %.
 
     Raises:
         ValueError: A value is NaN or infinite.
@@ -98,23 +77,15 @@ def drift_p_value(values: Sequence[float]) -> float | None:
         raise ValueError("values must be finite")
     if len(series) < 5:
         return None
-    if np.ptp(series) == 0:
-        return 1.0
-    return float(kendalltau(np.arange(len(series)), series).pvalue)
+    return 1.0 if np.ptp(series) == 0 else float(kendalltau(np.arange(len(series)), series).pvalue)
 
 
 def repeat_spread(values: Sequence[float], confidence: float = 0.95) -> float | None:
     """The largest difference that two further runs of the same kind are expected to have by chance alone.
 
     ``t s sqrt(2)`` with the runs' standard deviation s and the quantile t of n - 1 degrees of freedom (Hahn and Meeker
-    1991, "Statistical Intervals", section 4.6). With two runs t is 12.7, with three 4.3.
-
-    Args:
-        values: One number per run.
-        confidence: Share of pairs of further runs that differ by less.
-
-    Returns:
-        In the unit of the values; None below two runs.
+    1991, "Statistical Intervals", section 4.6), in the unit of the values, one per run. With two runs t is 12.7, with
+    three 4.3; None below two.
     """
     from scipy.special import stdtrit
 
@@ -125,11 +96,7 @@ def repeat_spread(values: Sequence[float], confidence: float = 0.95) -> float | 
 
 
 def repeat_bound(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """The same as a relative change, up or down: `repeat_spread` of the logarithms.
-
-    Returns:
-        None below two runs, or if a value is not above 0.
-    """
+    """The same as a relative change, up or down: `repeat_spread` of the logarithms; None if a value is not above 0."""
     if not values or min(values) <= 0:
         return None
     spread = repeat_spread([math.log(value) for value in values], confidence)

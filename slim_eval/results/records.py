@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -171,10 +171,6 @@ class AccuracyMetrics(Metrics):
     duration_seconds: float | None = None
 
 
-def _gpu_name(gpu: Any) -> str:
-    return str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu)
-
-
 class Record(Metadata):
     """What one benchmark of one variant wrote: the head, and the metrics that a subclass adds."""
 
@@ -188,8 +184,9 @@ class Record(Metadata):
     def hardware(self) -> str | None:
         """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None if not recorded."""
         environment = self.environment or {}
-        gpus = Counter(_gpu_name(gpu) for gpu in environment.get("gpus") or ())
-        names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(gpus.items())]
+        gpus = environment.get("gpus") or ()
+        found = Counter(str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus)
+        names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(found.items())]
         if environment.get("cpu"):
             names.append(str(environment["cpu"]))
         return ", ".join(names) or None
@@ -198,27 +195,20 @@ class Record(Metadata):
     def is_prequantized(self) -> bool:
         """Whether the model came quantized: its own method stands in place of its scheme's."""
         found = SCHEMES.get(self.precision)
-        return (
-            found is not None and not found.is_quantized and self.quantization_scheme not in (None, found.recorded_as)
-        )
+        own = found is None or found.is_quantized or self.quantization_scheme in (None, found.recorded_as)
+        return not own
 
 
 class PerformanceRecord(PerformanceMetrics, Record):
     """`performance.json`."""
 
-    @property
-    def name(self) -> str:
-        """``performance``."""
-        return "performance"
+    name: ClassVar[str] = "performance"
 
 
 class EnergyRecord(EnergyMetrics, Record):
     """`energy.json`."""
 
-    @property
-    def name(self) -> str:
-        """``energy``."""
-        return "energy"
+    name: ClassVar[str] = "energy"
 
 
 class AccuracyRecord(AccuracyMetrics, Record):
@@ -248,17 +238,10 @@ RECORD_CLASSES: dict[str, type[Record]] = {
 }
 
 
-def record_order(record: Record) -> tuple[int, str]:
-    """Sorts the records of a variant by benchmark, and those of one benchmark by name."""
-    classes = list(RECORD_CLASSES.values())
-    return (classes.index(type(record)) if type(record) in classes else len(classes), record.name)
-
-
 class PairedTask(_Model):
-    """One task of two variants, item by item; the first variant is the baseline.
+    """One task of two variants, item by item; the first is the baseline. A drop above 0 means that the other is worse.
 
-    Percentage points are of the headline metric; a drop above 0 means that the second variant is worse. With `refused`
-    there are no numbers.
+    Percentage points are of the headline metric. With `refused` there are no numbers.
     """
 
     task: str

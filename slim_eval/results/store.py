@@ -29,14 +29,7 @@ from pydantic import BaseModel, ValidationError
 
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.plugins import PLUGINS_VARIABLE
-from slim_eval.results.records import (
-    RECORD_CLASSES,
-    SCHEMA_VERSION,
-    ErrorRecord,
-    NoiseRecord,
-    PairedRecord,
-    Record,
-)
+from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, ErrorRecord, NoiseRecord, PairedRecord, Record
 from slim_eval.results.variants import Variant
 from slim_eval.schemes import scheme_order
 from slim_eval.utils import atomic_path, full_name, safe_json, short_name, slug, write_text
@@ -47,8 +40,11 @@ PAIRED = "paired.json"
 NOISE = "noise.json"
 _ERROR_SUFFIX = ".error.json"
 _SAMPLES_SUFFIX = ".samples.jsonl.gz"
-#: What to do about a record whose benchmark came from a plugin that is not loaded now.
-PLUGIN_REMEDY = f"name the plugin in {PLUGINS_VARIABLE}"
+_OTHER_FILES = {"complete_results.json", "quantization.json", PAIRED, NOISE}
+_UNREADABLE = "measure the variant again, or remove the file"
+#: Task -> the metric of a published file (schema 0), which does not name it. Its HellaSwag is `acc`, though its text
+#: calls it normalised.
+_PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,22 @@ def record_name(record: Record) -> str:
 
 
 def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
-    """The folder of a model below `root`; two models that share a short name never get the same one.
+    """The folder of a model, a hub id or path, below `root`.
 
-    Args:
-        root: Output folder.
-        model: Hub id or path as the user gave it.
-        models: The other models of the run.
+    Two of the `models` of a run that share a short name never get the same one, nor does another model than the one
+    whose results are in the folder.
     """
     directory = root / short_name(model)
-    rivals = {other for other in models if other != model and _same_folder(other, model)}
-    if rivals or _owner(directory) not in (None, redact(model)):
+    shared = short_name(model).casefold()
+    if any(other != model and short_name(other).casefold() == shared for other in models):
         return root / full_name(model)
+    for path in sorted(directory.glob("*/*.json")):
+        try:
+            content = _read_json(path)
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("model"), str):
+            return directory if content["model"] == redact(model) else root / full_name(model)
     return directory
 
 
@@ -85,28 +86,8 @@ def variant_directory(root: Path, model: str, precision: str, models: Iterable[s
     return directory / slug(f"{directory.name}_{precision}")
 
 
-def _same_folder(a: str, b: str) -> bool:
-    return short_name(a).casefold() == short_name(b).casefold()
-
-
-def _owner(directory: Path) -> str | None:
-    """The model whose results are in a folder; None if the folder has no readable record."""
-    for path in sorted(directory.glob("*/*.json")):
-        try:
-            content = _read_json(path)
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict) and isinstance(content.get("model"), str):
-            return str(content["model"])
-    return None
-
-
 def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str, Any]] = ()) -> Path:
-    """Write a record and its samples, samples first: a record on disk always has them. Clears an earlier error.
-
-    Returns:
-        Path of the record.
-    """
+    """Write a record and its samples, samples first: a record on disk always has them. Clears an earlier error."""
     name = record_name(record)
     rows = list(samples)
     samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
@@ -115,36 +96,35 @@ def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str,
             lines.writelines(redact(json.dumps(finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
     else:
         samples_path.unlink(missing_ok=True)
-    path = directory / f"{name}.json"
-    write_text(path, _to_json(record))
+    path = _write(directory / f"{name}.json", record)
     (directory / f"{name}{_ERROR_SUFFIX}").unlink(missing_ok=True)
     return path
 
 
 def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:
     """Write ``{name}.error.json``; an earlier good record of the same name stays."""
-    path = directory / f"{slug(name)}{_ERROR_SUFFIX}"
-    write_text(path, _to_json(record))
+    return _write(directory / f"{slug(name)}{_ERROR_SUFFIX}", record)
+
+
+def write_paired(directory: Path, record: PairedRecord) -> Path:
+    """Write `paired.json` into a quantized variant's folder."""
+    return _write(directory / PAIRED, record)
+
+
+def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
+    """Write a model's `noise.json`."""
+    return _write(noise_directory(model_directory) / NOISE, record)
+
+
+def _write(path: Path, record: BaseModel) -> Path:
+    content = record.model_dump(mode="json")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
 def noise_directory(model_directory: Path) -> Path:
     """Where the runs of `slim-eval noise` on a model stand, and the floor they gave."""
     return model_directory / f"{model_directory.name}_noise"
-
-
-def write_paired(directory: Path, record: PairedRecord) -> Path:
-    """Write `paired.json` into a quantized variant's folder."""
-    path = directory / PAIRED
-    write_text(path, _to_json(record))
-    return path
-
-
-def write_noise(model_directory: Path, record: NoiseRecord) -> Path:
-    """Write a model's `noise.json`."""
-    path = noise_directory(model_directory) / NOISE
-    write_text(path, _to_json(record))
-    return path
 
 
 def read_noise(model_directory: Path) -> NoiseRecord | None:
@@ -159,7 +139,7 @@ def read_noise(model_directory: Path) -> NoiseRecord | None:
     try:
         return NoiseRecord.model_validate(_read_json(path))
     except (OSError, ValueError) as error:
-        raise ResultFileError(f"{path}: {_one_line(error)[:200]}", "run `slim-eval noise` again") from error
+        raise ResultFileError(f"{path}: {one_line(error)[:200]}", "run `slim-eval noise` again") from error
 
 
 def record_path(directory: Path, name: str) -> Path:
@@ -193,7 +173,7 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
             raise ValueError("a line is not a JSON object")
         return rows
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ResultFileError(f"{path}: {_one_line(error)}", "measure the variant again, or remove the file") from error
+        raise ResultFileError(f"{path}: {one_line(error)}", _UNREADABLE) from error
 
 
 def read_record(path: Path) -> Record | ErrorRecord:
@@ -206,7 +186,7 @@ def read_record(path: Path) -> Record | ErrorRecord:
     try:
         content = _read_json(path)
     except (OSError, ValueError) as error:
-        raise ResultFileError(f"{path}: not readable as JSON ({_one_line(error)})", _UNREADABLE) from error
+        raise ResultFileError(f"{path}: not readable as JSON ({one_line(error)})", _UNREADABLE) from error
     if not isinstance(content, dict):
         raise ResultFileError(f"{path}: contains a JSON {type(content).__name__}, not a record", _UNREADABLE)
     version = content.get("schema_version", 0)
@@ -217,8 +197,23 @@ def read_record(path: Path) -> Record | ErrorRecord:
             f"{path}: schema_version {version} is newer than this slim-eval supports ({SCHEMA_VERSION})",
             "update it: pip install --upgrade slim-eval",
         )
+    kind: type[Record] | type[ErrorRecord] = ErrorRecord
+    if not path.name.endswith(_ERROR_SUFFIX):
+        # By the record's own benchmark, else by the file's name, else a task.
+        benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
+        if not isinstance(benchmark, str) or benchmark not in RECORD_CLASSES:
+            raise ResultFileError(
+                f"{path}: a record of the benchmark {benchmark!r}, which is not registered",
+                f"name the plugin in {PLUGINS_VARIABLE}",
+            )
+        kind = RECORD_CLASSES[benchmark]
+    if version < SCHEMA_VERSION:
+        if "_note" in content:
+            content["notes"] = (str(content.pop("_note")),)
+        if "accuracy" in content and content.get("metric") is None:
+            content["metric"] = _PUBLISHED_METRICS.get(str(content.get("task", path.stem)))
     try:
-        return _record_class(path, content).model_validate(_upgrade(path, content))
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -230,46 +225,19 @@ def _read_json(path: Path) -> Any:
     return safe_json.parse(redact(safe_json.read_bytes(path).decode()))
 
 
-_UNREADABLE = "measure the variant again, or remove the file"
-
-
-def _record_class(path: Path, content: Mapping[str, Any]) -> type[Record] | type[ErrorRecord]:
-    """The class of a file: by the record's own benchmark, else by the file's name, else a task."""
-    if path.name.endswith(_ERROR_SUFFIX):
-        return ErrorRecord
-    benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
-    if not isinstance(benchmark, str) or benchmark not in RECORD_CLASSES:
-        raise ResultFileError(
-            f"{path}: a record of the benchmark {benchmark!r}, which is not registered", PLUGIN_REMEDY
-        )
-    return RECORD_CLASSES[benchmark]
-
-
-def _upgrade(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Bring a published file (schema 0) to today's keys; it names neither its metric nor its engine."""
-    if content.get("schema_version", 0) >= SCHEMA_VERSION:
-        return content
-    upgraded = dict(content)
-    if "_note" in upgraded:
-        upgraded["notes"] = (str(upgraded.pop("_note")),)
-    if "accuracy" in upgraded and upgraded.get("metric") is None:
-        # Its HellaSwag is `acc`, though its text calls it normalised.
-        upgraded["metric"] = _PUBLISHED_METRICS.get(upgraded.get("task", path.stem))
-    return upgraded
-
-
-_PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
-
-
 def find_results(root: Path) -> Results:
     """Every variant at any depth below `root`; an unreadable file becomes a problem, the rest is still read.
 
-    A folder is a variant if it has a readable record. Variants come sorted by model and then precision, fp16 first.
+    A folder is a variant if it has a readable record. Hidden files, runs made for the noise floor and other outputs
+    are none. Variants come sorted by model and then precision, fp16 first.
     """
     variants: dict[Path, list[Record | ErrorRecord]] = {}
     problems: list[str] = []
+    home = root.resolve().name
     for path in sorted(root.rglob("*.json")):
-        if not _may_be_record(path, root):
+        parts = path.relative_to(root).parts
+        is_noise_run = any(folder == f"{parent}_noise" for parent, folder in pairwise((home, *parts)))
+        if is_noise_run or path.name in _OTHER_FILES or any(part.startswith(".") for part in parts):
             continue
         try:
             record = read_record(path)
@@ -284,6 +252,14 @@ def find_results(root: Path) -> Results:
     found = [Variant.of(directory, records) for directory, records in variants.items()]
     found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, scheme_order(c.precision)))
     return Results(tuple(found), tuple(problems))
+
+
+def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
+    """The variant in one folder, with only the named records; None if it has none of them."""
+    variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
+    if variant is None or not names:
+        return None
+    return replace(variant, measured={name: record for name, record in variant.measured.items() if name in names})
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -305,28 +281,6 @@ def require_writable(folder: Path, option: str) -> None:
         raise UsageError(f"{option} {folder}: {existing} cannot be written", "choose a folder that you can write to")
 
 
-def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
-    """The variant in one folder, with only the named records; None if it has none of them."""
-    variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
-    if variant is None or not names:
-        return None
-    return replace(variant, measured={name: record for name, record in variant.measured.items() if name in names})
-
-
-def _may_be_record(path: Path, root: Path) -> bool:
-    """Records stand in variant folders; hidden files, runs made for the noise floor and other outputs are none."""
-    parts = path.relative_to(root).parts
-    if any(part.startswith(".") for part in parts):
-        return False
-    if any(folder == f"{parent}_noise" for parent, folder in pairwise((root.resolve().name, *parts))):
-        return False
-    return path.name not in {"complete_results.json", "quantization.json", PAIRED, NOISE}
-
-
-def _to_json(record: BaseModel) -> str:
-    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def finite(value: Any) -> Any:
     """NaN and infinities as None, at any depth: JSON has no word for them."""
     if isinstance(value, float):
@@ -338,5 +292,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

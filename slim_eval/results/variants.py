@@ -14,21 +14,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import Any
 
 from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Metric, is_loss, task_metric
 from slim_eval.results.records import (
+    RECORD_CLASSES,
     AccuracyRecord,
     EnergyRecord,
     ErrorRecord,
     PerformanceRecord,
     Record,
-    record_order,
 )
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import short_name
 
-RecordT = TypeVar("RecordT", bound=Record)
 Interval = tuple[float, float]
 
 STANDARD_TASKS = ("mmlu", "gsm8k", "hellaswag")
@@ -50,63 +49,47 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model under one scheme, as measured: the records of one folder.
-
-    Attributes:
-        directory: The folder.
-        model: Hub id or path, as the user gave it.
-        precision: Name of the scheme.
-        measured: Record name (``performance``, ``energy``, a task, another benchmark's) -> record, in file order.
-        errors: Stage -> why it failed.
-        name: Short label of the model; `labelled` makes it unique among several variants.
-        derived: Metric key -> a number that was computed from several records or variants.
-        mean_tasks: The tasks of the mean accuracy in `derived`.
-    """
+    """One model under one scheme, as measured: the records of one folder."""
 
     directory: Path
-    model: str
-    precision: str
+    model: str  # hub id or path, as the user gave it
+    precision: str  # name of the scheme
+    # Record name (``performance``, ``energy``, a task, another benchmark's) -> record, in the order of the benchmarks.
     measured: Mapping[str, Record] = field(default_factory=dict)
-    errors: Mapping[str, ErrorRecord] = field(default_factory=dict)
-    name: str = ""
-    derived: Mapping[str, Estimate] = field(default_factory=dict)
-    mean_tasks: tuple[str, ...] = ()
+    errors: Mapping[str, ErrorRecord] = field(default_factory=dict)  # stage -> why it failed
+    name: str = ""  # short label of the model; `labelled` makes it unique among several variants
+    derived: Mapping[str, Estimate] = field(default_factory=dict)  # by metric key: from several records or variants
+    mean_tasks: tuple[str, ...] = ()  # those of the mean accuracy in `derived`
 
     @classmethod
     def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
         """The variant of the given records (at least one)."""
+        classes = [*RECORD_CLASSES.values()]
         measured = [record for record in records if not isinstance(record, ErrorRecord)]
-        return cls(
-            directory=directory,
-            model=records[0].model,
-            precision=records[0].precision,
-            measured={record.name: record for record in sorted(measured, key=record_order)},
-            errors={record.stage: record for record in records if isinstance(record, ErrorRecord)},
-        )
-
-    # Records
+        measured.sort(key=lambda r: (classes.index(type(r)) if type(r) in classes else len(classes), r.name))
+        errors = {record.stage: record for record in records if isinstance(record, ErrorRecord)}
+        first = records[0]
+        return cls(directory, first.model, first.precision, {record.name: record for record in measured}, errors)
 
     @cached_property
     def performance(self) -> PerformanceRecord | None:
         """The record of the performance benchmark; None if it was not measured."""
-        return self._of_kind(PerformanceRecord)
+        return next((record for record in self.records if isinstance(record, PerformanceRecord)), None)
 
     @cached_property
     def energy(self) -> EnergyRecord | None:
         """The record of the energy benchmark; None if it was not measured."""
-        return self._of_kind(EnergyRecord)
+        return next((record for record in self.records if isinstance(record, EnergyRecord)), None)
 
     @cached_property
     def accuracy(self) -> Mapping[str, AccuracyRecord]:
         """Task -> its record."""
-        return {record.task: record for record in self.measured.values() if isinstance(record, AccuracyRecord)}
+        return {record.task: record for record in self.records if isinstance(record, AccuracyRecord)}
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """All records with measurements, in the order of the benchmarks."""
         return tuple(self.measured.values())
-
-    # The role of the baseline
 
     @cached_property
     def base_model(self) -> str:
@@ -126,8 +109,6 @@ class Variant:
         """
         return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
 
-    # Facts
-
     @property
     def label(self) -> str:
         """Its name in a sentence: ``Llama-3.2-3B int8``."""
@@ -135,7 +116,7 @@ class Variant:
 
     @cached_property
     def engine(self) -> str | None:
-        """The engine that served it; from the performance record if there are several."""
+        """The engine that served it; as the next two, of the performance record, or the first known without one."""
         return self._speed_fact(lambda record: record.engine)
 
     @cached_property
@@ -145,8 +126,13 @@ class Variant:
 
     @cached_property
     def hardware(self) -> str | None:
-        """GPU and CPU names as one text; from the performance record if there are several."""
+        """GPU and CPU names as one text."""
         return self._speed_fact(lambda record: record.hardware)
+
+    def _speed_fact(self, read: Callable[[Record], str | None]) -> str | None:
+        if self.performance is not None:
+            return read(self.performance)
+        return next((found for record in self.records if (found := read(record)) is not None), None)
 
     @property
     def is_emulated(self) -> bool:
@@ -169,31 +155,18 @@ class Variant:
         record = self.performance
         if record is None:
             return None
-        if record.output_tokens is not None:
-            return record.output_tokens
-        if record.mean_latency_s is None or record.tokens_per_second is None:
-            return None
-        return record.mean_latency_s * record.tokens_per_second
-
-    def _speed_fact(self, read: Callable[[Record], str | None]) -> str | None:
-        """A fact of the performance record, whatever measured the rest; without one, the first that is known."""
-        if self.performance is not None:
-            return read(self.performance)
-        return next((found for record in self.records if (found := read(record)) is not None), None)
+        if record.output_tokens is None and record.mean_latency_s is not None and record.tokens_per_second is not None:
+            return record.mean_latency_s * record.tokens_per_second
+        return record.output_tokens
 
     def fact(self, key: str) -> Any:
         """The first known value of a field of `records.Metadata` in its records; None if there is none."""
         return next((v for record in self.records if (v := getattr(record, key, None)) is not None), None)
 
-    # Numbers
-
-    def metric(self, key: str) -> Metric:
-        """The row of a metric or task by its key; a task's direction comes from this variant's record."""
-        found = METRICS.get(key)
-        if found is not None:
-            return found
-        record = self.accuracy.get(key)
-        return task_metric(key, None if record is None else record.metric)
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was worked out from this variant, which never changes; tables and figures ask for it many times."""
+        return {}
 
     def estimate(self, metric: Metric | str) -> Estimate | None:
         """A number with its interval; None if it was not measured.
@@ -202,34 +175,31 @@ class Variant:
         """
         key = metric if isinstance(metric, str) else metric.key
         if key not in self.memo:
-            self.memo[key] = self._estimate(key)
+            self.memo[key] = self.derived[key] if key in self.derived else self._measured(key)
         found: Estimate | None = self.memo[key]
         return found
 
-    @cached_property
-    def memo(self) -> dict[Any, Any]:
-        """What was worked out from this variant, which never changes; tables and figures ask for it many times."""
-        return {}
-
-    def _estimate(self, key: str) -> Estimate | None:
-        if key in self.derived:
-            return self.derived[key]
-        row = METRICS.get(key)
+    def _measured(self, key: str) -> Estimate | None:
+        row, value, ends = METRICS.get(key), None, None
         if row is None:
-            return self._accuracy(key)
-        if row.compute is not None:
+            task = self.accuracy.get(key)
+            if task is not None and task.accuracy is not None:
+                value, ends = task.accuracy, task.intervals.get("accuracy")
+                if ends is None and task.stderr is not None:
+                    ends = (value - _Z95 * task.stderr, value + _Z95 * task.stderr)
+        elif row.compute is not None:
             value = row.compute(self)
-            return None if value is None or not math.isfinite(value) else Estimate(float(value))
-        if row.benchmark is None:
+        elif row.benchmark is None:
             value = self.fact(key)
-            return None if value is None else Estimate(float(value))
-        record = self.measured.get(row.benchmark)
-        value = getattr(record, key, None)
+        else:
+            record = self.measured.get(row.benchmark)
+            value, ends = getattr(record, key, None), getattr(record, "intervals", {}).get(key)
+            if row is J_PER_REQUEST and ends is None and value is not None and self.energy is not None:
+                # The energy of the window over its requests, whose number is certain.
+                whole, window = self.energy.energy_joules, self.energy.intervals.get("energy_joules")
+                ends = None if window is None or not whole else (window[0] * value / whole, window[1] * value / whole)
         if value is None or isinstance(value, bool) or not math.isfinite(value):
             return None
-        ends = getattr(record, "intervals", {}).get(key)
-        if ends is None and row is J_PER_REQUEST:
-            ends = self._request_ends(float(value))
         return Estimate(float(value), ends)
 
     def number(self, metric: Metric | str) -> float | None:
@@ -245,24 +215,6 @@ class Variant:
     def counts(self, metric: Metric) -> bool:
         """Whether a number of the metric may be used; energy from an invalid record may not."""
         return not (metric.is_energy and self.valid is False)
-
-    def _accuracy(self, task: str) -> Estimate | None:
-        record = self.accuracy.get(task)
-        if record is None or record.accuracy is None:
-            return None
-        ends = record.intervals.get("accuracy")
-        if ends is None and record.stderr is not None:
-            ends = (record.accuracy - _Z95 * record.stderr, record.accuracy + _Z95 * record.stderr)
-        return Estimate(record.accuracy, ends)
-
-    def _request_ends(self, value: float) -> Interval | None:
-        """Energy per request is the window's energy over its requests, whose number is certain."""
-        whole = None if self.energy is None else self.energy.energy_joules
-        ends = None if self.energy is None else self.energy.intervals.get("energy_joules")
-        return None if ends is None or not whole else (ends[0] * value / whole, ends[1] * value / whole)
-
-    def _of_kind(self, kind: type[RecordT]) -> RecordT | None:
-        return next((record for record in self.measured.values() if isinstance(record, kind)), None)
 
 
 def config_value(record: Record, key: str) -> Any:
@@ -304,16 +256,18 @@ def labelled(variants: Sequence[Variant]) -> list[Variant]:
     names = [v.model if shared[short_name(v.model).casefold()] > 1 else short_name(v.model) for v in variants]
     repeated = Counter((name, variant.precision) for name, variant in zip(names, variants, strict=True))
     for name in {name for (name, _), count in repeated.items() if count > 1}:
+        # Several runs of one model are named after the folders in which they differ, ``run1`` and ``run2``.
         mine = [index for index, other in enumerate(names) if other == name]
-        for index, place in zip(mine, _places([variants[index] for index in mine]), strict=True):
-            names[index] = f"{name} ({place})"
+        folders = [variants[index].directory.parent for index in mine]
+        if len({(folder, variants[index].precision) for folder, index in zip(folders, mine, strict=True)}) < len(mine):
+            folders = [variants[index].directory for index in mine]
+        common = os.path.commonpath(folders)
+        places = [folder.relative_to(common).parts for folder in folders]
+        while all(len(parts) > 1 for parts in places) and len({parts[-1] for parts in places}) == 1:
+            places = [parts[:-1] for parts in places]
+        for index, parts in zip(mine, places, strict=True):
+            names[index] = f"{name} ({'/'.join(parts) or '.'})"
     return [replace(variant, name=name) for variant, name in zip(variants, names, strict=True)]
-
-
-def losses(variants: Iterable[Variant], tasks: Iterable[str]) -> set[str]:
-    """The tasks for which lower is better, by the headline metric that any of the variants recorded."""
-    known = list(variants)
-    return {task for task in tasks if any(is_loss(v.accuracy[task].metric) for v in known if task in v.accuracy)}
 
 
 def metric_of(key: str, variants: Iterable[Variant]) -> Metric:
@@ -325,14 +279,10 @@ def metric_of(key: str, variants: Iterable[Variant]) -> Metric:
 
 
 def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> list[Variant]:
-    """Variants with their mean accuracy; those that already have it are returned unchanged.
+    """Variants with their mean accuracy over `tasks`, by default all; those that already have it are unchanged.
 
     The mean is over the same tasks in every variant: all tasks shown that are shares of correct answers or, if no
     variant has all of them, the largest set that any variant has. A variant without one of them has no mean.
-
-    Args:
-        variants: The variants of an analysis.
-        tasks: Tasks to average; those of the variants by default.
 
     Returns:
         New variants, with ``accuracy_mean`` in `derived` and its tasks in `mean_tasks`. It has an interval if each
@@ -341,43 +291,24 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
     """
     if any(variant.mean_tasks for variant in variants):
         return list(variants)
-    named = tasks_of(variants) if tasks is None else tuple(tasks)
-    shown = [task for task in named if task not in losses(variants, named)]
+    named = tasks_of(variants) if tasks is None else tasks
+    # A task is a loss by the headline metric that any of the variants recorded.
+    losses = {task for variant in variants for task, record in variant.accuracy.items() if is_loss(record.metric)}
+    shown = [task for task in named if task not in losses]
     sets = [tuple(task for task in shown if variant.number(task) is not None) for variant in variants]
     # Of two sets of one size the one that more variants have, then the first.
     mean_of = max(dict.fromkeys(sets), key=lambda found: (len(found), sets.count(found)), default=())
-    return [
-        replace(
-            variant,
-            mean_tasks=mean_of,
-            derived={
-                **variant.derived,
-                **({} if (mean := _mean(variant, mean_of)) is None else {ACCURACY_MEAN.key: mean}),
-            },
-        )
-        for variant in variants
-    ]
-
-
-def _mean(variant: Variant, tasks: Sequence[str]) -> Estimate | None:
-    found = [estimate for task in tasks if (estimate := variant.estimate(task)) is not None]
-    if not tasks or len(found) < len(tasks):
-        return None
-    mean = sum(each.value for each in found) / len(found)
-    ends = [(each.value, each.interval) for each in found if each.interval is not None]
-    if len(ends) < len(found):
-        return Estimate(mean)
-    below, above = (math.hypot(*(value - interval[k] for value, interval in ends)) for k in (0, 1))
-    return Estimate(mean, (mean - below / len(tasks), mean + above / len(tasks)))
-
-
-def _places(variants: Sequence[Variant]) -> list[str]:
-    """The place of each of several runs of one model: the folder names in which they differ, ``run1`` and ``run2``."""
-    parents = [variant.directory.parent for variant in variants]
-    keys = {(parent, variant.precision) for parent, variant in zip(parents, variants, strict=True)}
-    folders = parents if len(keys) == len(variants) else [variant.directory for variant in variants]
-    common = Path(os.path.commonpath([str(folder) for folder in folders]))
-    relative = [folder.relative_to(common).parts for folder in folders]
-    while all(len(parts) > 1 for parts in relative) and len({parts[-1] for parts in relative}) == 1:
-        relative = [parts[:-1] for parts in relative]
-    return ["/".join(parts) or "." for parts in relative]
+    found = []
+    for variant in variants:
+        derived = dict(variant.derived)
+        parts = [estimate for task in mean_of if (estimate := variant.estimate(task)) is not None]
+        if parts and len(parts) == len(mean_of):
+            mean = sum(part.value for part in parts) / len(parts)
+            ends = [(part.value, part.interval) for part in parts if part.interval is not None]
+            derived[ACCURACY_MEAN.key] = Estimate(mean)
+            if len(ends) == len(parts):
+                below, above = (math.hypot(*(value - interval[k] for value, interval in ends)) for k in (0, 1))
+                interval = (mean - below / len(parts), mean + above / len(parts))
+                derived[ACCURACY_MEAN.key] = Estimate(mean, interval)
+        found.append(replace(variant, mean_tasks=mean_of, derived=derived))
+    return found

@@ -32,33 +32,18 @@ _SCHEME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import found and wrote.
+    """What an import found and wrote."""
 
-    Attributes:
-        variants: Folders of the variants that were written to.
-        paths: The records.
-        notes: What a reader of the records must know, one line each; also in the records.
-        problems: Files that could not be imported and why, one line each.
-    """
-
-    variants: tuple[Path, ...] = ()
-    paths: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    variants: tuple[Path, ...] = ()  # folders of the variants that were written to
+    paths: tuple[Path, ...] = ()  # the records
+    notes: tuple[str, ...] = ()  # what a reader of the records must know, one line each; also in the records
+    problems: tuple[str, ...] = ()  # files that could not be imported and why, one line each
 
     def raise_for_problems(self) -> None:
-        """Raise if something could not be imported.
-
-        Raises:
-            ResultFileError: The first problem, and how many there are.
-        """
+        """Raise a `ResultFileError` of the first problem, and how many there are, if there are any."""
         if self.problems:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             raise ResultFileError(f"{self.problems[0]}{more}", "what could be imported was imported and is kept")
-
-
-#: File, measurement, and the record that it becomes.
-_Found = tuple[Path, ImportedRecord, Record]
 
 
 def importer_of(file: ForeignFile) -> Importer | None:
@@ -86,16 +71,20 @@ def import_results(config: ImportConfig) -> ImportReport:
     if config.model is not None and not config.model.strip():
         raise UsageError("--model: nothing was given", "give the name of the model")
     require_writable(config.output_dir, "--output-dir")
-    found: list[_Found] = []
+    found: list[tuple[Path, ImportedRecord, Record]] = []
     problems: list[str] = []
     for path in _files(config.paths):
+        file, importer = ForeignFile(path, config), None
         try:
-            found += _read(ForeignFile(path, config))
+            importer = importer_of(file)
+            if importer is None:
+                raise ResultFileError(f"{path}: {_unknown(file)}; {_tools()}")
+            found += [(path, imported, imported.record(file)) for imported in importer.read(file)]
         except ResultFileError as error:
-            problems.append(error.cause)
+            problems.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
     rivals = Counter((record.model, record.precision, record_name(record)) for _, _, record in found)
     models = [record.model for _, _, record in found]
-    written: dict[Path, _Found] = {}
+    written: dict[Path, tuple[Path, Record]] = {}
     for source, imported, record in found:
         name = record_name(record)
         is_one_of_several = imported.label and rivals[record.model, record.precision, name] > 1
@@ -108,16 +97,14 @@ def import_results(config: ImportConfig) -> ImportReport:
             elif path.exists() and _origin(read_record(path)) != _origin(record):
                 problems.append(f"{source}: {path} contains another measurement of {what}: not replaced, skipped")
             else:
-                written[write_record(path.parent, record, imported.samples)] = (source, imported, record)
+                written[write_record(path.parent, record, imported.samples)] = (source, record)
         except ResultFileError as error:
             problems.append(error.cause)
     return ImportReport(
         variants=tuple(dict.fromkeys(path.parent for path in written)),
         paths=tuple(written),
         # The first note of a record is where it comes from.
-        notes=tuple(
-            dict.fromkeys(f"{p.name}: {note}" for p, _, record in written.values() for note in record.notes[1:])
-        ),
+        notes=tuple(dict.fromkeys(f"{p.name}: {note}" for p, record in written.values() for note in record.notes[1:])),
         problems=tuple(problems),
     )
 
@@ -142,22 +129,6 @@ def _files(paths: Iterable[Path]) -> list[Path]:
                 raise UsageError(f"{path}: contains no result file", _tools())
         found |= {os.path.realpath(file): file for file in below}
     return list(found.values())
-
-
-def _read(file: ForeignFile) -> list[_Found]:
-    """Every record of a file.
-
-    Raises:
-        ResultFileError: No importer recognises the file, or it cannot be used.
-        UsageError: Model or scheme are neither in the file nor stated by the user.
-    """
-    importer = importer_of(file)
-    if importer is None:
-        raise ResultFileError(f"{file.path}: {_unknown(file)}; {_tools()}")
-    try:
-        return [(file.path, imported, imported.record(file)) for imported in importer.read(file)]
-    except ResultFileError as error:
-        raise ResultFileError(f"{error.cause} (read as a result of {importer.name})", error.remedy) from error
 
 
 def _unknown(file: ForeignFile) -> str:

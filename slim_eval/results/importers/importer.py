@@ -39,12 +39,11 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import ErrorDetails
 
 from slim_eval.config import ImportConfig, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
-from slim_eval.results.store import finite
+from slim_eval.results.store import finite, one_line
 from slim_eval.stats import resolving_count, summarize
 from slim_eval.utils import safe_json
 from slim_eval.utils.registry import Registry
@@ -59,17 +58,11 @@ _Content = TypeVar("_Content")
 
 
 class Importer(Protocol):
-    """Reads the result files of one tool. Members of `IMPORTERS` subclass it, which supplies the defaults.
+    """Reads the result files of one tool. Members of `IMPORTERS` subclass it, which supplies the defaults."""
 
-    Attributes:
-        name: The tool, as messages call it.
-        patterns: File names of its results; of a folder, only these are read.
-        companions: File names that belong to a result and are read together with it, never on their own.
-    """
-
-    name: str
-    patterns: tuple[str, ...] = ("*.json",)
-    companions: tuple[str, ...] = ()
+    name: str  # the tool, as messages call it
+    patterns: tuple[str, ...] = ("*.json",)  # file names of its results; of a folder, only these are read
+    companions: tuple[str, ...] = ()  # of files that belong to a result and are read with it, never on their own
 
     def detects(self, file: ForeignFile) -> bool:
         """Whether a file is this tool's, by its content; also if the version is unknown or a field is missing."""
@@ -90,15 +83,10 @@ IMPORTERS: Registry[Importer] = Registry("importer")
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that another tool wrote.
-
-    Attributes:
-        path: The file.
-        config: The command's options: what the user states, if the file does not.
-    """
+    """A file that another tool wrote. Its methods raise `ResultFileError` if it cannot be read or used."""
 
     path: Path
-    config: ImportConfig
+    config: ImportConfig  # the command's options: what the user states, if the file does not
 
     @functools.cached_property
     def documents(self) -> list[Any]:
@@ -107,10 +95,13 @@ class ForeignFile:
         Raises:
             ResultFileError: The file is empty or not JSON, larger than `MAX_BYTES`, or nested too deep.
         """
-        found: list[Any] = []
         try:
-            text = self.text().strip()
-            start, decoder = 0, json.JSONDecoder()
+            text = safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig").strip()
+        except (OSError, ValueError) as error:
+            raise self._unreadable("cannot be read", error) from error
+        found: list[Any] = []
+        start, decoder = 0, json.JSONDecoder()
+        try:
             while start < len(text):
                 document, end = decoder.raw_decode(text, start)
                 safe_json.refuse_depth(document)
@@ -142,23 +133,8 @@ class ForeignFile:
         with self.path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def text(self) -> str:
-        """Its whole text.
-
-        Raises:
-            ResultFileError: It cannot be read, is larger than `MAX_BYTES`, or is not UTF-8.
-        """
-        try:
-            return safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise self._unreadable("cannot be read", error) from error
-
     def rows(self, kind: type[_Content]) -> Iterator[tuple[str, _Content]]:
-        """The objects of a JSON Lines file, one at a time, each with its place for `error`: ``line 3``.
-
-        Raises:
-            ResultFileError: It cannot be read, is larger than `MAX_BYTES`, or a line is not JSON of this kind.
-        """
+        """The objects of a JSON Lines file, one at a time, each with its place for `error`: ``line 3``."""
         try:
             with self.path.open("rb") as stream:
                 for number, line in enumerate(safe_json.lines(stream, max_bytes=MAX_BYTES), start=1):
@@ -179,15 +155,22 @@ class ForeignFile:
         """Content of this file as a `ForeignObject`, or as a list or dict of them.
 
         Raises:
-            ResultFileError: A field is missing, of another type, or refused by a validator of the model.
+            ResultFileError: A field is missing, of another type, or refused by a validator of the model; one phrase
+                without all of its value.
         """
         adapter: TypeAdapter[_Content] = _adapter(kind)  # type: ignore[arg-type]
         try:
             return adapter.validate_python(content, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-            raise self.error((place + "".join(steps)).removeprefix("."), _problem(first)) from None
+        problem, value = _PROBLEMS.get(first["type"]), first["input"]
+        if first["type"] == "value_error":
+            problem = str(first["ctx"]["error"])
+        elif problem is None:
+            shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
+            problem = f"is {shown}, not {_EXPECTED.get(first['type'], 'in the valid range')}"
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+        raise self.error((place + "".join(steps)).removeprefix("."), problem)
 
     def error(self, field: str, problem: str) -> ResultFileError:
         """An error that names the file and a field: ``benchmarks[0].duration``."""
@@ -195,31 +178,17 @@ class ForeignFile:
         return ResultFileError(f"{self.path}: {where} {problem}", _REMEDY)
 
     def _unreadable(self, problem: str, error: BaseException) -> ResultFileError:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return ResultFileError(f"{self.path}: {problem} ({reason})", _REMEDY)
+        return ResultFileError(f"{self.path}: {problem} ({one_line(error)})", _REMEDY)
 
 
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
+_adapter = functools.cache(TypeAdapter)
+#: pydantic's type of an error -> what is wrong, or what was expected.
+_PROBLEMS = {"missing": "is missing", "too_short": "is empty", "string_too_short": "is empty"}
 _EXPECTED = {
     "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number",
     "string_type": "a string", "list_type": "a list", "dict_type": "an object",
     "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
-
-
-def _problem(error: ErrorDetails) -> str:
-    """What is wrong with a field, in one phrase and without all of its value."""
-    kind, value = error["type"], error["input"]
-    if kind in ("missing", "too_short", "string_too_short"):
-        return "is missing" if kind == "missing" else "is empty"
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
-    return f"is {shown}, not {_EXPECTED.get(kind, 'in the valid range')}"
 
 
 class ForeignObject(BaseModel):
@@ -261,31 +230,18 @@ OptionalText = Annotated[str | None, BeforeValidator(lambda value: None if value
 
 @dataclass(frozen=True)
 class ImportedRecord:
-    """One measurement of a foreign file.
+    """One measurement of a foreign file. What the file does not contain is None."""
 
-    Attributes:
-        tool: What wrote the file, with its command: ``vllm bench serve``.
-        metrics: Its numbers, in slim-eval's units and meanings.
-        version: Version of the tool; None if the file does not contain it.
-        model: Name of the model; None if the file does not contain it.
-        precision: Name of the scheme; None if the file does not contain it.
-        label: Distinguishes it from others of the same model, scheme and benchmark: ``concurrency-8``.
-        config: Settings that it was measured with.
-        head: Further fields of `records.Metadata` that the file contains: ``engine``, ``dtype``, ….
-        samples: One row per request or item, with the columns of slim-eval's own samples.
-        notes: For the record, one line each.
-    """
-
-    tool: str
-    metrics: BaseModel
-    version: str | None = None
+    tool: str  # what wrote the file, with its command: ``vllm bench serve``
+    metrics: BaseModel  # its numbers, in slim-eval's units and meanings
+    version: str | None = None  # of the tool
     model: str | None = None
-    precision: str | None = None
-    label: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    head: Mapping[str, Any] = field(default_factory=dict)
-    samples: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()
+    precision: str | None = None  # name of the scheme
+    label: str = ""  # distinguishes it from others of the same model, scheme and benchmark: ``concurrency-8``
+    config: Mapping[str, Any] = field(default_factory=dict)  # settings that it was measured with
+    head: Mapping[str, Any] = field(default_factory=dict)  # other fields of `records.Metadata`: ``engine``, ``dtype``
+    samples: Sequence[Mapping[str, Any]] = ()  # a row per request or item, with the columns of slim-eval's own samples
+    notes: Sequence[str] = ()  # for the record, one line each
 
     def record(self, file: ForeignFile) -> Record:
         """The record of the benchmark whose metrics these are; ``config.import`` contains its origin.
@@ -302,9 +258,9 @@ class ImportedRecord:
                 "give it, e.g. --precision fp16; import files of several precisions one after the other",
             )
         benchmark, kind = next(item for item in RECORD_CLASSES.items() if issubclass(item[1], type(self.metrics)))
-        name = file.path.name
-        origin = {"tool": self.tool, "version": self.version, "file": name, "sha256": file.sha256}
-        notes = [f"imported from {name}, written by {self.tool} {self.version or 'of unknown version'}", *self.notes]
+        name, tool = file.path.name, self.tool
+        origin = {"tool": tool, "version": self.version, "file": name, "sha256": file.sha256}
+        notes = [f"imported from {name}, written by {tool} {self.version or 'of unknown version'}", *self.notes]
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")
         head = {
@@ -348,17 +304,11 @@ def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
 def summary_metrics(
     name: str, count: int, mean_s: float | None, std_s: float | None, percentiles_s: Mapping[int, float | None]
 ) -> dict[str, Any]:
-    """Fields of `PerformanceMetrics` from a tool's own summary over requests; none if the mean is 0 or unknown.
+    """Fields of `PerformanceMetrics` from a tool's own summary of a `name` like ``ttft_s`` over `count` requests.
 
-    A mean of 0 is how these tools write "no values". Percentiles of the tail are taken only if there are enough
-    requests to resolve them. The tools' standard deviation is over n, slim-eval's over n - 1.
-
-    Args:
-        name: Field of the mean: ``ttft_s``.
-        count: Number of requests.
-        mean_s: Their mean.
-        std_s: Their standard deviation over n.
-        percentiles_s: Their 50th, 95th and 99th percentile.
+    None if the mean is 0, which is how these tools write "no values", or unknown. `percentiles_s` are the 50th, 95th
+    and 99th; those of the tail are taken only if there are enough requests to resolve them. The tools' standard
+    deviation is over n, slim-eval's over n - 1.
     """
     if not mean_s:
         return {}
@@ -369,18 +319,14 @@ def summary_metrics(
 
 def few_samples_notes(count: int, unit: str) -> list[str]:
     """Notes on percentiles of a sample that is too small for them, in the words of the performance benchmark."""
-    return [
-        f"every p{q} is the maximum: {count} {unit} are fewer than {resolving_count(q)}"
-        for q in (95, 99)
-        if count < resolving_count(q)
-    ]
+    needed = {q: resolving_count(q) for q in (95, 99)}
+    return [f"every p{q} is the maximum: {count} {unit} are fewer than {n}" for q, n in needed.items() if count < n]
 
 
 def utc(timestamp: float | None) -> str | None:
     """Seconds since 1970 as ISO 8601 in UTC; None if they are not a date."""
     try:
-        return (
-            None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")
-        )
+        date = None if timestamp is None else datetime.fromtimestamp(timestamp, timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
+    return None if date is None else date.isoformat(timespec="seconds")

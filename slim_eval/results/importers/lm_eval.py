@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AliasPath, BeforeValidator, ConfigDict, Field
 
 from slim_eval.metrics import HEADLINE_METRICS
 from slim_eval.results.importers.importer import (
@@ -68,9 +68,29 @@ def _batch_size(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, str)) and str(value).isdigit() else None
 
 
+def _scores(value: Any) -> Any:
+    """Metrics and standard errors of a (sub)task; None if one is not a finite number, like lm-eval's "N/A"."""
+    if not isinstance(value, dict):
+        return value
+    numbers = {key: isinstance(score, (int, float)) and not isinstance(score, bool) for key, score in value.items()}
+    return {key: _finite(value[key]) if is_number else None for key, is_number in numbers.items() if "," in key}
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
+_Name = Annotated[str, BeforeValidator(str)]
+
+
 class _Task(ForeignObject):
     output_type: OptionalText = None
-    metric_list: Any = None
+    first_metric: Any = Field(default=None, validation_alias=AliasPath("metric_list", 0, "metric"))
 
 
 class _NumItems(ForeignObject):
@@ -93,24 +113,21 @@ class _Sample(ForeignObject):
     filtered_resps: list[Any]
 
 
-_NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
-
-
 class _Results(ForeignObject):
     """The result file; dicts are by (sub)task."""
 
-    results: dict[str, dict[str, Any]]
+    results: dict[str, Annotated[dict[str, float | None], BeforeValidator(_scores)]]
     config: dict[str, Any]
     arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", {})
     num_parameters: Count | None = inner("config.model_num_parameters", None)
     model_sha: OptionalText = inner("config.model_sha", None)
     batch_size: Annotated[int | None, BeforeValidator(_batch_size)] = inner("config.batch_size", None)
     limit: Number | None = inner("config.limit", None)
-    configs: dict[str, _Task | None]
+    configs: dict[str, Annotated[_Task, _NULL_AS_EMPTY]]
     versions: dict[str, Any]
     num_fewshot: dict[str, Count | None] = Field(alias="n-shot")
     # Group -> members. A task that is not a group has an empty list in some versions, and no entry in others.
-    group_subtasks: Annotated[dict[str, list[Any]], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    group_subtasks: Annotated[dict[str, list[_Name]], _NULL_AS_EMPTY] = Field(default_factory=dict)
     num_items: dict[str, _NumItems] = Field(alias="n-samples")
     task_hashes: Annotated[dict[str, OptionalText], _NULL_AS_EMPTY] = Field(default_factory=dict)
     date: Number | None = None
@@ -123,18 +140,12 @@ class _Results(ForeignObject):
     system_instruction_sha: Any = None
     pretty_env_info: OptionalText = None
 
-    @property
-    def tasks(self) -> list[str]:
-        """Tasks and groups that are not members of another one."""
-        members = {str(member) for group in self.group_subtasks.values() for member in group}
-        return [name for name in self.results if name not in members]
-
     def below(self, group: str) -> list[str]:
         """Every member of a group and of its subgroups, each once."""
         found: dict[str, None] = {}
         waiting = [*self.group_subtasks.get(group, ())]
         while waiting:
-            if (member := str(waiting.pop(0))) not in found:
+            if (member := waiting.pop(0)) not in found:
                 found[member] = None
                 waiting = [*self.group_subtasks.get(member, ()), *waiting]
         return [member for member in found if member in self.results]
@@ -145,61 +156,32 @@ class _Results(ForeignObject):
             return [name]
         return [member for member in self.below(name) if not self.group_subtasks.get(member)]
 
-    def scores(self, name: str) -> dict[str, float | None]:
-        """Metrics and standard errors of a (sub)task; None if one is not a finite number, like lm-eval's "N/A"."""
-        return {
-            key: _finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-            for key, value in self.results[name].items()
-            if "," in key
-        }
 
-    def headline(self, task: str, scores: Mapping[str, float | None]) -> str | None:
-        """The metric that a task is known by, else the first that it lists; None if it has none."""
-        if (known := HEADLINE_METRICS.get(task)) in scores:
-            return known
-        keys = [key for key in scores if "_stderr," not in key]
-        listed = (self.configs.get(task) or _Task()).metric_list or [{}]
-        first = listed[0].get("metric") if isinstance(listed, list) and isinstance(listed[0], dict) else None
-        return next((key for key in keys if key.startswith(f"{first},")), next(iter(keys), None))
-
-
-def _finite(value: float | str) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _scheme(model: str | None, dtype: str, arguments: Mapping[str, Any]) -> str | None:
-    """The scheme, as far as the file contains it.
+def _model(output: _Results) -> tuple[str | None, str | None, dict[str, Any]]:
+    """What the file contains of the model: its name, its scheme, and a record's head with engine and machine.
 
     A 16-bit dtype means the baseline's scheme, unless the model's name, or its checkpoint if that is a folder of this
     machine, shows that it is quantized.
     """
-    for key, loaded in _LOADED_SCHEMES.items():
-        if str(arguments.get(key)).lower() == "true":
-            return loaded
-    if dtype not in _SIXTEEN_BIT or model is None or _QUANTIZED_NAME.search(model):
-        return None
-    try:
-        config = safe_json.read_json(Path(model) / "config.json")
-    except (OSError, ValueError):
-        config = None
-    is_quantized_folder = isinstance(config, dict) and config.get("quantization_config") is not None
-    return None if is_quantized_folder else DEFAULT_BASELINE
-
-
-def _head(output: _Results, dtype: str, scheme: str | None) -> dict[str, Any]:
-    """What the file contains of the model, the engine and the machine."""
-    backend = str(output.model_source or output.config.get("model"))
+    config, arguments = output.config, output.arguments
+    model = next((str(arguments[key]) for key in _MODEL_KEYS if arguments.get(key)), None)
+    dtype = str(config.get("model_dtype") or arguments.get("dtype") or "").removeprefix("torch.").removesuffix("auto")
+    loaded = (scheme for key, scheme in _LOADED_SCHEMES.items() if str(arguments.get(key)).lower() == "true")
+    scheme = next(loaded, None)
+    if scheme is None and dtype in _SIXTEEN_BIT and model is not None and not _QUANTIZED_NAME.search(model):
+        try:
+            checkpoint = safe_json.read_json(Path(model) / "config.json")
+        except (OSError, ValueError):
+            checkpoint = None
+        is_quantized_folder = isinstance(checkpoint, dict) and checkpoint.get("quantization_config") is not None
+        scheme = None if is_quantized_folder else DEFAULT_BASELINE
     # Of a quantized model lm-eval counts packed weights.
-    is_counted = scheme is not None and not is_quantized(scheme)
-    parameters = output.num_parameters if is_counted else None
+    parameters = output.num_parameters if scheme is not None and not is_quantized(scheme) else None
+    backend = str(output.model_source or config.get("model"))
     machine = output.pretty_env_info or ""
     cpu = _CPU.search(machine)
     versions = {"lm_eval": output.lm_eval_version, "transformers": output.transformers_version}
-    return {
+    head = {
         "timestamp": utc(output.date),
         "revision": output.model_sha,
         "engine": _ENGINES.get(backend),
@@ -213,15 +195,30 @@ def _head(output: _Results, dtype: str, scheme: str | None) -> dict[str, Any]:
             "packages": {name: version for name, version in versions.items() if version},
         },
     }
+    return model, scheme, head
 
 
-def _record(file: ForeignFile, output: _Results, task: str, samples: Mapping[str, ForeignFile]) -> ImportedRecord:
-    """A task or group with its items."""
-    config, arguments = output.config, output.arguments
-    scores, below, leaves = output.scores(task), output.below(task), output.leaves(task)
-    headline = output.headline(task, scores)
+def _record(
+    file: ForeignFile, document: dict[str, Any], output: _Results, task: str, samples: dict[str, ForeignFile]
+) -> ImportedRecord:
+    """A task or group with its items; `samples` by (sub)task."""
+    scores, below, leaves, limit = output.results[task], output.below(task), output.leaves(task), output.limit
+    # The metric that a task is known by, else the first that it lists; None if it has none.
+    headline = HEADLINE_METRICS.get(task)
+    if headline not in scores:
+        keys = [key for key in scores if "_stderr," not in key]
+        listed = f"{output.configs.get(task, _Task()).first_metric},"
+        headline = next((key for key in keys if key.startswith(listed)), next(iter(keys), None))
     if headline is not None and scores[headline] is None:
-        raise file.error(f"results.{task}.{headline}", f"is {output.results[task][headline]}, not a finite number")
+        raw = document["results"][task][headline]
+        raise file.error(f"results.{task}.{headline}", f"is {raw}, not a finite number")
+    subtasks: dict[str, dict[str, Any]] = {}
+    for name in below:
+        parts = output.leaves(name)
+        numbers = {"num_items": _num_items(file, output, parts), "num_fewshot": output.num_fewshot.get(name)}
+        # As in slim-eval's own records: a subgroup lists its tasks.
+        group = {"subtasks": parts} if output.group_subtasks.get(name) else {}
+        subtasks[name] = {**output.results[name], **numbers, **group}
     shots = {output.num_fewshot.get(leaf) for leaf in leaves}
     accuracy = AccuracyMetrics(
         task=task,
@@ -230,18 +227,27 @@ def _record(file: ForeignFile, output: _Results, task: str, samples: Mapping[str
         stderr=scores.get((headline or "").replace(",", "_stderr,", 1)),
         num_items=_num_items(file, output, leaves),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
-        limit=int(output.limit) if output.limit is not None and output.limit >= 1 else None,
+        limit=int(limit) if limit is not None and limit >= 1 else None,
         batch_size=output.batch_size,
         apply_chat_template=bool(output.chat_template),
         metrics=scores,
-        subtasks={name: _subtask(file, output, name) for name in below},
+        subtasks=subtasks,
         task_versions={name: output.versions[name] for name in (task, *below) if name in output.versions},
         task_hashes={leaf: digest for leaf in leaves if (digest := output.task_hashes.get(leaf)) is not None},
     )
-    model = next((str(arguments[key]) for key in _MODEL_KEYS if arguments.get(key)), None)
-    dtype = str(config.get("model_dtype") or arguments.get("dtype") or "").removeprefix("torch.").removesuffix("auto")
-    scheme = _scheme(model, dtype, arguments)
-    missing = [leaf for leaf in leaves if leaf not in samples]
+    notes = []
+    if missing := [leaf for leaf in leaves if leaf not in samples]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        notes.append(f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired")
+    if headline is None:
+        notes.append(f"{task}: lm-eval computes no metric over its subtasks")
+    unknown = [key for key, value in scores.items() if value is None and "_stderr," not in key]
+    notes += [f"{task}: {key} is not a finite number" for key in unknown]
+    if limit is not None and limit < 1:
+        notes.append(f"{task}: limited to a share of {limit:g} of each subtask's items")
+    if output.system_instruction:
+        notes.append(f"{task}: prompts begin with the user's system instruction")
+    model, scheme, head = _model(output)
     return ImportedRecord(
         "lm-eval",
         accuracy,
@@ -249,33 +255,17 @@ def _record(file: ForeignFile, output: _Results, task: str, samples: Mapping[str
         model=model,
         precision=scheme,
         config={
-            **{key: config[key] for key in _SETTINGS if config.get(key) is not None},
+            **{key: output.config[key] for key in _SETTINGS if output.config.get(key) is not None},
             "num_fewshot": accuracy.num_fewshot,
-            "limit": output.limit,
+            "limit": limit,
             "apply_chat_template": accuracy.apply_chat_template,
             "fewshot_as_multiturn": output.fewshot_as_multiturn,
             "system_instruction_sha": output.system_instruction_sha,
         },
-        head=_head(output, dtype, scheme),
+        head=head,
         samples=[] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])],
-        notes=list(_notes(output, task, headline, missing)),
+        notes=notes,
     )
-
-
-def _notes(output: _Results, task: str, headline: str | None, missing: Sequence[str]) -> Iterator[str]:
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        yield f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired"
-    if headline is None:
-        yield f"{task}: lm-eval computes no metric over its subtasks"
-    for key, value in output.scores(task).items():
-        if value is None and "_stderr," not in key:
-            yield f"{task}: {key} is not a finite number"
-    limit = output.limit
-    if limit is not None and limit < 1:
-        yield f"{task}: limited to a share of {limit:g} of each subtask's items"
-    if output.system_instruction:
-        yield f"{task}: prompts begin with the user's system instruction"
 
 
 def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> int:
@@ -285,44 +275,29 @@ def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> in
     return sum(output.num_items[leaf].effective for leaf in leaves)
 
 
-def _subtask(file: ForeignFile, output: _Results, name: str) -> dict[str, Any]:
-    """As in slim-eval's own records: a subgroup lists its tasks under ``subtasks``."""
-    leaves = output.leaves(name)
-    entry = {
-        **output.scores(name),
-        "num_items": _num_items(file, output, leaves),
-        "num_fewshot": output.num_fewshot.get(name),
-    }
-    return {**entry, "subtasks": leaves} if output.group_subtasks.get(name) else entry
-
-
-def _samples(file: ForeignFile) -> dict[str, ForeignFile]:
-    """The samples' files of a run, by (sub)task: those beside the result file that have the same date."""
-    if (date := _DATE.search(file.path.stem)) is None:
-        return {}
-    ending = f"_{date[1]}.jsonl"
-    names = sorted(path.name for path in file.path.parent.glob("samples_*.jsonl") if path.name.endswith(ending))
-    return {name.removeprefix("samples_").removesuffix(ending): file.beside(name) for name in names}
-
-
 def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile) -> list[dict[str, Any]]:
     """One row per item of a (sub)task; the file has one line per item and filter."""
-    is_choice = (output.configs.get(leaf) or _Task()).output_type in _CHOICE_TYPES
+    is_choice = output.configs.get(leaf, _Task()).output_type in _CHOICE_TYPES
     items: dict[int, dict[str, Any]] = {}
     for place, sample in samples.rows(_Sample):
         item = items.get(sample.doc_id)
         if item is None:
             keys = {"doc_id", "doc_hash", "prompt_hash", "target_hash", "target"}
             item = items[sample.doc_id] = {"task": leaf, **sample.model_dump(include=keys)}
-            first = sample.resps[0]
             if is_choice:
-                # The answer of a choice is [log-likelihood, is greedy], of a rolling one the log-likelihood alone.
-                answers = [repeats[0] for repeats in sample.resps]
-                values = [answer[0] if isinstance(answer, list) and answer else answer for answer in answers]
-                item["loglikelihoods"] = [_loglikelihood(samples, place, value) for value in values]
+                item["loglikelihoods"] = []
             else:
-                item["response"] = first[0] if len(first) == 1 else first
-                item["extracted"] = {}
+                first = sample.resps[0]
+                item |= {"response": first[0] if len(first) == 1 else first, "extracted": {}}
+            for answer, *_ in sample.resps if is_choice else ():
+                # The answer of a choice is [log-likelihood, is greedy], of a rolling one the log-likelihood alone.
+                # lm-eval writes it as a text; -inf becomes None, as in slim-eval's own samples.
+                value = answer[0] if isinstance(answer, list) and answer else answer
+                try:
+                    item["loglikelihoods"].append(_finite(value))
+                except (TypeError, ValueError):
+                    problem = f"contains {str(value)[:40]!r}, not a log-likelihood"
+                    raise samples.error(f"{place}.resps", problem) from None
         for metric in sample.metrics:
             score = (sample.model_extra or {}).get(str(metric))
             is_missing = isinstance(score, float) and not math.isfinite(score)
@@ -333,14 +308,6 @@ def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile)
         name = samples.path.name
         raise file.error(f"n-samples.{leaf}.effective", f"is {expected}, but {name} contains {len(items)} items")
     return list(items.values())
-
-
-def _loglikelihood(samples: ForeignFile, place: str, value: Any) -> float | None:
-    """lm-eval writes it as a text; -inf becomes None, as in slim-eval's own samples."""
-    try:
-        return _finite(value)
-    except (TypeError, ValueError):
-        raise samples.error(f"{place}.resps", f"contains {str(value)[:40]!r}, not a log-likelihood") from None
 
 
 class LmEval(Importer):
@@ -354,13 +321,21 @@ class LmEval(Importer):
         return len({"results", "versions", "configs", "n-shot"} & file.fields.keys()) >= 2
 
     def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
-        """One record per task and group."""
-        samples = _samples(file)
+        """One record per task, and per group that is not a member of another one."""
+        samples: dict[str, ForeignFile] = {}
+        if date := _DATE.search(file.path.stem):
+            # The samples' files of this run: those beside the result file that have the same date.
+            ending = f"_{date[1]}.jsonl"
+            for path in sorted(file.path.parent.glob("samples_*.jsonl")):
+                if path.name.endswith(ending):
+                    samples[path.name.removeprefix("samples_").removesuffix(ending)] = file.beside(path.name)
         for document in file.objects():
             output = file.validate(_Results, document)
-            if not output.tasks:
+            members = {member for group in output.group_subtasks.values() for member in group}
+            tasks = [name for name in output.results if name not in members]
+            if not tasks:
                 raise file.error("results", "names no task")
-            yield from (_record(file, output, task, samples) for task in output.tasks)
+            yield from (_record(file, document, output, task, samples) for task in tasks)
 
 
 IMPORTERS.register(LmEval())

@@ -47,17 +47,11 @@ from slim_eval.results.records import PerformanceMetrics
 
 
 class _Strategy(ForeignObject):
-    type_: Text
+    type: Text = Field(alias="type_")
     rate: Number | None = None
     streams: Count | None = None
     max_concurrency: Any = None
     rampup_duration: Any = None
-
-    @property
-    def load(self) -> str:
-        """How requests arrive: ``concurrent-8``, ``poisson-2.5``."""
-        value = self.streams if self.type_ == "concurrent" else self.rate
-        return self.type_ if value is None else f"{self.type_}-{value:g}"
 
 
 class _Request(ForeignObject):
@@ -95,52 +89,6 @@ class _Benchmark(ForeignObject):
     cooldown_duration: Number | None = None
     end_time: Number | None = None
 
-    @property
-    def has_equal_lengths(self) -> bool:
-        """Whether all requests have the same number of output tokens."""
-        return self.min_output_tokens == self.max_output_tokens
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Output tokens over the measured time; None if that cuts requests in two."""
-        if self.warmup_duration or self.cooldown_duration or self.duration <= 0:
-            return None
-        return self.total_output_tokens / self.duration or None
-
-    @property
-    def samples(self) -> list[RequestSample]:
-        """One per request that succeeded; none if the report contains only some of them."""
-        requests = self.requests if self.requests and len(self.requests) == self.successful else []
-        samples = []
-        for index, request in enumerate(requests):
-            ttft, tpot, tokens = request.ttft_s, request.tpot_s, request.output_tokens
-            e2e = None if ttft is None or tpot is None or tokens is None else ttft + tpot * (tokens - 1)
-            samples.append(RequestSample(None, index, None, ttft, tpot, e2e, request.prompt_tokens, tokens))
-        return samples
-
-    @property
-    def summaries(self) -> dict[str, Any]:
-        """Metrics over requests if the report contains only some of them."""
-        found: dict[str, Any] = {}
-        for name, times in (("ttft_s", self.ttft), ("tpot_s", self.tpot if self.has_equal_lengths else None)):
-            if times is not None:
-                tail = {50: times.p50, 95: times.p95, 99: times.p99}
-                found |= summary_metrics(name, self.successful, times.mean, times.std_dev, tail)
-        return found
-
-    def notes(self, has_requests: bool) -> Iterator[str]:
-        """What readers of the record must know."""
-        yield "measured by a client: times include the network and waiting in the server's queue"
-        if others := (self.incomplete or 0) + (self.errored or 0):
-            total = others + self.successful
-            yield f"{others} of {total} requests failed or were cut off and are not in the numbers"
-        if has_requests:
-            yield from few_samples_notes(self.successful, "requests")
-            return
-        yield "the report contains only a sample of the requests: no end-to-end latency, percentiles by nearest rank"
-        if not self.has_equal_lengths:
-            yield "requests differ in length and the report weights them by it: no time per output token"
-
 
 class _Report(ForeignObject):
     version: Count = inner("metadata.version")
@@ -174,35 +122,62 @@ class Guidellm(Importer):
             if document.get("metadata") is None:
                 raise file.error("metadata", "is missing: a report of guidellm 0.3 or older; measure with a newer one")
             report = file.validate(_Report, document)
-            yield from (self._record(report, benchmark) for benchmark in report.benchmarks)
+            yield from (_record(report, benchmark) for benchmark in report.benchmarks)
 
-    def _record(self, report: _Report, benchmark: _Benchmark) -> ImportedRecord:
-        strategy, samples, tokens = benchmark.strategy, benchmark.samples, benchmark.output_tokens
-        backend = benchmark.backend or (report.backend if isinstance(report.backend, str) else None)
-        return ImportedRecord(
-            self.name,
-            PerformanceMetrics(
-                **(request_metrics(samples) if samples else benchmark.summaries),
-                tokens_per_second=benchmark.tokens_per_second,
-                # The limit of other strategies is not a setting.
-                batch_size={"synchronous": 1, "concurrent": strategy.streams}.get(strategy.type_),
-                num_runs=benchmark.successful,
-                prompt_tokens=benchmark.prompt_tokens or None,
-                output_tokens=tokens or None,
-            ),
-            version=report.guidellm_version,
-            model=benchmark.model or report.model,
-            label=strategy.load,
-            config={
-                **{key.strip("_"): value for key, value in strategy.model_dump(exclude_none=True).items()},
-                "backend": backend,
-                "load": f"{self.name}, {strategy.load}",
-                "max_new_tokens": int(tokens) if benchmark.has_equal_lengths and tokens else None,
-            },
-            head={"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(benchmark.end_time)},
-            samples=[vars(sample) for sample in samples],
-            notes=list(benchmark.notes(bool(samples))),
+
+def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
+    strategy, count = run.strategy, run.successful
+    backend = run.backend or (report.backend if isinstance(report.backend, str) else None)
+    rate = strategy.streams if strategy.type == "concurrent" else strategy.rate
+    load = strategy.type if rate is None else f"{strategy.type}-{rate:g}"  # ``concurrent-8``, ``poisson-2.5``
+    has_equal_lengths = run.min_output_tokens == run.max_output_tokens
+    cuts_requests = run.warmup_duration or run.cooldown_duration or run.duration <= 0
+    notes = ["measured by a client: times include the network and waiting in the server's queue"]
+    if others := (run.incomplete or 0) + (run.errored or 0):
+        notes.append(f"{others} of {others + count} requests failed or were cut off and are not in the numbers")
+    samples: list[RequestSample] = []
+    metrics: dict[str, Any] = {}
+    if run.requests and len(run.requests) == count:
+        for index, request in enumerate(run.requests):
+            ttft, tpot, tokens = request.ttft_s, request.tpot_s, request.output_tokens
+            e2e = None if ttft is None or tpot is None or tokens is None else ttft + tpot * (tokens - 1)
+            samples.append(RequestSample(None, index, None, ttft, tpot, e2e, request.prompt_tokens, tokens))
+        metrics = request_metrics(samples)
+        notes += few_samples_notes(count, "requests")
+    else:
+        notes.append(
+            "the report contains only a sample of the requests: no end-to-end latency, percentiles by nearest rank"
         )
+        if not has_equal_lengths:
+            notes.append("requests differ in length and the report weights them by it: no time per output token")
+        for name, times in (("ttft_s", run.ttft), ("tpot_s", run.tpot if has_equal_lengths else None)):
+            if times is not None:
+                percentiles = {50: times.p50, 95: times.p95, 99: times.p99}
+                metrics |= summary_metrics(name, count, times.mean, times.std_dev, percentiles)
+    return ImportedRecord(
+        Guidellm.name,
+        PerformanceMetrics(
+            **metrics,
+            tokens_per_second=None if cuts_requests else run.total_output_tokens / run.duration or None,
+            # The limit of other strategies is not a setting.
+            batch_size={"synchronous": 1, "concurrent": strategy.streams}.get(strategy.type),
+            num_runs=count,
+            prompt_tokens=run.prompt_tokens or None,
+            output_tokens=run.output_tokens or None,
+        ),
+        version=report.guidellm_version,
+        model=run.model or report.model,
+        label=load,
+        config={
+            **strategy.model_dump(exclude_none=True),
+            "backend": backend,
+            "load": f"{Guidellm.name}, {load}",
+            "max_new_tokens": int(run.output_tokens) if has_equal_lengths and run.output_tokens else None,
+        },
+        head={"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(run.end_time)},
+        samples=[vars(sample) for sample in samples],
+        notes=notes,
+    )
 
 
 IMPORTERS.register(Guidellm())

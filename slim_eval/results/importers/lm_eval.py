@@ -284,20 +284,20 @@ def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile)
         if item is None:
             keys = {"doc_id", "doc_hash", "prompt_hash", "target_hash", "target"}
             item = items[sample.doc_id] = {"task": leaf, **sample.model_dump(include=keys)}
-            if is_choice:
-                item["loglikelihoods"] = []
-            else:
+            if not is_choice:
                 first = sample.resps[0]
                 item |= {"response": first[0] if len(first) == 1 else first, "extracted": {}}
-            for answer, *_ in sample.resps if is_choice else ():
+            else:
                 # The answer of a choice is [log-likelihood, is greedy], of a rolling one the log-likelihood alone.
                 # lm-eval writes it as a text; -inf becomes None, as in slim-eval's own samples.
-                value = answer[0] if isinstance(answer, list) and answer else answer
-                try:
-                    item["loglikelihoods"].append(_finite(value))
-                except (TypeError, ValueError):
-                    problem = f"contains {str(value)[:40]!r}, not a log-likelihood"
-                    raise samples.error(f"{place}.resps", problem) from None
+                item["loglikelihoods"] = []
+                for answer, *_ in sample.resps:
+                    value = answer[0] if isinstance(answer, list) and answer else answer
+                    try:
+                        item["loglikelihoods"].append(_finite(value))
+                    except (TypeError, ValueError):
+                        problem = f"contains {str(value)[:40]!r}, not a log-likelihood"
+                        raise samples.error(f"{place}.resps", problem) from None
         for metric in sample.metrics:
             score = (sample.model_extra or {}).get(str(metric))
             is_missing = isinstance(score, float) and not math.isfinite(score)

@@ -18,7 +18,7 @@ Only fields that mean the same as slim-eval's own are taken:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -149,88 +149,77 @@ def _arguments(file: ForeignFile, values: list[float]) -> _Arguments:
     return records[0].arguments
 
 
-def _offline(
-    command: str, model: str | None, label: str, arguments: _Arguments, engine: str | None, metrics: PerformanceMetrics,
-    walls: Sequence[float], notes: Sequence[str],
-) -> ImportedRecord:  # fmt: skip
-    """What ``latency`` and ``throughput`` have in common; `walls` is the wall time of each iteration, in seconds."""
-    tokens = metrics.output_tokens
+def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
+    """``latency`` and ``throughput``: iterations, each of a batch."""
+    engine: str | None = "vllm"
+    if "avg_latency" in document:
+        latency = file.validate(_Latency, document)
+        command, model, walls = "latency", latency.model_id, latency.latencies
+        arguments = _arguments(file, walls)
+        batch = arguments.batch_size or file.config.batch_size or 0
+        if not batch:
+            raise UsageError(f"{file.path}: does not contain the batch size", f"give --batch-size, or {_SAVE_SIDECAR}")
+        tokens = arguments.output_len or file.config.max_new_tokens
+        warmup = None if arguments.num_iters_warmup is None else arguments.num_iters_warmup * batch
+        prompt: float | None = arguments.input_len
+        label = f"batch-{batch}" + (f"-output-{tokens}" if tokens else "")
+        parts, notes = ["mean", "median", "p95", "p99", "std"], few_samples_notes(len(walls), "iterations")
+    else:
+        run = file.validate(_Throughput, document)
+        command, model, walls, batch = "throughput", run.model_id, [run.elapsed_time], run.num_requests
+        arguments, total = _arguments(file, [run.requests_per_second]), run.total_num_tokens
+        engine = {"vllm": "vllm", "vllm-chat": "vllm", "hf": "transformers"}.get(arguments.backend or "")
+        tokens, warmup = file.config.max_new_tokens, arguments.num_warmups
+        if arguments.dataset_name == "random" and str(arguments.random_range_ratio or 0) in ("0", "0.0"):
+            # All outputs are equal. Newer versions have an option for this data set alone, which takes precedence.
+            tokens = arguments.random_output_len or arguments.output_len or tokens
+        if tokens is not None and tokens * batch >= total:
+            cause = f"{batch} requests of {tokens} output tokens do not fit into its {total} tokens in all"
+            raise UsageError(f"{file.path}: {cause}", "correct --max-new-tokens")
+        prompt = None if tokens is None else total / batch - tokens
+        label, parts, notes = f"throughput-{batch}", ["mean"], [f"all {batch} requests start at once: one iteration"]
+    amortised = summarize(wall / batch for wall in walls)
     return ImportedRecord(
         f"vllm bench {command}",
-        metrics,
+        PerformanceMetrics(
+            **{f"{part}_latency_s": getattr(amortised, part) for part in parts},
+            tokens_per_second=None if tokens is None else batch * tokens * len(walls) / sum(walls),
+            batch_size=batch,
+            num_warmup=warmup,
+            num_runs=len(walls) * batch,
+            num_iterations=len(walls),
+            input_len=arguments.input_len if command == "latency" else None,
+            prompt_tokens=prompt,
+            output_tokens=tokens,
+        ),
         model=model,
         label=label,
-        config={
-            **arguments.model_dump(include=_OFFLINE_SETTINGS, exclude_none=True),
-            "max_new_tokens": None if tokens is None else int(tokens),
-        },
+        config={**arguments.model_dump(include=_OFFLINE_SETTINGS, exclude_none=True), "max_new_tokens": tokens},
         head={"engine": engine},
         samples=[vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)],
-        notes=[*notes, *([] if tokens else [_UNKNOWN_TOKENS])],
+        notes=notes if tokens else [*notes, _UNKNOWN_TOKENS],
     )
-
-
-def _latency(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
-    run = file.validate(_Latency, document)
-    arguments = _arguments(file, run.latencies)
-    batch = arguments.batch_size or file.config.batch_size
-    if not batch:
-        raise UsageError(f"{file.path}: does not contain the batch size", f"give --batch-size, or {_SAVE_SIDECAR}")
-    tokens = arguments.output_len or file.config.max_new_tokens
-    count, warmup = len(run.latencies), arguments.num_iters_warmup
-    amortised = summarize(wall / batch for wall in run.latencies)
-    metrics = PerformanceMetrics(
-        **{f"{part}_latency_s": getattr(amortised, part) for part in ("mean", "median", "p95", "p99", "std")},
-        tokens_per_second=None if tokens is None else batch * tokens * count / sum(run.latencies),
-        batch_size=batch,
-        num_warmup=None if warmup is None else warmup * batch,
-        num_runs=count * batch,
-        num_iterations=count,
-        input_len=arguments.input_len,
-        prompt_tokens=arguments.input_len,
-        output_tokens=tokens,
-    )
-    label = f"batch-{batch}" + (f"-output-{tokens}" if tokens else "")
-    notes = few_samples_notes(count, "iterations")
-    return _offline("latency", run.model_id, label, arguments, "vllm", metrics, run.latencies, notes)
-
-
-def _throughput(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
-    run = file.validate(_Throughput, document)
-    arguments = _arguments(file, [run.requests_per_second])
-    tokens, requests, total = file.config.max_new_tokens, run.num_requests, run.total_num_tokens
-    if arguments.dataset_name == "random" and str(arguments.random_range_ratio or 0) in ("0", "0.0"):
-        # All outputs are equal. Newer versions have an option for this data set alone, which takes precedence.
-        tokens = arguments.random_output_len or arguments.output_len or tokens
-    if tokens is not None and tokens * requests >= total:
-        cause = f"{requests} requests of {tokens} output tokens do not fit into its {total} tokens in all"
-        raise UsageError(f"{file.path}: {cause}", "correct --max-new-tokens")
-    metrics = PerformanceMetrics(
-        mean_latency_s=run.elapsed_time / requests,
-        tokens_per_second=None if tokens is None else tokens * requests / run.elapsed_time,
-        batch_size=requests,
-        num_warmup=arguments.num_warmups,
-        num_runs=requests,
-        num_iterations=1,
-        prompt_tokens=None if tokens is None else total / requests - tokens,
-        output_tokens=tokens,
-    )
-    engine = {"vllm": "vllm", "vllm-chat": "vllm", "hf": "transformers"}.get(arguments.backend or "")
-    notes = [f"all {requests} requests start at once: one iteration"]
-    label = f"throughput-{requests}"
-    return _offline("throughput", run.model_id, label, arguments, engine, metrics, [run.elapsed_time], notes)
 
 
 def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     run = file.validate(_Serve, document)
-    samples = [] if document.get("ttfts") is None else _samples(file, document, run.completed)
+    count, samples, metrics = run.completed, _samples(file, document, run.completed), {}
     lengths = {sample.output_tokens for sample in samples}
-    failed = run.failed or max((run.num_prompts or 0) - run.completed, 0)
+    failed = run.failed or max((run.num_prompts or 0) - count, 0)
     notes = ["measured by a client over HTTP: times include the network and waiting in the server's queue"]
     if failed:
-        notes.append(f"{failed} of {failed + run.completed} requests failed and are not in the numbers")
+        notes.append(f"{failed} of {failed + count} requests failed and are not in the numbers")
     if samples:
-        notes += few_samples_notes(run.completed, "requests")
+        metrics = request_metrics(samples)
+        notes += few_samples_notes(count, "requests")
+    else:
+        for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
+            keys = [f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")]
+            times = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys})
+            mean, std, median, p95, p99 = (times[key] for key in keys)
+            # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
+            std = None if theirs == "tpot" else std
+            metrics |= summary_metrics(name, count, mean, std, {50: median, 95: p95, 99: p99})
     # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
     rate = document.get("request_rate")
     if strategy := document.get("ramp_up_strategy"):
@@ -241,12 +230,12 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     return ImportedRecord(
         "vllm bench serve",
         PerformanceMetrics(
-            **(request_metrics(samples) if samples else _summaries(file, document, run.completed)),
+            **metrics,
             tokens_per_second=run.output_throughput,
             batch_size=run.max_concurrency,
-            num_runs=run.completed,
-            prompt_tokens=run.total_input_tokens / run.completed,
-            output_tokens=run.total_output_tokens / run.completed,
+            num_runs=count,
+            prompt_tokens=run.total_input_tokens / count,
+            output_tokens=run.total_output_tokens / count,
         ),
         model=run.model_id,
         label=load,
@@ -261,7 +250,9 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:
-    """The requests that succeeded."""
+    """The requests that succeeded; none without ``--save-detailed``."""
+    if document.get("ttfts") is None:
+        return []
     run = file.validate(_Requests, document)
     columns = {"input_lens": run.input_lens, "output_lens": run.output_lens, "errors": run.errors}
     columns |= {"itls": run.itls} if run.latencies is None else {"latencies": run.latencies}
@@ -281,21 +272,8 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
     return samples
 
 
-def _summaries(file: ForeignFile, document: Mapping[str, Any], completed: int) -> dict[str, Any]:
-    """Metrics over requests without ``--save-detailed``: from vLLM's own summaries."""
-    metrics: dict[str, Any] = {}
-    for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
-        keys = [f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")]
-        times = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys})
-        mean, std, median, p95, p99 = (times[key] for key in keys)
-        # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
-        std = None if theirs == "tpot" else std
-        metrics |= summary_metrics(name, completed, mean, std, {50: median, 95: p95, 99: p99})
-    return metrics
-
-
 #: The number that a benchmark is about -> its reader.
-_READERS = {"avg_latency": _latency, "requests_per_second": _throughput, "request_throughput": _serve}
+_READERS = {"avg_latency": _offline, "requests_per_second": _offline, "request_throughput": _serve}
 
 
 class VllmBench(Importer):

@@ -128,11 +128,7 @@ def noise_directory(model_directory: Path) -> Path:
 
 
 def read_noise(model_directory: Path) -> NoiseRecord | None:
-    """A model's noise floor; None if none was measured.
-
-    Raises:
-        ResultFileError: The file is damaged.
-    """
+    """A model's noise floor; None if none was measured, `ResultFileError` if the file is damaged."""
     path = noise_directory(model_directory) / NOISE
     if not path.is_file():
         return None
@@ -158,11 +154,7 @@ def has_samples(directory: Path, name: str) -> bool:
 
 
 def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The raw samples of a record, one dict per sample; empty if none were kept.
-
-    Raises:
-        ResultFileError: They are damaged, or beyond a limit of `safe_json`.
-    """
+    """The raw samples of a record; empty if none were kept, `ResultFileError` if they are damaged or too large."""
     path = directory / f"{slug(name)}{_SAMPLES_SUFFIX}"
     if not path.exists():
         return []
@@ -177,12 +169,7 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
 
 
 def read_record(path: Path) -> Record | ErrorRecord:
-    """Read one record, of any schema version.
-
-    Raises:
-        ResultFileError: The file is truncated, not JSON, beyond a limit of `safe_json`, newer than this program, or not
-            a record.
-    """
+    """Read one record, of any schema version; a `ResultFileError` if it is damaged, too large or too new."""
     try:
         content = _read_json(path)
     except (OSError, ValueError) as error:
@@ -269,11 +256,7 @@ def clear_leftovers(directory: Path) -> None:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that results cannot be written to, before they are made; it need not exist yet.
-
-    Raises:
-        UsageError: It, or what it would be made in, is a file or not writable.
-    """
+    """Raise a `UsageError` if a folder, or what it would be made in, is a file or not writable."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise UsageError(f"{option} {folder}: {existing} is a file", "choose a folder")

@@ -15,18 +15,10 @@ from slim_eval.stats.paired import (
     minimum_detectable_drop,
     paired_difference,
 )
-from slim_eval.stats.summary import (
-    Summary,
-    drift_p_value,
-    percentile,
-    repeat_bound,
-    repeat_spread,
-    resolving_count,
-    summarize,
-)
+from slim_eval.stats.summary import drift_p_value, percentile, repeat_bound, repeat_spread, resolving_count, summarize
 
 __all__ = [
-    "Interval", "PairedDifference", "Statistic", "Summary", "answer_kl", "bootstrap_interval", "bootstrap_ratio",
+    "Interval", "PairedDifference", "Statistic", "answer_kl", "bootstrap_interval", "bootstrap_ratio",
     "clustered_stderr", "drift_p_value", "holm", "items_needed", "mcnemar_p_value", "minimum_detectable_drop",
     "paired_difference", "percentile", "repeat_bound", "repeat_spread", "resolving_count", "summarize",
     "wilson_interval",

@@ -24,6 +24,7 @@ Clusters = npt.ArrayLike | Sequence[Sequence[float]]
 _QUANTILES: dict[Statistic, float] = {"median": 0.5, "p95": 0.95}
 _BATCH = 2**17  # values drawn at once: few enough for a processor's cache; larger batches are slower
 _ROUNDING = 1e-12  # relative
+_CONFIDENCE = 0.95  # of ratios and proportions
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,9 @@ def bootstrap_interval(
     quantile (Woodruff 1952, "Confidence intervals for medians and other position measures"). Percentiles of resamples
     miss a p95 of 100 iterations in more than one case of ten.
 
-    Returns:
-        None if no finite interval has this confidence: below 2 iterations for a mean, 6 for a median and 72 for a p95
-        (at 95 %: with fewer, even the largest value is below the true p95 too often).
-
-    Raises:
-        ValueError: A value is missing, NaN or infinite, an iteration is empty, or an option is out of range.
+    None if no finite interval has this confidence: below 2 iterations for a mean, 6 for a median and 72 for a p95 (at
+    95 %: with fewer, even the largest value is below the true p95 too often). A `ValueError` is raised if a value is
+    missing, NaN or infinite, an iteration is empty, or an option is out of range.
     """
     from scipy.special import betaincinv
 
@@ -85,15 +83,9 @@ def bootstrap_interval(
 
 
 def bootstrap_ratio(
-    above: Clusters,
-    below: Clusters,
-    statistic: Statistic = "mean",
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    above: Clusters, below: Clusters, statistic: Statistic = "mean", *, resamples: int = 10_000, seed: int = 0
 ) -> Interval | None:
-    """Interval of ``statistic(above) / statistic(below)`` of two runs that are independent of each other.
+    """95 % interval of ``statistic(above) / statistic(below)`` of two runs that are independent of each other.
 
     Means: each run is resampled by itself; BCa with the acceleration of two samples (Davison and Hinkley 1997,
     "Bootstrap Methods and their Application", section 5.3.2) and the expansion of the shorter run, which is
@@ -101,13 +93,10 @@ def bootstrap_ratio(
     interval in `bootstrap_interval`. For a p95 of about 100 independent iterations per run, they are too wide:
     simulated, 97.5 % of them contain the true value, not 95 %.
 
-    Returns:
-        None if either run is too short for the statistic, or the denominator is not above 0 in every resample.
-
-    Raises:
-        ValueError: As `bootstrap_interval`.
+    None if either run is too short for the statistic, or the denominator is not above 0 in every resample. Errors are
+    those of `bootstrap_interval`.
     """
-    samples = _samples([above, below], statistic, confidence, resamples)
+    samples = _samples([above, below], statistic, _CONFIDENCE, resamples)
     if not samples:
         return None
     top, bottom = samples
@@ -119,26 +108,22 @@ def bootstrap_ratio(
             denominator = bottom.means(j, axis)
             return np.asarray(top.means(i, axis) / np.where(denominator > 0, denominator, np.nan))
 
-        return _bca(samples, ratio, confidence, resamples, seed)
+        return _bca(samples, ratio, _CONFIDENCE, resamples, seed)
     rng, q = np.random.default_rng(seed), _QUANTILES[statistic]
-    tops, bottoms = (_quantiles(each, q, confidence, lambda a, b: rng.beta(a, b, resamples)) for each in samples)
+    tops, bottoms = (_quantiles(each, q, _CONFIDENCE, lambda a, b: rng.beta(a, b, resamples)) for each in samples)
     if bottoms.min() <= 0:
         return None
-    low, high = np.quantile(tops / bottoms, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(tops / bottoms, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return Interval(float(low), float(high))
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of a proportion by Wilson's score method (1927, "Probable inference", JASA 22, 209-212).
-
-    Raises:
-        ValueError: There are no items, or more successes than items.
-    """
+def wilson_interval(successes: int, n: int) -> Interval:
+    """95 % interval of a proportion by Wilson's score method (1927, "Probable inference", JASA 22, 209-212)."""
     from scipy.stats import binomtest
 
     if n < 1:
         raise ValueError("a proportion needs at least one item")
-    found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    found = binomtest(successes, n).proportion_ci(_CONFIDENCE, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 

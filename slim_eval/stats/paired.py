@@ -29,29 +29,24 @@ class PairedDifference:
     num_clusters: int  # the number of items if no clusters were given
 
 
-def paired_difference(
-    a: Scores, b: Scores, clusters: Sequence[Hashable] | None = None, *, confidence: float = 0.95
-) -> PairedDifference:
+def paired_difference(a: Scores, b: Scores, clusters: Sequence[Hashable] | None = None) -> PairedDifference:
     """Compare two runs on the same items in the same order (Miller, arXiv 2411.00640, on paired differences).
 
     Scores that are all 0 and 1, or booleans, are wrong and right answers: the adjusted Wald interval of Bonett and
     Price, and McNemar's exact test, which takes items as independent. Other scores: the t interval and t test of the
     differences. Items of one of the `clusters`, such as the subject of a question, are not independent: the standard
     error is the clustered one if that is larger, and the quantiles are those of t with as many degrees of freedom as
-    there are clusters, less one. With a single cluster its effect is unknown: no interval.
+    there are clusters, less one. With a single cluster its effect is unknown: no interval. Intervals are of 95 %.
 
-    Raises:
-        ValueError: The lengths differ, there are no items, a score is NaN or infinite, or `confidence` is out of range.
+    A `ValueError` is raised if the lengths differ, there are no items, or a score is NaN or infinite.
     """
     from scipy.special import ndtri, stdtr, stdtrit
 
     first, second = _scores(a), _scores(b)
     if first.size != second.size or (clusters is not None and len(clusters) != first.size):
         raise ValueError("a, b and clusters must have one entry per item")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     codes = np.arange(first.size) if clusters is None else _codes(clusters)
-    n, groups, upper = first.size, int(codes.max()) + 1, (1 + confidence) / 2
+    n, groups, upper = first.size, int(codes.max()) + 1, 0.975
     difference = float((first - second).mean())
     stderr, design_effect = None, 1.0 if n == 1 else None
     if groups > 1:
@@ -88,10 +83,7 @@ def mcnemar_p_value(lost: int, gained: int) -> float:
 
     Exact and two-sided: given the flips, losses are binomial with probability one half (McNemar 1947, "Note on the
     sampling error of the difference between correlated proportions or percentages", Psychometrika 12, 153-157). It is
-    1.0 if no item changed.
-
-    Raises:
-        ValueError: A count is negative.
+    1.0 if no item changed; a negative count is a `ValueError`.
     """
     from scipy.stats import binomtest
 
@@ -105,10 +97,8 @@ def clustered_stderr(values: Scores, clusters: Sequence[Hashable]) -> float | No
 
     ``sqrt(Σ_c (Σ_i∈c (x_i - mean))²) / n`` (Miller, arXiv 2411.00640, on clustered standard errors; Liang and Zeger
     1986, "Longitudinal data analysis using generalized linear models"), without a correction for few clusters: if
-    each item is its own cluster, it is ``sqrt((n - 1) / n)`` times the usual ``s / sqrt(n)``.
-
-    Raises:
-        ValueError: The lengths differ, there are no items, or a value is NaN or infinite.
+    each item is its own cluster, it is ``sqrt((n - 1) / n)`` times the usual ``s / sqrt(n)``. Errors are those of
+    `paired_difference`.
     """
     scores = _scores(values)
     if len(clusters) != scores.size:
@@ -121,10 +111,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """P-values of all comparisons that are shown together, adjusted for their number; None stays and does not count.
 
     Calling those below alpha significant keeps the chance of any false alarm among all at alpha (Holm 1979, "A simple
-    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 65-70).
-
-    Raises:
-        ValueError: A p-value is not from 0 to 1.
+    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 65-70). A p-value that is not
+    from 0 to 1 is a `ValueError`.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -140,10 +128,8 @@ def answer_kl(p: Sequence[Sequence[float]], q: Sequence[Sequence[float]]) -> flo
 
     It detects changes that accuracy does not show (Dutta et al., arXiv 2407.09141). The distribution of an item is the
     softmax of the log-likelihoods of its choices, in nats, in the same order in both runs. Items with a choice that is
-    not finite are left out; None if no others remain.
-
-    Raises:
-        ValueError: The runs differ in their number of items, or in the number of choices of an item.
+    not finite are left out; None if no others remain. Runs that differ in their number of items, or of choices of an
+    item, are a `ValueError`.
     """
     from scipy.special import log_softmax
 
@@ -188,17 +174,9 @@ def minimum_detectable_drop(
     """The smallest true drop, a share, that a paired comparison detects; the inverse of `items_needed`.
 
     With 100 items of which 10 % flip it is 0.09; with four times as many, half of that; 1 if the items are too few for
-    any drop.
-
-    Args:
-        num_items: Items that both runs answer.
-        flip_rate: Share of items whose correctness differs between the runs. For larger drops, the drop: accuracy
-            does not fall without flips.
-        power: Share of experiments that detect such a drop, at least 0.5.
-        alpha: Level of the two-sided test.
-
-    Raises:
-        ValueError: An argument is out of its range.
+    any drop. `flip_rate` is the share of items whose correctness differs between the runs; for larger drops it is the
+    drop, because accuracy does not fall without flips. `power` is the share of experiments that detect such a drop, at
+    least 0.5, and `alpha` the level of the two-sided test. An argument out of its range is a `ValueError`.
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
@@ -217,10 +195,7 @@ def minimum_detectable_drop(
 def items_needed(effect: float, *, flip_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Number of items with which a paired comparison detects a drop of `effect`, rounded up.
 
-    The effect is a share: 0.01 is one percentage point. The others are as in `minimum_detectable_drop`.
-
-    Raises:
-        ValueError: The effect is not above 0 and at most 1, or another argument is out of its range.
+    The effect is a share above 0: 0.01 is one percentage point. The others are as in `minimum_detectable_drop`.
     """
     _check_plan(flip_rate, power, alpha)
     if not 0 < effect <= 1:

@@ -50,11 +50,7 @@ def percentile(values: Sequence[float], q: float, independent: int | None = None
 
 
 def resolving_count(q: float) -> int:
-    """Number of values of which one is expected above the `q`-th percentile: 20 for p95, 100 for p99.
-
-    Raises:
-        ValueError: `q` is not from 0 to below 100.
-    """
+    """Number of values of which one is expected above the `q`-th percentile: 20 for p95, 100 for p99."""
     if not 0 <= q < 100:
         raise ValueError(f"q must be from 0 to below 100, got {q}")
     return int(np.ceil(round(100 / (100 - q), 9)))
@@ -65,10 +61,7 @@ def drift_p_value(values: Sequence[float]) -> float | None:
 
     Two-sided test of Kendall's rank correlation with the order (Mann 1945, "Nonparametric tests against trend",
     Econometrica 13, 245-259). 1.0 if all values are equal; None below 5 values, of which no order could be significant
-    at 5 %.
-
-    Raises:
-        ValueError: A value is NaN or infinite.
+    at 5 %. NaN or infinity is a `ValueError`.
     """
     from scipy.stats import kendalltau
 
@@ -80,8 +73,8 @@ def drift_p_value(values: Sequence[float]) -> float | None:
     return 1.0 if np.ptp(series) == 0 else float(kendalltau(np.arange(len(series)), series).pvalue)
 
 
-def repeat_spread(values: Sequence[float], confidence: float = 0.95) -> float | None:
-    """The largest difference that two further runs of the same kind are expected to have by chance alone.
+def repeat_spread(values: Sequence[float]) -> float | None:
+    """The largest difference that two further runs of the same kind are expected to have by chance alone, at 95 %.
 
     ``t s sqrt(2)`` with the runs' standard deviation s and the quantile t of n - 1 degrees of freedom (Hahn and Meeker
     1991, "Statistical Intervals", section 4.6), in the unit of the values, one per run. With two runs t is 12.7, with
@@ -91,13 +84,13 @@ def repeat_spread(values: Sequence[float], confidence: float = 0.95) -> float | 
 
     if len(values) < 2:
         return None
-    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    quantile = float(stdtrit(len(values) - 1, 0.975))
     return quantile * statistics.stdev(values) * math.sqrt(2)
 
 
-def repeat_bound(values: Sequence[float], confidence: float = 0.95) -> float | None:
+def repeat_bound(values: Sequence[float]) -> float | None:
     """The same as a relative change, up or down: `repeat_spread` of the logarithms; None if a value is not above 0."""
     if not values or min(values) <= 0:
         return None
-    spread = repeat_spread([math.log(value) for value in values], confidence)
+    spread = repeat_spread([math.log(value) for value in values])
     return None if spread is None else math.expm1(min(spread, 700.0))

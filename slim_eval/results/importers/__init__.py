@@ -58,10 +58,8 @@ def import_results(config: ImportConfig) -> ImportReport:
     what distinguishes them; a single one is written into the variant itself, beside the accuracies. A record of another
     origin is never replaced.
 
-    Raises:
-        UsageError: A path does not exist or contains no result file, a value is invalid, the output folder cannot be
-            written, or a file does not contain what only the user knows: model, scheme, batch size. Nothing was
-            written.
+    Raises `UsageError`, before anything is written, if a path does not exist or contains no result file, an option is
+    invalid, or a file does not contain what only the user knows: model, scheme, batch size.
     """
     load_plugins()
     if config.precision is not None and not _SCHEME_NAME.fullmatch(config.precision):
@@ -73,12 +71,13 @@ def import_results(config: ImportConfig) -> ImportReport:
     require_writable(config.output_dir, "--output-dir")
     found: list[tuple[Path, ImportedRecord, Record]] = []
     problems: list[str] = []
-    for path in _files(config.paths):
+    tools = f"slim-eval imports results of {', '.join(IMPORTERS)}"
+    for path in _files(config.paths, tools):
         file, importer = ForeignFile(path, config), None
         try:
             importer = importer_of(file)
             if importer is None:
-                raise ResultFileError(f"{path}: {_unknown(file)}; {_tools()}")
+                raise ResultFileError(f"{path}: {_unknown(file)}; {tools}")
             found += [(path, imported, imported.record(file)) for imported in importer.read(file)]
         except ResultFileError as error:
             problems.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
@@ -109,11 +108,7 @@ def import_results(config: ImportConfig) -> ImportReport:
     )
 
 
-def _tools() -> str:
-    return f"slim-eval imports results of {', '.join(IMPORTERS)}"
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
+def _files(paths: Iterable[Path], tools: str) -> list[Path]:
     """The files to read, each once."""
     patterns = {pattern for importer in IMPORTERS.values() for pattern in importer.patterns}
     companions = {pattern for importer in IMPORTERS.values() for pattern in importer.companions}
@@ -126,7 +121,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             names = [file for file in sorted(path.rglob("*")) if any(fnmatch(file.name, p) for p in patterns)]
             below = [file for file in names if file.is_file() and not any(fnmatch(file.name, p) for p in companions)]
             if not below:
-                raise UsageError(f"{path}: contains no result file", _tools())
+                raise UsageError(f"{path}: contains no result file", tools)
         found |= {os.path.realpath(file): file for file in below}
     return list(found.values())
 

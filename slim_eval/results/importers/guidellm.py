@@ -42,7 +42,7 @@ from slim_eval.results.importers.importer import (
     request_metrics,
     summary_metrics,
     utc,
-)  # fmt: skip
+)
 from slim_eval.results.records import PerformanceMetrics
 
 

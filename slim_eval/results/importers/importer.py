@@ -29,16 +29,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    AliasPath,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from slim_eval.config import ImportConfig, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
@@ -66,16 +57,12 @@ class Importer(Protocol):
 
     def detects(self, file: ForeignFile) -> bool:
         """Whether a file is this tool's, by its content; also if the version is unknown or a field is missing."""
-        ...
 
     def read(self, file: ForeignFile) -> Iterable[ImportedRecord]:
         """All measurements of a file.
 
-        Raises:
-            ResultFileError: The file cannot be used.
-            UsageError: Only the user knows a value that is needed, for example the batch size.
+        Raises `ResultFileError` if it cannot be used, `UsageError` if only the user knows a value, like the batch size.
         """
-        ...
 
 
 IMPORTERS: Registry[Importer] = Registry("importer")
@@ -83,18 +70,18 @@ IMPORTERS: Registry[Importer] = Registry("importer")
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that another tool wrote. Its methods raise `ResultFileError` if it cannot be read or used."""
+    """A file that another tool wrote.
+
+    Its methods raise `ResultFileError` if it cannot be read, is larger than `MAX_BYTES`, is not JSON, or is nested too
+    deep.
+    """
 
     path: Path
     config: ImportConfig  # the command's options: what the user states, if the file does not
 
     @functools.cached_property
     def documents(self) -> list[Any]:
-        """Its JSON documents, one after the other. Most files contain one; some tools append.
-
-        Raises:
-            ResultFileError: The file is empty or not JSON, larger than `MAX_BYTES`, or nested too deep.
-        """
+        """Its JSON documents, one after the other. Most files contain one; some tools append."""
         try:
             text = safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig").strip()
         except (OSError, ValueError) as error:
@@ -154,9 +141,7 @@ class ForeignFile:
     def validate(self, kind: type[_Content], content: Any, place: str = "") -> _Content:
         """Content of this file as a `ForeignObject`, or as a list or dict of them.
 
-        Raises:
-            ResultFileError: A field is missing, of another type, or refused by a validator of the model; one phrase
-                without all of its value.
+        The error of a field that is missing, of another type, or refused by a validator shows only part of its value.
         """
         adapter: TypeAdapter[_Content] = _adapter(kind)  # type: ignore[arg-type]
         try:
@@ -194,7 +179,7 @@ _EXPECTED = {
 class ForeignObject(BaseModel):
     """An object of a foreign file: only the fields that are used. Others are ignored; types are not converted."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = {"frozen": True}
 
 
 def inner(path: str, default: Any = ...) -> Any:
@@ -246,8 +231,7 @@ class ImportedRecord:
     def record(self, file: ForeignFile) -> Record:
         """The record of the benchmark whose metrics these are; ``config.import`` contains its origin.
 
-        Raises:
-            UsageError: Model or scheme are neither in the file nor stated by the user, or a task has a reserved name.
+        Raises `UsageError` if model or scheme are neither in the file nor stated by the user.
         """
         model, precision = file.config.model or self.model, file.config.precision or self.precision
         if model is None:
@@ -263,15 +247,10 @@ class ImportedRecord:
         notes = [f"imported from {name}, written by {tool} {self.version or 'of unknown version'}", *self.notes]
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")
-        head = {
-            "schema_version": SCHEMA_VERSION,
-            "benchmark": benchmark,
-            "model": model,
-            "precision": precision,
-            "config": {"import": origin, benchmark: dict(self.config)},
-            "notes": notes,
-        }
-        record = kind(**finite({**self.head, **head, **self.metrics.model_dump()}))
+        head = {"schema_version": SCHEMA_VERSION, "benchmark": benchmark, "model": model, "precision": precision}
+        config = {"import": origin, benchmark: dict(self.config)}
+        numbers = self.metrics.model_dump()
+        record = kind(**finite({**self.head, **head, "config": config, "notes": notes, **numbers}))
         if isinstance(record, AccuracyRecord):
             require_task_files((record.task,))
         return record

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasPath, BeforeValidator, ConfigDict, Field
+from pydantic import AliasPath, BeforeValidator, Field
 
 from slim_eval.metrics import HEADLINE_METRICS
 from slim_eval.results.importers.importer import (
@@ -31,7 +31,7 @@ from slim_eval.results.importers.importer import (
     Text,
     inner,
     utc,
-)  # fmt: skip
+)
 from slim_eval.results.records import AccuracyMetrics
 from slim_eval.schemes import DEFAULT_BASELINE, is_quantized
 from slim_eval.utils import safe_json
@@ -63,11 +63,6 @@ def _arguments(value: Any) -> dict[str, Any]:
     return {key.strip(): text.strip() for key, _, text in pairs}
 
 
-def _batch_size(value: Any) -> int | None:
-    """lm-eval writes it as a text, and ``auto`` if it was found while running."""
-    return int(value) if isinstance(value, (int, str)) and str(value).isdigit() else None
-
-
 def _scores(value: Any) -> Any:
     """Metrics and standard errors of a (sub)task; None if one is not a finite number, like lm-eval's "N/A"."""
     if not isinstance(value, dict):
@@ -86,6 +81,11 @@ def _finite(value: Any) -> float | None:
 
 _NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 _Name = Annotated[str, BeforeValidator(str)]
+#: lm-eval writes it as a text, and ``auto`` if it was found while running.
+_BatchSize = Annotated[
+    int | None,
+    BeforeValidator(lambda value: int(value) if isinstance(value, (int, str)) and str(value).isdigit() else None),
+]
 
 
 class _Task(ForeignObject):
@@ -97,10 +97,8 @@ class _NumItems(ForeignObject):
     effective: Count
 
 
-class _Sample(ForeignObject):
+class _Sample(ForeignObject, extra="allow"):
     """One item and filter of a task; scores are further fields, named in `metrics`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     doc_id: Count
     filter: Text
@@ -121,7 +119,7 @@ class _Results(ForeignObject):
     arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", {})
     num_parameters: Count | None = inner("config.model_num_parameters", None)
     model_sha: OptionalText = inner("config.model_sha", None)
-    batch_size: Annotated[int | None, BeforeValidator(_batch_size)] = inner("config.batch_size", None)
+    batch_size: _BatchSize = inner("config.batch_size", None)
     limit: Number | None = inner("config.limit", None)
     configs: dict[str, Annotated[_Task, _NULL_AS_EMPTY]]
     versions: dict[str, Any]

@@ -41,13 +41,14 @@ from slim_eval.results.importers.importer import (
     inner,
     request_metrics,
     summary_metrics,
-)  # fmt: skip
+)
 from slim_eval.results.records import PerformanceMetrics
 from slim_eval.stats import summarize
 
 _SIDECAR = ".pytorch.json"
 _SAVE_SIDECAR = f"measure with SAVE_TO_PYTORCH_BENCHMARK_FORMAT=1 and keep the {_SIDECAR} file beside it"
 _UNKNOWN_TOKENS = f"output tokens are unknown: give --max-new-tokens, or {_SAVE_SIDECAR}"
+_OFFLINE_KEYS = {"avg_latency", "requests_per_second"}
 _OFFLINE_SETTINGS = {
     "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
 }  # fmt: skip
@@ -272,10 +273,6 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
     return samples
 
 
-#: The number that a benchmark is about -> its reader.
-_READERS = {"avg_latency": _offline, "requests_per_second": _offline, "request_throughput": _serve}
-
-
 class VllmBench(Importer):
     """The three benchmarks of ``vllm bench``; ``serve --append-result`` writes several results into one file."""
 
@@ -284,13 +281,12 @@ class VllmBench(Importer):
 
     def detects(self, file: ForeignFile) -> bool:
         """By the number that a benchmark is about."""
-        return bool(_READERS.keys() & file.fields.keys())
+        return bool({*_OFFLINE_KEYS, "request_throughput"} & file.fields.keys())
 
     def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
         """One record per JSON document."""
         for document in file.objects():
-            read = next((read for key, read in _READERS.items() if key in document), _serve)
-            yield read(file, document)
+            yield (_offline if _OFFLINE_KEYS & document.keys() else _serve)(file, document)
 
 
 IMPORTERS.register(VllmBench())

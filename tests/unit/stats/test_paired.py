@@ -240,11 +240,6 @@ def test_what_cannot_be_paired_is_refused(a: list[float], b: list[float], cluste
         paired_difference(a, b, clusters)
 
 
-def test_a_confidence_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        paired_difference([1], [0], confidence=95)
-
-
 def _mirrored(found: PairedDifference) -> PairedDifference:
     interval = found.interval and Interval(-found.interval.high, -found.interval.low)
     return replace(found, difference=-found.difference, interval=interval, lost=found.gained, gained=found.lost)

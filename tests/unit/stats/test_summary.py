@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_eval.stats import Summary, percentile, resolving_count, summarize
+from slim_eval.stats import percentile, resolving_count, summarize
+from slim_eval.stats.summary import Summary
 
 finite = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 

@@ -61,11 +61,7 @@ def record_name(record: Record) -> str:
 
 
 def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
-    """The folder of a model, a hub id or path, below `root`.
-
-    Two of the `models` of a run that share a short name never get the same one, nor does another model than the one
-    whose results are in the folder.
-    """
+    """The folder of a model, a hub id or path, below `root`: one that neither another of `models` nor results use."""
     directory = root / short_name(model)
     shared = short_name(model).casefold()
     if any(other != model and short_name(other).casefold() == shared for other in models):
@@ -243,10 +239,10 @@ def find_results(root: Path) -> Results:
 
 def read_variant(directory: Path, names: Collection[str]) -> Variant | None:
     """The variant in one folder, with only the named records; None if it has none of them."""
-    variant = next((variant for variant in find_results(directory).variants if variant.directory == directory), None)
-    if variant is None or not names:
-        return None
-    return replace(variant, measured={name: record for name, record in variant.measured.items() if name in names})
+    for variant in find_results(directory).variants if names else ():
+        if variant.directory == directory:
+            return replace(variant, measured={name: r for name, r in variant.measured.items() if name in names})
+    return None
 
 
 def clear_leftovers(directory: Path) -> None:

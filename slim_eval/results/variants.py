@@ -17,14 +17,8 @@ from statistics import NormalDist
 from typing import Any
 
 from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Metric, is_loss, task_metric
-from slim_eval.results.records import (
-    RECORD_CLASSES,
-    AccuracyRecord,
-    EnergyRecord,
-    ErrorRecord,
-    PerformanceRecord,
-    Record,
-)
+from slim_eval.results import records as record_classes
+from slim_eval.results.records import AccuracyRecord, EnergyRecord, ErrorRecord, PerformanceRecord, Record
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import short_name
 
@@ -64,7 +58,7 @@ class Variant:
     @classmethod
     def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
         """The variant of the given records (at least one)."""
-        classes = [*RECORD_CLASSES.values()]
+        classes = [*record_classes.RECORD_CLASSES.values()]
         measured = [record for record in records if not isinstance(record, ErrorRecord)]
         measured.sort(key=lambda r: (classes.index(type(r)) if type(r) in classes else len(classes), r.name))
         errors = {record.stage: record for record in records if isinstance(record, ErrorRecord)}
@@ -284,10 +278,9 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
     The mean is over the same tasks in every variant: all tasks shown that are shares of correct answers or, if no
     variant has all of them, the largest set that any variant has. A variant without one of them has no mean.
 
-    Returns:
-        New variants, with ``accuracy_mean`` in `derived` and its tasks in `mean_tasks`. It has an interval if each
-        task has one: the distances of the tasks' ends from their accuracies are added in quadrature, because tasks
-        share no items (MOVER; Zou and Donner 2008, Statistics in Medicine 27:1693).
+    The mean is ``accuracy_mean`` in `derived`, its tasks `mean_tasks`. It has an interval if each task has one: the
+    distances of the tasks' ends from their accuracies are added in quadrature, because tasks share no items (MOVER; Zou
+    and Donner 2008, Statistics in Medicine 27:1693).
     """
     if any(variant.mean_tasks for variant in variants):
         return list(variants)
@@ -305,10 +298,8 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
         if parts and len(parts) == len(mean_of):
             mean = sum(part.value for part in parts) / len(parts)
             ends = [(part.value, part.interval) for part in parts if part.interval is not None]
-            derived[ACCURACY_MEAN.key] = Estimate(mean)
-            if len(ends) == len(parts):
-                below, above = (math.hypot(*(value - interval[k] for value, interval in ends)) for k in (0, 1))
-                interval = (mean - below / len(parts), mean + above / len(parts))
-                derived[ACCURACY_MEAN.key] = Estimate(mean, interval)
+            below, above = (math.hypot(*(value - interval[k] for value, interval in ends)) for k in (0, 1))
+            interval = (mean - below / len(parts), mean + above / len(parts))
+            derived[ACCURACY_MEAN.key] = Estimate(mean, interval if len(ends) == len(parts) else None)
         found.append(replace(variant, mean_tasks=mean_of, derived=derived))
     return found

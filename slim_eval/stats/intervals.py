@@ -180,20 +180,13 @@ def _bca(
     from scipy.stats import bootstrap
 
     counts = [len(sample.sizes) for sample in samples]
-    n = min(counts)
+    n, batch = min(counts), max(1, _BATCH // max(counts))
     level = 1 - 2 * ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + confidence) / 2))
+    level = min(float(level), 1 - 1e-12)  # BCa has no ends at a level of 1
+    numbers = [np.arange(count) for count in counts]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a statistic that is NaN in a resample gives ends that are NaN
-        found = bootstrap(
-            [np.arange(count) for count in counts],
-            statistic,
-            n_resamples=resamples,
-            batch=max(1, _BATCH // max(counts)),
-            vectorized=True,
-            confidence_level=min(float(level), 1 - 1e-12),  # BCa has no ends at a level of 1
-            method="BCa",
-            rng=seed,
-        )
+        found = bootstrap(numbers, statistic, n_resamples=resamples, batch=batch, confidence_level=level, rng=seed)
     low, high = found.confidence_interval
     finite = np.isfinite(found.bootstrap_distribution).all() and np.isfinite([low, high]).all()
     return Interval(float(low), float(high)) if finite else None

@@ -25,14 +25,10 @@ class Summary:
 def summarize(values: Iterable[float | None], independent: int | None = None) -> Summary:
     """Summarize a sample; None is "not measured" and does not count. `independent` is as in `percentile`."""
     present = [value for value in values if value is not None]
-    return Summary(
-        count=len(present),
-        mean=float(np.mean(present)) if present else None,
-        median=percentile(present, 50),
-        p95=percentile(present, 95, independent),
-        p99=percentile(present, 99, independent),
-        std=float(np.std(present, ddof=1)) if len(present) > 1 else None,
-    )
+    mean = float(np.mean(present)) if present else None
+    std = float(np.std(present, ddof=1)) if len(present) > 1 else None
+    median, p95, p99 = (percentile(present, q, independent) for q in (50, 95, 99))
+    return Summary(len(present), mean, median, p95, p99, std)
 
 
 def percentile(values: Sequence[float], q: float, independent: int | None = None) -> float | None:

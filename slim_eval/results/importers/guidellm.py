@@ -62,6 +62,7 @@ class _Request(ForeignObject):
 
 
 class _Times(ForeignObject):
+    # In the order of `summary_metrics`.
     mean: Seconds = None
     std_dev: Seconds = None
     p50: Seconds = inner("percentiles.p50", None)
@@ -152,8 +153,7 @@ def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
             notes.append("requests differ in length and the report weights them by it: no time per output token")
         for name, times in (("ttft_s", run.ttft), ("tpot_s", run.tpot if has_equal_lengths else None)):
             if times is not None:
-                percentiles = {50: times.p50, 95: times.p95, 99: times.p99}
-                metrics |= summary_metrics(name, count, times.mean, times.std_dev, percentiles)
+                metrics |= summary_metrics(name, count, [*vars(times).values()])
     return ImportedRecord(
         Guidellm.name,
         PerformanceMetrics(

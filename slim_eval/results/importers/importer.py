@@ -280,20 +280,19 @@ def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
     return metrics
 
 
-def summary_metrics(
-    name: str, count: int, mean_s: float | None, std_s: float | None, percentiles_s: Mapping[int, float | None]
-) -> dict[str, Any]:
+def summary_metrics(name: str, count: int, times_s: Sequence[float | None]) -> dict[str, Any]:
     """Fields of `PerformanceMetrics` from a tool's own summary of a `name` like ``ttft_s`` over `count` requests.
 
-    None if the mean is 0, which is how these tools write "no values", or unknown. `percentiles_s` are the 50th, 95th
-    and 99th; those of the tail are taken only if there are enough requests to resolve them. The tools' standard
-    deviation is over n, slim-eval's over n - 1.
+    `times_s` are mean, standard deviation, median, p95 and p99. Percentiles of the tail are taken only if there are
+    enough requests to resolve them. The tools' standard deviation is over n, slim-eval's over n - 1. No fields if the
+    mean is unknown or 0, which is how these tools write "no values".
     """
-    if not mean_s:
+    mean, std, median, *tail = times_s
+    if not mean:
         return {}
-    std = None if std_s is None or count < 2 else std_s * (count / (count - 1)) ** 0.5
-    tail = {f"p{q}_{name}": percentiles_s[q] for q in (95, 99) if count >= resolving_count(q)}
-    return {name: mean_s, f"median_{name}": percentiles_s[50], f"std_{name}": std, **tail}
+    std = None if std is None or count < 2 else std * (count / (count - 1)) ** 0.5
+    known = {f"p{q}_{name}": value for q, value in zip((95, 99), tail, strict=True) if count >= resolving_count(q)}
+    return {name: mean, f"median_{name}": median, f"std_{name}": std, **known}
 
 
 def few_samples_notes(count: int, unit: str) -> list[str]:

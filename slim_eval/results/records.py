@@ -195,8 +195,9 @@ class Record(Metadata):
     def is_prequantized(self) -> bool:
         """Whether the model came quantized: its own method stands in place of its scheme's."""
         found = SCHEMES.get(self.precision)
-        own = found is None or found.is_quantized or self.quantization_scheme in (None, found.recorded_as)
-        return not own
+        if found is None or found.is_quantized:
+            return False
+        return self.quantization_scheme not in (None, found.recorded_as)
 
 
 class PerformanceRecord(PerformanceMetrics, Record):

@@ -176,19 +176,15 @@ def read_record(path: Path) -> Record | ErrorRecord:
     if not isinstance(version, int):
         raise ResultFileError(f"{path}: schema_version {version!r} is not a number", _UNREADABLE)
     if version > SCHEMA_VERSION:
-        raise NewerResultError(
-            f"{path}: schema_version {version} is newer than this slim-eval supports ({SCHEMA_VERSION})",
-            "update it: pip install --upgrade slim-eval",
-        )
+        cause = f"{path}: schema_version {version} is newer than this slim-eval supports ({SCHEMA_VERSION})"
+        raise NewerResultError(cause, "update it: pip install --upgrade slim-eval")
     kind: type[Record] | type[ErrorRecord] = ErrorRecord
     if not path.name.endswith(_ERROR_SUFFIX):
         # By the record's own benchmark, else by the file's name, else a task.
         benchmark = content.get("benchmark") or (path.stem if path.stem in RECORD_CLASSES else "accuracy")
         if not isinstance(benchmark, str) or benchmark not in RECORD_CLASSES:
-            raise ResultFileError(
-                f"{path}: a record of the benchmark {benchmark!r}, which is not registered",
-                f"name the plugin in {PLUGINS_VARIABLE}",
-            )
+            cause = f"{path}: a record of the benchmark {benchmark!r}, which is not registered"
+            raise ResultFileError(cause, f"name the plugin in {PLUGINS_VARIABLE}")
         kind = RECORD_CLASSES[benchmark]
     if version < SCHEMA_VERSION:
         if "_note" in content:

@@ -97,10 +97,7 @@ class Variant:
 
     @cached_property
     def is_baseline(self) -> bool:
-        """Whether its model's other variants are compared with it: the baseline's scheme, on unquantized weights.
-
-        A checkpoint that came quantized and was measured as-is is not a baseline, whatever its scheme is called.
-        """
+        """Whether it is its model's baseline: of the baseline's scheme, and not a checkpoint that came quantized."""
         return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
 
     @property
@@ -163,10 +160,7 @@ class Variant:
         return {}
 
     def estimate(self, metric: Metric | str) -> Estimate | None:
-        """A number with its interval; None if it was not measured.
-
-        If an accuracy was recorded with only a standard error, its interval is ±1.96 standard errors.
-        """
+        """A number with its interval (±1.96 standard errors if only they are known); None if it was not measured."""
         key = metric if isinstance(metric, str) else metric.key
         if key not in self.memo:
             self.memo[key] = self.derived[key] if key in self.derived else self._measured(key)

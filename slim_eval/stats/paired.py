@@ -37,8 +37,7 @@ def paired_difference(a: Scores, b: Scores, clusters: Sequence[Hashable] | None 
     differences. Items of one of the `clusters`, such as the subject of a question, are not independent: the standard
     error is the clustered one if that is larger, and the quantiles are those of t with as many degrees of freedom as
     there are clusters, less one. With a single cluster its effect is unknown: no interval. Intervals are of 95 %.
-
-    A `ValueError` is raised if the lengths differ, there are no items, or a score is NaN or infinite.
+    Raises `ValueError` if the lengths differ, there are no items, or a score is NaN or infinite.
     """
     from scipy.special import ndtri, stdtr, stdtrit
 
@@ -178,42 +177,34 @@ def minimum_detectable_drop(
     drop, because accuracy does not fall without flips. `power` is the share of experiments that detect such a drop, at
     least 0.5, and `alpha` the level of the two-sided test. An argument out of its range is a `ValueError`.
     """
-    from scipy.optimize import brentq
     from scipy.special import ndtri
 
     _check_plan(flip_rate, power, alpha)
     if num_items < 1:
         raise ValueError(f"num_items must be at least 1, got {num_items}")
-    always_missed = float(ndtri(1 - alpha / 2)) ** 2 / num_items
-    if always_missed >= 1:
+    significant, missed = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    if significant**2 >= num_items:
         return 1.0
-    # Half of it, because a power of 0.5 puts the root on this bound.
-    lower = always_missed / 2
-    return float(brentq(lambda drop: _items_for(drop, flip_rate, power, alpha) - num_items, lower, 1.0, xtol=1e-12))
+    # Connor's equation for the drop d: sqrt(n) sin(x) = z_alpha + z_power cos(x), with d = sqrt(f) sin(x) for the given
+    # share f of items that flip, and d = sin²(x) if that share is d itself.
+    angle = math.asin(significant / math.sqrt(num_items + missed**2)) + math.atan(missed / math.sqrt(num_items))
+    return max(math.sqrt(flip_rate) * math.sin(angle), math.sin(angle) ** 2)
 
 
 def items_needed(effect: float, *, flip_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Number of items with which a paired comparison detects a drop of `effect`, rounded up.
+    """Number of items with which a paired comparison detects a drop of `effect`, a share, rounded up.
 
-    The effect is a share above 0: 0.01 is one percentage point. The others are as in `minimum_detectable_drop`.
-    """
-    _check_plan(flip_rate, power, alpha)
-    if not 0 < effect <= 1:
-        raise ValueError(f"effect must be above 0 and at most 1, got {effect}")
-    return math.ceil(round(_items_for(effect, flip_rate, power, alpha), 6))
-
-
-def _items_for(drop: float, flip_rate: float, power: float, alpha: float) -> float:
-    """``(z_alpha sqrt(f) + z_power sqrt(f - d²))² / d²`` for a drop d and a share f of items that flip.
-
-    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43,
-    207-211.
+    ``(z_alpha sqrt(f) + z_power sqrt(f - d²))² / d²`` for a drop d and a share f of items that flip (Connor 1987,
+    "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43, 207-211).
     """
     from scipy.special import ndtri
 
-    flips = max(flip_rate, drop)
-    root = ndtri(1 - alpha / 2) * math.sqrt(flips) + ndtri(power) * math.sqrt(flips - drop**2)
-    return float(root / drop) ** 2
+    _check_plan(flip_rate, power, alpha)
+    if not 0 < effect <= 1:
+        raise ValueError(f"effect must be above 0 and at most 1, got {effect}")
+    flips = max(flip_rate, effect)
+    root = ndtri(1 - alpha / 2) * math.sqrt(flips) + ndtri(power) * math.sqrt(flips - effect**2)
+    return math.ceil(round(float(root / effect) ** 2, 6))
 
 
 def _check_plan(flip_rate: float, power: float, alpha: float) -> None:

@@ -63,9 +63,8 @@ def import_results(config: ImportConfig) -> ImportReport:
     """
     load_plugins()
     if config.precision is not None and not _SCHEME_NAME.fullmatch(config.precision):
-        raise UsageError(
-            f"--precision {config.precision!r} is not a name", "give fp16, int8, int4 or another short name"
-        )
+        remedy = "give fp16, int8, int4 or another short name"
+        raise UsageError(f"--precision {config.precision!r} is not a name", remedy)
     if config.model is not None and not config.model.strip():
         raise UsageError("--model: nothing was given", "give the name of the model")
     require_writable(config.output_dir, "--output-dir")
@@ -99,13 +98,10 @@ def import_results(config: ImportConfig) -> ImportReport:
                 written[write_record(path.parent, record, imported.samples)] = (source, record)
         except ResultFileError as error:
             problems.append(error.cause)
-    return ImportReport(
-        variants=tuple(dict.fromkeys(path.parent for path in written)),
-        paths=tuple(written),
-        # The first note of a record is where it comes from.
-        notes=tuple(dict.fromkeys(f"{p.name}: {note}" for p, record in written.values() for note in record.notes[1:])),
-        problems=tuple(problems),
-    )
+    folders = dict.fromkeys(path.parent for path in written)
+    # The first note of a record is where it comes from.
+    notes = dict.fromkeys(f"{path.name}: {note}" for path, record in written.values() for note in record.notes[1:])
+    return ImportReport(tuple(folders), tuple(written), tuple(notes), tuple(problems))
 
 
 def _files(paths: Iterable[Path], tools: str) -> list[Path]:
@@ -116,13 +112,11 @@ def _files(paths: Iterable[Path], tools: str) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: does not exist", "name result files, or folders that contain them")
-        below = [path]
-        if path.is_dir():
-            names = [file for file in sorted(path.rglob("*")) if any(fnmatch(file.name, p) for p in patterns)]
-            below = [file for file in names if file.is_file() and not any(fnmatch(file.name, p) for p in companions)]
-            if not below:
-                raise UsageError(f"{path}: contains no result file", tools)
-        found |= {os.path.realpath(file): file for file in below}
+        names = [file for file in sorted(path.rglob("*")) if any(fnmatch(file.name, p) for p in patterns)]
+        below = [file for file in names if file.is_file() and not any(fnmatch(file.name, p) for p in companions)]
+        if not below and path.is_dir():
+            raise UsageError(f"{path}: contains no result file", tools)
+        found |= {os.path.realpath(file): file for file in (below if path.is_dir() else [path])}
     return list(found.values())
 
 
@@ -130,9 +124,8 @@ def _unknown(file: ForeignFile) -> str:
     """What a file is that no importer recognises."""
     document = file.documents[0]
     if not isinstance(document, dict):
-        return (
-            f"contains a JSON {type(document).__name__}, not an object; files of arguments are read with their results"
-        )
+        kind = type(document).__name__
+        return f"contains a JSON {kind}, not an object; files of arguments are read with their results"
     if "schema_version" in document:
         return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads directly"
     names = ", ".join(map(repr, list(document)[:5]))

@@ -102,9 +102,8 @@ class _Report(ForeignObject):
     @classmethod
     def _is_known(cls, version: int) -> int:
         if version not in (1, 2):
-            raise ValueError(
-                f"is {version}, but only 1 and 2 are supported: update slim-eval (pip install --upgrade slim-eval)"
-            )
+            remedy = "update slim-eval (pip install --upgrade slim-eval)"
+            raise ValueError(f"is {version}, but only 1 and 2 are supported: {remedy}")
         return version
 
 
@@ -154,29 +153,25 @@ def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
         for name, times in (("ttft_s", run.ttft), ("tpot_s", run.tpot if has_equal_lengths else None)):
             if times is not None:
                 metrics |= summary_metrics(name, count, [*vars(times).values()])
+    performance = PerformanceMetrics(
+        **metrics,
+        tokens_per_second=None if cuts_requests else run.total_output_tokens / run.duration or None,
+        # The limit of other strategies is not a setting.
+        batch_size={"synchronous": 1, "concurrent": strategy.streams}.get(strategy.type),
+        num_runs=count,
+        prompt_tokens=run.prompt_tokens or None,
+        output_tokens=run.output_tokens or None,
+    )
+    config = {
+        **strategy.model_dump(exclude_none=True),
+        "backend": backend,
+        "load": f"guidellm, {load}",
+        "max_new_tokens": int(run.output_tokens) if has_equal_lengths and run.output_tokens else None,
+    }
+    head = {"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(run.end_time)}
+    rows, version, model = [vars(sample) for sample in samples], report.guidellm_version, run.model or report.model
     return ImportedRecord(
-        Guidellm.name,
-        PerformanceMetrics(
-            **metrics,
-            tokens_per_second=None if cuts_requests else run.total_output_tokens / run.duration or None,
-            # The limit of other strategies is not a setting.
-            batch_size={"synchronous": 1, "concurrent": strategy.streams}.get(strategy.type),
-            num_runs=count,
-            prompt_tokens=run.prompt_tokens or None,
-            output_tokens=run.output_tokens or None,
-        ),
-        version=report.guidellm_version,
-        model=run.model or report.model,
-        label=load,
-        config={
-            **strategy.model_dump(exclude_none=True),
-            "backend": backend,
-            "load": f"{Guidellm.name}, {load}",
-            "max_new_tokens": int(run.output_tokens) if has_equal_lengths and run.output_tokens else None,
-        },
-        head={"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(run.end_time)},
-        samples=[vars(sample) for sample in samples],
-        notes=notes,
+        "guidellm", performance, version, model, label=load, config=config, head=head, samples=rows, notes=notes
     )
 
 

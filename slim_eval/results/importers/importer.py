@@ -59,10 +59,7 @@ class Importer(Protocol):
         """Whether a file is this tool's, by its content; also if the version is unknown or a field is missing."""
 
     def read(self, file: ForeignFile) -> Iterable[ImportedRecord]:
-        """All measurements of a file.
-
-        Raises `ResultFileError` if it cannot be used, `UsageError` if only the user knows a value, like the batch size.
-        """
+        """Its measurements; `ResultFileError` if it cannot be used, `UsageError` if only the user knows a value."""
 
 
 IMPORTERS: Registry[Importer] = Registry("importer")
@@ -70,11 +67,7 @@ IMPORTERS: Registry[Importer] = Registry("importer")
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that another tool wrote.
-
-    Its methods raise `ResultFileError` if it cannot be read, is larger than `MAX_BYTES`, is not JSON, or is nested too
-    deep.
-    """
+    """A file that another tool wrote; `ResultFileError` if it is not readable, not JSON, too large or too deep."""
 
     path: Path
     config: ImportConfig  # the command's options: what the user states, if the file does not
@@ -139,10 +132,7 @@ class ForeignFile:
         return replace(self, path=self.path.with_name(name))
 
     def validate(self, kind: type[_Content], content: Any, place: str = "") -> _Content:
-        """Content of this file as a `ForeignObject`, or as a list or dict of them.
-
-        The error of a field that is missing, of another type, or refused by a validator shows only part of its value.
-        """
+        """Content as a `ForeignObject`, or a list or dict of them; an error shows a field and part of its value."""
         adapter: TypeAdapter[_Content] = _adapter(kind)  # type: ignore[arg-type]
         try:
             return adapter.validate_python(content, strict=True)
@@ -170,9 +160,8 @@ _adapter = functools.cache(TypeAdapter)
 #: pydantic's type of an error -> what is wrong, or what was expected.
 _PROBLEMS = {"missing": "is missing", "too_short": "is empty", "string_too_short": "is empty"}
 _EXPECTED = {
-    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number",
-    "string_type": "a string", "list_type": "a list", "dict_type": "an object",
-    "model_type": "an object", "greater_than": "above 0",
+    "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "list_type": "a list",
+    "string_type": "a string", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
 
 
@@ -229,18 +218,13 @@ class ImportedRecord:
     notes: Sequence[str] = ()  # for the record, one line each
 
     def record(self, file: ForeignFile) -> Record:
-        """The record of the benchmark whose metrics these are; ``config.import`` contains its origin.
-
-        Raises `UsageError` if model or scheme are neither in the file nor stated by the user.
-        """
+        """The record, with its origin in ``config.import``; a `UsageError` if nothing states model or scheme."""
         model, precision = file.config.model or self.model, file.config.precision or self.precision
         if model is None:
             raise UsageError(f"{file.path}: does not contain the name of the model", "give it with --model")
         if precision is None:
-            raise UsageError(
-                f"{file.path}: does not contain the precision at which {model} was measured",
-                "give it, e.g. --precision fp16; import files of several precisions one after the other",
-            )
+            remedy = "give it, e.g. --precision fp16; import files of several precisions one after the other"
+            raise UsageError(f"{file.path}: does not contain the precision at which {model} was measured", remedy)
         benchmark, kind = next(item for item in RECORD_CLASSES.items() if issubclass(item[1], type(self.metrics)))
         name, tool = file.path.name, self.tool
         origin = {"tool": tool, "version": self.version, "file": name, "sha256": file.sha256}

@@ -59,8 +59,7 @@ def _arguments(value: Any) -> dict[str, Any]:
         return value or {}
     if not isinstance(value, str):
         raise ValueError(f"is {str(value)[:40]}, not a string")
-    pairs = [part.partition("=") for part in value.split(",")]
-    return {key.strip(): text.strip() for key, _, text in pairs}
+    return {key.strip(): text.strip() for key, _, text in (part.partition("=") for part in value.split(","))}
 
 
 def _scores(value: Any) -> Any:
@@ -245,24 +244,18 @@ def _record(
         notes.append(f"{task}: limited to a share of {limit:g} of each subtask's items")
     if output.system_instruction:
         notes.append(f"{task}: prompts begin with the user's system instruction")
-    model, scheme, head = _model(output)
+    config = {
+        **{key: output.config[key] for key in _SETTINGS if output.config.get(key) is not None},
+        "num_fewshot": accuracy.num_fewshot,
+        "limit": limit,
+        "apply_chat_template": accuracy.apply_chat_template,
+        "fewshot_as_multiturn": output.fewshot_as_multiturn,
+        "system_instruction_sha": output.system_instruction_sha,
+    }
+    items = [] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])]
+    version, (model, scheme, head) = output.lm_eval_version, _model(output)
     return ImportedRecord(
-        "lm-eval",
-        accuracy,
-        version=output.lm_eval_version,
-        model=model,
-        precision=scheme,
-        config={
-            **{key: output.config[key] for key in _SETTINGS if output.config.get(key) is not None},
-            "num_fewshot": accuracy.num_fewshot,
-            "limit": limit,
-            "apply_chat_template": accuracy.apply_chat_template,
-            "fewshot_as_multiturn": output.fewshot_as_multiturn,
-            "system_instruction_sha": output.system_instruction_sha,
-        },
-        head=head,
-        samples=[] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])],
-        notes=notes,
+        "lm-eval", accuracy, version, model, scheme, config=config, head=head, samples=items, notes=notes
     )
 
 

@@ -180,26 +180,22 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         prompt = None if tokens is None else total / batch - tokens
         label, parts, notes = f"throughput-{batch}", ["mean"], [f"all {batch} requests start at once: one iteration"]
     amortised = summarize(wall / batch for wall in walls)
-    return ImportedRecord(
-        f"vllm bench {command}",
-        PerformanceMetrics(
-            **{f"{part}_latency_s": getattr(amortised, part) for part in parts},
-            tokens_per_second=None if tokens is None else batch * tokens * len(walls) / sum(walls),
-            batch_size=batch,
-            num_warmup=warmup,
-            num_runs=len(walls) * batch,
-            num_iterations=len(walls),
-            input_len=arguments.input_len if command == "latency" else None,
-            prompt_tokens=prompt,
-            output_tokens=tokens,
-        ),
-        model=model,
-        label=label,
-        config={**arguments.model_dump(include=_OFFLINE_SETTINGS, exclude_none=True), "max_new_tokens": tokens},
-        head={"engine": engine},
-        samples=[vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)],
-        notes=notes if tokens else [*notes, _UNKNOWN_TOKENS],
+    metrics = PerformanceMetrics(
+        **{f"{part}_latency_s": getattr(amortised, part) for part in parts},
+        tokens_per_second=None if tokens is None else batch * tokens * len(walls) / sum(walls),
+        batch_size=batch,
+        num_warmup=warmup,
+        num_runs=len(walls) * batch,
+        num_iterations=len(walls),
+        input_len=arguments.input_len if command == "latency" else None,
+        prompt_tokens=prompt,
+        output_tokens=tokens,
     )
+    config = {**arguments.model_dump(include=_OFFLINE_SETTINGS, exclude_none=True), "max_new_tokens": tokens}
+    rows = [vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)]
+    notes += [] if tokens else [_UNKNOWN_TOKENS]
+    tool, head = f"vllm bench {command}", {"engine": engine}
+    return ImportedRecord(tool, metrics, model=model, label=label, config=config, head=head, samples=rows, notes=notes)
 
 
 def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
@@ -227,26 +223,21 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     load = f"rate-{rate}"
     load += "" if run.burstiness in (None, 1) else f"-burstiness-{run.burstiness:g}"
     load += f"-concurrency-{run.max_concurrency}" if run.max_concurrency else ""
-    return ImportedRecord(
-        "vllm bench serve",
-        PerformanceMetrics(
-            **metrics,
-            tokens_per_second=run.output_throughput,
-            batch_size=run.max_concurrency,
-            num_runs=count,
-            prompt_tokens=run.total_input_tokens / count,
-            output_tokens=run.total_output_tokens / count,
-        ),
-        model=run.model_id,
-        label=load,
-        config={
-            **{key: document[key] for key in _SERVE_SETTINGS if document.get(key) is not None},
-            "load": f"vllm bench serve, {load}",
-            "max_new_tokens": lengths.pop() if len(lengths) == 1 else file.config.max_new_tokens,
-        },
-        samples=[vars(sample) for sample in samples],
-        notes=notes,
+    performance = PerformanceMetrics(
+        **metrics,
+        tokens_per_second=run.output_throughput,
+        batch_size=run.max_concurrency,
+        num_runs=count,
+        prompt_tokens=run.total_input_tokens / count,
+        output_tokens=run.total_output_tokens / count,
     )
+    tool, rows = "vllm bench serve", [vars(sample) for sample in samples]
+    config = {
+        **{key: document[key] for key in _SERVE_SETTINGS if document.get(key) is not None},
+        "load": f"{tool}, {load}",
+        "max_new_tokens": lengths.pop() if len(lengths) == 1 else file.config.max_new_tokens,
+    }
+    return ImportedRecord(tool, performance, model=run.model_id, label=load, config=config, samples=rows, notes=notes)
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:

@@ -91,8 +91,8 @@ def bootstrap_ratio(
     "Bootstrap Methods and their Application", section 5.3.2) and the expansion of the shorter run, which is
     conservative. Median and p95: percentiles of the ratio, each quantile drawn from the distribution behind its
     interval in `bootstrap_interval`. For a p95 of about 100 independent iterations per run, they are too wide:
-    simulated, 97.5 % of them contain the true value, not 95 %. None if either run is too short for the statistic, or the
-    denominator is not above 0 in every resample. Errors are those of `bootstrap_interval`.
+    simulated, 97.5 % of them contain the true value, not 95 %. None if either run is too short for the statistic, or
+    the denominator is not above 0 in every resample. Errors are those of `bootstrap_interval`.
     """
     samples = _samples([above, below], statistic, _CONFIDENCE, resamples)
     if not samples:

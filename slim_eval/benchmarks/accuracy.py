@@ -14,13 +14,12 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slim_eval.benchmarks.base import NO_NUMBERS, Benchmark, BenchmarkContext, Progress
+from slim_eval.benchmarks import base
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import memory
@@ -52,7 +51,7 @@ _SAME_MEAN = 1e-6
 _log = logging.getLogger(__name__)
 
 
-class Accuracy(Benchmark[AccuracyConfig, AccuracyRecord]):
+class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
     """lm-eval tasks, one record each."""
 
     name = "accuracy"
@@ -65,7 +64,7 @@ class Accuracy(Benchmark[AccuracyConfig, AccuracyRecord]):
         """The tasks."""
         return config.accuracy.tasks
 
-    def run(self, context: BenchmarkContext[AccuracyConfig]) -> Measurement:
+    def run(self, context: base.BenchmarkContext[AccuracyConfig]) -> Measurement:
         """Evaluate the task; see the function `run`."""
         return run(context.engine, context.stage, context.options, context.seed, context.progress)
 
@@ -88,7 +87,7 @@ class Accuracy(Benchmark[AccuracyConfig, AccuracyRecord]):
 
     def flaw(self, record: AccuracyRecord, config: RunConfig) -> str:
         """A record without any metric is not a result."""
-        return NO_NUMBERS if all(value is None for value in (record.accuracy, *record.metrics.values())) else ""
+        return base.NO_NUMBERS if all(value is None for value in (record.accuracy, *record.metrics.values())) else ""
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
         """Refuse unknown tasks; see `check_tasks`."""
@@ -111,12 +110,9 @@ class Accuracy(Benchmark[AccuracyConfig, AccuracyRecord]):
 def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
     """Refuse names that are not an lm-eval task, group or tag, before hours of work.
 
-    A text search of the task files finds the usual names in about a second. Only for a name that it does not find,
-    lm-eval's own index is built, which takes about ten: it also has names that files inherit from each other.
-
-    Args:
-        tasks: Names to look up.
-        include_path: A folder with further task files; its tasks take precedence.
+    A text search of the task files, also those in the folder `include_path`, finds the usual names in about a second.
+    Only for a name that it does not find, lm-eval's own index is built, which takes about ten: it also has names that
+    files inherit from each other.
 
     Raises:
         UsageError: A name is unknown (the nearest ones are shown), or `include_path` is not a folder.
@@ -133,20 +129,19 @@ def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
     known.update(_task_manager(include_path, builtin=True).all_tasks)
     for task in tasks:
         if task not in known:
-            raise UsageError(
-                f"unknown lm-eval task: {task}",
-                did_you_mean(task, known) or "list the known ones: lm_eval ls tasks",
-            )
+            remedy = did_you_mean(task, known) or "list the known ones: lm_eval ls tasks"
+            raise UsageError(f"unknown lm-eval task: {task}", remedy)
 
 
-def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: Progress) -> Measurement:
+def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: base.Progress) -> Measurement:
     """Evaluate one task, group or tag.
 
     Few-shot follows lm-eval: `config.num_fewshot` replaces a task's own number, unless the task fixes it at 0; the
     record and each subtask contain the number used. `config.limit` counts items of each (sub)task, from the first.
 
     If a batch does not fit in memory, the task starts over with half as many items per batch, down to 1, with a note
-    each time; the record's ``batch_size`` is the one that fitted.
+    each time; the record's ``batch_size`` is the one that fitted. Data and few-shot examples are drawn again, so that
+    each try is the same.
 
     Every sample is one item: ``task`` (the subtask), ``doc_id``, ``doc_hash``, ``prompt_hash``, ``target_hash``,
     ``target``, one key ``metric,filter`` per metric; for choices ``loglikelihoods`` in nats, one per choice; for
@@ -190,47 +185,19 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
 
 
 def _run(
-    engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: Progress, batch_size: int
+    engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: base.Progress, batch_size: int
 ) -> Measurement:
-    """The whole task at one batch size; data and few-shot examples are drawn again, so that each try is the same."""
     loaded = _load(task, config, seed)
+    from lm_eval.evaluator import evaluate
+
     model = engine.lm_eval_model(batch_size)
     if config.apply_chat_template and not model.chat_template(True):
         raise BenchmarkError("the model's tokenizer has no chat template", "omit --apply-chat-template")
     if hook := getattr(model, "set_cache_hook", None):
         hook(_ProgressHook(list(loaded["tasks"].values()), progress))
     start = time.perf_counter()
-    output = _evaluate(model, loaded, config)
-    duration_s = time.perf_counter() - start
-    return _Reading(task, output, config, batch_size).measurement(duration_s)
-
-
-def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
-    """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
-    _lm_eval_tasks()
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(1234 + seed)
-    torch.manual_seed(1234 + seed)
-    with _translated(task):
-        loaded = _manager_of(task, config.include_path).load([task])
-        for name, part in loaded["tasks"].items():
-            if part.get_config("num_fewshot") != 0:
-                part.set_config(key="num_fewshot", value=config.num_fewshot)
-            part.set_fewshot_seed(seed=1234 + seed)
-            _check(name, part)
-    if not loaded["tasks"]:
-        raise BenchmarkError(f"{task}: lm-eval has no task in that group", "check the group's YAML")
-    return loaded
-
-
-def _evaluate(model: Any, loaded: Any, config: AccuracyConfig) -> Any:
-    """lm-eval's `evaluate` with the settings of its own command."""
-    from lm_eval.evaluator import evaluate
-
-    return evaluate(
+    # The settings are those of lm-eval's own command.
+    output = evaluate(
         lm=model,
         task_dict=loaded,
         limit=config.limit,
@@ -239,162 +206,166 @@ def _evaluate(model: Any, loaded: Any, config: AccuracyConfig) -> Any:
         apply_chat_template=config.apply_chat_template,
         fewshot_as_multiturn=config.apply_chat_template,
     )
+    return _measurement(task, output, config, batch_size, time.perf_counter() - start)
 
 
-def _check(name: str, task: Any) -> None:
-    for attribute, reason in _UNSUPPORTED.items():
-        if getattr(task, attribute, False):
-            raise BenchmarkError(f"{name} {reason}", "remove it from --accuracy-tasks")
-    if len(task.eval_docs) == 0:
-        raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
-    wanted = task.get_config("num_fewshot")
-    examples = task.fewshot_docs() if wanted else None
-    if isinstance(examples, Sized):
-        # An item is never its own example: if both come from one split, one more is needed.
-        spare = len(examples) - (task.get_config("fewshot_split") == task.get_config("test_split"))
-        if spare < wanted:
-            raise BenchmarkError(
-                f"{name}: {wanted} few-shot examples requested, {max(spare, 0)} available",
-                f"use --num-fewshot {max(spare, 0)}",
-            )
+def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
+    """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
+    _lm_eval_tasks()
+    import httpx
+    import numpy as np
+    import torch
+    from datasets.exceptions import DatasetsError
+
+    random.seed(seed)
+    np.random.seed(1234 + seed)
+    torch.manual_seed(1234 + seed)
+    try:
+        # The small index has all that a plain task needs, which names no other, and the embedded model's groups. A
+        # group of the user's own may name lm-eval's tasks.
+        manager = _task_manager(config.include_path, builtin=False)
+        if task not in manager.all_subtasks and task not in _defined_names(TASKS_DIR):
+            manager = _task_manager(config.include_path, builtin=True)
+        loaded = manager.load([task])
+        for name, part in loaded["tasks"].items():
+            if part.get_config("num_fewshot") != 0:
+                part.set_config(key="num_fewshot", value=config.num_fewshot)
+            part.set_fewshot_seed(seed=1234 + seed)
+            for attribute, reason in _UNSUPPORTED.items():
+                if getattr(part, attribute, False):
+                    raise BenchmarkError(f"{name} {reason}", "remove it from --accuracy-tasks")
+            if len(part.eval_docs) == 0:
+                raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
+            wanted = part.get_config("num_fewshot")
+            examples = part.fewshot_docs() if wanted else None
+            if isinstance(examples, Sized):
+                # An item is never its own example: if both come from one split, one more is needed.
+                spare = len(examples) - (part.get_config("fewshot_split") == part.get_config("test_split"))
+                if spare < wanted:
+                    raise BenchmarkError(
+                        f"{name}: {wanted} few-shot examples requested, {max(spare, 0)} available",
+                        f"use --num-fewshot {max(spare, 0)}",
+                    )
+    except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
+        raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
+    except (OSError, DatasetsError, httpx.HTTPError, ImportError, KeyError, ValueError, RuntimeError) as error:
+        # `datasets` describes what happened only in the error's cause.
+        texts = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each is not None]
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, ImportError):
+            remedy = "install the package that the task needs"
+        elif "gated" in str(error).lower() or status in (401, 403):
+            remedy = "ask for access on the data set's page on the hub, then set HF_TOKEN"
+        elif isinstance(error, (ConnectionError, httpx.TransportError)) or status is not None:
+            remedy = "the hub is unreachable or failing: check the network and HF_ENDPOINT, then run again"
+        elif "doesn't exist on the Hub" in str(error):
+            remedy = "check the task's dataset_path; a private data set needs HF_TOKEN"
+        else:
+            remedy = _CHECK_DATA
+        one_line = " ".join(": ".join(dict.fromkeys(texts)).split())
+        raise BenchmarkError(f"{task}: {one_line}", remedy) from error
+    if not loaded["tasks"]:
+        raise BenchmarkError(f"{task}: lm-eval has no task in that group", "check the group's YAML")
+    return loaded
 
 
+@dataclass
 class _ProgressHook:
     """In place of lm-eval's request cache: both adapters call it for each finished request."""
 
-    def __init__(self, tasks: Sequence[Any], progress: Progress) -> None:
-        self._tasks = tasks
-        self._progress = progress
-        self._done = 0
-        self._total: int | None = None
+    tasks: Sequence[Any]
+    progress: base.Progress
+    done: int = 0
+    total: int = 0
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
         """Count one request; before the first one, lm-eval has built all of them."""
-        if self._total is None:
-            self._total = sum(instance.repeats for task in self._tasks for instance in task.instances)
-        self._done += 1
-        self._progress(self._done, max(self._done, self._total), "requests")
+        self.total = self.total or sum(instance.repeats for task in self.tasks for instance in task.instances)
+        self.done += 1
+        self.progress(self.done, max(self.done, self.total), "requests")
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """lm-eval's output for one task, from which a record is made."""
+def _measurement(
+    task: str, output: Mapping[str, Any], config: AccuracyConfig, batch_size: int, duration_s: float
+) -> Measurement:
+    """The record, items and notes of a task, from lm-eval's output."""
+    from lm_eval.utils import hash_string
 
-    task: str
-    output: Mapping[str, Any]
-    config: AccuracyConfig
-    batch_size: int
-
-    def measurement(self, duration_s: float) -> Measurement:
-        samples = [sample for name in self._leaves for sample in self._items(name)]
-        if not samples:
-            raise BenchmarkError(f"{self.task}: lm-eval returned no items", "check the task's data set and --limit")
-        metrics = self._metrics(self._name)
-        headline = self._headline(metrics)
-        accuracy, stderr = metrics.get(headline or ""), metrics.get((headline or "").replace(",", "_stderr,", 1))
-        spread = uncertainty(samples, headline, accuracy, stderr)
-        used = {self.output["n-shot"].get(leaf) for leaf in self._leaves}
-        record = AccuracyMetrics(
-            task=self.task,
-            accuracy=accuracy,
-            metric=headline,
-            stderr=stderr,
-            clustered_stderr=spread.clustered_stderr,
-            intervals={} if spread.interval is None else {"accuracy": spread.interval},
-            num_items=len(samples),
-            num_fewshot=used.pop() if len(used) == 1 else None,
-            limit=self.config.limit,
-            batch_size=self.batch_size,
-            apply_chat_template=self.config.apply_chat_template,
-            metrics=metrics,
-            subtasks={name: self._subtask(name) for name in self.output["results"] if name != self._name},
-            task_versions=dict(self.output["versions"]),
-            task_hashes={name: self._hash(name) for name in self._leaves},
-            duration_seconds=duration_s,
-        )
-        return Measurement(record, tuple(samples), tuple(self._notes(metrics, headline)))
-
-    @property
-    def _leaves(self) -> list[str]:
-        return list(self.output["samples"])
-
-    @property
-    def _name(self) -> str:
-        """The name lm-eval reports the task under; a tag of one task is reported as that task."""
-        return self.task if self.task in self.output["results"] or len(self._leaves) > 1 else self._leaves[0]
-
-    def _metrics(self, name: str) -> dict[str, float | None]:
-        """Metrics and stderrs of a (sub)task; None for what is not a finite number, such as lm-eval's "N/A"."""
-        reported = self.output["results"].get(name, {})
-        return {key: _finite(value) for key, value in reported.items() if "," in key}
-
-    def _headline(self, metrics: Mapping[str, Any]) -> str | None:
-        if (known := HEADLINE_METRICS.get(self.task)) in metrics:
-            return known
+    rows_of, configs, shots = output["samples"], output["configs"], output["n-shot"]
+    samples = [
+        item for leaf, rows in rows_of.items() for item in _items(leaf, rows, configs.get(leaf, {}).get("output_type"))
+    ]
+    if not samples:
+        raise BenchmarkError(f"{task}: lm-eval returned no items", "check the task's data set and --limit")
+    # What is not a finite number, such as lm-eval's "N/A", is None.
+    scores = {
+        part: {key: _finite(value) for key, value in reported.items() if "," in key}
+        for part, reported in output["results"].items()
+    }
+    name = task if task in scores or len(rows_of) > 1 else next(iter(rows_of))  # a tag of one task is that task
+    metrics = scores.get(name, {})
+    headline = HEADLINE_METRICS.get(task)
+    if headline not in metrics:
         values = [key for key in metrics if "_stderr," not in key]
-        listed = self.output["configs"].get(self._name, {}).get("metric_list") or [{}]
+        listed = configs.get(name, {}).get("metric_list") or [{}]
         first = [key for key in values if key.startswith(f"{listed[0].get('metric')},")]
-        return next(iter(first + values), None)
+        headline = next(iter(first + values), None)
+    accuracy, stderr = metrics.get(headline or ""), metrics.get((headline or "").replace(",", "_stderr,", 1))
+    clustered_stderr, interval = uncertainty(samples, headline, accuracy, stderr)
 
-    def _subtask(self, name: str) -> dict[str, Any]:
-        """A subtask, or a subgroup, which lists its members under ``subtasks``."""
-        leaves = self._members(name)
-        entry: dict[str, Any] = {
-            **self._metrics(name),
-            "num_items": sum(self._count(leaf) for leaf in leaves),
-            "num_fewshot": self.output["n-shot"].get(name),
-        }
-        return entry if name in self._leaves else {**entry, "subtasks": leaves}
-
-    def _members(self, name: str) -> list[str]:
-        children = self.output["group_subtasks"].get(name)
+    def members(part: str) -> list[str]:
+        children = output["group_subtasks"].get(part)
         if not children:
-            return [name] if name in self._leaves else []
-        return [leaf for child in children for leaf in self._members(child)]
+            return [part] if part in rows_of else []
+        return [leaf for child in children for leaf in members(child)]
 
-    def _count(self, leaf: str) -> int:
-        return len({sample["doc_id"] for sample in self.output["samples"][leaf]})
-
-    def _hash(self, leaf: str) -> str:
-        """lm-eval's hash of a task's items, prompts and targets, as its own command writes it."""
-        from lm_eval.utils import hash_string
-
-        rows = self.output["samples"][leaf]
-        return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
-
-    def _items(self, leaf: str) -> list[dict[str, Any]]:
-        kind = self.output["configs"].get(leaf, {}).get("output_type")
-        return _items(leaf, self.output["samples"][leaf], kind)
-
-    def _notes(self, metrics: Mapping[str, float | None], headline: str | None) -> Iterator[str]:
-        if headline is None:
-            yield f"{self.task}: lm-eval computes no metric over its subtasks"
-        for key, value in metrics.items():
-            if value is None and "_stderr," not in key:
-                yield f"{self.task}: {key} is not a finite number"
-        others = {leaf: n for leaf in self._leaves if (n := self.output["n-shot"].get(leaf)) != self.config.num_fewshot}
-        if others:
-            counts = ", ".join(f"{leaf}: {n}" for leaf, n in list(others.items())[:3])
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            yield f"{self.task}: few-shot examples are fixed by the task ({counts}{more})"
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """The sampling uncertainty of an accuracy.
-
-    Attributes:
-        clustered_stderr: Its standard error if items of a subtask may succeed and fail together; None for one task.
-        interval: 95 %, in the unit of the accuracy; None if it cannot be computed from the items.
-    """
-
-    clustered_stderr: float | None = None
-    interval: tuple[float, float] | None = None
+    subtasks: dict[str, dict[str, Any]] = {}
+    for part, scored in scores.items():
+        if part == name:
+            continue
+        leaves = members(part)
+        counts = [len({row["doc_id"] for row in rows_of[leaf]}) for leaf in leaves]
+        subtasks[part] = {**scored, "num_items": sum(counts), "num_fewshot": shots.get(part)}
+        if part not in rows_of:  # a subgroup lists its members
+            subtasks[part]["subtasks"] = leaves
+    # lm-eval's hash of a task's items, prompts and targets, as its own command writes it.
+    hashes = {
+        leaf: str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
+        for leaf, rows in rows_of.items()
+    }
+    used = {leaf: shots.get(leaf) for leaf in rows_of}
+    record = AccuracyMetrics(
+        task=task,
+        accuracy=accuracy,
+        metric=headline,
+        stderr=stderr,
+        clustered_stderr=clustered_stderr,
+        intervals={} if interval is None else {"accuracy": interval},
+        num_items=len(samples),
+        num_fewshot=next(iter(used.values())) if len(set(used.values())) == 1 else None,
+        limit=config.limit,
+        batch_size=batch_size,
+        apply_chat_template=config.apply_chat_template,
+        metrics=metrics,
+        subtasks=subtasks,
+        task_versions=dict(output["versions"]),
+        task_hashes=hashes,
+        duration_seconds=duration_s,
+    )
+    notes = [] if headline else [f"{task}: lm-eval computes no metric over its subtasks"]
+    for key, value in metrics.items():
+        if value is None and "_stderr," not in key:
+            notes.append(f"{task}: {key} is not a finite number")
+    others = [f"{leaf}: {count}" for leaf, count in used.items() if count != config.num_fewshot]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        notes.append(f"{task}: few-shot examples are fixed by the task ({', '.join(others[:3])}{more})")
+    return Measurement(record, tuple(samples), tuple(notes))
 
 
 def uncertainty(
     items: Sequence[Mapping[str, Any]], metric: str | None, accuracy: float | None, stderr: float | None
-) -> Uncertainty:
+) -> tuple[float | None, tuple[float, float] | None]:
     """The sampling uncertainty of an accuracy, from the scores of its items.
 
     If each item is right (1) or wrong (0): Wilson's interval. Over several subtasks: accuracy ± 1.96 clustered
@@ -407,61 +378,54 @@ def uncertainty(
         accuracy: Its value. One that is not the mean of the items' scores has no uncertainty here: an F1, a perplexity,
             a mean over subtasks of different size.
         stderr: Its standard error as lm-eval gives it.
+
+    Returns:
+        Its standard error if items of a subtask may succeed and fail together (None for one task); and its 95 %
+        interval in its unit (None if it cannot be computed from the items).
     """
-    from slim_eval.stats import clustered_stderr
+    from slim_eval.stats import clustered_stderr, wilson_interval
 
     scores = [_finite(item.get(metric or "")) for item in items]
     known = [score for score in scores if score is not None]
     if accuracy is None or not known or len(known) < len(scores):
-        return Uncertainty()
+        return None, None
     if abs(math.fsum(known) / len(known) - accuracy) > _SAME_MEAN:
-        return Uncertainty()
+        return None, None
     tasks = [str(item["task"]) for item in items]
     clustered = clustered_stderr(known, tasks) if len(set(tasks)) > 1 else None
     if set(known) <= {0.0, 1.0}:
-        return Uncertainty(clustered, _binomial_interval(known, accuracy, clustered))
+        wilson = wilson_interval(int(sum(known)), len(known))
+        half_width = _NORMAL_95 * (clustered or 0.0)
+        if 2 * half_width <= wilson.high - wilson.low:
+            return clustered, (wilson.low, wilson.high)
+        return clustered, (max(accuracy - half_width, 0.0), min(accuracy + half_width, 1.0))
     errors = [error for error in (stderr, clustered) if error is not None]
-    return Uncertainty(clustered, _normal_interval(accuracy, max(errors)) if errors else None)
-
-
-def _binomial_interval(scores: Sequence[float], accuracy: float, clustered: float | None) -> tuple[float, float]:
-    from slim_eval.stats import wilson_interval
-
-    wilson = wilson_interval(int(sum(scores)), len(scores))
-    if clustered is not None and 2 * _NORMAL_95 * clustered > wilson.high - wilson.low:
-        low, high = _normal_interval(accuracy, clustered)
-        return max(low, 0.0), min(high, 1.0)
-    return wilson.low, wilson.high
-
-
-def _normal_interval(value: float, stderr: float) -> tuple[float, float]:
-    return value - _NORMAL_95 * stderr, value + _NORMAL_95 * stderr
+    if not errors:
+        return clustered, None
+    return clustered, (accuracy - _NORMAL_95 * max(errors), accuracy + _NORMAL_95 * max(errors))
 
 
 def _items(task: str, rows: Iterable[Mapping[str, Any]], kind: str | None) -> list[dict[str, Any]]:
     """One row per item of a (sub)task, from lm-eval's rows per item and filter; `kind` is the task's output type."""
     found: dict[int, dict[str, Any]] = {}
     for row in rows:
-        item = found.setdefault(row["doc_id"], _item(task, row, kind))
+        item = found.get(row["doc_id"])
+        if item is None:
+            item = {"task": task, **{key: row[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}}
+            item["target"] = _plain(row["target"])
+            if kind in _LOGLIKELIHOOD_TYPES:
+                # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
+                answers = [repeats[0] for repeats in row["resps"]]
+                item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in answers]
+            else:
+                repeats = row["resps"][0]
+                item["response"] = _plain(repeats[0] if len(repeats) == 1 else repeats)
+                item["extracted"] = {}
+            found[row["doc_id"]] = item
         item.update({f"{metric},{row['filter']}": _plain(row[metric]) for metric in row["metrics"]})
         if "extracted" in item:
             item["extracted"][row["filter"]] = _plain(row["filtered_resps"][0])
     return list(found.values())
-
-
-def _item(task: str, row: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
-    """The part of an item that does not depend on the filter."""
-    item = {"task": task, **{key: row[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}}
-    item["target"] = _plain(row["target"])
-    if kind in _LOGLIKELIHOOD_TYPES:
-        # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
-        answers = [repeats[0] for repeats in row["resps"]]
-        item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in answers]
-    else:
-        repeats = row["resps"][0]
-        item["response"] = _plain(repeats[0] if len(repeats) == 1 else repeats)
-        item["extracted"] = {}
-    return item
 
 
 def _finite(value: Any) -> float | None:
@@ -471,15 +435,13 @@ def _finite(value: Any) -> float | None:
 
 def _plain(value: Any) -> Any:
     """A value as JSON represents it; NumPy and torch values as Python numbers."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    return value if isinstance(value, (int, float)) else str(value)
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
 def _tasks_hash(folder: Path) -> str:
@@ -504,17 +466,6 @@ def _defined_names(folder: Path) -> frozenset[str]:
     return frozenset(name.decode("utf-8", "replace") for text in texts for name in _DEFINITION.findall(text))
 
 
-def _manager_of(task: str, include_path: Path | None) -> Any:
-    """The index to load a task from: a small one if it has all that the task needs, else lm-eval's whole one.
-
-    A group of the user's own may name lm-eval's tasks; a plain task names no other, nor do the embedded model's groups.
-    """
-    small = _task_manager(include_path, builtin=False)
-    if task in small.all_subtasks or task in _defined_names(TASKS_DIR):
-        return small
-    return _task_manager(include_path, builtin=True)
-
-
 @functools.lru_cache(maxsize=4)
 def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
     """lm-eval's index, with the embedded model's tasks and the user's; of its own tasks only with `builtin`."""
@@ -524,38 +475,3 @@ def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
         raise MissingPackageError("lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", _INSTALL)
     extra = [include_path] if include_path is not None else []
     return TaskManager(include_path=[TASKS_DIR, *extra], include_defaults=builtin)
-
-
-@contextmanager
-def _translated(task: str) -> Iterator[None]:
-    """Translate what lm-eval, `datasets` and the hub raise while a task is loaded into a cause and a remedy."""
-    import httpx
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
-        raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
-    except ImportError as error:
-        raise BenchmarkError(f"{task}: {_one_line(error)}", "install the package that the task needs") from error
-    except (OSError, DatasetsError, httpx.HTTPError, KeyError, ValueError, RuntimeError) as error:
-        raise BenchmarkError(f"{task}: {_one_line(error)}", _remedy(error)) from error
-
-
-def _remedy(error: BaseException) -> str:
-    import httpx
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if "gated" in str(error).lower() or status in (401, 403):
-        return "ask for access on the data set's page on the hub, then set HF_TOKEN"
-    if isinstance(error, (ConnectionError, httpx.TransportError)) or status is not None:
-        return "the hub is unreachable or failing: check the network and HF_ENDPOINT, then run again"
-    if "doesn't exist on the Hub" in str(error):
-        return "check the task's dataset_path; a private data set needs HF_TOKEN"
-    return _CHECK_DATA
-
-
-def _one_line(error: BaseException) -> str:
-    """An error's text with that of its cause: `datasets` describes what happened only in the latter."""
-    texts = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each is not None]
-    return " ".join(": ".join(dict.fromkeys(texts)).split())

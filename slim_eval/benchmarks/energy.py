@@ -19,19 +19,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
-from slim_eval.benchmarks.base import (
-    Benchmark,
-    BenchmarkContext,
-    Progress,
-    full_batches,
-    no_progress,
-    prompts,
-    workload_settings,
-)
+from slim_eval.benchmarks import base
 from slim_eval.config import EnergyConfig, PerformanceConfig, RunConfig
 from slim_eval.engines.engine import Engine, Generation, Prompt
 from slim_eval.errors import BenchmarkError
@@ -46,14 +39,14 @@ _BLOCK_S = SETTLE_S  # power readings that average over the same time are not in
 _BLOCK_SAMPLES = 4
 
 
-class Energy(Benchmark[EnergyConfig, EnergyRecord]):
+class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
     """Joules of the devices that compute."""
 
     name = "energy"
     options = EnergyConfig
     record = EnergyRecord
 
-    def run(self, context: BenchmarkContext[EnergyConfig]) -> Measurement:
+    def run(self, context: base.BenchmarkContext[EnergyConfig]) -> Measurement:
         """Measure with the meter that the options and the devices allow; see the function `run`."""
         options = context.options
         meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
@@ -69,7 +62,7 @@ class Energy(Benchmark[EnergyConfig, EnergyRecord]):
             "energy_batch_size": part.batch_size,
             "energy_source": part.source,
             "energy_sampling_interval": part.sampling_interval_s,
-            **workload_settings(config),
+            **base.workload_settings(config),
         }
 
     def batch_size(self, config: RunConfig, stage: str) -> int:
@@ -85,40 +78,12 @@ class Energy(Benchmark[EnergyConfig, EnergyRecord]):
         return f"no energy was measured ({reasons})" if empty and config.energy.source != NO_SOURCE else ""
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What was done in the window.
-
-    Attributes:
-        requests: Finished requests.
-        prompt_tokens: All requests together.
-        output_tokens: All requests together.
-        ends_s: When each iteration ended, on the clock of `time.perf_counter`.
-        complaint: How requests did unequal work; None if all did the same.
-    """
-
-    requests: int
-    prompt_tokens: int
-    output_tokens: int
-    ends_s: tuple[float, ...]
-    complaint: str | None
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some iterations of the window, from `begin_s` to `end_s` after its opening."""
-
-    begin_s: float
-    end_s: float
-    iterations: int
-
-
 def run(
     engine: Engine,
     config: EnergyConfig,
     workload: PerformanceConfig,
     meter: Meter | NoMeter,
-    progress: Progress = no_progress,
+    progress: base.Progress = base.no_progress,
     *,
     seed: int = 0,
 ) -> Measurement:
@@ -144,138 +109,102 @@ def run(
     if isinstance(meter, NoMeter):
         reason = f"energy was not measured: {meter.reason}"
         return Measurement(EnergyMetrics(invalid_reasons=(meter.reason,)), notes=(reason,))
-    flow = _Flow(engine, workload, config.batch_size, full_batches(config.sample_runs, config.batch_size), seed)
+    size, tokens = config.batch_size, workload.max_new_tokens
+    iterations, lead_in = base.full_batches(config.sample_runs, size), 0
+
+    def batch(number: int) -> list[Prompt]:
+        return base.prompts(engine, workload, number, size, seed)
+
+    def iterate(prompts: Sequence[Prompt]) -> list[Generation]:
+        return engine.generate(prompts, max_new_tokens=tokens, ignore_eos=True)
+
+    # Prompts 0 to n - 1, whatever the lead-in takes: the work of a window does not depend on speed.
+    counted = [batch(number) for number in range(iterations)]
+    done: list[Generation] = []
+    ends_s: list[float] = []
     idle_watts = meter.idle_power_watts(IDLE_SECONDS)
     meter.start()
     try:
-        lead_in = flow.lead_in()
+        began = None  # the first iteration is not timed: an engine may do some work only once
+        while began is None or time.perf_counter() - began < LEAD_IN_S:
+            iterate(batch(iterations + lead_in))
+            lead_in += 1
+            began = began or time.perf_counter()
         meter.open()
-        work = flow.count(progress)
+        for prompts in counted:
+            done += iterate(prompts)
+            ends_s.append(time.perf_counter())
+            progress(len(ends_s) * size, iterations * size)
         meter.close()
-        flow.lead_out()
+        iterate(batch(iterations + lead_in))  # the device is busy while the closing counters are read
     finally:
         reading = meter.stop()
-    metrics = _metrics(reading, work, idle_watts).model_copy(
-        update={"batch_size": config.batch_size, "num_lead_in": lead_in * config.batch_size}
+    metrics = _metrics(reading, done, ends_s, tokens, idle_watts).model_copy(
+        update={"batch_size": size, "num_lead_in": lead_in * size}
     )
     return Measurement(metrics, tuple(map(_sample_row, reading.samples)), (*reading.notes, *_notes(metrics)))
 
 
-class _Flow:
-    """Iterations of the same kind of work, one after the other.
+def _metrics(
+    reading: EnergyReading, done: Sequence[Generation], ends_s: Sequence[float], max_new_tokens: int, idle: float | None
+) -> EnergyMetrics:
+    """Gross energy, its shares and their intervals, only of an undisturbed window; and everything that was read.
 
-    The counted ones take prompts 0 to n - 1, whatever a lead-in took: the work of a window does not depend on speed.
+    Args:
+        reading: Of the window.
+        done: The requests that finished in it.
+        ends_s: When each iteration ended, on the clock of `time.perf_counter`.
+        max_new_tokens: What each request should have generated.
+        idle: Idle power, watts; None if unknown.
     """
-
-    def __init__(
-        self, engine: Engine, workload: PerformanceConfig, batch_size: int, iterations: int, seed: int
-    ) -> None:
-        self._engine, self._workload, self._batch_size, self._seed = engine, workload, batch_size, seed
-        self._counted = [self._prompts(number) for number in range(iterations)]  # before anything is measured
-        self._next = iterations
-
-    def lead_in(self) -> int:
-        """Iterate without counting, and return how often: once, and then for at least `LEAD_IN_S`.
-
-        The first iteration is not timed: an engine may do some work only once.
-        """
-        began, done = None, 0
-        while began is None or time.perf_counter() - began < LEAD_IN_S:
-            self._iterate(self._prompts(self._next))
-            self._next, done = self._next + 1, done + 1
-            began = began or time.perf_counter()
-        return done
-
-    def lead_out(self) -> None:
-        """Once more without counting, so that the device is busy while the closing counters are read."""
-        self._iterate(self._prompts(self._next))
-
-    def count(self, progress: Progress) -> _Work:
-        """The iterations of the window."""
-        done: list[Generation] = []
-        ends_s: list[float] = []
-        total = len(self._counted) * self._batch_size
-        for batch in self._counted:
-            done += self._iterate(batch)
-            ends_s.append(time.perf_counter())
-            progress(len(ends_s) * self._batch_size, total)
-        return _work(done, ends_s, self._workload.max_new_tokens)
-
-    def _prompts(self, number: int) -> list[Prompt]:
-        return prompts(self._engine, self._workload, number, self._batch_size, self._seed)
-
-    def _iterate(self, batch: Sequence[Prompt]) -> list[Generation]:
-        return self._engine.generate(batch, max_new_tokens=self._workload.max_new_tokens, ignore_eos=True)
-
-
-def _work(done: Sequence[Generation], ends_s: Sequence[float], max_new_tokens: int) -> _Work:
     lengths = {generation.output_tokens for generation in done}
     if not any(lengths):
         raise BenchmarkError("the engine generated no tokens", "see the run's log")
-    complaint = None
+    joules, duration_s, reasons = reading.joules, reading.duration_s, list(reading.invalid_reasons)
     if lengths != {max_new_tokens}:
-        complaint = f"requests generated {min(lengths)} to {max(lengths)} tokens, not {max_new_tokens}"
-    prompt_tokens, output_tokens = sum(g.prompt_tokens for g in done), sum(g.output_tokens for g in done)
-    return _Work(len(done), prompt_tokens, output_tokens, tuple(ends_s), complaint)
-
-
-def _metrics(reading: EnergyReading, work: _Work, idle_watts: float | None) -> EnergyMetrics:
-    net = _net(reading, idle_watts)
-    reasons = [*reading.invalid_reasons, *([work.complaint] if work.complaint else [])]
-    if not reasons and (reading.joules is None or reading.joules <= 0):
+        reasons.append(f"requests generated {min(lengths)} to {max(lengths)} tokens, not {max_new_tokens}")
+    if not reasons and (joules is None or joules <= 0):
         reasons.append("the meter returned no energy")
-    found = reading.conditions
+    requests = len(done)
+    prompt_tokens, output_tokens = sum(g.prompt_tokens for g in done), sum(g.output_tokens for g in done)
+    headline: dict[str, Any] = {}
+    if not reasons and joules is not None and duration_s:
+        headline = {
+            "energy_joules": joules,
+            "joules_per_output_token": joules / output_tokens,
+            "avg_power_watts": joules / duration_s,  # of the same source as the joules
+        }
+        headline |= {
+            "intervals": _intervals(reading, ends_s, headline),
+            # Energy beyond idling; unknown also if idle power was above that of the window.
+            "energy_joules_net": None if idle is None or idle * duration_s > joules else joules - idle * duration_s,
+            "energy_kwh": joules / JOULES_PER_KWH,
+            "joules_per_total_token": joules / (prompt_tokens + output_tokens),
+            "tokens_per_joule": output_tokens / joules,
+            "energy_per_query_j": joules / requests,
+        }
+    watts = [sum(sample.watts) for sample in reading.samples]
+    if watts and duration_s is not None:
+        deviation = statistics.stdev(watts) if len(watts) > 1 else None
+        headline |= {"min_power_watts": min(watts), "max_power_watts": max(watts), "std_power_watts": deviation}
+    conditions = asdict(reading.conditions)
     return EnergyMetrics(
-        idle_power_watts=idle_watts,
-        duration_seconds=reading.duration_s,
+        idle_power_watts=idle,
+        duration_seconds=duration_s,
         energy_source=reading.source,
         energy_joules_counter=reading.joules_counter,
         energy_joules_integral=reading.joules_integral,
         counter_disagreement=reading.disagreement,
-        min_sm_clock_mhz=found.min_sm_clock_mhz,
-        mean_sm_clock_mhz=found.mean_sm_clock_mhz,
-        mean_memory_clock_mhz=found.mean_memory_clock_mhz,
-        mean_temperature_celsius=found.mean_temperature_celsius,
-        max_temperature_celsius=found.max_temperature_celsius,
-        throttle_reasons=found.throttles,
+        throttle_reasons=conditions.pop("throttles"),
         devices=reading.devices,
         valid=not reasons,
         invalid_reasons=tuple(reasons),
-        num_runs=work.requests,
-        prompt_tokens=work.prompt_tokens / work.requests,
-        output_tokens=work.output_tokens / work.requests,
-        **_spread(reading),
-        **({} if reasons else _headline(reading, work, net)),
+        num_runs=requests,
+        prompt_tokens=prompt_tokens / requests,
+        output_tokens=output_tokens / requests,
+        **conditions,
+        **headline,
     )
-
-
-def _net(reading: EnergyReading, idle_watts: float | None) -> float | None:
-    """Energy beyond idling; None if it is not known, also if idle power was above that of the window."""
-    if reading.joules is None or reading.duration_s is None or idle_watts is None:
-        return None
-    net = reading.joules - idle_watts * reading.duration_s
-    return net if net >= 0 else None
-
-
-def _headline(reading: EnergyReading, work: _Work, net: float | None) -> dict[str, Any]:
-    """Gross energy, its shares and their intervals; only of an undisturbed window."""
-    joules = reading.joules
-    if joules is None or not reading.duration_s:
-        return {}
-    found = {
-        "energy_joules": joules,
-        "joules_per_output_token": joules / work.output_tokens,
-        "avg_power_watts": joules / reading.duration_s,  # of the same source as the joules
-    }
-    return {
-        **found,
-        "energy_joules_net": net,
-        "energy_kwh": joules / JOULES_PER_KWH,
-        "joules_per_total_token": joules / (work.prompt_tokens + work.output_tokens),
-        "tokens_per_joule": work.output_tokens / joules,
-        "energy_per_query_j": joules / work.requests,
-        "intervals": _intervals(reading, work.ends_s, found),
-    }
 
 
 def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[str, float]) -> Intervals:
@@ -285,58 +214,42 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
     mean energy of an iteration: all iterations do the same work. The spread of the blocks is relative; it is scaled to
     the number that it belongs to, which may come from the counter.
     """
+    from slim_eval.stats import bootstrap_interval
+
     if reading.opened_s is None or not reading.duration_s or len(reading.samples) < 2:
         return {}
     spacing_s = reading.duration_s / len(reading.samples)
-    shortest_s = max(_BLOCK_S, _BLOCK_SAMPLES * spacing_s)
     # The last iteration ends a moment before the window is closed.
     boundaries = [0.0, *(end - reading.opened_s for end in ends_s[:-1]), reading.duration_s]
-    blocks = _blocks(boundaries, shortest_s)
-    joules = [integral_joules(reading.samples, block.begin_s, block.end_s) or 0.0 for block in blocks]
+    blocks = _blocks(boundaries, max(_BLOCK_S, _BLOCK_SAMPLES * spacing_s))
+    joules = [integral_joules(reading.samples, begin_s, end_s) or 0.0 for begin_s, end_s, _ in blocks]
     if len(blocks) < _MIN_BLOCKS or min(joules) <= 0:
         return {}
-    work = [value / block.iterations for value, block in zip(joules, blocks, strict=True)]
-    power = [value / (block.end_s - block.begin_s) for value, block in zip(joules, blocks, strict=True)]
-    values = {"energy_joules": work, "joules_per_output_token": work, "avg_power_watts": power}
-    scaled = {key: _scaled(values[key], number) for key, number in found.items()}
-    return {key: ends for key, ends in scaled.items() if ends is not None}
+    work = [value / iterations for value, (_, _, iterations) in zip(joules, blocks, strict=True)]
+    power = [value / (end_s - begin_s) for value, (begin_s, end_s, _) in zip(joules, blocks, strict=True)]
+    intervals: Intervals = {}
+    for key, number in found.items():
+        values = power if key == "avg_power_watts" else work
+        if interval := bootstrap_interval(values, "mean"):
+            factor = number / statistics.fmean(values)
+            intervals[key] = (interval.low * factor, interval.high * factor)
+    return intervals
 
 
-def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[_Block]:
-    """Blocks of whole iterations, each as short as `shortest_s` allows; the rest joins the last one.
+def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[tuple[float, float, int]]:
+    """Begin, end and iterations of blocks of the window, each as short as `shortest_s` allows; the rest joins the last.
 
     Args:
         boundaries_s: When iterations begin and end, the window's own ends included.
         shortest_s: Least length of a block.
     """
-    blocks: list[_Block] = []
-    first = 0
-    for last in range(1, len(boundaries_s)):
-        if boundaries_s[last] - boundaries_s[first] >= shortest_s:
-            blocks.append(_Block(boundaries_s[first], boundaries_s[last], last - first))
-            first = last
-    rest = len(boundaries_s) - 1 - first
-    if blocks and rest:
-        blocks[-1] = _Block(blocks[-1].begin_s, boundaries_s[-1], blocks[-1].iterations + rest)
-    return blocks
-
-
-def _scaled(values: Sequence[float], number: float) -> tuple[float, float] | None:
-    """The interval of the mean of `values`, in the proportion of `number` to that mean."""
-    from slim_eval.stats import bootstrap_interval
-
-    interval = bootstrap_interval(values, "mean")
-    factor = number / statistics.fmean(values)
-    return None if interval is None else (interval.low * factor, interval.high * factor)
-
-
-def _spread(reading: EnergyReading) -> dict[str, Any]:
-    """Extremes and standard deviation (n - 1) of the power samples; empty without samples of a whole window."""
-    watts = [sum(sample.watts) for sample in reading.samples]
-    if not watts or reading.duration_s is None:
-        return {}
-    deviation = statistics.stdev(watts) if len(watts) > 1 else None
-    return {"min_power_watts": min(watts), "max_power_watts": max(watts), "std_power_watts": deviation}
+    cuts = [0]
+    for number, boundary_s in enumerate(boundaries_s):
+        if boundary_s - boundaries_s[cuts[-1]] >= shortest_s:
+            cuts.append(number)
+    if len(cuts) > 1:
+        cuts[-1] = len(boundaries_s) - 1
+    return [(boundaries_s[first], boundaries_s[last], last - first) for first, last in pairwise(cuts)]
 
 
 def _notes(metrics: EnergyMetrics) -> Iterator[str]:
@@ -352,15 +265,9 @@ def _sample_row(sample: PowerSample) -> dict[str, Any]:
     row: dict[str, Any] = {"t_s": sample.t_s, "watts": sum(sample.watts)}
     if len(sample.watts) > 1:
         row["device_watts"] = list(sample.watts)
-    states = sample.states
-    readings: dict[str, tuple[Callable[[list[Any]], Any], list[Any]]] = {
-        "sm_clock_mhz": (min, [state.sm_clock_mhz for state in states]),
-        "memory_clock_mhz": (min, [state.memory_clock_mhz for state in states]),
-        "temperature_celsius": (max, [state.temperature_celsius for state in states]),
-        "throttled": (max, [None if state.throttles is None else bool(state.throttles) for state in states]),
-    }
-    for key, (pick, values) in readings.items():
-        known = [value for value in values if value is not None]
+    for key, pick in (("sm_clock_mhz", min), ("memory_clock_mhz", min), ("temperature_celsius", max)):
+        known = [value for state in sample.states if (value := getattr(state, key)) is not None]
         if known:
             row[key] = pick(known)
-    return row
+    throttled = [bool(state.throttles) for state in sample.states if state.throttles is not None]
+    return {**row, "throttled": any(throttled)} if throttled else row

@@ -13,20 +13,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from slim_eval.benchmarks.base import (
-    NO_NUMBERS,
-    Benchmark,
-    BenchmarkContext,
-    Progress,
-    full_batches,
-    no_progress,
-    prompts,
-    workload_settings,
-)
+from slim_eval.benchmarks import base
 from slim_eval.config import PerformanceConfig, RunConfig
 from slim_eval.engines.engine import Engine, Generation, MemoryReport
 from slim_eval.errors import BenchmarkError
@@ -35,10 +26,8 @@ from slim_eval.results.records import Intervals, Measurement, PerformanceMetrics
 from slim_eval.utils import GIB
 
 if TYPE_CHECKING:
-    from slim_eval.stats import Interval
+    from slim_eval.stats import Interval, Statistic
 
-NUM_RUNS_REACHED = "num_runs reached"
-TARGET_REACHED = "target_ci reached"
 TARGET_MISSED = "num_runs reached before target_ci"
 
 WINDOW = 10  # iterations that are tested for drift together
@@ -49,19 +38,14 @@ RESAMPLES = 10_000  # of the intervals in a record
 _MIN_WINDOW = 6  # a perfect trend over 5 values has p = 1/60, which is not a drift at `DRIFT_LEVEL`
 _QUICK_RESAMPLES = 1_000
 _MEMORY_SAMPLES = 20
-_FIRST_CONTEXT = 1024
 _BYTES_PER_GB = 10**9  # of bandwidths, as data sheets have them
-_QUANTILES: tuple[Literal["median", "p95"], ...] = ("median", "p95")
 
 #: Key of a metric over requests -> the request's own time, seconds.
-_TIMES: dict[str, Callable[[Generation], float | None]] = {
-    "ttft_s": lambda request: request.ttft_s,
-    "tpot_s": lambda request: request.tpot_s,
-    "e2e_latency_s": lambda request: request.e2e_s,
-}
+_TIMES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "e2e_latency_s": "e2e_s"}
+_SAMPLE_FIELDS = ("ttft_s", "tpot_s", "e2e_s", "prompt_tokens", "output_tokens")
 
 
-class Performance(Benchmark[PerformanceConfig, PerformanceRecord]):
+class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
     """Latency, throughput and memory."""
 
     name = "performance"
@@ -69,7 +53,7 @@ class Performance(Benchmark[PerformanceConfig, PerformanceRecord]):
     record = PerformanceRecord
     keeps_samples = True
 
-    def run(self, context: BenchmarkContext[PerformanceConfig]) -> Measurement:
+    def run(self, context: base.BenchmarkContext[PerformanceConfig]) -> Measurement:
         """Measure; see the function `run`."""
         bandwidth = memory_bandwidth(gpu_facts(context.gpus))
         return run(
@@ -79,7 +63,7 @@ class Performance(Benchmark[PerformanceConfig, PerformanceRecord]):
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """Device, load, and what each request is."""
         own = config.performance.model_dump(include={"num_warmup", "num_runs", "batch_size", "target_ci"})
-        return {"device": device, **own, **workload_settings(config)}
+        return {"device": device, **own, **base.workload_settings(config)}
 
     def batch_size(self, config: RunConfig, stage: str) -> int:
         """Concurrent requests."""
@@ -87,7 +71,7 @@ class Performance(Benchmark[PerformanceConfig, PerformanceRecord]):
 
     def flaw(self, record: PerformanceRecord, config: RunConfig) -> str:
         """A record without throughput and latency is not a result."""
-        return NO_NUMBERS if record.tokens_per_second is None and record.mean_latency_s is None else ""
+        return base.NO_NUMBERS if record.tokens_per_second is None and record.mean_latency_s is None else ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,7 @@ class Iteration:
 def run(
     engine: Engine,
     config: PerformanceConfig,
-    progress: Progress = no_progress,
+    progress: base.Progress = base.no_progress,
     *,
     memory_bandwidth_gb_s: float | None = None,
     seed: int = 0,
@@ -116,8 +100,9 @@ def run(
     """Warm up until stable, then measure iterations of `batch_size` requests.
 
     Warm-up is `num_warmup` requests, rounded up to full batches. Then measuring begins. If the wall times of its first
-    iterations drift (`drifts`), the older half of them is given back to the warm-up and as many more are measured,
-    until there is no drift or `MAX_ROUNDS` windows drifted: a stable engine costs nothing extra.
+    iterations drift (Kendall's test for a trend, at the level `DRIFT_LEVEL`), the older half of them is given back to
+    the warm-up and as many more are measured, until there is no drift or `MAX_ROUNDS` windows drifted: a stable engine
+    costs nothing extra.
 
     Without `target_ci` all of `num_runs` is measured, rounded up to full batches; with it, measuring ends as soon as
     the intervals are narrow enough (`precise_enough`), and `num_runs` is the maximum.
@@ -138,107 +123,85 @@ def run(
         BenchmarkError: The prompt does not fit, a request did not do its work, or the engine reports an invalid time.
         EngineError: The engine stopped.
     """
+    from slim_eval.stats import drift_p_value
+
     _check_prompt_fits(engine, config, seed)
-    loop = _Loop(engine, config, progress, seed, clock)
-    for _ in range(full_batches(config.num_warmup, config.batch_size)):
-        loop.iterate()
-    stable = loop.settle()
-    stop_reason = loop.measure()
-    measured = loop.measured
-    times = timings(measured)
+    size = config.batch_size
+    planned, most = base.full_batches(config.num_warmup, size), base.full_batches(config.num_runs, size)
+    warmup = planned  # iterations that are not measured, those given back included
+    measured: list[Iteration] = []
+
+    def iterate(number: int) -> Iteration:
+        batch = base.prompts(engine, config, number, size, seed)
+        start = clock()
+        generations = engine.generate(batch, max_new_tokens=config.max_new_tokens, ignore_eos=True)
+        wall_s = clock() - start
+        _check_work(generations, size, config.max_new_tokens)
+        return Iteration(wall_s, generations)
+
+    def report(total: int) -> None:
+        given_back = warmup - planned
+        progress((given_back + len(measured)) * size, (given_back + total) * size)
+
+    def step() -> None:
+        iteration = iterate(warmup + len(measured))
+        before, after = len(measured), len(measured) + 1
+        # Memory is read evenly, at most `_MEMORY_SAMPLES` times, and after the last iteration.
+        if after * _MEMORY_SAMPLES // most > before * _MEMORY_SAMPLES // most:
+            iteration = replace(iteration, memory=engine.memory())
+        measured.append(iteration)
+        if after < most:
+            report(most)
+
+    for number in range(planned):
+        iterate(number)
+    report(most)
+    window, stable = min(WINDOW, most), None
+    for _ in range(MAX_ROUNDS if window >= _MIN_WINDOW else 0):
+        while len(measured) < window:
+            step()
+        p_value = drift_p_value([iteration.wall_s for iteration in measured])
+        stable = p_value is None or p_value >= DRIFT_LEVEL
+        if stable:
+            break
+        del measured[: window // 2]
+        warmup += window // 2
+    target = config.target_ci
+    while len(measured) < most and (target is None or not precise_enough(measured, target)):
+        step()
+    if measured[-1].memory is None:  # the target was reached before `num_runs`
+        measured[-1] = replace(measured[-1], memory=engine.memory())
+    report(len(measured))
+    stop_reason = "num_runs reached"
+    if target is not None:
+        stop_reason = "target_ci reached" if precise_enough(measured, target) else TARGET_MISSED
+    times = _timings(measured)
     metrics = PerformanceMetrics(
         **times,
         **_memory(measured, engine, config, times, memory_bandwidth_gb_s),
-        intervals=intervals(measured),
         max_model_len=engine.max_model_len,
         load_time_s=engine.load_time_s,
         memory_bandwidth_gb_s=memory_bandwidth_gb_s,
-        batch_size=config.batch_size,
-        num_warmup=(loop.begun - len(measured)) * config.batch_size,
+        batch_size=size,
+        num_warmup=warmup * size,
         warmup_stable=stable,
-        num_runs=len(measured) * config.batch_size,
+        num_runs=len(measured) * size,
         num_iterations=len(measured),
         stop_reason=stop_reason,
-        target_ci=config.target_ci,
+        target_ci=target,
         input_len=config.input_len,
     )
-    return Measurement(metrics, tuple(_samples(measured)), tuple(_notes(metrics, config)))
-
-
-@dataclass
-class _Loop:
-    """The iterations of one run in their order: warm-up, a window that must not drift, the rest."""
-
-    engine: Engine
-    config: PerformanceConfig
-    progress: Progress
-    seed: int
-    clock: Callable[[], float]
-    begun: int = 0  # iterations so far, warm-up included
-    given_back: int = 0  # how many of those measured became warm-up
-    measured: list[Iteration] = field(default_factory=list)
-
-    def settle(self) -> bool | None:
-        """Measure a window of iterations that does not drift; whether there is one, None if it is too short to test."""
-        self._report(self._most)
-        window = min(WINDOW, self._most)
-        for _ in range(MAX_ROUNDS):
-            while len(self.measured) < window:
-                self._step()
-            drifting = drifts([iteration.wall_s for iteration in self.measured])
-            if not drifting:
-                return None if drifting is None else True
-            del self.measured[: window // 2]
-            self.given_back += window // 2
-        return False
-
-    def measure(self) -> str:
-        """Measure the rest; why it ended."""
-        target = self.config.target_ci
-        while len(self.measured) < self._most:
-            if target is not None and precise_enough(self.measured, target):
-                break
-            self._step()
-        if self.measured[-1].memory is None:  # the target was reached before `num_runs`
-            self.measured[-1] = replace(self.measured[-1], memory=self.engine.memory())
-        self._report(len(self.measured))
-        if target is None:
-            return NUM_RUNS_REACHED
-        return TARGET_REACHED if precise_enough(self.measured, target) else TARGET_MISSED
-
-    def iterate(self) -> Iteration:
-        """Run one batch and check that it did its work."""
-        size, tokens = self.config.batch_size, self.config.max_new_tokens
-        batch = prompts(self.engine, self.config, self.begun, size, self.seed)
-        start = self.clock()
-        generations = self.engine.generate(batch, max_new_tokens=tokens, ignore_eos=True)
-        wall_s = self.clock() - start
-        self.begun += 1
-        _check_work(generations, size, tokens)
-        return Iteration(wall_s, generations)
-
-    @property
-    def _most(self) -> int:
-        """Iterations to measure, unless the target ends it before."""
-        return full_batches(self.config.num_runs, self.config.batch_size)
-
-    def _step(self) -> None:
-        iteration = self.iterate()
-        before, after = len(self.measured), len(self.measured) + 1
-        # Memory is read evenly, at most `_MEMORY_SAMPLES` times, and after the last iteration.
-        if after * _MEMORY_SAMPLES // self._most > before * _MEMORY_SAMPLES // self._most:
-            iteration = replace(iteration, memory=self.engine.memory())
-        self.measured.append(iteration)
-        if after < self._most:
-            self._report(self._most)
-
-    def _report(self, total: int) -> None:
-        done, size = self.given_back + len(self.measured), self.config.batch_size
-        self.progress(done * size, (self.given_back + total) * size)
+    samples = (
+        {"iteration": number, "request": place, "wall_s": iteration.wall_s}
+        | {field: getattr(request, field) for field in _SAMPLE_FIELDS}
+        for number, iteration in enumerate(measured)
+        for place, request in enumerate(iteration.generations)
+    )
+    return Measurement(metrics, tuple(samples), tuple(_notes(metrics, config)))
 
 
 def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> None:
-    tokens = engine.count_tokens(prompts(engine, config, 0, 1, seed)[0])
+    tokens = engine.count_tokens(base.prompts(engine, config, 0, 1, seed)[0])
     room = engine.max_model_len - tokens
     if room < config.max_new_tokens:
         shorten = "shorten --prompt" if config.input_len is None else "lower --input-len"
@@ -270,113 +233,79 @@ def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: 
                 )
 
 
-def drifts(walls_s: Sequence[float]) -> bool | None:
-    """Whether iterations get faster or slower: Kendall's test for a trend, at the level `DRIFT_LEVEL`.
-
-    Args:
-        walls_s: Wall times of iterations in their order, seconds.
-
-    Returns:
-        None if there are too few of them to test.
-    """
-    from slim_eval.stats import drift_p_value
-
-    if len(walls_s) < _MIN_WINDOW:
-        return None
-    p_value = drift_p_value(walls_s)
-    return p_value is not None and p_value < DRIFT_LEVEL
-
-
 def precise_enough(iterations: Sequence[Iteration], share: float) -> bool:
-    """Whether the 95 % intervals of mean TPOT and of throughput are within ± `share` of their value.
+    """Whether the 95 % intervals of mean TPOT and of throughput are within ± `share` (a fraction) of their value.
 
     Without TPOT (one token, or an engine that does not report it), throughput alone counts. Stopping on a width
     makes the interval slightly too narrow: a run stops a little more often if the spread came out small by chance.
     As the width goes to 0 its coverage is right (Chow & Robbins 1965, doi:10.1214/aoms/1177700156); `MIN_ITERATIONS`
-    keeps it close before. The intervals that decide are those of the record.
-
-    Args:
-        iterations: What was measured so far.
-        share: Half-width / value, a fraction.
-
-    Returns:
-        False below `MIN_ITERATIONS`.
+    keeps it close before: below it, the answer is no. The intervals that decide are those of the record.
     """
     if len(iterations) < MIN_ITERATIONS:
         return False
+    tpots_s = _means(iterations, "tpot_s")
     # Evaluated after each iteration: few resamples reject cheaply, and the record's own number of them confirms.
-    return all(
-        half_width <= share
-        for resamples in (_QUICK_RESAMPLES, RESAMPLES)
-        for half_width in _relative_half_widths(iterations, resamples)
-    )
+    for resamples in (_QUICK_RESAMPLES, RESAMPLES):
+        throughput = _throughput_interval(iterations, resamples)
+        if throughput is None:
+            return False
+        mean = iterations[0].output_tokens / fmean(iteration.wall_s for iteration in iterations)
+        if throughput.half_width / mean > share:
+            return False
+        if tpots_s is not None:
+            tpot, mean = mean_interval(iterations, "tpot_s", resamples), fmean(tpots_s)
+            if tpot is None or mean <= 0 or tpot.half_width / mean > share:
+                return False
+    return True
 
 
-def _relative_half_widths(iterations: Sequence[Iteration], resamples: int) -> Iterator[float]:
-    throughput = throughput_interval(iterations, resamples)
-    value = iterations[0].output_tokens / fmean(iteration.wall_s for iteration in iterations) if throughput else 0.0
-    yield throughput.half_width / value if throughput else math.inf
-    tpots_s = _iteration_means(iterations, "tpot_s")
-    if tpots_s is None:
-        return
-    tpot = mean_interval(iterations, "tpot_s", resamples)
-    yield tpot.half_width / fmean(tpots_s) if tpot and fmean(tpots_s) > 0 else math.inf
+def _timings(iterations: Sequence[Iteration]) -> dict[str, Any]:
+    """The fields of `PerformanceMetrics` that are times and tokens, with 95 % intervals by bootstrap over iterations.
 
-
-def timings(iterations: Sequence[Iteration]) -> dict[str, Any]:
-    """The fields of `PerformanceMetrics` that are times and tokens, without intervals, of at least one iteration."""
-    from slim_eval.stats import summarize
+    Means, medians and p95 of TTFT, TPOT, end-to-end and amortised latency, and throughput have intervals. What was not
+    measured has none, nor has a quantile of too few iterations: `stats.bootstrap_interval` defines how many it takes.
+    """
+    from slim_eval.stats import bootstrap_interval, summarize
 
     requests = [request for iteration in iterations for request in iteration.generations]
     wall_s = sum(iteration.wall_s for iteration in iterations)
+    intervals: Intervals = {}
     found: dict[str, Any] = {
         "tokens_per_second": sum(iteration.output_tokens for iteration in iterations) / wall_s if wall_s else None,
         "prompt_tokens": summarize(request.prompt_tokens for request in requests).mean,
         "output_tokens": summarize(request.output_tokens for request in requests).mean,
+        "intervals": intervals,
     }
-    summaries = {"latency_s": summarize(_amortised(iterations))}
-    summaries |= {key: summarize(map(time_of, requests), len(iterations)) for key, time_of in _TIMES.items()}
-    for key, summary in summaries.items():
-        found["mean_latency_s" if key == "latency_s" else key] = summary.mean
-        for statistic in ("median", "p95", "p99", "std"):
-            found[f"{statistic}_{key}"] = getattr(summary, statistic)
-    return found
-
-
-def intervals(iterations: Sequence[Iteration]) -> Intervals:
-    """95 % intervals of the headline metrics by key: bootstrap over iterations.
-
-    Means, medians and p95 of TTFT, TPOT, end-to-end and amortised latency, and throughput. What was not measured has
-    none, nor has a quantile of too few iterations: `stats.bootstrap_interval` defines how many it takes.
-    """
-    from slim_eval.stats import bootstrap_interval
-
-    found: dict[str, Interval | None] = {
-        "mean_latency_s": bootstrap_interval(_amortised(iterations)),
-        "tokens_per_second": throughput_interval(iterations),
-        **{key: mean_interval(iterations, key) for key in _TIMES},
-    }
-    tables = {"latency_s": [[value] for value in _amortised(iterations)]}
-    tables |= {key: table for key in _TIMES if (table := _table(iterations, key)) is not None}
+    if throughput := _throughput_interval(iterations):
+        intervals["tokens_per_second"] = (throughput.low, throughput.high)
+    # Amortised latency, the meaning of the published files: iteration wall time / batch size, seconds.
+    tables = {"latency_s": [[iteration.wall_s / len(iteration.generations)] for iteration in iterations]}
+    tables |= {key: _table(iterations, key) for key in _TIMES}
+    resampled: tuple[Statistic, ...] = ("mean", "median", "p95")
     for key, table in tables.items():
-        for statistic in _QUANTILES:
-            found[f"{statistic}_{key}"] = bootstrap_interval(table, statistic)
-    return {key: (each.low, each.high) for key, each in found.items() if each is not None}
+        values = [value for row in table for value in row]
+        summary = summarize(values, len(iterations))
+        found |= {f"p99_{key}": summary.p99, f"std_{key}": summary.std}
+        for statistic in resampled:
+            name = key if statistic == "mean" and key in _TIMES else f"{statistic}_{key}"
+            found[name] = getattr(summary, statistic)
+            if None not in values:
+                clusters = [[fmean(row)] for row in table] if statistic == "mean" else table
+                if interval := bootstrap_interval(clusters, statistic):
+                    intervals[name] = (interval.low, interval.high)
+    return found
 
 
 def mean_interval(iterations: Sequence[Iteration], key: str, resamples: int = RESAMPLES) -> Interval | None:
     """95 % interval of the mean of ``ttft_s``, ``tpot_s`` or ``e2e_latency_s``; None if it was not measured."""
     from slim_eval.stats import bootstrap_interval
 
-    means = _iteration_means(iterations, key)
+    means = _means(iterations, key)
     return None if means is None else bootstrap_interval(means, resamples=resamples)
 
 
-def throughput_interval(iterations: Sequence[Iteration], resamples: int = RESAMPLES) -> Interval | None:
-    """95 % interval of output tokens per second: tokens of an iteration / interval of the mean wall time.
-
-    All iterations do the same number of tokens, so throughput is that number / mean wall time.
-    """
+def _throughput_interval(iterations: Sequence[Iteration], resamples: int = RESAMPLES) -> Interval | None:
+    """95 % interval of output tokens per second: all iterations do the same number, so it is that / mean wall time."""
     from slim_eval.stats import Interval, bootstrap_interval
 
     wall_s = bootstrap_interval([iteration.wall_s for iteration in iterations], resamples=resamples)
@@ -386,38 +315,15 @@ def throughput_interval(iterations: Sequence[Iteration], resamples: int = RESAMP
     return Interval(tokens / wall_s.high, tokens / wall_s.low)
 
 
-def _iteration_means(iterations: Sequence[Iteration], key: str) -> list[float] | None:
+def _table(iterations: Sequence[Iteration], key: str) -> list[list[Any]]:
+    """A time of every request in seconds, iterations x requests; None if a request does not report it."""
+    return [[getattr(request, _TIMES[key]) for request in iteration.generations] for iteration in iterations]
+
+
+def _means(iterations: Sequence[Iteration], key: str) -> list[float] | None:
     """Mean of a time over the requests of each iteration, seconds; None if a request does not report it."""
     table = _table(iterations, key)
-    return None if table is None else [fmean(row) for row in table]
-
-
-def _samples(iterations: Sequence[Iteration]) -> Iterator[dict[str, Any]]:
-    """One row per request: its iteration, its place in it, its times in seconds and its tokens."""
-    for number, iteration in enumerate(iterations):
-        for place, request in enumerate(iteration.generations):
-            yield {
-                "iteration": number,
-                "request": place,
-                "wall_s": iteration.wall_s,
-                "ttft_s": request.ttft_s,
-                "tpot_s": request.tpot_s,
-                "e2e_s": request.e2e_s,
-                "prompt_tokens": request.prompt_tokens,
-                "output_tokens": request.output_tokens,
-            }
-
-
-def _amortised(iterations: Sequence[Iteration]) -> list[float]:
-    """Amortised latency, the meaning of the published files: iteration wall time / batch size, seconds."""
-    return [iteration.wall_s / len(iteration.generations) for iteration in iterations]
-
-
-def _table(iterations: Sequence[Iteration], key: str) -> list[list[float]] | None:
-    """A time of every request, iterations x requests; None if a request does not report it."""
-    rows = [[_TIMES[key](request) for request in iteration.generations] for iteration in iterations]
-    present = [[value for value in row if value is not None] for row in rows]
-    return present if present == rows else None
+    return None if any(None in row for row in table) else [fmean(row) for row in table]
 
 
 def _memory(
@@ -458,8 +364,7 @@ def _memory(
 def memory_bandwidth(facts: Sequence[Mapping[str, Any]]) -> float | None:
     """All GPUs together, 10**9 bytes per second; None without a GPU, or if one of them does not report it."""
     bandwidths = [gpu.get("memory_bandwidth_gb_s") for gpu in facts]
-    known = [float(bandwidth) for bandwidth in bandwidths if bandwidth is not None]
-    return sum(known) if known and len(known) == len(bandwidths) else None
+    return sum(map(float, bandwidths)) if bandwidths and None not in bandwidths else None
 
 
 def concurrency_by_context(
@@ -477,11 +382,8 @@ def concurrency_by_context(
     """
     if kv_cache_tokens is None:
         return {}
-    contexts = {max_model_len, *(context for context in more_contexts if 0 < context <= max_model_len)}
-    context = _FIRST_CONTEXT
-    while context < max_model_len:
-        contexts.add(context)
-        context *= 2
+    powers = (2**exponent for exponent in range(10, max_model_len.bit_length()))
+    contexts = {max_model_len, *powers, *(context for context in more_contexts if 0 < context <= max_model_len)}
     return {context: kv_cache_tokens // context for context in sorted(contexts)}
 
 
@@ -504,14 +406,8 @@ def bandwidth_utilisation(
     a little high for a small model whose table is not also its output layer. TPOT includes what is not decoding, such
     as the prefill of other requests, which makes it lower. It is valid only if the whole batch decodes together.
 
-    Args:
-        weights_gb: Weights as loaded, GiB, over all devices.
-        kv_bytes_per_token: KV cache, bytes per token, over all devices.
-        batch_size: Requests that decode together.
-        prompt_tokens: Mean per request.
-        output_tokens: Mean per request.
-        tpot_s: Mean time per output token, seconds.
-        memory_bandwidth_gb_s: All devices together, 10**9 bytes per second.
+    Weights as loaded are in GiB and, like the KV cache, over all devices; tokens and TPOT (seconds) are means per
+    request; the bandwidth is that of all devices together, 10**9 bytes per second.
 
     Returns:
         A share, 1 at the roofline; None if any of them is not known.

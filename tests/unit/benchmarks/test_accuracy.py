@@ -516,36 +516,36 @@ def test_no_accuracy_has_no_interval(folder: Path, name: str) -> None:
 
 def test_subtasks_that_differ_widen_the_interval() -> None:
     tasks = ["easy"] * 50 + ["hard"] * 50
-    found = accuracy.uncertainty(
+    clustered, interval = accuracy.uncertainty(
         rows(([1.0] * 30 + [0.0] * 20) + ([1.0] * 15 + [0.0] * 35), tasks), "acc,none", 0.45, 0.05
     )
     # Deviations from the mean add up to 30 - 22.5 in one subtask and to 15 - 22.5 in the other.
     stderr = math.sqrt(2 * 7.5**2) / 100
-    assert found.clustered_stderr == pytest.approx(stderr)
-    assert found.interval == (pytest.approx(0.45 - 1.96 * stderr), pytest.approx(0.45 + 1.96 * stderr))
+    assert clustered == pytest.approx(stderr)
+    assert interval == (pytest.approx(0.45 - 1.96 * stderr), pytest.approx(0.45 + 1.96 * stderr))
 
 
 def test_the_interval_of_a_share_ends_at_0_and_1() -> None:
     tasks = ["easy"] * 50 + ["hard"] * 50
-    found = accuracy.uncertainty(rows([1.0] * 50 + [0.0] * 50, tasks), "acc,none", 0.5, 0.05)
-    assert found.clustered_stderr == pytest.approx(math.sqrt(2) / 4)
-    assert found.interval == (0.0, 1.0)
+    clustered, interval = accuracy.uncertainty(rows([1.0] * 50 + [0.0] * 50, tasks), "acc,none", 0.5, 0.05)
+    assert clustered == pytest.approx(math.sqrt(2) / 4)
+    assert interval == (0.0, 1.0)
 
 
 def test_subtasks_that_are_alike_do_not_narrow_the_interval() -> None:
-    alone = accuracy.uncertainty(rows([1.0, 0.0] * 50), "acc,none", 0.5, 0.05)
-    grouped = accuracy.uncertainty(rows([1.0, 0.0] * 50, ["a"] * 50 + ["b"] * 50), "acc,none", 0.5, 0.05)
-    assert grouped.clustered_stderr == pytest.approx(0.0, abs=1e-12)
-    assert grouped.interval == alone.interval is not None
+    _, alone = accuracy.uncertainty(rows([1.0, 0.0] * 50), "acc,none", 0.5, 0.05)
+    clustered, grouped = accuracy.uncertainty(rows([1.0, 0.0] * 50, ["a"] * 50 + ["b"] * 50), "acc,none", 0.5, 0.05)
+    assert clustered == pytest.approx(0.0, abs=1e-12)
+    assert grouped == alone is not None
 
 
 def test_graded_items_go_by_their_standard_error() -> None:
-    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, 0.5).interval == pytest.approx((1.02, 2.98))
-    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, None).interval is None
-    apart = accuracy.uncertainty(rows([0.5, 0.7, 3.5, 3.3], ["a", "a", "b", "b"]), "acc,none", 2.0, 0.1)
-    assert apart.clustered_stderr is not None
-    assert apart.clustered_stderr > 0.1
-    assert apart.interval == pytest.approx((2.0 - 1.96 * apart.clustered_stderr, 2.0 + 1.96 * apart.clustered_stderr))
+    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, 0.5) == (None, pytest.approx((1.02, 2.98)))
+    assert accuracy.uncertainty(rows([0.5, 2.0, 3.5]), "acc,none", 2.0, None) == (None, None)
+    clustered, interval = accuracy.uncertainty(rows([0.5, 0.7, 3.5, 3.3], ["a", "a", "b", "b"]), "acc,none", 2.0, 0.1)
+    assert clustered is not None
+    assert clustered > 0.1
+    assert interval == pytest.approx((2.0 - 1.96 * clustered, 2.0 + 1.96 * clustered))
 
 
 @pytest.mark.parametrize(
@@ -561,4 +561,4 @@ def test_graded_items_go_by_their_standard_error() -> None:
 def test_items_that_do_not_make_the_accuracy_say_nothing_of_it(
     scores: list[float | None], metric: str | None, value: float | None
 ) -> None:
-    assert accuracy.uncertainty(rows(scores), metric, value, 0.1) == accuracy.Uncertainty()
+    assert accuracy.uncertainty(rows(scores), metric, value, 0.1) == (None, None)

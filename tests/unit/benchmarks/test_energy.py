@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim_eval.benchmarks import energy
+from slim_eval.benchmarks import base, energy
 from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import Conditions, DeviceState, EnergyReading, Meter, NoMeter, PowerSample
@@ -170,7 +170,7 @@ def test_the_synthetic_prompts_of_the_window_do_not_depend_on_the_lead_in() -> N
     assert first[1:3] != other[1:3]
     prompts = [prompt for batch in first for prompt in batch]
     assert len(set(prompts)) == len(prompts) == 8
-    assert first[1:3] == [tuple(energy.prompts(engines[0], workload, number, 2, 7)) for number in (0, 1)]
+    assert first[1:3] == [tuple(base.prompts(engines[0], workload, number, 2, 7)) for number in (0, 1)]
 
 
 def test_without_a_meter_nothing_runs_and_the_reason_is_kept() -> None:
@@ -282,7 +282,7 @@ def test_rows_leave_out_what_no_device_told() -> None:
     ],
 )
 def test_blocks(boundaries: list[float], shortest: float, expected: list[tuple[float, float, int]]) -> None:
-    assert energy._blocks(boundaries, shortest) == [energy._Block(*block) for block in expected]
+    assert energy._blocks(boundaries, shortest) == expected
 
 
 @given(st.lists(st.floats(0.01, 3.0), min_size=1, max_size=40), st.floats(0.1, 5.0))
@@ -292,10 +292,10 @@ def test_blocks_hold_every_iteration_once(iterations: list[float], shortest: flo
     if not blocks:
         assert boundaries[-1] < shortest
         return
-    assert (blocks[0].begin_s, blocks[-1].end_s) == (0.0, boundaries[-1])
-    assert all(a.end_s == b.begin_s for a, b in pairwise(blocks))
-    assert sum(block.iterations for block in blocks) == len(iterations)
-    assert all(block.end_s - block.begin_s >= shortest for block in blocks)
+    assert (blocks[0][0], blocks[-1][1]) == (0.0, boundaries[-1])
+    assert all(end_s == begin_s for (_, end_s, _), (begin_s, _, _) in pairwise(blocks))
+    assert sum(count for _, _, count in blocks) == len(iterations)
+    assert all(end_s - begin_s >= shortest for begin_s, end_s, _ in blocks)
 
 
 def trace(watts: Sequence[float], joules: float, spacing_s: float = 0.05) -> EnergyReading:

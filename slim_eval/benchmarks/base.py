@@ -109,17 +109,14 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
         part = dict(config).get(self.name)
         if isinstance(part, self.options):
             return part
-        prefix = f"{self.name}."
-        given = {
-            key.removeprefix(prefix): value for key, value in config.benchmark_options.items() if key.startswith(prefix)
-        }
+        parted = ((key.partition("."), value) for key, value in config.benchmark_options.items())
         try:
-            return self.options.model_validate(given)
+            return self.options.model_validate({key: value for (name, _, key), value in parted if name == self.name})
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
+            field = ".".join(map(str, (self.name, *first["loc"])))
             raise UsageError(
-                f"--benchmark-option {prefix}{field}: {first['msg'].removeprefix('Value error, ')}",
+                f"--benchmark-option {field}: {first['msg'].removeprefix('Value error, ')}",
                 f"options of {self.name}: {', '.join(self.options.model_fields) or 'none'}",
             ) from None
 
@@ -130,12 +127,8 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """What the numbers of a stage depend on, besides the checkpoint and how it is served.
 
-        By default the device, the seed and every option of the benchmark.
-
-        Args:
-            config: The run's config.
-            stage: The record.
-            device: Name of what computes; leave it out if no number depends on it.
+        By default the device (name of what computes; leave it out if no number depends on it), the seed and every
+        option of the benchmark.
         """
         own = {"seed": config.seed, **self.options_of(config).model_dump(mode="json")}
         return {"device": device, **{f"{self.name}.{key}": value for key, value in own.items()}}
@@ -154,11 +147,7 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
         return "" if any(isinstance(value, (int, float)) for value in values) else NO_NUMBERS
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
-        """Check, in the measuring interpreter and before hours of work, that the stages can be run.
-
-        Raises:
-            SlimEvalError: They cannot.
-        """
+        """Raise a `SlimEvalError`, in the measuring interpreter and before hours of work, if a stage cannot be run."""
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
         """What the options make impossible to see in the results, one sentence each; shown before the run starts."""
@@ -169,11 +158,7 @@ class _Benchmarks(Registry[Benchmark[Any, Any]]):
     """The registry, which also makes the class of a benchmark's records known to the reader of result files."""
 
     def register(self, member: Benchmark[Any, Any]) -> Benchmark[Any, Any]:
-        """Add a benchmark, and return it.
-
-        Raises:
-            ValueError: Another one has that name, or no file can have it.
-        """
+        """Add a benchmark, and return it; a ValueError if another one has its name, or no file can have it."""
         if member.name != slug(member.name) or "." in member.name or member.name in RESERVED_FILES:
             raise ValueError(
                 f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', "
@@ -193,11 +178,7 @@ BENCHMARKS = _Benchmarks("benchmark")
 
 
 def benchmarks_of(names: Iterable[str]) -> list[Benchmark[Any, Any]]:
-    """The benchmarks of these names, in the order of measuring.
-
-    Raises:
-        UsageError: A name is not registered.
-    """
+    """The benchmarks of these names, in the order of measuring; a UsageError for one that is not registered."""
     wanted = set(names)
     for name in wanted:
         if name not in BENCHMARKS:
@@ -255,16 +236,10 @@ def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_siz
     """The prompts of one iteration; call it outside whatever is timed.
 
     Without `config.input_len` each is `config.prompt`. With it, each is that many random token ids: a function of
-    `seed`, `iteration`, the request and the model's vocabulary, so that every scheme of a model gets the same ones.
-    No two of a run are equal, as far as the vocabulary allows (its size to the power of `input_len`). They differ from
-    the first token on, so that not even a cache of common prefixes could help.
-
-    Args:
-        engine: Its vocabulary is used for synthetic prompts.
-        config: The kind of prompt.
-        iteration: Number of the batch within the run, warm-up included, from 0.
-        batch_size: Requests in every batch of the run.
-        seed: The seed of the run.
+    `seed`, `iteration` (number of the batch within the run, warm-up included, from 0), the request and the model's
+    vocabulary, so that every scheme of a model gets the same ones. No two of a run are equal, as far as the vocabulary
+    allows (its size to the power of `input_len`). They differ from the first token on, so that not even a cache of
+    common prefixes could help. Every batch of a run has the same `batch_size`.
 
     Raises:
         BenchmarkError: The tokenizer has no token that a synthetic prompt may contain.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,60 +24,35 @@ class Status(str, Enum):
     PROBLEM = "problem"
 
 
+OK, WARNING, PROBLEM = Status
+_MARKS = {OK: ("✓", "green"), WARNING: ("!", "yellow"), PROBLEM: ("✗", "red")}
+
+
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was examined.
-
-    Attributes:
-        name: What was examined.
-        state: Its effect on a run.
-        text: The result, in one line.
-        remedy: The fix, as a command if there is one; None if nothing needs fixing.
-    """
+    """One thing that was examined, its effect on a run, and the result in one line."""
 
     name: str
     state: Status
     text: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class CheckSection:
-    """Findings about one subject."""
-
-    title: str
-    findings: tuple[CheckResult, ...]
+    remedy: str | None = None  # as a command if there is one; None if nothing needs fixing
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the doctor found."""
+    """Everything the doctor found, by section."""
 
-    sections: tuple[CheckSection, ...]
+    sections: Mapping[str, Sequence[CheckResult]]
 
-    @property
-    def findings(self) -> Iterator[CheckResult]:
-        """All findings, section by section."""
-        for section in self.sections:
-            yield from section.findings
-
-    @property
-    def problems(self) -> tuple[CheckResult, ...]:
-        """Findings that prevent a run."""
-        return tuple(finding for finding in self.findings if finding.state is Status.PROBLEM)
+    def of(self, state: Status) -> list[CheckResult]:
+        """The findings with this effect on a run."""
+        return [finding for section in self.sections.values() for finding in section if finding.state is state]
 
     def raise_for_problems(self) -> None:
-        """Raise if a run would not work.
-
-        Raises:
-            NotReadyError: With the names of the problems.
-        """
-        if self.problems:
-            names = ", ".join(finding.name for finding in self.problems)
+        """Raise a `NotReadyError` with the names of the problems if a run would not work."""
+        if problems := self.of(PROBLEM):
+            names = ", ".join(finding.name for finding in problems)
             raise NotReadyError(f"slim-eval run would not work here: {names}", "see the fix of each above")
-
-
-_MARKS = {Status.OK: ("✓", "green"), Status.WARNING: ("!", "yellow"), Status.PROBLEM: ("✗", "red")}
 
 
 def show(report: Report, *, as_json: bool = False) -> None:
@@ -92,38 +67,28 @@ def show(report: Report, *, as_json: bool = False) -> None:
 
 def to_json(report: Report) -> str:
     """The report for machines: `works`, and every finding with its section."""
-    content = {
-        "slim_eval": __version__,
-        "works": not report.problems,
-        "findings": [
-            {
-                "section": section.title,
-                "name": finding.name,
-                "state": finding.state.value,
-                "text": finding.text,
-                "remedy": finding.remedy,
-            }
-            for section in report.sections
-            for finding in section.findings
-        ],
-    }
+    findings = [
+        {"section": title, "name": each.name, "state": each.state.value, "text": each.text, "remedy": each.remedy}
+        for title, section in report.sections.items()
+        for each in section
+    ]
+    content = {"slim_eval": __version__, "works": not report.of(PROBLEM), "findings": findings}
     return json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n"
 
 
 def to_lines(report: Report) -> Iterator[Text]:
     """The report for people: sections of findings in columns, each fix below its finding, and the verdict."""
-    width = max((len(finding.name) for finding in report.findings), default=0)
-    for section in report.sections:
-        yield Text(section.title, style="bold")
-        for finding in section.findings:
-            mark, colour = _MARKS[finding.state]
-            yield Text.assemble("  ", (mark, colour), f" {finding.name:<{width}}  {redact(finding.text)}")
+    width = max((len(finding.name) for section in report.sections.values() for finding in section), default=0)
+    for title, section in report.sections.items():
+        yield Text(title, style="bold")
+        for finding in section:
+            yield Text.assemble("  ", _MARKS[finding.state], f" {finding.name:<{width}}  {redact(finding.text)}")
             if finding.remedy:
                 yield Text(f"    {'':<{width}}  fix: {redact(finding.remedy)}", style="dim")
     yield Text()
-    warnings = sum(finding.state is Status.WARNING for finding in report.findings)
-    if count := len(report.problems):
+    if count := len(report.of(PROBLEM)):
         yield Text(f"{count} problem{'s' if count > 1 else ''}: slim-eval run would not work here", style="red")
     else:
+        warnings = len(report.of(WARNING))
         note = f"; {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
         yield Text(f"slim-eval run works here{note}", style="green")

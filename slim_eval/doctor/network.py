@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from slim_eval import models
 from slim_eval._version import __version__
 from slim_eval.config import DoctorConfig, TrackingConfig
-from slim_eval.doctor.check_results import CheckResult, Status
+from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult, Status
 from slim_eval.doctor.facts import Facts
 from slim_eval.execution import tracking
 from slim_eval.models import hub
@@ -31,10 +31,11 @@ _NEW_TOKEN = "create a new one at {endpoint}/settings/tokens and export it as HF
 def check_hub(facts: Facts) -> Iterator[CheckResult]:
     """Whether the hub answers, and accepts the token if one is set."""
     needed = needs_hub(facts.config)
+    bad = PROBLEM if needed else WARNING
     constants = hub_settings()
     if isinstance(constants, ValueError):
         text = f"huggingface_hub rejects a variable that begins with HF_: {constants}"
-        yield _hub(Status.PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
+        yield CheckResult("hub", PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
         return
     from huggingface_hub import get_token
 
@@ -43,16 +44,24 @@ def check_hub(facts: Facts) -> Iterator[CheckResult]:
     endpoint = hub.without_credentials(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
         text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
-        yield _hub(Status.WARNING if needed else Status.OK, text, "unset HF_HUB_OFFLINE" if needed else None)
+        yield CheckResult("hub", WARNING, text, "unset HF_HUB_OFFLINE") if needed else CheckResult("hub", OK, text)
     elif not usable:
-        yield _hub(
-            Status.WARNING, f"{endpoint} was not contacted, because the token cannot be sent", "fix the token first"
-        )
+        text = f"{endpoint} was not contacted, because the token cannot be sent"
+        yield CheckResult("hub", WARNING, text, "fix the token first")
     else:
         # A user name in the address replaces the token in the request.
         sent = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN or endpoint != constants.ENDPOINT else token
-        yield _reached(constants.ENDPOINT, sent, Status.PROBLEM if needed else Status.WARNING)
-    yield _token(token, endpoint, usable=usable, needed=needed)
+        yield CheckResult("hub", *_reached(constants.ENDPOINT, sent, bad))
+    name = "hub token"
+    if token is None:
+        remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
+        yield CheckResult(name, WARNING, "none", remedy) if needed else CheckResult(name, OK, "none")
+    elif not usable:
+        text = "present, but contains characters that are invalid in a token"
+        yield CheckResult(name, bad, text, _NEW_TOKEN.format(endpoint=endpoint))
+    else:
+        named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+        yield CheckResult(name, OK, f"present ({named or 'stored by `hf auth login`'})")
 
 
 def hub_settings() -> Any:
@@ -72,70 +81,45 @@ def needs_hub(config: DoctorConfig) -> bool:
     return bool(own) and (any(map(is_quantized, config.precision)) or "accuracy" in config.tasks)
 
 
-def _token(token: str | None, endpoint: str, *, usable: bool, needed: bool) -> CheckResult:
-    name = "hub token"
-    if token is None:
-        remedy = f"for gated models (Llama, Gemma): export HF_TOKEN with a token of {endpoint}/settings/tokens"
-        return CheckResult(name, Status.WARNING if needed else Status.OK, "none", remedy if needed else None)
-    if not usable:
-        text = "present, but contains characters that are invalid in a token"
-        return CheckResult(
-            name, Status.PROBLEM if needed else Status.WARNING, text, _NEW_TOKEN.format(endpoint=endpoint)
-        )
-    named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
-    return CheckResult(name, Status.OK, f"present ({named or 'stored by `hf auth login`'})")
-
-
-def _reached(address: str, token: str | None, bad: Status) -> CheckResult:
+def _reached(address: str, token: str | None, bad: Status) -> tuple[Status, str, str | None]:
     """Ask the hub; `bad` is the state if there is no good answer."""
     endpoint = hub.without_credentials(address)
-    if not _is_address(address):
-        return _hub(bad, f"HF_ENDPOINT={endpoint} is not a URL", "write it as https://huggingface.co, or unset it")
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # unclosed brackets, a port that is not a number
+        valid = False
+    if not valid:
+        return bad, f"HF_ENDPOINT={endpoint} is not a URL", "write it as https://huggingface.co, or unset it"
     from huggingface_hub import get_session  # imported before the time is taken
 
-    answer = _within(_DEADLINE_S, lambda: _ask(get_session, address, token))
-    if isinstance(answer, str):
-        return _hub(bad, f"{endpoint} is unreachable ({answer})", _ELSEWHERE)
-    status, with_token = answer, token is not None
-    if status == HTTPStatus.UNAUTHORIZED and with_token:
-        return _hub(bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint))
+    def ask() -> int | str:
+        # Not `build_hf_headers`: it may send a request of its own and write a file.
+        headers = {"user-agent": f"slim-eval/{__version__}"}
+        url = f"{address}/api/models?limit=1"
+        if token is not None:
+            url, headers["authorization"] = f"{address}/api/whoami-v2", f"Bearer {token}"
+        try:
+            return int(get_session().get(url, headers=headers, timeout=_TIMEOUT_S).status_code)
+        except (ImportError, ValueError) as error:  # the proxy is not an address, or its kind requires a package
+            return f"its proxy cannot be used: {type(error).__name__}"
+        except hub.http_errors() as error:
+            return hub.reason_of(error)
+
+    status = _within(_DEADLINE_S, ask)
+    if isinstance(status, str):
+        return bad, f"{endpoint} is unreachable ({status})", _ELSEWHERE
+    if status == HTTPStatus.UNAUTHORIZED and token is not None:
+        return bad, f"{endpoint} does not accept your token (401)", _NEW_TOKEN.format(endpoint=endpoint)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return _hub(bad, f"{endpoint} refuses access ({status})", "export HF_TOKEN with a token that it accepts")
+        return bad, f"{endpoint} refuses access ({status})", "export HF_TOKEN with a token that it accepts"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _hub(Status.WARNING, f"{endpoint} limits the rate of requests (429)", "wait a few minutes")
+        return WARNING, f"{endpoint} limits the rate of requests (429)", "wait a few minutes"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _hub(bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE)
+        return bad, f"{endpoint} answered {status}", "try again later; " + _ELSEWHERE
     if status >= HTTPStatus.BAD_REQUEST:  # a mirror that serves files and has no accounts
-        return _hub(Status.OK, f"{endpoint} answers (the token was not checked: {status})")
-    return _hub(Status.OK, f"{endpoint} answers{' and accepts the token' if with_token else ''}")
-
-
-def _hub(state: Status, text: str, remedy: str | None = None) -> CheckResult:
-    return CheckResult("hub", state, text, remedy)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # unclosed brackets, a port that is not a number
-        return False
-
-
-def _ask(session: Callable[[], Any], address: str, token: str | None) -> int | str:
-    """Status of the hub's answer, or one line with the reason why there is none."""
-    # Not `build_hf_headers`: it may send a request of its own and write a file.
-    headers = {"user-agent": f"slim-eval/{__version__}"}
-    url = f"{address}/api/models?limit=1"
-    if token is not None:
-        url, headers["authorization"] = f"{address}/api/whoami-v2", f"Bearer {token}"
-    try:
-        answer = session().get(url, headers=headers, timeout=_TIMEOUT_S)
-    except (ImportError, ValueError) as error:  # the proxy is not an address, or its kind requires a package
-        return f"its proxy cannot be used: {type(error).__name__}"
-    except hub.http_errors() as error:
-        return hub.reason_of(error)
-    return int(answer.status_code)
+        return OK, f"{endpoint} answers (the token was not checked: {status})", None
+    return OK, f"{endpoint} answers{'' if token is None else ' and accepts the token'}", None
 
 
 def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
@@ -151,14 +135,12 @@ def check_wandb(facts: Facts) -> Iterator[CheckResult]:
     """Whether a run would be logged to Weights & Biases; a run works without."""
     version = environment.versions(["wandb"]).get("wandb")
     if version is not None:
-        yield CheckResult("wandb", Status.OK, version)
+        yield CheckResult("wandb", OK, version)
     why = tracking.why_off(TrackingConfig())
     if why is None:
         mode = os.environ.get("WANDB_MODE", "online").lower()
-        yield CheckResult("logging", Status.OK, "on, key present" if mode == "online" else f"on, WANDB_MODE={mode}")
+        yield CheckResult("logging", OK, "on, key present" if mode == "online" else f"on, WANDB_MODE={mode}")
     else:
         cause, _, command = why.partition(": ")
-        remedy = command or "unset WANDB_MODE"
-        yield CheckResult(
-            "logging", Status.WARNING, f"off: {cause}", f"{remedy} (or --no-wandb-enabled to run without)"
-        )
+        remedy = f"{command or 'unset WANDB_MODE'} (or --no-wandb-enabled to run without)"
+        yield CheckResult("logging", WARNING, f"off: {cause}", remedy)

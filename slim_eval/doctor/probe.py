@@ -6,6 +6,7 @@ is asked about. The question is one JSON argument: module -> names that its dist
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -17,18 +18,14 @@ from pathlib import Path
 
 def versions(asked: dict[str, list[str]]) -> dict[str, str | None]:
     """The installed modules, each with the name and version of its distribution; None if it has none."""
-    return {
-        module: _distribution(names) for module, names in asked.items() if importlib.util.find_spec(module) is not None
-    }
-
-
-def _distribution(names: list[str]) -> str | None:
-    for name in names:
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    found: dict[str, str | None] = {}
+    for module, names in asked.items():
+        if importlib.util.find_spec(module) is not None:
+            found[module] = None
+            for name in reversed(names):
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    found[module] = f"{name} {importlib.metadata.version(name)}"
+    return found
 
 
 def torch_cuda() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,8 +133,9 @@ def test_a_torch_that_is_too_new_for_the_driver_stops_a_run(on_gpus: Callable[..
 @pytest.mark.parametrize(
     ("free_gb", "state"), [(0.0, PROBLEM), (0.01, PROBLEM), (0.06, WARNING), (9.9, WARNING), (10.0, OK)]
 )
-def test_space(free_gb: float, state: Status) -> None:
-    found = checks.space("outputs", Path("outputs"), free_gb, 10.0, "--output-dir")
+def test_space(free_gb: float, state: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_gb * 2**30))
+    found = checks.disk("outputs", tmp_path, 10.0, "--output-dir")
     assert found.state is state
     assert (found.remedy is None) is (state is OK)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slim_eval.config import DoctorConfig
-from slim_eval.doctor import precisions
+from slim_eval.doctor import checks
 from slim_eval.doctor.check_results import Status
 from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.engines import Platform
@@ -51,13 +51,13 @@ def test_the_rule_of_the_engines_decides(monkeypatch: pytest.MonkeyPatch) -> Non
         return f"no {precision.name}"
 
     monkeypatch.setattr(VLLM, "obstacle", rule)
-    found = list(precisions.check(facts(serving("vllm 0.19"), SURVEY, engine="vllm")))
+    found = list(checks.check_precisions(facts(serving("vllm 0.19"), SURVEY, engine="vllm")))
     assert [finding.state for finding in found] == [Status.PROBLEM] * 3
     assert asked == [Platform("cuda", (7, 0))] * 3
 
 
 def test_an_old_gpu_runs_16_bit_alone_on_vllm() -> None:
-    found = {f.name: f for f in precisions.check(facts(serving("vllm 0.19"), SURVEY))}
+    found = {f.name: f for f in checks.check_precisions(facts(serving("vllm 0.19"), SURVEY))}
     assert found["fp16 on vllm"].text == "runs, native"
     assert found["int4 on vllm"].text.startswith("vLLM's W4A16 kernel needs compute capability 7.5, this GPU has 7.0")
     assert [name for name, f in found.items() if f.state is Status.WARNING] == ["int8 on vllm", "int4 on vllm"]
@@ -67,7 +67,7 @@ def test_an_old_gpu_runs_16_bit_alone_on_vllm() -> None:
 
 def test_only_engines_that_are_there_and_asked_for() -> None:
     def names(interpreter: Interpreter | str, **options: object) -> list[str]:
-        return [finding.name for finding in precisions.check(facts(interpreter, precision="fp16", **options))]
+        return [finding.name for finding in checks.check_precisions(facts(interpreter, precision="fp16", **options))]
 
     assert names(serving(None)) == ["fp16 on transformers"]
     assert names(serving("vllm 1", transformers=False)) == ["fp16 on vllm"]

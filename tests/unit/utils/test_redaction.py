@@ -18,7 +18,7 @@ from rich.console import Console
 from slim_eval import cli
 from slim_eval.analysis import analyze
 from slim_eval.config import AnalysisConfig, DisplayConfig, QuantizationConfig, RunConfig, TrackingConfig
-from slim_eval.doctor.check_results import CheckResult, CheckSection, Report, Status, to_json, to_lines
+from slim_eval.doctor.check_results import CheckResult, Report, Status, to_json, to_lines
 from slim_eval.errors import EngineError, SlimEvalError
 from slim_eval.execution import fingerprints, messages, progress, tracking
 from slim_eval.models.source import ModelSource
@@ -222,7 +222,7 @@ def test_what_is_shown_of_a_run_holds_none(kind: Any, capsys: pytest.CaptureFixt
 
 @pytest.mark.usefixtures("secrets")
 def test_what_the_doctor_shows_holds_none() -> None:
-    report = Report((CheckSection("hub", (CheckResult("hub", Status.PROBLEM, TEXT, TEXT),)),))
+    report = Report({"hub": [CheckResult("hub", Status.PROBLEM, TEXT, TEXT)]})
     assert found_in(to_json(report)) == []
     assert found_in("\n".join(line.plain for line in to_lines(report))) == []
 

@@ -20,13 +20,6 @@ _WATCH_EVERY_S = 1.0
 _UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
-_ANSWERS = {
-    404: (
-        "{kind} {repo!r} does not exist on {endpoint}, or is private",
-        "check the spelling; a private one needs HF_TOKEN",
-    ),
-    429: ("the hub {endpoint} limits the rate of requests (429)", "wait a few minutes, or export HF_TOKEN"),
-}
 
 
 @contextmanager
@@ -42,22 +35,18 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     try:
         yield
     except errors.HFValidationError as error:
-        raise UsageError(
-            f"{repo!r} is neither a folder nor a {kind} id", "ids look like org/name; write a folder as ./folder"
-        ) from error
+        remedy = "ids look like org/name; write a folder as ./folder"
+        raise UsageError(f"{repo!r} is neither a folder nor a {kind} id", remedy) from error
     except errors.RevisionNotFoundError as error:
-        raise UsageError(
-            f"{kind} {repo!r} has no revision {revision!r}", "give a branch, tag or commit listed on its page"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _hub_error(repo, kind, error) from error
-    except errors.EntryNotFoundError as error:
-        raise UsageError(
-            f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
-            "GGUF and adapter repositories cannot be measured: use their base model",
-        ) from error
-    except http_errors() as error:
-        raise _hub_error(repo, kind, error) from error
+        remedy = "give a branch, tag or commit listed on its page"
+        raise UsageError(f"{kind} {repo!r} has no revision {revision!r}", remedy) from error
+    except (errors.EntryNotFoundError, *http_errors()) as error:
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise UsageError(
+                f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
+                "GGUF and adapter repositories cannot be measured: use their base model",
+            ) from error
+        raise HubError(*_cause_and_remedy(repo, kind, error)) from error
 
 
 def http_errors() -> tuple[type[Exception], ...]:
@@ -71,53 +60,50 @@ def http_errors() -> tuple[type[Exception], ...]:
     return (HfHubHTTPError, OSError, HTTPError, InvalidURL)
 
 
-def _hub_error(repo: str, kind: str, error: BaseException) -> HubError:
+def _cause_and_remedy(repo: str, kind: str, error: BaseException) -> tuple[str, str]:
     """One message for an answer of the hub, or for its absence."""
     from huggingface_hub import constants, errors
 
     endpoint = without_credentials(constants.ENDPOINT)
+    chain = list(causes(error))
+
+    def has(wanted: type[BaseException]) -> bool:
+        return any(isinstance(cause, wanted) for cause in chain)
+
     status: int | None = None
-    gated = missing = offline = False
-    for cause in causes(error):
+    for cause in chain:
         # Every HTTP error has its response: the hub's, or the client's own after the last retry.
         status = getattr(getattr(cause, "response", None), "status_code", status)
-        gated = gated or isinstance(cause, errors.GatedRepoError)
-        offline = offline or isinstance(cause, errors.OfflineModeIsEnabled)
-        missing = missing or isinstance(cause, errors.RepositoryNotFoundError)
-    *_, deepest = causes(error)
+    deepest, gated = chain[-1], has(errors.GatedRepoError)
     # A connection that is not permitted has no file name.
     unwritable = isinstance(deepest, PermissionError) and deepest.filename is not None
     if isinstance(deepest, OSError) and (deepest.errno in _DISK or unwritable):
-        return HubError(
+        return (
             f"{kind} {repo!r} cannot be stored: {deepest.filename or constants.HF_HUB_CACHE}: {deepest.strerror}",
             "free space, make the folder writable, or export HF_HOME with a folder on another disk",
         )
-    if offline or (status is None and constants.HF_HUB_OFFLINE):
-        return HubError(
-            f"{kind} {repo!r} is not on this machine, and HF_HUB_OFFLINE disables the hub",
-            "unset HF_HUB_OFFLINE, or download it first",
-        )
-    if missing and not gated:
-        status = 404  # also for 401, the answer to requests without a token
-    if status == 401 and not gated:
-        return HubError(
-            f"the hub does not accept your token (401, {endpoint})",
-            f"create a new one at {endpoint}/settings/tokens and export it as HF_TOKEN",
-        )
-    if gated or status == 403:
+    if has(errors.OfflineModeIsEnabled) or (status is None and constants.HF_HUB_OFFLINE):
+        cause_text = f"{kind} {repo!r} is not on this machine, and HF_HUB_OFFLINE disables the hub"
+        return cause_text, "unset HF_HUB_OFFLINE, or download it first"
+    if gated or (status == 403 and not has(errors.RepositoryNotFoundError)):
         page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-        return HubError(
+        return (
             f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})",
             f"open {page}, accept its licence, then export HF_TOKEN with a token of that account",
         )
-    if status in _ANSWERS:
-        cause_text, remedy = _ANSWERS[status]
-        return HubError(cause_text.format(kind=kind, repo=repo, endpoint=endpoint), remedy)
+    if has(errors.RepositoryNotFoundError) or status == 404:  # also for 401, the answer to requests without a token
+        cause_text = f"{kind} {repo!r} does not exist on {endpoint}, or is private"
+        return cause_text, "check the spelling; a private one needs HF_TOKEN"
+    if status == 401:
+        remedy = f"create a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
+        return f"the hub does not accept your token (401, {endpoint})", remedy
+    if status == 429:
+        return f"the hub {endpoint} limits the rate of requests (429)", "wait a few minutes, or export HF_TOKEN"
     # A hub that was reached may break off, or deliver less than announced: that is an OSError without errno.
     began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
     failed = "broke off" if began else "cannot be reached"
     reason = f"answered {status}" if status else f"{failed} ({reason_of(error)})"
-    return HubError(
+    return (
         f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
         "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
     )
@@ -153,36 +139,22 @@ def config_file(name: str, revision: str | None) -> Path:
 
 
 def download(name: str, revision: str | None, patterns: Sequence[str], progress: Progress) -> Path:
-    """Download the files of a model that match the patterns, and return their folder.
+    """Download the files of a model that match the patterns, and return their folder; errors as `hub_errors`."""
+    from huggingface_hub import constants, snapshot_download, utils
 
-    Raises:
-        UsageError: As `hub_errors`.
-        HubError: As `hub_errors`.
-    """
-    from huggingface_hub import constants, snapshot_download
+    bars: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
+
+    class Silent(bars):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
 
     blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
     # Only some versions of huggingface_hub report bytes in their progress bars.
     with hub_errors(name, revision), report_growth(blobs, progress):
         folder = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=list(_UNWANTED),
-            tqdm_class=_silent_tqdm(),
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_UNWANTED), tqdm_class=Silent
         )
     return Path(folder)
-
-
-def _silent_tqdm() -> type[Any]:
-    from huggingface_hub import utils
-
-    base: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
-
-    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
-        base.__init__(self, *args, **{**kwargs, "disable": True})
-
-    return type("Silent", (base,), {"__init__": silent})
 
 
 @contextmanager

@@ -33,15 +33,10 @@ LIBRARIES_GB = 0.5
 
 @dataclass(frozen=True)
 class Conversion:
-    """The conversion of one state of a model.
+    """The conversion of one state of a model."""
 
-    Attributes:
-        folder: The converted checkpoint, once it exists.
-        identity: The state of the model.
-    """
-
-    folder: Path
-    identity: dict[str, Any]
+    folder: Path  # the converted checkpoint, once it exists
+    identity: dict[str, Any]  # the state of the model
 
     @property
     def is_done(self) -> bool:
@@ -67,14 +62,10 @@ def convert(
     *,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Convert the weights in `source.pickled` and publish the checkpoint as `final`.
+    """Convert the weights in `source.pickled` and publish the checkpoint as `final`, in place of an older conversion.
 
-    Args:
-        source: A fetched model whose weights are pickled.
-        final: Folder of the checkpoint; an older conversion in it is replaced.
-        identity: The state of the model.
-        progress: Receives the MB written so far.
-        trust_remote_code: Whether Python code that comes with the model may run.
+    `identity` is the state of the model. `progress` receives the MB written so far. With `trust_remote_code`, Python
+    code that comes with the model may run.
 
     Raises:
         UsageError: `final` contains something else.

@@ -59,22 +59,18 @@ def recover(final: Path) -> None:
     """Clean up after killed processes of this machine: remove half-written folders, restore one that was set aside."""
     for left in sorted(final.parent.glob(f".{final.name}.*-{slug(socket.gethostname())}-*")):
         process = left.name.rsplit("-", 1)[-1]
-        if process.isdigit() and int(process) != os.getpid() and _is_alive(int(process)):
-            continue
+        if process.isdigit() and int(process) != os.getpid():
+            try:
+                os.kill(int(process), 0)
+                continue
+            except PermissionError:  # it is alive, and belongs to another user
+                continue
+            except ProcessLookupError:
+                pass
         if left.name.startswith(f".{final.name}.old-") and not final.exists():
             left.rename(final)
         else:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it belongs to another user
-        return True
-    return True
 
 
 def _fsync(path: Path) -> None:

@@ -35,9 +35,6 @@ ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which convert
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
 _SAMPLE_BLOCKS = 64
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-_FLOAT_PREFIXES = ("F", "BF")
-_DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16"}
-
 
 #: Tensor name -> (dtype as safetensors names it, shape).
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
@@ -50,51 +47,29 @@ class Frozen(BaseModel):
 
 
 class ModelSource(Frozen):
-    """A model that exists.
+    """A model that exists."""
 
-    Attributes:
-        name: As the user gave it.
-        kind: Embedded, a local folder, or on the hub.
-        config_dir: Folder with ``config.json``; for the hub it may contain nothing else yet.
-        path: Folder with the whole checkpoint; None until it is fetched and, if its weights are pickled, converted.
-        pickled: Folder with pickled weights that must be converted; None without such.
-        revision: Commit on the hub; None for a model from elsewhere.
-    """
-
-    name: str
+    name: str  # as the user gave it
     kind: Literal["demo", "local", "hub"]
-    config_dir: Path
-    path: Path | None = None
-    pickled: Path | None = None
-    revision: str | None = None
+    config_dir: Path  # with config.json; for the hub it may contain nothing else yet
+    path: Path | None = None  # the whole checkpoint; None until it is fetched and, if pickled, converted
+    pickled: Path | None = None  # with pickled weights that must be converted; None without such
+    revision: str | None = None  # commit on the hub; None for a model from elsewhere
 
 
 class ConfigFacts(Frozen):
-    """Contents of ``config.json``.
+    """Contents of ``config.json``; None for what it does not state."""
 
-    Attributes:
-        architecture: First class name listed; None without one.
-        model_type: Its family, e.g. ``llama``.
-        dtype: The 16-bit dtype to serve: float16 if stated, else bfloat16 (also for a float32 model).
-        dtype_stated: Whether the configuration names a dtype at all.
-        max_position_embeddings: Context window in tokens; None if not stated.
-        tied_embeddings: Whether input and output embeddings are one tensor.
-        quantization: Format of an already quantized checkpoint, e.g. ``awq``; None for a plain one.
-        attention_layers: Layers with keys and values; like the two below, None if not stated.
-        kv_heads: Key-value heads per layer.
-        head_size: Elements per head.
-    """
-
-    architecture: str | None
-    model_type: str | None
-    dtype: str
-    dtype_stated: bool
-    max_position_embeddings: int | None
-    tied_embeddings: bool
-    quantization: str | None
-    attention_layers: int | None = None
-    kv_heads: int | None = None
-    head_size: int | None = None
+    architecture: str | None  # first class name listed
+    model_type: str | None  # its family, e.g. llama
+    dtype: str  # the 16-bit dtype to serve: float16 if stated, else bfloat16 (also for a float32 model)
+    dtype_stated: bool  # whether the configuration names a dtype at all
+    max_position_embeddings: int | None  # context window in tokens
+    tied_embeddings: bool  # whether input and output embeddings are one tensor
+    quantization: str | None  # format of an already quantized checkpoint, e.g. awq; None for a plain one
+    attention_layers: int | None = None  # layers with keys and values
+    kv_heads: int | None = None  # key-value heads per layer
+    head_size: int | None = None  # elements per head
 
     @property
     def is_quantized(self) -> bool:
@@ -103,24 +78,17 @@ class ConfigFacts(Frozen):
 
 
 class CheckpointFacts(ConfigFacts):
-    """Contents of a whole checkpoint.
+    """Contents of a whole checkpoint."""
 
-    Attributes:
-        num_parameters: Tied ones counted once; None for a quantized checkpoint, whose tensors are packed.
-        weight_bytes: Size of the weight files.
-    """
-
-    num_parameters: int | None
-    weight_bytes: int
+    num_parameters: int | None  # tied ones counted once; None for a quantized checkpoint, whose tensors are packed
+    weight_bytes: int  # size of the weight files
 
 
 def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> ModelSource:
-    """Find a model; of one on the hub only ``config.json`` is fetched.
+    """Find a model: ``demo``, a folder, or a hub id such as ``org/name``, of which only ``config.json`` is fetched.
 
-    Args:
-        name: ``demo``, a folder, or a hub id such as ``org/name``.
-        revision: Branch, tag or commit; only hub models have one.
-        allow_pickle: Whether a folder may have only pickled weights.
+    Only hub models have a `revision` (branch, tag or commit). With `allow_pickle` a folder may have only pickled
+    weights.
 
     Raises:
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
@@ -141,20 +109,11 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
 
 
 def fetch(
-    source: ModelSource,
-    *,
-    allow_pickle: bool = False,
-    progress: Progress = lambda done, total, unit: None,
+    source: ModelSource, *, allow_pickle: bool = False, progress: Progress = lambda done, total, unit: None
 ) -> ModelSource:
-    """Download the whole checkpoint.
+    """Download the whole checkpoint of a resolved model, and return the source as `fetched` gives it.
 
-    Args:
-        source: A resolved model.
-        allow_pickle: Whether pickled weights are downloaded if the model has no others.
-        progress: Called with the number of MB downloaded.
-
-    Returns:
-        The source as `fetched` gives it.
+    With `allow_pickle`, pickled weights are downloaded if the model has no others. `progress` gets the MB downloaded.
 
     Raises:
         HubError: The hub refused or broke off, or the model has no weights of these kinds.
@@ -201,47 +160,44 @@ def describe_config(folder: Path) -> ConfigFacts:
         UsageError: It is missing, not a JSON object, or its values are not of the kinds that Transformers writes.
     """
     config = _read_json(folder / CONFIG_FILE)
+
+    def first(mappings: Sequence[Mapping[str, Any]], *keys: str) -> Any:
+        """The first value that is not null, mapping by mapping."""
+        return next((each[key] for each in mappings for key in keys if each.get(key) is not None), None)
+
+    def count(*keys: str) -> int | None:
+        """A number of the configuration; None if it is missing or, as in some models, differs between layers."""
+        value = first([merged], *keys)
+        return value if isinstance(value, int) else None
+
     try:
-        return _config_facts(config)
+        text = config.get("text_config") or {}
+        merged = {**config, **text}
+        stated = first([text, config], "dtype", "torch_dtype")
+        quantization = first([config, text], "quantization_config", "compression_config")
+        architectures = config.get("architectures") or [None]
+        attention: dict[str, Any] = {}
+        if merged.get("kv_lora_rank") is None:  # compressed keys and values, such as DeepSeek's, have another shape
+            kinds = merged.get("layer_types")
+            attentive = [kind for kind in kinds or () if "attention" in str(kind) and "linear" not in str(kind)]
+            heads, width = count("num_attention_heads", "n_head"), count("hidden_size", "n_embd")
+            attention = {
+                "attention_layers": len(attentive) if kinds else count("num_hidden_layers", "n_layer"),
+                "kv_heads": heads if merged.get("num_key_value_heads") is None else count("num_key_value_heads"),
+                "head_size": count("head_dim") or (width // heads if width and heads else None),
+            }
+        return ConfigFacts(
+            architecture=architectures[0],
+            model_type=config.get("model_type"),
+            dtype="float16" if str(stated).removeprefix("torch.") in ("float16", "half") else "bfloat16",
+            dtype_stated=stated is not None,
+            max_position_embeddings=first([text, config], *_MAX_POSITION_KEYS),
+            tied_embeddings=bool(first([config, text], "tie_word_embeddings")),
+            quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
+            **attention,
+        )
     except (AttributeError, TypeError, LookupError, ValidationError) as error:
         raise UsageError(f"{folder / CONFIG_FILE}: not a model configuration", "download the model again") from error
-
-
-def _config_facts(config: Mapping[str, Any]) -> ConfigFacts:
-    text = config.get("text_config") or {}
-    stated = _first((text, config), ("dtype", "torch_dtype"))
-    quantization = _first((config, text), ("quantization_config", "compression_config"))
-    architectures = config.get("architectures") or [None]
-    return ConfigFacts(
-        architecture=architectures[0],
-        model_type=config.get("model_type"),
-        dtype=_DTYPES.get(str(stated).removeprefix("torch."), "bfloat16"),
-        dtype_stated=stated is not None,
-        max_position_embeddings=_first((text, config), _MAX_POSITION_KEYS),
-        tied_embeddings=bool(_first((config, text), ("tie_word_embeddings",))),
-        quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
-        **_attention({**config, **text}),
-    )
-
-
-def _attention(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of the KV cache; empty for a model with compressed keys and values, such as DeepSeek's."""
-    if config.get("kv_lora_rank") is not None:
-        return {}
-    kinds = config.get("layer_types")
-    attentive = [kind for kind in kinds or () if "attention" in str(kind) and "linear" not in str(kind)]
-    heads, width = _count_of(config, "num_attention_heads", "n_head"), _count_of(config, "hidden_size", "n_embd")
-    return {
-        "attention_layers": len(attentive) if kinds else _count_of(config, "num_hidden_layers", "n_layer"),
-        "kv_heads": heads if config.get("num_key_value_heads") is None else _count_of(config, "num_key_value_heads"),
-        "head_size": _count_of(config, "head_dim") or (width // heads if width and heads else None),
-    }
-
-
-def _count_of(config: Mapping[str, Any], *keys: str) -> int | None:
-    """A number of the configuration; None if it is missing or, as in some models, differs between layers."""
-    value = _first((config,), keys)
-    return value if isinstance(value, int) else None
 
 
 def describe(folder: Path) -> CheckpointFacts:
@@ -258,21 +214,13 @@ def describe(folder: Path) -> CheckpointFacts:
     values = facts.model_dump()
     if not facts.dtype_stated and any(kind == "F16" for kind, _ in tensors.values()):
         values["dtype"] = "float16"
-    return CheckpointFacts(
-        **values,
-        num_parameters=None
-        if facts.is_quantized
-        else sum(math.prod(shape) for shape in parameters(tensors, facts.tied_embeddings).values()),
-        weight_bytes=sum(file.stat().st_size for file in files),
-    )
+    count = sum(math.prod(shape) for shape in parameters(tensors, facts.tied_embeddings).values())
+    size = sum(file.stat().st_size for file in files)
+    return CheckpointFacts(**values, num_parameters=None if facts.is_quantized else count, weight_bytes=size)
 
 
 def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
-    """Refuse to quantize a checkpoint that is quantized already.
-
-    Raises:
-        UsageError: `precision` requires quantization, and the checkpoint is not a plain one.
-    """
+    """Refuse, with a UsageError, to quantize a checkpoint that is quantized already."""
     if is_quantized(precision) and facts.is_quantized:
         raise UsageError(
             f"model {source.name!r} is already quantized ({facts.quantization}) and cannot be quantized to {precision}",
@@ -385,7 +333,7 @@ def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
     return {
         name: shape
         for name, (kind, shape) in tensors.items()
-        if kind.startswith(_FLOAT_PREFIXES)
+        if kind.startswith(("F", "BF"))
         and not name.endswith("inv_freq")
         and not (tied and has_embedding and name.endswith("lm_head.weight"))
     }
@@ -445,8 +393,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{file}: not a JSON object", "download the model again")
     return content
-
-
-def _first(mappings: tuple[Mapping[str, Any], ...], keys: tuple[str, ...]) -> Any:
-    """The first value that is not null, mapping by mapping."""
-    return next((m[key] for m in mappings for key in keys if m.get(key) is not None), None)

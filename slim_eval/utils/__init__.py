@@ -83,16 +83,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,16 +97,10 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(redact(text), encoding="utf-8")
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` known names closest in spelling to `name`, best first; empty if none is near."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy: the nearest known names, or all of them if they are few and none is near."""
+    """A remedy: up to three known names closest in spelling, or all of them if they are few and none is near."""
     names = sorted(set(known))
-    near = nearest(name, names)
-    if near:
+    if near := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
         return f"did you mean {', '.join(near)}?"
     return f"known: {', '.join(names)}" if len(names) <= 12 else ""
 

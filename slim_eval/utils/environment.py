@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -46,19 +47,13 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """Installed versions of distributions; those not installed are left out."""
     found: dict[str, str] = {}
     for name in packages:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[str]:
-    """The modules that an interpreter does not have; nothing is imported.
-
-    Args:
-        modules: Top-level module names.
-        python: Another interpreter; None for this one.
+    """The top-level modules that an interpreter (None for this one) does not have; nothing is imported.
 
     Raises:
         OSError: The other interpreter cannot be started.
@@ -96,11 +91,7 @@ def _git_commit() -> str | None:
 
 def cpu_name() -> str | None:
     """Model of the CPU; None if unknown."""
-    for line in _proc_lines("cpuinfo"):
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or None
+    return _proc("cpuinfo", "model name") or platform.processor() or None
 
 
 def ram_gb() -> float | None:
@@ -111,44 +102,36 @@ def ram_gb() -> float | None:
 def free_ram_gb(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Memory available to a new process, GiB: the machine's, or what a container's limit leaves; None if unknown.
 
-    Args:
-        cgroup: Mount point of the control group of this process (version 2).
+    `cgroup` is the mount point of the control group of this process (version 2).
     """
-    free = [amount for amount in (_meminfo_gb("MemAvailable"), _cgroup_free_gb(cgroup)) if amount is not None]
-    return min(free, default=None)
-
-
-def _cgroup_free_gb(cgroup: Path) -> float | None:
-    """Memory within a container's limit, GiB; None without a limit. File pages that can be dropped count as free."""
+    free_gb = _meminfo_gb("MemAvailable")
     try:
         limit, used = ((cgroup / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines())
     except OSError:
-        return None
+        return free_gb
     if limit == "max":
-        return None
-    held = int(used) - int(stat.get("inactive_file", 0))
-    return round(max(int(limit) - held, 0) / 2**30, 2)
+        return free_gb
+    held = int(used) - int(stat.get("inactive_file", 0))  # file pages that can be dropped count as free
+    left_gb = round(max(int(limit) - held, 0) / 2**30, 2)
+    return left_gb if free_gb is None else min(free_gb, left_gb)
 
 
 def oom_kills() -> int | None:
     """Processes killed by the kernel for lack of memory since it started; None if unknown."""
-    for line in _proc_lines("vmstat"):
-        key, _, value = line.partition(" ")
-        if key == "oom_kill":
-            return int(value)
+    count = _proc("vmstat", "oom_kill")
+    return None if count is None else int(count)
+
+
+def _meminfo_gb(key: str) -> float | None:
+    value = _proc("meminfo", key)
+    return None if value is None else round(int(value.split()[0]) / 2**20, 2)
+
+
+def _proc(file: str, key: str) -> str | None:
+    """What follows a key in a file below ``/proc``; None without one."""
+    if sys.platform.startswith("linux"):
+        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.removeprefix(key).strip(" \t:")
     return None
-
-
-def _meminfo_gb(wanted: str) -> float | None:
-    for line in _proc_lines("meminfo"):
-        key, _, value = line.partition(":")
-        if key == wanted:
-            return round(int(value.split()[0]) / 2**20, 2)
-    return None
-
-
-def _proc_lines(name: str) -> list[str]:
-    if not sys.platform.startswith("linux"):
-        return []
-    return Path("/proc", name).read_text(encoding="utf-8").splitlines()

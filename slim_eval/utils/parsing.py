@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -14,13 +15,10 @@ from slim_eval.utils.redaction import remember
 
 
 def split_list(value: Any) -> Any:
-    """Split a list given as one string at commas and white space outside quotes.
-
-    Args:
-        value: A string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"``, or a sequence of items.
+    """Split a string such as ``"mmlu gsm8k"`` or ``"mmlu,gsm8k"`` at commas and white space outside quotes.
 
     Returns:
-        A tuple of items without repetitions, in the order given; anything else is returned unchanged.
+        A tuple of items without repetitions, in the order given, also of a sequence; anything else unchanged.
     """
     if isinstance(value, str) and not isinstance(value, Enum):
         lexer = shlex.shlex(value, posix=True)
@@ -35,11 +33,7 @@ def split_list(value: Any) -> Any:
 
 
 def parse_key_values(value: Any) -> Any:
-    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is parsed, any other is a string.
-
-    Raises:
-        ValueError: An item has no ``=`` or no key.
-    """
+    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is parsed, any other is a string."""
     if not isinstance(value, (list, tuple)):
         return value
     pairs: dict[str, Any] = {}
@@ -47,10 +41,9 @@ def parse_key_values(value: Any) -> Any:
         key, separator, text = str(item).partition("=")
         if not (separator and key):
             raise ValueError(f"{item!r} is not of the form KEY=VALUE")
-        try:
+        pairs[key.strip().replace("-", "_")] = text
+        with contextlib.suppress(ValueError, RecursionError):
             pairs[key.strip().replace("-", "_")] = json.loads(text)
-        except (ValueError, RecursionError):
-            pairs[key.strip().replace("-", "_")] = text
     return pairs
 
 
@@ -58,11 +51,7 @@ _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE
 
 
 def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse engine arguments that look like a secret: all settings are written into records.
-
-    Raises:
-        ValueError: With the name of the argument, not its value.
-    """
+    """Refuse engine arguments that look like a secret by their name: all settings are written into records."""
     for name in value:
         if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
             raise ValueError(f"{name} looks like a secret, but settings are written to results: use HF_TOKEN")

@@ -79,7 +79,8 @@ def redact(text: str) -> str:
     """The text with `REDACTED` in place of every secret; idempotent."""
     if isinstance(text, Redacted):
         return text
-    for secret in _known():
+    values = tuple(os.environ.get(name, "").strip() for name in VARIABLES)
+    for secret in _spellings(values, frozenset(_remembered)):
         text = text.replace(secret, REDACTED)
     for marker, pattern in _SHAPES:
         if marker in text:
@@ -110,10 +111,6 @@ def _without_secret(match: re.Match[str]) -> str:
         return REDACTED
     start, end = match.span("secret")
     return match.string[match.start() : start] + REDACTED + match.string[end : match.end()]
-
-
-def _known() -> tuple[str, ...]:
-    return _spellings(tuple(os.environ.get(name, "").strip() for name in VARIABLES), frozenset(_remembered))
 
 
 @lru_cache(maxsize=8)

@@ -26,20 +26,12 @@ class Registry(Mapping[str, Member], Generic[Member]):
     """The members of one seam, by name, in the order in which they were registered."""
 
     def __init__(self, seam: str) -> None:
-        """Make an empty registry.
-
-        Args:
-            seam: What a member is called in messages: ``scheme``, ``engine``.
-        """
+        """Make an empty registry; `seam` is what a member is called in messages: ``scheme``, ``engine``."""
         self.seam = seam
         self._members: dict[str, Member] = {}
 
     def register(self, member: Member) -> Member:
-        """Add a member, and return it.
-
-        Raises:
-            ValueError: Another member has that name.
-        """
+        """Add a member, and return it; a ValueError if another member has that name."""
         if self._members.get(member.name, member) is not member:
             raise ValueError(f"{self.seam} {member.name!r} is registered twice: rename one of them")
         self._members[member.name] = member

@@ -28,12 +28,7 @@ class LimitError(ValueError):
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a file, whatever its reported size.
-
-    Raises:
-        LimitError: There are more than `limit`.
-        OSError: It cannot be read.
-    """
+    """The bytes of a file, whatever its reported size; a LimitError if there are more than `limit`."""
     with path.open("rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
@@ -42,21 +37,12 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
-    """The JSON document of a file.
-
-    Raises:
-        ValueError: It is not JSON, not UTF-8, or exceeds a limit.
-        OSError: It cannot be read.
-    """
+    """The JSON document of a file; a ValueError if it is not JSON, not UTF-8, or exceeds a limit."""
     return parse(read_bytes(path, limit).decode())
 
 
 def parse(text: str) -> Any:
-    """A JSON document.
-
-    Raises:
-        ValueError: It is not JSON, or is nested more than `MAX_DEPTH` deep.
-    """
+    """A JSON document; a ValueError if it is not JSON, or is nested more than `MAX_DEPTH` deep."""
     try:
         content = json.loads(text)
     except RecursionError as error:
@@ -66,11 +52,7 @@ def parse(text: str) -> Any:
 
 
 def refuse_depth(content: Any) -> None:
-    """Refuse content that is nested too deep.
-
-    Raises:
-        LimitError: There are more than `MAX_DEPTH` levels of objects and lists.
-    """
+    """Refuse, with a LimitError, content that has more than `MAX_DEPTH` levels of objects and lists."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         level = [part for part in level if isinstance(part, (dict, list))]
@@ -81,12 +63,9 @@ def refuse_depth(content: Any) -> None:
 
 
 def lines(stream: BufferedIOBase, *, max_line_bytes: int | None = None, max_bytes: int | None = None) -> Iterator[str]:
-    """The lines of a stream, even if it has few line breaks.
+    """The lines of a stream of uncompressed content, even if it has few line breaks.
 
-    Args:
-        stream: The uncompressed content.
-        max_line_bytes: Limit per line; `MAX_LINE_BYTES` by default.
-        max_bytes: Limit on the total; `MAX_LINES_BYTES` by default.
+    The limits are `MAX_LINE_BYTES` and `MAX_LINES_BYTES` by default.
 
     Raises:
         ValueError: A line is not UTF-8, or exceeds a limit.

@@ -147,12 +147,8 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
     ``target``, one key ``metric,filter`` per metric; for choices ``loglikelihoods`` in nats, one per choice; for
     generated answers ``response`` and ``extracted``, the answer that each filter found.
 
-    Args:
-        engine: The loaded model.
-        task: Name of the task.
-        config: How it is run.
-        seed: 0 gives lm-eval's default seeds (0 for Python, 1234 for NumPy, torch and few-shot); n adds n to each.
-        progress: Called with the number of the model's requests that are done.
+    A seed of 0 gives lm-eval's default seeds (0 for Python, 1234 for NumPy, torch and few-shot); n adds n to each.
+    `progress` is called with the number of the model's requests that are done.
 
     Returns:
         `AccuracyMetrics` and one sample per item, ordered by subtask and item.
@@ -372,12 +368,8 @@ def uncertainty(
     standard errors, subtasks being the clusters (Miller, arXiv 2411.00640), if that is wider; within 0 and 1. If items
     are graded: accuracy ± 1.96 standard errors, the larger one of the two.
 
-    Args:
-        items: One row per item, with ``task`` and its score under `metric`.
-        metric: Name of the headline metric.
-        accuracy: Its value. One that is not the mean of the items' scores has no uncertainty here: an F1, a perplexity,
-            a mean over subtasks of different size.
-        stderr: Its standard error as lm-eval gives it.
+    An accuracy that is not the mean of the items' scores under `metric` has no uncertainty here: an F1, a perplexity, a
+    mean over subtasks of different size. `stderr` is its standard error as lm-eval gives it.
 
     Returns:
         Its standard error if items of a subtask may succeed and fail together (None for one task); and its 95 %

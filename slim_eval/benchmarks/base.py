@@ -47,22 +47,13 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 @dataclass(frozen=True)
 class BenchmarkContext(Generic[OptionsT]):
-    """What a benchmark measures with.
-
-    Attributes:
-        engine: The loaded model.
-        options: The benchmark's own options.
-        config: The config of the whole run, as it applies to this model.
-        gpus: The GPUs that the engine computes on; empty on a CPU.
-        stage: The record to make: one of `Benchmark.stages`.
-        progress: Reports how far the benchmark is.
-    """
+    """What a benchmark measures with."""
 
     engine: Engine
     options: OptionsT
-    config: RunConfig
-    gpus: tuple[Gpu, ...]
-    stage: str
+    config: RunConfig  # of the whole run, as it applies to this model
+    gpus: tuple[Gpu, ...]  # that the engine computes on; empty on a CPU
+    stage: str  # the record to make: one of `Benchmark.stages`
     progress: Progress = no_progress
 
     @property
@@ -72,21 +63,13 @@ class BenchmarkContext(Generic[OptionsT]):
 
 
 class Benchmark(ABC, Generic[OptionsT, RecordT]):
-    """One kind of measurement on a loaded engine.
+    """One kind of measurement on a loaded engine."""
 
-    Attributes:
-        name: As `--tasks` and records call it.
-        options: Class of its options.
-        record: Class of its records.
-        modules: Packages that the measuring interpreter needs for it.
-        keeps_samples: Whether each of its records has raw samples; one without them is then measured again.
-    """
-
-    name: str
+    name: str  # as `--tasks` and records call it
     options: type[OptionsT]
     record: type[RecordT]
-    modules: tuple[str, ...] = ()
-    keeps_samples: bool = False
+    modules: tuple[str, ...] = ()  # packages that the measuring interpreter needs for it
+    keeps_samples: bool = False  # whether each record has raw samples; one without them is then measured again
 
     @abstractmethod
     def run(self, context: BenchmarkContext[OptionsT]) -> Measurement:
@@ -207,11 +190,7 @@ def stages_of(config: RunConfig) -> dict[str, Benchmark[Any, Any]]:
 
 
 def check_options(config: RunConfig) -> None:
-    """Check the options of every benchmark that a run asks for, and that each option belongs to a benchmark.
-
-    Raises:
-        UsageError: An option is unknown, its value is invalid, or the benchmark has command-line options of its own.
-    """
+    """Refuse an option that is unknown, is invalid, or whose benchmark has command-line options of its own."""
     for key in config.benchmark_options:
         owner, dot, field = key.partition(".")
         if not (dot and field):

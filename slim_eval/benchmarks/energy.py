@@ -89,13 +89,8 @@ def run(
 ) -> Measurement:
     """Measure the energy of ``ceil(sample_runs / batch_size)`` iterations of greedy generation.
 
-    Args:
-        engine: The loaded model.
-        config: Number of requests and batch size.
-        workload: Prompt and output length; its other fields are not used.
-        meter: Reads the energy; with `NoMeter` nothing is run, and the record contains the reason.
-        progress: Called with the finished requests of the window.
-        seed: Seed of synthetic prompts.
+    Of `workload` only the prompt and the output length are used. With a `NoMeter` nothing is run, and the record
+    contains the reason. `progress` is called with the finished requests of the window.
 
     Returns:
         The metrics, and the power samples: ``t_s`` since the window opened, ``watts`` over all devices and, if there
@@ -150,12 +145,8 @@ def _metrics(
 ) -> EnergyMetrics:
     """Gross energy, its shares and their intervals, only of an undisturbed window; and everything that was read.
 
-    Args:
-        reading: Of the window.
-        done: The requests that finished in it.
-        ends_s: When each iteration ended, on the clock of `time.perf_counter`.
-        max_new_tokens: What each request should have generated.
-        idle: Idle power, watts; None if unknown.
+    `done` are the requests that finished in the window, `ends_s` when each iteration ended, on the clock of
+    `time.perf_counter`, and `idle` is the idle power in watts, None if unknown.
     """
     lengths = {generation.output_tokens for generation in done}
     if not any(lengths):
@@ -239,9 +230,7 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
 def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[tuple[float, float, int]]:
     """Begin, end and iterations of blocks of the window, each as short as `shortest_s` allows; the rest joins the last.
 
-    Args:
-        boundaries_s: When iterations begin and end, the window's own ends included.
-        shortest_s: Least length of a block.
+    `boundaries_s` are when iterations begin and end, the window's own ends included.
     """
     cuts = [0]
     for number, boundary_s in enumerate(boundaries_s):

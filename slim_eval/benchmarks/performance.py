@@ -107,13 +107,9 @@ def run(
     Without `target_ci` all of `num_runs` is measured, rounded up to full batches; with it, measuring ends as soon as
     the intervals are narrow enough (`precise_enough`), and `num_runs` is the maximum.
 
-    Args:
-        engine: The loaded model.
-        config: Prompt, output length, number of requests, batch size.
-        progress: Called after each iteration with the requests done, counting those given back to the warm-up.
-        memory_bandwidth_gb_s: All devices together, 10**9 bytes per second; None if it is not known.
-        seed: Seed of synthetic prompts.
-        clock: Seconds; read before and after each call of the engine.
+    `progress` is called after each iteration with the requests done, counting those given back to the warm-up.
+    `memory_bandwidth_gb_s` is of all devices together, 10**9 bytes per second, None if it is not known. `clock`
+    (seconds) is read before and after each call of the engine.
 
     Returns:
         The metrics, and one sample per request: ``iteration, request, wall_s, ttft_s, tpot_s, e2e_s, prompt_tokens,
@@ -175,21 +171,8 @@ def run(
     stop_reason = "num_runs reached"
     if target is not None:
         stop_reason = "target_ci reached" if precise_enough(measured, target) else TARGET_MISSED
-    times = _timings(measured)
-    metrics = PerformanceMetrics(
-        **times,
-        **_memory(measured, engine, config, times, memory_bandwidth_gb_s),
-        max_model_len=engine.max_model_len,
-        load_time_s=engine.load_time_s,
-        memory_bandwidth_gb_s=memory_bandwidth_gb_s,
-        batch_size=size,
-        num_warmup=warmup * size,
-        warmup_stable=stable,
-        num_runs=len(measured) * size,
-        num_iterations=len(measured),
-        stop_reason=stop_reason,
-        target_ci=target,
-        input_len=config.input_len,
+    metrics = _metrics(measured, engine, config, memory_bandwidth_gb_s).model_copy(
+        update={"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
     )
     samples = (
         {"iteration": number, "request": place, "wall_s": iteration.wall_s}
@@ -326,45 +309,47 @@ def _means(iterations: Sequence[Iteration], key: str) -> list[float] | None:
     return None if any(None in row for row in table) else [fmean(row) for row in table]
 
 
-def _memory(
-    measured: list[Iteration], engine: Engine, config: PerformanceConfig, times: dict[str, Any], bandwidth: float | None
-) -> dict[str, Any]:
-    """The fields of `PerformanceMetrics` that are memory."""
+def _metrics(
+    measured: Sequence[Iteration], engine: Engine, config: PerformanceConfig, memory_bandwidth_gb_s: float | None
+) -> PerformanceMetrics:
+    """Times, memory and load of measured iterations; not how they came to be measured."""
     from slim_eval.stats import summarize
 
     reports = [iteration.memory for iteration in measured if iteration.memory is not None]
     last = reports[-1]
     tokens = last.kv_cache_tokens
-    kv_bytes = last.kv_cache_gb * GIB / tokens if last.kv_cache_gb is not None and tokens else None
     context = max(request.prompt_tokens for request in measured[-1].generations) + config.max_new_tokens
+    metrics = PerformanceMetrics(
+        **_timings(measured),
+        mean_peak_mem_mb=last.peak_mb,
+        mean_avg_mem_mb=summarize(report.used_mb for report in reports).mean,
+        memory_source=last.source,
+        weights_gb=last.weights_gb,
+        kv_cache_gb=last.kv_cache_gb,
+        kv_cache_tokens=tokens,
+        kv_cache_bytes_per_token=last.kv_cache_gb * GIB / tokens if last.kv_cache_gb is not None and tokens else None,
+        max_concurrency=None if tokens is None else tokens / engine.max_model_len,
+        concurrency_by_context=concurrency_by_context(tokens, engine.max_model_len, [context]),
+        memory_bandwidth_gb_s=memory_bandwidth_gb_s,
+        max_model_len=engine.max_model_len,
+        load_time_s=engine.load_time_s,
+        batch_size=config.batch_size,
+        num_runs=len(measured) * config.batch_size,
+        num_iterations=len(measured),
+        target_ci=config.target_ci,
+        input_len=config.input_len,
+    )
     together = tokens is not None and tokens // context >= config.batch_size
-    on_its_kernels = engine.device != "cpu" and engine.kernels == "native"
-    return {
-        "mean_peak_mem_mb": last.peak_mb,
-        "mean_avg_mem_mb": summarize(report.used_mb for report in reports).mean,
-        "memory_source": last.source,
-        "weights_gb": last.weights_gb,
-        "kv_cache_gb": last.kv_cache_gb,
-        "kv_cache_tokens": tokens,
-        "kv_cache_bytes_per_token": kv_bytes,
-        "max_concurrency": None if tokens is None else tokens / engine.max_model_len,
-        "concurrency_by_context": concurrency_by_context(tokens, engine.max_model_len, [context]),
-        "mbu": bandwidth_utilisation(
-            weights_gb=last.weights_gb,
-            kv_bytes_per_token=kv_bytes,
-            batch_size=config.batch_size,
-            prompt_tokens=times["prompt_tokens"],
-            output_tokens=times["output_tokens"],
-            tpot_s=times["tpot_s"],
-            memory_bandwidth_gb_s=bandwidth if together and on_its_kernels else None,
-        ),
-    }
+    if together and engine.device != "cpu" and engine.kernels == "native":
+        return metrics.model_copy(update={"mbu": bandwidth_utilisation(metrics)})
+    return metrics
 
 
 def memory_bandwidth(facts: Sequence[Mapping[str, Any]]) -> float | None:
     """All GPUs together, 10**9 bytes per second; None without a GPU, or if one of them does not report it."""
     bandwidths = [gpu.get("memory_bandwidth_gb_s") for gpu in facts]
-    return sum(map(float, bandwidths)) if bandwidths and None not in bandwidths else None
+    known = [float(bandwidth) for bandwidth in bandwidths if bandwidth is not None]
+    return sum(known) if known and len(known) == len(bandwidths) else None
 
 
 def concurrency_by_context(
@@ -372,10 +357,8 @@ def concurrency_by_context(
 ) -> dict[int, int]:
     """How many requests of a given length fit into the KV cache at once: ``floor(kv_cache_tokens / context)``.
 
-    Args:
-        kv_cache_tokens: Capacity of the KV cache, tokens; None if it is not known.
-        max_model_len: Context window, tokens: no request is longer.
-        more_contexts: Lengths to list besides the powers of two from 1024 on and the context window.
+    All lengths are in tokens: `more_contexts`, the powers of two from 1024 on, and the context window, as no request is
+    longer. `kv_cache_tokens` is the capacity, None if it is not known.
 
     Returns:
         Context, tokens -> requests, by rising context; empty if the capacity is not known.
@@ -387,16 +370,7 @@ def concurrency_by_context(
     return {context: kv_cache_tokens // context for context in sorted(contexts)}
 
 
-def bandwidth_utilisation(
-    *,
-    weights_gb: float | None,
-    kv_bytes_per_token: float | None,
-    batch_size: int,
-    prompt_tokens: float | None,
-    output_tokens: float | None,
-    tpot_s: float | None,
-    memory_bandwidth_gb_s: float | None,
-) -> float | None:
+def bandwidth_utilisation(metrics: PerformanceMetrics) -> float | None:
     """Model bandwidth utilisation (MBU): bytes that a decoding step must read / bytes that memory could have delivered.
 
     ``MBU = (weight bytes + batch size x mean context x KV bytes per token) / (TPOT x bandwidth)``, with
@@ -406,19 +380,19 @@ def bandwidth_utilisation(
     a little high for a small model whose table is not also its output layer. TPOT includes what is not decoding, such
     as the prefill of other requests, which makes it lower. It is valid only if the whole batch decodes together.
 
-    Weights as loaded are in GiB and, like the KV cache, over all devices; tokens and TPOT (seconds) are means per
-    request; the bandwidth is that of all devices together, 10**9 bytes per second.
+    Weights, KV cache and bandwidth are of all devices together; tokens and TPOT are means per request.
 
     Returns:
         A share, 1 at the roofline; None if any of them is not known.
     """
-    if weights_gb is None or kv_bytes_per_token is None or prompt_tokens is None or output_tokens is None:
+    weights_gb, kv_bytes, batch_size = metrics.weights_gb, metrics.kv_cache_bytes_per_token, metrics.batch_size
+    prompt_tokens, output_tokens = metrics.prompt_tokens, metrics.output_tokens
+    if weights_gb is None or kv_bytes is None or batch_size is None or prompt_tokens is None or output_tokens is None:
         return None
-    if not tpot_s or not memory_bandwidth_gb_s:
+    if not metrics.tpot_s or not metrics.memory_bandwidth_gb_s:
         return None
-    context = prompt_tokens + output_tokens / 2
-    bytes_read = weights_gb * GIB + batch_size * context * kv_bytes_per_token
-    return bytes_read / (tpot_s * memory_bandwidth_gb_s * _BYTES_PER_GB)
+    bytes_read = weights_gb * GIB + batch_size * (prompt_tokens + output_tokens / 2) * kv_bytes
+    return bytes_read / (metrics.tpot_s * metrics.memory_bandwidth_gb_s * _BYTES_PER_GB)
 
 
 def _notes(metrics: PerformanceMetrics, config: PerformanceConfig) -> Iterator[str]:

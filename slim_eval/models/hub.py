@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -32,6 +32,7 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     """
     from huggingface_hub import errors
 
+    translated: tuple[type[Exception], ...] = (errors.EntryNotFoundError, *http_errors())
     try:
         yield
     except errors.HFValidationError as error:
@@ -40,7 +41,7 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
     except errors.RevisionNotFoundError as error:
         remedy = "give a branch, tag or commit listed on its page"
         raise UsageError(f"{kind} {repo!r} has no revision {revision!r}", remedy) from error
-    except (errors.EntryNotFoundError, *http_errors()) as error:
+    except translated as error:
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise UsageError(
                 f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
@@ -164,10 +165,8 @@ def report_growth(folder: Path, progress: Progress) -> Iterator[None]:
     def size() -> int:
         total = 0
         for path in folder.glob("*"):
-            try:
+            with suppress(OSError):  # renamed in the meantime
                 total += path.stat().st_size
-            except OSError:  # renamed in the meantime
-                continue
         return total
 
     before, ended = size(), threading.Event()

@@ -534,15 +534,15 @@ def test_no_bandwidth_utilisation_where_it_would_mean_nothing(
 
 @pytest.mark.parametrize(
     "missing",
-    ["weights_gb", "kv_bytes_per_token", "prompt_tokens", "output_tokens", "tpot_s", "memory_bandwidth_gb_s"],
+    ["weights_gb", "kv_cache_bytes_per_token", "prompt_tokens", "output_tokens", "tpot_s", "memory_bandwidth_gb_s"],
 )
 def test_bandwidth_utilisation_needs_everything(missing: str) -> None:
     known: dict[str, Any] = {
-        "weights_gb": 1.0, "kv_bytes_per_token": 0.0, "batch_size": 1, "prompt_tokens": 10.0, "output_tokens": 10.0,
-        "tpot_s": 0.001, "memory_bandwidth_gb_s": 2.0 * 2**30 / 1e6,
+        "weights_gb": 1.0, "kv_cache_bytes_per_token": 0.0, "batch_size": 1, "prompt_tokens": 10.0,
+        "output_tokens": 10.0, "tpot_s": 0.001, "memory_bandwidth_gb_s": 2.0 * 2**30 / 1e6,
     }  # fmt: skip
-    assert performance.bandwidth_utilisation(**known) == pytest.approx(0.5)
-    assert performance.bandwidth_utilisation(**{**known, missing: None}) is None
+    assert performance.bandwidth_utilisation(PerformanceMetrics(**known)) == pytest.approx(0.5)
+    assert performance.bandwidth_utilisation(PerformanceMetrics(**{**known, missing: None})) is None
 
 
 def test_bandwidths_of_several_gpus_add_up_where_all_are_known() -> None:

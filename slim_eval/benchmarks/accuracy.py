@@ -66,7 +66,7 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
 
     def run(self, context: base.BenchmarkContext[AccuracyConfig]) -> Measurement:
         """Evaluate the task; see the function `run`."""
-        return run(context.engine, context.stage, context.options, context.seed, context.progress)
+        return run(context.engine, context.stage, context.options, context.config.seed, context.progress)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """The task and how it is run; no score depends on the device."""
@@ -101,10 +101,8 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
         from slim_eval.stats import minimum_detectable_drop
 
         points = 100 * minimum_detectable_drop(limit)
-        return (
-            f"--accuracy-limit {limit}: with {limit} items per (sub)task, drops under about {points:.0f} points cannot "
-            "be detected (80 % power, if 10 % of the answers flip)",
-        )
+        drops = f"drops under about {points:.0f} points cannot be detected (80 % power, if 10 % of the answers flip)"
+        return (f"--accuracy-limit {limit}: with {limit} items per (sub)task, {drops}",)
 
 
 def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
@@ -112,16 +110,12 @@ def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
 
     A text search of the task files, also those in the folder `include_path`, finds the usual names in about a second.
     Only for a name that it does not find, lm-eval's own index is built, which takes about ten: it also has names that
-    files inherit from each other.
-
-    Raises:
-        UsageError: A name is unknown (the nearest ones are shown), or `include_path` is not a folder.
-        MissingPackageError: lm-eval is not installed.
+    files inherit from each other. A UsageError shows the nearest names of an unknown one, and refuses an `include_path`
+    that is not a folder.
     """
     if include_path is not None and not include_path.is_dir():
-        raise UsageError(
-            f"--include-path: {include_path} is not a folder", "give the folder that contains the task YAML"
-        )
+        remedy = "give the folder that contains the task YAML"
+        raise UsageError(f"--include-path: {include_path} is not a folder", remedy)
     folders = [_lm_eval_tasks(), TASKS_DIR, *([include_path] if include_path else [])]
     known = set[str]().union(*map(_defined_names, folders))
     if set(tasks) <= known:
@@ -168,9 +162,8 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
                 raise
             short = memory.shortage(error)
             if smaller is None:
-                raise BenchmarkError(
-                    f"{task}: out of memory at accuracy batch size 1" + (f": {short}" if short else ""), _LESS_MEMORY
-                ) from error
+                cause = f"{task}: out of memory at accuracy batch size 1" + (f": {short}" if short else "")
+                raise BenchmarkError(cause, _LESS_MEMORY) from error
         else:
             return replace(measured, notes=(*notes, *measured.notes))
         # Only here: the error's traceback kept alive what the batch had allocated.
@@ -238,10 +231,8 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
                 # An item is never its own example: if both come from one split, one more is needed.
                 spare = len(examples) - (part.get_config("fewshot_split") == part.get_config("test_split"))
                 if spare < wanted:
-                    raise BenchmarkError(
-                        f"{name}: {wanted} few-shot examples requested, {max(spare, 0)} available",
-                        f"use --num-fewshot {max(spare, 0)}",
-                    )
+                    cause = f"{name}: {wanted} few-shot examples requested, {max(spare, 0)} available"
+                    raise BenchmarkError(cause, f"use --num-fewshot {max(spare, 0)}")
     except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
         raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
     except (OSError, DatasetsError, httpx.HTTPError, ImportError, KeyError, ValueError, RuntimeError) as error:
@@ -349,9 +340,8 @@ def _measurement(
         duration_seconds=duration_s,
     )
     notes = [] if headline else [f"{task}: lm-eval computes no metric over its subtasks"]
-    for key, value in metrics.items():
-        if value is None and "_stderr," not in key:
-            notes.append(f"{task}: {key} is not a finite number")
+    unknown = [key for key, value in metrics.items() if value is None and "_stderr," not in key]
+    notes += [f"{task}: {key} is not a finite number" for key in unknown]
     others = [f"{leaf}: {count}" for leaf, count in used.items() if count != config.num_fewshot]
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""

@@ -34,7 +34,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, unit: str = "requests") -> None:
         """Report that `done` of `total` units are finished."""
-        ...
 
 
 def no_progress(done: int, total: int, unit: str = "requests") -> None:
@@ -55,11 +54,6 @@ class BenchmarkContext(Generic[OptionsT]):
     gpus: tuple[Gpu, ...]  # that the engine computes on; empty on a CPU
     stage: str  # the record to make: one of `Benchmark.stages`
     progress: Progress = no_progress
-
-    @property
-    def seed(self) -> int:
-        """The seed of the run."""
-        return self.config.seed
 
 
 class Benchmark(ABC, Generic[OptionsT, RecordT]):
@@ -86,8 +80,7 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
     def options_of(self, config: RunConfig) -> OptionsT:
         """The benchmark's options: its own part of the config, else those given by ``--benchmark-option``.
 
-        Raises:
-            UsageError: An option is unknown, or its value is invalid.
+        A UsageError refuses an option that is unknown, or whose value is invalid.
         """
         part = dict(config).get(self.name)
         if isinstance(part, self.options):
@@ -98,10 +91,9 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, (self.name, *first["loc"])))
-            raise UsageError(
-                f"--benchmark-option {field}: {first['msg'].removeprefix('Value error, ')}",
-                f"options of {self.name}: {', '.join(self.options.model_fields) or 'none'}",
-            ) from None
+            cause = f"--benchmark-option {field}: {first['msg'].removeprefix('Value error, ')}"
+            remedy = f"options of {self.name}: {', '.join(self.options.model_fields) or 'none'}"
+            raise UsageError(cause, remedy) from None
 
     def stages(self, config: RunConfig) -> tuple[str, ...]:
         """Names of the records that it makes, in the order of measuring."""
@@ -143,18 +135,11 @@ class _Benchmarks(Registry[Benchmark[Any, Any]]):
     def register(self, member: Benchmark[Any, Any]) -> Benchmark[Any, Any]:
         """Add a benchmark, and return it; a ValueError if another one has its name, or no file can have it."""
         if member.name != slug(member.name) or "." in member.name or member.name in RESERVED_FILES:
-            raise ValueError(
-                f"benchmark {member.name!r} cannot name a file: use letters, digits, '_' and '-', "
-                "and not the name of another file"
-            )
+            rule = "use letters, digits, '_' and '-', and not the name of another file"
+            raise ValueError(f"benchmark {member.name!r} cannot name a file: {rule}")
         super().register(member)
         RECORD_CLASSES[member.name] = member.record
         return member
-
-    def unregister(self, name: str) -> None:
-        """Remove a benchmark; for tests that add one."""
-        super().unregister(name)
-        RECORD_CLASSES.pop(name, None)
 
 
 BENCHMARKS = _Benchmarks("benchmark")
@@ -172,8 +157,7 @@ def benchmarks_of(names: Iterable[str]) -> list[Benchmark[Any, Any]]:
 def stages_of(config: RunConfig) -> dict[str, Benchmark[Any, Any]]:
     """Every record that a run makes of a variant, with its benchmark, in the order of measuring.
 
-    Raises:
-        UsageError: A benchmark is unknown, or two records would share a file.
+    A UsageError refuses a benchmark that is unknown, and records that would share a file.
     """
     found: dict[str, Benchmark[Any, Any]] = {}
     files: dict[str, str] = {}
@@ -181,10 +165,8 @@ def stages_of(config: RunConfig) -> dict[str, Benchmark[Any, Any]]:
         for stage in benchmark.stages(config):
             file = slug(stage).casefold()
             if file in files:
-                raise UsageError(
-                    f"{files[file]!r} and {stage!r} would share the file {slug(stage)}.json",
-                    "measure one of them, or the other one with another --output-dir",
-                )
+                cause = f"{files[file]!r} and {stage!r} would share the file {slug(stage)}.json"
+                raise UsageError(cause, "measure one of them, or the other one with another --output-dir")
             files[file], found[stage] = stage, benchmark
     return found
 
@@ -198,10 +180,8 @@ def check_options(config: RunConfig) -> None:
         if owner not in BENCHMARKS:
             raise unknown_name("benchmark", owner, BENCHMARKS)
         if isinstance(dict(config).get(owner), BENCHMARKS[owner].options):
-            raise UsageError(
-                f"--benchmark-option {key}: the {owner} benchmark has command-line options of its own",
-                "see: slim-eval run --help",
-            )
+            cause = f"--benchmark-option {key}: the {owner} benchmark has command-line options of its own"
+            raise UsageError(cause, "see: slim-eval run --help")
     for benchmark in benchmarks_of(config.tasks):
         benchmark.options_of(config)
 
@@ -218,10 +198,8 @@ def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_siz
     `seed`, `iteration` (number of the batch within the run, warm-up included, from 0), the request and the model's
     vocabulary, so that every scheme of a model gets the same ones. No two of a run are equal, as far as the vocabulary
     allows (its size to the power of `input_len`). They differ from the first token on, so that not even a cache of
-    common prefixes could help. Every batch of a run has the same `batch_size`.
-
-    Raises:
-        BenchmarkError: The tokenizer has no token that a synthetic prompt may contain.
+    common prefixes could help. Every batch of a run has the same `batch_size`. A BenchmarkError says that the tokenizer
+    has no token that a synthetic prompt may contain.
     """
     if config.input_len is None:
         return [config.prompt] * batch_size

@@ -50,8 +50,8 @@ class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
         """Measure with the meter that the options and the devices allow; see the function `run`."""
         options = context.options
         meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
-        workload = context.config.performance
-        return run(context.engine, options, workload, meter, context.progress, seed=context.seed)
+        workload, seed = context.config.performance, context.config.seed
+        return run(context.engine, options, workload, meter, context.progress, seed=seed)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """Device, load, meter, and what each request is."""
@@ -134,9 +134,8 @@ def run(
         iterate(batch(iterations + lead_in))  # the device is busy while the closing counters are read
     finally:
         reading = meter.stop()
-    metrics = _metrics(reading, done, ends_s, tokens, idle_watts).model_copy(
-        update={"batch_size": size, "num_lead_in": lead_in * size}
-    )
+    load = {"batch_size": size, "num_lead_in": lead_in * size}
+    metrics = _metrics(reading, done, ends_s, tokens, idle_watts).model_copy(update=load)
     return Measurement(metrics, tuple(map(_sample_row, reading.samples)), (*reading.notes, *_notes(metrics)))
 
 

@@ -38,7 +38,6 @@ RESAMPLES = 10_000  # of the intervals in a record
 _MIN_WINDOW = 6  # a perfect trend over 5 values has p = 1/60, which is not a drift at `DRIFT_LEVEL`
 _QUICK_RESAMPLES = 1_000
 _MEMORY_SAMPLES = 20
-_BYTES_PER_GB = 10**9  # of bandwidths, as data sheets have them
 
 #: Key of a metric over requests -> the request's own time, seconds.
 _TIMES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "e2e_latency_s": "e2e_s"}
@@ -55,10 +54,9 @@ class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
 
     def run(self, context: base.BenchmarkContext[PerformanceConfig]) -> Measurement:
         """Measure; see the function `run`."""
+        engine, options, seed = context.engine, context.options, context.config.seed
         bandwidth = memory_bandwidth(gpu_facts(context.gpus))
-        return run(
-            context.engine, context.options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=context.seed
-        )
+        return run(engine, options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=seed)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """Device, load, and what each request is."""
@@ -171,9 +169,8 @@ def run(
     stop_reason = "num_runs reached"
     if target is not None:
         stop_reason = "target_ci reached" if precise_enough(measured, target) else TARGET_MISSED
-    metrics = _metrics(measured, engine, config, memory_bandwidth_gb_s).model_copy(
-        update={"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
-    )
+    course = {"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
+    metrics = _metrics(measured, engine, config, memory_bandwidth_gb_s).model_copy(update=course)
     samples = (
         {"iteration": number, "request": place, "wall_s": iteration.wall_s}
         | {field: getattr(request, field) for field in _SAMPLE_FIELDS}
@@ -185,35 +182,30 @@ def run(
 
 def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> None:
     tokens = engine.count_tokens(base.prompts(engine, config, 0, 1, seed)[0])
-    room = engine.max_model_len - tokens
-    if room < config.max_new_tokens:
+    new, window = config.max_new_tokens, engine.max_model_len
+    if tokens + new > window:
         shorten = "shorten --prompt" if config.input_len is None else "lower --input-len"
-        remedy = f"raise --max-model-len to {tokens + config.max_new_tokens} or {shorten}"
-        if room > 0:
-            remedy += f", or lower --max-new-tokens to {room}"
-        raise BenchmarkError(
-            f"a prompt of {tokens} tokens and {config.max_new_tokens} new tokens exceed the context window of "
-            f"{engine.max_model_len}",
-            remedy,
-        )
+        remedy = f"raise --max-model-len to {tokens + new} or {shorten}"
+        if tokens < window:
+            remedy += f", or lower --max-new-tokens to {window - tokens}"
+        cause = f"a prompt of {tokens} tokens and {new} new tokens exceed the context window of {window}"
+        raise BenchmarkError(cause, remedy)
 
 
 def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: int) -> None:
     lengths = [generation.output_tokens for generation in generations]
     if lengths != [max_new_tokens] * batch_size:
-        raise BenchmarkError(
-            f"{batch_size} requests of {max_new_tokens} tokens each returned {sorted(set(lengths))} tokens in "
-            f"{len(lengths)} answers: schemes would not be compared on equal work",
-            "see the engine's log; try --engine transformers",
-        )
+        asked = f"{batch_size} requests of {max_new_tokens} tokens each"
+        returned = f"returned {sorted(set(lengths))} tokens in {len(lengths)} answers"
+        cause = f"{asked} {returned}: schemes would not be compared on equal work"
+        raise BenchmarkError(cause, "see the engine's log; try --engine transformers")
     for generation in generations:
         for name in ("ttft_s", "e2e_s", "decode_s"):
             value = getattr(generation, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise BenchmarkError(
-                    f"the engine reports {name} = {value} for a request, which is not a valid time",
-                    "run again; if the problem persists, see the engine's log or try --engine transformers",
-                )
+                cause = f"the engine reports {name} = {value} for a request, which is not a valid time"
+                remedy = "run again; if the problem persists, see the engine's log or try --engine transformers"
+                raise BenchmarkError(cause, remedy)
 
 
 def precise_enough(iterations: Sequence[Iteration], share: float) -> bool:
@@ -226,14 +218,11 @@ def precise_enough(iterations: Sequence[Iteration], share: float) -> bool:
     """
     if len(iterations) < MIN_ITERATIONS:
         return False
-    tpots_s = _means(iterations, "tpot_s")
+    wall_s, tpots_s = fmean(iteration.wall_s for iteration in iterations), _means(iterations, "tpot_s")
     # Evaluated after each iteration: few resamples reject cheaply, and the record's own number of them confirms.
     for resamples in (_QUICK_RESAMPLES, RESAMPLES):
         throughput = _throughput_interval(iterations, resamples)
-        if throughput is None:
-            return False
-        mean = iterations[0].output_tokens / fmean(iteration.wall_s for iteration in iterations)
-        if throughput.half_width / mean > share:
+        if throughput is None or throughput.half_width * wall_s / iterations[0].output_tokens > share:
             return False
         if tpots_s is not None:
             tpot, mean = mean_interval(iterations, "tpot_s", resamples), fmean(tpots_s)
@@ -392,7 +381,7 @@ def bandwidth_utilisation(metrics: PerformanceMetrics) -> float | None:
     if not metrics.tpot_s or not metrics.memory_bandwidth_gb_s:
         return None
     bytes_read = weights_gb * GIB + batch_size * (prompt_tokens + output_tokens / 2) * kv_bytes
-    return bytes_read / (metrics.tpot_s * metrics.memory_bandwidth_gb_s * _BYTES_PER_GB)
+    return bytes_read / (metrics.tpot_s * metrics.memory_bandwidth_gb_s * 10**9)
 
 
 def _notes(metrics: PerformanceMetrics, config: PerformanceConfig) -> Iterator[str]:

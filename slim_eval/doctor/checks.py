@@ -68,8 +68,7 @@ def _stage(
     else:
         yield CheckResult("python", OK, where)
     for module in needed:
-        absent = CheckResult(module, PROBLEM, "not installed", install_command(python))
-        yield _package(module, interpreter) or absent
+        yield _package(module, interpreter) or CheckResult(module, PROBLEM, "not installed", install_command(python))
 
 
 def _package(module: str, interpreter: Interpreter) -> CheckResult | None:

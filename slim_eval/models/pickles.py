@@ -26,7 +26,6 @@ from slim_eval.utils import full_name, safe_json, write_text
 from slim_eval.utils.redaction import redact_all
 
 NOTE = "its weights were pickled: the tensors were converted to safetensors files, which were measured"
-
 #: GiB of memory that torch and Transformers take before a model is loaded.
 LIBRARIES_GB = 0.5
 
@@ -87,21 +86,20 @@ def convert(
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
         if missing := sorted(found["missing_keys"]):
-            raise SlimEvalError(
-                f"{len(missing)} tensors are missing in the pickled weights of {source.name!r}, e.g. {missing[0]}",
-                "download the model again",
-            )
+            cause = f"{len(missing)} tensors are missing in the pickled weights of {source.name!r}, e.g. {missing[0]}"
+            raise SlimEvalError(cause, "download the model again")
         with new_checkpoint(final) as folder:
             with report_growth(folder, progress):
                 loading.save(model, folder)
             copy_small_files(source.pickled, folder)
             write_text(folder / CONVERSION_RECORD, json.dumps(_record(folder, identity), indent=2) + "\n")
     except (*loading.FAILURES, pickle.UnpicklingError) as error:
-        if any(isinstance(cause, pickle.UnpicklingError) for cause in causes(error)):
-            raise SlimEvalError(
-                f"the pickled weights of {source.name!r} contain more than tensors, or are damaged: nothing was loaded",
-                "if you trust them, convert them with save_pretrained() and name that folder",
-            ) from error
+        if any(isinstance(each, pickle.UnpicklingError) for each in causes(error)):
+            cause = (
+                f"the pickled weights of {source.name!r} contain more than tensors, or are damaged: nothing was loaded"
+            )
+            remedy = "if you trust them, convert them with save_pretrained() and name that folder"
+            raise SlimEvalError(cause, remedy) from error
         cause = f"model {source.name!r} cannot be converted: {loading.reason(error)}"
         raise SlimEvalError(cause, loading.remedy(error)) from error
     return final

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models.hub import Progress, config_file, download, hub_errors
 from slim_eval.schemes import is_quantized
@@ -25,11 +26,9 @@ from slim_eval.utils import MIB, files_hash, safe_json
 DEMO = "demo"
 CONFIG_FILE = "config.json"
 _INDEX_FILE = "model.safetensors.index.json"
-
 #: File patterns of a checkpoint, and of pickled weights that may replace safetensors.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
-
 #: The remedy for a model without other weights.
 ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
@@ -94,14 +93,19 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
         HubError: The model does not exist or is not accessible, or the hub cannot be reached.
     """
-    if name == DEMO:
-        from slim_eval import demo
-
-        return _local(name, "demo", demo.MODEL_DIR)
-    if is_path(name):
-        source = _local(name, "local", Path(name).expanduser())
-        pickled = allow_pickle and not has_safetensors(source.config_dir) and pickled_files(source.config_dir)
-        return source.model_copy(update={"path": None, "pickled": source.config_dir}) if pickled else source
+    if name == DEMO or is_path(name):
+        folder = MODEL_DIR if name == DEMO else Path(name).expanduser()
+        try:
+            there = (folder / CONFIG_FILE).is_file()
+            what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        except OSError as error:
+            there, what = False, f"cannot be read ({error.strerror})"
+        if not there:
+            raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
+        folder = folder.resolve()
+        pickled = allow_pickle and not has_safetensors(folder) and pickled_files(folder)
+        source = ModelSource(name=name, kind="demo" if name == DEMO else "local", config_dir=folder)
+        return source.model_copy(update={"pickled" if pickled else "path": folder})
     with hub_errors(name, revision):
         config = config_file(name, revision)
     # The cache's layout is public: snapshots/{commit}/{file}.
@@ -114,21 +118,18 @@ def fetch(
     """Download the whole checkpoint of a resolved model, and return the source as `fetched` gives it.
 
     With `allow_pickle`, pickled weights are downloaded if the model has no others. `progress` gets the MB downloaded.
-
-    Raises:
-        HubError: The hub refused or broke off, or the model has no weights of these kinds.
+    A HubError says that the hub refused or broke off, or that the model has no weights of these kinds.
     """
     if source.path is not None or source.pickled is not None:
         return source
     folder = download(source.name, source.revision, WANTED, progress)
-    if has_safetensors(folder) or (
-        allow_pickle and pickled_files(download(source.name, source.revision, PICKLED, progress))
-    ):
+    usable = has_safetensors(folder)
+    if allow_pickle and not usable:
+        usable = bool(pickled_files(download(source.name, source.revision, PICKLED, progress)))
+    if usable:
         return fetched(source, folder)
-    raise HubError(
-        f"model {source.name!r} has no weights in the safetensors format on the hub",
-        "it has no pickled weights either: choose another model" if allow_pickle else ALLOW_PICKLE,
-    )
+    remedy = "it has no pickled weights either: choose another model" if allow_pickle else ALLOW_PICKLE
+    raise HubError(f"model {source.name!r} has no weights in the safetensors format on the hub", remedy)
 
 
 def fetched(source: ModelSource, folder: Path) -> ModelSource:
@@ -143,9 +144,8 @@ def has_safetensors(folder: Path) -> bool:
 
 def _safetensors(folder: Path) -> list[Path]:
     """The files of weights, without those of an adapter and second copies in another layout."""
-    return sorted(
-        path for path in folder.glob("*.safetensors") if not path.name.startswith(("consolidated", "adapter_"))
-    )
+    found = folder.glob("*.safetensors")
+    return sorted(path for path in found if not path.name.startswith(("consolidated", "adapter_")))
 
 
 def pickled_files(folder: Path) -> list[Path]:
@@ -154,11 +154,7 @@ def pickled_files(folder: Path) -> list[Path]:
 
 
 def describe_config(folder: Path) -> ConfigFacts:
-    """Read ``config.json``.
-
-    Raises:
-        UsageError: It is missing, not a JSON object, or its values are not of the kinds that Transformers writes.
-    """
+    """Read ``config.json``; a UsageError if it is missing, or not of the form that Transformers writes."""
     config = _read_json(folder / CONFIG_FILE)
 
     def first(mappings: Sequence[Mapping[str, Any]], *keys: str) -> Any:
@@ -203,8 +199,7 @@ def describe_config(folder: Path) -> ConfigFacts:
 def describe(folder: Path) -> CheckpointFacts:
     """Read a checkpoint's configuration and the headers of its weight files; no weight is loaded.
 
-    Raises:
-        UsageError: A file is missing, truncated, or not what its name says.
+    A UsageError says which file is missing, truncated, or not what its name says.
     """
     facts = describe_config(folder)
     files = weight_files(folder)
@@ -231,35 +226,26 @@ def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> No
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, sorted by name: those listed in its index, else all.
 
-    Raises:
-        UsageError: There are none, or a listed one is missing.
+    A UsageError if there are none, or a listed one is missing.
     """
     index = folder / _INDEX_FILE
     if index.exists():
         names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
-            raise UsageError(
-                f"{folder}: {len(missing)} of {len(names)} weight files are missing, e.g. {missing[0]}",
-                "download the model again",
-            )
+            cause = f"{folder}: {len(missing)} of {len(names)} weight files are missing, e.g. {missing[0]}"
+            raise UsageError(cause, "download the model again")
         files = [folder / name for name in names]
     else:
         files = _safetensors(folder)
     if not files:
-        raise UsageError(
-            f"{folder}: no weights in the safetensors format",
-            ALLOW_PICKLE if pickled_files(folder) else "give the folder of a complete checkpoint",
-        )
+        remedy = ALLOW_PICKLE if pickled_files(folder) else "give the folder of a complete checkpoint"
+        raise UsageError(f"{folder}: no weights in the safetensors format", remedy)
     return files
 
 
 def read_header(file: Path) -> Tensors:
-    """Tensor name -> (dtype as safetensors names it, shape) of one safetensors file.
-
-    Raises:
-        UsageError: The file is truncated or not a safetensors file.
-    """
+    """The tensors of one file; a UsageError if it is truncated or not a safetensors file."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -274,10 +260,8 @@ def read_header(file: Path) -> Tensors:
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"{file}: its header is damaged or incomplete", "download the model again") from error
     if 8 + length + end != size:
-        raise UsageError(
-            f"{file}: has {size} bytes, its header requires {8 + length + end}",
-            "it is incomplete: download the model again",
-        )
+        cause = f"{file}: has {size} bytes, its header requires {8 + length + end}"
+        raise UsageError(cause, "it is incomplete: download the model again")
     return tensors
 
 
@@ -298,19 +282,13 @@ def read_tensors(source: ModelSource) -> Tensors:
         try:
             files = get_safetensors_metadata(source.name, revision=source.revision).files_metadata.values()
         except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
-            raise HubError(
-                f"model {source.name!r} has no readable weights in the safetensors format on the hub",
-                "give a folder with safetensors weights",
-            ) from error
+            cause = f"model {source.name!r} has no readable weights in the safetensors format on the hub"
+            raise HubError(cause, "give a folder with safetensors weights") from error
     return {name: (str(t.dtype), tuple(t.shape)) for file in files for name, t in file.tensors.items()}
 
 
 def bytes_here(source: ModelSource) -> int:
-    """Bytes of a model's weight files on this machine, pickled ones too; 0 if they are not downloaded yet.
-
-    Raises:
-        UsageError: A file is missing.
-    """
+    """Bytes of a model's weight files on this machine, pickled ones too; 0 if they are not downloaded yet."""
     if source.path is not None:
         files = weight_files(source.path)
     else:
@@ -325,10 +303,7 @@ def tensor_bytes(kind: str, shape: Sequence[int]) -> float:
 
 
 def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the floating-point tensors that are parameters; tied ones once.
-
-    Not masks and position ids, which old checkpoints store.
-    """
+    """Name -> shape of the floating-point tensors, tied ones once: not masks and position ids, as old files have."""
     has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
     return {
         name: shape
@@ -371,17 +346,6 @@ def small_files_hash(folder: Path) -> str:
     """SHA-256 of a local checkpoint's files other than its weights: tokenizer, chat template, code."""
     wanted = [pattern for pattern in WANTED if pattern != "*.safetensors"]
     return files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
-
-
-def _local(name: str, kind: Literal["demo", "local"], folder: Path) -> ModelSource:
-    try:
-        there = (folder / CONFIG_FILE).is_file()
-        what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
-    except OSError as error:
-        there, what = False, f"cannot be read ({error.strerror})"
-    if not there:
-        raise UsageError(f"model folder {name!r} {what}", "give a folder with config.json and weights, or a hub id")
-    return ModelSource(name=name, kind=kind, config_dir=folder.resolve(), path=folder.resolve())
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -15,10 +15,8 @@ from slim_eval.utils.redaction import redact
 
 GIB = 2**30
 MIB = 2**20
-
 #: Limit on the bytes of a slug; suffixes fit into the 255 that file systems permit.
 MAX_SLUG_BYTES = 120
-
 _HASH_DIGITS = 8
 _NAME_CHARACTERS = 24
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)

@@ -55,9 +55,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[str]:
     """The top-level modules that an interpreter (None for this one) does not have; nothing is imported.
 
-    Raises:
-        OSError: The other interpreter cannot be started.
-        ValueError: It is not a Python interpreter.
+    An OSError says that the other one cannot be started, a ValueError that it is not a Python interpreter.
     """
     names = list(modules)
     if python is None:
@@ -108,12 +106,10 @@ def free_ram_gb(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     try:
         limit, used = ((cgroup / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines())
-    except OSError:
+        held = int(used) - int(stat.get("inactive_file", 0))  # file pages that can be dropped count as free
+        left_gb = round(max(int(limit) - held, 0) / 2**30, 2)
+    except (OSError, ValueError):  # no control group, or its limit is "max"
         return free_gb
-    if limit == "max":
-        return free_gb
-    held = int(used) - int(stat.get("inactive_file", 0))  # file pages that can be dropped count as free
-    left_gb = round(max(int(limit) - held, 0) / 2**30, 2)
     return left_gb if free_gb is None else min(free_gb, left_gb)
 
 

@@ -20,15 +20,15 @@ def split_list(value: Any) -> Any:
     Returns:
         A tuple of items without repetitions, in the order given, also of a sequence; anything else unchanged.
     """
-    if isinstance(value, str) and not isinstance(value, Enum):
+    if isinstance(value, Enum):
+        value = (value,)
+    elif isinstance(value, str):
         lexer = shlex.shlex(value, posix=True)
         lexer.whitespace += ","
         lexer.whitespace_split = True
         lexer.commenters = ""
         lexer.escape = ""
         value = list(lexer)
-    if isinstance(value, Enum):
-        value = (value,)
     return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from functools import lru_cache
-from itertools import chain
+from itertools import starmap
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -25,38 +25,32 @@ VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WAN
 #: A shorter value is not a key, and occurs as a part of words.
 MIN_LENGTH = 8
 
-_PLAIN = ("hf", "api_org", "ghp", "gho", "ghu", "ghs", "ghr")
+_PREFIXES = {
+    **dict.fromkeys(("hf_", "api_org_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"[A-Za-z0-9]{30,}"),
+    **dict.fromkeys(("github_pat_", "wandb_v1_", "wandb_v2_"), r"[A-Za-z0-9_-]{30,}"),
+}
 _remembered: set[str] = set()
 _Shape = tuple[str, re.Pattern[str]]
 
 
-def _shape(marker: str, rest: str, *, word: bool = False) -> _Shape:
+def _shape(marker: str, rest: str, word: bool = False) -> _Shape:
     """A marker that a text must contain for a pattern to be tried, and the pattern; `word`: only where a word starts.
 
     In JSON a token may follow an escaped line break, whose last letter is not part of it.
     """
-    start = rf"{marker}(?:(?<![A-Za-z0-9]{marker})|(?<=\\[nrtbf]{marker})|(?<=\\u[0-9a-f]{{4}}{marker}))"
-    return marker, re.compile((start if word else marker) + rest)
-
-
-def _prefixed(prefix: str, rest: str) -> tuple[_Shape, _Shape]:
-    """A token with a known prefix: as it is, and with a backslash before each ``_``, as in LaTeX."""
-    escaped = prefix.replace("_", "\\_")
-    return _shape(prefix, rest), (escaped, re.compile(re.escape(escaped) + rest.replace("_-]", r"_\\-]")))
+    start = escaped = re.escape(marker)
+    if word:
+        start += rf"(?:(?<![A-Za-z0-9]{escaped})|(?<=\\[nrtbf]{escaped})|(?<=\\u[0-9a-f]{{4}}{escaped}))"
+    return marker, re.compile(start + rest)
 
 
 # The match of the group named `secret` is replaced, or the whole match without one.
 _SHAPES = (
-    *chain.from_iterable(_prefixed(f"{name}_", r"[A-Za-z0-9]{30,}") for name in _PLAIN),
-    *chain.from_iterable(
-        _prefixed(f"{name}_", r"[A-Za-z0-9_-]{30,}") for name in ("github_pat", "wandb_v1", "wandb_v2")
-    ),
-    _shape(
-        "sk-",
-        r"(?:[A-Za-z0-9]{32,}|(?:proj|svcacct|admin|ant|or|live|test)[A-Za-z0-9]*-[A-Za-z0-9_-]{32,})",
-        word=True,
-    ),
-    _shape("AKIA", r"[A-Z0-9]{16}(?![A-Za-z0-9])", word=True),
+    *starmap(_shape, _PREFIXES.items()),
+    # In LaTeX with a backslash before each ``_``.
+    *(_shape(prefix.replace("_", "\\_"), rest.replace("_-]", r"_\\-]")) for prefix, rest in _PREFIXES.items()),
+    _shape("sk-", r"(?:[A-Za-z0-9]{32,}|(?:proj|svcacct|admin|ant|or|live|test)[A-Za-z0-9]*-[A-Za-z0-9_-]{32,})", True),
+    _shape("AKIA", r"[A-Z0-9]{16}(?![A-Za-z0-9])", True),
     *(_shape(word, r"(?:\s|%20)+(?P<secret>[A-Za-z0-9._~+/=-]{16,})") for word in ("Bearer", "bearer", "BEARER")),
     _shape("uthorization", r"[^A-Za-z]{1,20}[Bb]asic\s+(?P<secret>[A-Za-z0-9+/=_-]{8,})"),
     # A password may contain an @; a name alone is secret if it is as long as a token.

@@ -16,7 +16,6 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """Its name on the command line and in records."""
-        ...
 
 
 Member = TypeVar("Member", bound=Named)

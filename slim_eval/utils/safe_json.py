@@ -36,9 +36,9 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     return content
 
 
-def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+def read_json(path: Path) -> Any:
     """The JSON document of a file; a ValueError if it is not JSON, not UTF-8, or exceeds a limit."""
-    return parse(read_bytes(path, limit).decode())
+    return parse(read_bytes(path).decode())
 
 
 def parse(text: str) -> Any:
@@ -62,23 +62,19 @@ def refuse_depth(content: Any) -> None:
     raise too_deep()
 
 
-def lines(stream: BufferedIOBase, *, max_line_bytes: int | None = None, max_bytes: int | None = None) -> Iterator[str]:
+def lines(stream: BufferedIOBase, *, max_bytes: int | None = None) -> Iterator[str]:
     """The lines of a stream of uncompressed content, even if it has few line breaks.
 
-    The limits are `MAX_LINE_BYTES` and `MAX_LINES_BYTES` by default.
-
-    Raises:
-        ValueError: A line is not UTF-8, or exceeds a limit.
+    A ValueError if a line is not UTF-8, or exceeds `MAX_LINE_BYTES`, or all exceed `max_bytes` (`MAX_LINES_BYTES`).
     """
-    longest, most = max_line_bytes or MAX_LINE_BYTES, max_bytes or MAX_LINES_BYTES
-    total = 0
+    total, most = 0, max_bytes or MAX_LINES_BYTES
     for number in count(1):
-        line = stream.readline(longest + 1)
+        line = stream.readline(MAX_LINE_BYTES + 1)
         if not line:
             return
         total += len(line)
-        if len(line) > longest:
-            raise LimitError(f"line {number} is longer than the limit of {_size(longest)}")
+        if len(line) > MAX_LINE_BYTES:
+            raise LimitError(f"line {number} is longer than the limit of {_size(MAX_LINE_BYTES)}")
         if total > most:
             raise LimitError(f"larger than the limit of {_size(most)}")
         yield line.decode()

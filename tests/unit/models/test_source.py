@@ -22,6 +22,7 @@ from slim_eval import models
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models import fetch
 from slim_eval.models.hub import hub_errors
+from slim_eval.models.source import weight_files
 
 Tensors = dict[str, tuple[str, list[int]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -162,7 +163,7 @@ def test_the_counts_agree_with_transformers(tmp_path: Path) -> None:
     for architecture in ("llama", "qwen2"):  # untied and tied
         folder = make_checkpoint(tmp_path / architecture, architecture, max_shard_size="100KB")
         model = AutoModelForCausalLM.from_pretrained(folder)
-        assert len(models.weight_files(folder)) > 1
+        assert len(weight_files(folder)) > 1
         assert models.describe(folder).num_parameters == model.num_parameters()
 
 

@@ -61,13 +61,15 @@ def test_lines_are_those_of_the_stream(texts: list[str]) -> None:
     assert list(safe_json.lines(io.BytesIO(content))) == [f"{text}\n" for text in texts]
 
 
-def test_lines_up_to_both_limits_are_read() -> None:
+def test_lines_up_to_both_limits_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"12345\n1234\n"
-    assert list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=11)) == ["12345\n", "1234\n"]
-    with pytest.raises(LimitError, match="line 1 is longer than the limit of 5 bytes"):
-        list(safe_json.lines(io.BytesIO(content), max_line_bytes=5, max_bytes=11))
+    monkeypatch.setattr(safe_json, "MAX_LINE_BYTES", 6)
+    assert list(safe_json.lines(io.BytesIO(content), max_bytes=11)) == ["12345\n", "1234\n"]
     with pytest.raises(LimitError, match="larger than the limit of 10 bytes"):
-        list(safe_json.lines(io.BytesIO(content), max_line_bytes=6, max_bytes=10))
+        list(safe_json.lines(io.BytesIO(content), max_bytes=10))
+    monkeypatch.setattr(safe_json, "MAX_LINE_BYTES", 5)
+    with pytest.raises(LimitError, match="line 1 is longer than the limit of 5 bytes"):
+        list(safe_json.lines(io.BytesIO(content), max_bytes=11))
 
 
 class Counted(io.BytesIO):

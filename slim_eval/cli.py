@@ -6,11 +6,14 @@ one is inconclusive, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
-from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -23,17 +26,24 @@ from typer.core import TyperCommand
 
 from slim_eval._version import __version__
 from slim_eval.config import (
+    AccuracyConfig,
     AnalysisConfig,
     CompareConfig,
     Config,
+    DemoConfig,
     DoctorConfig,
+    EnergyConfig,
+    EngineConfig,
     ImportConfig,
     NoiseConfig,
+    PerformanceConfig,
+    QuantizationConfig,
     RecommendConfig,
     RunConfig,
+    TrackingConfig,
+    option_info,
 )
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.execution.signals import resume_command, terminate_as_interrupt
 from slim_eval.plugins import load_plugins
 from slim_eval.utils import did_you_mean, number
 from slim_eval.utils.parsing import split_list
@@ -41,7 +51,6 @@ from slim_eval.utils.redaction import redact, show_traceback
 
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
-    from slim_eval.results.records import NoiseRecord
 
 _INTERRUPTED = 130
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
@@ -96,42 +105,28 @@ def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Parameter:
-    default, shown = _default(field)
-    if _extra(field).get("argument"):
+    default: Any = field.default
+    shown: bool | str = default is not None  # how --help shows it
+    if default is PydanticUndefined:
+        default = inspect.Parameter.empty
+    elif isinstance(default, (tuple, dict)):
+        shown = " ".join(default) or False
+        default = None
+    told = option_info(path[-1], field)
+    if "argument" in told:
         info: Any = typer.Argument(help=field.description, metavar=path[-1].upper())
     else:
-        flags = [_flag(path, field), *filter(None, [_extra(field).get("short")])]
+        flags = [flag for flag in (told["flag"], told["short"]) if flag]
         info = typer.Option(
-            *flags, help=field.description, rich_help_panel=panel, show_default=shown, envvar=_extra(field).get("env")
+            *flags, help=field.description, rich_help_panel=panel, show_default=shown, envvar=told["env"]
         )
-    plain = next(part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None))
-    kind: Any = str if plain is SecretStr else plain
+    kind: Any = next(part for part in (get_args(field.annotation) or (field.annotation,)) if part is not type(None))
     if get_origin(field.annotation) in (tuple, dict):
         kind = list[str]
-    return inspect.Parameter(
-        "__".join(path),
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind | None if default is None else kind, info],
-    )
-
-
-def _flag(path: tuple[str, ...], field: FieldInfo) -> str:
-    return str(_extra(field).get("flag") or "--" + path[-1].replace("_", "-"))
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-
-
-def _default(field: FieldInfo) -> tuple[Any, bool | str]:
-    """The default for Typer, `inspect.Parameter.empty` if the field is required, and how ``--help`` shows it."""
-    value = field.default
-    if value is PydanticUndefined:
-        return inspect.Parameter.empty, True
-    if isinstance(value, tuple):
-        return None, " ".join(item.value if isinstance(item, Enum) else str(item) for item in value) or False
-    return (None, False) if isinstance(value, dict) else (value, value is not None)
+    elif kind is SecretStr:
+        kind = str
+    annotation: Any = Annotated[kind | None if default is None else kind, info]
+    return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -140,12 +135,26 @@ def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Calla
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def call(ctx: typer.Context, **values: Any) -> None:
-            given = [
-                (*leaves[name], value)
-                for name, value in values.items()
-                if (source := ctx.get_parameter_source(name)) is not None and source.name != "DEFAULT"
-            ]
-            command(_build(config, given))
+            tree: dict[str, Any] = {}
+            for name, value in values.items():
+                if (source := ctx.get_parameter_source(name)) is None or source.name == "DEFAULT":
+                    continue
+                path, field = leaves[name]
+                branch = tree
+                for part in path[:-1]:
+                    branch = branch.setdefault(part, {})
+                is_text_list = any(isinstance(entry, BeforeValidator) for entry in field.metadata)
+                if get_origin(field.annotation) is tuple and is_text_list:
+                    try:
+                        value = [item for text in value for item in split_list(text)]
+                    except ValueError as error:
+                        raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation marks") from None
+                branch[path[-1]] = value
+            try:
+                built = config.model_validate(tree)
+            except ValidationError as error:
+                raise _usage_error(config, error) from None
+            command(built)
 
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         parameters = [context, *(_option(*leaf) for leaf in _leaves(config))]
@@ -157,36 +166,13 @@ def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Calla
     return decorate
 
 
-def _build(config: type[Config], given: Sequence[tuple[tuple[str, ...], FieldInfo, Any]]) -> Config:
-    """The config with the given values at their paths.
-
-    Raises:
-        UsageError: A value is invalid or unknown; only the first is reported.
-    """
-    tree: dict[str, Any] = {}
-    for path, field, value in given:
-        branch = tree
-        for part in path[:-1]:
-            branch = branch.setdefault(part, {})
-        is_text_list = any(isinstance(entry, BeforeValidator) for entry in field.metadata)
-        if get_origin(field.annotation) is tuple and is_text_list:
-            try:
-                value = [item for text in value for item in split_list(text)]
-            except ValueError as error:
-                raise UsageError(f"{' '.join(value)!r}: {error}", "close the quotation marks") from None
-        branch[path[-1]] = value
-    try:
-        return config.model_validate(tree)
-    except ValidationError as error:
-        raise _usage_error(config, error) from None
-
-
 def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
+    """The first of the invalid or unknown values, by the name of its option."""
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     for path, field, _ in _leaves(config):
         if tuple(first["loc"][: len(path)]) == path:
-            flag = _flag(path, field).split("/")[0]
+            flag = option_info(path[-1], field)["flag"].split("/")[0]
             wrong = first.get("input")
             if first["type"] == "enum":
                 known = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
@@ -243,7 +229,18 @@ def noise(config: NoiseConfig) -> None:
 
     report = measure_noise(config)
     for record, path in report.floors:
-        _print(_noise_table(record))
+        entries = (*record.metrics.values(), *record.tasks.values())
+        runs = max((len(entry.values) for entry in entries), default=0)
+        title = f"{record.model} {record.precision}: the same variant, measured {runs} times"
+        columns = ("metric", *(f"run {index + 1}" for index in range(runs)), "noise floor")
+        table = Table(*columns, title=title, title_justify="left")
+        for key, entry in record.metrics.items():
+            floor = "-" if entry.floor is None else f"±{entry.floor * 100:.2f} %"
+            table.add_row(key, *("-" if value is None else number(value) for value in entry.values), floor)
+        for task, entry in record.tasks.items():
+            floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
+            table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
+        _print(table)
         _print(f"wrote {path}")
     report.raise_for_failures()
 
@@ -282,28 +279,31 @@ def import_(config: ImportConfig) -> None:
     report.raise_for_problems()
 
 
-@app.command()
-def demo(
-    output_dir: Annotated[Path, typer.Option(help="Where results are written.")] = Path("outputs/demo-run"),
-    quantized_models_dir: Annotated[Path, typer.Option(help="Where quantized checkpoints are kept.")] = Path(
-        "quantized-models/demo-run"  # made from fewer samples than those of a run, which would refuse them
-    ),
-    analysis_dir: Annotated[Path, typer.Option(help="Where tables and figures are written.")] = Path(
-        "analysis_results/demo-run"
-    ),
-    engine: Annotated[str, typer.Option(help="Engine that serves the model.")] = "transformers",
-    force: Annotated[
-        bool, typer.Option("--force", help="Measure everything again and replace earlier results.")
-    ] = False,
-) -> None:
+@app.command("demo")
+@_with_options(DemoConfig)
+def demo(config: DemoConfig) -> None:
     """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
+    from slim_eval.demo import CALIBRATION_FILE, TASKS
     from slim_eval.evaluator import evaluate
-    from slim_eval.execution.plan import demo_config
 
-    report = evaluate(demo_config(output_dir, quantized_models_dir, engine, force=force))
+    report = evaluate(
+        RunConfig(  # sized for a few minutes on two CPU cores
+            models=("demo",),
+            precision=("fp16", "int8", "int4"),
+            output_dir=config.output_dir,
+            quantized_models_dir=config.quantized_models_dir,
+            force=config.force,
+            performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
+            energy=EnergyConfig(sample_runs=30),
+            accuracy=AccuracyConfig(tasks=TASKS, num_fewshot=2),
+            engine=EngineConfig(engine=config.engine, enforce_eager=True),  # one for all, so that speeds compare
+            quantization=QuantizationConfig(calibration_dataset=str(CALIBRATION_FILE), num_calibration_samples=64),
+            tracking=TrackingConfig(enabled=False),
+        )
+    )
     if report.variants:
-        analysis = analyze_results(AnalysisConfig(input_dir=output_dir, output_dir=analysis_dir))
+        analysis = analyze_results(AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
         _show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
@@ -358,19 +358,22 @@ def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
         _print(f"wrote {path}")
 
 
-def _noise_table(record: NoiseRecord) -> Table:
-    """One row per metric and task: its value in each run, and its noise floor."""
-    runs = max((len(entry.values) for entry in (*record.metrics.values(), *record.tasks.values())), default=0)
-    title = f"{record.model} {record.precision}: the same variant, measured {runs} times"
-    columns = ("metric", *(f"run {index + 1}" for index in range(runs)), "noise floor")
-    table = Table(*columns, title=title, title_justify="left")
-    for key, entry in record.metrics.items():
-        floor = "-" if entry.floor is None else f"±{entry.floor * 100:.2f} %"
-        table.add_row(key, *("-" if value is None else number(value) for value in entry.values), floor)
-    for task, entry in record.tasks.items():
-        floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
-        table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
-    return table
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP (a closed terminal) like Ctrl-C, so that workers are stopped in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -381,37 +384,47 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
+    code: Any = _INTERRUPTED
+    problem: SlimEvalError | None = None
     try:
-        with terminate_as_interrupt():
+        with _terminate_as_interrupt():
             if not {"--help", "-h", "--version"}.intersection(words):  # which need no plugin, and answer sooner without
                 load_plugins()
             code = app(words, standalone_mode=False)
     except SlimEvalError as error:
-        _complain(error)
-        return error.exit_code
+        problem = error
     except click_error as error:
         text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        _complain(UsageError(text.replace("Value error, ", ""), _help_hint(words)))
-        return UsageError.exit_code
+        commands = {command.name or "" for command in app.registered_commands}
+        remedy = "see: slim-eval --help"
+        if words[0] in commands:
+            remedy = f"see: slim-eval {words[0]} --help"
+        elif not words[0].startswith("-"):
+            remedy = did_you_mean(words[0], commands)
+        problem = UsageError(text.replace("Value error, ", ""), remedy)
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
+        pass
     finally:
         sys.excepthook = show_traceback  # an unexpected error may quote a secret; Typer has set a hook of its own
+    if problem is not None:
+        typer.secho(f"error: {problem.cause}", fg="red", err=True)
+        if problem.remedy:
+            typer.echo(f"  fix: {problem.remedy}", err=True)
+        return problem.exit_code
     if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
         typer.echo("interrupted", err=True)
-        if (command := resume_command(words)) is not None:
-            typer.echo(f"  finished measurements are kept; to continue: {command}", err=True)
+        if words[0] in ("run", "demo"):
+            typer.echo(f"  finished measurements are kept; to continue: {_resume_command(words)}", err=True)
     return code if isinstance(code, int) else 0
 
 
-def _help_hint(words: Sequence[str]) -> str:
-    commands = {command.name or "" for command in app.registered_commands} | {"demo"}
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        return did_you_mean(words[0], commands)
-    return f"see: slim-eval {words[0] + ' ' if words and words[0] in commands else ''}--help"
-
-
-def _complain(error: SlimEvalError) -> None:
-    typer.secho(f"error: {error.cause}", fg="red", err=True)
-    if error.remedy:
-        typer.echo(f"  fix: {error.remedy}", err=True)
+def _resume_command(words: Sequence[str]) -> str:
+    """The command that does the remaining work of `words`: without an API key, and without what would start over."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--wandb-api-key":
+            next(rest, None)
+        elif word not in ("--force", "--requantize") and not word.startswith("--wandb-api-key="):
+            kept.append(word)
+    return shlex.join(["slim-eval", *kept])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
 
 from slim_eval.errors import UsageError
 from slim_eval.utils import slug
@@ -51,13 +52,7 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def setting(
-    default: Any,
-    text: str,
-    *,
-    flag: str | None = None,
-    short: str | None = None,
-    env: str | None = None,
-    **bounds: Any,
+    default: Any, text: str, *, flag: str | None = None, short: str | None = None, env: str | None = None, **bounds: Any
 ) -> Any:
     """A config field: default, help text, option if its name differs, short option, environment variable, bounds."""
     return Field(default, description=text, json_schema_extra={"flag": flag, "short": short, "env": env}, **bounds)
@@ -68,20 +63,54 @@ def argument(text: str) -> Any:
     return Field(..., description=text, json_schema_extra={"argument": True})
 
 
+def option_info(name: str, field: FieldInfo) -> dict[str, Any]:
+    """What `setting` or `argument` was told of a field's option, with its ``flag``."""
+    told = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return {**told, "flag": told.get("flag") or "--" + name.replace("_", "-")}
+
+
 class Config(BaseModel):
     """Base of all configs: frozen, and unknown keys are refused.
 
     Validators are built on first use, so ``--help`` never builds them.
+
+    Attributes:
+        panel: Heading of its options in ``--help``.
+        exclusive: Two fields of which one must keep its default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     panel: ClassVar[str] = ""
+    exclusive: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _one_of_the_exclusive(self) -> Config:
+        # Compared with the defaults: a config that a worker reads from JSON has every field set.
+        fields = {name: type(self).model_fields[name] for name in self.exclusive}
+        if fields and all(getattr(self, name) != field.default for name, field in fields.items()):
+            flags = [option_info(name, field)["flag"] for name, field in fields.items()]
+            raise ValueError(f"{' and '.join(flags)} exclude each other")
+        return self
+
+
+# Options of several commands.
+_MARGIN_TEXT = "Drop in percentage points that still counts as equivalent"
+_MARGIN = setting(1.0, f"{_MARGIN_TEXT} to fp16.", flag="--margin", gt=0, le=100)
+_INPUT_DIR = setting(Path("outputs"), "Folder with results, at any depth.")
+_JSON = setting(False, "Print JSON.", flag="--json")
+_QUANTIZE_PYTHON = setting(
+    None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
+)
+_SERVE_PYTHON = setting(
+    None, "Python interpreter for measurement; the current one by default.", env="SLIM_EVAL_SERVE_PYTHON"
+)
 
 
 class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
     panel: ClassVar[str] = "Performance benchmark"
+    exclusive: ClassVar[tuple[str, ...]] = ("prompt", "input_len")
     num_warmup: int = setting(10, "Minimum number of warm-up requests; more are added while times drift.", ge=0)
     num_runs: int = setting(500, "Number of measured requests, rounded up to full batches.", ge=1)
     batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
@@ -97,13 +126,6 @@ class PerformanceConfig(Config):
         gt=0,
         lt=1,
     )
-
-    @model_validator(mode="after")
-    def _one_kind_of_prompt(self) -> PerformanceConfig:
-        # Compared with the default: a config that a worker reads from JSON has every field set.
-        if self.input_len is not None and self.prompt != PerformanceConfig.model_fields["prompt"].default:
-            raise ValueError("--prompt and --input-len exclude each other")
-        return self
 
 
 class EnergyConfig(Config):
@@ -140,9 +162,7 @@ class AccuracyConfig(Config):
     )
     include_path: Path | None = setting(None, "Folder with your own lm-eval task YAML files.")
     apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
-    margin_pp: float = setting(
-        1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
-    )
+    margin_pp: float = _MARGIN
 
     def batch_size_of(self, task: str) -> int:
         """Batch size of a task: its own if one was given, else the global one. Dashes count as underscores."""
@@ -205,15 +225,10 @@ class DisplayConfig(Config):
     """Amount and form of the output; no measurement depends on it."""
 
     panel: ClassVar[str] = "Output"
+    exclusive: ClassVar[tuple[str, ...]] = ("verbose", "quiet")
     verbose: bool = setting(False, "Also show the output of engines.", short="-v")
     quiet: bool = setting(False, "Show only failures and the closing table.", short="-q")
     log_format: LogFormat = setting(LogFormat.TEXT, "Progress as text, or as one JSON object per line (json).")
-
-    @model_validator(mode="after")
-    def _loud_or_quiet(self) -> DisplayConfig:
-        if self.verbose and self.quiet:
-            raise ValueError("--verbose and --quiet exclude each other")
-        return self
 
 
 class RunConfig(Config):
@@ -235,19 +250,14 @@ class RunConfig(Config):
     seed: int = setting(0, "Random seed for calibration sampling and few-shot selection.", ge=0, le=2**31 - 1)
     output_dir: Path = setting(Path("outputs"), "Where results are written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
-    quantize_python: Path | None = setting(
-        None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
-    )
-    serve_python: Path | None = setting(
-        None, "Python interpreter for measurement; the current one by default.", env="SLIM_EVAL_SERVE_PYTHON"
-    )
+    quantize_python: Path | None = _QUANTIZE_PYTHON
+    serve_python: Path | None = _SERVE_PYTHON
     executor: str = setting("local", "Where workers run: `local` is this machine; plugins add others.")
     force: bool = setting(False, "Measure everything again and replace earlier results.")
     dry_run: bool = setting(False, "Show the plan, with time and memory if known, without running it.")
     stage_timeout_s: float = setting(
-        3600.0, "Stop a stage after this many seconds without progress.", flag="--stage-timeout",
-        gt=0,
-    )  # fmt: skip
+        3600.0, "Stop a stage after this many seconds without progress.", flag="--stage-timeout", gt=0
+    )
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     accuracy: AccuracyConfig = Field(default_factory=AccuracyConfig)
@@ -257,10 +267,22 @@ class RunConfig(Config):
     display: DisplayConfig = Field(default_factory=DisplayConfig)
 
 
+class DemoConfig(Config):
+    """Options of `slim-eval demo`."""
+
+    output_dir: Path = setting(Path("outputs/demo-run"), "Where results are written.")
+    # Made from fewer samples than the checkpoints of a run, which would refuse them.
+    quantized_models_dir: Path = setting(Path("quantized-models/demo-run"), "Where quantized checkpoints are kept.")
+    analysis_dir: Path = setting(Path("analysis_results/demo-run"), "Where tables and figures are written.")
+    engine: str = setting("transformers", "Engine that serves the model.")
+    force: bool = setting(False, "Measure everything again and replace earlier results.")
+
+
 class Question(Config):
     """What a variant must meet, and what to optimize."""
 
     panel: ClassVar[str] = "What you need"
+    exclusive: ClassVar[tuple[str, ...]] = ("preset", "objective")
     preset: str | None = setting(
         None, "latency-critical, accuracy-critical, energy-constrained or balanced (the default)."
     )
@@ -290,19 +312,13 @@ class Question(Config):
         None, "Price of 1 kWh; omit it if the GPU-hour price includes electricity.", ge=0
     )
 
-    @model_validator(mode="after")
-    def _one_aim(self) -> Question:
-        if self.preset is not None and self.objective is not None:
-            raise ValueError("--preset and --objective exclude each other")
-        return self
-
 
 class RecommendConfig(Config):
     """Options of `slim-eval recommend`."""
 
     panel: ClassVar[str] = "Recommendation"
-    input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
-    as_json: bool = setting(False, "Print JSON.", flag="--json")
+    input_dir: Path = _INPUT_DIR
+    as_json: bool = _JSON
     question: Question = Field(default_factory=Question)
 
 
@@ -310,19 +326,16 @@ class AnalysisConfig(Config):
     """Options of `slim-eval analyze`."""
 
     panel: ClassVar[str] = "Analysis"
-    input_dir: Path = setting(Path("outputs"), "Folder with results, at any depth.")
+    input_dir: Path = _INPUT_DIR
     output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
     accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
     objectives: Names = setting(
         (), "Objectives of an additional Pareto frontier in pareto.csv, e.g. mmlu:max tpot_s:min model_size_gb:min."
     )
-    margin_pp: float = setting(
-        1.0, "Drop in percentage points that still counts as equivalent to fp16.", flag="--margin", gt=0, le=100
-    )
+    margin_pp: float = _MARGIN
     plots: bool = setting(
-        True, "Draw the figures; --no-plots also removes those of an earlier analysis.",
-        flag="--plots/--no-plots",
-    )  # fmt: skip
+        True, "Draw the figures; --no-plots also removes those of an earlier analysis.", flag="--plots/--no-plots"
+    )
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
 
 
@@ -337,6 +350,7 @@ class CompareConfig(Config):
     """Options of `slim-eval compare`."""
 
     panel: ClassVar[str] = "Comparison"
+    exclusive: ClassVar[tuple[str, ...]] = ("as_json", "as_markdown")
     a: Path = argument("Reference: a variant's folder, or a folder of results.")
     b: Path = argument("Candidate, judged against A: likewise a variant's folder, or a folder of results.")
     fail_if: tuple[str, ...] = setting(
@@ -344,17 +358,9 @@ class CompareConfig(Config):
         "Exit 3 if the whole 95 % interval meets this condition, 4 if the result is inconclusive, e.g. mmlu_drop>1pp "
         "or tpot_s>5% (repeatable).",
     )
-    margin_pp: float = setting(
-        1.0, "Drop in percentage points that still counts as equivalent.", flag="--margin", gt=0, le=100
-    )
-    as_json: bool = setting(False, "Print JSON.", flag="--json")
+    margin_pp: float = setting(1.0, f"{_MARGIN_TEXT}.", flag="--margin", gt=0, le=100)
+    as_json: bool = _JSON
     as_markdown: bool = setting(False, "Print Markdown.", flag="--markdown")
-
-    @model_validator(mode="after")
-    def _one_format(self) -> CompareConfig:
-        if self.as_json and self.as_markdown:
-            raise ValueError("--json and --markdown exclude each other")
-        return self
 
 
 class DoctorConfig(Config):
@@ -371,13 +377,9 @@ class DoctorConfig(Config):
     )
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
-    quantize_python: Path | None = setting(
-        None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
-    )
-    serve_python: Path | None = setting(
-        None, "Python interpreter for measurement; the current one by default.", env="SLIM_EVAL_SERVE_PYTHON"
-    )
-    as_json: bool = setting(False, "Print JSON.", flag="--json")
+    quantize_python: Path | None = _QUANTIZE_PYTHON
+    serve_python: Path | None = _SERVE_PYTHON
+    as_json: bool = _JSON
 
 
 class ImportConfig(Config):

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slim_eval import models, power, results
+from slim_eval.benchmarks.base import benchmarks_of
 from slim_eval.config import NoiseConfig, RunConfig, TrackingConfig
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution.executor import Executor, executor
-from slim_eval.execution.fingerprints import Settings
-from slim_eval.execution.plan import PlannedVariant, check, foresight, lay_out
+from slim_eval.execution.plan import PlannedVariant, check, lay_out, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
 from slim_eval.models import pickles
 from slim_eval.quantization import cache
@@ -35,9 +35,7 @@ _DISK_REMEDY = "free some space, or choose writable folders with --output-dir an
 def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
     """Quantize and measure every variant of a config, except what an earlier run with the same settings has measured.
 
-    Args:
-        config: What to run.
-        display: Where progress is shown; the terminal by default.
+    `display` is where progress is shown; the terminal by default.
 
     Raises:
         UsageError: The config is invalid, or earlier results were measured with other settings; nothing was started.
@@ -61,10 +59,6 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
 def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunReport:
     """Measure one variant of each model `num_repeats` times, regardless of earlier results, and write its noise floor.
 
-    Args:
-        config: What to measure.
-        display: Where progress is shown; the terminal by default.
-
     Raises:
         SlimEvalError: As `evaluate`; nothing was started.
     """
@@ -72,22 +66,20 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunRep
 
     runner = executor(config.executor)
     planned, gpus = lay_out(config)
-    repeats = {
-        variant.directory.parent: [
-            replace(variant, directory=results.noise_directory(variant.directory.parent) / f"run-{n}", label=f"run {n}")
-            for n in range(1, config.num_repeats + 1)
-        ]
+    folders = {variant.directory.parent: results.noise_directory(variant.directory.parent) for variant in planned}
+    variants = [
+        replace(variant, directory=folders[variant.directory.parent] / f"run-{number}", label=f"run {number}")
         for variant in planned
-    }
-    variants = [variant for repeated in repeats.values() for variant in repeated]
+        for number in range(1, config.num_repeats + 1)
+    ]
     if config.dry_run:
         dry_run.show(dry_run.forecast(config, variants, gpus))
         return RunReport(config.output_dir)
     check(config, planned)
     with locks.lock_folders(variant.directory for variant in variants):
         report = _run(config, variants, gpus, runner, display)
-    for directory in repeats:
-        measured = [found for found in report.variants if found.directory.parent == results.noise_directory(directory)]
+    for directory, folder in folders.items():
+        measured = [variant for variant in report.variants if variant.directory.parent == folder]
         if len(measured) > 1:
             record = noise_record(measured, config.accuracy.margin_pp)
             report.floors.append((record, results.write_noise(directory, record)))
@@ -103,55 +95,44 @@ def _run(
 ) -> RunReport:
     """Do what each variant still needs, as many at a time as the executor takes, and show the closing table."""
     report = RunReport(config.output_dir)
+    cancelled = threading.Event()
     with display or open_display(config.display) as shown, contextlib.ExitStack() as stack:
         track = tracking.open_tracker(config.tracking, shown.note)
-        for text in foresight(config, variants):
-            shown.note(text)
-        cancelled = threading.Event()
+        for benchmark in benchmarks_of(stages_to_do(variants)):
+            for text in benchmark.limitations(config):
+                shown.note(text)
         runs = [
             _VariantRun(variant, (number, len(variants)), gpus, runner, shown, cancelled)
             for number, variant in enumerate(variants, start=1)
         ]
-        finished: Iterator[None] = map(_VariantRun.execute, runs)
-        if runner.parallel > 1:
-            pool = stack.enter_context(ThreadPoolExecutor(runner.parallel))
-            stack.enter_context(_cancel_on_error(pool, runner, cancelled))
-            finished = pool.map(_VariantRun.execute, runs)
-        for run, _ in zip(runs, finished, strict=True):
-            variant = run.variant
-            report.failures += run.failures
-            measured = results.read_variant(variant.directory, run.finished | variant.reused)
-            if measured is not None:
+        pool = stack.enter_context(ThreadPoolExecutor(runner.parallel)) if runner.parallel > 1 else None
+        finished: Iterator[None] = (pool.map if pool else map)(_VariantRun.execute, runs)
+        try:
+            for run, _ in zip(runs, finished, strict=True):
+                variant = run.variant
+                report.failures += run.failures
+                measured = results.read_variant(variant.directory, run.finished | variant.reused)
+                if measured is None:
+                    continue
                 report.variants += (measured,)
-                report.reused[variant.directory] = tuple(name for name in variant.records if name in variant.reused)
+                report.reused[variant.directory] = tuple(name for name in variant.benchmarks if name in variant.reused)
                 if run.finished:
                     track(measured, variant.config)
-                _update_paired(variant, shown)
+                if "accuracy" in variant.config.tasks:
+                    from slim_eval.analysis.compare.items import update_paired
+
+                    try:
+                        update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
+                    except OSError as error:
+                        shown.note(f"could not write {results.PAIRED}: {_system_error(error)}")
+        except BaseException:
+            if pool is not None:  # stop the jobs of the other threads; their ending is not a failure
+                cancelled.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                runner.cancel()
+            raise
         shown.close(report)
     return report
-
-
-@contextlib.contextmanager
-def _cancel_on_error(pool: ThreadPoolExecutor, runner: Executor, cancelled: threading.Event) -> Iterator[None]:
-    """On an error or interrupt in this thread, stop the jobs of the others; their ending is not a failure."""
-    try:
-        yield
-    except BaseException:
-        cancelled.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        runner.cancel()
-        raise
-
-
-def _update_paired(variant: PlannedVariant, display: Display) -> None:
-    """Update `paired.json` of the model's quantized variants, if the baseline is there."""
-    from slim_eval.analysis.compare.items import update_paired
-
-    if "accuracy" in variant.config.tasks:
-        try:
-            update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
-        except OSError as error:
-            display.note(f"could not write {results.PAIRED}: {_system_error(error)}")
 
 
 def _system_error(error: OSError) -> str:
@@ -162,16 +143,23 @@ class _CancelledError(Exception):
     """The run is ending: another thread was interrupted or failed."""
 
 
+class _NoCheckpointError(SlimEvalError):
+    """A stage before the measurement failed, so that nothing of the variant can be measured."""
+
+    def __init__(self, stage: str, cause: str, remedy: str) -> None:
+        super().__init__(cause, remedy)
+        self.stage = stage
+
+
 @dataclass
 class _VariantRun:
     """The jobs of one variant: fetch, convert, quantize, measure.
 
     Attributes:
-        position: Number of the variant and of all variants.
+        position: Number of the variant, and of all variants.
         cancelled: Set when the run ends early.
         notes: Notes on the checkpoint, kept in every record.
-        finished: The stages that ended with a result.
-        failures: The stages that did not.
+        finished: The stages that ended with a result; `failures` has the others.
     """
 
     variant: PlannedVariant
@@ -184,122 +172,131 @@ class _VariantRun:
     finished: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
 
-    @property
-    def log(self) -> Path:
-        """File with the output of the variant's workers."""
-        return self.variant.directory / results.RUN_LOG
-
     def execute(self) -> None:
-        """Do what is still to do, between the display's begin and end."""
-        self.display.begin(self.variant.name, *self.position, self.variant.stages)
-        if self.variant.reused:
-            self._note(f"reused: {', '.join(name for name in self.variant.records if name in self.variant.reused)}")
-        for stage, reason in self.variant.again.items():
+        """Do what is still to do, between the display's begin and end; a failure is recorded."""
+        variant = self.variant
+        self.display.begin(variant.name, *self.position, variant.stages)
+        if variant.reused:
+            self._note(f"reused: {', '.join(name for name in variant.benchmarks if name in variant.reused)}")
+        for stage, reason in variant.again.items():
             self._note(f"{stage} is measured again: {reason}")
-        if self.variant.todo:
-            results.clear_leftovers(self.variant.directory)
-            self._run_stages()
-        self.display.end(self.variant.name)
-
-    def _run_stages(self) -> None:
-        """Prepare the checkpoint and measure; a failure is recorded, and what does not depend on it goes on."""
-        try:
-            source = self._fetch(self.variant.source)
-            if source is not None and source.path is None:
-                source = self._convert(source)
-            checkpoint = None if source is None else self._quantize(source)
-        except UsageError as error:
-            self._fail("download", error.cause, error.remedy, self.variant.todo)
-        except OSError as error:
-            self._fail("download", _system_error(error), _DISK_REMEDY, self.variant.todo)
-        else:
-            if source is not None and checkpoint is not None:
+        if variant.todo:
+            results.clear_leftovers(variant.directory)
+            try:
+                source = self._fetch_and_convert()
+                checkpoint = self._quantize(source)
+            except _NoCheckpointError as error:
+                self._fail(error.stage, error.cause, error.remedy, variant.todo)
+            except UsageError as error:
+                self._fail("download", error.cause, error.remedy, variant.todo)
+            except OSError as error:
+                self._fail("download", _system_error(error), _DISK_REMEDY, variant.todo)
+            else:
                 self._measure(source, checkpoint)
+        self.display.end(variant.name)
 
-    def _fetch(self, source: models.ModelSource) -> models.ModelSource | None:
-        """The model with its files on this machine; None if that failed.
+    def _fetch_and_convert(self) -> models.ModelSource:
+        """The model with a safetensors checkpoint on this machine.
 
         Downloads run in a worker because a hub may stall; the worker is then stopped like any other that hangs.
         """
-        if source.path is not None or source.pickled is not None:
+        config, source = self.variant.config, self.variant.source
+        if source.path is None and source.pickled is None:
+            fetch = messages.FetchJob(source=source, allow_pickle=config.allow_pickle)
+            source = models.fetched(source, self._make("download", fetch))
+        if source.path is not None:
             return source
-        job = messages.FetchJob(source=source, allow_pickle=self.variant.config.allow_pickle)
-        folder = self._make("download", job)
-        return None if folder is None else models.fetched(source, folder)
-
-    def _convert(self, source: models.ModelSource) -> models.ModelSource | None:
-        """The model with a safetensors checkpoint made from its pickled weights; None if that failed."""
-        config = self.variant.config
         conversion = cache.conversion(source, config.quantized_models_dir)
-        with locks.wait_for_lock(conversion.folder, self._note):
-            folder: Path | None = conversion.folder
+        folder = conversion.folder
+        with locks.wait_for_lock(folder, self._note):
             if conversion.is_done:
                 self._show(messages.Finished(stage="convert", path=folder))
             else:
-                job = messages.ConvertJob(
+                convert = messages.ConvertJob(
                     source=source,
-                    directory=conversion.folder,
+                    directory=folder,
                     identity=conversion.identity,
                     trust_remote_code=config.engine.trust_remote_code,
                 )
-                folder = self._make("convert", job, config.serve_python)
-        if folder is None:
-            return None
-        self._keep_notes(pickles.NOTE)
+                folder = self._make("convert", convert, config.serve_python)
+        self.notes.append(pickles.NOTE)
+        self._note(pickles.NOTE)
         return source.model_copy(update={"path": folder})
 
-    def _quantize(self, source: models.ModelSource) -> Path | None:
-        """The checkpoint to serve, quantized now if it is not in the cache; None if that failed."""
+    def _quantize(self, source: models.ModelSource) -> Path:
+        """The checkpoint to serve, quantized now if it is not in the cache."""
         if not is_quantized(self.variant.precision):
+            assert source.path is not None
             return source.path
+        config = self.variant.config
         request = self.variant.quantize_request(source)
         with locks.wait_for_lock(cache.checkpoint_directory(request), self._note):
             try:
                 cached = cache.cached(request)
             except SlimEvalError as error:
-                self._fail("quantize", error.cause, error.remedy, self.variant.todo)
-                return None
+                raise _NoCheckpointError("quantize", error.cause, error.remedy) from error
             if cached is None:
                 # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
                 # other make it several times slower. Measurements keep the default.
                 waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-                engine = self.variant.config.engine
                 job = messages.QuantizeJob(
-                    request=request, gpu_index=engine.gpu_index, num_gpus=engine.tensor_parallel_size
+                    request=request, gpu_index=config.engine.gpu_index, num_gpus=config.engine.tensor_parallel_size
                 )
-                return self._make("quantize", job, self.variant.config.quantize_python, waiting)
+                return self._make("quantize", job, config.quantize_python, waiting)
         self._show(messages.Finished(stage="quantize", path=cached.path))
-        self._keep_notes(*cached.notes)
+        self.notes += cached.notes
+        for text in cached.notes:
+            self._note(text)
         return cached.path
 
     def _make(
         self, stage: str, job: messages.Job, python: Path | None = None, environment: Mapping[str, str] | None = None
-    ) -> Path | None:
-        """The folder that a job makes; None if it failed, and then no stage of the variant can run."""
+    ) -> Path:
+        """The folder that a job makes.
+
+        Raises:
+            _NoCheckpointError: It failed.
+        """
         folder: Path | None = None
-        has_failed = False
+        cause, remedy = "", f"see {self._log}"
         with self._submit(job, python, environment) as events:
             for event in events:
                 if isinstance(event, messages.Failed):
-                    has_failed = True
-                    self._fail(stage, event.cause, event.remedy, self.variant.todo)
-                elif not isinstance(event, messages.Outcome):
+                    cause, remedy = event.cause, event.remedy
+                elif isinstance(event, messages.Outcome):
+                    cause = cause or event.describe()
+                else:
                     self._show(event)
                     if isinstance(event, messages.Finished):
                         folder = event.path
-                elif folder is None and not has_failed:
-                    self._fail(stage, event.describe(), f"see {self.log}", self.variant.todo)
+        if folder is None:
+            raise _NoCheckpointError(stage, cause, remedy)
         return folder
 
     def _measure(self, source: models.ModelSource, checkpoint: Path) -> None:
         """Measure in one worker; if it dies, continue after the stage in which it died, in a fresh one."""
-        settings = self.variant.settings(self.gpus)  # only now: the checkpoint may have been made elsewhere
-        remaining = self.variant.todo
+        variant = self.variant
+        settings = variant.settings(self.gpus)  # only now: the checkpoint may have been made elsewhere
+        remaining = variant.todo
+        assert source.path is not None
         while remaining:
             done: set[str] = set()
             outcome = messages.Outcome()
-            job = self._measure_job(source, checkpoint, {stage: settings[stage] for stage in remaining})
-            with self._submit(job, self.variant.config.serve_python) as events:
+            job = messages.MeasureJob(
+                model=source.name,
+                revision=source.revision,
+                source=source.path,
+                checkpoint=checkpoint,
+                precision=variant.precision,
+                quantization_scheme=scheme(variant.precision).recorded_as,
+                stages=tuple(remaining),
+                directory=variant.directory,
+                max_model_len=variant.max_model_len,
+                config=variant.config.model_copy(update={"tracking": TrackingConfig()}),
+                notes=tuple(self.notes),
+                settings={stage: settings[stage] for stage in remaining},
+            )
+            with self._submit(job, variant.config.serve_python) as events:
                 for event in events:
                     if isinstance(event, messages.Outcome):
                         outcome = event
@@ -313,7 +310,7 @@ class _VariantRun:
                             done.add(event.stage)
                             self.finished.add(event.stage)
             unfinished = [stage for stage in remaining if stage not in done]
-            remedy = f"see {self.log}"
+            remedy = f"see {self._log}"
             if unfinished and _ENGINE not in done:  # it died while loading, as a fresh worker would
                 self._fail(_ENGINE, f"the engine did not start: {outcome.describe()}", remedy, unfinished)
                 return
@@ -324,25 +321,9 @@ class _VariantRun:
                 unfinished.remove(died_in)
             remaining = unfinished
 
-    def _measure_job(
-        self, source: models.ModelSource, checkpoint: Path, settings: dict[str, Settings]
-    ) -> messages.MeasureJob:
-        config, precision = self.variant.config, self.variant.precision
-        assert source.path is not None
-        return messages.MeasureJob(
-            model=source.name,
-            revision=source.revision,
-            source=source.path,
-            checkpoint=checkpoint,
-            precision=precision,
-            quantization_scheme=scheme(precision).recorded_as,
-            stages=tuple(settings),
-            directory=self.variant.directory,
-            max_model_len=self.variant.max_model_len,
-            config=config.model_copy(update={"tracking": TrackingConfig()}),
-            notes=tuple(self.notes),
-            settings=settings,
-        )  # fmt: skip
+    @property
+    def _log(self) -> Path:
+        return self.variant.directory / results.RUN_LOG
 
     def _submit(
         self, job: messages.Job, python: Path | None, environment: Mapping[str, str] | None = None
@@ -351,7 +332,7 @@ class _VariantRun:
         self._raise_if_cancelled()
         events = self.executor.submit(
             job,
-            log=self.log,
+            log=self._log,
             python=python,
             environment=environment,
             silence_s=self.variant.config.stage_timeout_s,
@@ -370,16 +351,10 @@ class _VariantRun:
     def _note(self, text: str) -> None:
         self._show(messages.Note(text=text))
 
-    def _keep_notes(self, *notes: str) -> None:
-        """Notes on the checkpoint: shown, and kept in every record."""
-        for text in notes:
-            self.notes.append(text)
-            self._note(text)
-
     def _fail(self, stage: str, cause: str, remedy: str, names: Sequence[str]) -> None:
         """Record a failed stage: an error file for each record that it would have written."""
         self._raise_if_cancelled()  # a job that was stopped with the run has not failed
-        self.failures.append(Failure(self.variant.name, stage, cause, remedy, self.log))
+        self.failures.append(Failure(self.variant.name, stage, cause, remedy, self._log))
         for name in names:
             record = records.ErrorRecord(
                 schema_version=records.SCHEMA_VERSION,

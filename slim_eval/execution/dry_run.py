@@ -7,7 +7,8 @@ from the headers of the weight files, the scheme, and the model's configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -71,127 +72,88 @@ class VariantForecast:
         return None if self.kv_bytes_per_token is None else self.kv_bytes_per_token * self.context * self.batch_size
 
     @property
-    def todo(self) -> tuple[StageForecast, ...]:
+    def todo(self) -> list[StageForecast]:
         """The stages that are not reused."""
-        return tuple(stage for stage in self.stages if not stage.reused)
+        return [stage for stage in self.stages if not stage.reused]
 
 
-def forecast(
-    config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu]
-) -> tuple[VariantForecast, ...]:
-    """What a run of these variants would do.
-
-    Args:
-        config: The run's config.
-        variants: With their stages that are done already, from `resume.survey`.
-        gpus: The GPUs that would compute.
+def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu]) -> list[VariantForecast]:
+    """What a run of these variants would do; `resume.survey` has found which of their stages are done already.
 
     Raises:
         SlimEvalError: The cache of quantized checkpoints has one with other settings.
     """
     known = results.find_results(config.output_dir).variants if config.output_dir.is_dir() else ()
-    earlier = [record for variant in known for record in variant.records]
-    return tuple(_variant(variant, gpus, earlier) for variant in variants)
+    forecasts = []
+    for variant in variants:
+        own = variant.config
+        engine = None if own.engine.engine == AUTO_ENGINE else own.engine.engine  # None: the run will choose
+        is_to_quantize = is_quantized(variant.precision) and variant.todo
+        cached = cache.cached(variant.quantize_request(variant.source)) if is_to_quantize else None
+        earlier = [record for found in known for record in found.records if record.model == variant.source.name]
+        facts = models.describe_config(variant.source.config_dir)
+        weights: float | None = None
+        per_token: int | None = None
+        # An engine that emulates quantized kernels unpacks the weights to 16 bit.
+        emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
+        if cached is not None and not emulated:
+            weights = float(models.describe(cached.path).weight_bytes)
+        else:
+            with suppress(HubError, UsageError):
+                tensors = models.read_tensors(variant.source)
+                weights = weight_bytes(tensors, DEFAULT_BASELINE if emulated else variant.precision, facts)
+        if facts.attention_layers is not None and facts.kv_heads is not None and facts.head_size is not None:
+            is_fp8 = str(own.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
+            bits = 8 if is_fp8 else SCHEMES[variant.precision].kv_cache_bits
+            # A key and a value per layer and head.
+            per_token = int(2 * facts.attention_layers * facts.kv_heads * facts.head_size * bits / 8)
+        stages = _stages(variant, gpus, engine, earlier, is_cached=cached is not None)
+        busy = variant.todo or variant.benchmarks
+        batch_size = max(variant.benchmarks[stage].batch_size(own, stage) for stage in busy)
+        forecasts.append(
+            VariantForecast(variant.name, tuple(stages), weights, per_token, variant.max_model_len, batch_size)
+        )
+    return forecasts
 
 
-def _variant(variant: PlannedVariant, gpus: Sequence[power.Gpu], earlier: Sequence[Record]) -> VariantForecast:
-    request = variant.quantize_request(variant.source)
-    quantized = is_quantized(variant.precision) and bool(variant.todo)
-    cached = cache.cached(request) if quantized else None
+def _stages(
+    variant: PlannedVariant, gpus: Sequence[power.Gpu], engine: str | None, earlier: list[Record], *, is_cached: bool
+) -> list[StageForecast]:
+    """The stages of a variant, with their times in earlier records of the same model."""
     stages = []
-    if variant.source.pickled is not None and variant.todo:
+    if variant.todo and variant.source.pickled is not None:
         conversion = cache.conversion(variant.source, variant.config.quantized_models_dir)
         stages.append(StageForecast("convert", conversion.is_done))
-    if quantized:
-        stages.append(StageForecast("quantize", cached is not None, seconds=_quantizing_s(request)))
+    if variant.todo and is_quantized(variant.precision):
+        request = variant.quantize_request(variant.source)
+        folder = cache.checkpoint_directory(request)
+        made = cache.read_record(folder) if (folder / cache.RECORD_FILE).is_file() else None
+        # Known only for this very checkpoint, if it is to be made again.
+        seconds = made.duration_s if made is not None and made.settings == cache.settings(request) else None
+        stages.append(StageForecast("quantize", is_cached, seconds=seconds))
     if variant.todo:
-        stages.append(StageForecast("engine", seconds=_loading_s(variant, earlier)))
-    settings = variant.settings(gpus)
-    for name in variant.records:
-        done = name in variant.reused
-        seconds = None if done else _stage_s(variant, name, settings[name], earlier)
-        stages.append(StageForecast(name, done, variant.again.get(name, ""), seconds))
-    facts = models.describe_config(variant.source.config_dir)
-    busy = variant.todo or variant.records
-    return VariantForecast(
-        name=variant.name,
-        stages=tuple(stages),
-        weight_bytes=_weights(variant, facts, cached),
-        kv_bytes_per_token=_kv_bytes_per_token(facts, variant.config, variant.precision),
-        context=variant.max_model_len,
-        batch_size=max(variant.benchmarks[stage].batch_size(variant.config, stage) for stage in busy),
-    )
-
-
-def _stage_s(
-    variant: PlannedVariant, stage: str, asked: Mapping[str, object], earlier: Iterable[Record]
-) -> float | None:
-    """What the same work on the same model took before: under this scheme if known, else under another one."""
-    found = [
-        record
-        for record in _of_model(variant, earlier)
-        if results.record_name(record) == results.record_path(variant.directory, stage).stem
-        and record.stage_duration_s is not None
-        and record.measured_with is not None
-        and not fingerprints.differences(
-            fingerprints.work(record.measured_with),
-            fingerprints.work(fingerprints.served_by(asked, _engine(variant) or record.engine)),
-        )
-    ]
-    best = min(found, key=lambda record: record.precision != variant.precision, default=None)
-    return None if best is None else best.stage_duration_s
-
-
-def _loading_s(variant: PlannedVariant, earlier: Iterable[Record]) -> float | None:
-    for record in _of_model(variant, earlier):
-        seconds = getattr(record, "load_time_s", None)
-        if record.precision == variant.precision and _engine(variant) in (None, record.engine) and seconds is not None:
-            return float(seconds)
-    return None
-
-
-def _quantizing_s(request: cache.QuantizeRequest) -> float | None:
-    """What making this very checkpoint took, if it is cached and is to be made again."""
-    folder = cache.checkpoint_directory(request)
-    if not (folder / cache.RECORD_FILE).is_file():
-        return None
-    record = cache.read_record(folder)
-    return record.duration_s if record.settings == cache.settings(request) else None
-
-
-def _of_model(variant: PlannedVariant, earlier: Iterable[Record]) -> Iterable[Record]:
-    return (record for record in earlier if record.model == variant.source.name)
-
-
-def _engine(variant: PlannedVariant) -> str | None:
-    """The engine of `--engine`; None if the run will choose."""
-    choice = variant.config.engine.engine
-    return None if choice == AUTO_ENGINE else choice
-
-
-def _kv_bytes_per_token(facts: models.ConfigFacts, config: RunConfig, precision: str) -> int | None:
-    """Bytes of KV cache per token, from the model's shape: a key and a value per layer and head."""
-    if facts.attention_layers is None or facts.kv_heads is None or facts.head_size is None:
-        return None
-    bits = SCHEMES[precision].kv_cache_bits
-    if str(config.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8"):
-        bits = 8
-    return int(2 * facts.attention_layers * facts.kv_heads * facts.head_size * bits / 8)
-
-
-def _weights(
-    variant: PlannedVariant, facts: models.ConfigFacts, cached: cache.QuantizedCheckpoint | None
-) -> float | None:
-    """Weights as loaded; an engine that emulates quantized kernels unpacks them to 16 bit."""
-    engine = _engine(variant)
-    emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
-    if cached is not None and not emulated:
-        return float(models.describe(cached.path).weight_bytes)
-    try:
-        found = models.read_tensors(variant.source)
-    except (HubError, UsageError):
-        return None
-    return weight_bytes(found, DEFAULT_BASELINE if emulated else variant.precision, facts)
+        loaded = [each for each in earlier if each.precision == variant.precision and engine in (None, each.engine)]
+        times = [getattr(record, "load_time_s", None) for record in loaded]
+        seconds = next((float(time) for time in times if time is not None), None)
+        stages.append(StageForecast("engine", seconds=seconds))
+    for name, asked in variant.settings(gpus).items():
+        # The same work took this time before: under this scheme if known, else under another one.
+        same = [
+            record
+            for record in earlier
+            if results.record_name(record) == results.record_path(variant.directory, name).stem
+            and record.stage_duration_s is not None
+            and record.measured_with is not None
+            and not fingerprints.differences(
+                fingerprints.work(record.measured_with),
+                fingerprints.work(fingerprints.served_by(asked, engine or record.engine)),
+            )
+        ]
+        best = min(same, key=lambda record: record.precision != variant.precision, default=None)
+        is_done = name in variant.reused
+        seconds = None if is_done or best is None else best.stage_duration_s
+        stages.append(StageForecast(name, is_done, variant.again.get(name, ""), seconds))
+    return stages
 
 
 def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts) -> float:
@@ -211,73 +173,46 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
     group = held.recipe.group_size if held.recipe is not None else None
     total = 0.0
     for name, shape in models.parameters(found, facts.tied_embeddings).items():
-        if not is_quantized(precision) or not _is_linear(name, shape):
+        is_linear = len(shape) == 2 and name.endswith(".weight") and not any(part in name for part in _NOT_LINEAR)
+        if is_quantized(precision) and is_linear:
+            rows, columns = shape
+            total += held.weight_bits / 8 * rows * columns
+            total += _SCALE_BYTES * rows * (math.ceil(columns / group) if group else 1)
+        else:
             total += plain * math.prod(shape)
-            continue
-        rows, columns = shape
-        total += held.weight_bits / 8 * rows * columns
-        total += _SCALE_BYTES * rows * (math.ceil(columns / group) if group else 1)
     return total
 
 
-def _is_linear(name: str, shape: Sequence[int]) -> bool:
-    return len(shape) == 2 and name.endswith(".weight") and not any(part in name for part in _NOT_LINEAR)
-
-
-def total_seconds(variants: Iterable[VariantForecast]) -> tuple[float, int]:
-    """Seconds of all stages to do whose time is known, and how many there are whose time is not."""
-    times = [stage.seconds for variant in variants for stage in variant.todo]
-    known = [seconds for seconds in times if seconds is not None]
-    return sum(known), len(times) - len(known)
-
-
 def show(variants: Sequence[VariantForecast]) -> None:
-    """Print what a run would do: a table per variant, then the time of all of them."""
+    """Print what a run would do: a table per variant with its memory, then the time of all of them."""
     out = Console(highlight=False)
     for variant in variants:
-        out.print(_table(variant))
-        out.print(_memory(variant), markup=False, soft_wrap=True)
-    for line in _closing(variants):
+        table = Table("stage", "plan", "time", title=escape(variant.name), title_justify="left")
+        for stage in variant.stages:
+            plan = {"quantize": "quantize", "engine": "load"}.get(stage.name, "measure")
+            if stage.reason:
+                plan = f"{plan} again: {stage.reason}"
+            shown = ("reuse", "-") if stage.reused else (plan, _duration(stage.seconds))
+            table.add_row(*map(escape, (stage.name, *shown)))
+        out.print(table)
+        weights, kv_cache = (
+            _UNKNOWN if size is None else f"{number(size / GIB)} GiB"
+            for size in (variant.weight_bytes, variant.kv_cache_bytes)
+        )
+        if variant.kv_bytes_per_token is not None:
+            tokens = f"{variant.kv_bytes_per_token:,} bytes per token x {variant.context} tokens"
+            kv_cache = f"at most {kv_cache} ({tokens} x {variant.batch_size} requests)"
+        out.print(f"memory: weights {weights}, KV cache {kv_cache}", markup=False, soft_wrap=True)
+    todo = [stage for variant in variants for stage in variant.todo]
+    known = [stage.seconds for stage in todo if stage.seconds is not None]
+    unknown = len(todo) - len(known)
+    time = _duration(sum(known) if known or not todo else None)
+    if known and unknown:
+        time += f", and {unknown} stages whose time is {_UNKNOWN}"
+    reused = sum(len(variant.stages) for variant in variants) - len(todo)
+    counts = f"{len(todo)} stages to do, {reused} reused"
+    for line in (counts, f"time: {time}", "nothing was started or written (--dry-run)"):
         out.print(line, markup=False, soft_wrap=True)
-
-
-def _table(variant: VariantForecast) -> Table:
-    table = Table("stage", "plan", "time", title=escape(variant.name), title_justify="left")
-    for stage in variant.stages:
-        time = "-" if stage.reused else _duration(stage.seconds)
-        table.add_row(escape(stage.name), escape(_plan(stage)), time)
-    return table
-
-
-def _plan(stage: StageForecast) -> str:
-    if stage.reused:
-        return "reuse"
-    verb = {"quantize": "quantize", "engine": "load"}.get(stage.name, "measure")
-    return f"{verb} again: {stage.reason}" if stage.reason else verb
-
-
-def _memory(variant: VariantForecast) -> str:
-    weights = _UNKNOWN if variant.weight_bytes is None else f"{number(variant.weight_bytes / GIB)} GiB"
-    if variant.kv_cache_bytes is None:
-        return f"memory: weights {weights}, KV cache {_UNKNOWN}"
-    cache = f"{number(variant.kv_cache_bytes / GIB)} GiB"
-    made_of = (
-        f"{variant.kv_bytes_per_token:,} bytes per token x {variant.context} tokens x {variant.batch_size} requests"
-    )
-    return f"memory: weights {weights}, KV cache at most {cache} ({made_of})"
-
-
-def _closing(variants: Sequence[VariantForecast]) -> list[str]:
-    reused = sum(len(variant.stages) - len(variant.todo) for variant in variants)
-    todo = sum(len(variant.todo) for variant in variants)
-    seconds, unknown = total_seconds(variants)
-    time = _duration(seconds) if unknown < todo or not todo else _UNKNOWN
-    rest = f", and {unknown} stages whose time is {_UNKNOWN}" if unknown and unknown < todo else ""
-    return [
-        f"{todo} stages to do, {reused} reused",
-        f"time: {time}{rest}",
-        "nothing was started or written (--dry-run)",
-    ]
 
 
 def _duration(seconds: float | None) -> str:

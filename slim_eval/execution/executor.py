@@ -47,8 +47,7 @@ class Executor(Protocol):
             log: File to append the output of the worker and its engine to.
             python: Interpreter of the worker; None for this one.
             environment: Variables of the worker in addition to those of this process.
-            silence_s: Seconds without an event after which the worker is considered to hang and is stopped; None for
-                no limit.
+            silence_s: Seconds without an event after which the worker counts as hung and is stopped; None: no limit.
             echo: Called with each line of the log.
 
         Raises:

@@ -22,7 +22,6 @@ from slim_eval.utils.redaction import redact_all
 
 Settings = dict[str, Any]
 
-ENGINE = "engine"
 #: Settings that identify the checkpoint; the rest describe what is done with it.
 _CHECKPOINT = frozenset({"precision", "revision", "weights", "files", "checkpoint", "seed"})
 _ABSENT = object()
@@ -33,44 +32,31 @@ def checkpoint_settings(request: cache.QuantizeRequest) -> Settings:
 
     A checkpoint that was quantized elsewhere is identified by its content, as a local model is. A model on the hub is
     identified by its commit.
-
-    Args:
-        request: What quantization would do; without quantization only model and precision count.
     """
-    source, precision = request.source, request.precision
-    found: Settings = {"precision": precision}
-    if not is_quantized(precision):
+    source = request.source
+    found: Settings = {"precision": request.precision}
+    if not is_quantized(request.precision):
         return {**found, **cache.identity(source)}
     foreign = cache.foreign(request)
-    if foreign is not None:
-        if source.kind != "hub":
-            found["files"] = f"sha256:{models.small_files_hash(source.config_dir)}"
-        return {**found, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
-    return {**found, **cache.settings(request)}
+    if foreign is None:
+        return {**found, **cache.settings(request)}
+    if source.kind != "hub":
+        found["files"] = f"sha256:{models.small_files_hash(source.config_dir)}"
+    return {**found, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
 
 
 def stage_settings(config: RunConfig, *, max_model_len: int, device: str | None) -> dict[str, Settings]:
-    """What each stage does with the checkpoint, on whichever engine; see `served_by`.
+    """Stage -> what it does with the checkpoint, on whichever engine (see `served_by`).
 
     Args:
         config: The run's config as it applies to the model.
         max_model_len: Context window that is served.
         device: Name of what computes; speed and energy depend on it, accuracy does not.
-
-    Returns:
-        Stage (``performance``, ``energy``, a task, another benchmark's record) -> settings.
     """
-    engine = config.engine
-    served: Settings = {
-        "max_model_len": max_model_len,
-        "engine_args": engine.engine_args,
-        "trust_remote_code": engine.trust_remote_code,
-        **{key: getattr(engine, key) for key in sorted(_engine_settings())},
-    }
-    return {
-        stage: _plain({**served, **benchmark.settings(config, stage, device)})
-        for stage, benchmark in stages_of(config).items()
-    }
+    names = ("engine_args", "trust_remote_code", *sorted(_engine_settings()))
+    served = {"max_model_len": max_model_len, **{name: getattr(config.engine, name) for name in names}}
+    stages = stages_of(config)
+    return {stage: _plain({**served, **stages[stage].settings(config, stage, device)}) for stage in stages}
 
 
 def device_name(gpus: Sequence[power.Gpu]) -> str | None:
@@ -82,7 +68,7 @@ def served_by(settings: Mapping[str, Any], engine: str | None) -> Settings:
     """The settings with the engine that serves, without those that only other engines read."""
     own = ENGINES[engine].settings if engine is not None and engine in ENGINES else frozenset[str]()
     dropped = _engine_settings() - own
-    return {**{key: value for key, value in settings.items() if key not in dropped}, ENGINE: engine}
+    return {**{key: value for key, value in settings.items() if key not in dropped}, "engine": engine}
 
 
 def _engine_settings() -> frozenset[str]:
@@ -118,8 +104,7 @@ def work(settings: Mapping[str, Any]) -> Settings:
 
 def _plain(settings: Mapping[str, Any]) -> Settings:
     """Settings as a record stores them, redacted, so that recorded and requested ones can be compared."""
-    plain: Settings = redact_all(json.loads(json.dumps(settings, default=str)))
-    return plain
+    return dict(redact_all(json.loads(json.dumps(settings, default=str))))
 
 
 def _shown(value: Any) -> str:

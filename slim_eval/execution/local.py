@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from types import TracebackType
 
 from pydantic import ValidationError
 
@@ -73,11 +72,15 @@ class LocalExecutor:
             with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(job.model_dump_json().encode())
             heard = time.monotonic()
-            for line in _lines(process):
-                if line is not None:
-                    event = _event(*line)
+            for output in _lines(process):
+                if output is not None:
+                    may_be_event, line = output
+                    try:
+                        event = messages.parse_event(line.decode("utf-8", "replace")) if may_be_event else None
+                    except ValidationError:  # an engine wrote the line
+                        event = None
                     if event is None:
-                        run_log.write(line[1])
+                        run_log.write(line)
                         continue
                     heard = time.monotonic()
                     if isinstance(event, (messages.Started, messages.Advanced)):
@@ -87,7 +90,11 @@ class LocalExecutor:
                         running = None
                 elif silence_s is not None and not hung and time.monotonic() - heard >= silence_s:
                     hung = True
-                    _stop_hanging(process)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGUSR1)  # the worker logs the stacks of its threads
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_STACKS_S)
+                    _stop(process)
             status = process.wait()
             yield messages.Outcome(
                 status=status,
@@ -123,24 +130,37 @@ def _worker(python: Path | None, environment: Mapping[str, str]) -> Iterator[sub
         )
     except OSError as error:
         os.close(own_end)
-        raise SlimEvalError(
-            f"{command[0]}: cannot be started: {error.strerror}", "check --quantize-python and --serve-python"
-        ) from error
+        cause = f"{command[0]}: cannot be started: {error.strerror}"
+        raise SlimEvalError(cause, "check --quantize-python and --serve-python") from error
     finally:
         os.close(lifeline)
-    assert process.stdout is not None
-    assert process.stderr is not None
     try:
         yield process
     finally:
         try:
-            _terminate(process)
-        finally:  # a second interrupt during the grace period kills the worker at once
-            _signal_group(process, signal.SIGKILL)
+            _stop(process)
+        finally:
             process.wait()
-            process.stdout.close()
-            process.stderr.close()
+            for stream in (process.stdout, process.stderr):
+                assert stream is not None
+                stream.close()
             os.close(own_end)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Terminate the worker, then kill its group; an interrupt during the grace period kills at once."""
+    try:
+        if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+    finally:
+        _signal_group(process, signal.SIGKILL)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes] | None]:
@@ -154,8 +174,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes] | No
         for pipe in limits:
             selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
-            ready = selector.select(_POLL_S)
-            for key, _ in ready:
+            for key, _ in selector.select(_POLL_S):
                 pipe = process.stdout if key.fileobj is process.stdout else process.stderr
                 data = os.read(pipe.fileno(), _LONGEST_LINE)
                 *lines, rest[pipe] = (rest[pipe] + data).split(b"\n")
@@ -174,36 +193,6 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes] | No
                     return
 
 
-def _event(may_be_event: bool, line: bytes) -> messages.Event | None:
-    """The event in a line; None if an engine wrote the line."""
-    try:
-        return messages.parse_event(line.decode("utf-8", "replace")) if may_be_event else None
-    except ValidationError:
-        return None
-
-
-def _stop_hanging(process: subprocess.Popen[bytes]) -> None:
-    """Have the worker log the stacks of its threads, then stop it and its group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGUSR1)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_STACKS_S)
-    _terminate(process)
-    _signal_group(process, signal.SIGKILL)
-
-
-def _terminate(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        _signal_group(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
 class _LogFile(RotatingFileHandler):
     """A log that cannot be written, e.g. on a full disk, must not end the run."""
 
@@ -214,9 +203,7 @@ class _LogFile(RotatingFileHandler):
 class RunLog:
     """The log of a variant: everything that workers and their engines print, redacted and capped; a context manager.
 
-    Args:
-        path: The file; lines of earlier runs are kept.
-        echo: Also called with each line.
+    Lines of earlier runs are kept; `echo` is also called with each line.
     """
 
     def __init__(self, path: Path, echo: Callable[[str], None] | None = None) -> None:
@@ -232,9 +219,7 @@ class RunLog:
             self._path.touch()  # users are pointed to it even if nothing was printed
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # lines that a full disk refused
             self._handler.close()
 
@@ -250,4 +235,4 @@ class RunLog:
         """The last line of an exception in this run's part of the log, else the last line; empty if there is none."""
         lines = [line for line in map(str.strip, self._tail) if line and not line.startswith(_PLACES)]
         errors = [line for line in lines if "Error" in line.split(":", 1)[0] or line.startswith("Fatal Python error")]
-        return next(iter((errors or lines)[-1:]), "")[:_CAUSE_CHARACTERS]
+        return (errors or lines or [""])[-1][:_CAUSE_CHARACTERS]

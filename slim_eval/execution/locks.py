@@ -35,12 +35,7 @@ def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
 
 @contextmanager
 def wait_for_lock(path: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Lock what will be written to `path`; if another process is writing it, wait until it has finished.
-
-    Args:
-        path: A file or folder, which need not exist.
-        note: Called with one line that names the other process before waiting.
-    """
+    """Lock a file or folder that will be written; while another process writes it, wait, and name it by `note`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = (path.with_name(f".{path.name}{ending}") for ending in (_LOCK, _OWNER))
     with _lock(lock, owner, f"{path} is being written", note):
@@ -49,6 +44,7 @@ def wait_for_lock(path: Path, note: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None) -> Iterator[None]:
+    """Hold a lock; if another process has it, wait for it after a note, or without `note` raise `BusyError`."""
     file_lock = FileLock(lock)
     try:
         file_lock.acquire(timeout=0)
@@ -59,9 +55,8 @@ def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None
         except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
             process = "another process"
         if note is None:
-            raise BusyError(
-                f"{what} by {process}", "wait until that process ends, or choose another --output-dir"
-            ) from None
+            remedy = "wait until that process ends, or choose another --output-dir"
+            raise BusyError(f"{what} by {process}", remedy) from None
         note(f"{what} by {process}: waiting for it")
         file_lock.acquire()
     try:

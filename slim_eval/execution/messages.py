@@ -7,6 +7,7 @@ job. No message contains a secret: tokens reach a worker through its environment
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,28 +28,16 @@ class _Message(BaseModel):
 
 
 class CheckJob(_Message):
-    """Check, before hours of work, that everything the run will need is available.
-
-    Attributes:
-        config: The run's config.
-        precisions: Schemes that will be served.
-        stages: Benchmark -> its stages that will be measured.
-    """
+    """Check, before hours of work, that every scheme can be served and the stages of every benchmark measured."""
 
     kind: Literal["check"] = "check"
     config: RunConfig
     precisions: tuple[SchemeName, ...]
-    stages: dict[str, tuple[str, ...]]
+    stages: dict[str, tuple[str, ...]]  # of each benchmark
 
 
 class QuantizeJob(_Message):
-    """Make one quantized checkpoint.
-
-    Attributes:
-        request: What to make, and where.
-        gpu_index: First GPU to use, among those visible to the worker.
-        num_gpus: How many GPUs to use.
-    """
+    """Make one quantized checkpoint on `num_gpus` GPUs from the one with `gpu_index` among those visible."""
 
     kind: Literal["quantize"] = "quantize"
     request: QuantizeRequest
@@ -83,7 +72,6 @@ class MeasureJob(_Message):
         checkpoint: Folder of the checkpoint to serve.
         stages: The records to make, in the order of measuring.
         directory: The variant's folder; records are written there.
-        max_model_len: Context window to serve.
         settings: Stage -> what its numbers depend on, without the engine, which the worker adds. It also replaces the
             device by the one that it computes on.
     """
@@ -103,7 +91,8 @@ class MeasureJob(_Message):
     settings: dict[str, dict[str, Any]] = {}
 
 
-Job = Annotated[CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob, Field(discriminator="kind")]
+PrepareJob = CheckJob | FetchJob | ConvertJob | QuantizeJob
+Job = Annotated[PrepareJob | MeasureJob, Field(discriminator="kind")]
 
 
 class Started(_Message):
@@ -158,6 +147,10 @@ class Note(_Message):
 
 Event = Annotated[Started | Advanced | Finished | Failed | Chosen | Note, Field(discriminator="event")]
 
+# Read a job or an event from JSON; a text that is not one raises `pydantic.ValidationError`.
+parse_job: Callable[[str], Job] = TypeAdapter(Job).validate_json
+parse_event: Callable[[str], Event] = TypeAdapter(Event).validate_json
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -196,23 +189,3 @@ class Outcome:
             killed = f"killed by signal {-self.status}"
         how = killed if self.status < 0 else f"exit status {self.status}"
         return f"{self.cause} ({how})" if self.cause else f"the worker ended: {how}"
-
-
-_JOBS: TypeAdapter[Any] = TypeAdapter(Job)
-_EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
-
-
-def parse_job(text: str) -> CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob:
-    """Read a job from JSON."""
-    job: CheckJob | FetchJob | ConvertJob | QuantizeJob | MeasureJob = _JOBS.validate_json(text)
-    return job
-
-
-def parse_event(line: str) -> Started | Advanced | Finished | Failed | Chosen | Note:
-    """Read an event from one line of JSON.
-
-    Raises:
-        pydantic.ValidationError: The line is not an event.
-    """
-    event: Started | Advanced | Finished | Failed | Chosen | Note = _EVENTS.validate_json(line)
-    return event

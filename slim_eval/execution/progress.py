@@ -12,21 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape as escape_markup
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -73,11 +63,7 @@ class RunReport:
     floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
 
     def raise_for_failures(self) -> None:
-        """Raise if a stage failed.
-
-        Raises:
-            RunFailedError: With the number of failed stages.
-        """
+        """Raise `RunFailedError` if a stage failed, with the number of failed stages."""
         if self.failures:
             count = len(self.failures)
             raise RunFailedError(
@@ -100,9 +86,7 @@ class Display:
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return
 
     def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
@@ -126,25 +110,24 @@ class Display:
             from slim_eval.analysis.study import Study
             from slim_eval.analysis.tables.terminal import comparison_table
 
-            marks = []
-            for variant in report.variants:
-                stages = report.reused.get(variant.directory, ())
-                marks.append("all" if stages and len(stages) == len(variant.records) else ", ".join(stages))
+            reused = [report.reused.get(variant.directory, ()) for variant in report.variants]
+            totals = [len(variant.records) for variant in report.variants]
+            marks = [
+                "all" if 0 < len(stages) == total else ", ".join(stages)
+                for stages, total in zip(reused, totals, strict=True)
+            ]
             out = Console(highlight=False)
             out.print(comparison_table(Study.of(report.variants), reused=marks))
-            for variant in report.variants:
-                out.print(f"results: {variant.directory}", markup=False, soft_wrap=True)
-            count = sum(map(len, report.reused.values()))
-            total = sum(len(variant.records) for variant in report.variants)
-            if count:
-                text = f"reused {count} of {total} stages; --force measures them again"
-                out.print(text, markup=False, soft_wrap=True)
+            lines = [f"results: {variant.directory}" for variant in report.variants]
+            if count := sum(map(len, reused)):
+                lines.append(f"reused {count} of {sum(totals)} stages; --force measures them again")
+            for line in lines:
+                out.print(line, markup=False, soft_wrap=True)
         if report.failures:
-            table = Table(
-                "variant", "stage", "cause", "remedy", title="Failed", title_style="bold red", show_lines=True
-            )
+            columns = ("variant", "stage", "cause", "remedy")
+            table = Table(*columns, title="Failed", title_style="bold red", show_lines=True)
             for failure in report.failures:
-                table.add_row(*map(escape, (failure.variant, failure.stage, failure.cause, failure.remedy)))
+                table.add_row(*(escape(getattr(failure, column)) for column in columns))
             Console(stderr=True, highlight=False).print(table)
 
 
@@ -240,10 +223,9 @@ class JsonDisplay(Display):
 
     def close(self, report: RunReport) -> None:
         """Write where the results are, and what failed; programs need no table."""
+        keys = ("stage", "cause", "remedy", "log")
         failures = [
-            {"cell": failed.variant, "stage": failed.stage, "cause": failed.cause, "remedy": failed.remedy}
-            | {"log": str(failed.log)}
-            for failed in report.failures
+            {"cell": failed.variant, **{key: str(getattr(failed, key)) for key in keys}} for failed in report.failures
         ]
         self._write("closed", results=[str(variant.directory) for variant in report.variants], failures=failures)
 
@@ -258,25 +240,17 @@ class LiveDisplay(Display):
     """A bar for the finished variants and one per running stage, with rate and time left; finished stages scroll up."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            _CountColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-        )
-        self._overall: TaskID | None = None
-        self._stages: dict[str, tuple[TaskID, float]] = {}  # variant -> bar and start of its running stage
+        left = (bars.SpinnerColumn(finished_text=" "), bars.TextColumn("{task.description}"))
+        right = (bars.BarColumn(bar_width=30), _CountColumn(), bars.TimeRemainingColumn(compact=True))
+        self._progress = bars.Progress(*left, *right, console=console, transient=True)
+        self._overall: bars.TaskID | None = None
+        self._stages: dict[str, tuple[bars.TaskID, float]] = {}  # variant -> bar and start of its running stage
 
     def __enter__(self) -> LiveDisplay:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
@@ -325,10 +299,10 @@ class LiveDisplay(Display):
         self._progress.console.print(markup, soft_wrap=True)
 
 
-class _CountColumn(ProgressColumn):
+class _CountColumn(bars.ProgressColumn):
     """Done, total and unit, and units per second of a stage; empty while unknown."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         unit = task.fields["unit"]
         count = "" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {unit}"
         return Text(f"{count} {task.speed:.1f}/s" if task.speed and unit not in ("", "variants") else count)

@@ -7,8 +7,8 @@ replaced silently: the run stops before anything is started, and names what diff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 from slim_eval import power, results
 from slim_eval.config import AUTO_ENGINE
@@ -19,29 +19,11 @@ from slim_eval.results.records import ErrorRecord, Record
 from slim_eval.schemes import is_quantized
 
 _NAMED = 3
-_UNKNOWN = "its settings were not recorded"
 _KEEP = "another --output-dir keeps both"
 
 
-@dataclass(frozen=True)
-class StageStatus:
-    """What is on disk for a stage.
-
-    Attributes:
-        reuse: Whether it is done.
-        again: Why it is measured again although there is a file; empty if there is none.
-        differs: Settings in which a sound record differs; it is replaced only with `--force`.
-        requantize: Whether its checkpoint was quantized in another way, too.
-    """
-
-    reuse: bool = False
-    again: str = ""
-    differs: tuple[str, ...] = ()
-    requantize: bool = False
-
-
 def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, force: bool) -> list[PlannedVariant]:
-    """The variants, each with its stages that are done already.
+    """The variants, each with its stages that are done already; with `force` none is.
 
     Args:
         variants: As planned.
@@ -54,18 +36,70 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
     """
     if force:
         return list(variants)
-    found = [
-        {stage: _look(variant, stage, asked) for stage, asked in variant.settings(gpus).items()} for variant in variants
-    ]
-    _refuse_other_settings(variants, found)
-    return [
-        replace(
-            variant,
-            reused=frozenset(stage for stage, finding in findings.items() if finding.reuse),
-            again={stage: finding.again for stage, finding in findings.items() if finding.again},
+    found: list[PlannedVariant] = []
+    differing: dict[Path, list[str]] = {}
+    options = "--force"
+    for variant in variants:
+        reused: set[str] = set()
+        again: dict[str, str] = {}
+        choice = variant.config.engine.engine
+        for stage, asked in variant.settings(gpus).items():
+            record, flaw = _read(variant, stage)
+            if flaw:
+                again[stage] = flaw
+            if record is None:
+                continue
+            then = record.measured_with
+            if then is None or record.fingerprint != fingerprints.fingerprint(then):
+                differences = ["its settings were not recorded"]
+            else:
+                now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
+                differences = fingerprints.differences(then, now)
+                if fingerprints.quantization_differs(then, now):
+                    options = "--force --requantize"
+                if is_quantized(variant.precision) and variant.config.quantization.requantize:
+                    differences.append("checkpoint: recorded with the cached one, --requantize requests a new one")
+            if differences:
+                differing[results.record_path(variant.directory, stage)] = differences
+            else:
+                reused.add(stage)
+        found.append(replace(variant, reused=frozenset(reused), again=again))
+    if differing:  # one error for all: each difference once, and the paths of the first records
+        texts = dict.fromkeys(text for differences in differing.values() for text in differences)
+        names = ", ".join(map(str, [*differing][:_NAMED]))
+        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        raise UsageError(
+            f"earlier results were made with other settings ({'; '.join(texts)}): {names}{more}",
+            f"{options} measures again and replaces them; {_KEEP}",
         )
-        for variant, findings in zip(variants, found, strict=True)
-    ]
+    return found
+
+
+def _read(variant: PlannedVariant, stage: str) -> tuple[Record | None, str]:
+    """The record of a stage if it is a complete result; else None, and why the stage is measured again.
+
+    The reason is empty if the stage was never measured.
+    """
+    path = results.record_path(variant.directory, stage)
+    if not path.exists():
+        return None, "it failed before" if results.has_error(variant.directory, stage) else ""
+    try:
+        record = results.read_record(path)
+    except NewerResultError:
+        raise
+    except ResultFileError:
+        return None, "its record is damaged"
+    if isinstance(record, ErrorRecord):
+        return None, "its record is damaged"
+    benchmark = variant.benchmarks[stage]
+    if not isinstance(record, benchmark.record):
+        return None, "its record is from another benchmark"
+    flaw = benchmark.flaw(record, variant.config)
+    # Samples are only expected of records that this version wrote: those of other tools have none.
+    expected = benchmark.keeps_samples and record.measured_with is not None
+    if not flaw and expected and not results.has_samples(variant.directory, stage):
+        flaw = "its samples are missing"
+    return None if flaw else record, flaw
 
 
 def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str, str]) -> None:
@@ -77,75 +111,9 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
     for variant in variants:
         now = chosen.get(variant.precision)
         for stage in sorted(variant.reused) if variant.todo and now is not None else ():
-            then = _record(variant, stage).engine
-            if then != now:
+            record = results.read_record(results.record_path(variant.directory, stage))
+            if isinstance(record, Record) and (then := record.engine) != now:
                 raise UsageError(
                     f"{variant.directory}: {stage} was measured on {then}, but --engine auto now chooses {now}",
                     f"--engine {then} continues it, --force measures it again; {_KEEP}",
                 )
-
-
-def _look(variant: PlannedVariant, stage: str, asked: Mapping[str, Any]) -> StageStatus:
-    if not results.record_path(variant.directory, stage).exists():
-        return StageStatus(again="it failed before" if results.has_error(variant.directory, stage) else "")
-    try:
-        record = _record(variant, stage)
-    except NewerResultError:
-        raise
-    except ResultFileError:
-        return StageStatus(again="its record is damaged")
-    flaw = _flaw(variant, stage, record)
-    if flaw:
-        return StageStatus(again=flaw)
-    then = record.measured_with
-    if then is None or record.fingerprint != fingerprints.fingerprint(then):
-        return StageStatus(differs=(_UNKNOWN,))
-    choice = variant.config.engine.engine
-    now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
-    differs = fingerprints.differences(then, now)
-    if is_quantized(variant.precision) and variant.config.quantization.requantize:
-        differs.append("checkpoint: recorded with the cached one, --requantize requests a new one")
-    return StageStatus(
-        reuse=not differs, differs=tuple(differs), requantize=fingerprints.quantization_differs(then, now)
-    )
-
-
-def _record(variant: PlannedVariant, stage: str) -> Record:
-    path = results.record_path(variant.directory, stage)
-    record = results.read_record(path)
-    if isinstance(record, ErrorRecord):
-        raise ResultFileError(f"{path}: contains an error", "measure the variant again")
-    return record
-
-
-def _flaw(variant: PlannedVariant, stage: str, record: Record) -> str:
-    """Why a record is not a complete result; empty if it is one."""
-    benchmark = variant.benchmarks[stage]
-    if not isinstance(record, benchmark.record):
-        return "its record is from another benchmark"
-    flaw = benchmark.flaw(record, variant.config)
-    # Samples are only expected of records that this version wrote: those of other tools have none.
-    expected = benchmark.keeps_samples and record.measured_with is not None
-    if not flaw and expected and not results.has_samples(variant.directory, stage):
-        return "its samples are missing"
-    return flaw
-
-
-def _refuse_other_settings(variants: Sequence[PlannedVariant], found: Sequence[Mapping[str, StageStatus]]) -> None:
-    """Raise one error for all records that differ: each difference once, and the paths of the first ones."""
-    differing = [
-        (results.record_path(variant.directory, stage), finding)
-        for variant, findings in zip(variants, found, strict=True)
-        for stage, finding in findings.items()
-        if finding.differs
-    ]
-    if not differing:
-        return
-    texts = dict.fromkeys(text for _, finding in differing for text in finding.differs)
-    names = ", ".join(str(path) for path, _ in differing[:_NAMED])
-    more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
-    force = "--force --requantize" if any(finding.requantize for _, finding in differing) else "--force"
-    raise UsageError(
-        f"earlier results were made with other settings ({'; '.join(texts)}): {names}{more}",
-        f"{force} measures again and replaces them; {_KEEP}",
-    )

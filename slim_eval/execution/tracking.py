@@ -17,7 +17,6 @@ from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 from slim_eval.utils.redaction import redact, redact_all, remember
 
-Tracker = Callable[[Variant, RunConfig], None]
 _HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
 _KEY_IS_VISIBLE = (
@@ -27,12 +26,10 @@ _KEY_IS_VISIBLE = (
 _NOT_LOGGED = {"config", "measured_with", "stage_duration_s", "notes", "timestamp"}
 
 
-def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Tracker:
+def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callable[[Variant, RunConfig], None]:
     """The tracker of a run, to be called with each finished variant and its config.
 
-    Args:
-        config: Project, run name and key.
-        note: Called with one line if nothing will be logged, and with one for each variant that W&B refuses.
+    `note` is called with one line if nothing will be logged, and with one for each variant that W&B refuses.
     """
     reason = why_off(config)
     if reason is not None:
@@ -55,29 +52,21 @@ def why_off(config: TrackingConfig) -> str | None:
     mode = os.environ.get("WANDB_MODE", "online").lower()
     if mode == "disabled":
         return "WANDB_MODE=disabled"
-    if (
-        mode not in ("offline", "dryrun")
-        and config.api_key is None
-        and not os.environ.get("WANDB_API_KEY")
-        and not logged_in()
-    ):
-        return "no key: set WANDB_API_KEY, or run `wandb login`"
-    return None
-
-
-def logged_in() -> bool:
-    """Whether the netrc file contains a key for W&B, as `wandb login` writes it."""
+    if mode in ("offline", "dryrun") or config.api_key is not None or os.environ.get("WANDB_API_KEY"):
+        return None
+    # `wandb login` writes the key into the netrc file.
     host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or _HOST
     for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):
         if path and Path(path).is_file():
             try:
                 found = netrc.netrc(str(path)).authenticators(host)
             except (netrc.NetrcParseError, OSError):
-                return False
-            if found is not None:
-                remember(found[2] or "")
-            return found is not None
-    return False
+                break
+            if found is None:
+                break
+            remember(found[2] or "")
+            return None
+    return "no key: set WANDB_API_KEY, or run `wandb login`"
 
 
 def payload(variant: Variant, config: RunConfig) -> tuple[dict[str, Any], dict[str, float]]:

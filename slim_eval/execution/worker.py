@@ -19,10 +19,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
@@ -37,6 +36,7 @@ from slim_eval.utils import GIB, environment
 
 _ADVANCE_EVERY_S = 0.2
 _Emit = Callable[[Any], None]
+_Result = TypeVar("_Result")
 
 
 def main() -> int:
@@ -51,16 +51,10 @@ def main() -> int:
     emit = _claim_stdout()
     load_plugins()  # a job may name what a plugin adds
     job = messages.parse_job(sys.stdin.read())
-    if isinstance(job, messages.CheckJob):
-        _attempt("check", partial(_check, job, emit), emit)
-    elif isinstance(job, messages.FetchJob):
-        _attempt("download", partial(_fetch, job, emit), emit)
-    elif isinstance(job, messages.ConvertJob):
-        _attempt("convert", partial(_convert, job, emit), emit)
-    elif isinstance(job, messages.QuantizeJob):
-        _attempt("quantize", partial(_quantize, job, emit), emit)
-    else:
+    if isinstance(job, messages.MeasureJob):
         _measure(job, emit)
+    else:
+        _attempt("download" if job.kind == "fetch" else job.kind, partial(_prepare, job, emit), emit)
     return 0
 
 
@@ -91,18 +85,18 @@ def _claim_stdout() -> _Emit:
     return emit
 
 
-def _attempt(stage: str, work: Callable[[], Path | None], emit: _Emit) -> bool:
-    """Run one stage between its events; a known failure is reported. Whether it succeeded."""
+def _attempt(stage: str, work: Callable[[], _Result], emit: _Emit) -> _Result | None:
+    """Run one stage between its events and return its result; None if it failed for a known reason."""
     emit(messages.Started(stage=stage))
     try:
-        path = work()
+        result = work()
     except SlimEvalError as error:
         traceback.print_exception(error, file=sys.stderr)  # the log has more than the one line
         usage = isinstance(error, UsageError)
         emit(messages.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=usage))
-        return False
-    emit(messages.Finished(stage=stage, path=path))
-    return True
+        return None
+    emit(messages.Finished(stage=stage, path=result if isinstance(result, Path) else None))
+    return result
 
 
 def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
@@ -118,47 +112,40 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
     return gpus
 
 
-def _check(job: messages.CheckJob, emit: _Emit) -> None:
-    from slim_eval import engines
+def _prepare(job: messages.CheckJob | messages.PrepareJob, emit: _Emit) -> Path | None:
+    """Do a job that measures nothing; the folder of the checkpoint that it makes."""
+    if isinstance(job, messages.CheckJob):
+        from slim_eval import engines
 
-    _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
-    for precision in job.precisions:
-        decision = engines.choose(job.config.engine.engine, precision)
-        engine = engines.ENGINES[decision.name]
-        engine.check(job.config.engine)
-        if "accuracy" in job.stages and not engine.capabilities.lm_eval:
-            raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
-        emit(messages.Chosen(precision=precision, engine=decision.name))
-    for name, stages in job.stages.items():
-        BENCHMARKS[name].check(job.config, stages)
+        _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
+        for precision in job.precisions:
+            decision = engines.choose(job.config.engine.engine, precision)
+            engine = engines.ENGINES[decision.name]
+            engine.check(job.config.engine)
+            if "accuracy" in job.stages and not engine.capabilities.lm_eval:
+                raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
+            emit(messages.Chosen(precision=precision, engine=decision.name))
+        for name, stages in job.stages.items():
+            BENCHMARKS[name].check(job.config, stages)
+        return None
+    if isinstance(job, messages.FetchJob):
+        source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
+        return source.path or source.pickled
+    progress = _progress(job.kind, emit)
+    if isinstance(job, messages.ConvertJob):
+        from slim_eval.engines import memory
+        from slim_eval.models import pickles
 
-
-def _fetch(job: messages.FetchJob, emit: _Emit) -> Path | None:
-    from slim_eval.models import fetch
-
-    source = fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
-    return source.path or source.pickled
-
-
-def _convert(job: messages.ConvertJob, emit: _Emit) -> Path:
-    from slim_eval.engines import memory
-    from slim_eval.models import bytes_here, pickles
-
-    memory.require_in_ram(bytes_here(job.source), pickles.LIBRARIES_GB)
-    progress = _progress("convert", emit)
-    return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=job.trust_remote_code)
-
-
-def _quantize(job: messages.QuantizeJob, emit: _Emit) -> Path:
-    _claim_gpus(job.gpu_index, job.num_gpus)
+        memory.require_in_ram(models.bytes_here(job.source), pickles.LIBRARIES_GB)
+        trust = job.trust_remote_code
+        return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=trust)
+    _claim_gpus(job.gpu_index, job.num_gpus)  # before torch is imported
     from slim_eval.quantization.llmcompressor import quantize
 
-    checkpoint = quantize(job.request, lambda text: emit(messages.Note(text=text)), _progress("quantize", emit))
-    return checkpoint.path
+    return quantize(job.request, lambda text: emit(messages.Note(text=text)), progress).path
 
 
-@dataclass(frozen=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """An engine, the GPUs it computes on, the name of the device, and what every record's head contains."""
 
     engine: Engine
@@ -168,33 +155,28 @@ class _Loaded:
 
 
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
-    from slim_eval import engines
-
-    loaded: list[_Loaded] = []
-
-    def load() -> None:
-        claimed = _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
-        decision = engines.choose(job.config.engine.engine, job.precision)
-        emit(messages.Note(text=decision.reason))
-        request = engines.LoadRequest(
-            checkpoint=job.checkpoint,
-            config=job.config.engine,
-            max_model_len=job.max_model_len,
-            seed=job.config.seed,
-        )
-        engine = engines.ENGINES[decision.name].load(request)
-        gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-        metadata = _metadata(job, engine, decision.reason, gpus)
-        loaded.append(_Loaded(engine, gpus, fingerprints.device_name(claimed), metadata))
-
-    if not _attempt("engine", load, emit):
+    loaded = _attempt("engine", partial(_load, job, emit), emit)
+    if loaded is None:
         return
     try:
         for stage, benchmark in stages_of(job.config).items():
             if stage in job.stages:
-                _attempt(stage, partial(_record, job, stage, benchmark, loaded[0], _progress(stage, emit)), emit)
+                _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit)), emit)
     finally:
-        loaded[0].engine.close()
+        loaded.engine.close()
+
+
+def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
+    from slim_eval import engines
+
+    config = job.config.engine
+    claimed = _claim_gpus(config.gpu_index, config.tensor_parallel_size)
+    decision = engines.choose(config.engine, job.precision)
+    emit(messages.Note(text=decision.reason))
+    request = engines.LoadRequest(job.checkpoint, config, job.max_model_len, job.config.seed)
+    engine = engines.ENGINES[decision.name].load(request)
+    gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
+    return _Loaded(engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus))
 
 
 def _record(
@@ -208,18 +190,15 @@ def _record(
     if (settings := job.settings.get(stage)) is not None:
         here = {"device": loaded.device} if "device" in settings else {}
         measured_with = fingerprints.served_by({**settings, **here}, loaded.engine.name)
-    record: Record = benchmark.record(
-        **{
-            **loaded.metadata,
-            "benchmark": benchmark.name,
-            "measured_with": measured_with,
-            "fingerprint": None if measured_with is None else fingerprints.fingerprint(measured_with),
-            "timestamp": environment.now(),
-            "stage_duration_s": time.monotonic() - start,
-            "notes": (*loaded.metadata["notes"], *measurement.notes),
-        },
-        **measurement.metrics.model_dump(),
-    )
+    own = {
+        "benchmark": benchmark.name,
+        "measured_with": measured_with,
+        "fingerprint": None if measured_with is None else fingerprints.fingerprint(measured_with),
+        "timestamp": environment.now(),
+        "stage_duration_s": time.monotonic() - start,
+        "notes": (*loaded.metadata["notes"], *measurement.notes),
+    }
+    record: Record = benchmark.record(**{**loaded.metadata, **own}, **measurement.metrics.model_dump())
     if record.name != stage:  # a benchmark of several stages whose class does not name them itself
         record = record.model_copy(update={"stage": stage})
     try:
@@ -233,7 +212,6 @@ def _record(
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
     source = models.describe(job.source)
-    served = models.describe(job.checkpoint)
     parameters = source.num_parameters
     head = Metadata(
         schema_version=1,
@@ -246,7 +224,7 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         quantization_scheme=source.quantization or job.quantization_scheme,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
-        model_size_gb=served.weight_bytes / GIB,
+        model_size_gb=models.describe(job.checkpoint).weight_bytes / GIB,
         revision=job.revision,
         engine=engine.name,
         engine_version=engine.version,

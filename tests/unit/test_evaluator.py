@@ -164,5 +164,5 @@ def test_checkpoints_that_do_not_fit_on_the_disk_are_refused(monkeypatch: pytest
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     wanted: RunConfig = config(precision="int8")
     with pytest.raises(UsageError, match="GiB are free; the checkpoints to be made") as caught:
-        plan.plan(wanted)
+        plan.check(wanted, plan.lay_out(wanted)[0])
     assert "another disk" in caught.value.remedy

@@ -26,7 +26,7 @@ def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def made(wanted: RunConfig) -> tuple[dry_run.VariantForecast, ...]:
+def made(wanted: RunConfig) -> list[dry_run.VariantForecast]:
     variants, gpus = plan.lay_out(wanted)
     return dry_run.forecast(wanted, resume.survey(variants, gpus, force=wanted.force), gpus)
 
@@ -43,30 +43,34 @@ def times(variant: dry_run.VariantForecast) -> dict[str, float | None]:
     return {stage.name: stage.seconds for stage in variant.stages}
 
 
-def test_nothing_is_known_of_time_in_an_empty_folder() -> None:
+def test_nothing_is_known_of_time_in_an_empty_folder(capsys: pytest.CaptureFixture[str]) -> None:
     (variant,) = made(config())
     assert set(times(variant).values()) == {None}
-    assert dry_run.total_seconds([variant]) == (0, 5)
+    dry_run.show([variant])
+    assert "\n5 stages to do, 0 reused\ntime: not known\n" in capsys.readouterr().out
 
 
-def test_time_is_what_the_same_work_took() -> None:
+def test_time_is_what_the_same_work_took(capsys: pytest.CaptureFixture[str]) -> None:
     fill()
     (variant,) = made(config(force=True))
     assert times(variant) == {"engine": 2.0, "performance": 3.0, "energy": 3.0, "demo_mmlu": 3.0, "demo_gsm8k": 3.0}
-    assert dry_run.total_seconds([variant]) == (14.0, 0)
+    dry_run.show([variant])
+    assert "\ntime: 14 s\n" in capsys.readouterr().out
 
 
-def test_other_work_says_nothing_of_time() -> None:
+def test_other_work_says_nothing_of_time(capsys: pytest.CaptureFixture[str]) -> None:
     fill()
     (variant,) = made(config(force=True, performance={"num_runs": 7}))
     assert times(variant)["performance"] is None
     assert times(variant)["energy"] == 3.0
+    dry_run.show([variant])
+    assert "\ntime: 11 s, and 1 stages whose time is not known\n" in capsys.readouterr().out
 
 
 def test_another_precision_of_the_model_does_the_same_work() -> None:
     fill()
     first, second = made(config(precision="fp16 int8"))
-    assert first.todo == ()
+    assert first.todo == []
     assert times(second) == {"quantize": None, "engine": None, **dict.fromkeys(
         ("performance", "energy", "demo_mmlu", "demo_gsm8k"), 3.0)}  # fmt: skip
 

@@ -40,7 +40,9 @@ def model(folder: Path, **changes: Any) -> str:
 
 
 def variants(**options: Any) -> list[plan.PlannedVariant]:
-    planned, _ = plan.plan(RunConfig(**options))
+    config = RunConfig(**options)
+    planned, _ = plan.lay_out(config)
+    plan.check(config, planned)
     return planned
 
 

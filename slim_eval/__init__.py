@@ -30,9 +30,7 @@ __all__ = ["AnalysisConfig", "RunConfig", "__version__", "analyze", "load_result
 def run(config: RunConfig | None = None, **options: Any) -> RunReport:
     """Quantize and measure every variant of a config, like `slim-eval run`.
 
-    Args:
-        config: What to run.
-        **options: Instead of `config`, its fields: ``run(models="demo", precision="fp16 int8")``.
+    Instead of a config its fields may be given: ``run(models="demo", precision="fp16 int8")``.
 
     Raises:
         TypeError: Both were given.
@@ -48,9 +46,7 @@ def run(config: RunConfig | None = None, **options: Any) -> RunReport:
 def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisReport:
     """Make tables, figures and a report from all results in a folder, like `slim-eval analyze`.
 
-    Args:
-        config: What to analyze.
-        **options: Instead of `config`, its fields: ``analyze(input_dir="outputs")``.
+    Instead of a config its fields may be given: ``analyze(input_dir="outputs")``.
 
     Raises:
         TypeError: Both were given.

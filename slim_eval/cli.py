@@ -26,21 +26,15 @@ from typer.core import TyperCommand
 
 from slim_eval._version import __version__
 from slim_eval.config import (
-    AccuracyConfig,
     AnalysisConfig,
     CompareConfig,
     Config,
     DemoConfig,
     DoctorConfig,
-    EnergyConfig,
-    EngineConfig,
     ImportConfig,
     NoiseConfig,
-    PerformanceConfig,
-    QuantizationConfig,
     RecommendConfig,
     RunConfig,
-    TrackingConfig,
     option_info,
 )
 from slim_eval.errors import SlimEvalError, UsageError
@@ -129,17 +123,17 @@ def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Para
     return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a config; the command is called with the config built from the given ones."""
-    leaves = {"__".join(path): (path, field) for path, field, _ in _leaves(config)}
+def _command(config: type[Config]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Make a function the command of its name: it is called with the config built from the given options."""
+    leaves = {"__".join(leaf[0]): leaf for leaf in _leaves(config)}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         def call(ctx: typer.Context, **values: Any) -> None:
             tree: dict[str, Any] = {}
             for name, value in values.items():
                 if (source := ctx.get_parameter_source(name)) is None or source.name == "DEFAULT":
                     continue
-                path, field = leaves[name]
+                path, field, _ = leaves[name]
                 branch = tree
                 for part in path[:-1]:
                     branch = branch.setdefault(part, {})
@@ -156,12 +150,15 @@ def _with_options(config: type[Config]) -> Callable[[Callable[..., None]], Calla
                 raise _usage_error(config, error) from None
             command(built)
 
+        options = {name: _option(*leaf) for name, leaf in leaves.items()}
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        parameters = [context, *(_option(*leaf) for leaf in _leaves(config))]
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        call.__signature__ = inspect.Signature([context, *options.values()])  # type: ignore[attr-defined]
+        call.__annotations__ = {"ctx": typer.Context, **{name: option.annotation for name, option in options.items()}}
         call.__doc__ = command.__doc__
-        return call
+        # Words after a list option would be taken from the arguments.
+        has_arguments = any("argument" in option_info(path[-1], field) for path, field, _ in leaves.values())
+        app.command(command.__name__.rstrip("_"), cls=None if has_arguments else _ListCommand)(call)
+        return command
 
     return decorate
 
@@ -195,8 +192,7 @@ def _program(
         raise typer.Exit
 
 
-@app.command("run", cls=_ListCommand)
-@_with_options(RunConfig)
+@_command(RunConfig)
 def run(config: RunConfig) -> None:
     """Quantize models and measure latency, memory, energy and accuracy at each precision.
 
@@ -208,8 +204,7 @@ def run(config: RunConfig) -> None:
     evaluate(config).raise_for_failures()
 
 
-@app.command("analyze", cls=_ListCommand)
-@_with_options(AnalysisConfig)
+@_command(AnalysisConfig)
 def analyze(config: AnalysisConfig) -> None:
     """Create tables, figures and a report from results."""
     from slim_eval.analysis import analyze as analyze_results
@@ -217,8 +212,7 @@ def analyze(config: AnalysisConfig) -> None:
     _show_analysis(analyze_results(config))
 
 
-@app.command("noise", cls=_ListCommand)
-@_with_options(NoiseConfig)
+@_command(NoiseConfig)
 def noise(config: NoiseConfig) -> None:
     """Measure the same variant several times to learn how much its numbers vary from run to run.
 
@@ -245,8 +239,7 @@ def noise(config: NoiseConfig) -> None:
     report.raise_for_failures()
 
 
-@app.command("compare")
-@_with_options(CompareConfig)
+@_command(CompareConfig)
 def compare(config: CompareConfig) -> None:
     """Compare two variants, or two folders of them: interval, ratio and verdict for each metric and task.
 
@@ -263,8 +256,7 @@ def compare(config: CompareConfig) -> None:
     report.raise_for_conditions()
 
 
-@app.command("import")
-@_with_options(ImportConfig)
+@_command(ImportConfig)
 def import_(config: ImportConfig) -> None:
     """Import results of lm-eval, vllm bench or guidellm as variants for `analyze` and `compare`."""
     from slim_eval.results.importers import import_results
@@ -279,37 +271,20 @@ def import_(config: ImportConfig) -> None:
     report.raise_for_problems()
 
 
-@app.command("demo")
-@_with_options(DemoConfig)
+@_command(DemoConfig)
 def demo(config: DemoConfig) -> None:
     """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
-    from slim_eval.demo import CALIBRATION_FILE, TASKS
     from slim_eval.evaluator import evaluate
 
-    report = evaluate(
-        RunConfig(  # sized for a few minutes on two CPU cores
-            models=("demo",),
-            precision=("fp16", "int8", "int4"),
-            output_dir=config.output_dir,
-            quantized_models_dir=config.quantized_models_dir,
-            force=config.force,
-            performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
-            energy=EnergyConfig(sample_runs=30),
-            accuracy=AccuracyConfig(tasks=TASKS, num_fewshot=2),
-            engine=EngineConfig(engine=config.engine, enforce_eager=True),  # one for all, so that speeds compare
-            quantization=QuantizationConfig(calibration_dataset=str(CALIBRATION_FILE), num_calibration_samples=64),
-            tracking=TrackingConfig(enabled=False),
-        )
-    )
+    report = evaluate(config.run())
     if report.variants:
         analysis = analyze_results(AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
         _show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
 
-@app.command("recommend", cls=_ListCommand)
-@_with_options(RecommendConfig)
+@_command(RecommendConfig)
 def recommend(config: RecommendConfig) -> None:
     """Recommend a variant to deploy, with the confidence and the one measurement that could change the answer.
 
@@ -327,8 +302,7 @@ def recommend(config: RecommendConfig) -> None:
     found.raise_if_nothing_fits()
 
 
-@app.command("doctor", cls=_ListCommand)
-@_with_options(DoctorConfig)
+@_command(DoctorConfig)
 def doctor(config: DoctorConfig) -> None:
     """Check whether `slim-eval run` would work here, and list each problem (packages, hardware, hub, W&B) with its fix.
 

@@ -23,16 +23,14 @@ AUTO_ENGINE = "auto"
 #: Names of other files of a variant, of a checkpoint and of an analysis: no record can have them.
 RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results"})
 
-
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+SomeNames = Annotated[Names, Field(min_length=1)]
+Secret = Annotated[SecretStr | None, AfterValidator(remember_secret)]
+KeyValues = Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)]
 
 
 def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse tasks whose records would have the name of another file.
-
-    Raises:
-        UsageError: One would replace another file of its variant, or two would share one.
-    """
+    """Refuse, by `UsageError`, tasks whose record would replace another file of its variant, or share one."""
     seen: dict[str, str] = {}
     for task in tasks:
         name = slug(task)
@@ -73,22 +71,18 @@ class Config(BaseModel):
     """Base of all configs: frozen, and unknown keys are refused.
 
     Validators are built on first use, so ``--help`` never builds them.
-
-    Attributes:
-        panel: Heading of its options in ``--help``.
-        exclusive: Two fields of which one must keep its default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-    panel: ClassVar[str] = ""
-    exclusive: ClassVar[tuple[str, ...]] = ()
+    panel: ClassVar[str] = ""  # heading of its options in --help
+    exclusive: ClassVar[tuple[str, ...]] = ()  # two fields of which one must keep its default
 
     @model_validator(mode="after")
-    def _one_of_the_exclusive(self) -> Config:
+    def _refuse_both(self) -> Config:
+        fields = type(self).model_fields
         # Compared with the defaults: a config that a worker reads from JSON has every field set.
-        fields = {name: type(self).model_fields[name] for name in self.exclusive}
-        if fields and all(getattr(self, name) != field.default for name, field in fields.items()):
-            flags = [option_info(name, field)["flag"] for name, field in fields.items()]
+        if self.exclusive and all(getattr(self, name) != fields[name].default for name in self.exclusive):
+            flags = [option_info(name, fields[name])["flag"] for name in self.exclusive]
             raise ValueError(f"{' and '.join(flags)} exclude each other")
         return self
 
@@ -109,8 +103,8 @@ _SERVE_PYTHON = setting(
 class PerformanceConfig(Config):
     """How latency, throughput and memory are measured."""
 
-    panel: ClassVar[str] = "Performance benchmark"
-    exclusive: ClassVar[tuple[str, ...]] = ("prompt", "input_len")
+    panel = "Performance benchmark"
+    exclusive = ("prompt", "input_len")
     num_warmup: int = setting(10, "Minimum number of warm-up requests; more are added while times drift.", ge=0)
     num_runs: int = setting(500, "Number of measured requests, rounded up to full batches.", ge=1)
     batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
@@ -131,7 +125,7 @@ class PerformanceConfig(Config):
 class EnergyConfig(Config):
     """How energy is measured; prompt and output length are those of the performance benchmark."""
 
-    panel: ClassVar[str] = "Energy benchmark"
+    panel = "Energy benchmark"
     sample_runs: int = setting(200, "Number of requests whose energy is measured.", flag="--energy-sample-runs", ge=1)
     batch_size: int = setting(1, "Concurrent requests while energy is measured.", flag="--energy-batch-size", ge=1)
     source: str = setting(
@@ -148,7 +142,7 @@ class EnergyConfig(Config):
 class AccuracyConfig(Config):
     """Which lm-eval tasks are run, and how."""
 
-    panel: ClassVar[str] = "Accuracy benchmark"
+    panel = "Accuracy benchmark"
     tasks: Annotated[Names, AfterValidator(require_task_files)] = setting(
         ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1
     )
@@ -172,7 +166,7 @@ class AccuracyConfig(Config):
 class EngineConfig(Config):
     """How the model is served."""
 
-    panel: ClassVar[str] = "Engine"
+    panel = "Engine"
     engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or a plugin's engine.")
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(
@@ -180,9 +174,7 @@ class EngineConfig(Config):
     )
     tensor_parallel_size: int = setting(1, "Number of GPUs that the model is split across.", ge=1)
     enforce_eager: bool = setting(False, "Run vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
-    engine_args: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = setting(
-        {}, "Extra engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg"
-    )
+    engine_args: KeyValues = setting({}, "Extra engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg")
     trust_remote_code: bool = setting(False, "Run the Python code that comes with the model.")
     gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
 
@@ -190,7 +182,7 @@ class EngineConfig(Config):
 class QuantizationConfig(Config):
     """How a 16-bit model becomes an int8 or int4 one."""
 
-    panel: ClassVar[str] = "Quantization"
+    panel = "Quantization"
     calibration_dataset: str = setting(
         "HuggingFaceH4/ultrachat_200k",
         "Hub dataset, .jsonl file or folder; rows need `messages` or `text`.",
@@ -205,12 +197,10 @@ class QuantizationConfig(Config):
 class TrackingConfig(Config):
     """Weights & Biases."""
 
-    panel: ClassVar[str] = "Weights & Biases"
+    panel = "Weights & Biases"
     enabled: bool = setting(True, "Log to Weights & Biases.", flag="--wandb-enabled/--no-wandb-enabled")
     project: str = setting("slim-eval", "W&B project.", flag="--wandb-project", min_length=1)
-    api_key: Annotated[SecretStr | None, AfterValidator(remember_secret)] = setting(
-        None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key"
-    )
+    api_key: Secret = setting(None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key")
     run_name: str | None = setting(None, "W&B run name; model and precision by default.", flag="--wandb-run-name")
 
 
@@ -224,8 +214,8 @@ class LogFormat(str, Enum):
 class DisplayConfig(Config):
     """Amount and form of the output; no measurement depends on it."""
 
-    panel: ClassVar[str] = "Output"
-    exclusive: ClassVar[tuple[str, ...]] = ("verbose", "quiet")
+    panel = "Output"
+    exclusive = ("verbose", "quiet")
     verbose: bool = setting(False, "Also show the output of engines.", short="-v")
     quiet: bool = setting(False, "Show only failures and the closing table.", short="-q")
     log_format: LogFormat = setting(LogFormat.TEXT, "Progress as text, or as one JSON object per line (json).")
@@ -234,14 +224,12 @@ class DisplayConfig(Config):
 class RunConfig(Config):
     """Options of `slim-eval run`."""
 
-    panel: ClassVar[str] = "Model & precision"
-    models: Names = setting(..., "Hub ids or local folders; `demo` is the embedded model.", min_length=1)
-    precision: Names = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Names = setting(
-        ("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.", min_length=1
-    )
-    benchmark_options: Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)] = (
-        setting({}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option")
+    panel = "Model & precision"
+    models: SomeNames = setting(..., "Hub ids or local folders; `demo` is the embedded model.")
+    precision: SomeNames = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.")
+    tasks: SomeNames = setting(("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.")
+    benchmark_options: KeyValues = setting(
+        {}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option"
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
@@ -268,7 +256,7 @@ class RunConfig(Config):
 
 
 class DemoConfig(Config):
-    """Options of `slim-eval demo`."""
+    """Options of `slim-eval demo`; the embedded model brings its own tasks and texts."""
 
     output_dir: Path = setting(Path("outputs/demo-run"), "Where results are written.")
     # Made from fewer samples than the checkpoints of a run, which would refuse them.
@@ -277,12 +265,28 @@ class DemoConfig(Config):
     engine: str = setting("transformers", "Engine that serves the model.")
     force: bool = setting(False, "Measure everything again and replace earlier results.")
 
+    def run(self) -> RunConfig:
+        """Three schemes and every benchmark, sized for a few minutes on two CPU cores."""
+        return RunConfig(
+            models=("demo",),
+            precision=("fp16", "int8", "int4"),
+            output_dir=self.output_dir,
+            quantized_models_dir=self.quantized_models_dir,
+            force=self.force,
+            performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
+            energy=EnergyConfig(sample_runs=30),
+            accuracy=AccuracyConfig(num_fewshot=2),
+            engine=EngineConfig(engine=self.engine, enforce_eager=True),  # one for all schemes, so that speeds compare
+            quantization=QuantizationConfig(num_calibration_samples=64),
+            tracking=TrackingConfig(enabled=False),
+        )
+
 
 class Question(Config):
     """What a variant must meet, and what to optimize."""
 
-    panel: ClassVar[str] = "What you need"
-    exclusive: ClassVar[tuple[str, ...]] = ("preset", "objective")
+    panel = "What you need"
+    exclusive = ("preset", "objective")
     preset: str | None = setting(
         None, "latency-critical, accuracy-critical, energy-constrained or balanced (the default)."
     )
@@ -316,7 +320,7 @@ class Question(Config):
 class RecommendConfig(Config):
     """Options of `slim-eval recommend`."""
 
-    panel: ClassVar[str] = "Recommendation"
+    panel = "Recommendation"
     input_dir: Path = _INPUT_DIR
     as_json: bool = _JSON
     question: Question = Field(default_factory=Question)
@@ -325,10 +329,10 @@ class RecommendConfig(Config):
 class AnalysisConfig(Config):
     """Options of `slim-eval analyze`."""
 
-    panel: ClassVar[str] = "Analysis"
+    panel = "Analysis"
     input_dir: Path = _INPUT_DIR
     output_dir: Path = setting(Path("analysis_results"), "Where tables and plots are written.")
-    accuracy_tasks: Names = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.", min_length=1)
+    accuracy_tasks: SomeNames = setting(("mmlu", "gsm8k", "hellaswag"), "Accuracy tasks to show.")
     objectives: Names = setting(
         (), "Objectives of an additional Pareto frontier in pareto.csv, e.g. mmlu:max tpot_s:min model_size_gb:min."
     )
@@ -342,15 +346,15 @@ class AnalysisConfig(Config):
 class NoiseConfig(RunConfig):
     """Options of `slim-eval noise`: those of a run at one precision, and the number of repeats."""
 
-    precision: Names = setting(("fp16",), "Scheme whose noise is measured.", min_length=1, max_length=1)
+    precision: SomeNames = setting(("fp16",), "Scheme whose noise is measured.", max_length=1)
     num_repeats: int = setting(2, "Number of times the same variant is measured.", ge=2, le=100)
 
 
 class CompareConfig(Config):
     """Options of `slim-eval compare`."""
 
-    panel: ClassVar[str] = "Comparison"
-    exclusive: ClassVar[tuple[str, ...]] = ("as_json", "as_markdown")
+    panel = "Comparison"
+    exclusive = ("as_json", "as_markdown")
     a: Path = argument("Reference: a variant's folder, or a folder of results.")
     b: Path = argument("Candidate, judged against A: likewise a variant's folder, or a folder of results.")
     fail_if: tuple[str, ...] = setting(
@@ -366,12 +370,10 @@ class CompareConfig(Config):
 class DoctorConfig(Config):
     """Options of `slim-eval doctor`: the run to check; everything by default."""
 
-    panel: ClassVar[str] = "What would be run"
+    panel = "What would be run"
     models: Names = setting((), "Hub ids or local folders; if none needs the hub, an unreachable hub is not a problem.")
-    precision: Names = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.", min_length=1)
-    tasks: Names = setting(
-        ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.", min_length=1
-    )
+    precision: SomeNames = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.")
+    tasks: SomeNames = setting(("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.")
     engine: str = setting(
         AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or a plugin's engine."
     )
@@ -385,7 +387,7 @@ class DoctorConfig(Config):
 class ImportConfig(Config):
     """Options of `slim-eval import`."""
 
-    panel: ClassVar[str] = "Import"
+    panel = "Import"
     paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that contain them.")
     output_dir: Path = setting(Path("outputs"), "Where variants are written.")
     model: str | None = setting(None, "Name of the model; overrides the one in the files.")

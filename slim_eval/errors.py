@@ -1,20 +1,4 @@
-"""All expected errors of slim-eval, as one tree.
-
-    SlimEvalError                 exit 1   a cause in one line, a remedy in one line
-    ├── UsageError                exit 2   the command or configuration is invalid
-    ├── MissingPackageError       exit 1   a stage needs a package that its interpreter does not have
-    ├── HubError                  exit 1   the model hub refused, or could not be reached
-    ├── QuantizationError         exit 1   no usable checkpoint was made
-    ├── EngineError               exit 1   the engine did not start, or stopped
-    ├── BenchmarkError            exit 1   a benchmark has no valid result
-    ├── NothingFitsError          exit 1   no variant satisfies every constraint
-    ├── ResultFileError           exit 1   a result file that cannot be read
-    │   └── NewerResultError      exit 1   it was written by a newer slim-eval
-    ├── BusyError                 exit 1   another run uses the same folder
-    ├── NotReadyError             exit 1   `slim-eval doctor` found problems
-    ├── RunFailedError            exit 1   the run ended, but some stages failed
-    ├── GateFailedError           exit 3   a --fail-if condition is met with confidence
-    └── GateUndecidedError        exit 4   a --fail-if condition cannot be decided from these measurements
+"""All expected errors of slim-eval, each with its exit code.
 
 Errors of other packages are translated into these where that package is called, with ``raise … from``. Messages
 may quote a secret: they are redacted here, before they are shown or written.
@@ -33,9 +17,6 @@ INSTALL_CPU = 'pip install "slim-eval[cpu]"'
 INSTALL = f"{INSTALL_GPU} (without a GPU: {INSTALL_CPU})"
 
 
-_FEW_NAMES = 12
-
-
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and its causes, the outermost first."""
     seen: set[int] = set()
@@ -47,12 +28,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class SlimEvalError(Exception):
-    """An expected failure: shown as one line of cause and one of remedy, without a traceback.
-
-    Args:
-        cause: What is wrong, with the name of the cause.
-        remedy: What the user can do about it; empty if nothing helps.
-    """
+    """An expected failure, shown without a traceback: a line of cause, and one of remedy (empty if nothing helps)."""
 
     exit_code = 1
 
@@ -72,13 +48,7 @@ class UsageError(SlimEvalError):
 
 
 class MissingPackageError(SlimEvalError):
-    """A stage needs a package that is not installed in its interpreter.
-
-    Args:
-        package: Name of the missing module.
-        purpose: The stage that needs it.
-        install: The exact command that installs it.
-    """
+    """A stage (`purpose`) needs a package that its interpreter does not have; `install` is the exact command."""
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed", f"install it: {install}")
@@ -139,5 +109,5 @@ class GateUndecidedError(SlimEvalError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for an unregistered name; the remedy lists the known names, or the nearest of many."""
     names = list(known)
-    remedy = f"known: {', '.join(names)}" if len(names) <= _FEW_NAMES else did_you_mean(name, names)
+    remedy = f"known: {', '.join(names)}" if len(names) <= 12 else did_you_mean(name, names)
     return UsageError(f"unknown {kind} {name!r}", remedy)

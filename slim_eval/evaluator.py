@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,14 +28,11 @@ from slim_eval.results import records
 from slim_eval.schemes import is_quantized, scheme
 from slim_eval.utils import environment
 
-_ENGINE = "engine"
 _DISK_REMEDY = "free some space, or choose writable folders with --output-dir and --quantized-models-dir"
 
 
 def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
     """Quantize and measure every variant of a config, except what an earlier run with the same settings has measured.
-
-    `display` is where progress is shown; the terminal by default.
 
     Raises:
         UsageError: The config is invalid, or earlier results were measured with other settings; nothing was started.
@@ -139,37 +136,22 @@ def _system_error(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 
-class _CancelledError(Exception):
-    """The run is ending: another thread was interrupted or failed."""
-
-
-class _NoCheckpointError(SlimEvalError):
-    """A stage before the measurement failed, so that nothing of the variant can be measured."""
-
-    def __init__(self, stage: str, cause: str, remedy: str) -> None:
-        super().__init__(cause, remedy)
-        self.stage = stage
+class _NoCheckpointError(Exception):
+    """A stage before the measurement failed, which is recorded: nothing of the variant can be measured."""
 
 
 @dataclass
 class _VariantRun:
-    """The jobs of one variant: fetch, convert, quantize, measure.
-
-    Attributes:
-        position: Number of the variant, and of all variants.
-        cancelled: Set when the run ends early.
-        notes: Notes on the checkpoint, kept in every record.
-        finished: The stages that ended with a result; `failures` has the others.
-    """
+    """The jobs of one variant: fetch, convert, quantize, measure."""
 
     variant: PlannedVariant
-    position: tuple[int, int]
+    position: tuple[int, int]  # its number, and that of all variants
     gpus: tuple[power.Gpu, ...]
     executor: Executor
     display: Display
-    cancelled: threading.Event
-    notes: list[str] = field(default_factory=list)
-    finished: set[str] = field(default_factory=set)
+    cancelled: threading.Event  # set when the run ends early
+    notes: list[str] = field(default_factory=list)  # on the checkpoint, kept in every record
+    finished: set[str] = field(default_factory=set)  # the stages that ended with a result
     failures: list[Failure] = field(default_factory=list)
 
     def execute(self) -> None:
@@ -182,17 +164,16 @@ class _VariantRun:
             self._note(f"{stage} is measured again: {reason}")
         if variant.todo:
             results.clear_leftovers(variant.directory)
-            try:
-                source = self._fetch_and_convert()
-                checkpoint = self._quantize(source)
-            except _NoCheckpointError as error:
-                self._fail(error.stage, error.cause, error.remedy, variant.todo)
-            except UsageError as error:
-                self._fail("download", error.cause, error.remedy, variant.todo)
-            except OSError as error:
-                self._fail("download", _system_error(error), _DISK_REMEDY, variant.todo)
-            else:
-                self._measure(source, checkpoint)
+            with contextlib.suppress(_NoCheckpointError):
+                try:
+                    source = self._fetch_and_convert()
+                    checkpoint = self._quantize(source)
+                except UsageError as error:
+                    self._fail("download", error.cause, error.remedy, variant.todo)
+                except OSError as error:
+                    self._fail("download", _system_error(error), _DISK_REMEDY, variant.todo)
+                else:
+                    self._measure(source, checkpoint)
         self.display.end(variant.name)
 
     def _fetch_and_convert(self) -> models.ModelSource:
@@ -212,11 +193,9 @@ class _VariantRun:
             if conversion.is_done:
                 self._show(messages.Finished(stage="convert", path=folder))
             else:
+                trust = config.engine.trust_remote_code
                 convert = messages.ConvertJob(
-                    source=source,
-                    directory=folder,
-                    identity=conversion.identity,
-                    trust_remote_code=config.engine.trust_remote_code,
+                    source=source, directory=folder, identity=conversion.identity, trust_remote_code=trust
                 )
                 folder = self._make("convert", convert, config.serve_python)
         self.notes.append(pickles.NOTE)
@@ -234,7 +213,8 @@ class _VariantRun:
             try:
                 cached = cache.cached(request)
             except SlimEvalError as error:
-                raise _NoCheckpointError("quantize", error.cause, error.remedy) from error
+                self._fail("quantize", error.cause, error.remedy, self.variant.todo)
+                raise _NoCheckpointError from error
             if cached is None:
                 # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
                 # other make it several times slower. Measurements keep the default.
@@ -250,27 +230,14 @@ class _VariantRun:
         return cached.path
 
     def _make(
-        self, stage: str, job: messages.Job, python: Path | None = None, environment: Mapping[str, str] | None = None
+        self, stage: str, job: messages.Job, python: Path | None = None, variables: Mapping[str, str] | None = None
     ) -> Path:
-        """The folder that a job makes.
-
-        Raises:
-            _NoCheckpointError: It failed.
-        """
-        folder: Path | None = None
-        cause, remedy = "", f"see {self._log}"
-        with self._submit(job, python, environment) as events:
-            for event in events:
-                if isinstance(event, messages.Failed):
-                    cause, remedy = event.cause, event.remedy
-                elif isinstance(event, messages.Outcome):
-                    cause = cause or event.describe()
-                else:
-                    self._show(event)
-                    if isinstance(event, messages.Finished):
-                        folder = event.path
-        if folder is None:
-            raise _NoCheckpointError(stage, cause, remedy)
+        """The folder that a job of one stage makes; raises `_NoCheckpointError` if it failed."""
+        finished, lost, outcome = self._do(job, self.variant.todo, python, variables)
+        if (folder := finished.get(stage)) is None:
+            if not lost:
+                self._fail(stage, outcome.describe(), f"see {self._log}", self.variant.todo)
+            raise _NoCheckpointError
         return folder
 
     def _measure(self, source: models.ModelSource, checkpoint: Path) -> None:
@@ -280,8 +247,6 @@ class _VariantRun:
         remaining = variant.todo
         assert source.path is not None
         while remaining:
-            done: set[str] = set()
-            outcome = messages.Outcome()
             job = messages.MeasureJob(
                 model=source.name,
                 revision=source.revision,
@@ -296,53 +261,61 @@ class _VariantRun:
                 notes=tuple(self.notes),
                 settings={stage: settings[stage] for stage in remaining},
             )
-            with self._submit(job, variant.config.serve_python) as events:
-                for event in events:
-                    if isinstance(event, messages.Outcome):
-                        outcome = event
-                    elif isinstance(event, messages.Failed):
-                        failed = remaining if event.stage == _ENGINE else [event.stage]
-                        done.update(failed)
-                        self._fail(event.stage, event.cause, event.remedy, failed)
-                    else:
-                        self._show(event)
-                        if isinstance(event, messages.Finished):
-                            done.add(event.stage)
-                            self.finished.add(event.stage)
-            unfinished = [stage for stage in remaining if stage not in done]
+            finished, lost, outcome = self._do(job, remaining, variant.config.serve_python)
+            self.finished.update(finished)
+            remaining = [stage for stage in remaining if stage not in finished and stage not in lost]
             remedy = f"see {self._log}"
-            if unfinished and _ENGINE not in done:  # it died while loading, as a fresh worker would
-                self._fail(_ENGINE, f"the engine did not start: {outcome.describe()}", remedy, unfinished)
+            if remaining and "engine" not in finished:  # it died while loading, as a fresh worker would
+                self._fail("engine", f"the engine did not start: {outcome.describe()}", remedy, remaining)
                 return
-            if unfinished:
+            if remaining:
                 # If it died between two stages, the next one is to blame.
-                died_in = outcome.stage if outcome.stage in unfinished else unfinished[0]
+                died_in = outcome.stage if outcome.stage in remaining else remaining[0]
                 self._fail(died_in, outcome.describe(), remedy, [died_in])
-                unfinished.remove(died_in)
-            remaining = unfinished
+                remaining.remove(died_in)
+
+    def _do(
+        self, job: messages.Job, needed: Sequence[str], python: Path | None, variables: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Path | None], set[str], messages.Outcome]:
+        """Do a job in a worker; leaving early, as on an interrupt, stops it.
+
+        Returns:
+            The stages that finished, each with what it made; those of the `needed` ones that are lost because it failed
+            or one before it; and how the worker ended.
+        """
+        self._raise_if_cancelled()
+        finished: dict[str, Path | None] = {}
+        lost: set[str] = set()
+        outcome = messages.Outcome()
+        events = self.executor.submit(
+            job,
+            log=self._log,
+            python=python,
+            environment=variables,
+            silence_s=self.variant.config.stage_timeout_s,
+            echo=lambda line: self.display.chatter(self.variant.name, line),
+        )
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, messages.Outcome):
+                    outcome = event
+                elif isinstance(event, messages.Failed):
+                    names = [event.stage] if event.stage in needed else needed
+                    lost.update(names)
+                    self._fail(event.stage, event.cause, event.remedy, names)
+                else:
+                    self._show(event)
+                    if isinstance(event, messages.Finished):
+                        finished[event.stage] = event.path
+        return finished, lost, outcome
 
     @property
     def _log(self) -> Path:
         return self.variant.directory / results.RUN_LOG
 
-    def _submit(
-        self, job: messages.Job, python: Path | None, environment: Mapping[str, str] | None = None
-    ) -> contextlib.closing[Generator[messages.Event | messages.Outcome, None, None]]:
-        """The events of a job and its outcome; leaving the context early, as on an interrupt, stops the job."""
-        self._raise_if_cancelled()
-        events = self.executor.submit(
-            job,
-            log=self._log,
-            python=python,
-            environment=environment,
-            silence_s=self.variant.config.stage_timeout_s,
-            echo=lambda line: self.display.chatter(self.variant.name, line),
-        )
-        return contextlib.closing(events)
-
     def _raise_if_cancelled(self) -> None:
-        if self.cancelled.is_set():
-            raise _CancelledError
+        if self.cancelled.is_set():  # the run is ending: another thread was interrupted or failed
+            raise CancelledError
 
     def _show(self, event: messages.Event) -> None:
         self._raise_if_cancelled()  # the job may have started while the executor was cancelling the others

@@ -8,19 +8,20 @@ workers inherit the variable, so that a member exists on both sides.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from slim_eval.errors import UsageError
 
 PLUGINS_VARIABLE = "SLIM_EVAL_PLUGINS"
-_ENTRY_POINTS = "slim_eval.plugins"
+_FAILURES = (
+    ImportError, SyntaxError, OSError, AttributeError, NameError, TypeError, ValueError, LookupError, RuntimeError
+)  # fmt: skip
 
 
 def load_plugins() -> None:
@@ -29,15 +30,21 @@ def load_plugins() -> None:
     Raises:
         UsageError: A plugin is missing or cannot be imported.
     """
-    for name, load in _entry_points():
-        _import(name, load)
+    plugins = list(_entry_points())
     for name in filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)):
-        _import(name, functools.partial(_load_file if name.endswith(".py") else importlib.import_module, name))
+        plugins.append((name, partial(_load_file if name.endswith(".py") else importlib.import_module, name)))
+    for name, load in plugins:
+        try:
+            load()
+        except _FAILURES as error:
+            cause = f"plugin {name}: {type(error).__name__}: {error}"
+            remedy = f"fix it, or remove it from {PLUGINS_VARIABLE} (uninstall the package that brings it)"
+            raise UsageError(cause, remedy) from error
 
 
-@functools.cache  # reads the metadata of every installed package
+@cache  # reads the metadata of every installed package
 def _entry_points() -> tuple[tuple[str, Callable[[], object]], ...]:
-    return tuple((point.value, point.load) for point in importlib.metadata.entry_points(group=_ENTRY_POINTS))
+    return tuple((point.value, point.load) for point in importlib.metadata.entry_points(group="slim_eval.plugins"))
 
 
 def _load_file(file: str) -> None:
@@ -54,23 +61,3 @@ def _load_file(file: str) -> None:
     except BaseException:
         del sys.modules[name]
         raise
-
-
-def _import(name: str, load: Callable[[], object]) -> None:
-    try:
-        load()
-    except (
-        ImportError,
-        SyntaxError,
-        OSError,
-        AttributeError,
-        NameError,
-        TypeError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-    ) as error:
-        cause = f"plugin {name}: {type(error).__name__}: {error}"
-        raise UsageError(
-            cause, f"fix it, or remove it from {PLUGINS_VARIABLE} (uninstall the package that brings it)"
-        ) from error

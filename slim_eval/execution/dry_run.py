@@ -33,38 +33,24 @@ _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "vision_tower", "vision_model",
 
 @dataclass(frozen=True)
 class StageForecast:
-    """A stage of a variant.
-
-    Attributes:
-        name: As shown while it runs.
-        reused: Whether it is done already.
-        reason: Why it is done again although there is a record.
-        seconds: What it took before; None if that is not known, or it is reused.
-    """
+    """A stage of a variant, by the name that it is shown by while it runs."""
 
     name: str
     reused: bool = False
-    reason: str = ""
-    seconds: float | None = None
+    reason: str = ""  # why it is done again although there is a record
+    seconds: float | None = None  # that it took before; None if that is not known, or it is reused
 
 
 @dataclass(frozen=True)
 class VariantForecast:
-    """A variant.
-
-    Attributes:
-        weight_bytes: Weights as served; None if the headers cannot be read.
-        kv_bytes_per_token: KV cache per token; None if the configuration does not determine it.
-        context: Most tokens per request.
-        batch_size: Requests at once, in the largest batch still to be measured.
-    """
+    """What a run would do for a variant, and the memory that it would take."""
 
     name: str
-    stages: tuple[StageForecast, ...]
-    weight_bytes: float | None
-    kv_bytes_per_token: int | None
-    context: int
-    batch_size: int
+    stages: list[StageForecast]
+    weight_bytes: float | None  # as served; None if the headers cannot be read
+    kv_bytes_per_token: int | None  # None if the configuration does not determine it
+    context: int  # most tokens per request
+    batch_size: int  # requests at once, in the largest batch still to be measured
 
     @property
     def kv_cache_bytes(self) -> int | None:
@@ -110,9 +96,7 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         stages = _stages(variant, gpus, engine, earlier, is_cached=cached is not None)
         busy = variant.todo or variant.benchmarks
         batch_size = max(variant.benchmarks[stage].batch_size(own, stage) for stage in busy)
-        forecasts.append(
-            VariantForecast(variant.name, tuple(stages), weights, per_token, variant.max_model_len, batch_size)
-        )
+        forecasts.append(VariantForecast(variant.name, stages, weights, per_token, variant.max_model_len, batch_size))
     return forecasts
 
 
@@ -157,15 +141,10 @@ def _stages(
 
 
 def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts) -> float:
-    """Bytes of a checkpoint's weights under a scheme, scales included.
+    """Bytes of a checkpoint's weights under a scheme, scales included, from the tensors of the 16-bit checkpoint.
 
     The two-dimensional weights that a recipe does not ignore are quantized; the rest stays in 16 bit. A checkpoint that
     comes quantized is counted as it is.
-
-    Args:
-        found: Name -> (dtype, shape), in the 16-bit checkpoint.
-        precision: Name of the scheme.
-        facts: Its configuration.
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))

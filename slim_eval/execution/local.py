@@ -193,23 +193,14 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[tuple[bool, bytes] | No
                     return
 
 
-class _LogFile(RotatingFileHandler):
-    """A log that cannot be written, e.g. on a full disk, must not end the run."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Drop the line."""
-
-
-class RunLog:
+class RunLog(RotatingFileHandler):
     """The log of a variant: everything that workers and their engines print, redacted and capped; a context manager.
 
     Lines of earlier runs are kept; `echo` is also called with each line.
     """
 
     def __init__(self, path: Path, echo: Callable[[str], None] | None = None) -> None:
-        self._handler = _LogFile(
-            path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace", delay=True
-        )
+        super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace", delay=True)
         self._path = path
         self._echo = echo
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -221,13 +212,16 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # lines that a full disk refused
-            self._handler.close()
+            self.close()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop a line that cannot be written, e.g. on a full disk: it must not end the run."""
 
     def write(self, line: bytes) -> None:
         """Append a line of any bytes."""
         text = redact(line.decode("utf-8", "replace").rstrip("\r\n"))
         self._tail.append(text)
-        self._handler.emit(logging.makeLogRecord({"msg": text}))
+        self.emit(logging.makeLogRecord({"msg": text}))
         if self._echo is not None:
             self._echo(text)
 

@@ -64,30 +64,21 @@ class ConvertJob(_Message):
 
 
 class MeasureJob(_Message):
-    """Load one checkpoint once and run benchmarks on it.
-
-    Attributes:
-        model: Name as the user gave it.
-        source: Folder of the 16-bit checkpoint.
-        checkpoint: Folder of the checkpoint to serve.
-        stages: The records to make, in the order of measuring.
-        directory: The variant's folder; records are written there.
-        settings: Stage -> what its numbers depend on, without the engine, which the worker adds. It also replaces the
-            device by the one that it computes on.
-    """
+    """Load one checkpoint once and run benchmarks on it."""
 
     kind: Literal["measure"] = "measure"
-    model: str
+    model: str  # as the user gave it
     revision: str | None
-    source: Path
-    checkpoint: Path
+    source: Path  # folder of the 16-bit checkpoint
+    checkpoint: Path  # folder of the one to serve
     precision: SchemeName
     quantization_scheme: str
-    stages: tuple[str, ...]
-    directory: Path
+    stages: tuple[str, ...]  # the records to make, in the order of measuring
+    directory: Path  # where records are written
     max_model_len: int
     config: RunConfig
     notes: tuple[str, ...] = ()
+    # Stage -> what its numbers depend on; the worker adds the engine, and replaces the device by its own.
     settings: dict[str, dict[str, Any]] = {}
 
 
@@ -154,21 +145,13 @@ parse_event: Callable[[str], Event] = TypeAdapter(Event).validate_json
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a worker ended: what an executor yields last.
+    """How a worker ended: what an executor yields last."""
 
-    Attributes:
-        status: Exit status; negative if a signal ended it.
-        stage: The stage that was running; None if none was.
-        cause: The line of its log that names the cause; empty if there is none.
-        silent_s: Seconds without an event after which it was stopped because it hung; None if it was not.
-        out_of_memory: Whether the kernel killed a process for lack of memory while it ran.
-    """
-
-    status: int = 0
-    stage: str | None = None
-    cause: str = ""
-    silent_s: float | None = None
-    out_of_memory: bool = False
+    status: int = 0  # exit status; negative if a signal ended it
+    stage: str | None = None  # the one that was running
+    cause: str = ""  # the line of its log that names the cause, if there is one
+    silent_s: float | None = None  # seconds without an event after which it was stopped because it hung
+    out_of_memory: bool = False  # whether the kernel killed a process for lack of memory while it ran
 
     @property
     def died(self) -> bool:

@@ -34,24 +34,16 @@ QUANTIZING_MODULES = ("torch", "transformers", "llmcompressor", "datasets", "pyd
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """One model under one scheme, to measure.
-
-    Attributes:
-        config: The run's config as it applies to this model.
-        max_model_len: Context window that is served.
-        label: Distinguishes it from other variants of the same model and scheme.
-        reused: Stages whose records are done already; `resume.survey` finds them.
-        again: Stage -> why it is measured again although there is a record.
-    """
+    """One model under one scheme, to measure."""
 
     source: models.ModelSource
     precision: str
     directory: Path
-    config: RunConfig
-    max_model_len: int
-    label: str = ""
-    reused: frozenset[str] = frozenset()
-    again: Mapping[str, str] = field(default_factory=dict)
+    config: RunConfig  # of the run, as it applies to this model
+    max_model_len: int  # context window that is served
+    label: str = ""  # distinguishes it from other variants of the same model and scheme
+    reused: frozenset[str] = frozenset()  # stages whose records are done already; `resume.survey` finds them
+    again: Mapping[str, str] = field(default_factory=dict)  # stage -> why it is measured again although it has a record
 
     @property
     def name(self) -> str:
@@ -78,8 +70,7 @@ class PlannedVariant:
     def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
         """What each record's numbers depend on, without the engine that serves: `fingerprints.served_by` adds it.
 
-        Args:
-            gpus: The GPUs that compute; empty for the CPU.
+        No GPUs stand for the CPU.
         """
         device = fingerprints.device_name(gpus)
         stages = fingerprints.stage_settings(self.config, max_model_len=self.max_model_len, device=device)
@@ -103,10 +94,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     """The variants, model by model, the baseline first, and the GPUs; nothing is started or written.
 
     The GPUs are those that a worker on this machine will use. They are resolved here only to forecast (a dry run, and
-    which records are done); a worker resolves its own, on its machine.
-
-    Raises:
-        SlimEvalError: As `evaluate`.
+    which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError` as `evaluate`.
     """
     check_options(config)
     engines_for(config.engine.engine)  # refuses an unknown name

@@ -45,21 +45,14 @@ class Failure:
 
 @dataclass
 class RunReport:
-    """The results of a run.
-
-    Attributes:
-        output_dir: Folder of the results.
-        variants: The variants of this run with the records it required, measured now or earlier; other records in the
-            same folders are not included.
-        reused: Folder of a variant -> its stages that an earlier run had measured.
-        failures: The stages that failed.
-        floors: Noise floors and their files, of the models that `measure_noise` measured at least twice.
-    """
+    """The results of a run."""
 
     output_dir: Path
+    #: With the records that the run required, measured now or earlier; others in the same folders are not included.
     variants: tuple[Variant, ...] = ()
-    reused: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    reused: dict[Path, tuple[str, ...]] = field(default_factory=dict)  # folder -> stages that an earlier run measured
     failures: list[Failure] = field(default_factory=list)
+    #: Noise floors and their files, of the models that `measure_noise` measured at least twice.
     floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
 
     def raise_for_failures(self) -> None:
@@ -100,6 +93,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Show a line about the whole run."""
+        self.handle("", messages.Note(text=text))
 
     def chatter(self, variant: str, line: str) -> None:
         """Show a line that a variant's worker or its engine printed."""
@@ -162,7 +156,7 @@ class PlainDisplay(Display):
 
     def handle(self, variant: str, event: messages.Event) -> None:
         """Print a line for the event, unless it only reports progress and the last such line is recent."""
-        clock, head = time.monotonic(), self._heads[variant]
+        clock, head = time.monotonic(), self._heads.get(variant)
         if isinstance(event, messages.Started):
             self._started[variant, event.stage] = self._advanced[variant] = clock
             self._print(f"{head}: {event.stage} …")
@@ -177,10 +171,6 @@ class PlainDisplay(Display):
             self._print(f"{head}: {event.stage} FAILED: {event.cause}", always=True)
         elif isinstance(event, messages.Note):
             self._print(f"note: {event.text}")
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self._print(f"note: {text}")
 
     def chatter(self, variant: str, line: str) -> None:
         """Print the line with --verbose."""
@@ -210,11 +200,6 @@ class JsonDisplay(Display):
         kind = content.pop("event")
         if kind == "failed" or not (self._config.quiet or (kind == "advanced" and not self._config.verbose)):
             self._write(kind, variant, **content)
-
-    def note(self, text: str) -> None:
-        """Write a line."""
-        if not self._config.quiet:
-            self._write("note", text=text)
 
     def chatter(self, variant: str, line: str) -> None:
         """Write the line with --verbose."""
@@ -263,7 +248,7 @@ class LiveDisplay(Display):
     def handle(self, variant: str, event: messages.Event) -> None:
         """Update the bar of the running stage; print a line above the bars when the stage ends."""
         if isinstance(event, messages.Note):
-            self.note(event.text)
+            self._print(f"  [dim]{escape(event.text)}[/]")
         elif isinstance(event, messages.Advanced):
             if variant in self._stages:
                 bar, _ = self._stages[variant]
@@ -285,10 +270,6 @@ class LiveDisplay(Display):
         """Advance the bar of the variants."""
         if self._overall is not None:
             self._progress.advance(self._overall)
-
-    def note(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._print(f"  [dim]{escape(text)}[/]")
 
     def close(self, report: RunReport) -> None:
         """Remove the bars, then show the closing table and the failed stages."""

@@ -24,19 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
+from slim_eval import config as configs
 from slim_eval._version import __version__
-from slim_eval.config import (
-    AnalysisConfig,
-    CompareConfig,
-    Config,
-    DemoConfig,
-    DoctorConfig,
-    ImportConfig,
-    NoiseConfig,
-    RecommendConfig,
-    RunConfig,
-    option_info,
-)
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.plugins import load_plugins
 from slim_eval.utils import did_you_mean, number
@@ -66,33 +55,31 @@ class _ListCommand(TyperCommand):
         """Rewrite ``--accuracy-tasks mmlu gsm8k`` and ``--accuracy-batch-size-mmlu 8`` to options that exist."""
         lists = {flag for option in self.params if option.multiple for flag in option.opts}
         known = {flag for option in self.params for flag in option.opts}
-        return list(super().parse_args(ctx, list(_rewrite(args, lists, known))))
+        rewritten: list[str] = []
+        words = iter(args)
+        repeated: str | None = None  # the list option whose further words are being read
+        for word in words:
+            flag, has_value, value = word.partition("=")
+            if flag.startswith(_TASK_BATCH_SIZE) and flag not in known:
+                size = value if has_value else next(words, "")
+                rewritten += ("--accuracy-batch-size-task", f"{flag.removeprefix(_TASK_BATCH_SIZE)}={size}")
+                repeated = None
+            elif word.startswith("-") and word != "-":
+                rewritten.append(word)
+                repeated = flag if flag in lists else None
+                if repeated and not has_value and (first := next(words, None)) is not None:
+                    rewritten.append(first)
+            else:
+                rewritten += (repeated, word) if repeated else (word,)
+        return list(super().parse_args(ctx, rewritten))
 
 
-def _rewrite(args: Sequence[str], lists: set[str], known: set[str]) -> Iterator[str]:
-    words = iter(args)
-    repeated: str | None = None  # the list option whose further words are being read
-    for word in words:
-        flag, has_value, value = word.partition("=")
-        if flag.startswith(_TASK_BATCH_SIZE) and flag not in known:
-            size = value if has_value else next(words, "")
-            yield from ("--accuracy-batch-size-task", f"{flag.removeprefix(_TASK_BATCH_SIZE)}={size}")
-            repeated = None
-        elif word.startswith("-") and word != "-":
-            yield word
-            repeated = flag if flag in lists else None
-            if repeated and not has_value and (first := next(words, None)) is not None:
-                yield first
-        elif repeated:
-            yield from (repeated, word)
-        else:
-            yield word
-
-
-def _leaves(config: type[Config], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
+def _leaves(
+    config: type[configs.Config], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
     """Every field of a config and of the configs in it: its path, the field, its help panel."""
     for name, field in config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, configs.Config):
             yield from _leaves(field.annotation, (*path, name))
         else:
             yield (*path, name), field, config.panel
@@ -106,7 +93,7 @@ def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Para
     elif isinstance(default, (tuple, dict)):
         shown = " ".join(default) or False
         default = None
-    told = option_info(path[-1], field)
+    told = configs.option_info(path[-1], field)
     if "argument" in told:
         info: Any = typer.Argument(help=field.description, metavar=path[-1].upper())
     else:
@@ -123,7 +110,7 @@ def _option(path: tuple[str, ...], field: FieldInfo, panel: str) -> inspect.Para
     return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _command(config: type[Config]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+def _command(config: type[configs.Config]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Make a function the command of its name: it is called with the config built from the given options."""
     leaves = {"__".join(leaf[0]): leaf for leaf in _leaves(config)}
 
@@ -156,20 +143,20 @@ def _command(config: type[Config]) -> Callable[[Callable[[Any], None]], Callable
         call.__annotations__ = {"ctx": typer.Context, **{name: option.annotation for name, option in options.items()}}
         call.__doc__ = command.__doc__
         # Words after a list option would be taken from the arguments.
-        has_arguments = any("argument" in option_info(path[-1], field) for path, field, _ in leaves.values())
+        has_arguments = any("argument" in configs.option_info(path[-1], field) for path, field, _ in leaves.values())
         app.command(command.__name__.rstrip("_"), cls=None if has_arguments else _ListCommand)(call)
         return command
 
     return decorate
 
 
-def _usage_error(config: type[Config], error: ValidationError) -> UsageError:
+def _usage_error(config: type[configs.Config], error: ValidationError) -> UsageError:
     """The first of the invalid or unknown values, by the name of its option."""
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     for path, field, _ in _leaves(config):
         if tuple(first["loc"][: len(path)]) == path:
-            flag = option_info(path[-1], field)["flag"].split("/")[0]
+            flag = configs.option_info(path[-1], field)["flag"].split("/")[0]
             wrong = first.get("input")
             if first["type"] == "enum":
                 known = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
@@ -192,8 +179,8 @@ def _program(
         raise typer.Exit
 
 
-@_command(RunConfig)
-def run(config: RunConfig) -> None:
+@_command(configs.RunConfig)
+def run(config: configs.RunConfig) -> None:
     """Quantize models and measure latency, memory, energy and accuracy at each precision.
 
     Each benchmark's results are written to --output-dir when it ends. Rerunning the command does only the missing work.
@@ -204,16 +191,16 @@ def run(config: RunConfig) -> None:
     evaluate(config).raise_for_failures()
 
 
-@_command(AnalysisConfig)
-def analyze(config: AnalysisConfig) -> None:
+@_command(configs.AnalysisConfig)
+def analyze(config: configs.AnalysisConfig) -> None:
     """Create tables, figures and a report from results."""
     from slim_eval.analysis import analyze as analyze_results
 
     _show_analysis(analyze_results(config))
 
 
-@_command(NoiseConfig)
-def noise(config: NoiseConfig) -> None:
+@_command(configs.NoiseConfig)
+def noise(config: configs.NoiseConfig) -> None:
     """Measure the same variant several times to learn how much its numbers vary from run to run.
 
     Accepts the options of `run`. The noise floor is written to {output-dir}/{model}/{model}_noise/noise.json; `analyze`
@@ -239,8 +226,8 @@ def noise(config: NoiseConfig) -> None:
     report.raise_for_failures()
 
 
-@_command(CompareConfig)
-def compare(config: CompareConfig) -> None:
+@_command(configs.CompareConfig)
+def compare(config: configs.CompareConfig) -> None:
     """Compare two variants, or two folders of them: interval, ratio and verdict for each metric and task.
 
     With --fail-if, it is a gate for CI: exit 3 if the whole 95 % interval meets a condition, 4 if it is inconclusive.
@@ -256,8 +243,8 @@ def compare(config: CompareConfig) -> None:
     report.raise_for_conditions()
 
 
-@_command(ImportConfig)
-def import_(config: ImportConfig) -> None:
+@_command(configs.ImportConfig)
+def import_(config: configs.ImportConfig) -> None:
     """Import results of lm-eval, vllm bench or guidellm as variants for `analyze` and `compare`."""
     from slim_eval.results.importers import import_results
 
@@ -271,21 +258,21 @@ def import_(config: ImportConfig) -> None:
     report.raise_for_problems()
 
 
-@_command(DemoConfig)
-def demo(config: DemoConfig) -> None:
+@_command(configs.DemoConfig)
+def demo(config: configs.DemoConfig) -> None:
     """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.evaluator import evaluate
 
     report = evaluate(config.run())
     if report.variants:
-        analysis = analyze_results(AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
+        analysis = analyze_results(configs.AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
         _show_analysis(analysis, table=False)  # the run has just shown it
     report.raise_for_failures()
 
 
-@_command(RecommendConfig)
-def recommend(config: RecommendConfig) -> None:
+@_command(configs.RecommendConfig)
+def recommend(config: configs.RecommendConfig) -> None:
     """Recommend a variant to deploy, with the confidence and the one measurement that could change the answer.
 
     Exit 1 if no variant satisfies every constraint; the output names the constraint to relax, and by how much.
@@ -302,8 +289,8 @@ def recommend(config: RecommendConfig) -> None:
     found.raise_if_nothing_fits()
 
 
-@_command(DoctorConfig)
-def doctor(config: DoctorConfig) -> None:
+@_command(configs.DoctorConfig)
+def doctor(config: configs.DoctorConfig) -> None:
     """Check whether `slim-eval run` would work here, and list each problem (packages, hardware, hub, W&B) with its fix.
 
     Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
@@ -351,11 +338,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; an expected error becomes one line of cause and one of remedy.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command line and return the exit code; an expected error becomes one line of cause and one of remedy."""
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     code: Any = _INTERRUPTED

@@ -50,7 +50,7 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def setting(
-    default: Any, text: str, *, flag: str | None = None, short: str | None = None, env: str | None = None, **bounds: Any
+    default: Any, text: str, flag: str | None = None, *, short: str = "", env: str | None = None, **bounds: Any
 ) -> Any:
     """A config field: default, help text, option if its name differs, short option, environment variable, bounds."""
     return Field(default, description=text, json_schema_extra={"flag": flag, "short": short, "env": env}, **bounds)
@@ -89,9 +89,9 @@ class Config(BaseModel):
 
 # Options of several commands.
 _MARGIN_TEXT = "Drop in percentage points that still counts as equivalent"
-_MARGIN = setting(1.0, f"{_MARGIN_TEXT} to fp16.", flag="--margin", gt=0, le=100)
+_MARGIN = setting(1.0, f"{_MARGIN_TEXT} to fp16.", "--margin", gt=0, le=100)
 _INPUT_DIR = setting(Path("outputs"), "Folder with results, at any depth.")
-_JSON = setting(False, "Print JSON.", flag="--json")
+_JSON = setting(False, "Print JSON.", "--json")
 _QUANTIZE_PYTHON = setting(
     None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
 )
@@ -126,16 +126,13 @@ class EnergyConfig(Config):
     """How energy is measured; prompt and output length are those of the performance benchmark."""
 
     panel = "Energy benchmark"
-    sample_runs: int = setting(200, "Number of requests whose energy is measured.", flag="--energy-sample-runs", ge=1)
-    batch_size: int = setting(1, "Concurrent requests while energy is measured.", flag="--energy-batch-size", ge=1)
+    sample_runs: int = setting(200, "Number of requests whose energy is measured.", "--energy-sample-runs", ge=1)
+    batch_size: int = setting(1, "Concurrent requests while energy is measured.", "--energy-batch-size", ge=1)
     source: str = setting(
-        "auto",
-        "Energy source: auto, nvml, codecarbon, none, or a plugin's meter.",
-        flag="--energy-source",
-        min_length=1,
+        "auto", "Energy source: auto, nvml, codecarbon, none, or a plugin's meter.", "--energy-source", min_length=1
     )
     sampling_interval_s: float = setting(
-        0.05, "Seconds between power samples.", flag="--energy-sampling-interval", gt=0, le=10
+        0.05, "Seconds between power samples.", "--energy-sampling-interval", gt=0, le=10
     )
 
 
@@ -144,15 +141,13 @@ class AccuracyConfig(Config):
 
     panel = "Accuracy benchmark"
     tasks: Annotated[Names, AfterValidator(require_task_files)] = setting(
-        ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", flag="--accuracy-tasks", min_length=1
+        ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", "--accuracy-tasks", min_length=1
     )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
-    limit: int | None = setting(None, "Items per (sub)task; all of them by default.", flag="--accuracy-limit", ge=1)
-    batch_size: int = setting(32, "Batch size for accuracy tasks.", flag="--accuracy-batch-size", ge=1)
+    limit: int | None = setting(None, "Items per (sub)task; all of them by default.", "--accuracy-limit", ge=1)
+    batch_size: int = setting(32, "Batch size for accuracy tasks.", "--accuracy-batch-size", ge=1)
     batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
-        {},
-        "Batch size for one task, as TASK=N; --accuracy-batch-size-TASK N also works.",
-        flag="--accuracy-batch-size-task",
+        {}, "Batch size for one task, as TASK=N; --accuracy-batch-size-TASK N also works.", "--accuracy-batch-size-task"
     )
     include_path: Path | None = setting(None, "Folder with your own lm-eval task YAML files.")
     apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
@@ -174,7 +169,7 @@ class EngineConfig(Config):
     )
     tensor_parallel_size: int = setting(1, "Number of GPUs that the model is split across.", ge=1)
     enforce_eager: bool = setting(False, "Run vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
-    engine_args: KeyValues = setting({}, "Extra engine argument, as KEY=VALUE (repeatable).", flag="--engine-arg")
+    engine_args: KeyValues = setting({}, "Extra engine argument, as KEY=VALUE (repeatable).", "--engine-arg")
     trust_remote_code: bool = setting(False, "Run the Python code that comes with the model.")
     gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
 
@@ -198,10 +193,10 @@ class TrackingConfig(Config):
     """Weights & Biases."""
 
     panel = "Weights & Biases"
-    enabled: bool = setting(True, "Log to Weights & Biases.", flag="--wandb-enabled/--no-wandb-enabled")
-    project: str = setting("slim-eval", "W&B project.", flag="--wandb-project", min_length=1)
-    api_key: Secret = setting(None, "W&B API key; WANDB_API_KEY is safer.", flag="--wandb-api-key")
-    run_name: str | None = setting(None, "W&B run name; model and precision by default.", flag="--wandb-run-name")
+    enabled: bool = setting(True, "Log to Weights & Biases.", "--wandb-enabled/--no-wandb-enabled")
+    project: str = setting("slim-eval", "W&B project.", "--wandb-project", min_length=1)
+    api_key: Secret = setting(None, "W&B API key; WANDB_API_KEY is safer.", "--wandb-api-key")
+    run_name: str | None = setting(None, "W&B run name; model and precision by default.", "--wandb-run-name")
 
 
 class LogFormat(str, Enum):
@@ -229,7 +224,7 @@ class RunConfig(Config):
     precision: SomeNames = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.")
     tasks: SomeNames = setting(("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.")
     benchmark_options: KeyValues = setting(
-        {}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", flag="--benchmark-option"
+        {}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", "--benchmark-option"
     )
     revision: str | None = setting(None, "Branch, tag or commit of the model on the hub.")
     allow_pickle: bool = setting(
@@ -244,7 +239,7 @@ class RunConfig(Config):
     force: bool = setting(False, "Measure everything again and replace earlier results.")
     dry_run: bool = setting(False, "Show the plan, with time and memory if known, without running it.")
     stage_timeout_s: float = setting(
-        3600.0, "Stop a stage after this many seconds without progress.", flag="--stage-timeout", gt=0
+        3600.0, "Stop a stage after this many seconds without progress.", "--stage-timeout", gt=0
     )
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
@@ -305,7 +300,7 @@ class Question(Config):
     )
     max_energy_j: float | None = setting(None, "Maximum joules per output token.", gt=0)
     min_accuracy: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(parse_key_values)] = (
-        setting({}, "Minimum accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", flag="--min")
+        setting({}, "Minimum accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", "--min")
     )
     min_recovery: float | None = setting(
         None, "Minimum share of the same model's fp16 accuracy, averaged over the tasks, e.g. 0.98.", gt=0, le=2
@@ -338,7 +333,7 @@ class AnalysisConfig(Config):
     )
     margin_pp: float = _MARGIN
     plots: bool = setting(
-        True, "Draw the figures; --no-plots also removes those of an earlier analysis.", flag="--plots/--no-plots"
+        True, "Draw the figures; --no-plots also removes those of an earlier analysis.", "--plots/--no-plots"
     )
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
 
@@ -362,9 +357,9 @@ class CompareConfig(Config):
         "Exit 3 if the whole 95 % interval meets this condition, 4 if the result is inconclusive, e.g. mmlu_drop>1pp "
         "or tpot_s>5% (repeatable).",
     )
-    margin_pp: float = setting(1.0, f"{_MARGIN_TEXT}.", flag="--margin", gt=0, le=100)
+    margin_pp: float = setting(1.0, f"{_MARGIN_TEXT}.", "--margin", gt=0, le=100)
     as_json: bool = _JSON
-    as_markdown: bool = setting(False, "Print Markdown.", flag="--markdown")
+    as_markdown: bool = setting(False, "Print Markdown.", "--markdown")
 
 
 class DoctorConfig(Config):

@@ -31,16 +31,15 @@ from slim_eval.utils import environment
 _DISK_REMEDY = "free some space, or choose writable folders with --output-dir and --quantized-models-dir"
 
 
-def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
+def evaluate(config: RunConfig) -> RunReport:
     """Quantize and measure every variant of a config, except what an earlier run with the same settings has measured.
 
-    Raises:
-        UsageError: The config is invalid, or earlier results were measured with other settings; nothing was started.
-        HubError: A model does not exist, is gated, or the hub cannot be reached; nothing was started.
-        MissingPackageError: The interpreter of a stage lacks a package; nothing was started.
-        BusyError: Another run is measuring one of the variants; nothing was started.
+    Raises, before anything is started:
+        UsageError: The config is invalid, or earlier results were measured with other settings.
+        HubError: A model does not exist, is gated, or the hub cannot be reached.
+        MissingPackageError: The interpreter of a stage lacks a package.
+        BusyError: Another run is measuring one of the variants.
     """
-    runner = executor(config.executor)
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
@@ -50,18 +49,16 @@ def evaluate(config: RunConfig, display: Display | None = None) -> RunReport:
     with locks.lock_folders(variant.directory for variant in variants if variant.todo):
         # Another run may have finished some of the work before the folders were locked.
         variants = resume.survey(planned, gpus, force=config.force)
-        return _run(config, variants, gpus, runner, display)
+        return _run(config, variants, gpus)
 
 
-def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunReport:
+def measure_noise(config: NoiseConfig) -> RunReport:
     """Measure one variant of each model `num_repeats` times, regardless of earlier results, and write its noise floor.
 
-    Raises:
-        SlimEvalError: As `evaluate`; nothing was started.
+    Raises as `evaluate`.
     """
     from slim_eval.analysis.compare.comparison import noise_record
 
-    runner = executor(config.executor)
     planned, gpus = lay_out(config)
     folders = {variant.directory.parent: results.noise_directory(variant.directory.parent) for variant in planned}
     variants = [
@@ -74,7 +71,7 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunRep
         return RunReport(config.output_dir)
     check(config, planned)
     with locks.lock_folders(variant.directory for variant in variants):
-        report = _run(config, variants, gpus, runner, display)
+        report = _run(config, variants, gpus)
     for directory, folder in folders.items():
         measured = [variant for variant in report.variants if variant.directory.parent == folder]
         if len(measured) > 1:
@@ -83,23 +80,18 @@ def measure_noise(config: NoiseConfig, display: Display | None = None) -> RunRep
     return report
 
 
-def _run(
-    config: RunConfig,
-    variants: Sequence[PlannedVariant],
-    gpus: tuple[power.Gpu, ...],
-    runner: Executor,
-    display: Display | None,
-) -> RunReport:
+def _run(config: RunConfig, variants: list[PlannedVariant], gpus: tuple[power.Gpu, ...]) -> RunReport:
     """Do what each variant still needs, as many at a time as the executor takes, and show the closing table."""
+    runner = executor(config.executor)
     report = RunReport(config.output_dir)
     cancelled = threading.Event()
-    with display or open_display(config.display) as shown, contextlib.ExitStack() as stack:
-        track = tracking.open_tracker(config.tracking, shown.note)
+    with open_display(config.display) as display, contextlib.ExitStack() as stack:
+        track = tracking.open_tracker(config.tracking, display.note)
         for benchmark in benchmarks_of(stages_to_do(variants)):
             for text in benchmark.limitations(config):
-                shown.note(text)
+                display.note(text)
         runs = [
-            _VariantRun(variant, (number, len(variants)), gpus, runner, shown, cancelled)
+            _VariantRun(variant, (number, len(variants)), gpus, runner, display, cancelled)
             for number, variant in enumerate(variants, start=1)
         ]
         pool = stack.enter_context(ThreadPoolExecutor(runner.parallel)) if runner.parallel > 1 else None
@@ -121,14 +113,14 @@ def _run(
                     try:
                         update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
                     except OSError as error:
-                        shown.note(f"could not write {results.PAIRED}: {_system_error(error)}")
+                        display.note(f"could not write {results.PAIRED}: {_system_error(error)}")
         except BaseException:
             if pool is not None:  # stop the jobs of the other threads; their ending is not a failure
                 cancelled.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 runner.cancel()
             raise
-        shown.close(report)
+        display.close(report)
     return report
 
 

@@ -25,11 +25,7 @@ _FAILURES = (
 
 
 def load_plugins() -> None:
-    """Import every plugin once; a second call imports only those added since.
-
-    Raises:
-        UsageError: A plugin is missing or cannot be imported.
-    """
+    """Import every plugin once, a new one at a later call; `UsageError` if one cannot be imported."""
     plugins = list(_entry_points())
     for name in filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)):
         plugins.append((name, partial(_load_file if name.endswith(".py") else importlib.import_module, name)))

@@ -64,11 +64,7 @@ class VariantForecast:
 
 
 def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu]) -> list[VariantForecast]:
-    """What a run of these variants would do; `resume.survey` has found which of their stages are done already.
-
-    Raises:
-        SlimEvalError: The cache of quantized checkpoints has one with other settings.
-    """
+    """What a run of these variants would do; `SlimEvalError` if a cached checkpoint was made with other settings."""
     known = results.find_results(config.output_dir).variants if config.output_dir.is_dir() else ()
     forecasts = []
     for variant in variants:

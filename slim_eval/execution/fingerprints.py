@@ -48,10 +48,7 @@ def checkpoint_settings(request: cache.QuantizeRequest) -> Settings:
 def stage_settings(config: RunConfig, *, max_model_len: int, device: str | None) -> dict[str, Settings]:
     """Stage -> what it does with the checkpoint, on whichever engine (see `served_by`).
 
-    Args:
-        config: The run's config as it applies to the model.
-        max_model_len: Context window that is served.
-        device: Name of what computes; speed and energy depend on it, accuracy does not.
+    Speed and energy depend on the name of the device that computes, accuracy does not.
     """
     names = ("engine_args", "trust_remote_code", *sorted(_engine_settings()))
     served = {"max_model_len": max_model_len, **{name: getattr(config.engine, name) for name in names}}
@@ -90,11 +87,6 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in dict.fromkeys([*plain, *then])
         if then.get(key, _ABSENT) != plain.get(key, _ABSENT)
     ]
-
-
-def quantization_differs(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint would have to be quantized in another way."""
-    return any(then.get(key) != now.get(key) for key in cache.SETTINGS)
 
 
 def work(settings: Mapping[str, Any]) -> Settings:

@@ -20,12 +20,7 @@ _OWNER = ".lock.json"
 
 @contextmanager
 def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
-    """Lock folders against every other run; missing ones are created.
-
-    Raises:
-        BusyError: Another process has locked one of them; none is locked then.
-        OSError: A folder cannot be created or written.
-    """
+    """Lock folders against every other run, and create missing ones; `BusyError`, and none locked, if one is locked."""
     with ExitStack() as stack:
         for folder in sorted(set(folders)):
             folder.mkdir(parents=True, exist_ok=True)

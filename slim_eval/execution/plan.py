@@ -96,8 +96,9 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     The GPUs are those that a worker on this machine will use. They are resolved here only to forecast (a dry run, and
     which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError` as `evaluate`.
     """
+    executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
-    engines_for(config.engine.engine)  # refuses an unknown name
+    engines_for(config.engine.engine)
     precisions = in_order(scheme(name).name for name in config.precision)
     power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(
@@ -148,14 +149,10 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
     """Check what the stages still to do will need, before anything is downloaded or loaded.
 
     The serving interpreter, which has lm-eval and the engines, is asked whether the stages and schemes can be run.
+    Raises `SlimEvalError` as `evaluate`.
 
     Returns:
         Scheme -> the engine that will serve it; empty if there is nothing to do, and then nothing is started.
-
-    Raises:
-        MissingPackageError: The interpreter of a stage lacks a package.
-        UsageError: An interpreter cannot run, or a cached checkpoint was made with other settings.
-        SlimEvalError: As `evaluate`.
     """
     busy = [variant for variant in variants if variant.todo]
     if not busy:
@@ -196,9 +193,6 @@ def _check_space(folder: Path, variants: Sequence[PlannedVariant]) -> bool:
     """Whether checkpoints must be quantized; refuse a disk that certainly has no space for what is to be made.
 
     Weights that are not on this machine yet are not counted; pickled ones are converted once for all precisions.
-
-    Raises:
-        UsageError: Less is free than `_SMALLEST_SHARE` of the weights, or a cached checkpoint has other settings.
     """
     quantized = [
         variant.source
@@ -220,11 +214,7 @@ def _check_space(folder: Path, variants: Sequence[PlannedVariant]) -> bool:
 
 
 def serving_modules(engine: str, benchmarks: Iterable[str]) -> tuple[str, ...]:
-    """Modules that the interpreter which measures must find; with ``auto``, those of the fallback engine.
-
-    Raises:
-        UsageError: A benchmark is unknown.
-    """
+    """Modules that the interpreter which measures must find; with ``auto``, those of the fallback engine."""
     found = engines_for(engine)
     serving = next((member for member in found if member.is_fallback), found[-1])  # the others are optional
     own = [module for benchmark in benchmarks_of(benchmarks) for module in benchmark.modules]

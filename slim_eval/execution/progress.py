@@ -71,10 +71,7 @@ def escape(text: str) -> str:
 
 
 class Display:
-    """Where a run shows its progress; a context manager. Methods may be called from several threads.
-
-    A variant is named by its name on the terminal: model, scheme and label.
-    """
+    """Where a run shows its progress; a context manager. Methods may be called from several threads."""
 
     def __enter__(self) -> Display:
         return self
@@ -137,10 +134,7 @@ def open_display(config: DisplayConfig = DEFAULT) -> Display:
 
 
 class PlainDisplay(Display):
-    """One line per event, and one for the progress of a stage every 15 s: for logs and CI.
-
-    With `quiet` only failures; with `verbose` also the output of engines.
-    """
+    """One line per event, and for the progress of a stage every 15 s; with `quiet` only failures."""
 
     def __init__(self, console: Console, config: DisplayConfig = DEFAULT) -> None:
         self._console = console
@@ -231,15 +225,12 @@ class LiveDisplay(Display):
         self._overall: bars.TaskID | None = None
         self._stages: dict[str, tuple[bars.TaskID, float]] = {}  # variant -> bar and start of its running stage
 
-    def __enter__(self) -> LiveDisplay:
-        self._progress.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
         """Print a line above the bars."""
+        self._progress.start()
         if self._overall is None:
             self._overall = self._progress.add_task("", total=total, unit="variants")
         self._progress.update(self._overall, description=f"[bold]{escape(variant)}[/]")

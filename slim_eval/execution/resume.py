@@ -15,6 +15,7 @@ from slim_eval.config import AUTO_ENGINE
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
+from slim_eval.quantization import cache
 from slim_eval.results.records import ErrorRecord, Record
 from slim_eval.schemes import is_quantized
 
@@ -25,14 +26,7 @@ _KEEP = "another --output-dir keeps both"
 def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, force: bool) -> list[PlannedVariant]:
     """The variants, each with its stages that are done already; with `force` none is.
 
-    Args:
-        variants: As planned.
-        gpus: The GPUs that compute.
-        force: Measure everything again.
-
-    Raises:
-        UsageError: Earlier results were made with other settings, and `force` is off.
-        NewerResultError: A record was written by a newer version, and `force` is off.
+    Raises `UsageError` for earlier results with other settings, `NewerResultError` for a record of a newer version.
     """
     if force:
         return list(variants)
@@ -55,7 +49,7 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
             else:
                 now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
                 differences = fingerprints.differences(then, now)
-                if fingerprints.quantization_differs(then, now):
+                if any(then.get(key) != now.get(key) for key in cache.SETTINGS):  # other calibration
                     options = "--force --requantize"
                 if is_quantized(variant.precision) and variant.config.quantization.requantize:
                     differences.append("checkpoint: recorded with the cached one, --requantize requests a new one")
@@ -76,10 +70,7 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
 
 
 def _read(variant: PlannedVariant, stage: str) -> tuple[Record | None, str]:
-    """The record of a stage if it is a complete result; else None, and why the stage is measured again.
-
-    The reason is empty if the stage was never measured.
-    """
+    """The record of a stage if it is a complete result; else None, and why it is measured again (empty: it is new)."""
     path = results.record_path(variant.directory, stage)
     if not path.exists():
         return None, "it failed before" if results.has_error(variant.directory, stage) else ""
@@ -103,11 +94,7 @@ def _read(variant: PlannedVariant, stage: str) -> tuple[Record | None, str]:
 
 
 def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str, str]) -> None:
-    """Refuse to continue a variant on another engine than the one it was begun on; `--engine auto` may have changed.
-
-    Raises:
-        UsageError: Naming both.
-    """
+    """Refuse to continue a variant on another engine than the one it was begun on; `--engine auto` may have changed."""
     for variant in variants:
         now = chosen.get(variant.precision)
         for stage in sorted(variant.reused) if variant.todo and now is not None else ():

@@ -40,7 +40,32 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callabl
         note(_KEY_IS_VISIBLE)
         # wandb reads the key from the environment; workers are started without it.
         os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
-    return lambda variant, run: _log(variant, run, note)
+
+    def track(variant: Variant, run: RunConfig) -> None:
+        import wandb
+
+        settings, metrics = payload(variant, run)
+        name = run_name(run, variant)
+        # wandb's own metadata contains the command line, and with it a key that was given as an option.
+        hidden = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True)
+        try:
+            logged = wandb.init(
+                project=redact(run.tracking.project),
+                name=name,
+                group=short_name(variant.model),
+                tags=[variant.precision],
+                job_type="slim-eval",
+                config=settings,
+                settings=hidden,
+                reinit="finish_previous",
+            )
+            logged.log(metrics)
+            logged.summary.update(metrics)
+            logged.finish()
+        except (wandb.Error, OSError) as error:
+            note(f"Weights & Biases refused {name}: {' '.join(str(error).split())}")
+
+    return track
 
 
 def why_off(config: TrackingConfig) -> str | None:
@@ -99,28 +124,3 @@ def run_name(config: RunConfig, variant: Variant) -> str:
         return own
     is_only_one = len(config.models) * len(config.precision) == 1
     return redact(config.tracking.run_name if is_only_one else f"{config.tracking.run_name} {own}")
-
-
-def _log(variant: Variant, config: RunConfig, note: Callable[[str], None]) -> None:
-    import wandb
-
-    settings, metrics = payload(variant, config)
-    try:
-        run = wandb.init(
-            project=redact(config.tracking.project),
-            name=run_name(config, variant),
-            group=short_name(variant.model),
-            tags=[variant.precision],
-            job_type="slim-eval",
-            config=settings,
-            # wandb's own metadata contains the command line, and with it a key that was given as an option.
-            settings=wandb.Settings(
-                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
-            ),
-            reinit="finish_previous",
-        )
-        run.log(metrics)
-        run.summary.update(metrics)
-        run.finish()
-    except (wandb.Error, OSError) as error:
-        note(f"Weights & Biases refused {run_name(config, variant)}: {' '.join(str(error).split())}")

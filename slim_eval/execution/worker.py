@@ -35,20 +35,24 @@ from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import GIB, environment
 
 _ADVANCE_EVERY_S = 0.2
-_Emit = Callable[[Any], None]
+_RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"}
+_Emit = Callable[[messages.Event], None]
 _Result = TypeVar("_Result")
 
 
 def main() -> int:
-    """Do the job on stdin.
-
-    Returns:
-        0 if the job was done to its end, known failures of single benchmarks included.
-    """
+    """Do the job on stdin; 0 if it was done to its end, known failures of single benchmarks included."""
     faulthandler.enable()  # a crash in native code leaves a stack in the log
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # and so does one that hangs, on request
     _hold_lifeline()
-    emit = _claim_stdout()
+    # The real stdout is for events; everything that libraries print, also from C, goes to stderr: the log.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.set_inheritable(events.fileno(), False)
+    os.dup2(2, 1)
+
+    def emit(event: messages.Event) -> None:
+        events.write(event.model_dump_json() + "\n")
+
     load_plugins()  # a job may name what a plugin adds
     job = messages.parse_job(sys.stdin.read())
     if isinstance(job, messages.MeasureJob):
@@ -63,26 +67,13 @@ def _hold_lifeline() -> None:
     number = os.environ.pop(messages.LIFELINE, None)
     if number is None:
         return  # run by hand
-    lifeline = int(number)
-    os.set_inheritable(lifeline, False)
+    os.set_inheritable(int(number), False)
 
     def wait() -> None:
-        os.read(lifeline, 1)  # nothing is ever written: it returns when the other end is gone
+        os.read(int(number), 1)  # nothing is ever written: it returns when the other end is gone
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _claim_stdout() -> _Emit:
-    """Keep the real stdout for events and send everything that libraries print, also from C, to stderr: the log."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.set_inheritable(events.fileno(), False)
-    os.dup2(2, 1)
-
-    def emit(event: Any) -> None:
-        events.write(event.model_dump_json() + "\n")
-
-    return emit
 
 
 def _attempt(stage: str, work: Callable[[], _Result], emit: _Emit) -> _Result | None:
@@ -100,11 +91,7 @@ def _attempt(stage: str, work: Callable[[], _Result], emit: _Emit) -> _Result | 
 
 
 def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
-    """The GPUs of this machine to compute on; all others are hidden from CUDA, which must not have started yet.
-
-    Raises:
-        UsageError: There is no such GPU.
-    """
+    """The GPUs of this machine to compute on; all others are hidden from CUDA, which must not have started yet."""
     gpus = power.resolve_gpus(gpu_index, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if gpus:  # numbered as NVML numbers them, so that both mean the same
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -112,7 +99,7 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
     return gpus
 
 
-def _prepare(job: messages.CheckJob | messages.PrepareJob, emit: _Emit) -> Path | None:
+def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
     """Do a job that measures nothing; the folder of the checkpoint that it makes."""
     if isinstance(job, messages.CheckJob):
         from slim_eval import engines
@@ -186,28 +173,25 @@ def _record(
     start = time.monotonic()
     options = benchmark.options_of(job.config)
     measurement = benchmark.run(BenchmarkContext(loaded.engine, options, job.config, loaded.gpus, stage, progress))
-    measured_with = None
-    if (settings := job.settings.get(stage)) is not None:
-        here = {"device": loaded.device} if "device" in settings else {}
-        measured_with = fingerprints.served_by({**settings, **here}, loaded.engine.name)
-    own = {
+    own: dict[str, Any] = {
         "benchmark": benchmark.name,
-        "measured_with": measured_with,
-        "fingerprint": None if measured_with is None else fingerprints.fingerprint(measured_with),
         "timestamp": environment.now(),
         "stage_duration_s": time.monotonic() - start,
         "notes": (*loaded.metadata["notes"], *measurement.notes),
     }
-    record: Record = benchmark.record(**{**loaded.metadata, **own}, **measurement.metrics.model_dump())
+    if (settings := job.settings.get(stage)) is not None:
+        here = {"device": loaded.device} if "device" in settings else {}
+        own["measured_with"] = fingerprints.served_by({**settings, **here}, loaded.engine.name)
+        own["fingerprint"] = fingerprints.fingerprint(own["measured_with"])
+    record: Record = benchmark.record(**loaded.metadata | own, **measurement.metrics.model_dump())
     if record.name != stage:  # a benchmark of several stages whose class does not name them itself
         record = record.model_copy(update={"stage": stage})
     try:
         return write_record(job.directory, record, measurement.samples)
     except OSError as error:
-        raise BenchmarkError(
-            f"{job.directory}: the record could not be written: {error.strerror or error}",
-            "free some space or fix the folder; rerunning the command measures it again",
-        ) from error
+        cause = f"{job.directory}: the record could not be written: {error.strerror or error}"
+        remedy = "free some space or fix the folder; rerunning the command measures it again"
+        raise BenchmarkError(cause, remedy) from error
 
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
@@ -232,10 +216,7 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         dtype=engine.dtype,
         kernels=engine.kernels,
         environment=environment.collect(power.gpu_facts(gpus)),
-        config=job.config.model_dump(
-            mode="json",
-            include={"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"},
-        ),
+        config=job.config.model_dump(mode="json", include=_RECORDED),
         notes=(*job.notes, *engine.notes),
     )
     return head.model_dump()

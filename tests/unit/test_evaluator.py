@@ -14,7 +14,7 @@ from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.errors import BusyError, UsageError
 from slim_eval.execution import locks, messages, plan
-from slim_eval.execution.local import LocalExecutor
+from slim_eval.execution.executor import LocalExecutor
 from slim_eval.results.records import SCHEMA_VERSION, AccuracyRecord, EnergyRecord, PerformanceRecord, Record
 from slim_eval.results.store import write_record
 from tests.unit.execution.test_resume import config

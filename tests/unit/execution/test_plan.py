@@ -14,7 +14,7 @@ from slim_eval.config import RunConfig
 from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR, TASKS
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import messages, plan
-from slim_eval.execution.local import LocalExecutor
+from slim_eval.execution.executor import LocalExecutor
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from slim_eval.config import RunConfig
 from slim_eval.errors import NewerResultError, UsageError
 from slim_eval.evaluator import measure_noise
 from slim_eval.execution import fingerprints, messages, plan, resume
-from slim_eval.execution.local import LocalExecutor
+from slim_eval.execution.executor import LocalExecutor
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     AccuracyRecord,

@@ -17,8 +17,8 @@ import pytest
 
 from slim_eval.config import RunConfig
 from slim_eval.errors import SlimEvalError
-from slim_eval.execution import local, messages
-from slim_eval.execution.local import LocalExecutor, RunLog
+from slim_eval.execution import executor, messages
+from slim_eval.execution.executor import LocalExecutor, RunLog
 
 CONFIG = RunConfig(models="demo", engine={"engine": "transformers"})
 JOB = messages.CheckJob(config=CONFIG, precisions=("fp16",), stages={})
@@ -108,7 +108,7 @@ time.sleep(600)
 
 
 def test_a_process_outside_the_group_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_ORPHANS_S", 0.5)
+    monkeypatch.setattr(executor, "_ORPHANS_S", 0.5)
     outcome, _, _ = run(
         tmp_path,
         f"""
@@ -191,7 +191,7 @@ time.sleep(600)
 
 def test_it_ends_with_who_started_it_though_that_is_killed() -> None:
     """Nothing tells it but the pipe, which ends with the parent; what it has started ends, too."""
-    variables = {**os.environ, "PYTHONPATH": str(Path(local.__file__).parents[2])}
+    variables = {**os.environ, "PYTHONPATH": str(Path(executor.__file__).parents[2])}
     command = [sys.executable, "-c", PARENT, CHILD]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as parent:
         assert parent.stdout is not None
@@ -203,7 +203,7 @@ def test_it_ends_with_who_started_it_though_that_is_killed() -> None:
 
 def test_who_is_told_twice_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that does not heed SIGTERM is killed when the user interrupts again; else this would never end."""
-    monkeypatch.setattr(local, "_GRACE_S", 1e6)
+    monkeypatch.setattr(executor, "_GRACE_S", 1e6)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     body = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -276,7 +276,7 @@ def test_no_secret_gets_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_is_capped_and_keeps_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_LOG_BYTES", 10_000)
+    monkeypatch.setattr(executor, "MAX_LOG_BYTES", 10_000)
     with RunLog(tmp_path / "run.log") as log:
         for number in range(5000):
             log.write(f"line {number}".encode())
@@ -319,7 +319,7 @@ def test_a_full_disk_costs_lines_and_not_the_run(capfd: pytest.CaptureFixture[st
 
 
 def test_a_line_without_an_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(executor, "_LONGEST_LINE", 1000)
     _, _, log = run(tmp_path, "sys.stderr.write('.' * 50_000); sys.stderr.flush()")
     assert log.count(".") == 50_000
     assert max(map(len, log.splitlines())) <= 2000

@@ -46,12 +46,8 @@ def run(config: RunConfig | None = None, **options: Any) -> RunReport:
 def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisReport:
     """Make tables, figures and a report from all results in a folder, like `slim-eval analyze`.
 
-    Instead of a config its fields may be given: ``analyze(input_dir="outputs")``.
-
-    Raises:
-        TypeError: Both were given.
-        pydantic.ValidationError: A field is unknown or its value is invalid.
-        UsageError: The folder contains no results.
+    Instead of a config its fields may be given: ``analyze(input_dir="outputs")``. Raises as `run`, and `UsageError` if
+    the folder contains no results.
     """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.config import AnalysisConfig
@@ -60,11 +56,7 @@ def analyze(config: AnalysisConfig | None = None, **options: Any) -> AnalysisRep
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """All results in a folder as a tidy table: one row per variant, one column per metric.
-
-    Raises:
-        UsageError: The folder contains no results.
-    """
+    """All results in a folder, one row per variant and one column per metric; `UsageError` if there are none."""
     from slim_eval.analysis import load_results as load
     from slim_eval.plugins import load_plugins
 

@@ -6,14 +6,12 @@ one is inconclusive, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -319,35 +317,20 @@ def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
         _print(f"wrote {path}")
 
 
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP (a closed terminal) like Ctrl-C, so that workers are stopped in order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; an expected error becomes one line of cause and one of remedy."""
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     click_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of whichever click Typer uses
     code: Any = _INTERRUPTED
     problem: SlimEvalError | None = None
+    # SIGTERM and SIGHUP (a closed terminal) are handled like Ctrl-C, so that workers are stopped in order.
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread can handle signals
+    numbers = (signal.SIGTERM, signal.SIGHUP) if is_main else ()
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
-        with _terminate_as_interrupt():
-            if not {"--help", "-h", "--version"}.intersection(words):  # which need no plugin, and answer sooner without
-                load_plugins()
-            code = app(words, standalone_mode=False)
+        if not {"--help", "-h", "--version"}.intersection(words):  # which need no plugin, and answer sooner without
+            load_plugins()
+        code = app(words, standalone_mode=False)
     except SlimEvalError as error:
         problem = error
     except click_error as error:
@@ -362,6 +345,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         pass
     finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         sys.excepthook = show_traceback  # an unexpected error may quote a secret; Typer has set a hook of its own
     if problem is not None:
         typer.secho(f"error: {problem.cause}", fg="red", err=True)

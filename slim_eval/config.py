@@ -36,15 +36,11 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
         name = slug(task)
         plain = name.casefold()
         if plain in RESERVED_FILES | {"performance", "energy"} or plain.endswith((".error", ".samples")):
-            raise UsageError(
-                f"accuracy task {task!r}: its record {name}.json would replace another file",
-                "give the task another name in a YAML file of your own (--include-path)",
-            )
+            cause = f"accuracy task {task!r}: its record {name}.json would replace another file"
+            raise UsageError(cause, "give the task another name in a YAML file of your own (--include-path)")
         if plain in seen:
-            raise UsageError(
-                f"accuracy tasks {seen[plain]!r} and {task!r} would share the file {name}.json",
-                "measure one of them, or the other with another --output-dir",
-            )
+            cause = f"accuracy tasks {seen[plain]!r} and {task!r} would share the file {name}.json"
+            raise UsageError(cause, "measure one of them, or the other with another --output-dir")
         seen[plain] = task
     return tasks
 
@@ -265,9 +261,7 @@ class DemoConfig(Config):
         return RunConfig(
             models=("demo",),
             precision=("fp16", "int8", "int4"),
-            output_dir=self.output_dir,
-            quantized_models_dir=self.quantized_models_dir,
-            force=self.force,
+            **self.model_dump(include={"output_dir", "quantized_models_dir", "force"}),
             performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
             energy=EnergyConfig(sample_runs=30),
             accuracy=AccuracyConfig(num_fewshot=2),

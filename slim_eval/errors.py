@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 from slim_eval.utils import did_you_mean
 from slim_eval.utils.redaction import redact
 
-#: The command that installs everything a GPU machine needs, and the one for a machine without a GPU.
+#: The command that installs everything a GPU machine needs; with the one for a machine without a GPU.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
-INSTALL_CPU = 'pip install "slim-eval[cpu]"'
-INSTALL = f"{INSTALL_GPU} (without a GPU: {INSTALL_CPU})"
+INSTALL = f'{INSTALL_GPU} (without a GPU: pip install "slim-eval[cpu]")'
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from slim_eval import models, power, results
@@ -53,10 +54,7 @@ def evaluate(config: RunConfig) -> RunReport:
 
 
 def measure_noise(config: NoiseConfig) -> RunReport:
-    """Measure one variant of each model `num_repeats` times, regardless of earlier results, and write its noise floor.
-
-    Raises as `evaluate`.
-    """
+    """Measure one variant per model anew several times, and write its noise floor; raises as `evaluate`."""
     from slim_eval.analysis.compare.comparison import noise_record
 
     planned, gpus = lay_out(config)
@@ -185,11 +183,9 @@ class _VariantRun:
             if conversion.is_done:
                 self._show(messages.Finished(stage="convert", path=folder))
             else:
-                trust = config.engine.trust_remote_code
-                convert = messages.ConvertJob(
-                    source=source, directory=folder, identity=conversion.identity, trust_remote_code=trust
-                )
-                folder = self._make("convert", convert, config.serve_python)
+                identity, trust = conversion.identity, config.engine.trust_remote_code
+                job = messages.ConvertJob(source=source, directory=folder, identity=identity, trust_remote_code=trust)
+                folder = self._make("convert", job, config.serve_python)
         self.notes.append(pickles.NOTE)
         self._note(pickles.NOTE)
         return source.model_copy(update={"path": folder})
@@ -211,9 +207,8 @@ class _VariantRun:
                 # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
                 # other make it several times slower. Measurements keep the default.
                 waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-                job = messages.QuantizeJob(
-                    request=request, gpu_index=config.engine.gpu_index, num_gpus=config.engine.tensor_parallel_size
-                )
+                index, count = config.engine.gpu_index, config.engine.tensor_parallel_size
+                job = messages.QuantizeJob(request=request, gpu_index=index, num_gpus=count)
                 return self._make("quantize", job, config.quantize_python, waiting)
         self._show(messages.Finished(stage="quantize", path=cached.path))
         self.notes += cached.notes
@@ -269,23 +264,18 @@ class _VariantRun:
     def _do(
         self, job: messages.Job, needed: Sequence[str], python: Path | None, variables: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Path | None], set[str], messages.Outcome]:
-        """Do a job in a worker; leaving early, as on an interrupt, stops it.
+        """Do a job in a worker, which an interrupt stops.
 
         Returns:
-            The stages that finished, each with what it made; those of the `needed` ones that are lost because it failed
-            or one before it; and how the worker ended.
+            The stages that finished with what they made, those of `needed` that are lost to failures, and the outcome.
         """
         self._raise_if_cancelled()
         finished: dict[str, Path | None] = {}
         lost: set[str] = set()
         outcome = messages.Outcome()
+        silence_s, echo = self.variant.config.stage_timeout_s, partial(self.display.chatter, self.variant.name)
         events = self.executor.submit(
-            job,
-            log=self._log,
-            python=python,
-            environment=variables,
-            silence_s=self.variant.config.stage_timeout_s,
-            echo=lambda line: self.display.chatter(self.variant.name, line),
+            job, log=self._log, python=python, environment=variables, silence_s=silence_s, echo=echo
         )
         with contextlib.closing(events):
             for event in events:

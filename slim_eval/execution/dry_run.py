@@ -124,10 +124,7 @@ def _stages(
             if results.record_name(record) == results.record_path(variant.directory, name).stem
             and record.stage_duration_s is not None
             and record.measured_with is not None
-            and not fingerprints.differences(
-                fingerprints.work(record.measured_with),
-                fingerprints.work(fingerprints.served_by(asked, engine or record.engine)),
-            )
+            and fingerprints.same_work(record.measured_with, fingerprints.served_by(asked, engine or record.engine))
         ]
         best = min(same, key=lambda record: record.precision != variant.precision, default=None)
         is_done = name in variant.reused

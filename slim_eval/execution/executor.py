@@ -52,40 +52,22 @@ _PLACES = ("File ", "Thread 0x", "Current thread 0x", "Extension modules:", "Sta
 class Executor(Protocol):
     """Runs jobs, each in a process of its own whose death harms nothing else."""
 
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        ...
-
-    @property
-    def parallel(self) -> int:
-        """Variants to run at the same time; with more than 1, `submit` is called from several threads."""
-        ...
+    name: str  # on the command line
+    parallel: int  # variants to run at the same time; with more than 1, `submit` is called from several threads
 
     def submit(
         self,
         job: Job,
         *,
-        log: Path,
-        python: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        silence_s: float | None = None,
-        echo: Callable[[str], None] | None = None,
+        log: Path,  # file to append the output of the worker and its engine to
+        python: Path | None = None,  # interpreter of the worker; None for this one
+        environment: Mapping[str, str] | None = None,  # variables of the worker in addition to those of this process
+        silence_s: float | None = None,  # without an event for so long it counts as hung and is stopped; None: no limit
+        echo: Callable[[str], None] | None = None,  # called with each line of the log
     ) -> Generator[Event | Outcome, None, None]:
-        """Run one job; yield its events as they come, and last its outcome.
+        """Run one job; yield its events as they come, and last its outcome; `SlimEvalError` if it cannot be started.
 
         Closing the generator early stops the job and everything the job has started.
-
-        Args:
-            job: What to do, as `slim_eval.execution.worker` reads it from standard input.
-            log: File to append the output of the worker and its engine to.
-            python: Interpreter of the worker; None for this one.
-            environment: Variables of the worker in addition to those of this process.
-            silence_s: Seconds without an event after which the worker counts as hung and is stopped; None: no limit.
-            echo: Called with each line of the log.
-
-        Raises:
-            SlimEvalError: The worker cannot be started.
         """
         ...
 
@@ -255,13 +237,12 @@ class RunLog(RotatingFileHandler):
 
     def __init__(self, path: Path, echo: Callable[[str], None] | None = None) -> None:
         super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", errors="replace", delay=True)
-        self._path = path
         self._echo = echo
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def __enter__(self) -> RunLog:
         with contextlib.suppress(OSError):
-            self._path.touch()  # users are pointed to it even if nothing was printed
+            Path(self.baseFilename).touch()  # users are pointed to it even if nothing was printed
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -89,9 +89,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def work(settings: Mapping[str, Any]) -> Settings:
-    """What is done, without which checkpoint: if it is the same, similar times can be expected."""
-    return {key: value for key, value in settings.items() if key not in _CHECKPOINT | cache.SETTINGS}
+def same_work(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the same is done with whichever checkpoint, so that similar times can be expected."""
+    own = [{key: each[key] for key in each if key not in _CHECKPOINT | cache.SETTINGS} for each in (then, now)]
+    return not differences(*own)
 
 
 def _plain(settings: Mapping[str, Any]) -> Settings:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,13 +28,11 @@ def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def wait_for_lock(path: Path, note: Callable[[str], None]) -> Iterator[None]:
+def wait_for_lock(path: Path, note: Callable[[str], None]) -> AbstractContextManager[None]:
     """Lock a file or folder that will be written; while another process writes it, wait, and name it by `note`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = (path.with_name(f".{path.name}{ending}") for ending in (_LOCK, _OWNER))
-    with _lock(lock, owner, f"{path} is being written", note):
-        yield
+    return _lock(lock, owner, f"{path} is being written", note)
 
 
 @contextmanager

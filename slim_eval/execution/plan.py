@@ -68,10 +68,7 @@ class PlannedVariant:
         return [*converted, *quantized, "engine", *self.todo] if self.todo else []
 
     def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
-        """What each record's numbers depend on, without the engine that serves: `fingerprints.served_by` adds it.
-
-        No GPUs stand for the CPU.
-        """
+        """What each record's numbers depend on; `fingerprints.served_by` adds the engine. No GPUs stand for the CPU."""
         device = fingerprints.device_name(gpus)
         stages = fingerprints.stage_settings(self.config, max_model_len=self.max_model_len, device=device)
         checkpoint = fingerprints.checkpoint_settings(self.quantize_request(self.source))
@@ -96,14 +93,13 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     The GPUs are those that a worker on this machine will use. They are resolved here only to forecast (a dry run, and
     which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError` as `evaluate`.
     """
+    engine = config.engine
     executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
-    engines_for(config.engine.engine)
+    engines_for(engine.engine)
     precisions = in_order(scheme(name).name for name in config.precision)
     power.check_energy_source(config.energy.source)
-    gpus = power.resolve_gpus(
-        config.engine.gpu_index, config.engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES")
-    )
+    gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
     sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
@@ -114,13 +110,11 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
             models.describe(source.path)  # raises for a weight file that is missing or truncated
         models.require_plain(source, facts, precision)
         directory = results.variant_directory(config.output_dir, source.name, precision, config.models)
-        context, longest = config.engine.max_model_len, facts.max_position_embeddings
+        context, longest = engine.max_model_len, facts.max_position_embeddings
         if longest is not None and longest < context:
-            if "max_model_len" in config.engine.model_fields_set:
-                raise UsageError(
-                    f"--max-model-len {context}: {source.name} supports at most {longest} tokens",
-                    f"lower it to {longest}, or leave it out",
-                )
+            if "max_model_len" in engine.model_fields_set:
+                cause = f"--max-model-len {context}: {source.name} supports at most {longest} tokens"
+                raise UsageError(cause, f"lower it to {longest}, or leave it out")
             context = longest
         own = _for_demo(config) if source.kind == "demo" else config
         variants.append(PlannedVariant(source, precision, directory, own, context))
@@ -190,15 +184,13 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
 
 
 def _check_space(folder: Path, variants: Sequence[PlannedVariant]) -> bool:
-    """Whether checkpoints must be quantized; refuse a disk that certainly has no space for what is to be made.
-
-    Weights that are not on this machine yet are not counted; pickled ones are converted once for all precisions.
-    """
+    """Whether checkpoints must be quantized; refuse a disk without space for them, of those whose weights are here."""
     quantized = [
         variant.source
         for variant in variants
         if is_quantized(variant.precision) and cache.cached(variant.quantize_request(variant.source)) is None
     ]
+    # Pickled weights are converted once for all precisions.
     pickled = {variant.source.name: variant.source for variant in variants if variant.source.pickled is not None}
     converted = [source for source in pickled.values() if not cache.conversion(source, folder).is_done]
     needed = _SMALLEST_SHARE * sum(models.bytes_here(source) for source in (*quantized, *converted))

@@ -57,12 +57,10 @@ class RunReport:
 
     def raise_for_failures(self) -> None:
         """Raise `RunFailedError` if a stage failed, with the number of failed stages."""
-        if self.failures:
-            count = len(self.failures)
-            raise RunFailedError(
-                f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and kept",
-                "see the table above and each run.log; rerunning the command does only the missing work",
-            )
+        if count := len(self.failures):
+            cause = f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and kept"
+            remedy = "see the table above and each run.log; rerunning the command does only the missing work"
+            raise RunFailedError(cause, remedy)
 
 
 def escape(text: str) -> str:

@@ -62,10 +62,8 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
         texts = dict.fromkeys(text for differences in differing.values() for text in differences)
         names = ", ".join(map(str, [*differing][:_NAMED]))
         more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
-        raise UsageError(
-            f"earlier results were made with other settings ({'; '.join(texts)}): {names}{more}",
-            f"{options} measures again and replaces them; {_KEEP}",
-        )
+        cause = f"earlier results were made with other settings ({'; '.join(texts)}): {names}{more}"
+        raise UsageError(cause, f"{options} measures again and replaces them; {_KEEP}")
     return found
 
 
@@ -100,7 +98,5 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
         for stage in sorted(variant.reused) if variant.todo and now is not None else ():
             record = results.read_record(results.record_path(variant.directory, stage))
             if isinstance(record, Record) and (then := record.engine) != now:
-                raise UsageError(
-                    f"{variant.directory}: {stage} was measured on {then}, but --engine auto now chooses {now}",
-                    f"--engine {then} continues it, --force measures it again; {_KEEP}",
-                )
+                cause = f"{variant.directory}: {stage} was measured on {then}, but --engine auto now chooses {now}"
+                raise UsageError(cause, f"--engine {then} continues it, --force measures it again; {_KEEP}")

@@ -17,7 +17,6 @@ from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 from slim_eval.utils.redaction import redact, redact_all, remember
 
-_HOST = "api.wandb.ai"
 _HEAD = frozenset(Metadata.model_fields)
 _KEY_IS_VISIBLE = (
     "--wandb-api-key: a key given as an option is visible in the process list and in the shell history; "
@@ -80,7 +79,7 @@ def why_off(config: TrackingConfig) -> str | None:
     if mode in ("offline", "dryrun") or config.api_key is not None or os.environ.get("WANDB_API_KEY"):
         return None
     # `wandb login` writes the key into the netrc file.
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or _HOST
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
     for path in (os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()):
         if path and Path(path).is_file():
             try:
@@ -95,10 +94,7 @@ def why_off(config: TrackingConfig) -> str | None:
 
 
 def payload(variant: Variant, config: RunConfig) -> tuple[dict[str, Any], dict[str, float]]:
-    """The config and the metrics of a variant as logged: metrics by ``benchmark/name``, without those not measured.
-
-    Both are redacted.
-    """
+    """The config and the measured metrics (by ``benchmark/name``) of a variant as they are logged: redacted."""
     heads = [record.model_dump(mode="json", include=set(_HEAD) - _NOT_LOGGED) for record in variant.records]
     settings = config.model_dump(
         mode="json", exclude={"tracking", "models", "precision", "quantize_python", "serve_python", "force", "dry_run"}

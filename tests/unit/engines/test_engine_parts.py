@@ -77,6 +77,7 @@ def test_weights_are_counted_as_they_are_served(tmp_path: Path, checkpoint: Path
         ({"disable_log_stats": True}, "slim-eval sets this argument itself", "omit it"),
     ],
 )
+@pytest.mark.large  # it imports vLLM
 def test_engine_arguments_are_checked(checkpoint: Path, arguments: dict[str, object], cause: str, remedy: str) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     with pytest.raises(UsageError, match=cause) as refused:

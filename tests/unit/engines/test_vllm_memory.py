@@ -14,7 +14,7 @@ from slim_eval.engines.vllm import VLLM, distribution_named_vllm
 from slim_eval.errors import EngineError
 from tests.standins.tiny_models import make_checkpoint
 
-library = pytest.importorskip("vllm")
+pytestmark = pytest.mark.large  # they import vLLM
 
 BUSY = (
     "Free memory on device cuda:0 (40.0/80.0 GiB) on startup is less than desired GPU memory utilization (0.8, 64.0 "
@@ -51,6 +51,7 @@ class StandInLLM:
 @pytest.fixture
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadRequest:
     """A load onto a GPU that is there by name only: NVML is not asked."""
+    library = pytest.importorskip("vllm")
     monkeypatch.setattr(VLLM, "platform", lambda: Platform("cuda", (9, 0)))
     monkeypatch.setattr(memory, "require_on_gpus", lambda weights, count: None)
     monkeypatch.setattr(memory, "situation", lambda weights, count, on_cpu: "GPU 0 has 40.0 of 80.0 GiB free")
@@ -72,7 +73,6 @@ def test_a_share_that_is_not_free_is_lowered_to_what_is(request_: LoadRequest, m
     assert request_.config.gpu_memory_utilization == 0.8, "what was asked for stays what it was"
 
 
-@pytest.mark.large
 def test_where_nothing_fits_the_error_has_every_number(request_: LoadRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInLLM, "fits", 0.0)
     monkeypatch.setattr(StandInLLM, "message", OUT)
@@ -82,11 +82,12 @@ def test_where_nothing_fits_the_error_has_every_number(request_: LoadRequest, mo
     assert "--max-model-len" in failed.value.remedy
 
 
-@pytest.mark.large
 def test_an_engine_that_ran_out_is_started_again_for_the_next_try(
     request_: LoadRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with distribution_named_vllm(library.__version__):
+    import vllm
+
+    with distribution_named_vllm(vllm.__version__):
         from lm_eval.models import vllm_causallms
 
     monkeypatch.setattr(vllm_causallms, "VLLM", lambda **options: SimpleNamespace(model=vllm_causallms.LLM(**options)))

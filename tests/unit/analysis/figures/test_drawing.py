@@ -24,6 +24,7 @@ def test_results_come_in_order_whoever_works(cores: int, monkeypatch: pytest.Mon
     assert map_in_processes(lambda number: number, 0) == []
 
 
+@pytest.mark.large
 def test_with_several_cores_other_processes_do_the_work() -> None:
     # In a process of its own: threads that other tests left behind would keep this one from forking.
     script = """

@@ -18,14 +18,13 @@ from slim_eval.analysis.caveats import MARKS, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED, SUMMARY_SIGN, doubtful, heading, hint_of
-from slim_eval.analysis.figures.rowchart import Row, RowPanel, beside, by_name, draw_rows, scale
+from slim_eval.analysis.figures.rowchart import HATCH, Row, RowPanel, beside, by_name, draw_rows, scale
 from slim_eval.analysis.impact import SPEEDUPS
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.utils import number
 
-_HATCH = "////"
 _TICK: dict[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 2.2, "color": style.TEXT}
 _NOT_COMPARED = (
     "not comparable: measured with different settings from the baseline, see not_comparable in quantization_impact.csv."
@@ -110,26 +109,27 @@ class BarPanel(RowPanel):
         """The marks of bars that are there."""
         return frozenset[Kind]().union(*(bar.marks for bar in self.bars if bar.total is not None))
 
+    def is_hatched(self) -> bool:
+        """Whether a bar is in doubt; bars of several parts are not hatched for it."""
+        return len(self.parts) == 1 and bool(doubtful(self.marks()))
+
     def handles(self) -> list[Artist]:
-        """Entries for the parts that any bar has, in grey, for the colour is the scheme's; for hatching; for ticks."""
+        """Entries for the parts that any bar has, in grey, for the colour is the scheme's; for ticks."""
         used = [part for part, values in zip(self.parts, zip(*(b.values for b in self.bars), strict=True), strict=True)
                 if part.name and any(value is not None for value in values)]  # fmt: skip
         handles: list[Artist] = [
             Patch(facecolor=style.tint("#404040", part.tint), edgecolor="white", hatch=part.hatch, label=part.name)
             for part in used
         ]
-        if len(self.parts) == 1 and doubtful(self.marks()):
-            label = "not comparable with the baseline"
-            handles.append(Patch(facecolor="#b0b0b0", edgecolor="white", hatch=_HATCH, label=label))
         if any(bar.tick is not None for bar in self.bars):
             handles.append(Line2D([], [], linestyle="none", label="idle, engine loaded", **_TICK))
         return handles
 
-    def notes(self) -> list[str]:
-        """What whiskers and missing bars mean."""
+    def notes(self) -> Sequence[str]:
+        """What whiskers and missing bars mean, and the further note."""
         whiskers = self.whiskers if any(bar.interval for bar in self.bars) else ""
         refused = _NOT_COMPARED if any(bar.absent == NOT_COMPARABLE for bar in self.bars) else ""
-        return [note for note in (whiskers, refused, self.note) if note]
+        return whiskers, refused, self.note
 
     def draw(self, axes: Axes, rows: Sequence[Row], width: float) -> None:
         """Draw bars, whiskers and numbers; a bar's ``gid`` is its row's, a part's ``{row's gid}|{part}``."""
@@ -143,7 +143,7 @@ class BarPanel(RowPanel):
             )  # fmt: skip
             for patch, (i, value) in zip(bars, shown, strict=True):
                 doubt = len(self.parts) == 1 and doubtful(self.bars[i].marks)
-                patch.set(gid=f"{rows[i].gid}|{part.name}".rstrip("|"), hatch=_HATCH if doubt else part.hatch)
+                patch.set(gid=f"{rows[i].gid}|{part.name}".rstrip("|"), hatch=HATCH if doubt else part.hatch)
                 lefts[i] += value
         known = [
             (value, row.y, bar.interval) for value, row, bar in zip(lefts, rows, self.bars, strict=True) if bar.interval

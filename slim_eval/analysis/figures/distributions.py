@@ -57,15 +57,17 @@ class BoxPanel(RowPanel):
             for name, shape, colour in (("mean", _MEAN, style.TEXT), ("p99", _P99, style.MUTED))
         ]
 
-    def notes(self) -> list[str]:
-        """How boxes and lines are read."""
-        notes = ["On the right: the median. With fewer than 100 values, p99 is the maximum."]
+    def notes(self) -> Sequence[str]:
+        """How boxes, numbers and lines are read."""
+        box, dashed = "", ""
         if any(spread and spread.samples for spread in self.spreads):
-            notes.insert(0, "Box: quartiles and median; line: 5th to 95th percentile (amortised latency: one value per "
-                            "batch; others: one per request).")  # fmt: skip
+            box = (
+                "Box: quartiles and median; line: 5th to 95th percentile (amortised latency: one value per batch; "
+                "others: one per request)."
+            )
         if any(spread and not spread.samples for spread in self.spreads):
-            notes.append(f"{SUMMARY_SIGN} no samples were recorded: dashed from the median to p95.")
-        return notes
+            dashed = f"{SUMMARY_SIGN} no samples were recorded: dashed from the median to p95."
+        return box, "On the right: the median. With fewer than 100 values, p99 is the maximum.", dashed
 
     def draw(self, axes: Axes, rows: Sequence[Row], width: float) -> None:
         """Draw boxes and lines with their medians at the right edge; a box's ``gid`` is its row's."""
@@ -114,7 +116,9 @@ def _draw_distributions(title: str, study: Study) -> MplFigure | None:
 def _spread(metric: Metric, variant: Variant, samples: Sequence[dict[str, Any]]) -> Spread | None:
     """The spread of a latency: of its samples, or, without any, as the record summarizes it."""
     per_batch = metric is AMORTISED  # one value per iteration, not one per request
-    size = variant.performance.batch_size if per_batch and variant.performance else None if per_batch else 1
+    size: int | None = 1
+    if per_batch:
+        size = None if variant.performance is None else variant.performance.batch_size
     by_place: dict[Any, float] = {}
     for index, sample in enumerate(samples if size else ()):
         value = sample.get(str(metric.sample))

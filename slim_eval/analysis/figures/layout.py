@@ -83,18 +83,23 @@ def open_page(
         bottom=(bottom + foot) / tall, wspace=gap / width, hspace=(head + foot) / height,
     )  # fmt: skip
     panels = [figure.add_subplot(grid[index], projection=projection) for index in range(len(captions))]
-    x, lift, align = (0.5, 23, "center") if projection == "polar" else (0.0, 15, "left")
     for axes, words, (_, hint) in zip(panels, heads, captions, strict=True):
-        for text, points, size_points, colour, weight in (
-            ("\n".join(words), lift, style.PANEL_SIZE, style.TEXT, "bold"),
-            (hint, 4, style.SMALL_SIZE, style.MUTED, "normal"),
-        ):
-            if text:
-                axes.annotate(
-                    text, (x, 1), xycoords="axes fraction", xytext=(0, points), textcoords="offset points", ha=align,
-                    fontsize=size_points, color=colour, fontweight=weight, linespacing=1.05,
-                )  # fmt: skip
+        _caption(axes, words, hint, centred=projection == "polar")
     return figure, panels
+
+
+def _caption(axes: Axes, words: Sequence[str], hint: str, *, centred: bool) -> None:
+    """The title of a panel, in lines, and below it the hint; each is left out if it is empty."""
+    x, lift, align = (0.5, 23, "center") if centred else (0.0, 15, "left")
+    for text, points, size, colour, weight in (
+        ("\n".join(words), lift, style.PANEL_SIZE, style.TEXT, "bold"),
+        (hint, 4, style.SMALL_SIZE, style.MUTED, "normal"),
+    ):
+        if text:
+            axes.annotate(
+                text, (x, 1), xycoords="axes fraction", xytext=(0, points), textcoords="offset points", ha=align,
+                fontsize=size, color=colour, fontweight=weight, linespacing=1.05,
+            )  # fmt: skip
 
 
 def size_of(text: str, points: float, *, bold: bool = False) -> tuple[float, float]:

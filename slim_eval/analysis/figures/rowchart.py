@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from slim_eval.analysis.figures.layout import MARGIN, open_page, size_of
 from slim_eval.results.variants import Variant
 from slim_eval.utils import wrapped_name
 
+HATCH = "////"
 _FEW_ROWS = 24
 _GAP, _RIGHT = 0.3, 0.2  # inches: between panels, beside the last
 _PAD = 3.2  # points between a bar and the number beside it
@@ -56,13 +58,17 @@ class RowPanel(ABC):
         """The kinds of caveat that are marked in it."""
         return frozenset()
 
+    def is_hatched(self) -> bool:
+        """Whether doubtful values in it are hatched, which the legend then explains."""
+        return False
+
     def handles(self) -> list[Artist]:
-        """Its entries of the legend, after the schemes."""
+        """Its entries of the legend, after the schemes and the hatch of doubtful values."""
         return []
 
-    def notes(self) -> list[str]:
-        """Its notes below the figure, after those on caveats."""
-        return []
+    def notes(self) -> Sequence[str]:
+        """Its notes below the figure, after those on caveats: one per subject, in a fixed order, or an empty text."""
+        return ()
 
 
 def draw_rows(
@@ -106,9 +112,14 @@ def draw_rows(
     left = MARGIN + max(size_of(text, style.LABEL_SIZE)[0] for text in names.values()) + indent + 0.08
     marks = frozenset[Kind]().union(*(panel.marks() for panel in panels))
     handles: list[Artist] = [] if cells else [Patch(facecolor=look[0], label=name) for name, look in looks.items()]
+    if any(panel.is_hatched() for panel in panels):
+        label = "not comparable with the baseline"
+        handles.append(Patch(facecolor="#b0b0b0", edgecolor="white", hatch=HATCH, label=label))
     handles += {str(handle.get_label()): handle for panel in panels for handle in panel.handles()}.values()
     lines = [f"{kind.sign} {kind.meaning}" for kind in MARKS if kind in marks]
-    lines += dict.fromkeys([*(note for panel in panels for note in panel.notes()), *notes])
+    # By subject, whichever panel has a note on it.
+    by_subject = zip_longest(*(panel.notes() for panel in panels), fillvalue="")
+    lines += dict.fromkeys(note for subject in (*by_subject, notes) for note in subject if note)
     figure, found = open_page(
         title, handles, lines, [(panel.title, panel.hint) for panel in panels], columns, (width, height), left=left,
         gap=_GAP, right=_RIGHT, head=0.34, foot=max(panel.foot for panel in panels),

@@ -78,18 +78,18 @@ def _panel(title: str, x: Metric, y: Metric, study: Study) -> Panel:
         marks = {kind for metric in (x, y) for kind in study.marks(variant, metric)}
         own = variant.tokens_per_request
         other_work = (x.per_length or y.per_length) and own and length and not _same(own, length)
-        found = (
+        possible = (
             "its quantized kernels are emulated in 16 bit" if EMULATED in marks else None,
             "its energy was marked invalid when it was measured" if INVALID in marks else None,
             "it generated a different number of tokens from most" if other_work else None,
         )
-        reasons.append(tuple(reason for reason in found if reason))
-    compared = [found for found, why in zip(shown, reasons, strict=True) if not why]
+        reasons.append(tuple(reason for reason in possible if reason))
+    compared = [entry for entry, why in zip(shown, reasons, strict=True) if not why]
     groups = comparable_groups([variant for variant, *_ in compared], (x, y)).labels
     settings = {variant.directory: label for (variant, *_), label in zip(compared, groups, strict=True)}
     frontier: set[Path] = set()
     for label in dict.fromkeys(groups):
-        members = [found for found, group in zip(compared, groups, strict=True) if group == label]
+        members = [entry for entry, group in zip(compared, groups, strict=True) if group == label]
         best = non_dominated([(a.value, b.value) for _, a, b in members], [x.maximise, y.maximise])
         frontier |= {variant.directory for (variant, *_), on in zip(members, best, strict=True) if on}
     points = [
@@ -117,8 +117,12 @@ def _draw_points(
     Of several metrics for an axis, the first that is widely measured is shown; without `y`, there is a panel per
     accuracy task. `steps` draws frontiers.
     """
-    across, up = study.first_measured(x), study.first_measured(y or ())
-    ups = [(task.title, task) for task in study.task_metrics] if y is None else [("", up)] if up is not None else []
+    across = study.first_measured(x)
+    ups: list[tuple[str, Metric]] = []
+    if y is None:
+        ups = [(task.title, task) for task in study.task_metrics]
+    elif (up := study.first_measured(y)) is not None:
+        ups = [("", up)]
     panels = [_panel(words, across, metric, study) for words, metric in ups if across is not None]
     panels = [panel for panel in panels if panel.points]
     if not panels:
@@ -144,13 +148,13 @@ def _draw_points(
     size = (6.6, 5.4 if many else 4.2) if columns == 1 else (3.6, 3.3)
     better = f"better: {'right' if panels[0].x.maximise else 'left'} and "
     captions = [(panel.title, f"{better}{'up' if panel.y.maximise else 'down'}") for panel in panels]
-    figure, found = open_page(
+    figure, all_axes = open_page(
         title, handles, _notes(panels, study), captions, columns, size, left=0.62, gap=0.7, right=0.15, head=0.26,
         foot=0.55,
     )  # fmt: skip
-    for axes, panel in zip(found, panels, strict=True):
+    for axes, panel in zip(all_axes, panels, strict=True):
         axes.set(xlabel=_axis_label(panel.x, study), ylabel=_axis_label(panel.y, study))
-        _draw_panel(axes, panel, looks, dashes)
+        _draw_panel(axes, panel, looks, dashes, paths=not steps)
     return figure
 
 
@@ -185,16 +189,18 @@ def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
     return notes
 
 
-def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]], dashes: Mapping[str, Any]) -> None:
+def _draw_panel(
+    axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]], dashes: Mapping[str, Any], *, paths: bool
+) -> None:
     """Draw points with intervals, then frontiers in the `dashes` of their settings (if there are any), then labels.
 
+    If there are few points, `paths` joins the variants of each model: the direction in which quantization moves it.
     The ``gid`` of a point is ``{name}|{precision}``, that of its label ``label|{name}|{precision}``, that of a frontier
     ``frontier|{setting}``.
     """
     axes.grid()
     few = len(panel.points) <= FEW_POINTS
-    for name in dict.fromkeys(point.variant.name for point in panel.points if few and not dashes):
-        # A thin line through the variants of each model: the direction in which quantization moves it.
+    for name in dict.fromkeys(point.variant.name for point in panel.points if few and paths):
         path = [(p.x.value, p.y.value) for p in panel.points if p.variant.name == name]
         axes.plot(*zip(*path, strict=True), color="#c4c4c4", linewidth=0.9, zorder=1, gid=f"path|{name}")
     for point in panel.points:
@@ -222,7 +228,7 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, tuple[str, str]], 
     # Obstacles of labels: the markers, and the frontiers as rows of thin boxes.
     markers = axes.transData.transform(values)
     obstacles = [np.hstack([markers - 0.8 * _GAP, markers + 0.8 * _GAP])]
-    worst = axes.get_xlim()[not panel.x.maximise], axes.get_ylim()[not panel.y.maximise]
+    worst = axes.get_xlim()[0 if panel.x.maximise else 1], axes.get_ylim()[0 if panel.y.maximise else 1]
     for setting, dash in dashes.items():
         on = [(p.x.value, p.y.value) for p in panel.points if p.setting == setting and p.frontier]
         if on:

@@ -203,7 +203,7 @@ def test_no_two_texts_overlap_at_four_models_either(of_four_models: dict[str, Fi
     check_texts(of_four_models)
 
 
-@pytest.mark.parametrize(("models", "precisions"), [(2, 3), (4, 1), pytest.param(30, 1, marks=pytest.mark.large)])
+@pytest.mark.parametrize(("models", "precisions"), [(2, 3), (5, 1), pytest.param(30, 1, marks=pytest.mark.large)])
 def test_long_names_and_gaps_leave_every_text_readable(
     models: int, precisions: int, make_variant: Callable[..., Variant]
 ) -> None:

@@ -123,6 +123,14 @@ def test_emulated_and_invalid_points_are_hollow_and_on_no_frontier(make_variant:
     assert all(lines(size.axes[0])[f"Tiny|{p}"].get_markerfacecolor() != "white" for p in ("fp16", "int8", "int4"))
 
 
+def test_a_pareto_figure_of_hollow_points_only_has_no_line(make_variant: Make) -> None:
+    energy = {"joules_per_output_token": 0.01, "valid": False}
+    variants = [make_variant(precision=p, energy=energy, tasks={"mmlu": 0.5}) for p in ("fp16", "int8")]
+    (axes,) = draw("pareto_energy_accuracy", Study.of(variants)).axes
+    assert all(lines(axes)[f"Tiny|{p}"].get_markerfacecolor() == "white" for p in ("fp16", "int8"))
+    assert not [gid for gid in lines(axes) if gid.startswith(("path|", "frontier|"))]
+
+
 def test_amortised_latency_of_another_length_is_hollow_time_per_token_is_not(make_variant: Make) -> None:
     variants = [
         make_variant("a/A", tasks={"mmlu": 0.5}), make_variant("b/B", tasks={"mmlu": 0.6}),
@@ -304,10 +312,11 @@ def test_a_doubtful_value_is_a_gap_in_the_radar(make_variant: Make) -> None:
 def test_the_radars_first_spoke_points_up_and_the_others_follow_clockwise(make_variant: Make) -> None:
     (axes,) = draw("efficiency_radar", Study.of([make_variant(tasks={"mmlu": 0.8})])).axes
     assert isinstance(axes, PolarAxes)
+    axes.apply_aspect()  # as drawing does
     angles = lines(axes)["Tiny|fp16"].get_xdata()
     first, second, *_ = axes.transData.transform([(angle, 1.0) for angle in angles]) - axes.transData.transform((0, 0))
     assert first == pytest.approx((0, np.hypot(*first)), abs=1e-6)
-    assert second[0] > 0
+    assert np.arctan2(*second) == pytest.approx(2 * np.pi / 5)  # from the top, clockwise
 
 
 def test_small_multiples_fill_a_grid(sixty: Study) -> None:

@@ -13,10 +13,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from slim_eval.analysis.figures.distributions import _spread
 from slim_eval.analysis.figures.drawing import draw_figure
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED
 from slim_eval.analysis.study import Study
+from slim_eval.metrics import TPOT
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Variant
 from tests.unit.analysis.many_variants import SampledStudy
@@ -286,6 +288,19 @@ def test_a_spread_of_few_samples_names_its_greatest_value_not_a_tail(make_varian
     assert line(axes, "Tiny|fp16|median")[0] == [pytest.approx(2)]
     assert line(axes, "Tiny|fp16|mean")[0] == [pytest.approx(2)]
     assert line(axes, "Tiny|fp16|p99")[0] == [pytest.approx(3)]
+    spread = _spread(TPOT, plain.variants[0], samples)
+    assert spread is not None
+    assert (spread.p95, spread.p99) == (pytest.approx(3), pytest.approx(3))
+
+
+def test_notes_and_legend_have_one_order_whichever_panel_needs_them(make_variant: Make) -> None:
+    interval = {"intervals": {"ttft_s": (0.01, 0.02)}}  # of the second panel; the first has a note of its own
+    found = notes(figure("latency_comparison", [make_variant(performance=interval)]))
+    assert 0 < found.index("Whiskers: 95 % interval.") < found.index("Amortised latency: wall time")
+    variants = [make_variant(), make_variant(precision="int8", energy={"valid": False})]
+    names = legend(figure("energy_consumption", variants))
+    assert names[:3] == ["fp16", "int8", "not comparable with the baseline"]
+    assert names[3:] == ["not split: idle power unknown"]
 
 
 def test_the_heatmap_has_a_cell_a_task_and_a_white_gap(make_variant: Make) -> None:

@@ -24,7 +24,7 @@ Clusters = npt.ArrayLike | Sequence[Sequence[float]]
 _QUANTILES: dict[Statistic, float] = {"median": 0.5, "p95": 0.95}
 _BATCH = 2**17  # values drawn at once: few enough for a processor's cache; larger batches are slower
 _ROUNDING = 1e-12  # relative
-_CONFIDENCE = 0.95  # of ratios and proportions
+CONFIDENCE = 0.95  # of all intervals, unless a call gives another one
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ def bootstrap_interval(
     clusters: Clusters,
     statistic: Statistic = "mean",
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval | None:
     """Interval of a statistic over all requests, if only iterations are independent of each other.
+
+    `confidence` is the share of such intervals that contain the true value.
 
     The mean: `resamples` samples of iterations as wholes; the interval is BCa (Efron 1987, "Better bootstrap confidence
     intervals", JASA 82, 171-185) at an expanded level. The same seed gives the same interval.
@@ -65,7 +67,7 @@ def bootstrap_interval(
 
     None if no finite interval has this confidence: below 2 iterations for a mean, 6 for a median and 72 for a p95 (at
     95 %: with fewer, even the largest value is below the true p95 too often). A `ValueError` is raised if a value is
-    missing, NaN or infinite, an iteration is empty, or an option is out of range.
+    missing, NaN or infinite, an iteration is empty, `confidence` is not between 0 and 1, or `resamples` is below 1.
     """
     from scipy.special import betaincinv
 
@@ -94,7 +96,7 @@ def bootstrap_ratio(
     simulated, 97.5 % of them contain the true value, not 95 %. None if either run is too short for the statistic, or
     the denominator is not above 0 in every resample. Errors are those of `bootstrap_interval`.
     """
-    samples = _samples([above, below], statistic, _CONFIDENCE, resamples)
+    samples = _samples([above, below], statistic, CONFIDENCE, resamples)
     if not samples:
         return None
     top, bottom = samples
@@ -106,22 +108,25 @@ def bootstrap_ratio(
             denominator = bottom.means(j, axis)
             return np.asarray(top.means(i, axis) / np.where(denominator > 0, denominator, np.nan))
 
-        return _bca(samples, ratio, _CONFIDENCE, resamples, seed)
+        return _bca(samples, ratio, CONFIDENCE, resamples, seed)
     rng, q = np.random.default_rng(seed), _QUANTILES[statistic]
-    tops, bottoms = (_quantiles(each, q, _CONFIDENCE, lambda a, b: rng.beta(a, b, resamples)) for each in samples)
+    tops, bottoms = (_quantiles(each, q, CONFIDENCE, lambda a, b: rng.beta(a, b, resamples)) for each in samples)
     if bottoms.min() <= 0:
         return None
-    low, high = np.quantile(tops / bottoms, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = np.quantile(tops / bottoms, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
-    """95 % interval of a proportion by Wilson's score method (1927, "Probable inference", JASA 22, 209-212)."""
+    """95 % interval of a proportion by Wilson's score method (1927, "Probable inference", JASA 22, 209-212).
+
+    A `ValueError` is raised if there are no items, or `successes` is not from 0 to `n`.
+    """
     from scipy.stats import binomtest
 
     if n < 1:
         raise ValueError("a proportion needs at least one item")
-    found = binomtest(successes, n).proportion_ci(_CONFIDENCE, method="wilson")
+    found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
@@ -184,7 +189,10 @@ def _bca(
     numbers = [np.arange(count) for count in counts]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a statistic that is NaN in a resample gives ends that are NaN
-        found = bootstrap(numbers, statistic, n_resamples=resamples, batch=batch, confidence_level=level, rng=seed)
+        found = bootstrap(
+            numbers, statistic, n_resamples=resamples, batch=batch, vectorized=True, confidence_level=level,
+            method="BCa", rng=seed,
+        )  # fmt: skip
     low, high = found.confidence_interval
     finite = np.isfinite(found.bootstrap_distribution).all() and np.isfinite([low, high]).all()
     return Interval(float(low), float(high)) if finite else None

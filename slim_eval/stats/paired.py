@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from slim_eval.stats.intervals import FloatArray, Interval
+from slim_eval.stats.intervals import CONFIDENCE, FloatArray, Interval
 
 Scores = Sequence[float] | npt.NDArray[np.generic]
 
@@ -20,11 +20,11 @@ class PairedDifference:
 
     num_items: int
     difference: float  # mean of a - b, in the unit of the scores; if above 0, b is worse
-    interval: Interval | None  # this and the next: None if the spread of the items is unknown
-    stderr: float | None
-    lost: int | None  # right in a and wrong in b; this and the next two: None for scores other than right and wrong
-    gained: int | None
-    flips: float | None  # share of items whose correctness changed (Dutta et al., arXiv 2407.09141)
+    interval: Interval | None  # 95 %; None if the spread of the items is unknown
+    stderr: float | None  # of `difference`; None if the spread of the items is unknown
+    lost: int | None  # right in a and wrong in b; None for graded scores
+    gained: int | None  # wrong in a and right in b; None for graded scores
+    flips: float | None  # share of items whose correctness changed (arXiv 2407.09141); None for graded scores
     p_value: float | None  # of no difference; None if the spread of the items is unknown
     num_clusters: int  # the number of items if no clusters were given
 
@@ -45,7 +45,7 @@ def paired_difference(a: Scores, b: Scores, clusters: Sequence[Hashable] | None 
     if first.size != second.size or (clusters is not None and len(clusters) != first.size):
         raise ValueError("a, b and clusters must have one entry per item")
     codes = np.arange(first.size) if clusters is None else _codes(clusters)
-    n, groups, upper = first.size, int(codes.max()) + 1, 0.975
+    n, groups, upper = first.size, int(codes.max()) + 1, (1 + CONFIDENCE) / 2
     difference = float((first - second).mean())
     stderr, design_effect = None, 1.0 if n == 1 else None
     if groups > 1:
@@ -194,8 +194,10 @@ def minimum_detectable_drop(
 def items_needed(effect: float, *, flip_rate: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Number of items with which a paired comparison detects a drop of `effect`, a share, rounded up.
 
-    ``(z_alpha sqrt(f) + z_power sqrt(f - d²))² / d²`` for a drop d and a share f of items that flip (Connor 1987,
-    "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43, 207-211).
+    ``(z_alpha sqrt(f) + z_power sqrt(f - d²))² / d²`` for a drop d and a share f of items that flip: `flip_rate`, or
+    the drop if that is larger (Connor 1987, "Sample size for testing differences in proportions for the paired-sample
+    design", Biometrics 43, 207-211). `flip_rate`, `power` and `alpha` are those of `minimum_detectable_drop`. A
+    `ValueError` is raised if `effect` is not above 0 and at most 1, or another argument is out of its range.
     """
     from scipy.special import ndtri
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slim_eval.stats.intervals import CONFIDENCE
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -46,7 +48,10 @@ def percentile(values: Sequence[float], q: float, independent: int | None = None
 
 
 def resolving_count(q: float) -> int:
-    """Number of values of which one is expected above the `q`-th percentile: 20 for p95, 100 for p99."""
+    """Number of values of which one is expected above the `q`-th percentile: 20 for p95, 100 for p99.
+
+    A `ValueError` is raised if `q` is not from 0 to below 100.
+    """
     if not 0 <= q < 100:
         raise ValueError(f"q must be from 0 to below 100, got {q}")
     return int(np.ceil(round(100 / (100 - q), 9)))
@@ -80,7 +85,7 @@ def repeat_spread(values: Sequence[float]) -> float | None:
 
     if len(values) < 2:
         return None
-    quantile = float(stdtrit(len(values) - 1, 0.975))
+    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     return quantile * statistics.stdev(values) * math.sqrt(2)
 
 

@@ -52,7 +52,8 @@ class Metric:
         per_run: Grows with the number of requests: not comparable at different numbers of them.
         exact: Counted, not measured: it needs no interval.
         compared: Whether `slim-eval compare` shows it.
-        compute: Computes it from a `results.variants.Variant`, as a number or None, if no record has it as a field.
+        compute: Computes it from a `results.Variant`, if no record has it as a field. None, a bool and a number that is
+            not finite count as not measured.
     """
 
     key: str

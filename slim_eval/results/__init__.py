@@ -3,6 +3,7 @@
 from slim_eval.results.store import (
     PAIRED,
     RUN_LOG,
+    Results,
     clear_leftovers,
     find_results,
     has_error,
@@ -17,9 +18,10 @@ from slim_eval.results.store import (
     write_error,
     write_noise,
 )
+from slim_eval.results.variants import Variant
 
 __all__ = [
-    "PAIRED", "RUN_LOG", "clear_leftovers", "find_results", "has_error", "has_samples", "noise_directory",
-    "read_record", "read_variant", "record_name", "record_path", "require_writable", "variant_directory",
-    "write_error", "write_noise",
+    "PAIRED", "RUN_LOG", "Results", "Variant", "clear_leftovers", "find_results", "has_error", "has_samples",
+    "noise_directory", "read_record", "read_variant", "record_name", "record_path", "require_writable",
+    "variant_directory", "write_error", "write_noise",
 ]  # fmt: skip

@@ -17,8 +17,14 @@ from statistics import NormalDist
 from typing import Any
 
 from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Metric, is_loss, task_metric
-from slim_eval.results import records as record_classes
-from slim_eval.results.records import AccuracyRecord, EnergyRecord, ErrorRecord, PerformanceRecord, Record
+from slim_eval.results.records import (
+    RECORD_CLASSES,
+    AccuracyRecord,
+    EnergyRecord,
+    ErrorRecord,
+    PerformanceRecord,
+    Record,
+)
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import short_name
 
@@ -58,7 +64,7 @@ class Variant:
     @classmethod
     def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
         """The variant of the given records (at least one)."""
-        classes = [*record_classes.RECORD_CLASSES.values()]
+        classes = [*RECORD_CLASSES.values()]
         measured = [record for record in records if not isinstance(record, ErrorRecord)]
         measured.sort(key=lambda r: (classes.index(type(r)) if type(r) in classes else len(classes), r.name))
         errors = {record.stage: record for record in records if isinstance(record, ErrorRecord)}
@@ -107,17 +113,17 @@ class Variant:
 
     @cached_property
     def engine(self) -> str | None:
-        """The engine that served it; as the next two, of the performance record, or the first known without one."""
+        """The engine that served it, by the performance record; without one, the first that a record names."""
         return self._speed_fact(lambda record: record.engine)
 
     @cached_property
     def kernels(self) -> str | None:
-        """``native`` or ``emulated``; None if not recorded."""
+        """``native`` or ``emulated``, by the performance record; without one, the first known; None if not recorded."""
         return self._speed_fact(lambda record: record.kernels)
 
     @cached_property
     def hardware(self) -> str | None:
-        """GPU and CPU names as one text."""
+        """GPU and CPU names as one text, by the performance record; without one, the first known."""
         return self._speed_fact(lambda record: record.hardware)
 
     def _speed_fact(self, read: Callable[[Record], str | None]) -> str | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from itertools import combinations, cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 from slim_eval import metrics
 from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
@@ -275,22 +275,31 @@ def drops(study: Study) -> dict[str, Any]:
     return {"figure": json.loads(figure.to_json()), "rows": rows, "note": note, "max_rows": MAX_DROPS}
 
 
-def plugin_figures(study: Study) -> list[tuple[str, dict[str, Any] | None, str | None]]:
-    """The figures of plugins that have data: title, and Plotly's as a dictionary or a PNG as a data URL.
+class PluginFigure(NamedTuple):
+    """A figure of a plugin: a chart or an image."""
+
+    title: str
+    chart: dict[str, Any] | None = None  # Plotly's
+    image: str | None = None  # a PNG as a data URL
+
+
+def plugin_figures(study: Study) -> list[PluginFigure]:
+    """The figures of plugins that have data.
 
     Those of slim-eval itself are left out, as the charts above have their numbers.
     """
-    made: list[tuple[str, dict[str, Any] | None, str | None]] = []
+    made: list[PluginFigure] = []
     for figure in (figure for figure in FIGURES.values() if figure.in_report):
         if figure.chart is not None:
             chart = figure.chart(study)
-            made += [] if chart is None else [(figure.title, json.loads(chart.to_json()), None)]
+            made += [] if chart is None else [PluginFigure(figure.title, chart=json.loads(chart.to_json()))]
         else:
             from slim_eval.analysis.figures.drawing import png  # with matplotlib, which few reports need
 
             content = png(figure, study)
             if content is not None:
-                made.append((figure.title, None, f"data:image/png;base64,{base64.b64encode(content).decode()}"))
+                url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+                made.append(PluginFigure(figure.title, image=url))
     return made
 
 

@@ -45,7 +45,7 @@ def report_html(
     drawn = {
         "trade_off": charts.trade_off(study, comparison),
         "drops": charts.drops(study),
-        "plugins": [chart for _, chart, _ in plugin_figures if chart is not None],
+        "plugins": [figure.chart for figure in plugin_figures if figure.chart is not None],
     }
     settings = provenance.settings_of(study)
     content: dict[str, Any] = {
@@ -90,7 +90,7 @@ def report_html(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html"))
     page = template.render(content, policy=policy, style=_asset("page.css"), data=data, scripts=list(scripts))
-    images = [image for *_, image in plugin_figures if image is not None]
+    images = [figure.image for figure in plugin_figures if figure.image is not None]
     parts = scripts | {f"image{number}": image for number, image in enumerate(images)}
     # No other text can look like the placeholder of a script or an image, as texts are escaped.
     place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")

@@ -62,10 +62,9 @@ class _Request(ForeignObject):
 
 
 class _Times(ForeignObject):
-    # In the order of `summary_metrics`.
     mean: Seconds = None
-    std_dev: Seconds = None
-    p50: Seconds = inner("percentiles.p50", None)
+    std: Seconds = Field(None, alias="std_dev")
+    median: Seconds = inner("percentiles.p50", None)
     p95: Seconds = inner("percentiles.p95", None)
     p99: Seconds = inner("percentiles.p99", None)
 
@@ -94,8 +93,8 @@ class _Benchmark(ForeignObject):
 class _Report(ForeignObject):
     version: Count = inner("metadata.version")
     guidellm_version: OptionalText = inner("metadata.guidellm_version", None)
-    backend: Any = inner("args.backend", None)  # version 1 only, as is the next
-    model: OptionalText = inner("args.model", None)
+    backend: Any = inner("args.backend", None)  # version 1 only
+    model: OptionalText = inner("args.model", None)  # version 1 only
     benchmarks: list[_Benchmark] = Field(min_length=1)
 
     @field_validator("version")
@@ -152,7 +151,7 @@ def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
             notes.append("requests differ in length and the report weights them by it: no time per output token")
         for name, times in (("ttft_s", run.ttft), ("tpot_s", run.tpot if has_equal_lengths else None)):
             if times is not None:
-                metrics |= summary_metrics(name, count, [*vars(times).values()])
+                metrics |= summary_metrics(name, count, **vars(times))
     performance = PerformanceMetrics(
         **metrics,
         tokens_per_second=None if cuts_requests else run.total_output_tokens / run.duration or None,

@@ -264,18 +264,20 @@ def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
     return metrics
 
 
-def summary_metrics(name: str, count: int, times_s: Sequence[float | None]) -> dict[str, Any]:
+def summary_metrics(
+    name: str, count: int, *, mean: float | None, std: float | None, median: float | None, p95: float | None,
+    p99: float | None,
+) -> dict[str, Any]:  # fmt: skip
     """Fields of `PerformanceMetrics` from a tool's own summary of a `name` like ``ttft_s`` over `count` requests.
 
-    `times_s` are mean, standard deviation, median, p95 and p99. Percentiles of the tail are taken only if there are
-    enough requests to resolve them. The tools' standard deviation is over n, slim-eval's over n - 1. No fields if the
-    mean is unknown or 0, which is how these tools write "no values".
+    Times are in seconds. Percentiles of the tail are taken only if there are enough requests to resolve them. The
+    tools' standard deviation is over n, slim-eval's over n - 1. No fields if the mean is unknown or 0, which is how
+    these tools write "no values".
     """
-    mean, std, median, *tail = times_s
     if not mean:
         return {}
     std = None if std is None or count < 2 else std * (count / (count - 1)) ** 0.5
-    known = {f"p{q}_{name}": value for q, value in zip((95, 99), tail, strict=True) if count >= resolving_count(q)}
+    known = {f"p{q}_{name}": value for q, value in ((95, p95), (99, p99)) if count >= resolving_count(q)}
     return {name: mean, f"median_{name}": median, f"std_{name}": std, **known}
 
 

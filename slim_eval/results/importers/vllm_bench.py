@@ -211,11 +211,13 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         notes += few_samples_notes(count, "requests")
     else:
         for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
-            keys = [f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")]
-            times = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys})
-            # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
-            times |= {"std_tpot_ms": None} if theirs == "tpot" else {}
-            metrics |= summary_metrics(name, count, [*times.values()])
+            keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
+            found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
+            times = {part: found[key] for part, key in keys.items()}
+            if theirs == "tpot":
+                # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
+                times["std"] = None
+            metrics |= summary_metrics(name, count, **times)
     # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
     rate = document.get("request_rate")
     if strategy := document.get("ramp_up_strategy"):

@@ -253,15 +253,22 @@ def test_models_that_share_a_short_name_get_a_folder_each(tmp_path: Path, change
     assert [variant.model for variant in find_results(tmp_path / "out").variants] == ["a/Tiny", "b/Tiny"]
 
 
-@pytest.mark.large
-def test_analysis_reads_imported_variants(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def import_both(data: Path, out: Path) -> None:
     for precision in ("fp16", "int8"):
         import_results([data / "vllm_serve_detailed.json", data / LM_EVAL], out, precision=precision)
-    frame = slim_eval.load_results(out).set_index("precision")
+
+
+def test_imported_variants_are_loaded(data: Path, tmp_path: Path) -> None:
+    import_both(data, tmp_path)
+    frame = slim_eval.load_results(tmp_path).set_index("precision")
     assert frame.loc["fp16", "demo_mmlu"] == 0.8333333333333334
     assert frame.loc["int8", "batch_size"] == 2
-    report = slim_eval.analyze(input_dir=out, output_dir=tmp_path / "analysis")
+
+
+@pytest.mark.large
+def test_analysis_reads_imported_variants(data: Path, tmp_path: Path) -> None:
+    import_both(data, tmp_path / "out")
+    report = slim_eval.analyze(input_dir=tmp_path / "out", output_dir=tmp_path / "analysis")
     assert report.num_variants == 2
     assert report.problems == ()
     assert set(report.tasks) == {"demo_gsm8k", "demo_hellaswag", "demo_mmlu"}
@@ -274,8 +281,7 @@ def compared(folder: Path) -> dict[str, Any]:
 
 
 def test_equal_settings_are_compared(data: Path, tmp_path: Path) -> None:
-    for precision in ("fp16", "int8"):
-        import_results([data / "vllm_serve_detailed.json", data / LM_EVAL], tmp_path, precision=precision)
+    import_both(data, tmp_path)
     result = compared(tmp_path)
     assert (result["not_comparable"], result["tpot_speedup"], result["demo_mmlu_drop_pp"]) == (None, 1.0, 0.0)
 

@@ -26,8 +26,8 @@ _MILLION = 1e6
 class Prices:
     """The prices. Whoever rents a GPU has often paid its electricity already: one price is enough then."""
 
-    per_gpu_hour: float | None = None
-    per_kwh: float | None = None
+    per_gpu_hour: float | None = None  # money for one GPU for one hour
+    per_kwh: float | None = None  # money for 1 kWh
 
     def cost(self, seconds: _Number | None, joules: _Number | None, gpus: _Number | float = 1) -> _Number | None:
         """Money for seconds of some GPUs, and the joules of all of them; numbers or arrays.

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from slim_eval.analysis.pareto.frontier import Objective, parse_objectives
 from slim_eval.analysis.study import Study
@@ -38,8 +39,9 @@ from slim_eval.results.variants import tasks_of
 from slim_eval.utils import did_you_mean
 
 # Metrics that `ranking` computes from measured ones.
-RECOVERY = replace(ACCURACY_MEAN, key="recovery", label="of own baseline", title="recovery of the baseline's accuracy")
-OF_BEST = replace(ACCURACY_MEAN, key="accuracy_of_best", label="of the best", title="share of the best mean accuracy")
+_share = partial(Metric, unit="%", scale=100, better="higher", benchmark=None, basis=Basis.TASK)
+RECOVERY = _share("recovery", "of own baseline", "recovery of the baseline's accuracy")
+OF_BEST = _share("accuracy_of_best", "of the best", "share of the best mean accuracy")
 MEMORY = Metric("memory_gb", "weights", "weights", "GiB", benchmark=None, basis=Basis.FILES, exact=True)
 COST = Metric("money_per_million_tokens", "money / M tokens", "money per million output tokens", benchmark=None)
 

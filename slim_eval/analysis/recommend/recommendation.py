@@ -62,7 +62,8 @@ def recommend_from(config: RecommendConfig) -> Recommendation:
 def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int = 0) -> Recommendation:
     """Recommend the variant to deploy; without a pick if nothing meets the constraints.
 
-    The number of random draws is smaller if there are very many variants.
+    See `question` for the presets. The number of random draws is smaller if there are very many variants; the same
+    `seed` gives the same confidence.
 
     Raises:
         UsageError: There is no variant, or the question names a preset, objective or task that is not known.

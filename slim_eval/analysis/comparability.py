@@ -18,7 +18,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
 from slim_eval.results.records import AccuracyRecord, Record
@@ -201,9 +201,15 @@ def confounding(variants: Sequence[Variant], metrics: Iterable[Metric]) -> str |
     return "; ".join(f"{' and '.join(keys)}: {why}" for why, keys in reasons.items()) or None
 
 
-_Name = tuple[str, Setting]  # origin (a task, a benchmark or a basis), setting
-_Facts = dict[_Name, Any]  # what distinguishes a number's group
-_MEAN_TASKS = Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None)
+class _Fact(NamedTuple):
+    """A setting of a task, a benchmark or a basis, the `origin`."""
+
+    origin: str
+    setting: Setting
+
+
+_Facts = dict[_Fact, Any]  # what distinguishes a number's group
+_MEAN_TASKS = _Fact("", Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None))
 
 
 @dataclass(frozen=True)
@@ -249,13 +255,13 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     for key, known in sorted(distinct.items(), key=lambda item: -len(item[1])):
         fitting = (
             index for index, group in enumerate(found)
-            if all(_alike(name, value, group[name]) for name, value in known.items() if name in group)
+            if all(_alike(fact, value, group[fact]) for fact, value in known.items() if fact in group)
         )  # fmt: skip
         places[key] = next(fitting, len(found))
         if places[key] == len(found):
             found.append({})
-        for name, value in known.items():
-            found[places[key]].setdefault(name, value)
+        for fact, value in known.items():
+            found[places[key]].setdefault(fact, value)
 
     order = list(dict.fromkeys(places[key] for key in keys if key))
     groups = [found[place] for place in order] or [{}]
@@ -265,7 +271,7 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     return Groups(
         tuple(label_of.get(key, labels[0] if len(groups) == 1 else NOT_MEASURED) for key in keys),
         tuple(f"{label}: {_difference(g, groups[0])}" for label, g in zip(labels[1:], groups[1:], strict=True)),
-        tuple(_text(group, [name for name, value in group.items() if value is not None]) for group in groups),
+        tuple(_text(group, [fact for fact, value in group.items() if value is not None]) for group in groups),
     )
 
 
@@ -277,7 +283,7 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
             continue
         parts = [metric]
         if metric is ACCURACY_MEAN:
-            facts["", _MEAN_TASKS] = ", ".join(variant.mean_tasks)
+            facts[_MEAN_TASKS] = ", ".join(variant.mean_tasks)
             parts = [task_metric(task) for task in variant.mean_tasks]
         for part in parts:
             # Most metrics share their settings with others, and every table asks for them again.
@@ -287,29 +293,28 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
                 origin = part.benchmark or "" if part.basis in (Basis.TASK, Basis.OWN) else part.basis.value
                 asked = settings_of(part) if record is not None else ()
                 read = ((setting, setting.read(record)) for setting in asked if setting.across_models)
-                variant.memo[memo] = {(origin, s): value for s, value in read if value is not None or s.strict}
+                variant.memo[memo] = {_Fact(origin, s): value for s, value in read if value is not None or s.strict}
             facts.update(variant.memo[memo])
     return facts
 
 
-def _alike(name: _Name, a: Any, b: Any) -> bool:
-    return (name[1].alike or name[1].same)(a, b)
+def _alike(fact: _Fact, a: Any, b: Any) -> bool:
+    return (fact.setting.alike or fact.setting.same)(a, b)
 
 
 def _labels(groups: Sequence[_Facts]) -> list[str]:
     """Each group in words: engine, hardware and emulation; other differences if those are equal."""
-    names = list(dict.fromkeys(name for group in groups for name in group))
-    said = [name for name in names if name[1].name in ("engine", "hardware", "kernels")]
-    mean = ("", _MEAN_TASKS)
-    if len({group.get(mean) for group in groups}) > 1:
-        said.append(mean)
+    known = list(dict.fromkeys(fact for group in groups for fact in group))
+    said = [fact for fact in known if fact.setting.name in ("engine", "hardware", "kernels")]
+    if len({group.get(_MEAN_TASKS) for group in groups}) > 1:
+        said.append(_MEAN_TASKS)
     heads = [_text(group, said) for group in groups]
     labels: list[str] = []
     for group, head in zip(groups, heads, strict=True):
         rivals = [other for other, words in zip(groups, heads, strict=True) if words == head and other is not group]
         telling = [
-            n for n in names if n not in said
-            and not all(n in group and n in other and _alike(n, group[n], other[n]) for other in rivals)
+            fact for fact in known if fact not in said
+            and not all(fact in group and fact in other and _alike(fact, group[fact], other[fact]) for other in rivals)
         ]  # fmt: skip
         label = ", ".join(filter(None, (head, _text(group, telling)))) or "all"
         same = sum(other == label or other.startswith(f"{label} (") for other in labels)
@@ -317,23 +322,23 @@ def _labels(groups: Sequence[_Facts]) -> list[str]:
     return labels
 
 
-def _text(group: _Facts, names: Iterable[_Name]) -> str:
+def _text(group: _Facts, facts: Iterable[_Fact]) -> str:
     said: dict[str, None] = {}
-    for name in names:
-        if name not in group:
+    for fact in facts:
+        if fact not in group:
             continue
-        setting, value = name[1], group[name]
+        setting, value = fact.setting, group[fact]
         if setting.name in ("engine", "hardware"):
             said[value or ""] = None
         elif setting.name == "kernels":
             said["emulated kernels" if value == "emulated" else ""] = None
         else:
-            said[f"mean of {value}" if setting is _MEAN_TASKS else f"{_words(name)} {setting.say(value)}"] = None
+            said[f"mean of {value}" if fact == _MEAN_TASKS else f"{_words(fact)} {setting.say(value)}"] = None
     return ", ".join(filter(None, said))
 
 
-def _words(name: _Name) -> str:
-    origin, setting = name
+def _words(fact: _Fact) -> str:
+    origin, setting = fact
     if setting.basis is Basis.ENERGY and setting.name != "energy_source":
         return f"{setting.words} of the energy run"
     return f"{setting.words} of {origin}" if setting.basis is Basis.TASK and origin else setting.words
@@ -342,8 +347,7 @@ def _words(name: _Name) -> str:
 def _difference(group: _Facts, first: _Facts) -> str:
     """What distinguishes a group; the energy run's settings only if they differ from the speed run's."""
     found: dict[tuple[str, str], str] = {}
-    for name in (name for name in group if name in first and not _alike(name, group[name], first[name])):
-        setting = name[1]
-        pair = f"{setting.say(group[name])} against {setting.say(first[name])}"
-        found.setdefault((setting.name, pair), f"{_words(name)} {pair}")
+    for fact in (fact for fact in group if fact in first and not _alike(fact, group[fact], first[fact])):
+        pair = f"{fact.setting.say(group[fact])} against {fact.setting.say(first[fact])}"
+        found.setdefault((fact.setting.name, pair), f"{_words(fact)} {pair}")
     return ", ".join(found.values()) or "other numbers were measured"

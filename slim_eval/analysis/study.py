@@ -27,7 +27,8 @@ class Study:
     tasks: tuple[str, ...]  # accuracy tasks that are shown
     #: Folder of a variant -> its tasks against the baseline, item by item, judged together.
     paired: Mapping[Path, Sequence[PairedTask]] = field(default_factory=dict)
-    noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)  # likewise the noise floor that applies to it
+    #: Folder of a variant -> the noise floor that applies to it.
+    noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # files that could not be read, one line each
     _within: dict[Path, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _marks: dict[tuple[Path, str], tuple[Kind, ...]] = field(

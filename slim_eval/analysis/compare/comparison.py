@@ -178,7 +178,9 @@ def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, 
     """The interval of B / A, from the samples of both runs or, if a run kept none, from their own intervals."""
     metric = made.metric
     if metric.sample is None or not all(samples):
-        return made.a_interval and made.b_interval and quotient_interval(ratio, made.b_interval, made.a_interval)
+        if made.a_interval is None or made.b_interval is None:
+            return None
+        return quotient_interval(ratio, made.b_interval, made.a_interval)
     sides: list[list[list[float]]] = []
     for iterations in samples:
         # Wall time is one value per iteration.

@@ -115,7 +115,10 @@ def _units_of(key: str) -> dict[str, float]:
 
 def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutcome:
     """Decide one condition on one pair of variants."""
-    interval = (_metric_interval if condition.task is None else _task_interval)(condition, comparison)
+    if condition.task is None:
+        interval = _metric_interval(condition, comparison)
+    else:
+        interval = _task_interval(condition, comparison)
     if isinstance(interval, str):
         return ConditionOutcome(condition, Decision.UNDECIDED, interval)
     low, high = interval
@@ -142,7 +145,7 @@ def _metric_interval(condition: Condition, comparison: VariantComparison) -> Int
 
 
 def _task_interval(condition: Condition, comparison: VariantComparison) -> Interval | str:
-    """The same of what is asked of the condition's task."""
+    """The interval of the drop or the flips of the condition's task in the condition's unit; or why there is none."""
     task = next((task for task in comparison.tasks if task.task == condition.task), None)
     if task is None or task.refused is not None:
         return "not measured" if task is None else (task.refused or "")

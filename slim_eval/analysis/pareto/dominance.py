@@ -141,7 +141,8 @@ def judge(
     Measurements are taken to be independent. Those of two schemes on the same items are not, and differ by less than
     that: the probabilities err towards *inconclusive*.
 
-    See `draws_from_intervals` for arguments and errors, and `affordable_draws`, which may reduce the draws.
+    See `draws_from_intervals` for arguments and errors, `non_dominated` for `maximise`, and `affordable_draws`, which
+    may reduce the draws.
     """
     points, low, high = _same_shape(values, lows, highs)
     on_frontier = non_dominated(points, maximise)
@@ -153,6 +154,7 @@ def judge(
     verdicts: list[DominanceVerdict | None] = []
     for index, best in enumerate(on_frontier.tolist()):
         probability = None if shares is None else float(shares[index])
+        # Without any interval the point values decide: 1 if not dominated, otherwise 0.
         likely = float(best) if probability is None else probability
         state = FrontierState.INCONCLUSIVE
         if likely >= CONFIDENCE:

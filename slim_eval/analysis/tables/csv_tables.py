@@ -57,7 +57,6 @@ _HEADLINES = (
     "joules_per_output_token", "energy_per_query_j", "energy_kwh", "avg_power_watts",
 )  # fmt: skip
 _KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
-_KEY_UNITS = {"_s": "s", "_mb": "MiB", "_gb": "GiB", "_query_j": "J", "_kwh": "kWh", "_watts": "W"}
 _STATISTICS = (
     "metric", "unit", "group", "precision", "n", "mean", "std", "min", "median", "max", "num_invalid", "confounded",
 )  # fmt: skip

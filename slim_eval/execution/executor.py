@@ -52,12 +52,17 @@ _PLACES = ("File ", "Thread 0x", "Current thread 0x", "Extension modules:", "Sta
 class Executor(Protocol):
     """Runs jobs, each in a process of its own whose death harms nothing else."""
 
-    name: str  # on the command line
-    parallel: int  # variants to run at the same time; with more than 1, `submit` is called from several threads
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+
+    @property
+    def parallel(self) -> int:
+        """Variants to run at the same time; with more than 1, `submit` is called from several threads."""
 
     def submit(
         self,
-        job: Job,
+        job: Job,  # as `slim_eval.execution.worker` reads it, in JSON, from standard input
         *,
         log: Path,  # file to append the output of the worker and its engine to
         python: Path | None = None,  # interpreter of the worker; None for this one

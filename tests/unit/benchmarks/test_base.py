@@ -118,7 +118,7 @@ def toy() -> Iterator[Toy]:
     """The toy, registered."""
     yield BENCHMARKS.register(Toy())  # type: ignore[misc]
     BENCHMARKS.unregister("toy")
-    del RECORD_CLASSES["toy"]
+    assert "toy" not in RECORD_CLASSES
 
 
 def test_a_registered_benchmark_is_measured_last_and_its_records_are_known(toy: Toy) -> None:

@@ -51,6 +51,14 @@ class Examination:
 Doctor = Callable[..., Examination]
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that starts the command is large."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and "doctor" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.large)
+
+
 @pytest.fixture
 def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token, login, GPU or cache of the machine that runs the tests."""

@@ -15,7 +15,6 @@ from tests.standins import nvml as standin
 from tests.standins.nvml import UUIDS, StandInGpu
 from tests.unit.doctor.conftest import EVERYTHING, Doctor, Examination
 
-pytestmark = pytest.mark.large  # each test starts the command
 OK, WARNING, PROBLEM = Status.OK, Status.WARNING, Status.PROBLEM
 
 

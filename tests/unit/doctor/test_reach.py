@@ -16,7 +16,6 @@ from slim_eval.doctor.facts import Facts
 from tests.standins.hub import LoopbackHub
 from tests.unit.doctor.conftest import AnsweringHub, Doctor
 
-pytestmark = pytest.mark.large  # each test starts the command
 TOKEN = "hf_planted"
 FACTS = Facts(DoctorConfig(), "was not asked", "was not asked")
 

@@ -66,7 +66,7 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
 
     def run(self, context: base.BenchmarkContext[AccuracyConfig]) -> Measurement:
         """Evaluate the task; see the function `run`."""
-        return run(context.engine, context.stage, context.options, context.config.seed, context.progress)
+        return run(context.engine, context.stage, context.options, context.seed, context.progress)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """The task and how it is run; no score depends on the device."""
@@ -111,7 +111,7 @@ def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
     A text search of the task files, also those in the folder `include_path`, finds the usual names in about a second.
     Only for a name that it does not find, lm-eval's own index is built, which takes about ten: it also has names that
     files inherit from each other. A UsageError shows the nearest names of an unknown one, and refuses an `include_path`
-    that is not a folder.
+    that is not a folder; a MissingPackageError says that lm-eval is not installed, or too old.
     """
     if include_path is not None and not include_path.is_dir():
         remedy = "give the folder that contains the task YAML"

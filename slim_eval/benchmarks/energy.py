@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from slim_eval.benchmarks import base
 from slim_eval.config import EnergyConfig, PerformanceConfig, RunConfig
@@ -50,7 +50,7 @@ class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
         """Measure with the meter that the options and the devices allow; see the function `run`."""
         options = context.options
         meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
-        workload, seed = context.config.performance, context.config.seed
+        workload, seed = context.config.performance, context.seed
         return run(context.engine, options, workload, meter, context.progress, seed=seed)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
@@ -174,10 +174,12 @@ def _metrics(
             "energy_per_query_j": joules / requests,
         }
     watts = [sum(sample.watts) for sample in reading.samples]
+    spread: dict[str, Any] = {}  # evidence, of a disturbed window too
     if watts and duration_s is not None:
         deviation = statistics.stdev(watts) if len(watts) > 1 else None
-        headline |= {"min_power_watts": min(watts), "max_power_watts": max(watts), "std_power_watts": deviation}
+        spread = {"min_power_watts": min(watts), "max_power_watts": max(watts), "std_power_watts": deviation}
     conditions = asdict(reading.conditions)
+    throttles = conditions.pop("throttles")
     return EnergyMetrics(
         idle_power_watts=idle,
         duration_seconds=duration_s,
@@ -185,7 +187,7 @@ def _metrics(
         energy_joules_counter=reading.joules_counter,
         energy_joules_integral=reading.joules_integral,
         counter_disagreement=reading.disagreement,
-        throttle_reasons=conditions.pop("throttles"),
+        throttle_reasons=throttles,
         devices=reading.devices,
         valid=not reasons,
         invalid_reasons=tuple(reasons),
@@ -194,6 +196,7 @@ def _metrics(
         output_tokens=output_tokens / requests,
         **conditions,
         **headline,
+        **spread,
     )
 
 
@@ -212,11 +215,11 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
     # The last iteration ends a moment before the window is closed.
     boundaries = [0.0, *(end - reading.opened_s for end in ends_s[:-1]), reading.duration_s]
     blocks = _blocks(boundaries, max(_BLOCK_S, _BLOCK_SAMPLES * spacing_s))
-    joules = [integral_joules(reading.samples, begin_s, end_s) or 0.0 for begin_s, end_s, _ in blocks]
+    joules = [integral_joules(reading.samples, block.begin_s, block.end_s) or 0.0 for block in blocks]
     if len(blocks) < _MIN_BLOCKS or min(joules) <= 0:
         return {}
-    work = [value / iterations for value, (_, _, iterations) in zip(joules, blocks, strict=True)]
-    power = [value / (end_s - begin_s) for value, (begin_s, end_s, _) in zip(joules, blocks, strict=True)]
+    work = [value / block.iterations for value, block in zip(joules, blocks, strict=True)]
+    power = [value / (block.end_s - block.begin_s) for value, block in zip(joules, blocks, strict=True)]
     intervals: Intervals = {}
     for key, number in found.items():
         values = power if key == "avg_power_watts" else work
@@ -226,8 +229,16 @@ def _intervals(reading: EnergyReading, ends_s: Sequence[float], found: Mapping[s
     return intervals
 
 
-def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[tuple[float, float, int]]:
-    """Begin, end and iterations of blocks of the window, each as short as `shortest_s` allows; the rest joins the last.
+class _Block(NamedTuple):
+    """A part of the window; seconds since it opened."""
+
+    begin_s: float
+    end_s: float
+    iterations: int
+
+
+def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[_Block]:
+    """The blocks of the window, each as short as `shortest_s` allows; the rest joins the last.
 
     `boundaries_s` are when iterations begin and end, the window's own ends included.
     """
@@ -237,7 +248,7 @@ def _blocks(boundaries_s: Sequence[float], shortest_s: float) -> list[tuple[floa
             cuts.append(number)
     if len(cuts) > 1:
         cuts[-1] = len(boundaries_s) - 1
-    return [(boundaries_s[first], boundaries_s[last], last - first) for first, last in pairwise(cuts)]
+    return [_Block(boundaries_s[first], boundaries_s[last], last - first) for first, last in pairwise(cuts)]
 
 
 def _notes(metrics: EnergyMetrics) -> Iterator[str]:

@@ -38,6 +38,7 @@ RESAMPLES = 10_000  # of the intervals in a record
 _MIN_WINDOW = 6  # a perfect trend over 5 values has p = 1/60, which is not a drift at `DRIFT_LEVEL`
 _QUICK_RESAMPLES = 1_000
 _MEMORY_SAMPLES = 20
+_FIRST_POWER = 10  # contexts are reported from 2**10 = 1024 tokens on
 
 #: Key of a metric over requests -> the request's own time, seconds.
 _TIMES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "e2e_latency_s": "e2e_s"}
@@ -54,7 +55,7 @@ class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
 
     def run(self, context: base.BenchmarkContext[PerformanceConfig]) -> Measurement:
         """Measure; see the function `run`."""
-        engine, options, seed = context.engine, context.options, context.config.seed
+        engine, options, seed = context.engine, context.options, context.seed
         bandwidth = memory_bandwidth(gpu_facts(context.gpus))
         return run(engine, options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=seed)
 
@@ -117,8 +118,6 @@ def run(
         BenchmarkError: The prompt does not fit, a request did not do its work, or the engine reports an invalid time.
         EngineError: The engine stopped.
     """
-    from slim_eval.stats import drift_p_value
-
     _check_prompt_fits(engine, config, seed)
     size = config.batch_size
     planned, most = base.full_batches(config.num_warmup, size), base.full_batches(config.num_runs, size)
@@ -151,12 +150,11 @@ def run(
         iterate(number)
     report(most)
     window, stable = min(WINDOW, most), None
-    for _ in range(MAX_ROUNDS if window >= _MIN_WINDOW else 0):
+    for _ in range(MAX_ROUNDS):
         while len(measured) < window:
             step()
-        p_value = drift_p_value([iteration.wall_s for iteration in measured])
-        stable = p_value is None or p_value >= DRIFT_LEVEL
-        if stable:
+        stable = _is_stable([iteration.wall_s for iteration in measured])
+        if stable is not False:
             break
         del measured[: window // 2]
         warmup += window // 2
@@ -171,13 +169,25 @@ def run(
         stop_reason = "target_ci reached" if precise_enough(measured, target) else TARGET_MISSED
     course = {"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
     metrics = _metrics(measured, engine, config, memory_bandwidth_gb_s).model_copy(update=course)
-    samples = (
-        {"iteration": number, "request": place, "wall_s": iteration.wall_s}
-        | {field: getattr(request, field) for field in _SAMPLE_FIELDS}
-        for number, iteration in enumerate(measured)
-        for place, request in enumerate(iteration.generations)
-    )
-    return Measurement(metrics, tuple(samples), tuple(_notes(metrics, config)))
+    return Measurement(metrics, tuple(_samples(measured)), tuple(_notes(metrics, config)))
+
+
+def _is_stable(walls_s: Sequence[float]) -> bool | None:
+    """Whether wall times of successive iterations do not drift; None if they are too few to test."""
+    from slim_eval.stats import drift_p_value
+
+    if len(walls_s) < _MIN_WINDOW:
+        return None
+    p_value = drift_p_value(walls_s)
+    return p_value is None or p_value >= DRIFT_LEVEL
+
+
+def _samples(measured: Sequence[Iteration]) -> Iterator[dict[str, Any]]:
+    """One row per request: its iteration, its place in it, its times in seconds and its tokens."""
+    for number, iteration in enumerate(measured):
+        for place, request in enumerate(iteration.generations):
+            own = {field: getattr(request, field) for field in _SAMPLE_FIELDS}
+            yield {"iteration": number, "request": place, "wall_s": iteration.wall_s, **own}
 
 
 def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> None:
@@ -263,7 +273,7 @@ def _timings(iterations: Sequence[Iteration]) -> dict[str, Any]:
             found[name] = getattr(summary, statistic)
             if None not in values:
                 clusters = [[fmean(row)] for row in table] if statistic == "mean" else table
-                if interval := bootstrap_interval(clusters, statistic):
+                if interval := bootstrap_interval(clusters, statistic, resamples=RESAMPLES):
                     intervals[name] = (interval.low, interval.high)
     return found
 
@@ -354,7 +364,7 @@ def concurrency_by_context(
     """
     if kv_cache_tokens is None:
         return {}
-    powers = (2**exponent for exponent in range(10, max_model_len.bit_length()))
+    powers = (2**exponent for exponent in range(_FIRST_POWER, max_model_len.bit_length()))
     contexts = {max_model_len, *powers, *(context for context in more_contexts if 0 < context <= max_model_len)}
     return {context: kv_cache_tokens // context for context in sorted(contexts)}
 

@@ -96,7 +96,10 @@ def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str
     for variant in variants:
         now = chosen.get(variant.precision)
         for stage in sorted(variant.reused) if variant.todo and now is not None else ():
-            record = results.read_record(results.record_path(variant.directory, stage))
-            if isinstance(record, Record) and (then := record.engine) != now:
+            path = results.record_path(variant.directory, stage)
+            record = results.read_record(path)
+            if isinstance(record, ErrorRecord):  # written since the survey
+                raise ResultFileError(f"{path}: contains an error", "measure the variant again")
+            if (then := record.engine) != now:
                 cause = f"{variant.directory}: {stage} was measured on {then}, but --engine auto now chooses {now}"
                 raise UsageError(cause, f"--engine {then} continues it, --force measures it again; {_KEEP}")

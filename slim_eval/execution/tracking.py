@@ -45,9 +45,11 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callabl
 
         settings, metrics = payload(variant, run)
         name = run_name(run, variant)
-        # wandb's own metadata contains the command line, and with it a key that was given as an option.
-        hidden = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True)
         try:
+            # wandb's own metadata contains the command line, and with it a key that was given as an option.
+            hidden = wandb.Settings(
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
+            )
             logged = wandb.init(
                 project=redact(run.tracking.project),
                 name=name,

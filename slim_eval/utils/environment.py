@@ -128,6 +128,7 @@ def _proc(file: str, key: str) -> str | None:
     """What follows a key in a file below ``/proc``; None without one."""
     if sys.platform.startswith("linux"):
         for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return line.removeprefix(key).strip(" \t:")
+            name, _, value = line.partition(":" if ":" in line else " ")
+            if name.strip() == key:
+                return value.strip()
     return None

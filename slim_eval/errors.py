@@ -1,4 +1,12 @@
-"""All expected errors of slim-eval, each with its exit code.
+"""All expected errors of slim-eval, as one tree with exit codes.
+
+    SlimEvalError                 1, as all that have no other code here
+    ├── UsageError                2
+    ├── GateFailedError           3
+    ├── GateUndecidedError        4
+    ├── ResultFileError ── NewerResultError
+    └── MissingPackageError, HubError, QuantizationError, EngineError, BenchmarkError, NothingFitsError, BusyError,
+        NotReadyError, RunFailedError
 
 Errors of other packages are translated into these where that package is called, with ``raise … from``. Messages
 may quote a secret: they are redacted here, before they are shown or written.
@@ -11,8 +19,9 @@ from collections.abc import Iterable, Iterator
 from slim_eval.utils import did_you_mean
 from slim_eval.utils.redaction import redact
 
-#: The command that installs everything a GPU machine needs; with the one for a machine without a GPU.
+#: The command that installs everything a GPU machine needs.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
+#: The same, with the command for a machine without a GPU.
 INSTALL = f'{INSTALL_GPU} (without a GPU: pip install "slim-eval[cpu]")'
 
 
@@ -108,5 +117,5 @@ class GateUndecidedError(SlimEvalError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for an unregistered name; the remedy lists the known names, or the nearest of many."""
     names = list(known)
-    remedy = f"known: {', '.join(names)}" if len(names) <= 12 else did_you_mean(name, names)
+    remedy = f"known: {', '.join(names)}" if len(names) <= 12 else did_you_mean(name, names)  # 12 fit on a line
     return UsageError(f"unknown {kind} {name!r}", remedy)

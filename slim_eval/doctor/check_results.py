@@ -24,7 +24,7 @@ class Status(str, Enum):
     PROBLEM = "problem"
 
 
-OK, WARNING, PROBLEM = Status
+OK, WARNING, PROBLEM = Status.OK, Status.WARNING, Status.PROBLEM
 _MARKS = {OK: ("✓", "green"), WARNING: ("!", "yellow"), PROBLEM: ("✗", "red")}
 
 

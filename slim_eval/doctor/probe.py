@@ -22,9 +22,10 @@ def versions(asked: dict[str, list[str]]) -> dict[str, str | None]:
     for module, names in asked.items():
         if importlib.util.find_spec(module) is not None:
             found[module] = None
-            for name in reversed(names):
+            for name in names:
                 with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                     found[module] = f"{name} {importlib.metadata.version(name)}"
+                    break
     return found
 
 

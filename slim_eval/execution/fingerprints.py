@@ -31,7 +31,7 @@ def checkpoint_settings(request: cache.QuantizeRequest) -> Settings:
     """Which checkpoint a variant serves: the model, and for a quantized one how it is made.
 
     A checkpoint that was quantized elsewhere is identified by its content, as a local model is. A model on the hub is
-    identified by its commit.
+    identified by its commit. Without quantization only model and precision count.
     """
     source = request.source
     found: Settings = {"precision": request.precision}

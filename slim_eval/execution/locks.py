@@ -20,7 +20,7 @@ _OWNER = ".lock.json"
 
 @contextmanager
 def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
-    """Lock folders against every other run, and create missing ones; `BusyError`, and none locked, if one is locked."""
+    """Create and lock folders, all or none: a BusyError if another run has one, an OSError if one is not writable."""
     with ExitStack() as stack:
         for folder in sorted(set(folders)):
             folder.mkdir(parents=True, exist_ok=True)

@@ -148,9 +148,9 @@ class Outcome:
     """How a worker ended: what an executor yields last."""
 
     status: int = 0  # exit status; negative if a signal ended it
-    stage: str | None = None  # the one that was running
+    stage: str | None = None  # the one that was running; None if none was
     cause: str = ""  # the line of its log that names the cause, if there is one
-    silent_s: float | None = None  # seconds without an event after which it was stopped because it hung
+    silent_s: float | None = None  # seconds without an event, after which it was stopped; None if it did not hang
     out_of_memory: bool = False  # whether the kernel killed a process for lack of memory while it ran
 
     @property

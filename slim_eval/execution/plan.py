@@ -153,7 +153,17 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
         return {}
     stages = stages_to_do(busy)
     needs = [(serving_modules(config.engine.engine, stages), "measurement", config.serve_python, "--serve-python")]
-    if _check_space(config.quantized_models_dir, busy):
+    to_quantize = [
+        variant.source
+        for variant in busy
+        if is_quantized(variant.precision) and cache.cached(variant.quantize_request(variant.source)) is None
+    ]
+    # Pickled weights are converted once for all precisions.
+    pickled = {variant.source.name: variant.source for variant in busy if variant.source.pickled is not None}
+    folder = config.quantized_models_dir
+    to_convert = [source for source in pickled.values() if not cache.conversion(source, folder).is_done]
+    _check_space(folder, to_quantize + to_convert)
+    if to_quantize:
         needs.insert(0, (QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python"))
     for modules, purpose, python, option in needs:
         try:
@@ -169,8 +179,8 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
         stages=stages,
     )
     chosen: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
-        events = executor(config.executor).submit(job, log=Path(folder, "check.log"), python=config.serve_python)
+    with tempfile.TemporaryDirectory(prefix="slim-eval-") as logs:
+        events = executor(config.executor).submit(job, log=Path(logs, "check.log"), python=config.serve_python)
         with contextlib.closing(events):
             for event in events:
                 if isinstance(event, messages.Failed):
@@ -183,17 +193,9 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
     return chosen
 
 
-def _check_space(folder: Path, variants: Sequence[PlannedVariant]) -> bool:
-    """Whether checkpoints must be quantized; refuse a disk without space for them, of those whose weights are here."""
-    quantized = [
-        variant.source
-        for variant in variants
-        if is_quantized(variant.precision) and cache.cached(variant.quantize_request(variant.source)) is None
-    ]
-    # Pickled weights are converted once for all precisions.
-    pickled = {variant.source.name: variant.source for variant in variants if variant.source.pickled is not None}
-    converted = [source for source in pickled.values() if not cache.conversion(source, folder).is_done]
-    needed = _SMALLEST_SHARE * sum(models.bytes_here(source) for source in (*quantized, *converted))
+def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
+    """Refuse a folder without space for a checkpoint made from each source; those not on this machine do not count."""
+    needed = _SMALLEST_SHARE * sum(models.bytes_here(source) for source in sources)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -202,7 +204,6 @@ def _check_space(folder: Path, variants: Sequence[PlannedVariant]) -> bool:
             f"than {needed / GIB:.2f} GiB",
             "free some space, or choose a folder on another disk",
         )
-    return bool(quantized)
 
 
 def serving_modules(engine: str, benchmarks: Iterable[str]) -> tuple[str, ...]:

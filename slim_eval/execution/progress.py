@@ -115,8 +115,8 @@ class Display:
         if report.failures:
             columns = ("variant", "stage", "cause", "remedy")
             table = Table(*columns, title="Failed", title_style="bold red", show_lines=True)
-            for failure in report.failures:
-                table.add_row(*(escape(getattr(failure, column)) for column in columns))
+            for failed in report.failures:
+                table.add_row(*map(escape, (failed.variant, failed.stage, failed.cause, failed.remedy)))
             Console(stderr=True, highlight=False).print(table)
 
 
@@ -200,9 +200,9 @@ class JsonDisplay(Display):
 
     def close(self, report: RunReport) -> None:
         """Write where the results are, and what failed; programs need no table."""
-        keys = ("stage", "cause", "remedy", "log")
         failures = [
-            {"cell": failed.variant, **{key: str(getattr(failed, key)) for key in keys}} for failed in report.failures
+            {"cell": one.variant, "stage": one.stage, "cause": one.cause, "remedy": one.remedy, "log": str(one.log)}
+            for one in report.failures
         ]
         self._write("closed", results=[str(variant.directory) for variant in report.variants], failures=failures)
 

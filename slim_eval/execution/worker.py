@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
@@ -37,8 +37,13 @@ _ADVANCE_EVERY_S = 0.2
 _RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"}
 _Emit = Callable[[messages.Event], None]
 _Result = TypeVar("_Result")
-#: An engine, the GPUs it computes on, the name of the device, and what the head of every record contains.
-_Loaded = tuple[Engine, tuple[power.Gpu, ...], str | None, dict[str, Any]]
+
+
+class _Loaded(NamedTuple):
+    engine: Engine
+    gpus: tuple[power.Gpu, ...]  # that it computes on
+    device: str | None  # name of what computes
+    head: dict[str, Any]  # what the head of every record contains
 
 
 def main() -> int:
@@ -137,13 +142,12 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
     loaded = _attempt("engine", partial(_load, job, emit), emit)
     if loaded is None:
         return
-    engine, *_ = loaded
     try:
         for stage, benchmark in stages_of(job.config).items():
             if stage in job.stages:
                 _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit)), emit)
     finally:
-        engine.close()
+        loaded.engine.close()
 
 
 def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
@@ -153,10 +157,12 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
     claimed = _claim_gpus(config.gpu_index, config.tensor_parallel_size)
     decision = engines.choose(config.engine, job.precision)
     emit(messages.Note(text=decision.reason))
-    request = engines.LoadRequest(job.checkpoint, config, job.max_model_len, job.config.seed)
+    request = engines.LoadRequest(
+        checkpoint=job.checkpoint, config=config, max_model_len=job.max_model_len, seed=job.config.seed
+    )
     engine = engines.ENGINES[decision.name].load(request)
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-    return engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus)
+    return _Loaded(engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus))
 
 
 def _record(

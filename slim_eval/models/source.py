@@ -105,7 +105,7 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         folder = folder.resolve()
         pickled = allow_pickle and not has_safetensors(folder) and pickled_files(folder)
         source = ModelSource(name=name, kind="demo" if name == DEMO else "local", config_dir=folder)
-        return source.model_copy(update={"pickled" if pickled else "path": folder})
+        return source.model_copy(update={"pickled": folder} if pickled else {"path": folder})
     with hub_errors(name, revision):
         config = config_file(name, revision)
     # The cache's layout is public: snapshots/{commit}/{file}.
@@ -134,7 +134,7 @@ def fetch(
 
 def fetched(source: ModelSource, folder: Path) -> ModelSource:
     """The source with its `path`, or with `pickled` if the weights in the folder must be converted first."""
-    return source.model_copy(update={"path" if has_safetensors(folder) else "pickled": folder})
+    return source.model_copy(update={"path": folder} if has_safetensors(folder) else {"pickled": folder})
 
 
 def has_safetensors(folder: Path) -> bool:
@@ -161,7 +161,7 @@ def describe_config(folder: Path) -> ConfigFacts:
         """The first value that is not null, mapping by mapping."""
         return next((each[key] for each in mappings for key in keys if each.get(key) is not None), None)
 
-    def count(*keys: str) -> int | None:
+    def count(merged: Mapping[str, Any], *keys: str) -> int | None:
         """A number of the configuration; None if it is missing or, as in some models, differs between layers."""
         value = first([merged], *keys)
         return value if isinstance(value, int) else None
@@ -176,11 +176,11 @@ def describe_config(folder: Path) -> ConfigFacts:
         if merged.get("kv_lora_rank") is None:  # compressed keys and values, such as DeepSeek's, have another shape
             kinds = merged.get("layer_types")
             attentive = [kind for kind in kinds or () if "attention" in str(kind) and "linear" not in str(kind)]
-            heads, width = count("num_attention_heads", "n_head"), count("hidden_size", "n_embd")
+            heads, width = count(merged, "num_attention_heads", "n_head"), count(merged, "hidden_size", "n_embd")
             attention = {
-                "attention_layers": len(attentive) if kinds else count("num_hidden_layers", "n_layer"),
-                "kv_heads": heads if merged.get("num_key_value_heads") is None else count("num_key_value_heads"),
-                "head_size": count("head_dim") or (width // heads if width and heads else None),
+                "attention_layers": len(attentive) if kinds else count(merged, "num_hidden_layers", "n_layer"),
+                "kv_heads": count(merged, "num_key_value_heads", "num_attention_heads", "n_head"),
+                "head_size": count(merged, "head_dim") or (width // heads if width and heads else None),
             }
         return ConfigFacts(
             architecture=architectures[0],
@@ -288,7 +288,7 @@ def read_tensors(source: ModelSource) -> Tensors:
 
 
 def bytes_here(source: ModelSource) -> int:
-    """Bytes of a model's weight files on this machine, pickled ones too; 0 if they are not downloaded yet."""
+    """Bytes of a model's weight files here, pickled ones too; 0 before the download, a UsageError if one is missing."""
     if source.path is not None:
         files = weight_files(source.path)
     else:

@@ -70,8 +70,6 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
 
 def _render(row: Mapping[str, Any], tokenizer: Any, where: str, notes: dict[str, None]) -> tuple[str, bool]:
     """The text of a row, empty for an empty one, and whether the tokenizer must still add its special tokens."""
-    from jinja2 import TemplateError
-
     messages, text = row.get("messages"), row.get("text")
     if not messages:
         if isinstance(text, str) or "messages" in row or "text" in row:
@@ -81,14 +79,17 @@ def _render(row: Mapping[str, Any], tokenizer: Any, where: str, notes: dict[str,
     try:
         turns = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
         if getattr(tokenizer, "chat_template", None):
-            return str(tokenizer.apply_chat_template(turns, tokenize=False)), False
+            from jinja2 import TemplateError
+
+            try:
+                return str(tokenizer.apply_chat_template(turns, tokenize=False)), False
+            except TemplateError as error:
+                # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
+                notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
+        else:
+            notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
     except (TypeError, KeyError) as error:
         raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
-    except TemplateError as error:
-        # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
-        notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
-    else:
-        notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns), True
 
 
@@ -119,49 +120,60 @@ def content_hash(path: Path) -> str:
 
 
 def _rows(config: QuantizationConfig) -> Sequence[Mapping[str, Any]]:
-    path, split = local_path(config.calibration_dataset), config.calibration_split
+    path = local_path(config.calibration_dataset)
     if path is not None and path.is_file() and path.suffix == ".jsonl":
         return list(_json_lines(path))
     try:
         import datasets
     except ImportError as error:
         raise MissingPackageError("datasets", "this calibration dataset", INSTALL) from error
+    if path is None:
+        return _hub_rows(datasets, config.calibration_dataset, config.calibration_split)
+    return _local_rows(datasets, path, config.calibration_split)
 
-    name = config.calibration_dataset if path is None else str(path)
-    failures: tuple[type[Exception], ...] = (RuntimeError, *http_errors()) if path is None else (OSError,)
+
+def _hub_rows(datasets: Any, name: str, split: str) -> Sequence[Mapping[str, Any]]:
     try:
-        if path is None:
-            loaded = datasets.load_dataset(name, split=split)
-        elif path.is_file():
+        rows: Sequence[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
+    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, *http_errors()) as error:
+        if "Unknown split" in str(error):
+            raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
+
+        # The hub's own reason, if there is one: `datasets` reports only that something failed.
+        with hub_errors(name, None, "dataset"), suppress(EntryNotFoundError):
+            get_hf_file_metadata(hf_hub_url(name, "README.md", repo_type="dataset"))
+        raise _unreadable(name, error) from error
+    return rows
+
+
+def _local_rows(datasets: Any, path: Path, split: str) -> Sequence[Mapping[str, Any]]:
+    name = str(path)
+    try:
+        if path.is_file():
             builder = _BUILDERS.get(path.suffix.lower())
             if builder is None:
-                raise UsageError(
-                    f"calibration dataset {name!r}: unknown file type {path.suffix!r}",
-                    f"known: .jsonl {' '.join(_BUILDERS)}",
-                )
+                cause = f"calibration dataset {name!r}: unknown file type {path.suffix!r}"
+                raise UsageError(cause, f"known: .jsonl {' '.join(_BUILDERS)}")
             loaded = datasets.load_dataset(builder, data_files=name)
         elif any((path / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name)
-    except (datasets.exceptions.DatasetsError, ValueError, *failures) as error:
-        if path is None:
-            if "Unknown split" in str(error):
-                raise _unknown_split(name, split, datasets.get_dataset_split_names(name)) from error
-            from huggingface_hub import get_hf_file_metadata, hf_hub_url
-            from huggingface_hub.errors import EntryNotFoundError
-
-            # The hub's own reason, if there is one: `datasets` reports only that something failed.
-            with hub_errors(name, None, "dataset"), suppress(EntryNotFoundError):
-                get_hf_file_metadata(hf_hub_url(name, "README.md", repo_type="dataset"))
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise QuantizationError(f"calibration dataset {name!r} cannot be read ({first_line})", _REMEDY) from error
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
     if isinstance(loaded, Mapping):
         if split not in loaded and len(loaded) != 1:
             raise _unknown_split(name, split, loaded)
         loaded = loaded[split] if split in loaded else next(iter(loaded.values()))
     rows: Sequence[Mapping[str, Any]] = loaded
     return rows
+
+
+def _unreadable(name: str, error: BaseException) -> QuantizationError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return QuantizationError(f"calibration dataset {name!r} cannot be read ({first_line})", _REMEDY)
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:

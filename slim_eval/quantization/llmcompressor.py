@@ -28,6 +28,7 @@ Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
 
 _PROMPT = "The quick brown fox jumps over the lazy dog."  # for the check after a recipe without calibration
+_PROMPT_TOKENS = 8  # length of the prompt for which a new checkpoint must generate
 _LIBRARIES_GB = 0.5  # memory that torch and llm-compressor take before a model is loaded
 
 
@@ -72,7 +73,7 @@ def _make(
         raise QuantizationError(error.cause, remedy) from error
     stage("loading the model")
     model, tokenizer = _load(request, facts)
-    layers = _count_layers(model, request.source.name, recipe)
+    layers = _layers_to_quantize(model, request.source.name, recipe)
     calibration, used = None, dict[str, Any]()
     if recipe.needs_calibration:
         stage("loading calibration data")
@@ -98,7 +99,7 @@ def _make(
     gc.collect()
     stage("checking the checkpoint")
     prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
-    _check(folder, tuple(prompt[:8]), request.trust_remote_code)
+    _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
     finished = datetime.now(timezone.utc)
     size = sum(file.stat().st_size for file in weight_files(folder))
     return cache.QuantizationRecord(
@@ -148,7 +149,7 @@ def _load(request: cache.QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, 
     return model, tokenizer
 
 
-def _count_layers(model: Any, name: str, recipe: Recipe) -> int:
+def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> int:
     """The number of layers that the recipe quantizes; refuses what cannot work before hours of calibration."""
     import torch
 

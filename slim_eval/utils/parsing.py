@@ -33,7 +33,7 @@ def split_list(value: Any) -> Any:
 
 
 def parse_key_values(value: Any) -> Any:
-    """Turn ``KEY=VALUE`` strings into a mapping; a value that is JSON is parsed, any other is a string."""
+    """Map ``KEY=VALUE`` strings; a value is parsed if it is JSON, else a string. A ValueError refuses other forms."""
     if not isinstance(value, (list, tuple)):
         return value
     pairs: dict[str, Any] = {}
@@ -51,7 +51,7 @@ _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE
 
 
 def refuse_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse engine arguments that look like a secret by their name: all settings are written into records."""
+    """Refuse engine arguments whose name looks like a secret; the ValueError gives the name, never the value."""
     for name in value:
         if _SECRET.search(name) and not name.startswith(("max_num", "tokenizer")) and "tokens" not in name:
             raise ValueError(f"{name} looks like a secret, but settings are written to results: use HF_TOKEN")

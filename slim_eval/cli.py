@@ -160,7 +160,7 @@ def _usage_error(config: type[configs.Config], error: ValidationError) -> UsageE
                 known = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
                 return UsageError(f"{flag}: unknown value {wrong!r}", f"known: {', '.join(known)}")
             if first["type"] in ("too_short", "missing") or wrong in ("", ()):
-                return UsageError(f"{flag}: nothing was given", f"give at least one value: {flag} VALUE")
+                return UsageError(f"{flag}: no value was given", f"give at least one value: {flag} VALUE")
             # Our own validators name what is wrong; the value itself may be a secret.
             what = reason if first["type"] == "value_error" else f"{wrong!r}: {reason}"
             return UsageError(f"{flag}: {what}", f"see slim-eval --help: {field.description}")

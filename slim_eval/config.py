@@ -40,7 +40,7 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
             raise UsageError(cause, "give the task another name in a YAML file of your own (--include-path)")
         if plain in seen:
             cause = f"accuracy tasks {seen[plain]!r} and {task!r} would share the file {name}.json"
-            raise UsageError(cause, "measure one of them, or the other with another --output-dir")
+            raise UsageError(cause, "measure only one of them, or use a separate --output-dir for the other")
         seen[plain] = task
     return tasks
 
@@ -79,7 +79,7 @@ class Config(BaseModel):
         # Compared with the defaults: a config that a worker reads from JSON has every field set.
         if self.exclusive and all(getattr(self, name) != fields[name].default for name in self.exclusive):
             flags = [option_info(name, fields[name])["flag"] for name in self.exclusive]
-            raise ValueError(f"{' and '.join(flags)} exclude each other")
+            raise ValueError(f"{' and '.join(flags)} cannot be combined")
         return self
 
 
@@ -111,8 +111,8 @@ class PerformanceConfig(Config):
     max_new_tokens: int = setting(256, "Exact number of tokens to generate per request.", ge=1)
     target_ci: float | None = setting(
         None,
-        "Stop once the 95 % intervals of TPOT and throughput are within this share of the mean, e.g. 0.02; --num-runs "
-        "is then the maximum.",
+        "Stop once the 95 % intervals of TPOT and throughput are within this fraction of the mean, e.g. 0.02; "
+        "--num-runs is then the maximum.",
         gt=0,
         lt=1,
     )
@@ -290,14 +290,14 @@ class Question(Config):
         None, "Maximum amortised latency (batch wall time / batch size), in ms.", gt=0
     )
     max_memory_gb: float | None = setting(
-        None, "Maximum size of the weights in GiB, as loaded or, if unknown, on disk; the KV cache comes on top.", gt=0
+        None, "Maximum size of the weights in GiB, as loaded or, if unknown, on disk; the KV cache is extra.", gt=0
     )
     max_energy_j: float | None = setting(None, "Maximum joules per output token.", gt=0)
     min_accuracy: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(parse_key_values)] = (
         setting({}, "Minimum accuracy of a task, as TASK=SHARE, e.g. mmlu=0.60 (repeatable).", "--min")
     )
     min_recovery: float | None = setting(
-        None, "Minimum share of the same model's fp16 accuracy, averaged over the tasks, e.g. 0.98.", gt=0, le=2
+        None, "Minimum fraction of the same model's fp16 accuracy, averaged over the tasks, e.g. 0.98.", gt=0, le=2
     )
     accuracy_tasks: Names = setting((), "Tasks for mean accuracy and recovery; all measured tasks by default.")
     price_per_gpu_hour: float | None = setting(None, "Price of one GPU for one hour.", ge=0)

@@ -150,7 +150,7 @@ KV_CACHE = _row("kv_cache_gb", "KV cache", "KV cache reserved", "GiB", better="h
 KV_CACHE_TOKENS = _row("kv_cache_tokens", "KV cache", "KV cache", "tokens", decimals=0, better="higher", compared=True)
 _row("kv_cache_bytes_per_token", "KV cache per token", "KV cache per token", "bytes", decimals=0, exact=True)
 MAX_CONCURRENCY = _row(
-    "max_concurrency", "max. concurrency", "requests of full context at once", decimals=1, better="higher",
+    "max_concurrency", "max. concurrency", "concurrent requests at full context", decimals=1, better="higher",
     compared=True,
 )  # fmt: skip
 

@@ -46,7 +46,8 @@ INVALID = Kind(
 )  # fmt: skip
 EMULATED = Kind(
     "emulated", "emulated", "bad",
-    "quantized kernels are emulated in 16 bit: speed, energy and memory do not predict a deployment", "¶", r"\P",
+    "quantized kernels are emulated in 16-bit arithmetic: speed, energy and memory do not predict deployed "
+    "performance", "¶", r"\P",
 )  # fmt: skip
 NOISE = Kind(
     "noise", "within noise", "warn", "the difference from the baseline does not exceed the noise floor", "~", r"$\sim$"
@@ -189,7 +190,7 @@ def _energy(variants: Sequence[Variant]) -> list[Caveat]:
     }
     how = [
         f"{' or '.join(map(str, sorted(requests)))} requests of unknown length" if requests else "unknown requests",
-        "which device was measured, and how, was not recorded",
+        "the measured device and the method were not recorded",
     ]
     if all(
         e.avg_power_watts and e.duration_seconds and e.energy_joules
@@ -208,5 +209,5 @@ def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
             continue
         fits = size * GIB / _BYTES_PER_PARAMETER_16_BIT
         if abs(parameters / fits - 1) > _PARAMETER_TOLERANCE:
-            text = f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit contain "
+            text = f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit imply "
             yield Caveat(PARAMETERS, text + f"{fits / 1e9:.2f} B", (variant.label,))

@@ -154,7 +154,7 @@ def _notes(study: Study) -> list[str]:
 
 def _missing(study: Study, problems: Sequence[str]) -> list[str]:
     nowhere = [metric.title for metric in _HEADLINES if not study.is_measured(metric)]
-    made = [f"In no variant: {', '.join(nowhere)}."] if nowhere else []
+    made = [f"Not measured in any variant: {', '.join(nowhere)}."] if nowhere else []
     lacking: dict[tuple[str, ...], list[str]] = {}
     for metric in (*_HEADLINES, *study.task_metrics):
         without = tuple(variant.label for variant in study.variants if variant.number(metric) is None)
@@ -220,7 +220,7 @@ def _overall(
         elif neutral is not None:
             better, worse = sum(low > neutral for low, _ in known), sum(high < neutral for _, high in known)
             unsure = len(known) - better - worse
-            text += f"; beyond the 95 % interval: {better} better, {worse} worse, {unsure} inconclusive"
+            text += f"; by the 95 % interval: {better} better, {worse} worse, {unsure} inconclusive"
             text += f", {len(found) - len(known)} without an interval" if len(known) < len(found) else ""
         made.append(f"{len(found)} of {len(chosen)} variants: {text}")
 
@@ -238,7 +238,7 @@ def _overall(
         low, high = _pp(min(drops)), _pp(max(drops))
         why = f"{len(drops)} of {len(chosen)} variants: {', '.join(counted)}"
         reasons.setdefault(why, []).append(f"{task} {low} pp" if low == high else f"{task} {low} to {high} pp")
-    made += [f"drops of {', '.join(spans)}, {why}" for why, spans in reasons.items()]
+    made += [f"accuracy drops: {', '.join(spans)} ({why})" for why, spans in reasons.items()]
 
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:
@@ -299,8 +299,8 @@ def _drops(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], *, say
             word += f": needs {pair.items_needed:,} items, {pair.num_items:,} were measured"
         span = _interval(pair.interval_pp, " pp", 1) or " (no interval)"
         judged.append(f"{task} drops {_pp(pair.drop_pp)} pp{span}: {word} ({margin})")
-    doubt = ": without per-item outcomes, so this may be chance" if say_chance else ""
-    return [*judged, f"drops of {', '.join(bare)}{doubt}"] if bare else judged
+    doubt = " (no per-item outcomes, so this may be chance)" if say_chance else ""
+    return [*judged, f"accuracy drops: {', '.join(bare)}{doubt}"] if bare else judged
 
 
 def _interval(found: Interval | None, unit: str, digits: int) -> str:
@@ -358,7 +358,7 @@ def _winner(metric: Metric, variants: Sequence[Variant]) -> str:
         return f"{made}; {following}; no intervals, so this may be chance"
     undecided = [variant.label for (_, variant), better in zip(rest, sure, strict=True) if not better]
     if undecided or equal:
-        return f"{made}; not distinguishable beyond chance from {listed(undecided)}" if undecided else made
+        return f"{made}; not clearly ahead of {listed(undecided)}" if undecided else made
     return f"{made}; ahead of all others beyond their 95 % intervals ({following})"
 
 
@@ -398,7 +398,7 @@ def _frontier(found: Frontier) -> list[str]:
         made.append(f"By {found.title}{where}, {_count(len(members), 'variant')}: {_standings(members)}{doubt}.")
     left_out = Counter(standing.excluded for standing in found.standings if standing.excluded is not None)
     reasons = [f"{count} {why}" for why, count in left_out.items()]
-    return made + ([f"By {found.title}: left out: {listed(reasons, _SHOWN)}."] if reasons else [])
+    return made + ([f"By {found.title}, excluded: {listed(reasons, _SHOWN)}."] if reasons else [])
 
 
 def _standings(members: Sequence[Standing]) -> str:
@@ -420,7 +420,7 @@ def _standings(members: Sequence[Standing]) -> str:
     if len(volumes) < 2:
         return text
     lost, most = max(volumes, key=lambda pair: pair[0])
-    return f"{text}; without {most.variant.label} it would cover {lost * 100:.0f} % less (hypervolume)"
+    return f"{text}; without {most.variant.label}, the hypervolume would be {lost * 100:.0f} % smaller"
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN_NAMES) -> str:

@@ -31,7 +31,7 @@ from slim_eval.utils import did_you_mean, files_hash
 
 #: Properties of a task that rule it out -> why.
 _UNSUPPORTED = {
-    "UNSAFE_CODE": "runs code that the model writes, which slim-eval does not do",
+    "UNSAFE_CODE": "executes code that the model generates, which slim-eval does not support",
     "MULTIMODAL": "needs images or sound, but slim-eval serves only text",
 }
 
@@ -168,7 +168,7 @@ def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: 
             return replace(measured, notes=(*notes, *measured.notes))
         # Only here: the error's traceback kept alive what the batch had allocated.
         memory.empty_caches()
-        notes.append(f"accuracy batch size {size} did not fit in memory: {smaller}")
+        notes.append(f"accuracy batch size {size} did not fit in memory: retried with {smaller}")
         _log.warning("%s: %s%s", task, notes[-1], f" ({short})" if short else "")
     raise AssertionError("batch size 1 either fits or is an error")
 

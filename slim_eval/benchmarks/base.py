@@ -176,7 +176,7 @@ def stages_of(config: RunConfig) -> dict[str, Benchmark[Any, Any]]:
             file = slug(stage).casefold()
             if file in files:
                 cause = f"{files[file]!r} and {stage!r} would share the file {slug(stage)}.json"
-                raise UsageError(cause, "measure one of them, or the other one with another --output-dir")
+                raise UsageError(cause, "measure only one of them, or use a separate --output-dir for the other")
             files[file], found[stage] = stage, benchmark
     return found
 

@@ -400,7 +400,7 @@ def _notes(metrics: PerformanceMetrics, config: PerformanceConfig) -> Iterator[s
     iterations, batch_size = metrics.num_iterations or 0, config.batch_size
     for q in (95, 99):
         if iterations < resolving_count(q):
-            yield f"every p{q} is the maximum: {iterations} iterations are fewer than {resolving_count(q)}"
+            yield f"every p{q} equals the maximum: {iterations} iterations, {resolving_count(q)} needed"
     if batch_size > 1:
         yield f"TTFT includes queueing: {batch_size} requests start at once"
     if metrics.warmup_stable is False:

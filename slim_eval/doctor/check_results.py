@@ -52,7 +52,7 @@ class Report:
         """Raise a `NotReadyError` with the names of the problems if a run would not work."""
         if problems := self.of(PROBLEM):
             names = ", ".join(finding.name for finding in problems)
-            raise NotReadyError(f"slim-eval run would not work here: {names}", "see the fix of each above")
+            raise NotReadyError(f"slim-eval run would not work here: {names}", "apply the fixes listed above")
 
 
 def show(report: Report, *, as_json: bool = False) -> None:

@@ -121,7 +121,7 @@ def disk(name: str, folder: Path, low_gb: float, option: str) -> CheckResult:
     if free_gb < _FULL_GB:
         return CheckResult(name, PROBLEM, f"{text}: too little to write anything", remedy)
     if free_gb < low_gb:
-        return CheckResult(name, WARNING, f"{text}, less than {low_gb:.0f}", remedy)
+        return CheckResult(name, WARNING, f"{text}, less than {low_gb:.0f} GiB", remedy)
     return CheckResult(name, OK, text)
 
 
@@ -199,11 +199,11 @@ def check_precisions(facts: Facts) -> Iterator[CheckResult]:
             title = f"{name} on {engine.name}"
             if obstacle is None:
                 kernels = engine.quantized_kernels if served.is_quantized else "native"
-                note = ", in 16 bit: its speed does not predict a deployment" if kernels == "emulated" else ""
+                note = " in 16-bit arithmetic: this does not predict deployed speed" if kernels == "emulated" else ""
                 yield CheckResult(title, OK, f"runs, {kernels}{note}")
             elif requested != AUTO_ENGINE or position == len(engines) - 1:
                 yield CheckResult(title, PROBLEM, obstacle, "use --engine transformers, or --engine auto")
             else:
                 following = engines[position + 1]
-                remedy = f"for the same engine with every precision: --engine {following.name}"
+                remedy = f"use --engine {following.name} to serve every precision with one engine"
                 yield CheckResult(title, WARNING, f"{obstacle}, so {following.label} is used", remedy)

@@ -43,7 +43,7 @@ def check_hub(facts: Facts) -> Iterator[CheckResult]:
     usable = token is None or (token.isascii() and token.isprintable() and " " not in token)
     endpoint = hub.without_credentials(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
-        text = f"switched off (HF_HUB_OFFLINE): only what is in {constants.HF_HUB_CACHE}"
+        text = f"offline (HF_HUB_OFFLINE is set): only files in {constants.HF_HUB_CACHE} can be used"
         yield CheckResult("hub", WARNING, text, "unset HF_HUB_OFFLINE") if needed else CheckResult("hub", OK, text)
     elif not usable:
         text = f"{endpoint} was not contacted, because the token cannot be sent"

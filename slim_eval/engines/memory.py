@@ -134,7 +134,7 @@ def require_in_ram(weight_bytes: float, engine_gb: float, kv_cache_gb: float | N
     listed = ", ".join(f"{name} {amount:.1f}" for name, amount in parts.items())
     cache = "" if kv_cache_gb is None else f"lower VLLM_CPU_KVCACHE_SPACE (now {kv_cache_gb:g} GiB), "
     raise EngineError(
-        f"the model needs about {needed_gb:.1f} GiB of memory ({listed}), {free_gb:.1f} GiB are free",
+        f"the model needs about {needed_gb:.1f} GiB of memory ({listed}), but only {free_gb:.1f} GiB are free",
         f"close other programs, {cache}or serve a smaller model, or int8 or int4 with --engine vllm",
     )
 
@@ -227,7 +227,7 @@ def start_with_less(
                 ) from error
         # Only here: the error's traceback kept alive what the start had allocated.
         between()
-        notes = (*notes, f"--gpu-memory-utilization {share:g} did not fit ({cause}): {lower:g}")
+        notes = (*notes, f"--gpu-memory-utilization {share:g} did not fit ({cause}): retried with {lower:g}")
         share = lower
 
 

@@ -228,5 +228,5 @@ def _translate(error: BaseException, what: str) -> EngineError:
         cause = f"{what}: out of memory" + (f", {short}" if short else "")
         return EngineError(cause, "lower --batch-size or --max-new-tokens, or use a larger device")
     if "trust_remote_code" in text:
-        return EngineError(f"{what}: it contains Python code", "if you trust it: --trust-remote-code")
+        return EngineError(f"{what}: it contains Python code", "add --trust-remote-code if you trust it")
     return EngineError(f"{what}: {text[:300]}", "see the log")

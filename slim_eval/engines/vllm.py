@@ -465,7 +465,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         r"are not supported for now|has no vLLM implementation",
         "vLLM does not know this architecture: use --engine transformers",
     ),
-    (r"trust_remote_code|trust-remote-code", "the model contains Python code: if you trust it, --trust-remote-code"),
+    (r"trust_remote_code|trust-remote-code", "the model contains Python code: add --trust-remote-code if you trust it"),
 )
 
 _ERROR_LINE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
@@ -507,7 +507,7 @@ def vllm_error(error: BaseException, log: str, *, started: bool) -> EngineError:
         known = [text for text in found if any(re.search(pattern, text) for pattern, _ in _REMEDIES)]
         cause = next(iter(known or found[-1:]), cause)
     text = f"{cause}\n{error}"
-    otherwise = "see its log" if started else "see its log; --engine transformers serves the same model"
+    otherwise = "see its log" if started else "see its log, or try --engine transformers"
     remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), otherwise)
     return EngineError(f"vLLM {'stopped' if started else 'did not start'}: {cause}", remedy)
 

@@ -163,7 +163,7 @@ class Outcome:
         if self.silent_s is not None:
             return f"no progress for {self.silent_s:g} s (--stage-timeout); the log shows where it hung"
         if self.status == -signal.SIGKILL and self.out_of_memory:
-            return "killed by the kernel: memory ran out"
+            return "killed by the kernel: out of memory"
         if self.status == 0:
             return "the worker exited before finishing"
         try:

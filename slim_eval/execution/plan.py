@@ -200,7 +200,7 @@ def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UsageError(
-            f"--quantized-models-dir {folder}: {free / GIB:.2f} GiB are free; the checkpoints to be made take more "
+            f"--quantized-models-dir {folder}: only {free / GIB:.2f} GiB are free, but the checkpoints need more "
             f"than {needed / GIB:.2f} GiB",
             "free some space, or choose a folder on another disk",
         )

@@ -98,7 +98,7 @@ def _cause_and_remedy(repo: str, kind: str, error: BaseException) -> tuple[str, 
         return f"the hub {endpoint} limits the rate of requests (429)", "wait a few minutes, or export HF_TOKEN"
     # A hub that was reached may break off, or deliver less than announced: that is an OSError without errno.
     began = type(deepest).__name__ in _BROKEN_OFF or (type(deepest) is OSError and deepest.errno is None)
-    failed = "broke off" if began else "cannot be reached"
+    failed = "did not complete its response" if began else "cannot be reached"
     reason = f"answered {status}" if status else f"{failed} ({reason_of(error)})"
     remedy = "check the connection, proxy and HF_ENDPOINT and try again; a local folder needs no hub"
     return f"the hub {endpoint} {reason} while looking for {kind} {repo!r}", remedy

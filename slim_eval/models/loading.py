@@ -17,7 +17,7 @@ def reason(error: BaseException) -> str:
 def remedy(error: BaseException) -> str:
     """The remedy if a model could not be loaded."""
     if "trust_remote_code" in str(error):
-        return "--trust-remote-code runs the Python code that comes with it: read that first"
+        return "review the Python code that comes with it, then add --trust-remote-code"
     return "check that transformers knows this architecture"
 
 

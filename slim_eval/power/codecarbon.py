@@ -88,7 +88,7 @@ class CodeCarbonMeter(Meter):
         time.sleep(_STALE_S)  # so that the last measurement is after the window
         tracker.stop()
         devices = tuple(gpu.uuid for gpu in self._gpus)
-        note = "energy of the whole CPU and memory: CodeCarbon estimates the memory's and, without RAPL, the CPU's"
+        note = "energy covers the whole CPU and memory: CodeCarbon estimates memory and, without RAPL, CPU energy"
         if len(self._marks) < 2:
             return EnergyReading(self._source, devices=devices, invalid_reasons=("the window was not closed",))
         opened, closed = self._marks

@@ -143,8 +143,8 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
             found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
             if len(found) != 1 or found[0] in usable:
                 raise UsageError(
-                    f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} does not match another of the GPUs here ({len(gpus)})",
-                    "give each index or UUID of nvidia-smi -L once; parts of a GPU (MIG) have no meter",
+                    f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} is unknown, ambiguous or repeated (GPUs: {len(gpus)})",
+                    "list each index or UUID from nvidia-smi -L once; MIG partitions cannot be metered",
                 )
             usable += found
     if not usable and (gpu_index, count) == (0, 1):

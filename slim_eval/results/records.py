@@ -1,9 +1,9 @@
 """The content of records: one class per file, flat keys, units in their names.
 
-Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results stand in one
+Keys of the files published with SLiM-Eval 0.1.3 keep their names and meaning, so that old and new results fit in one
 table. A metric that was not measured is ``None``, never 0. A unit is part of the key: ``_s`` seconds, ``_mb`` MiB
-(2**20 bytes), ``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``. Definitions: docs/metrics.md. Where records stand on
-disk: `results`.
+(2**20 bytes), ``_gb`` GiB (2**30 bytes), ``_watts``, ``_joules``. Definitions: docs/metrics.md. Where records are
+stored: `results`.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ class PerformanceMetrics(Metrics):
     kv_cache_tokens: int | None = None
     kv_cache_bytes_per_token: float | None = None
     max_concurrency: float | None = None  # kv_cache_tokens / max_model_len
-    concurrency_by_context: dict[int, int] = Field(default_factory=dict)  # tokens a request -> requests that fit
+    concurrency_by_context: dict[int, int] = Field(default_factory=dict)  # tokens per request -> requests that fit
     max_model_len: int | None = None
     load_time_s: float | None = None
     mbu: float | None = None  # model bandwidth utilisation, a share of memory_bandwidth_gb_s
-    memory_bandwidth_gb_s: float | None = None  # of all devices together, 10**9 bytes a second
+    memory_bandwidth_gb_s: float | None = None  # of all devices together, 10**9 bytes per second
     batch_size: int | None = None
     num_warmup: int | None = None  # requests before the measured ones
     warmup_stable: bool | None = None  # no drift left in what was measured; None: too few iterations to tell
@@ -109,8 +109,8 @@ class PerformanceMetrics(Metrics):
     target_ci: float | None = None  # share of the mean that was asked for
     input_len: int | None = None  # of synthetic prompts
     intervals: Intervals = Field(default_factory=dict)
-    prompt_tokens: float | None = None  # a request, mean
-    output_tokens: float | None = None  # a request, mean
+    prompt_tokens: float | None = None  # per request, mean
+    output_tokens: float | None = None  # per request, mean
 
 
 class EnergyMetrics(Metrics):
@@ -146,8 +146,8 @@ class EnergyMetrics(Metrics):
     batch_size: int | None = None
     num_runs: int | None = None
     num_lead_in: int | None = None  # requests before the window opened
-    prompt_tokens: float | None = None  # a request, mean
-    output_tokens: float | None = None  # a request, mean
+    prompt_tokens: float | None = None  # per request, mean
+    output_tokens: float | None = None  # per request, mean
 
 
 class AccuracyMetrics(Metrics):
@@ -282,7 +282,7 @@ class PairedRecord(_Model):
 class FloorEntry(_Model):
     """What one metric of the same variant, measured again and again, came to."""
 
-    values: tuple[float | None, ...]  # one a run
+    values: tuple[float | None, ...]  # one per run
     floor: float | None = Field(None, ge=0)  # relative change that is still noise; for a task percentage points
 
 
@@ -298,7 +298,7 @@ class NoiseRecord(_Model):
     hardware: str | None = None
     batch_size: int | None = None
     max_new_tokens: int | None = None
-    prompt_tokens: float | None = None  # a request, mean
+    prompt_tokens: float | None = None  # per request, mean
     metrics: dict[str, FloorEntry] = Field(default_factory=dict)
     tasks: dict[str, FloorEntry] = Field(default_factory=dict)  # accuracy of each run, and the floor of its drop
     flips: dict[str, float] = Field(default_factory=dict)  # task -> largest share of answers that changed

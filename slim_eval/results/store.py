@@ -1,4 +1,4 @@
-"""Where records stand on disk: their folders and files; reader and writer in one place.
+"""Where records are stored: their folders and files; reader and writer in one place.
 
     {output_dir}/{model}/{model}_{precision}/
         performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
@@ -119,7 +119,7 @@ def _write(path: Path, record: BaseModel) -> Path:
 
 
 def noise_directory(model_directory: Path) -> Path:
-    """Where the runs of `slim-eval noise` on a model stand, and the floor they gave."""
+    """The folder of the runs of `slim-eval noise` on a model, and of the floor they gave."""
     return model_directory / f"{model_directory.name}_noise"
 
 

@@ -118,10 +118,10 @@ def test_gpus_that_share_a_model_are_summed(library: Path) -> None:
         (1, 2, None, "the number of GPUs is 2"),
         (1, 1, "0", "the number of GPUs is 1 (2 on the machine"),
         (1, 1, "-1", "the number of GPUs is 0 (2 on the machine"),
-        (0, 1, "7", "'7' does not match another of the GPUs here (2)"),
-        (0, 1, "0,0", "'0' does not match another"),
-        (0, 1, "GPU-", "'GPU-' does not match another"),
-        (0, 1, "MIG-4b", "'MIG-4b' does not match another"),
+        (0, 1, "7", "'7' is unknown, ambiguous or repeated (GPUs: 2)"),
+        (0, 1, "0,0", "'0' is unknown, ambiguous or repeated"),
+        (0, 1, "GPU-", "'GPU-' is unknown, ambiguous or repeated"),
+        (0, 1, "MIG-4b", "'MIG-4b' is unknown, ambiguous or repeated"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_a_usage_error(

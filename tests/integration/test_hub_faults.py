@@ -17,7 +17,7 @@ from tests.standins.hub import Fault, FaultKind, LoopbackHub
 WEIGHTS = "model.safetensors"
 KINDS = (FaultKind.ERROR, FaultKind.TRUNCATED, FaultKind.CUT, FaultKind.STALL)
 MODELS = [f"acme/{kind.value}" for kind in KINDS]
-SAYS = dict(zip(MODELS, ("answered 500", "broke off", "broke off", "no progress for 30 s"), strict=True))
+SAYS = dict(zip(MODELS, ("answered 500", *["did not complete its response"] * 2, "no progress for 30 s"), strict=True))
 
 
 @pytest.fixture(scope="module")

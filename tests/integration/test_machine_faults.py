@@ -177,7 +177,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(
 ) -> None:
     join = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(small_memory))
     process = run_command(*greedy, cwd=tmp_path, through=join)
-    assert_only_the_greedy_task_failed(process, tmp_path, "memory ran out")
+    assert_only_the_greedy_task_failed(process, tmp_path, "killed by the kernel: out of memory")
 
 
 # The worker computes on the CPU but reports a GPU, so that it measures the energy of the stand-in.

@@ -98,7 +98,7 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
     ("line", "says"),
     [
         (["run"], "--models"),
-        (["run", "--models", ""], "--models: nothing was given"),
+        (["run", "--models", ""], "--models: no value was given"),
         (["run", "--models", "demo", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["run", "--models", "demo", "--precision", "fp8"], "fp16, int8, int4"),
         (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),

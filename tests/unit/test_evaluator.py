@@ -94,7 +94,7 @@ def test_a_fresh_worker_does_what_comes_after_the_stage_that_died(worked: Callab
     ("outcome", "words"),
     [
         (messages.Outcome(), "exited before finishing"),
-        (messages.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: memory ran out"),
+        (messages.Outcome(-9, "energy", "", out_of_memory=True), "killed by the kernel: out of memory"),
         (messages.Outcome(-15, "energy", "", silent_s=60.0), "no progress for 60 s"),
         (messages.Outcome(1, "energy", "ValueError: no"), "ValueError: no (exit status 1)"),
     ],
@@ -163,6 +163,6 @@ def test_checkpoints_that_do_not_fit_on_the_disk_are_refused(monkeypatch: pytest
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     wanted: RunConfig = config(precision="int8")
-    with pytest.raises(UsageError, match="GiB are free; the checkpoints to be made") as caught:
+    with pytest.raises(UsageError, match="GiB are free, but the checkpoints need more") as caught:
         plan.check(wanted, plan.lay_out(wanted)[0])
     assert "another disk" in caught.value.remedy

@@ -60,7 +60,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def test_imports_point_down() -> None:
-    """The contract in pyproject.toml: ten floors, no circle."""
+    """The contract in pyproject.toml: ten layers, no circle."""
     lint = Path(sys.executable).with_name("lint-imports")
     answer = subprocess.run([lint], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout

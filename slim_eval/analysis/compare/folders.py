@@ -60,7 +60,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
     if not matched:
         a_names, b_names = (", ".join(sorted(set(map(_name, variants)))) for variants in (a_variants, b_variants))
         raise UsageError(
-            f"no variant of {config.a} is of the same model and precision as one of {config.b}",
+            f"no variant in {config.a} has the same model and precision as one in {config.b}",
             f"give two variants: {a_names} against {b_names}",
         )
     compared = {variant.directory: variant for pair in matched for variant in pair}

@@ -151,7 +151,7 @@ def _task_interval(condition: Condition, comparison: VariantComparison) -> Inter
         return "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":
         if task.lost is None or task.gained is None or not task.num_items:
-            return "the scores are graded"
+            return "flips are undefined for graded scores"
         flips = stats.wilson_interval(task.lost + task.gained, task.num_items)
         return flips.low * 100, flips.high * 100
     if task.interval_pp is None:

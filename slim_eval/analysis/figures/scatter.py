@@ -176,14 +176,14 @@ def _notes(panels: Sequence[Panel], study: Study) -> list[str]:
         notes.append(f"Mean accuracy: {' or '.join(tasks)}.")
     reasons = dict.fromkeys(reason for point in points for reason in point.reasons)
     if reasons:
-        notes.append(f"Hollow: not comparable with the others, and on no frontier: {' or '.join(reasons)}.")
+        notes.append(f"Hollow: not comparable with the others and excluded from the frontier: {' or '.join(reasons)}.")
     left_out = list(dict.fromkeys(
         variant.label for panel in panels for variant in by_name(study.variants)
         if variant.directory not in {point.variant.directory for point in panel.points}
     ))  # fmt: skip
     if left_out:
         names = ", ".join(left_out[:6]) + (f" and {len(left_out) - 6} more" if len(left_out) > 6 else "")
-        notes.append(f"Not measured in both metrics: {names}.")
+        notes.append(f"Missing one or both metrics: {names}.")
     if any(len(panel.points) > FEW_POINTS for panel in panels):
         notes.append("Only non-dominated points are named.")
     return notes
@@ -267,18 +267,18 @@ def _label(axes: Axes, panel: Panel, obstacles: Floats) -> None:
 
 
 add_figure(
-    "latency_vs_memory", "Latency over memory: down and to the left is better", partial(_draw_points, SIZES, LATENCIES)
+    "latency_vs_memory", "Latency vs. memory: down and to the left is better", partial(_draw_points, SIZES, LATENCIES)
 )
 add_figure(
-    "energy_vs_accuracy", "Accuracy of each task over energy: up and to the left is better",
+    "energy_vs_accuracy", "Accuracy of each task vs. energy: up and to the left is better",
     partial(_draw_points, ENERGIES, None),
 )  # fmt: skip
 add_figure(
-    "tpot_vs_throughput", "Time per token over throughput: down and to the right is better",
+    "tpot_vs_throughput", "Time per token vs. throughput: down and to the right is better",
     partial(_draw_points, (THROUGHPUT,), (TPOT,)),
 )  # fmt: skip
 for _cost, _metrics in (("latency", LATENCIES), ("energy", ENERGIES), ("size", (DISK,))):
     add_figure(
-        f"pareto_{_cost}_accuracy", f"Accuracy over {_cost}, with frontier: up and to the left is better",
+        f"pareto_{_cost}_accuracy", f"Accuracy vs. {_cost}, with frontier: up and to the left is better",
         partial(_draw_points, _metrics, (ACCURACY_MEAN,), steps=True),
     )  # fmt: skip

@@ -133,7 +133,7 @@ def plan_of(question: Question, study: Study) -> Plan:
         parts = tuple(tuple(Objective(metric, metric.maximise) for metric in _WORDS[part]) for part in words)
     elif len(word.split()) != 1:
         cause = f"--objective {word!r}: contains {len(word.split())} objectives"
-        raise UsageError(cause, "give one; for several: --preset balanced")
+        raise UsageError(cause, "give exactly one, or weigh several with --preset balanced")
     else:
         try:
             parts = (parse_objectives(word, study),)

@@ -235,7 +235,7 @@ def _caveats_of_settings(found: Recommendation) -> Iterable[str]:
 def _caveats_of_memory(found: Recommendation, study: Study) -> Iterable[str]:
     if MEMORY not in found.ranking.metrics:
         return
-    yield "memory covers the weights only; the KV cache, as large as the engine's settings allow, comes on top"
+    yield "memory covers the weights only; the KV cache needs more, up to what the engine's settings allow"
     on_disk = [c.name for c in found.ranking.compared if estimate_of(c.variant, MEMORY) == c.variant.estimate(DISK)]
     if on_disk:
         yield f"weights as loaded were not measured; size on disk was used instead: {_few(on_disk, found)}"

@@ -66,7 +66,7 @@ def import_results(config: ImportConfig) -> ImportReport:
         remedy = "give fp16, int8, int4 or another short name"
         raise UsageError(f"--precision {config.precision!r} is not a name", remedy)
     if config.model is not None and not config.model.strip():
-        raise UsageError("--model: nothing was given", "give the name of the model")
+        raise UsageError("--model: no value was given", "give the name of the model")
     require_writable(config.output_dir, "--output-dir")
     found: list[tuple[Path, ImportedRecord, Record]] = []
     problems: list[str] = []

@@ -284,7 +284,7 @@ def summary_metrics(
 def few_samples_notes(count: int, unit: str) -> list[str]:
     """Notes on percentiles of a sample that is too small for them, in the words of the performance benchmark."""
     needed = {q: resolving_count(q) for q in (95, 99)}
-    return [f"every p{q} is the maximum: {count} {unit} are fewer than {n}" for q, n in needed.items() if count < n]
+    return [f"every p{q} equals the maximum: {count} {unit}, {n} needed" for q, n in needed.items() if count < n]
 
 
 def utc(timestamp: float | None) -> str | None:

@@ -254,7 +254,7 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
             raise file.error(key, f"has {len(values)} values, 'ttfts' {len(run.ttfts)}")
     good = [index for index, error in enumerate(run.errors) if not error]
     if len(good) != completed:
-        raise file.error("errors", f"leaves {len(good)} requests without one, but 'completed' is {completed}")
+        raise file.error("errors", f"contains {len(good)} requests without an error, but 'completed' is {completed}")
     samples = []
     for index in good:
         # To the first token, and from each to the next. Without streaming there is no first token: vLLM writes 0.

@@ -83,7 +83,7 @@ def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCel
     ]
     text = against_fp16(variants, "Tiny int8")
     assert "TPOT speed-up 2.00x (no interval)" in text
-    assert "drops of mmlu 10.0 pp: without per-item outcomes, so this may be chance" in text
+    assert "accuracy drops: mmlu 10.0 pp (no per-item outcomes, so this may be chance)" in text
 
 
 def test_a_latency_ratio_of_different_work_is_no_speed_up(make_variant: MakeCell) -> None:
@@ -117,7 +117,7 @@ def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_variant: 
         "int8, 12 of 12 variants: TPOT speed-up 1.00x to 2.10x (median 1.55x); no intervals, so this may be chance."
     )
     assert "int8, 12 of 12 variants: 1.00x smaller on disk." in texts
-    assert "drops of mmlu 2.0 pp, arc 0.0 pp, 12 of 12 variants: all without per-item outcomes" in texts[3]
+    assert "accuracy drops: mmlu 2.0 pp, arc 0.0 pp (12 of 12 variants: all without per-item outcomes" in texts[3]
     single = [text for text in texts if text.startswith("M")]
     assert len(single) == 8
     assert not any("no interval" in text or "chance" in text for text in single)
@@ -129,7 +129,7 @@ def test_intervals_are_counted_by_side(make_variant: MakeCell) -> None:
     for number, tpot_s in enumerate((0.002, 0.008, 0.00401)):
         variants.append(make_variant(f"org/M{number}", performance=fast(0.004, 0.0001)))
         variants.append(make_variant(f"org/M{number}", "int4", performance=fast(tpot_s, 0.0001)))
-    assert "beyond the 95 % interval: 1 better, 1 worse, 1 inconclusive" in against_fp16(variants, "int4, 3 of 3")
+    assert "by the 95 % interval: 1 better, 1 worse, 1 inconclusive" in against_fp16(variants, "int4, 3 of 3")
 
 
 def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> None:
@@ -144,7 +144,7 @@ def test_the_best_is_said_only_as_sure_as_its_lead(make_variant: MakeCell) -> No
     assert sure.startswith(
         "Fastest per output token: A fp16, 4.00 ms time per output token [3.90 to 4.10], out of 2 variants; ahead of"
     )
-    assert "not distinguishable beyond chance from B fp16" in fastest(0.0041, 0.0001)
+    assert "not clearly ahead of B fp16" in fastest(0.0041, 0.0001)
     bare = said([make_variant("a/A"), make_variant("b/B", performance={"tpot_s": 0.005})], "Best by each measure")
     assert "next B fp16, 5.00 ms time per output token; no intervals, so this may be chance" in bare[0]
     assert "run-to-run" not in " ".join(bare)
@@ -232,7 +232,7 @@ def test_a_frontier_of_different_work_says_so_and_what_is_left_out(make_variant:
     ]
     first, left_out = said(variants, "Pareto frontier")
     assert "confounded: mean_latency_s: 100.0 to 200.0 output tokens per request" in first
-    assert left_out.endswith("left out: 1 not measured: mean_latency_s, model_size_gb.")
+    assert left_out.endswith("excluded: 1 not measured: mean_latency_s, model_size_gb.")
 
 
 def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCell) -> None:
@@ -241,7 +241,7 @@ def test_what_was_not_measured_failed_or_is_invalid_is_said(make_variant: MakeCe
         make_variant("b/B", performance={"ttft_s": None}, energy=None, tasks={}),
     ]
     texts = said(variants, "What was not measured", problems=[f"file {n}: broken." for n in range(12)])
-    assert texts[0] == "In no variant: end-to-end latency."
+    assert texts[0] == "Not measured in any variant: end-to-end latency."
     assert "time to first token, energy per output token, mmlu: missing in B fp16." in texts
     assert "Energy marked invalid in the record, and therefore not compared: A fp16." in texts
     assert texts[-1] == "2 more problems in complete_results.json."

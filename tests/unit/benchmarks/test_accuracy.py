@@ -365,8 +365,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(folder: Path, kind: s
     plain = _run("own_choice", folder, undisturbed, batch_size=8)
     assert engine.batch_sizes == [32, 16, 8]
     assert measured.notes == (
-        "accuracy batch size 32 did not fit in memory: 16",
-        "accuracy batch size 16 did not fit in memory: 8",
+        "accuracy batch size 32 did not fit in memory: retried with 16",
+        "accuracy batch size 16 did not fit in memory: retried with 8",
     )
     assert _metrics(measured).batch_size == 8
     # The task starts over: prompts with their few-shot examples, scores and items are those of an undisturbed run.
@@ -417,7 +417,7 @@ def test_another_failure_is_not_tried_again(folder: Path, error: Exception) -> N
         ("own_absent", {}, "absent.jsonl", "check"),
         ("own_broken", {}, "JSON", "check"),
         ("own_split", {}, "nowhere", "check"),
-        ("own_unsafe", {}, "runs code", "remove it"),
+        ("own_unsafe", {}, "executes code", "remove it"),
     ],
 )
 def test_what_cannot_be_run_is_an_error_with_a_remedy(

@@ -93,7 +93,7 @@ def test_gpus_that_are_hidden_leave_the_cpu(on_gpus: Callable[..., Examination])
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"CUDA_VISIBLE_DEVICES": "7"}, "'7' does not match another of the GPUs here (1)"),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, "'7' is unknown, ambiguous or repeated (GPUs: 1)"),
         ({"STANDIN_NVML_INIT": "18"}, "NVML cannot list the GPUs"),
     ],
 )

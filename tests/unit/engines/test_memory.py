@@ -152,7 +152,7 @@ def test_memory_that_does_not_suffice_is_refused_with_both_amounts(free: Any) ->
     with pytest.raises(EngineError) as refused:
         memory.require_in_ram(14 * GIB, 1.5, 4.0)
     assert refused.value.cause == (
-        "the model needs about 19.5 GiB of memory (weights 14.0, engine 1.5, KV cache 4.0), 16.0 GiB are free"
+        "the model needs about 19.5 GiB of memory (weights 14.0, engine 1.5, KV cache 4.0), but only 16.0 GiB are free"
     )
     assert "VLLM_CPU_KVCACHE_SPACE (now 4 GiB)" in refused.value.remedy
 
@@ -193,7 +193,7 @@ def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypat
     monkeypatch.setattr(library, "LLM", lambda **_: pytest.fail("it was started"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
     free(30.0)
-    with pytest.raises(EngineError, match=r"engine 1\.5, KV cache 40\.0\), 30\.0 GiB are free"):
+    with pytest.raises(EngineError, match=r"engine 1\.5, KV cache 40\.0\), but only 30\.0 GiB are free"):
         VLLM.load(LoadRequest(checkpoint, EngineConfig(), 64))
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "40"
 
@@ -358,9 +358,9 @@ def test_each_step_is_noted_and_what_failed_is_cleared_first() -> None:
     assert first.startswith(
         "--gpu-memory-utilization 0.9 did not fit (vLLM did not start: Free memory on device cuda:0"
     )
-    assert first.endswith("): 0.69")
+    assert first.endswith("): retried with 0.69")
     assert second.startswith("--gpu-memory-utilization 0.69 did not fit (vLLM did not start: CUDA out of memory. Tried")
-    assert second.endswith("): 0.49")
+    assert second.endswith("): retried with 0.49")
 
 
 def test_where_nothing_fits_the_error_says_what_was_tried_and_what_to_lower() -> None:

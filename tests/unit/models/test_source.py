@@ -418,7 +418,7 @@ def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> No
         (PermissionError(errno.EACCES, "Permission denied", "/cache/blobs"), "cannot be stored: /cache/blobs"),
         (PermissionError(errno.EPERM, "Operation not permitted"), "cannot be reached"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "cannot be reached"),
-        (OSError("Consistency check failed"), "broke off"),
+        (OSError("Consistency check failed"), "did not complete its response"),
     ],
 )
 def test_what_goes_wrong_on_the_way_is_told_apart(error: OSError, says: str) -> None:

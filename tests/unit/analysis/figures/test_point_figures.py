@@ -156,7 +156,7 @@ def test_a_configuration_without_one_of_the_metrics_is_named_not_drawn_at_zero(m
     ]
     made = draw("pareto_latency_accuracy", Study.of(variants))
     assert "Tiny|int8" not in lines(made.axes[0])
-    assert "Not measured in both metrics: Tiny int8." in notes(made)
+    assert "Missing one or both metrics: Tiny int8." in notes(made)
 
 
 def test_older_records_without_time_per_token_do_not_push_it_aside(make_variant: Make) -> None:

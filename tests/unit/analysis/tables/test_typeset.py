@@ -79,7 +79,7 @@ def test_doubts_are_marked_and_explained(variants: list[Variant]) -> None:
     assert int8[5] == "200.0$^{\\dag}$"
     assert int8[8].endswith("$^{\\S}$")
     assert int4[3] == "4.00$^{\\P}$"
-    for note in ("compares different work", "emulated in 16 bit", "marked invalid"):
+    for note in ("compares different work", "emulated in 16-bit", "marked invalid"):
         assert note in made["results_table.tex"]
         assert note in made["results_table.md"]
     plain = documents(Study.of(variants[:1], ()))

@@ -155,6 +155,7 @@ def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple
 
 def _obstacle(gpus: Sequence[Gpu]) -> MissingPackageError | None:
     try:
+        from codecarbon import OfflineEmissionsTracker  # noqa: F401
         from codecarbon.output_methods.base_output import OutputMethod  # noqa: F401  # new in 3.3
     except ImportError:
         return MissingPackageError("codecarbon>=3.3", "energy without NVML", 'pip install "codecarbon>=3.3"')

@@ -126,7 +126,7 @@ def test_switched_off_it_is_not_asked(doctor: Doctor, answering_hub: Callable[[i
     examination = doctor(env={"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "1", "HF_HOME": "/somewhere"})
     found = examination.find("Hub", "hub")
     assert (found["state"], found["remedy"]) == ("warning", "unset HF_HUB_OFFLINE")
-    assert "only what is in /somewhere/hub" in found["text"]
+    assert "only files in /somewhere/hub" in found["text"]
     assert hub.asked == []
     assert examination.process.returncode == 0
 

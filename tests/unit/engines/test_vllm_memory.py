@@ -69,7 +69,7 @@ def test_a_share_that_is_not_free_is_lowered_to_what_is(request_: LoadRequest, m
     assert StandInLLM.started == [0.8, 0.49]
     assert len(engine.notes) == 1
     assert engine.notes[0].startswith("--gpu-memory-utilization 0.8 did not fit")
-    assert engine.notes[0].endswith(": 0.49")
+    assert engine.notes[0].endswith(": retried with 0.49")
     assert request_.config.gpu_memory_utilization == 0.8, "what was asked for stays what it was"
 
 

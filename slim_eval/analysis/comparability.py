@@ -109,6 +109,11 @@ SETTINGS: tuple[Setting, ...] = (
         "version", "task version", Basis.TASK, strict=False,
         read=lambda record: None if (found := record.task_versions.get(record.task)) is None else str(found),
     ),
+    Setting("max_model_len", "context window", Basis.TASK, _field("max_model_len"), strict=False, across_models=False),
+    Setting(
+        "truncated_requests", "prompts cut to the context window", Basis.TASK, _field("truncated_requests"),
+        strict=False, alike=lambda a, b: bool(a) == bool(b),
+    ),
     Setting("items_hash", "items (by hash)", Basis.TASK, _items_hash, strict=False, across_models=False),
     Setting("kernels", "kernels", Basis.LOADED, _kernels),
     Setting("engine", "engine", Basis.OWN, _field("engine")),

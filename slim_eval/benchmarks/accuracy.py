@@ -195,7 +195,38 @@ def _run(
         apply_chat_template=config.apply_chat_template,
         fewshot_as_multiturn=config.apply_chat_template,
     )
-    return _measurement(task, output, config, batch_size, time.perf_counter() - start)
+    duration_s = time.perf_counter() - start
+    cut = truncated_requests(model, loaded["tasks"].values(), engine.max_model_len)
+    made = _measurement(task, output, config, batch_size, duration_s)
+    record = made.metrics.model_copy(update={"max_model_len": engine.max_model_len, "truncated_requests": cut})
+    notes = made.notes
+    if cut:
+        asked = f"{cut} prompts were cut from the left to fit the context window of {engine.max_model_len} tokens"
+        notes = (*notes, f"{task}: {asked}: raise --max-model-len, or lower --num-fewshot")
+    return Measurement(record, made.samples, notes)
+
+
+def truncated_requests(model: Any, tasks: Iterable[Any], window: int) -> int | None:
+    """Requests that lm-eval's adapter `model` cut from the left, because prompt and answer exceed the window in tokens.
+
+    None if the adapter has no tokenizer. What is generated needs `max_gen_toks` of the window. A choice's last token is
+    not read, only predicted: lm-eval's adapter for Transformers makes use of that, its adapter for vLLM does not.
+    """
+    if not hasattr(model, "tok_encode"):
+        return None
+    unread = 1 if type(model).__name__ == "HFLM" else 0
+    cut = 0
+    for instance in (instance for task in tasks for instance in task.instances):
+        if instance.request_type == "generate_until":
+            text, options = instance.args
+            most = window - int(options.get("max_gen_toks") or model.max_gen_toks)
+        elif instance.request_type == "loglikelihood":
+            text, most = "".join(instance.args), window + unread
+        else:  # a rolling log-likelihood is read window by window
+            continue
+        # No tokenizer makes more tokens than bytes, so that most prompts need not be encoded again.
+        cut += len(text.encode()) >= most and len(model.tok_encode(text)) > most
+    return cut
 
 
 def _load(task: str, config: AccuracyConfig, seed: int) -> Any:

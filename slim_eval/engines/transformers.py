@@ -15,6 +15,7 @@ from slim_eval.config import EngineConfig
 from slim_eval.engines import memory
 from slim_eval.engines.engine import ENGINES, EngineType, Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
+from slim_eval.models import loading
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB, MIB
 
@@ -48,7 +49,7 @@ class Transformers(EngineType):
         self.check(config)
         try:
             import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+            from transformers import AutoTokenizer, set_seed
 
             facts = describe(request.checkpoint)
             weights = memory.served_bytes(request.checkpoint, unpacked=True)
@@ -63,7 +64,7 @@ class Transformers(EngineType):
             set_seed(request.seed)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-                model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust, **options).eval()
+                model = loading.load(request.checkpoint, trust_remote_code=trust, **options)
                 engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
                 # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
                 engine.generate(["."], max_new_tokens=1)
@@ -184,9 +185,21 @@ class TransformersEngine:
     def lm_eval_model(self, batch_size: int) -> Any:
         """lm-eval's own `HFLM` over this same model."""
         from lm_eval.models.huggingface import HFLM
+        from transformers import GenerationConfig
 
-        model, tokenizer = self._loaded(), self._tokenizer
-        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=self.max_model_len)
+        model, own = self._loaded(), self._loaded().generation_config
+        # Answers are greedy, as vLLM's are: without the model's own settings, such as a repetition penalty.
+        tokens = {key: getattr(own, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**tokens)
+        # HFLM ties the head to the embeddings once more, which would overwrite a head of its own in the checkpoint.
+        model.tie_weights = lambda *_, **__: None
+        try:
+            return HFLM(
+                pretrained=model, tokenizer=self._tokenizer, batch_size=batch_size, max_length=self.max_model_len,
+                softmax_dtype="float32",  # in 16 bit choices tie and small differences vanish
+            )  # fmt: skip
+        finally:
+            del model.tie_weights
 
     def close(self) -> None:
         """Release the model; its memory is free when the process ends at the latest."""

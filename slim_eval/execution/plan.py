@@ -106,6 +106,9 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     variants = []
     for source, precision in product(sources, precisions):
         facts = models.describe_config(source.config_dir)
+        if facts.not_causal is not None:
+            cause = f"{source.name} is {facts.not_causal} ({facts.architecture}), not a causal language model"
+            raise UsageError(cause, "give a model whose architecture is for text generation, such as LlamaForCausalLM")
         if source.path is not None:
             models.describe(source.path)  # raises for a weight file that is missing or truncated
         models.require_plain(source, facts, precision)

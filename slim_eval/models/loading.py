@@ -1,9 +1,11 @@
-"""What can happen when Transformers loads or saves a model, in one place."""
+"""Models as Transformers loads and saves them, and what can happen then, in one place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from slim_eval.errors import SlimEvalError
 
 #: What it raises for a model that it cannot deal with, or that needs what is not there.
 FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError)
@@ -19,6 +21,26 @@ def remedy(error: BaseException) -> str:
     if "trust_remote_code" in str(error):
         return "review the Python code that comes with it, then add --trust-remote-code"
     return "check that transformers knows this architecture"
+
+
+def load(checkpoint: Path, **options: Any) -> Any:
+    """A causal language model with all weights of a checkpoint and no others, ready for inference.
+
+    Transformers initialises missing weights at random and only logs it: here that is a SlimEvalError that names them.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(str(checkpoint), output_loading_info=True, **options)
+    for key, words in (
+        ("missing_keys", "lacks weights of the model, which would be random"),
+        ("mismatched_keys", "contains weights of another shape than the model's"),
+        ("unexpected_keys", "contains weights that the model does not have"),
+    ):
+        if names := sorted(str(found[0] if isinstance(found, tuple) else found) for found in info.get(key) or ()):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            cause = f"{checkpoint}: {words}: {', '.join(names[:3])}{more}"
+            raise SlimEvalError(cause, "use a checkpoint that matches the architecture in its config.json")
+    return model.eval()
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:

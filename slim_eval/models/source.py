@@ -33,6 +33,12 @@ PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 ALLOW_PICKLE = "pickled weights are read only with --allow-pickle, which converts them"
 _HEADER_LIMIT = 100 * 10**6  # bytes; the limit of the safetensors format itself
 _SAMPLE_BLOCKS = 64
+#: Ending of an architecture's name -> what such a model is. Its class has other weights than a causal language model.
+_OTHER_HEADS: dict[str, str | None] = {
+    "ForMaskedLM": "an encoder", "ForSequenceClassification": "a classifier", "ForTokenClassification": "a classifier",
+    "ForQuestionAnswering": "a question-answering model", "ForMultipleChoice": "a multiple-choice model",
+    "RewardModel": "a reward model", "LMHeadModel": None, "Model": "a model without a language-model head",
+}  # fmt: skip
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 #: Tensor name -> (dtype as safetensors names it, shape).
@@ -61,6 +67,7 @@ class ConfigFacts(Frozen):
 
     architecture: str | None  # first class name listed
     model_type: str | None  # its family, e.g. llama
+    not_causal: str | None = None  # what it is, if not a causal language model, e.g. an encoder-decoder
     dtype: str  # the 16-bit dtype to serve: float16 if stated, else bfloat16 (also for a float32 model)
     dtype_stated: bool  # whether the configuration names a dtype at all
     max_position_embeddings: int | None  # context window in tokens
@@ -182,8 +189,12 @@ def describe_config(folder: Path) -> ConfigFacts:
                 "kv_heads": count(merged, "num_key_value_heads", "num_attention_heads", "n_head"),
                 "head_size": count(merged, "head_dim") or (width // heads if width and heads else None),
             }
+        other = next((kind for head, kind in _OTHER_HEADS.items() if str(architectures[0]).endswith(head)), None)
+        other = "an encoder-decoder" if config.get("is_encoder_decoder") else other
+        own_code = "AutoModelForCausalLM" in (config.get("auto_map") or {})  # its class may have any name
         return ConfigFacts(
             architecture=architectures[0],
+            not_causal=None if own_code else other,
             model_type=config.get("model_type"),
             dtype="float16" if str(stated).removeprefix("torch.") in ("float16", "half") else "bfloat16",
             dtype_stated=stated is not None,

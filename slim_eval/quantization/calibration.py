@@ -1,7 +1,7 @@
 """Calibration data: the texts that quantization runs on, as token ids.
 
-Rows have ``messages`` (a conversation, rendered with the model's own chat template) or ``text``. They come from the
-hub, a local file or a folder; only the seed decides which rows are used.
+Rows have ``text``, or a conversation in one of the usual forms, which is rendered with the model's own chat template.
+They come from the hub, a local file or a folder; only the seed decides which rows are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from slim_eval.utils import did_you_mean, safe_json
 # File ending -> builder of `datasets`; .jsonl is read here, so that rows may differ in their keys.
 _BUILDERS = {".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 _MAX_BYTES = 2 * 10**9  # of a .jsonl file, whose rows are all kept in memory
-_REMEDY = "a row is an object with `messages` (a list of role and content) or `text`"
+_REMEDY = (
+    "a row is an object with `text`, `messages` (a list of role and content), `conversations` (ShareGPT), "
+    "`instruction` and `output` (Alpaca), or `prompt` and `response`"
+)
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,59 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
 
 def _render(row: Mapping[str, Any], tokenizer: Any, where: str, notes: dict[str, None]) -> tuple[str, bool]:
     """The text of a row, empty for an empty one, and whether the tokenizer must still add its special tokens."""
-    messages, text = row.get("messages"), row.get("text")
-    if not messages:
-        if isinstance(text, str) or "messages" in row or "text" in row:
+    text = row.get("text")
+    try:
+        turns = _turns(row)
+    except (TypeError, KeyError, ValueError) as error:
+        raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
+    if not turns:
+        if isinstance(text, str) or turns is not None or "text" in row:
             return text if isinstance(text, str) else "", True
         cause = f"{where}: has neither `messages` nor `text`, but only {', '.join(sorted(row))}"
         raise QuantizationError(cause, _REMEDY)
-    try:
-        turns = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
-        if getattr(tokenizer, "chat_template", None):
-            from jinja2 import TemplateError
+    from jinja2 import TemplateError
 
-            try:
-                return str(tokenizer.apply_chat_template(turns, tokenize=False)), False
-            except TemplateError as error:
-                # Some templates refuse a system turn or two turns of one role: such a row is joined as text.
-                notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
-        else:
-            notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
-    except (TypeError, KeyError) as error:
-        raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns), True
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            return str(tokenizer.apply_chat_template(turns, tokenize=False)), False
+        except (TemplateError, TypeError) as error:
+            # Some templates refuse a system turn, two turns of one role, or a tool's: such a row is joined as text.
+            notes[f"the chat template refused some conversations ({error}): joined as plain text"] = None
+    else:
+        notes["the tokenizer has no chat template: conversations are joined as plain text"] = None
+    lines = []
+    for turn in turns:
+        calls = json.dumps(turn["tool_calls"]) if "tool_calls" in turn else ""
+        lines.append(f"{turn['role']}: {turn['content']}{calls}")
+    return "\n".join(lines), True
+
+
+def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The conversation of a row, as chat templates read it; None if it has none of the known forms.
+
+    Known are `messages` (also as a JSON string), ShareGPT's `conversations`, Alpaca's `instruction`, `input` and
+    `output`, and a prompt with its response. A TypeError, KeyError or ValueError for turns of another form.
+    """
+    if found := row.get("messages") or row.get("conversations"):
+        return [_turn(turn) for turn in (json.loads(found) if isinstance(found, str) else found)]
+    if isinstance(row.get("text"), str):
+        return None
+    asked = "\n\n".join(str(row[key]) for key in ("instruction", "input", "prompt", "question") if row.get(key))
+    answer = next((row[key] for key in ("output", "response", "completion", "answer") if row.get(key)), None)
+    if asked and answer is not None:
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(answer)}]
+    return [] if "messages" in row or "conversations" in row else None
+
+
+def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    if "from" in turn:  # ShareGPT's names
+        return {"role": _SHAREGPT_ROLES.get(turn["from"], str(turn["from"])), "content": str(turn["value"])}
+    calls = turn.get("tool_calls")
+    content = turn.get("content") if calls else turn["content"]
+    if isinstance(content, list):  # parts, of which only text can be calibrated on
+        content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    made = {"role": str(turn["role"]), "content": "" if content is None else content}
+    return {**made, "tool_calls": calls} if calls else made
 
 
 def local_path(dataset: str) -> Path | None:

@@ -72,7 +72,7 @@ def _make(
         remedy = "close other programs, or quantize on a machine with more memory"
         raise QuantizationError(error.cause, remedy) from error
     stage("loading the model")
-    model, tokenizer = _load(request, facts)
+    model, tokenizer = _load(request, source, facts)
     layers = _layers_to_quantize(model, request.source.name, recipe)
     calibration, used = None, dict[str, Any]()
     if recipe.needs_calibration:
@@ -123,12 +123,12 @@ def _make(
     )
 
 
-def _load(request: cache.QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, Any]:
+def _load(request: cache.QuantizeRequest, source: Path, facts: CheckpointFacts) -> tuple[Any, Any]:
     """The model in its 16-bit dtype on the CPU (llm-compressor moves it layer by layer), and its tokenizer."""
     try:
         import llmcompressor  # noqa: F401  # first: without it, the model would be loaded in vain
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        from transformers import AutoTokenizer, set_seed
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
     except ImportError as error:
@@ -138,14 +138,12 @@ def _load(request: cache.QuantizeRequest, facts: CheckpointFacts) -> tuple[Any, 
     set_seed(request.seed)
     options = {"trust_remote_code": request.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(request.source.path, **options)
-        dtype = getattr(torch, facts.dtype)
-        model = AutoModelForCausalLM.from_pretrained(request.source.path, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = loading.load(source, dtype=getattr(torch, facts.dtype), **options)
     except loading.FAILURES as error:
         raise QuantizationError(
             f"model {request.source.name!r} cannot be loaded: {loading.reason(error)}", loading.remedy(error)
         ) from error
-    model.eval()
     return model, tokenizer
 
 
@@ -245,7 +243,6 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
     """Refuse a checkpoint that contains NaN or infinity, or that does not load and generate."""
     import torch
     from safetensors import safe_open
-    from transformers import AutoModelForCausalLM
 
     scales = 0
     for file in weight_files(folder):
@@ -259,7 +256,7 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
         raise QuantizationError("llm-compressor exited without quantizing anything", "see the log")
     try:
         placed = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code, **placed)
+        model = loading.load(folder, trust_remote_code=trust_remote_code, **placed)
         ids = torch.tensor([prompt], device=model.device)
         with torch.inference_mode():
             logits = model(ids).logits

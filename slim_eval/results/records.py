@@ -164,6 +164,8 @@ class AccuracyMetrics(Metrics):
     limit: int | None = None
     batch_size: int | None = None
     apply_chat_template: bool | None = None
+    max_model_len: int | None = None  # context window in tokens
+    truncated_requests: int | None = None  # whose prompt was cut to fit the window; None in older and imported records
     metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
     subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
     task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version

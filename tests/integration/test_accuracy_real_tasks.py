@@ -130,7 +130,7 @@ def theirs(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     """What lm-eval's own command wrote: its results, and the folder with its samples."""
     folder = tmp_path_factory.mktemp("theirs")
     command = ["-m", "lm_eval", "--model", "hf", "--tasks", ",".join(TASKS)]
-    command += ["--model_args", f"pretrained={MODEL},dtype={DTYPE}"]
+    command += ["--model_args", f"pretrained={MODEL},dtype={DTYPE},softmax_dtype=float32"]
     command += ["--num_fewshot", "5", "--batch_size", str(BATCH_SIZE), "--device", "cpu"]
     command += ["--log_samples", "--output_path", str(folder)]
     _child(command, environment)

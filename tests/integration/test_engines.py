@@ -327,6 +327,29 @@ def test_end_of_sequence_ends_a_request_where_it_counts(checkpoints: dict[str, P
     loaded.close()
 
 
+def test_accuracy_does_not_depend_on_settings_of_the_model(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """A repetition penalty, a head under a configuration that ties it, and choices that tie in 16 bit."""
+    import torch
+    from lm_eval.api.instance import Instance
+
+    request = LoadRequest(checkpoints["fp16"], EngineConfig(), MAX_MODEL_LEN)
+    loaded: Any = engines.ENGINES["transformers"].load(request)
+    head = loaded._model.lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())  # no longer that of the embeddings
+    with torch.no_grad():
+        head.weight[7] += 1
+    model = loaded.lm_eval_model(1)
+    assert model.model.lm_head.weight[7, 0] != model.model.get_input_embeddings().weight[7, 0]
+    ask = Instance("generate_until", {}, (PROMPT, {"until": [], "max_gen_toks": 12}), 0)
+    (plain,) = model.generate_until([ask])
+    loaded._model.generation_config.repetition_penalty = 9.0
+    again = loaded.lm_eval_model(1)
+    assert again.generate_until([ask]) == [plain]
+    ((value, _),) = model.loglikelihood([Instance("loglikelihood", {}, (PROMPT, " one"), 0)])
+    assert float(torch.tensor(value, dtype=torch.bfloat16)) != value
+    loaded.close()
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_architectures_load(architecture: str, tmp_path: Path) -> None:
     request = LoadRequest(make_checkpoint(tmp_path, architecture), EngineConfig(), 64)

@@ -68,7 +68,8 @@ def lm_eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``lm_eval --log_samples`` wrote, with the same settings; bfloat16 says that the scheme is fp16."""
     folder = tmp_path_factory.mktemp("lm_eval")
     command(
-        ["-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={MODEL_DIR},dtype=bfloat16",
+        ["-m", "lm_eval", "--model", "hf", "--model_args",
+         f"pretrained={MODEL_DIR},dtype=bfloat16,softmax_dtype=float32",
          "--tasks", ",".join(TASKS), "--include_path", str(TASKS_DIR), "--num_fewshot", str(FEWSHOT),
          "--limit", str(LIMIT), "--batch_size", str(BATCH_SIZE), "--device", "cpu", "--log_samples",
          "--output_path", str(folder)]

@@ -30,7 +30,14 @@ from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
 
 MakeVariant = Callable[..., Variant]
-TASK = {"accuracy": 0.7, "apply_chat_template": False, "task_versions": {"quiz": 1}, "task_hashes": {"quiz": "a"}}
+TASK = {
+    "accuracy": 0.7,
+    "apply_chat_template": False,
+    "max_model_len": 512,
+    "truncated_requests": 0,
+    "task_versions": {"quiz": 1},
+    "task_hashes": {"quiz": "a"},
+}
 
 
 class ToyRecord(Record):
@@ -72,6 +79,8 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
     (Basis.TASK, "limit"): {"task": {"limit": 100}},
     (Basis.TASK, "num_items"): {"task": {"num_items": 100}},
     (Basis.TASK, "apply_chat_template"): {"task": {"apply_chat_template": True}},
+    (Basis.TASK, "max_model_len"): {"task": {"max_model_len": 72}},
+    (Basis.TASK, "truncated_requests"): {"task": {"truncated_requests": 9}},
     (Basis.TASK, "version"): {"task": {"task_versions": {"quiz": 2}}},
     (Basis.TASK, "items_hash"): {"task": {"task_hashes": {"quiz": "b"}}},
     (Basis.LOADED, "kernels"): {"head": {"kernels": "emulated"}},

@@ -139,8 +139,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class RuleEngine:
     """An engine whose model scores a choice by a hash and answers ``n + 1?`` rightly, but only for even ``n``."""
 
-    def __init__(self, *, chat_template: str | None = None) -> None:
+    def __init__(self, *, chat_template: str | None = None, max_model_len: int = 512) -> None:
         self.chat_template = chat_template
+        self.max_model_len = max_model_len
         self.prompts: list[str] = []
         self.batch_sizes: list[int] = []
 
@@ -152,6 +153,9 @@ class RuleEngine:
 
         class RuleModel(LM):  # type: ignore[misc]
             tokenizer_name = "rule"
+
+            def tok_encode(self, text: str) -> list[str]:
+                return text.split()
 
             def _answer(self, kind: str, requests: Sequence[Any], rule: Any) -> list[Any]:
                 answers = []
@@ -220,6 +224,22 @@ def test_choices_are_kept_item_by_item(folder: Path) -> None:
     assert len({sample["doc_hash"] for sample in measured.samples}) == 6
     assert measured.notes == ()
     json.dumps(measured.samples, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "window", "cut"),
+    [
+        ("own_choice", 9, 0),  # two examples and a question of three words each, the answer included
+        ("own_choice", 8, 6 * 3),
+        ("own_generate", 256 + 3, 0),  # "0 + 1?", and the default length of an answer
+        ("own_generate", 256 + 2, 4),
+    ],
+)
+def test_prompts_that_lm_eval_cuts_are_counted(folder: Path, task: str, window: int, cut: int) -> None:
+    measured = _run(task, folder, RuleEngine(max_model_len=window))
+    metrics = _metrics(measured)
+    assert (metrics.max_model_len, metrics.truncated_requests) == (window, cut)
+    assert any(f"{cut} prompts were cut" in note for note in measured.notes) is (cut > 0)
 
 
 def test_generated_answers_are_one_row_with_every_filter(folder: Path) -> None:

@@ -424,3 +424,23 @@ def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> No
 def test_what_goes_wrong_on_the_way_is_told_apart(error: OSError, says: str) -> None:
     with pytest.raises(HubError, match=says), hub_errors("org/model", None):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, None),
+        ({"architectures": ["GPT2LMHeadModel"]}, None),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, None),
+        ({}, None),
+        ({"architectures": ["ChatGLMModel"], "auto_map": {"AutoModelForCausalLM": "modeling_chatglm.Chat"}}, None),
+        ({"architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}, "an encoder-decoder"),
+        ({"architectures": ["BertForMaskedLM"]}, "an encoder"),
+        ({"architectures": ["Qwen2ForSequenceClassification"]}, "a classifier"),
+        ({"architectures": ["Qwen3Model"]}, "a model without a language-model head"),
+        ({"architectures": ["InternLM2ForRewardModel"]}, "a reward model"),
+    ],
+)
+def test_models_that_are_not_causal_are_recognised(tmp_path: Path, config: dict[str, Any], kind: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert models.describe_config(tmp_path).not_causal == kind

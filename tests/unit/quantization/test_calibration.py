@@ -64,6 +64,38 @@ def test_a_template_that_refuses_a_conversation(lines: Callable[..., str]) -> No
     assert "roles must alternate" in calibration.notes[0]
 
 
+SAID = "<|user|>hi</s><|assistant|>yo</s>"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"messages": json.dumps(TURNS)}, SAID),
+        ({"messages": [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in TURNS]}, SAID),
+        ({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]}, SAID),
+        ({"instruction": "hi", "input": "", "output": "yo"}, SAID),
+        ({"instruction": "h", "input": "i", "output": "yo"}, "<|user|>h\n\ni</s><|assistant|>yo</s>"),
+        ({"prompt": "hi", "response": "yo"}, SAID),
+        ({"prompt": "hi", "completion": "yo", "messages": None}, SAID),
+        ({"text": "whole", "instruction": "hi", "output": "yo"}, "whole"),
+        (
+            {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, TURNS[1]]},
+            "<|user|>hi</s><|assistant|></s><|assistant|>yo</s>",
+        ),
+    ],
+)
+def test_the_usual_forms_of_rows(tokenizer: Any, lines: Callable[..., str], row: dict[str, Any], text: str) -> None:
+    assert texts(tokenizer, lines(row)) == [text]
+
+
+def test_tool_calls_are_kept_if_a_conversation_is_joined(lines: Callable[..., str]) -> None:
+    plain = make_tokenizer(chat_template=None)
+    calls = [{"function": {"name": "f", "arguments": "{}"}}]
+    row = {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": calls}]}
+    calibration = load_texts(config(lines(row), max_sequence_length=256), plain, 0)
+    assert plain.decode(calibration.token_ids[0]) == f"user: hi\nassistant: {json.dumps(calls)}"
+
+
 def test_texts_are_cut_and_empty_rows_left_out(tokenizer: Any, lines: Callable[..., str]) -> None:
     data = lines({"text": "a" * 100}, {"text": " "}, {"messages": []}, {"text": None}, "", {"text": "b"})
     calibration = load_texts(config(data), tokenizer, 0)
@@ -115,9 +147,11 @@ def test_a_saved_dataset(tokenizer: Any, tmp_path: Path) -> None:
     [
         (["{"], "line 1: not JSON"),
         ([{"text": "a"}, "3"], "line 2: not a JSON object"),
-        ([{"prompt": "a", "answer": "b"}], "neither `messages` nor `text`, but only answer, prompt"),
+        ([{"prompt": "a", "score": "b"}], "neither `messages` nor `text`, but only prompt, score"),
         ([{"messages": "hello"}], "not a list of role and content"),
-        ([{"messages": [{"from": "human", "value": "x"}]}], "not a list of role and content"),
+        ([{"messages": [{"speaker": "human", "value": "x"}]}], "not a list of role and content"),
+        ([{"messages": [{"role": "user"}]}], "not a list of role and content"),
+        ([{"conversations": [{"from": "human"}]}], "not a list of role and content"),
         ([{"text": ""}], "no usable row"),
         ([], "no usable row"),
     ],

@@ -1,0 +1,61 @@
+"""Every weight of a model comes from its checkpoint, and every weight of the checkpoint is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.errors import SlimEvalError
+from slim_eval.models import loading
+from tests.standins.tiny_models import make_checkpoint
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+def _lose(weights: dict[str, Any]) -> None:
+    del weights[NAME]
+
+
+def _lose_a_layer(weights: dict[str, Any]) -> None:
+    for name in [name for name in weights if name.startswith("model.layers.1.")]:
+        del weights[name]
+
+
+def _rename(weights: dict[str, Any]) -> None:
+    weights["model.layers.1.experts.up_proj.weight"] = weights.pop(NAME)
+
+
+def _add(weights: dict[str, Any]) -> None:
+    weights["classifier.weight"] = weights[NAME].clone()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_lose, f"lacks weights of the model, which would be random: {NAME}"),
+        (_lose_a_layer, "lacks weights of the model, .*input_layernorm.weight, .* and 6 more"),
+        (_rename, f"lacks weights of the model, which would be random: {NAME}"),
+        (_add, "contains weights that the model does not have: classifier.weight"),
+    ],
+)
+def test_weights_that_do_not_match_are_named(
+    damage: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_checkpoint(tmp_path, num_hidden_layers=2)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    damage(weights)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(SlimEvalError, match=words) as refused:
+        loading.load(folder)
+    assert "config.json" in refused.value.remedy
+
+
+def test_a_whole_checkpoint_loads(tmp_path: Path) -> None:
+    model = loading.load(make_checkpoint(tmp_path))
+    assert not model.training

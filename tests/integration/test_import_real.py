@@ -126,7 +126,10 @@ def test_every_imported_item_is_slim_evals_own(lm_eval_variants: ImportReport, o
     imported, own = (read_samples(variant, task) for variant in (lm_eval_variants.variants[0], own_run.variant("fp16")))
     assert len(imported) == len(own) > 0
     for theirs, ours in zip(imported, own, strict=True):
-        assert theirs | {"target": str(theirs["target"])} == ours | {"target": str(ours["target"])}
+        # lm-eval's command batches all its tasks together, and sums of bfloat16 differ with what is in a batch.
+        values = [pytest.approx(value, rel=0.01) for value in ours.get("loglikelihoods", ())]
+        expected = ours | {"target": str(ours["target"])} | ({"loglikelihoods": values} if values else {})
+        assert theirs | {"target": str(theirs["target"])} == expected
 
 
 def test_imported_accuracies_are_compared_with_slim_evals_own(

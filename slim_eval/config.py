@@ -176,7 +176,7 @@ class QuantizationConfig(Config):
     panel = "Quantization"
     calibration_dataset: str = setting(
         "HuggingFaceH4/ultrachat_200k",
-        "Hub dataset, .jsonl file or folder; rows need `messages` or `text`.",
+        "Hub dataset, .jsonl file or folder; rows contain `text` or a conversation.",
         min_length=1,
     )
     calibration_split: str = setting("train_sft", "Split of the calibration dataset.", min_length=1)

@@ -99,9 +99,9 @@ def run(
     """Warm up until stable, then measure iterations of `batch_size` requests.
 
     Warm-up is `num_warmup` requests, rounded up to full batches. Then measuring begins. If the wall times of its first
-    iterations drift (Kendall's test for a trend, at the level `DRIFT_LEVEL`), the older half of them is given back to
-    the warm-up and as many more are measured, until there is no drift or `MAX_ROUNDS` windows drifted: a stable engine
-    costs nothing extra.
+    iterations drift (Kendall's test for a trend, at the level `DRIFT_LEVEL`), the older half of them is counted
+    as warm-up and replaced by as many new ones, until the times are stable or `MAX_ROUNDS` windows have drifted. A
+    stable engine needs no additional iterations.
 
     Without `target_ci` all of `num_runs` is measured, rounded up to full batches; with it, measuring ends as soon as
     the intervals are narrow enough (`precise_enough`), and `num_runs` is the maximum.

@@ -175,6 +175,7 @@ class EngineType(Protocol):
 
         Raises:
             EngineError: The engine did not start; with cause and remedy.
+            SlimEvalError: The weights of the checkpoint are not those of the model.
             MissingPackageError: A package that it needs is not installed.
         """
 

@@ -77,8 +77,8 @@ def _render(row: Mapping[str, Any], tokenizer: Any, where: str, notes: dict[str,
     text = row.get("text")
     try:
         turns = _turns(row)
-    except (TypeError, KeyError, ValueError) as error:
-        raise QuantizationError(f"{where}: `messages` is not a list of role and content", _REMEDY) from error
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise QuantizationError(f"{where}: its conversation is not a list of role and content", _REMEDY) from error
     if not turns:
         if isinstance(text, str) or turns is not None or "text" in row:
             return text if isinstance(text, str) else "", True
@@ -105,7 +105,8 @@ def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The conversation of a row, as chat templates read it; None if it has none of the known forms.
 
     Known are `messages` (also as a JSON string), ShareGPT's `conversations`, Alpaca's `instruction`, `input` and
-    `output`, and a prompt with its response. A TypeError, KeyError or ValueError for turns of another form.
+    `output`, and a prompt with its response. Turns of another form raise a TypeError, KeyError, ValueError or
+    AttributeError.
     """
     if found := row.get("messages") or row.get("conversations"):
         return [_turn(turn) for turn in (json.loads(found) if isinstance(found, str) else found)]

@@ -74,7 +74,7 @@ def _panel(title: str, x: Metric, y: Metric, study: Study) -> Panel:
     length = usual_length([variant for variant, *_ in shown])
     reasons = []
     for variant, *_ in shown:
-        # Another setting is no reason, but a group of its own.
+        # A variant measured with other settings is not excluded: it forms its own group.
         marks = {kind for metric in (x, y) for kind in study.marks(variant, metric)}
         own = variant.tokens_per_request
         other_work = (x.per_length or y.per_length) and own and length and not _same(own, length)

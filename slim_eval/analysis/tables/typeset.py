@@ -162,5 +162,5 @@ def _markdown(made: _Table) -> str:
 def md_escape(text: str) -> str:
     """A text as Markdown shows it, within a cell of a table."""
     plain = re.sub(r"([\\|*`\[\]~])", r"\\\1", " ".join(text.split()))
-    plain = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)  # within words it is no emphasis
+    plain = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)  # within words it does not mean emphasis
     return plain.replace("&", "&amp;").replace("<", "&lt;")

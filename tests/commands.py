@@ -28,11 +28,15 @@ QUICK = (
     "2", "--accuracy-limit", "40", "--num-calibration-samples", "32", *IN_DTYPE,
 )  # fmt: skip
 
-#: The smallest sizes, for a run of which only the exit status and the files matter.
-SHORT = (
-    "--engine", "transformers", "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens", "8",
-    "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled", *IN_DTYPE,
+_SMALLEST = (
+    "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens", "8", "--num-calibration-samples", "8",
+    "--max-sequence-length", "128", "--no-wandb-enabled",
 )  # fmt: skip
+#: The smallest sizes, for a run of which only the exit status and the files matter.
+SHORT = ("--engine", "transformers", *_SMALLEST, *IN_DTYPE)
+#: The same on the engine of `tests.standins.instant`, for what happens around an engine; needs `WITH_INSTANT`.
+INSTANT = ("--engine", "instant", *_SMALLEST)
+WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "instant.py")}
 
 
 def run_command(

@@ -1,7 +1,7 @@
 """Kill runs at a random moment of a stage and finish them with the same command.
 
 ``python -m tests.faults --count 20`` tries every stage in turn, then kills one run in three stages, prints a table, and
-exits 1 if anything was lost.
+exits 1 if anything was lost. It measures on the Transformers engine; `attempt` takes another.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from typing import Any
 import psutil
 
 from slim_eval.results.store import read_samples
-from tests.commands import IN_DTYPE, run_command
+from tests.commands import IN_DTYPE, WITH_INSTANT, run_command
 
 COMMAND = (
-    "run", "--models", "demo", "--precision", "int8", "--engine", "transformers", "--num-runs", "16", "--num-warmup",
-    "8", "--max-new-tokens", "16", "--energy-sample-runs", "8", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1",
-    "--accuracy-limit", "24", "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled",
-    "--log-format", "json", *IN_DTYPE,
+    "run", "--models", "demo", "--precision", "int8", "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16",
+    "--energy-sample-runs", "8", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1", "--accuracy-limit", "24",
+    "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled", "--log-format", "json",
+    *IN_DTYPE, "--engine",
 )  # fmt: skip
+ENVIRONMENT = {**WITH_INSTANT, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 STAGES = ("quantize", "engine", "performance", "energy", "demo_gsm8k")
 CELL = Path("outputs", "demo", "demo_int8")
 CHECKPOINT = Path("quantized-models", "demo_int8")
@@ -102,12 +103,12 @@ def deterministic(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]], threading.Event]]:
+def running(folder: Path, engine: str) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]], threading.Event]]:
     """Start the command; yield the process, its events so far, and an event that is set with each."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    variables = {**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "slim_eval", *COMMAND], cwd=folder, env=variables, text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "slim_eval", *COMMAND, engine], cwd=folder, env=variables, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     events: list[dict[str, Any]] = []
     heard = threading.Event()
@@ -127,11 +128,11 @@ def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str
     reader.join()
 
 
-def durations(folder: Path) -> dict[str, float]:
+def durations(folder: Path, engine: str = "transformers") -> dict[str, float]:
     """Run the command without faults; return the duration of each stage in seconds."""
     began: dict[str, float] = {}
     took: dict[str, float] = {}
-    with running(folder) as (process, events, heard):
+    with running(folder, engine) as (process, events, heard):
         seen = 0
         while process.poll() is None or seen < len(events):
             heard.wait(0.2)
@@ -147,9 +148,9 @@ def durations(folder: Path) -> dict[str, float]:
     return took
 
 
-def disturb(folder: Path, fault: Fault, took: dict[str, float]) -> tuple[bool, int]:
+def disturb(folder: Path, fault: Fault, took: dict[str, float], engine: str) -> tuple[bool, int]:
     """Send the signal; return whether the stage was running and the command's exit status."""
-    with running(folder) as (process, events, heard):
+    with running(folder, engine) as (process, events, heard):
         while not any(e["event"] == "started" and e["stage"] == fault.stage for e in list(events)):
             if process.poll() is not None:
                 return False, process.returncode
@@ -194,18 +195,20 @@ def _records(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-def attempt(reference: Path, folder: Path, took: dict[str, float], *faults: Fault) -> Trial:
+def attempt(
+    reference: Path, folder: Path, took: dict[str, float], *faults: Fault, engine: str = "transformers"
+) -> Trial:
     """Interrupt a run in an empty folder, once per fault, finish it, and compare it with `reference`."""
     if faults[0].stage != "quantize":
         shutil.copytree(reference / "quantized-models", folder / "quantized-models")
     hits, status, lost = 0, 0, list[str]()
     before: dict[str, int] = {}
     for fault in faults:
-        hit, status = disturb(folder, fault, took)
+        hit, status = disturb(folder, fault, took, engine)
         hits += hit
         lost += [f"process {pid} was left" for pid in left_running(folder)]
         before = {**_records(folder), **before}
-    again = run_command(*COMMAND, cwd=folder, env={"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    again = run_command(*COMMAND, engine, cwd=folder, env=ENVIRONMENT)
     if again.returncode == 0:
         expected, found = deterministic(reference), deterministic(folder)
         lost += [f"{key} differs" for key in expected if found[key] != expected[key]]

@@ -55,15 +55,15 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         UsageError: The input folder is missing or has no measurements, the output folder cannot be written, or no
             result has one of the objectives; nothing is written then.
     """
+    require_writable(config.output_dir, "--output-dir")
+    results, variants = _measured(config.input_dir)
+    # Imported after all that may be refused: with matplotlib it takes seconds.
     from slim_eval.analysis import findings
-    from slim_eval.analysis.figures.drawing import write_figures
     from slim_eval.analysis.pareto.frontier import find_frontiers
     from slim_eval.analysis.report.page import report_html
     from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables import csv_tables, typeset
 
-    require_writable(config.output_dir, "--output-dir")
-    results, variants = _measured(config.input_dir)
     tasks = tasks_of(variants)
     advice: list[str] = []
     if "accuracy_tasks" in config.model_fields_set:
@@ -95,13 +95,16 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         else:
             paths.append(path)
     folder = config.output_dir / "plots"
-    try:
-        figures, empty = write_figures(study, folder, None if config.plots else [])
-    except OSError as error:
-        problems.append(f"{folder}: not written ({error.strerror or error})")
-    else:
-        paths += figures
-        advice += [f"not drawn, because nothing was measured: {', '.join(empty)}"] if empty else []
+    if config.plots or folder.is_dir():  # figures of an earlier analysis are removed
+        from slim_eval.analysis.figures.drawing import write_figures
+
+        try:
+            figures, empty = write_figures(study, folder, None if config.plots else [])
+        except OSError as error:
+            problems.append(f"{folder}: not written ({error.strerror or error})")
+        else:
+            paths += figures
+            advice += [f"not drawn, because nothing was measured: {', '.join(empty)}"] if empty else []
     return AnalysisReport(
         study=study,
         paths=tuple(paths),

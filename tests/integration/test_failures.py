@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from slim_eval.demo import MODEL_DIR, TASKS_DIR
-from tests.commands import QUICK, Run, run_command
+from tests.commands import QUICK, WITH_INSTANT, Run, run_command
 from tests.standins.tasks import write_task
 
 
@@ -29,8 +29,9 @@ def broken_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     write_task(tasks, "killing_task", rows, target="!function killer.kill")
     (tasks / "killer.py").write_text("import os, signal\n\ndef kill(doc):\n    os.kill(os.getpid(), signal.SIGKILL)\n")
     process = run_command(
-        "run", "--models", "demo", "--engine", "transformers", *QUICK, "--include-path", str(tasks), "--num-fewshot",
+        "run", "--models", "demo", "--engine", "instant", *QUICK, "--include-path", str(tasks), "--num-fewshot",
         "0", "--accuracy-tasks", "no_data_task killing_task sound_task", "--no-wandb-enabled", cwd=folder,
+        env=WITH_INSTANT,
     )  # fmt: skip
     return Run(folder, process)
 

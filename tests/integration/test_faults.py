@@ -14,7 +14,7 @@ from tests.faults import STAGES, Fault, attempt, durations
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """An uninterrupted run, and the duration of its stages."""
     folder = tmp_path_factory.mktemp("reference").resolve()
-    took = durations(folder)
+    took = durations(folder, "instant")
     assert set(took) == set(STAGES)
     return folder, took
 
@@ -31,7 +31,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def test_the_same_command_finishes_a_run_that_was_ended(
     fault: Fault, status: int, reference: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
-    trial = attempt(reference[0], tmp_path.resolve(), reference[1], fault)
+    trial = attempt(reference[0], tmp_path.resolve(), reference[1], fault, engine="instant")
     assert trial.lost == ()
     assert trial.finished
     if trial.hits:

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-RUN = ("run", "--models", "demo", "--tasks", "performance", "--engine", "transformers", "--num-runs", "100000",
+from tests.commands import WITH_INSTANT
+
+RUN = ("run", "--models", "demo", "--tasks", "performance", "--engine", "instant", "--num-runs", "100000",
        "--no-wandb-enabled")  # fmt: skip
 RESUME = "to continue: slim-eval " + " ".join(RUN)
 
@@ -23,7 +25,11 @@ def test_ctrl_c_on_a_terminal_prints_the_command_that_resumes(tmp_path: Path) ->
         os.chdir(tmp_path)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         command = [sys.executable, "-m", "slim_eval", *RUN, "--force"]
-        os.execvpe(command[0], command, {**os.environ, "COLUMNS": "160", "TERM": "xterm", "HF_HUB_OFFLINE": "1"})
+        os.execvpe(
+            command[0],
+            command,
+            {**os.environ, **WITH_INSTANT, "COLUMNS": "160", "TERM": "xterm", "HF_HUB_OFFLINE": "1"},
+        )
     shown, workers = b"", list[int]()
     while True:
         try:
@@ -53,7 +59,7 @@ def test_a_signal_in_a_pipe_prints_it_too(number: signal.Signals, tmp_path: Path
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, *RUN], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, **WITH_INSTANT, "HF_HUB_OFFLINE": "1"},
     ) as process:  # fmt: skip
         assert process.stderr is not None
         while "engine …" not in (line := process.stderr.readline()):

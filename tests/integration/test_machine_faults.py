@@ -9,16 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import SHORT, run_command
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 from tests.standins.nvml import StandInGpu, build, environment
 from tests.standins.tasks import write_task
 
-RUN = ("run", "--models", "demo", *SHORT)
+RUN = ("run", "--models", "demo", *INSTANT)
+call = partial(run_command, env=WITH_INSTANT)
 DISK_BYTES = 20 * 2**20
 
 
@@ -47,7 +49,7 @@ def filled(disk: Path, left: int) -> Iterator[None]:
 
 def test_a_disk_without_room_for_the_checkpoint_is_refused_before_anything_runs(disk: Path, tmp_path: Path) -> None:
     with filled(disk, 2**19):
-        process = run_command(
+        process = call(
             *RUN, "--tasks", "performance", "--precision", "int8", "--quantized-models-dir", str(disk), cwd=tmp_path
         )
     assert process.returncode == 2
@@ -59,8 +61,8 @@ def test_a_disk_without_room_for_what_is_made_of_pickled_weights_is_refused(disk
     shutil.copytree(MODEL_DIR, tmp_path / "old")
     (tmp_path / "old" / "model.safetensors").rename(tmp_path / "old" / "pytorch_model.bin")
     with filled(disk, 2**19):
-        process = run_command(
-            "run", "--models", "./old", "--allow-pickle", *SHORT, "--tasks", "performance", "--quantized-models-dir",
+        process = call(
+            "run", "--models", "./old", "--allow-pickle", *INSTANT, "--tasks", "performance", "--quantized-models-dir",
             str(disk), cwd=tmp_path,
         )  # fmt: skip
     assert process.returncode == 2
@@ -79,7 +81,7 @@ def test_a_disk_that_fills_up_during_quantization(disk: Path, tmp_path: Path) ->
         str(disk / "cache"),
     )
     with filled(disk, 3 * 2**19):
-        process = run_command(*command, cwd=tmp_path)
+        process = call(*command, cwd=tmp_path)
         assert process.returncode == 1
         assert "Traceback" not in process.stderr
         assert "No space left" in process.stderr
@@ -87,7 +89,7 @@ def test_a_disk_that_fills_up_during_quantization(disk: Path, tmp_path: Path) ->
     variants = tmp_path / "outputs" / "demo"
     fp16 = (variants / "demo_fp16" / "performance.json").read_bytes()
     assert json.loads((variants / "demo_int8" / "performance.error.json").read_text())["stage"] == "quantize"
-    again = run_command(*command, cwd=tmp_path)
+    again = call(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (variants / "demo_fp16" / "performance.json").read_bytes() == fp16
     assert (variants / "demo_int8" / "performance.json").exists()
@@ -97,12 +99,12 @@ def test_a_disk_that_fills_up_with_results(disk: Path, tmp_path: Path) -> None:
     command = (*RUN, "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "0",
                "--accuracy-limit", "8", "--output-dir", str(disk / "outputs"))  # fmt: skip
     with filled(disk, 3 * 2**12):
-        process = run_command(*command, cwd=tmp_path)
+        process = call(*command, cwd=tmp_path)
         assert process.returncode == 1
         assert "Traceback" not in process.stderr
         assert "No space left" in process.stderr
         assert "demo_gsm8k FAILED" in process.stderr
-    again = run_command(*command, cwd=tmp_path)
+    again = call(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     variant = disk / "outputs" / "demo" / "demo_fp16"
     assert {path.name for path in variant.glob("*.json") if not path.name.startswith(".")} == {
@@ -153,7 +155,7 @@ def assert_only_the_greedy_task_failed(process: subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("greedy", [True], indirect=True)
 def test_a_worker_that_allocates_beyond_its_limit(greedy: tuple[str, ...], tmp_path: Path) -> None:
-    process = run_command(*greedy, cwd=tmp_path)
+    process = call(*greedy, cwd=tmp_path)
     assert_only_the_greedy_task_failed(process, tmp_path, "out of memory")
 
 
@@ -176,25 +178,16 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(
     greedy: tuple[str, ...], small_memory: Path, tmp_path: Path
 ) -> None:
     join = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(small_memory))
-    process = run_command(*greedy, cwd=tmp_path, through=join)
+    process = call(*greedy, cwd=tmp_path, through=join)
     assert_only_the_greedy_task_failed(process, tmp_path, "killed by the kernel: out of memory")
-
-
-# The worker computes on the CPU but reports a GPU, so that it measures the energy of the stand-in.
-ON_A_GPU = """
-import sys
-if "slim_eval.execution.worker" in sys.orig_argv:
-    from slim_eval.engines.transformers import TransformersEngine
-    TransformersEngine.device = property(lambda self: "cuda", lambda self, device: None)
-"""
 
 
 def test_an_nvml_that_vanishes_while_energy_is_measured(tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     gpu = StandInGpu(a=120.0, settings={"lost_file": str(lost)})
-    (tmp_path / "sitecustomize.py").write_text(ON_A_GPU)
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    variables = {**environment(build(tmp_path), [gpu]), "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
+    # The engine says that it is on a GPU, so that the energy of the stand-in is measured.
+    on_a_gpu = {**WITH_INSTANT, "INSTANT_DEVICE": "cuda", "HF_HUB_OFFLINE": "1"}
+    variables = {**environment(build(tmp_path), [gpu]), **on_a_gpu}
     command = (*RUN, "--tasks", "performance energy", "--energy-sample-runs", "100", "--energy-source", "nvml")
     words = [sys.executable, "-m", "slim_eval", *command, "-v", "--log-format", "json"]
     with subprocess.Popen(words, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True) as process:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import SHORT, Run, run_command
+from tests.commands import IN_DTYPE, INSTANT, WITH_INSTANT, Run, run_command
 from tests.standins.hub import LoopbackHub
 
-RUN = ("--tasks", "performance", *SHORT, "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"))
+RUN = ("--tasks", "performance", *INSTANT, "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"))
 
 
 def pickled(folder: Path, extra: object = None) -> Path:
@@ -33,12 +33,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("pickled")
     pickled(folder / "old")
     command = ("run", "--models", "./old", "--precision", "fp16 int8", "--allow-pickle", *RUN)
-    return Run(folder, run_command(*command, cwd=folder))
+    return Run(folder, run_command(*command, cwd=folder, env=WITH_INSTANT))
 
 
 def test_they_are_refused_before_anything_runs(tmp_path: Path) -> None:
     pickled(tmp_path / "old")
-    process = run_command("run", "--models", "./old", *RUN, cwd=tmp_path)
+    process = run_command("run", "--models", "./old", *RUN, cwd=tmp_path, env=WITH_INSTANT)
     assert process.returncode == 2
     assert "--allow-pickle" in process.stderr
     assert not (tmp_path / "outputs").exists()
@@ -61,14 +61,14 @@ def test_asked_for_they_are_converted_once_and_measured(both: Run) -> None:
 
 def test_the_same_command_reuses_all_of_it(both: Run) -> None:
     command = ("run", "--models", "./old", "--precision", "fp16 int8", "--allow-pickle", *RUN)
-    process = run_command(*command, cwd=both.folder)
+    process = run_command(*command, cwd=both.folder, env=WITH_INSTANT)
     assert process.returncode == 0, process.stderr
     assert "reused 2 of 2 stages" in process.stdout
 
 
 def test_a_dry_run_lists_the_conversion(both: Run) -> None:
     command = ("run", "--models", "./old", "--allow-pickle", "--force", "--dry-run", *RUN)
-    process = run_command(*command, cwd=both.folder)
+    process = run_command(*command, cwd=both.folder, env=WITH_INSTANT)
     assert process.returncode == 0, process.stderr
     assert "convert" in process.stdout
 
@@ -80,11 +80,11 @@ def test_a_changed_tokenizer_and_a_damaged_conversion_are_converted_again(both: 
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    process = run_command(*command, cwd=tmp_path)
+    process = run_command(*command, cwd=tmp_path, env=WITH_INSTANT)
     assert process.returncode == 0, process.stderr
     assert weights.read_bytes() == whole
     (tmp_path / "old" / "chat_template.jinja").write_text("{{ messages }}")
-    process = run_command(*command, cwd=tmp_path)
+    process = run_command(*command, cwd=tmp_path, env=WITH_INSTANT)
     assert process.returncode == 0, process.stderr
     (second,) = set((tmp_path / "quantized-models").glob("[!.]*_safetensors-*")) - {folder}
     assert (second / "chat_template.jinja").read_text() == "{{ messages }}"
@@ -104,7 +104,7 @@ class Program:
 
 def test_a_program_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     pickled(tmp_path / "evil", Program(tmp_path / "it-ran"))
-    process = run_command("run", "--models", "./evil", "--allow-pickle", *RUN, cwd=tmp_path)
+    process = run_command("run", "--models", "./evil", "--allow-pickle", *RUN, cwd=tmp_path, env=WITH_INSTANT)
     assert process.returncode == 1
     assert "more than tensors" in process.stderr
     assert "Traceback" not in process.stderr
@@ -117,8 +117,9 @@ def test_those_of_a_hub_are_fetched_when_asked_for(tmp_path: Path) -> None:
     pickled(tmp_path / "hub" / "models" / "acme" / "old")
     with LoopbackHub(tmp_path / "hub") as hub:
         process = run_command(
-            "run", "--models", "acme/old", "--allow-pickle", *RUN, cwd=tmp_path, env=hub.environment(tmp_path / "cache")
-        )
+            "run", "--models", "acme/old", "--allow-pickle", *RUN, "--engine", "transformers", *IN_DTYPE, cwd=tmp_path,
+            env=hub.environment(tmp_path / "cache"),
+        )  # fmt: skip
     assert process.returncode == 0, process.stderr
     record = json.loads((tmp_path / "outputs" / "old" / "old_fp16" / "performance.json").read_text())
     assert len(record["revision"]) == 40

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import QUICK, run_command
+from tests.commands import QUICK, WITH_INSTANT, run_command
 
 COMMAND = (
-    "run", "--models", "demo", "--engine", "transformers", *QUICK, "--tasks", "performance accuracy",
+    "run", "--models", "demo", "--engine", "instant", *QUICK, "--tasks", "performance accuracy",
     "--accuracy-tasks", "demo_gsm8k", "--no-wandb-enabled",
 )  # fmt: skip
 RECORDS = ("performance.json", "demo_gsm8k.json")
@@ -24,7 +24,7 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def again(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return run_command(*COMMAND, *options, cwd=folder)
+    return run_command(*COMMAND, *options, cwd=folder, env=WITH_INSTANT)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def variant(folder: Path) -> Path:
 def test_records_say_what_they_were_made_with(folder: Path) -> None:
     performance, task = (json.loads((variant(folder) / name).read_text()) for name in RECORDS)
     assert len(performance["fingerprint"]) == len(task["fingerprint"]) == 64
-    assert (performance["measured_with"]["engine"], performance["measured_with"]["num_runs"]) == ("transformers", 16)
+    assert (performance["measured_with"]["engine"], performance["measured_with"]["num_runs"]) == ("instant", 16)
     assert (task["measured_with"]["task"], task["measured_with"]["accuracy_limit"]) == ("demo_gsm8k", 40)
     assert performance["stage_duration_s"] > 0
 

@@ -11,17 +11,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from slim_eval.execution import locks
-from tests.commands import SHORT, run_command
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 
-RUN = ("run", "--models", "demo", "--tasks", "performance", *SHORT)
+RUN = ("run", "--models", "demo", "--tasks", "performance", *INSTANT)
 
 
 @contextmanager
 def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A run in the background, terminated at the end."""
     command = [sys.executable, "-m", "slim_eval", *RUN, *options]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+    environment = {**os.environ, **WITH_INSTANT, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                               text=True)  # fmt: skip
     try:
         yield process
     finally:
@@ -41,12 +42,12 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 def test_on_one_variant_the_second_names_the_first(tmp_path: Path) -> None:
     with started(tmp_path, "--num-runs", "100000") as first:
         wait_for(first, "performance …")
-        second = run_command(*RUN, cwd=tmp_path)
+        second = run_command(*RUN, cwd=tmp_path, env=WITH_INSTANT)
     assert second.returncode == 1
     assert f"process {first.pid} on " in second.stderr
     assert "Traceback" not in second.stderr
     assert first.returncode == 130
-    third = run_command(*RUN, cwd=tmp_path)  # the lock ended with its holder
+    third = run_command(*RUN, cwd=tmp_path, env=WITH_INSTANT)  # the lock ended with its holder
     assert third.returncode == 0, third.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.commands import run_command
+from tests.commands import WITH_INSTANT, run_command
 from tests.standins.nvml import UUIDS, StandInGpu, build, environment
 
 TOY = Path(__file__).with_name("toys") / "benchmark.py"
-PLUGIN = {"SLIM_EVAL_PLUGINS": str(TOY)}
-RUN = ("run", "--models", "demo", "--engine", "transformers", "--no-wandb-enabled")
+PLUGIN = {"SLIM_EVAL_PLUGINS": os.pathsep.join([str(TOY), *WITH_INSTANT.values()])}
+RUN = ("run", "--models", "demo", "--engine", "instant", "--no-wandb-enabled")
 TASKS = ("--tasks", "prefill", "--benchmark-option", "prefill.requests=3")
 
 
 def call(folder: Path, *args: str, plugin: bool = True) -> subprocess.CompletedProcess[str]:
-    return run_command(*args, cwd=folder, env=PLUGIN if plugin else None)
+    return run_command(*args, cwd=folder, env=PLUGIN if plugin else WITH_INSTANT)
 
 
 @pytest.fixture(scope="module")

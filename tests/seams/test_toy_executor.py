@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import SHORT, run_command
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 
 TOY = Path(__file__).parent / "toys" / "executor.py"
-ENV = {"SLIM_EVAL_PLUGINS": str(TOY)}
-RUN = ("run", "--executor", "nice-pair", "--log-format", "json", *SHORT)
+ENV = {"SLIM_EVAL_PLUGINS": os.pathsep.join([str(TOY), *WITH_INSTANT.values()])}
+RUN = ("run", "--executor", "nice-pair", "--log-format", "json", *INSTANT)
 
 
 def test_a_toy_executor_runs_two_variants_at_the_same_time_to_the_report(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_toy_executor_runs_two_variants_at_the_same_time_to_the_report(tmp_pat
     assert {lines[index]["cell"] for index in loading if index < first_ended} == set(begun)
     for precision in ("fp16", "int8"):
         assert (tmp_path / "outputs" / "demo" / f"demo_{precision}" / "performance.json").exists()
-    analysis = run_command("analyze", cwd=tmp_path)
+    analysis = run_command("analyze", "--no-plots", cwd=tmp_path)
     assert analysis.returncode == 0, analysis.stderr
     assert "int8" in (tmp_path / "analysis_results" / "report.html").read_text()
 

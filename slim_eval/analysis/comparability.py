@@ -214,6 +214,7 @@ class _Fact(NamedTuple):
 
 
 _Facts = dict[_Fact, Any]  # what distinguishes a number's group
+_Key = tuple[tuple[str, str, str], ...]
 _MEAN_TASKS = _Fact("", Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None))
 
 
@@ -252,8 +253,8 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     """
     asked = (*SPEEDS, *ENERGIES[1:]) if metrics is None else tuple(metrics)
     facts = [_facts(variant, asked) for variant in variants]
-    keys = [tuple((origin, s.name, str(value)) for (origin, s), value in known.items()) for known in facts]
-    distinct = {key: known for key, known in zip(keys, facts, strict=True) if key}
+    keys = [key for _, key in facts]
+    distinct = {key: known for known, key in facts if key}
     found: list[_Facts] = []
     places = {}
     # Variants that know most first: what they say decides where those that know less belong.
@@ -280,9 +281,10 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     )
 
 
-def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
-    """The settings that a variant's numbers depend on."""
+def _facts(variant: Variant, metrics: Sequence[Metric]) -> tuple[_Facts, _Key]:
+    """The settings that a variant's numbers depend on, and the same in a form that can be hashed."""
     facts: _Facts = {}
+    found: dict[Any, tuple[_Facts, _Key]] = {}  # by what they depend on
     for metric in metrics:
         if variant.number(metric) is None:
             continue
@@ -298,9 +300,18 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> _Facts:
                 origin = part.benchmark or "" if part.basis in (Basis.TASK, Basis.OWN) else part.basis.value
                 asked = settings_of(part) if record is not None else ()
                 read = ((setting, setting.read(record)) for setting in asked if setting.across_models)
-                variant.memo[memo] = {_Fact(origin, s): value for s, value in read if value is not None or s.strict}
-            facts.update(variant.memo[memo])
-    return facts
+                known = {_Fact(origin, s): value for s, value in read if value is not None or s.strict}
+                variant.memo[memo] = (known, _key(known))
+            found[memo] = variant.memo[memo]
+    if len(found) == 1 and not facts:
+        return next(iter(found.values()))
+    for known, _ in found.values():
+        facts.update(known)
+    return facts, _key(facts)
+
+
+def _key(facts: _Facts) -> _Key:
+    return tuple((origin, setting.name, str(value)) for (origin, setting), value in facts.items())
 
 
 def _alike(fact: _Fact, a: Any, b: Any) -> bool:

@@ -167,9 +167,10 @@ def summary_statistics(study: Study) -> pd.DataFrame:
             unit = "share" if metric.maximise else "loss"
         measured = [variant for variant in study.variants if variant.number(metric) is not None]
         for group, members in comparable_groups(measured, [metric]).members(measured).items():
-            precisions = dict.fromkeys(variant.precision for variant in members)
-            for precision in (*precisions, *([_ALL] if len(precisions) > 1 else [])):
-                chosen = [variant for variant in members if precision in (variant.precision, _ALL)]
+            parts: dict[str, list[Variant]] = {}
+            for variant in members:
+                parts.setdefault(variant.precision, []).append(variant)
+            for precision, chosen in (parts | ({_ALL: members} if len(parts) > 1 else {})).items():
                 valid = [variant for variant in chosen if variant.counts(metric)]
                 values = [value for variant in valid if (value := variant.number(metric)) is not None]
                 found = stats.summarize(values)

@@ -276,7 +276,7 @@ def test_lm_eval_runs_on_the_loaded_weights(
     assert type(model).__name__ == expected
     found = lm_eval.simple_evaluate(
         model=model, tasks=["tiny_choice", "tiny_answer"], num_fewshot=0, bootstrap_iters=0, log_samples=True,
-        task_manager=TaskManager(include_path=str(tasks)),
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
     )  # fmt: skip
     choices = found["samples"]["tiny_choice"]
     assert len(choices) == len(found["samples"]["tiny_answer"]) == 12

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from slim_eval.errors import UsageError
 from slim_eval.utils import slug
+from slim_eval.utils.host import MAX_CONTENTION
 from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
 
 #: The value of ``--engine`` that lets slim-eval choose: vLLM if it runs the scheme here, else Transformers.
@@ -170,6 +171,27 @@ class EngineConfig(Config):
     gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
 
 
+class HostConfig(Config):
+    """What else the host may do while speed and energy are measured."""
+
+    panel = "Host"
+    max_contention: float = setting(
+        MAX_CONTENTION,
+        "Share of the CPUs that other processes may take during a measurement, half of it for stolen and throttled "
+        "time; beyond it the record is invalid. 1 accepts everything.",
+        env="SLIM_EVAL_MAX_CONTENTION",
+        gt=0,
+        le=1,
+    )
+    wait_quiet_s: float = setting(
+        0.0,
+        "Wait up to this many seconds for a quiet host before speed or energy is measured, and measure again while the "
+        "time lasts.",
+        "--wait-quiet",
+        ge=0,
+    )
+
+
 class QuantizationConfig(Config):
     """How a 16-bit model becomes an int8 or int4 one."""
 
@@ -242,6 +264,7 @@ class RunConfig(Config):
     accuracy: AccuracyConfig = Field(default_factory=AccuracyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     quantization: QuantizationConfig = Field(default_factory=QuantizationConfig)
+    host: HostConfig = Field(default_factory=HostConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     display: DisplayConfig = Field(default_factory=DisplayConfig)
 
@@ -267,6 +290,8 @@ class DemoConfig(Config):
             accuracy=AccuracyConfig(num_fewshot=2),
             engine=EngineConfig(engine=self.engine, enforce_eager=True),  # one for all schemes, so that speeds compare
             quantization=QuantizationConfig(num_calibration_samples=64),
+            # It shows what there is to see on any machine; what disturbed it is a caveat of its records.
+            host=HostConfig(max_contention=1.0),
             tracking=TrackingConfig(enabled=False),
         )
 

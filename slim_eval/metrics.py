@@ -90,7 +90,7 @@ class Metric:
 
     @property
     def is_energy(self) -> bool:
-        """Whether the energy benchmark measured it: it counts only if that record is valid."""
+        """Whether the energy benchmark measured it."""
         return self.basis is Basis.ENERGY
 
     def in_unit(self, value: float) -> float:

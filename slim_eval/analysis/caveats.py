@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
 from slim_eval.metrics import AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
+from slim_eval.results.records import ObservedMetrics
 from slim_eval.results.variants import Variant, baseline_of, by_model
 from slim_eval.utils import GIB
 
@@ -42,13 +43,14 @@ SETTING = Kind(
     "‡", r"\ddag",
 )  # fmt: skip
 INVALID = Kind(
-    "invalid", "invalid", "bad", "the energy measurement is marked invalid; its record gives the reason", "§", r"\S"
+    "invalid", "invalid", "bad", "the measurement is marked invalid; its record gives the reason", "§", r"\S"
 )  # fmt: skip
 EMULATED = Kind(
     "emulated", "emulated", "bad",
     "quantized kernels are emulated in 16-bit arithmetic: speed, energy and memory do not predict deployed "
     "performance", "¶", r"\P",
 )  # fmt: skip
+BUSY_HOST = Kind("busy host", "busy host", "warn")
 NOISE = Kind(
     "noise", "within noise", "warn", "the difference from the baseline does not exceed the noise floor", "~", r"$\sim$"
 )
@@ -108,6 +110,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_shared(AMORTISED_LATENCY, amortised),
         *_reserved_memory(variants),
         *_energy(variants),
+        *busy_hosts(variants),
         *_shared(PLAIN_METRIC, plain),
         *_parameters(variants),
         *_shared(NO_INTERVALS, unsure),
@@ -155,7 +158,8 @@ def _lengths(variants: Sequence[Variant]) -> Iterable[Caveat]:
         text = f"{variant.tokens_per_request:.1f} output tokens per request against {base.tokens_per_request:.1f}"
         before, after = base.number(AMORTISED), variant.number(AMORTISED)
         rate, base_rate = variant.number(THROUGHPUT), base.number(THROUGHPUT)
-        if before and after and rate and base_rate:
+        valid = variant.counts(AMORTISED) and base.counts(AMORTISED)
+        if valid and before and after and rate and base_rate:
             text += f": the latency ratio {before / after:.2f}x compares different work; "
             text += f"per token it is {rate / base_rate:.2f}x"
         yield Caveat(LENGTH, text, (variant.label,))
@@ -199,6 +203,17 @@ def _energy(variants: Sequence[Variant]) -> list[Caveat]:
     ):  # fmt: skip
         how.insert(1, "joules are mean power x time, not a counter")
     return _shared(ENERGY_METHOD, (variant for variant, _ in found), "; ".join(how))
+
+
+def busy_hosts(variants: Iterable[Variant]) -> Iterable[Caveat]:
+    """Records that were accepted on a host that the default limits refuse."""
+    for variant in variants:
+        for name, record in variant.measured.items():
+            if not isinstance(record, ObservedMetrics) or record.host is None or name in variant.invalid:
+                continue
+            if found := record.host.disturbances():
+                accepted = "" if record.max_contention is None else f" (--max-contention {record.max_contention:g})"
+                yield Caveat(BUSY_HOST, f"{name}, accepted{accepted}: {'; '.join(found)}", (variant.label,))
 
 
 def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:

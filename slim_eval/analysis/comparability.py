@@ -150,7 +150,7 @@ def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) 
     asked = [metrics] if isinstance(metrics, Metric) else list(metrics)
     # An invalid record has no numbers of its own: that is the reason, and not that they are missing.
     invalid = [
-        f"{words} is marked invalid" + (f" ({', '.join(variant.invalid_reasons)})" if variant.invalid_reasons else "")
+        f"{words} is marked invalid" + (f" ({', '.join(why)})" if (why := variant.reasons(asked[0])) else "")
         for variant, words in ((this, "this measurement"), (base, f"the {base.precision} measurement"))
         if not variant.counts(asked[0])
     ]

@@ -161,10 +161,13 @@ def _missing(study: Study, problems: Sequence[str]) -> list[str]:
         if without and len(without) < len(study.variants):
             lacking.setdefault(without, []).append(metric.title)
     made += [f"{', '.join(things)}: missing in {listed(where, _SHOWN_VARIANTS)}." for where, things in lacking.items()]
-    invalid = [variant.label for variant in study.variants if variant.valid is False]
-    if invalid:
-        where = listed(invalid, _SHOWN_VARIANTS)
-        made.append(f"Energy marked invalid in the record, and therefore not compared: {where}.")
+    invalid: dict[str, list[str]] = {}
+    for variant in study.variants:
+        for name in variant.invalid:
+            invalid.setdefault(name, []).append(variant.label)
+    for name, labels in invalid.items():
+        where = listed(labels, _SHOWN_VARIANTS)
+        made.append(f"{name.capitalize()} marked invalid in the record, and therefore not compared: {where}.")
     return made + _capped([f"Problem: {problem.rstrip('.')}." for problem in problems], "problems")
 
 
@@ -310,7 +313,7 @@ def _interval(found: Interval | None, unit: str, digits: int) -> str:
 def _best(study: Study) -> list[str]:
     """The best by speed per token, energy, accuracy and size; one sentence per setting.
 
-    Emulated kernels and invalid energy are excluded.
+    Emulated kernels and invalid records are excluded.
     """
     found: list[str] = []
     for words, metrics in _MEASURES.items():

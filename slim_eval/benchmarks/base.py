@@ -20,7 +20,7 @@ from slim_eval.config import RESERVED_FILES, Config, PerformanceConfig, RunConfi
 from slim_eval.engines.engine import Engine, Prompt
 from slim_eval.errors import BenchmarkError, UsageError, unknown_name
 from slim_eval.power import Gpu
-from slim_eval.results.records import RECORD_CLASSES, Measurement, Metadata, Record
+from slim_eval.results.records import RECORD_CLASSES, Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.utils import slug
 from slim_eval.utils.registry import Registry
 
@@ -68,6 +68,7 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
     options: type[OptionsT]
     record: type[RecordT]
     modules: tuple[str, ...] = ()  # packages that the measuring interpreter needs for it
+    needs_quiet: bool = False  # whether other work on the host distorts it, so that a run may wait until that ends
     keeps_samples: bool = False  # whether each record has raw samples; one without them is then measured again
 
     @abstractmethod
@@ -194,6 +195,11 @@ def check_options(config: RunConfig) -> None:
             raise UsageError(cause, "see: slim-eval run --help")
     for benchmark in benchmarks_of(config.tasks):
         benchmark.options_of(config)
+
+
+def invalidity(record: ObservedMetrics) -> str:
+    """Why a record is invalid, as `Benchmark.flaw` returns it; empty if it is valid or that is unknown."""
+    return f"its record is invalid ({'; '.join(record.invalid_reasons)})" if record.valid is False else ""
 
 
 def full_batches(requests: int, batch_size: int) -> int:

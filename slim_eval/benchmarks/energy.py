@@ -11,8 +11,8 @@ lag by 0.1 s, but what they cover at the opening is the same work, not loading o
 after the closing. All requests of a batch have the same length, so no batch of the window ever runs half empty. The
 meter samples from before the lead-in until after the lead-out.
 
-A window that was disturbed has no energy: `valid` is false, `invalid_reasons` says why, and what was read (counter,
-integral, power, clocks) is kept as evidence.
+The host is observed from before the lead-in until after the lead-out. A window that was disturbed has no energy:
+`valid` is false, `invalid_reasons` says why, and what was read (counter, integral, power, clocks) is kept as evidence.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from slim_eval.engines.engine import Engine, Generation, Prompt
 from slim_eval.errors import BenchmarkError
 from slim_eval.power import NO_SOURCE, SETTLE_S, EnergyReading, Meter, NoMeter, PowerSample, integral_joules, open_meter
 from slim_eval.results.records import EnergyMetrics, EnergyRecord, Intervals, Measurement
+from slim_eval.utils.host import HostWindow
 
 IDLE_SECONDS = 2.0
 LEAD_IN_S = SETTLE_S
@@ -45,13 +46,15 @@ class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
     name = "energy"
     options = EnergyConfig
     record = EnergyRecord
+    needs_quiet = True
 
     def run(self, context: base.BenchmarkContext[EnergyConfig]) -> Measurement:
         """Measure with the meter that the options and the devices allow; see the function `run`."""
         options = context.options
         meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
         workload, seed = context.config.performance, context.seed
-        return run(context.engine, options, workload, meter, context.progress, seed=seed)
+        window = HostWindow(context.config.host.max_contention, on_gpu=bool(context.gpus))
+        return run(context.engine, options, workload, meter, context.progress, seed=seed, window=window)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """Device, load, meter, and what each request is."""
@@ -71,9 +74,9 @@ class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
 
     def flaw(self, record: EnergyRecord, config: RunConfig) -> str:
         """A disturbed window is measured again, and so is a record without joules, unless no source was asked for."""
+        if invalid := base.invalidity(record):
+            return invalid
         reasons = "; ".join(record.invalid_reasons)
-        if record.valid is False:
-            return f"its record is invalid ({reasons})"
         empty = record.energy_source is None and record.energy_joules is None and record.energy_kwh is None
         return f"no energy was measured ({reasons})" if empty and config.energy.source != NO_SOURCE else ""
 
@@ -86,6 +89,7 @@ def run(
     progress: base.Progress = base.no_progress,
     *,
     seed: int = 0,
+    window: HostWindow | None = None,
 ) -> Measurement:
     """Measure the energy of ``ceil(sample_runs / batch_size)`` iterations of greedy generation.
 
@@ -117,8 +121,11 @@ def run(
     counted = [batch(number) for number in range(iterations)]
     done: list[Generation] = []
     ends_s: list[float] = []
+    use = None
     idle_watts = meter.idle_power_watts(IDLE_SECONDS)
     meter.start()
+    if window is not None:
+        window.open()
     try:
         began = None  # the first iteration is not timed: an engine may do some work only once
         while began is None or time.perf_counter() - began < LEAD_IN_S:
@@ -132,25 +139,36 @@ def run(
             progress(len(ends_s) * size, iterations * size)
         meter.close()
         iterate(batch(iterations + lead_in))  # the device is busy while the closing counters are read
+        use = None if window is None else window.close()
     finally:
         reading = meter.stop()
-    load = {"batch_size": size, "num_lead_in": lead_in * size}
-    metrics = _metrics(reading, done, ends_s, tokens, idle_watts).model_copy(update=load)
-    return Measurement(metrics, tuple(map(_sample_row, reading.samples)), (*reading.notes, *_notes(metrics)))
+    disturbances: tuple[str, ...] = ()
+    load: dict[str, Any] = {"batch_size": size, "num_lead_in": lead_in * size}
+    if window is not None and use is not None:
+        disturbances = use.disturbances(window.max_contention)
+        load |= {"host": use, "max_contention": window.max_contention}
+    metrics = _metrics(reading, done, ends_s, tokens, idle_watts, disturbances).model_copy(update=load)
+    notes = (*reading.notes, *_notes(metrics))
+    return Measurement(metrics, tuple(map(_sample_row, reading.samples)), notes, disturbances=disturbances)
 
 
 def _metrics(
-    reading: EnergyReading, done: Sequence[Generation], ends_s: Sequence[float], max_new_tokens: int, idle: float | None
+    reading: EnergyReading,
+    done: Sequence[Generation],
+    ends_s: Sequence[float],
+    max_new_tokens: int,
+    idle: float | None,
+    disturbances: Sequence[str],
 ) -> EnergyMetrics:
     """Gross energy, its shares and their intervals, only of an undisturbed window; and everything that was read.
 
     `done` are the requests that finished in the window, `ends_s` when each iteration ended, on the clock of
-    `time.perf_counter`, and `idle` is the idle power in watts, None if unknown.
+    `time.perf_counter`, `idle` is the idle power in watts, None if unknown, and `disturbances` are those of the host.
     """
     lengths = {generation.output_tokens for generation in done}
     if not any(lengths):
         raise BenchmarkError("the engine generated no tokens", "see the run's log")
-    joules, duration_s, reasons = reading.joules, reading.duration_s, list(reading.invalid_reasons)
+    joules, duration_s, reasons = reading.joules, reading.duration_s, [*reading.invalid_reasons, *disturbances]
     if lengths != {max_new_tokens}:
         reasons.append(f"requests generated {min(lengths)} to {max(lengths)} tokens, not {max_new_tokens}")
     if not reasons and (joules is None or joules <= 0):

@@ -24,6 +24,7 @@ from slim_eval.errors import BenchmarkError
 from slim_eval.power import gpu_facts
 from slim_eval.results.records import Intervals, Measurement, PerformanceMetrics, PerformanceRecord
 from slim_eval.utils import GIB
+from slim_eval.utils.host import HostWindow
 
 if TYPE_CHECKING:
     from slim_eval.stats import Interval, Statistic
@@ -51,13 +52,15 @@ class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
     name = "performance"
     options = PerformanceConfig
     record = PerformanceRecord
+    needs_quiet = True
     keeps_samples = True
 
     def run(self, context: base.BenchmarkContext[PerformanceConfig]) -> Measurement:
         """Measure; see the function `run`."""
         engine, options, seed = context.engine, context.options, context.seed
         bandwidth = memory_bandwidth(gpu_facts(context.gpus))
-        return run(engine, options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=seed)
+        window = HostWindow(context.config.host.max_contention, on_gpu=bool(context.gpus))
+        return run(engine, options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=seed, window=window)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """Device, load, and what each request is."""
@@ -69,8 +72,9 @@ class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
         return config.performance.batch_size
 
     def flaw(self, record: PerformanceRecord, config: RunConfig) -> str:
-        """A record without throughput and latency is not a result."""
-        return base.NO_NUMBERS if record.tokens_per_second is None and record.mean_latency_s is None else ""
+        """A disturbed measurement is made again, and so is a record without throughput and latency."""
+        empty = record.tokens_per_second is None and record.mean_latency_s is None
+        return base.invalidity(record) or (base.NO_NUMBERS if empty else "")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def run(
     *,
     memory_bandwidth_gb_s: float | None = None,
     seed: int = 0,
+    window: HostWindow | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measurement:
     """Warm up until stable, then measure iterations of `batch_size` requests.
@@ -109,6 +114,9 @@ def run(
     `progress` is called after each iteration with the requests done, counting those given back to the warm-up.
     `memory_bandwidth_gb_s` is of all devices together, 10**9 bytes per second, None if it is not known. `clock`
     (seconds) is read before and after each call of the engine.
+
+    `window` observes the host from the first measured iteration to the last; it begins anew when iterations are given
+    back. What it finds makes the metrics invalid, and leaves them as evidence.
 
     Returns:
         The metrics, and one sample per request: ``iteration, request, wall_s, ttft_s, tpot_s, e2e_s, prompt_tokens,
@@ -149,27 +157,35 @@ def run(
     for number in range(planned):
         iterate(number)
     report(most)
-    window, stable = min(WINDOW, most), None
+    tested, stable = min(WINDOW, most), None
     for _ in range(MAX_ROUNDS):
-        while len(measured) < window:
+        if window is not None:
+            window.open()
+        while len(measured) < tested:
             step()
         stable = _is_stable([iteration.wall_s for iteration in measured])
         if stable is not False:
             break
-        del measured[: window // 2]
-        warmup += window // 2
+        del measured[: tested // 2]
+        warmup += tested // 2
     target = config.target_ci
     while len(measured) < most and (target is None or not precise_enough(measured, target)):
         step()
+    use = None if window is None else window.close()
     if measured[-1].memory is None:  # the target was reached before `num_runs`
         measured[-1] = replace(measured[-1], memory=engine.memory())
     report(len(measured))
     stop_reason = "num_runs reached"
     if target is not None:
         stop_reason = "target_ci reached" if precise_enough(measured, target) else TARGET_MISSED
-    course = {"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
+    course: dict[str, Any] = {"num_warmup": warmup * size, "warmup_stable": stable, "stop_reason": stop_reason}
+    reasons: tuple[str, ...] = ()
+    if window is not None and use is not None:
+        reasons = use.disturbances(window.max_contention)
+        course |= {"host": use, "max_contention": window.max_contention}
+        course |= {"valid": not reasons, "invalid_reasons": reasons}
     metrics = _metrics(measured, engine, config, memory_bandwidth_gb_s).model_copy(update=course)
-    return Measurement(metrics, tuple(_samples(measured)), tuple(_notes(metrics, config)))
+    return Measurement(metrics, tuple(_samples(measured)), tuple(_notes(metrics, config)), disturbances=reasons)
 
 
 def _is_stable(walls_s: Sequence[float]) -> bool | None:

@@ -23,7 +23,7 @@ from rich.text import Text
 from slim_eval.config import DisplayConfig, LogFormat
 from slim_eval.errors import RunFailedError
 from slim_eval.execution import messages
-from slim_eval.results.records import NoiseRecord
+from slim_eval.results.records import NoiseRecord, ObservedMetrics
 from slim_eval.results.variants import Variant
 from slim_eval.utils.environment import now
 from slim_eval.utils.redaction import redact
@@ -96,6 +96,7 @@ class Display:
     def close(self, report: RunReport) -> None:
         """Show the closing table on stdout, with the numbers of earlier runs marked, and failed stages on stderr."""
         if report.variants:
+            from slim_eval.analysis.caveats import busy_hosts
             from slim_eval.analysis.study import Study
             from slim_eval.analysis.tables.terminal import comparison_table
 
@@ -107,7 +108,15 @@ class Display:
             ]
             out = Console(highlight=False)
             out.print(comparison_table(Study.of(report.variants), reused=marks))
-            lines = [f"results: {variant.directory}" for variant in report.variants]
+            lines = [
+                f"invalid, does not count: {name} of {variant.label}: {record.invalidity}"
+                for variant in report.variants for name, record in variant.measured.items()
+                if isinstance(record, ObservedMetrics) and record.valid is False
+            ]  # fmt: skip
+            if lines:
+                lines.append("rerunning the command measures what is invalid again")
+            lines += [f"busy host: {each.text} ({', '.join(each.variants)})" for each in busy_hosts(report.variants)]
+            lines += [f"results: {variant.directory}" for variant in report.variants]
             if count := sum(map(len, reused)):
                 lines.append(f"reused {count} of {sum(totals)} stages; --force measures them again")
             for line in lines:

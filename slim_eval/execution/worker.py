@@ -11,6 +11,7 @@ and records their name. The plan resolves GPUs too, but only to forecast: see `p
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -28,13 +29,14 @@ from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
-from slim_eval.results.records import Metadata, Record
+from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.results.store import write_record
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import GIB, environment
+from slim_eval.utils.host import HostUse, HostWindow
 
 _ADVANCE_EVERY_S = 0.2
-_RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine"}
+_RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine", "host"}
 _Emit = Callable[[messages.Event], None]
 _Result = TypeVar("_Result")
 
@@ -145,7 +147,7 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
     try:
         for stage, benchmark in stages_of(job.config).items():
             if stage in job.stages:
-                _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit)), emit)
+                _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit), emit), emit)
     finally:
         loaded.engine.close()
 
@@ -166,17 +168,22 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
 
 
 def _record(
-    job: messages.MeasureJob, stage: str, benchmark: Benchmark[Any, Any], loaded: _Loaded, progress: Progress
+    job: messages.MeasureJob,
+    stage: str,
+    benchmark: Benchmark[Any, Any],
+    loaded: _Loaded,
+    progress: Progress,
+    emit: _Emit,
 ) -> Path:
     """Measure one stage, and write its record the moment it ends."""
     engine, gpus, device, head = loaded
-    start = time.monotonic()
     options = benchmark.options_of(job.config)
-    measurement = benchmark.run(BenchmarkContext(engine, options, job.config, gpus, stage, progress))
+    context = BenchmarkContext(engine, options, job.config, gpus, stage, progress)
+    measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
     own: dict[str, Any] = {
         "benchmark": benchmark.name,
         "timestamp": environment.now(),
-        "stage_duration_s": time.monotonic() - start,
+        "stage_duration_s": duration_s,
         "notes": (*head["notes"], *measurement.notes),
     }
     if (settings := job.settings.get(stage)) is not None:
@@ -187,11 +194,47 @@ def _record(
     if record.name != stage:  # a benchmark of several stages whose class does not name them itself
         record = record.model_copy(update={"stage": stage})
     try:
-        return write_record(job.directory, record, measurement.samples)
+        written = write_record(job.directory, record, measurement.samples)
     except OSError as error:
         cause = f"{job.directory}: the record could not be written: {error.strerror or error}"
         remedy = "free some space or fix the folder; rerunning the command measures it again"
         raise BenchmarkError(cause, remedy) from error
+    if isinstance(record, ObservedMetrics) and record.valid is False:
+        emit(messages.Note(text=f"{stage} is invalid and does not count: {record.invalidity}"))
+    return written
+
+
+def measure_in_quiet(
+    benchmark: Benchmark[Any, Any], context: BenchmarkContext[Any], note: Callable[[str], None]
+) -> tuple[Measurement, float]:
+    """Measure one stage; with ``--wait-quiet`` wait for a quiet host first, and measure again while the time lasts.
+
+    Returns:
+        The measurement, disturbed or not, and how long it took in seconds, without the waiting.
+    """
+    host, stage = context.config.host, context.stage
+    window = HostWindow(host.max_contention, on_gpu=bool(context.gpus))
+    began = time.monotonic()
+    told = False
+
+    def waiting(use: HostUse) -> None:
+        nonlocal told
+        if not told:
+            why = "; ".join(use.disturbances(host.max_contention))
+            note(f"{stage} waits up to {host.wait_quiet_s:g} s (--wait-quiet) for a quiet host: {why}")
+        told = True
+        context.progress(int(time.monotonic() - began), math.ceil(host.wait_quiet_s), "s of waiting")
+
+    waits = benchmark.needs_quiet and host.wait_quiet_s > 0
+    while True:
+        if waits:
+            window.wait_until_quiet(began + host.wait_quiet_s, waiting)
+        start = time.monotonic()
+        measurement = benchmark.run(context)
+        took_s = time.monotonic() - start
+        if not (waits and measurement.disturbances) or time.monotonic() >= began + host.wait_quiet_s:
+            return measurement, took_s
+        note(f"{stage} was disturbed and is measured again: {'; '.join(measurement.disturbances)}")
 
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:

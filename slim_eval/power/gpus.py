@@ -6,7 +6,6 @@ does not give is None.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.utils import GIB, MIB
+from slim_eval.utils.host import process_tree
 
 _ROOT_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the Linux kernel
 _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML query, its arguments, divisor
@@ -234,23 +234,6 @@ def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None)
     if not clock_mhz or not bus_width_bits:
         return None
     return clock_mhz * 1e6 * 2 * bus_width_bits / 8 / 1e9
-
-
-def process_tree(root: int | None = None) -> frozenset[int]:
-    """Process ids of `root` (this process by default), its descendants and its process group; from ``/proc``."""
-    root = os.getpid() if root is None else root
-    parents: dict[int, int] = {}
-    groups: dict[int, int] = {root: os.getpgid(root)}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        parents[int(stat.parent.name)], groups[int(stat.parent.name)] = int(fields[1]), int(fields[2])
-    own = {root} | {pid for pid, group in groups.items() if group == groups[root]}
-    while more := {pid for pid, parent in parents.items() if parent in own} - own:
-        own |= more
-    return frozenset(own)
 
 
 def foreign_processes(listed: Collection[int], own: Collection[int], *, namespaced: bool) -> frozenset[int]:

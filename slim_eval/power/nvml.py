@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from slim_eval.errors import BenchmarkError
-from slim_eval.power.gpus import Gpu, ask, foreign_processes, handles, open_nvml, pids_may_be_the_hosts, process_tree
+from slim_eval.power.gpus import Gpu, ask, foreign_processes, handles, open_nvml, pids_may_be_the_hosts
 from slim_eval.power.meter import (
     METERS,
     Conditions,
@@ -30,6 +30,7 @@ from slim_eval.power.meter import (
     integral_joules,
     window_reasons,
 )
+from slim_eval.utils.host import process_tree
 
 MAX_DISAGREEMENT = 0.05  # fraction, between counter and integral
 _PROCESS_CHECK_S = 1.0  # listing processes costs far more than reading power

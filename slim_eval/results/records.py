@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from slim_eval.schemes import SCHEMES
+from slim_eval.utils.host import HostUse
 
 SCHEMA_VERSION = 1
 
@@ -63,7 +64,26 @@ class Metrics(_Model):
     """Base of what a benchmark returns: the fields that its record adds to the head."""
 
 
-class PerformanceMetrics(Metrics):
+class ObservedMetrics(Metrics):
+    """Base of what is measured in a window during which the host is observed, because other work would distort it."""
+
+    valid: bool | None = None  # None: not recorded, or nothing was measured
+    invalid_reasons: tuple[str, ...] = ()
+    host: HostUse | None = None  # None in older and imported records
+    max_contention: float | None = None  # the limit on `host` that was in force; 1: nothing was refused
+
+    @property
+    def invalidity(self) -> str:
+        """Why it is invalid and, if the host was disturbed, what to do; empty if it is valid or that is unknown."""
+        if self.valid is not False:
+            return ""
+        why, remedy = "; ".join(self.invalid_reasons) or "the record gives no reason", ""
+        if self.host is not None and self.max_contention is not None:
+            remedy = self.host.remedy(self.max_contention)
+        return f"{why}: {remedy}" if remedy else why
+
+
+class PerformanceMetrics(ObservedMetrics):
     """Latency, throughput, memory. ``mean_latency_s`` and its kin are amortised: iteration wall time / batch size."""
 
     mean_latency_s: float | None = None
@@ -113,7 +133,7 @@ class PerformanceMetrics(Metrics):
     output_tokens: float | None = None  # per request, mean
 
 
-class EnergyMetrics(Metrics):
+class EnergyMetrics(ObservedMetrics):
     """Energy of the devices that compute, over a window of requests. Definitions: docs/metrics.md."""
 
     energy_joules: float | None = None  # gross
@@ -141,8 +161,6 @@ class EnergyMetrics(Metrics):
     throttle_reasons: dict[str, float] = Field(default_factory=dict)  # reason -> share of the samples
     intervals: Intervals = Field(default_factory=dict)
     devices: tuple[str, ...] = ()  # UUIDs
-    valid: bool | None = None
-    invalid_reasons: tuple[str, ...] = ()
     batch_size: int | None = None
     num_runs: int | None = None
     num_lead_in: int | None = None  # requests before the window opened
@@ -313,3 +331,4 @@ class Measurement:
     metrics: Metrics
     samples: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    disturbances: tuple[str, ...] = ()  # of the host, which make it invalid: it may succeed later

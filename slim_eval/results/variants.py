@@ -16,12 +16,13 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Metric, is_loss, task_metric
+from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Basis, Metric, is_loss, task_metric
 from slim_eval.results.records import (
     RECORD_CLASSES,
     AccuracyRecord,
     EnergyRecord,
     ErrorRecord,
+    ObservedMetrics,
     PerformanceRecord,
     Record,
 )
@@ -136,15 +137,13 @@ class Variant:
         """Whether any of its speed or energy was measured on kernels that emulate quantized arithmetic."""
         return any(r is not None and r.kernels == "emulated" for r in (self.performance, self.energy))
 
-    @property
-    def valid(self) -> bool | None:
-        """Whether its energy record is valid; None if not measured or not recorded."""
-        return None if self.energy is None else self.energy.valid
-
-    @property
-    def invalid_reasons(self) -> tuple[str, ...]:
-        """Why its energy record is invalid."""
-        return () if self.energy is None else self.energy.invalid_reasons
+    @cached_property
+    def invalid(self) -> Mapping[str, tuple[str, ...]]:
+        """Records that are marked invalid, by name, with the reasons."""
+        return {
+            name: record.invalid_reasons for name, record in self.measured.items()
+            if isinstance(record, ObservedMetrics) and record.valid is False
+        }  # fmt: skip
 
     @property
     def tokens_per_request(self) -> float | None:
@@ -207,8 +206,15 @@ class Variant:
         return None if found is None else found.interval
 
     def counts(self, metric: Metric) -> bool:
-        """Whether a number of the metric may be used; energy from an invalid record may not."""
-        return not (metric.is_energy and self.valid is False)
+        """Whether a number of the metric may be used; one of an invalid record may not.
+
+        The size of the weights does not depend on how the window went: it counts.
+        """
+        return metric.basis in (Basis.LOADED, Basis.FILES) or metric.benchmark not in self.invalid
+
+    def reasons(self, metric: Metric) -> tuple[str, ...]:
+        """Why a number of the metric may not be used; empty if it counts, or if its record gives no reason."""
+        return () if self.counts(metric) else self.invalid.get(metric.benchmark or "", ())
 
 
 def config_value(record: Record, key: str) -> Any:

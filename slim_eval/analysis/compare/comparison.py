@@ -220,7 +220,10 @@ def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
         for task in made.tasks:
             if task.drop_pp is not None:
                 flips[task.task] = max(flips.get(task.task, 0.0), task.flips or 0.0)
-    values = {key: tuple(run.number(key) for run in runs) for key in (*ratios, *flips)}
+    values = {
+        key: tuple(run.number(key) if key in flips or run.counts(METRICS[key]) else None for run in runs)
+        for key in (*ratios, *flips)
+    }
     spreads = {name: stats.repeat_spread([v for v in values[name] if v is not None]) for name in flips}
     return NoiseRecord(
         model=runs[0].model,

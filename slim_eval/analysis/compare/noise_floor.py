@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from slim_eval.analysis.comparability import Setting, settings_of
-from slim_eval.metrics import TPOT
+from slim_eval.metrics import METRICS, TPOT
 from slim_eval.results.records import NoiseRecord
 from slim_eval.results.store import read_noise
 from slim_eval.results.variants import Variant
@@ -52,6 +52,9 @@ def within_noise(variant: Variant, baseline: Variant | None, noise: NoiseRecord 
         return frozenset()
     found = set()
     for key, entry in (noise.metrics | noise.tasks).items():
+        metric = METRICS.get(key)
+        if metric is not None and not (variant.counts(metric) and baseline.counts(metric)):
+            continue
         here, there = variant.number(key), baseline.number(key)
         if entry.floor is None or here is None or there is None:
             continue

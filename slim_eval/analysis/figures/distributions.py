@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import seaborn as sns
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 
+from slim_eval.analysis.caveats import INVALID, MARKS, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.layout import NOT_MEASURED, SUMMARY_SIGN, heading, hint_of
@@ -42,6 +43,7 @@ class Spread:
     p99: float | None = None
     p5: float | None = None
     samples: Sequence[float] = ()
+    marks: frozenset[Kind] = frozenset()  # kinds of caveat that concern it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,10 @@ class BoxPanel(RowPanel):
     """Spreads, in the order of the rows; None is not measured."""
 
     spreads: Sequence[Spread | None]
+
+    def marks(self) -> frozenset[Kind]:
+        """The marks of the spreads that are there."""
+        return frozenset[Kind]().union(*(spread.marks for spread in self.spreads if spread is not None))
 
     def handles(self) -> list[Artist]:
         """Entries for the signs of mean and p99."""
@@ -85,7 +91,11 @@ class BoxPanel(RowPanel):
             for patch, (row, _) in zip(axes.patches, boxes, strict=True):
                 patch.set(gid=row.gid, facecolor=style.tint(row.colour, 0.45), edgecolor=row.colour)
         values = [v for _, s in known for v in (s.p5, s.median, s.mean, s.p95, s.p99) if v is not None]
-        signed = [s and f"{number(s.median)}{'' if s.samples else f' {SUMMARY_SIGN}'}" for s in self.spreads]
+        signs = [
+            s and ("" if s.samples else SUMMARY_SIGN) + "".join(kind.sign for kind in MARKS if kind in s.marks)
+            for s in self.spreads
+        ]
+        signed = [s and f"{number(s.median)} {sign}".rstrip() for s, sign in zip(self.spreads, signs, strict=True)]
         texts = [text or NOT_MEASURED for text in signed]
         scale(axes, min(values), max(values), width, texts, 0.08)
         for row, text, spread in zip(rows, texts, self.spreads, strict=True):
@@ -108,6 +118,11 @@ def _draw_distributions(title: str, study: Study) -> MplFigure | None:
     samples = [study.samples(variant, "performance") for variant in variants]
     for metric in (AMORTISED, E2E, TTFT, TPOT):
         spreads = [_spread(metric, variant, found) for variant, found in zip(variants, samples, strict=True)]
+        # Only this mark: what is compared with a baseline is shown by the figures of single numbers.
+        spreads = [
+            spread if spread is None or variant.counts(metric) else replace(spread, marks=frozenset({INVALID}))
+            for spread, variant in zip(spreads, variants, strict=True)
+        ]
         if any(spreads):
             panels.append(BoxPanel(title=heading(metric), hint=hint_of(metric), axis=metric.unit, spreads=spreads))
     return draw_rows(title, variants, panels)

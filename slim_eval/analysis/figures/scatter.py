@@ -80,7 +80,7 @@ def _panel(title: str, x: Metric, y: Metric, study: Study) -> Panel:
         other_work = (x.per_length or y.per_length) and own and length and not _same(own, length)
         possible = (
             "its quantized kernels are emulated in 16 bit" if EMULATED in marks else None,
-            "its energy was marked invalid when it was measured" if INVALID in marks else None,
+            "its record was marked invalid when it was measured" if INVALID in marks else None,
             "it generated a different number of tokens from most" if other_work else None,
         )
         reasons.append(tuple(reason for reason in possible if reason))

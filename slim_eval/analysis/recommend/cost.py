@@ -79,7 +79,7 @@ def per_correct_answer(per_request: float | None, accuracy: float | None) -> flo
 
 @dataclass(frozen=True)
 class Costs:
-    """What the output of a variant costs; None if a price or a quantity is missing, or its energy is invalid."""
+    """What the output of a variant costs; None if a price or a quantity is missing, or its record is invalid."""
 
     money_per_million_tokens: float | None
     joules_per_correct_answer: float | None
@@ -88,14 +88,15 @@ class Costs:
     @classmethod
     def of(cls, variant: Variant, prices: Prices) -> Costs:
         """The costs of a variant."""
-        per_token, per_request = (
-            variant.number(metric) if variant.counts(metric) else None for metric in (J_PER_TOKEN, J_PER_REQUEST)
+        per_token, per_request, latency, rate = (
+            variant.number(metric) if variant.counts(metric) else None
+            for metric in (J_PER_TOKEN, J_PER_REQUEST, AMORTISED, THROUGHPUT)
         )
         gpus, accuracy = num_gpus(variant) or 1, variant.number(ACCURACY_MEAN)
         # Amortised: wall time of a batch over its requests, so that no second is paid twice.
-        paid = prices.cost(variant.number(AMORTISED), per_request, gpus)
+        paid = prices.cost(latency, per_request, gpus)
         return cls(
-            prices.per_million_tokens(variant.number(THROUGHPUT) or None, per_token, gpus),
+            prices.per_million_tokens(rate or None, per_token, gpus),
             per_correct_answer(per_request, accuracy),
             per_correct_answer(paid, accuracy),
         )

@@ -90,7 +90,7 @@ class Table:
         absent = [part for part in self.parts[metric.key] if math.isnan(self.values[index, self.column(part)])]
         invalid = [part.key for part in absent if not variant.counts(part)]
         if invalid:
-            why = ", ".join(variant.invalid_reasons)
+            why = ", ".join(dict.fromkeys(reason for part in absent for reason in variant.reasons(part)))
             return f"invalid: {', '.join(invalid)}{f' ({why})' if why else ''}"
         keys = [part.key for part in absent]
         if keys:
@@ -233,7 +233,7 @@ def _parts(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -
 
 
 def estimate_of(variant: Variant, metric: Metric) -> Estimate | None:
-    """A measured number; invalid energy is none. Memory is that of the weights as loaded, else on disk.
+    """A measured number; one of an invalid record is none. Memory is that of the weights as loaded, else on disk.
 
     An engine that emulates quantized kernels loads 16 bit: the size on disk counts, then.
     """

@@ -76,9 +76,9 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
         for metric in metrics:
             for kind in study.marks(variant, metric) if variant.number(metric) is not None else ():
                 marked.setdefault(kind, {})[metric.label] = None
-        if variant.valid is False:
-            why = ", ".join(variant.invalid_reasons) or "the record gives no reason"
-            add(caveats.INVALID, f"energy is not used: {why}", variant.label)
+        for name, reasons in variant.invalid.items():
+            why = ", ".join(reasons) or "the record gives no reason"
+            add(caveats.INVALID, f"{name} is not used: {why}", variant.label)
         for kind in (kind for kind in MARKS if kind in marked):
             if kind in (caveats.EMULATED, caveats.SETTING):
                 add(kind, kind.meaning, variant.label)

@@ -23,11 +23,19 @@ _IDENTITY = (
     "model", "name", "precision", "engine", "engine_version", "dtype", "kernels", "hardware", "quantization_scheme",
     "directory", "revision", "timestamp", "num_parameters", "num_parameters_b", "model_size_gb",
 )  # fmt: skip
-_NESTED = {"intervals", "concurrency_by_context", "throttle_reasons"}
-_PERFORMANCE = tuple(key for key in PerformanceMetrics.model_fields if key not in _NESTED)
+_NESTED = {"intervals", "concurrency_by_context", "throttle_reasons", "host"}
+#: Fields of a record -> columns. What both records have is performance's, except that energy had its validity first.
+_VALIDITY = ("valid", "invalid_reasons")
+_PERFORMANCE = {
+    key: f"performance_{key}" if key in _VALIDITY else key
+    for key in PerformanceMetrics.model_fields if key not in _NESTED
+}  # fmt: skip
 _ENERGY = {
-    key: f"energy_{key}" if key in _PERFORMANCE else key for key in EnergyMetrics.model_fields if key not in _NESTED
-}
+    key: f"energy_{key}" if key in _PERFORMANCE.values() else key
+    for key in EnergyMetrics.model_fields if key not in _NESTED
+}  # fmt: skip
+#: Of `HostUse`, the other work while speed and energy were measured.
+_HOST = ("other_share", "stolen_share", "throttled_share")
 #: Metrics with the columns ``{metric}_ci95_low`` and ``{metric}_ci95_high``.
 _INTERVALS = (
     "ttft_s", "tpot_s", "e2e_latency_s", "mean_latency_s", "tokens_per_second", "energy_joules",
@@ -39,7 +47,7 @@ _RESULT_COLUMNS = (
     "batch_size", "num_runs", "tokens_per_request", "mean_latency_s", "median_latency_s", "p95_latency_s",
     "p99_latency_s", "std_latency_s", "ttft_s", "tpot_s", "e2e_latency_s", "tokens_per_second", "load_time_s",
     "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j",
-    "avg_power_watts", "duration_seconds", "energy_source", "valid",
+    "avg_power_watts", "duration_seconds", "energy_source", "valid", "performance_valid",
 )  # fmt: skip
 _TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
 _COUNTS = (
@@ -80,11 +88,14 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {key: variant.fact(key) for key in _IDENTITY}
     row |= {"model": variant.model, "name": variant.name, "precision": variant.precision, "engine": variant.engine}
     row |= {"kernels": variant.kernels, "hardware": variant.hardware, "directory": str(variant.directory)}
-    row |= {key: getattr(performance, key, None) for key in _PERFORMANCE}
+    row |= {column: getattr(performance, key, None) for key, column in _PERFORMANCE.items()}
     row |= {key: performance and config_value(performance, key) for key in ("max_new_tokens", "load")}
     row["tokens_per_request"] = variant.tokens_per_request
     row |= {column: getattr(energy, key, None) for key, column in _ENERGY.items()}
     row |= {f"energy_{key}": energy and getattr(energy, key) for key in ("engine", "kernels", "hardware")}
+    for prefix, observed in (("", performance), ("energy_", energy)):
+        host = observed and observed.host
+        row |= {f"{prefix}host_{key}": host and getattr(host, key) for key in _HOST}
     row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
     for key in _INTERVALS:
         row[f"{key}_ci95_low"], row[f"{key}_ci95_high"] = variant.interval(key) or (None, None)
@@ -154,7 +165,7 @@ def summary_statistics(study: Study) -> pd.DataFrame:
     Returns:
         ``metric`` and ``unit``; ``group``, the settings that the numbers were measured in: those of different ones are
         never combined; ``precision``, or ``all``; ``n`` variants, ``mean``, ``std`` (n - 1; None below two), ``min``,
-        ``median``, ``max``; ``num_invalid``: energies marked invalid, which are left out; ``confounded``: why the
+        ``median``, ``max``; ``num_invalid``: numbers of invalid records, which are left out; ``confounded``: why the
         numbers are of different work. Without a row if nothing was measured.
     """
     means = [ACCURACY_MEAN] if len(study.tasks) > 1 else []

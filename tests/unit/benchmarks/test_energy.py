@@ -113,6 +113,8 @@ def test_every_metric_by_its_definition() -> None:
         "devices": ("GPU-1",),
         "valid": True,
         "invalid_reasons": (),
+        "host": None,
+        "max_contention": None,
         "batch_size": 4,
         "num_runs": 12,
         "num_lead_in": 4,

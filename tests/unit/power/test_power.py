@@ -19,6 +19,7 @@ from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
 from slim_eval.power import codecarbon, gpus, meter, nvml
 from slim_eval.power.meter import Conditions, DeviceState, PowerSample
 from slim_eval.power.nvml import summarize_states
+from slim_eval.utils.host import process_tree
 
 
 def samples(*pairs: tuple[float, float]) -> list[PowerSample]:
@@ -161,8 +162,8 @@ def test_the_process_tree_holds_descendants_in_groups_of_their_own_and_no_strang
         assert child.stdout is not None
         try:
             grandchild = int(child.stdout.readline())
-            assert {os.getpid(), child.pid, grandchild} <= gpus.process_tree()
-            assert {child.pid, grandchild} == gpus.process_tree(child.pid)  # not us: we are of another group
+            assert {os.getpid(), child.pid, grandchild} <= process_tree()
+            assert {child.pid, grandchild} == process_tree(child.pid)  # not us: we are of another group
         finally:
             os.killpg(child.pid, signal.SIGKILL)
 

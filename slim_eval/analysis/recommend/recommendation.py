@@ -197,7 +197,8 @@ def _caveats_of_work(found: Recommendation) -> Iterable[str]:
             yield f"{wanted.title} was not measured: {option.title} was used instead"
     timed = [
         (length, latency, c.variant) for c in found.ranking.compared
-        if (length := c.variant.tokens_per_request) and (latency := c.variant.number(AMORTISED)) and c.variant.counts(AMORTISED)
+        if c.variant.counts(AMORTISED)
+        and (length := c.variant.tokens_per_request) and (latency := c.variant.number(AMORTISED))
     ]  # fmt: skip
     lengths = [length for length, *_ in timed]
     if timed and max(lengths) > (1 + LENGTH_TOLERANCE) * min(lengths):

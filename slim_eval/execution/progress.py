@@ -55,6 +55,13 @@ class RunReport:
     #: Noise floors and their files, of the models that `measure_noise` measured at least twice.
     floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
 
+    def invalid(self) -> list[tuple[Variant, str, ObservedMetrics]]:
+        """The records that do not count, with their variant and name."""
+        return [
+            (variant, name, record) for variant in self.variants for name, record in variant.measured.items()
+            if isinstance(record, ObservedMetrics) and record.valid is False
+        ]  # fmt: skip
+
     def raise_for_failures(self) -> None:
         """Raise `RunFailedError` if a stage failed, with the number of failed stages."""
         if count := len(self.failures):
@@ -110,9 +117,8 @@ class Display:
             out.print(comparison_table(Study.of(report.variants), reused=marks))
             lines = [
                 f"invalid, does not count: {name} of {variant.label}: {record.invalidity}"
-                for variant in report.variants for name, record in variant.measured.items()
-                if isinstance(record, ObservedMetrics) and record.valid is False
-            ]  # fmt: skip
+                for variant, name, record in report.invalid()
+            ]
             if lines:
                 lines.append("rerunning the command measures what is invalid again")
             lines += [f"busy host: {each.text} ({', '.join(each.variants)})" for each in busy_hosts(report.variants)]
@@ -213,7 +219,12 @@ class JsonDisplay(Display):
             {"cell": one.variant, "stage": one.stage, "cause": one.cause, "remedy": one.remedy, "log": str(one.log)}
             for one in report.failures
         ]
-        self._write("closed", results=[str(variant.directory) for variant in report.variants], failures=failures)
+        invalid = [
+            {"cell": variant.label, "stage": name, "reasons": list(record.invalid_reasons)}
+            for variant, name, record in report.invalid()
+        ]
+        results = [str(variant.directory) for variant in report.variants]
+        self._write("closed", results=results, failures=failures, invalid=invalid)
 
     def _write(self, event: str, variant: str | None = None, **content: Any) -> None:
         line = {"time": now(), "event": event, **({"cell": variant} if variant else {}), **content}

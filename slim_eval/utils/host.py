@@ -78,16 +78,16 @@ class HostUse:
             return
         if self.other_share is not None and self.other_share > limit and not self._has_room(limit):
             cpus = "CPU" if self.cpus == 1 else f"{self.cpus} CPUs"
-            yield f"other processes took {self.other_share:.0%} of the {cpus} (limit {limit:.0%})"
+            yield f"other processes took {self.other_share:.1%} of the {cpus} (limit {limit * 100:.3g}%)"
         lost = limit * _LOST_PER_CONTENTION
         if self.stolen_share is not None and self.stolen_share > lost:
-            yield f"the hypervisor took {self.stolen_share:.0%} of the CPU time (steal; limit {lost:.0%})"
+            yield f"the hypervisor took {self.stolen_share:.1%} of the CPU time (steal; limit {lost * 100:.3g}%)"
 
     def _throttled(self, limit: float) -> Iterator[str]:
         """What a CPU quota took."""
         lost = limit * _LOST_PER_CONTENTION
         if limit < ACCEPT_ALL and self.throttled_share is not None and self.throttled_share > lost:
-            share = f"{self.throttled_share:.0%} of the time (limit {lost:.0%})"
+            share = f"{self.throttled_share:.1%} of the time (limit {lost * 100:.3g}%)"
             yield f"the CPU quota of the container or control group was used up {share}"
 
     def _has_room(self, limit: float) -> bool:

@@ -27,7 +27,7 @@ from slim_eval.results.variants import Variant
 from slim_eval.utils.host import HostUse
 
 MakeVariant = Callable[..., Variant]
-REASON = "other processes took 48% of the 2 CPUs (limit 10%)"
+REASON = "other processes took 48.0% of the 2 CPUs (limit 10%)"
 DISTURBED = {
     "valid": False, "invalid_reasons": (REASON,), "tpot_s": 0.001, "tokens_per_second": 9000.0,
     "mean_latency_s": 0.001, "ttft_s": 0.001, "host": HostUse(cpus=2, other_share=0.48), "max_contention": 0.1,

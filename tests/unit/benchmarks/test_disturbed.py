@@ -18,7 +18,7 @@ from tests.unit.benchmarks.test_performance import ChangingEngine
 
 CONFIG = PerformanceConfig(num_warmup=8, num_runs=80, batch_size=4, prompt="one two three", max_new_tokens=5)
 BUSY, QUIET = HostUse(cpus=2, seconds=4.0, other_share=0.48), HostUse(cpus=2, seconds=4.0, other_share=0.02)
-REASON = "other processes took 48% of the 2 CPUs (limit 10%)"
+REASON = "other processes took 48.0% of the 2 CPUs (limit 10%)"
 
 
 class PlannedWindow(HostWindow):

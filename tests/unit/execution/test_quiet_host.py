@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from slim_eval.benchmarks.base import BenchmarkContext
 from slim_eval.benchmarks.energy import Energy
 from slim_eval.benchmarks.performance import Performance
-from slim_eval.config import HostConfig, RunConfig
+from slim_eval.config import DisplayConfig, HostConfig, RunConfig
 from slim_eval.execution import progress, worker
 from slim_eval.results.records import EnergyRecord, Measurement, PerformanceMetrics, PerformanceRecord
 from slim_eval.results.variants import Variant
@@ -22,7 +23,7 @@ from slim_eval.utils.host import HostUse, HostWindow
 from tests.standins.engine import PlannedEngine
 
 BUSY = HostUse(cpus=2, seconds=9.0, other_share=0.48)
-REASON = "other processes took 48% of the 2 CPUs (limit 10%)"
+REASON = "other processes took 48.0% of the 2 CPUs (limit 10%)"
 
 
 class Disturbed(Performance):
@@ -143,6 +144,12 @@ def test_the_closing_table_shows_what_is_invalid_and_what_to_do(capsys: pytest.C
     assert "58.00 (invalid)" in text
     assert f"invalid, does not count: performance of Tiny int8: {REASON}: --wait-quiet 600 waits" in text
     assert "rerunning the command measures what is invalid again" in text
+    stream = io.StringIO()
+    display = progress.JsonDisplay(stream, DisplayConfig())
+    display.close(progress.RunReport(Path("outputs"), (variant(bad),)))
+    assert json.loads(stream.getvalue())["invalid"] == [
+        {"cell": "Tiny int8", "stage": "performance", "reasons": [REASON]}
+    ]
 
 
 @pytest.mark.parametrize(("use", "shown"), [(BUSY, True), (replace(BUSY, other_share=0.02), False), (None, False)])

@@ -108,7 +108,7 @@ def test_a_busy_neighbour_is_told_from_our_own_threads_and_from_cpus_that_we_may
     used = between(first, last)
     assert used.serving_cpus == pytest.approx(0.8)  # children, their children, and the group
     assert used.other_share == pytest.approx(7 / 20)
-    assert used.disturbances() == ("other processes took 35% of the 2 CPUs (limit 10%)",)
+    assert used.disturbances() == ("other processes took 35.0% of the 2 CPUs (limit 10%)",)
     assert used.disturbances(0.4) == used.disturbances(1.0) == ()
     assert "--wait-quiet" in used.remedy()
     assert "--max-contention" in used.remedy()
@@ -120,7 +120,7 @@ def test_steal_counts_by_the_time_that_the_cpus_wanted_to_run(machine: Machine) 
     assert between(first, idle).stolen_share == pytest.approx(0.03)  # few ticks of an idle machine mean little
     busy = machine.write(cpus={0: {"steal": ticks(2), "user": ticks(8)}, 1: {"user": ticks(10)}})
     used = replace(between(first, busy), other_share=0.0)
-    assert used.disturbances() == ("the hypervisor took 10% of the CPU time (steal; limit 5%)",)
+    assert used.disturbances() == ("the hypervisor took 10.0% of the CPU time (steal; limit 5%)",)
     assert used.disturbances(0.3) == ()
 
 
@@ -149,7 +149,7 @@ def test_a_throttled_group(memberships: str, folder: str, stat: str, unit: int, 
     used = between(first, machine.write(quotas={folder: stat.format(1100, 40, 11 * unit)}))
     assert used.throttled_share == pytest.approx(0.3)
     assert used.disturbances() == (
-        "the CPU quota of the container or control group was used up 30% of the time (limit 5%)",
+        "the CPU quota of the container or control group was used up 30.0% of the time (limit 5%)",
     )
     assert used.remedy() == "raise the quota, or lower OMP_NUM_THREADS to it"  # waiting would not help
     assert used.disturbances(1.0) == ()

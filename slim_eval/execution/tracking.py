@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
-from slim_eval.results.records import AccuracyRecord, Metadata
+from slim_eval.results.records import AccuracyRecord, Metadata, PerformanceRecord
 from slim_eval.results.store import record_name
 from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
@@ -110,6 +110,8 @@ def payload(variant: Variant, config: RunConfig) -> tuple[dict[str, Any], dict[s
             metrics |= {f"accuracy/{name}/{key.replace(',', '_')}": value for key, value in record.metrics.items()}
         else:
             values = record.model_dump(mode="json", exclude=set(_HEAD))
+            if isinstance(record, PerformanceRecord) and record.valid is False:
+                values = {"valid": False}  # W&B would average and plot its numbers; an invalid energy has none
             metrics |= {f"{name}/{key}": value for key, value in values.items()}
     numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
     return redact_all({**(heads[0] if heads else {}), "settings": settings}), redact_all(numbers)

@@ -15,8 +15,9 @@ from rich.console import Console
 from slim_eval.benchmarks.base import BenchmarkContext
 from slim_eval.benchmarks.energy import Energy
 from slim_eval.benchmarks.performance import Performance
-from slim_eval.config import DisplayConfig, HostConfig, RunConfig
+from slim_eval.config import DemoConfig, DisplayConfig, HostConfig, RunConfig
 from slim_eval.execution import progress, worker
+from slim_eval.execution.fingerprints import stage_settings
 from slim_eval.results.records import EnergyRecord, Measurement, PerformanceMetrics, PerformanceRecord
 from slim_eval.results.variants import Variant
 from slim_eval.utils.host import HostUse, HostWindow
@@ -100,6 +101,15 @@ def test_when_the_time_is_over_the_last_measurement_stands() -> None:
 def test_what_other_work_does_not_change_never_waits(waits: list[float]) -> None:
     measured(Accuracy(True), wait_quiet_s=600)
     assert waits == []
+
+
+def test_the_limit_is_no_setting_that_numbers_depend_on_and_the_demo_accepts_any_host() -> None:
+    one, other = (
+        stage_settings(RunConfig(models="demo", host=part), max_model_len=64, device="cpu")
+        for part in (HostConfig(), HostConfig(max_contention=1.0, wait_quiet_s=60))
+    )
+    assert one == other
+    assert DemoConfig().run().host == HostConfig(max_contention=1.0)
 
 
 HEAD: dict[str, Any] = {"model": "org/Tiny", "precision": "int8"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,14 @@ def test_run_names() -> None:
     assert tracking.run_name(config(run_name="mine"), VARIANT) == "mine"
     several = RunConfig(models="org/Tiny", precision="fp16 int8", tracking={"run_name": "mine"})
     assert tracking.run_name(several, VARIANT) == "mine int8 Tiny"
+
+
+def test_an_invalid_speed_is_not_logged() -> None:
+    record = VARIANT.performance
+    assert record is not None
+    invalid = record.model_copy(update={"valid": False, "invalid_reasons": ("other processes",)})
+    _, metrics = tracking.payload(replace(VARIANT, measured={**VARIANT.measured, "performance": invalid}), config())
+    assert {key: value for key, value in metrics.items() if key.startswith("performance/")} == {
+        "performance/valid": False
+    }
+    assert metrics["accuracy/mmlu"] == 0.5

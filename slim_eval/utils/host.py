@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Share of the CPUs that other processes may take during a window. Daemons, a shell and the display of a run stay
-#: below it on two CPUs; beyond it, a decoding loop on all CPUs slows down by at least about as much.
+#: Share of the CPUs that other processes may take during a window. Daemons, a shell and the display of a run
+#: (3 % of one CPU) stay below it; beyond it, a decoding loop on all CPUs slows down by at least about as much.
 MAX_CONTENTION = 0.1
 #: Time that is stolen or throttled is lost as a whole, while a busy CPU is shared: half as much is accepted.
 _LOST_PER_CONTENTION = 0.5

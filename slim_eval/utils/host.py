@@ -30,7 +30,7 @@ _ROOM = 0.5
 #: The kernel counts CPU time in ticks of 10 ms: a shorter window is observed for this long, to 1 % per CPU.
 _SHORTEST_S = 1.0
 _TOO_SHORT_S = 0.2  # below it, shares are mostly the chance of a tick
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class HostWindow:
 
 def process_tree(root: int | None = None, proc: Path = Path("/proc")) -> frozenset[int]:
     """Process ids of `root` (this process by default), its descendants and its process group; from ``/proc``."""
-    return frozenset(_tree(root, proc))
+    return frozenset(_tree(root, proc)) | {os.getpid() if root is None else root}
 
 
 def _serving_s(proc: Path, root: int | None) -> float | None:

@@ -22,23 +22,24 @@ def has_bf16() -> bool:
 DTYPE = "bfloat16" if has_bf16() else "float32"
 IN_DTYPE = () if has_bf16() else ("--engine-arg", f"dtype={DTYPE}")
 
+#: Tests run beside each other: whatever they measure is disturbed, and is not refused for it.
+ON_A_BUSY_HOST = ("--max-contention", "1")
+
 #: Small sizes, for a run whose numbers are not read.
 QUICK = (
     "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "32", "--num-fewshot",
-    "2", "--accuracy-limit", "40", "--num-calibration-samples", "32", *IN_DTYPE,
+    "2", "--accuracy-limit", "40", "--num-calibration-samples", "32", *IN_DTYPE, *ON_A_BUSY_HOST,
 )  # fmt: skip
 
 _SMALLEST = (
     "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens", "8", "--num-calibration-samples", "8",
-    "--max-sequence-length", "128", "--no-wandb-enabled",
+    "--max-sequence-length", "128", "--no-wandb-enabled", *ON_A_BUSY_HOST,
 )  # fmt: skip
 #: The smallest sizes, for a run of which only the exit status and the files matter.
 SHORT = ("--engine", "transformers", *_SMALLEST, *IN_DTYPE)
 #: The same on the engine of `tests.standins.instant`, for what happens around an engine; needs `WITH_INSTANT`.
 INSTANT = ("--engine", "instant", *_SMALLEST)
-#: Tests run beside each other: whatever they measure is disturbed, and is not refused for it.
-ON_A_BUSY_HOST = {"SLIM_EVAL_MAX_CONTENTION": "1"}
-WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "instant.py"), **ON_A_BUSY_HOST}
+WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "instant.py")}
 
 
 def run_command(
@@ -57,7 +58,8 @@ def run_command(
     """
     variables = {
         **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_MODE": "offline", "COLUMNS": "200", "HF_HUB_OFFLINE": "1",
-        **ON_A_BUSY_HOST, **(env or {}),
+        # For commands that do not take their sizes from here.
+        "SLIM_EVAL_MAX_CONTENTION": "1", **(env or {}),
     }  # fmt: skip
     command = [*through, sys.executable, "-m", "slim_eval", *args]
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)

@@ -53,9 +53,9 @@ def setting(
     return Field(default, description=text, json_schema_extra={"flag": flag, "short": short, "env": env}, **bounds)
 
 
-def argument(text: str) -> Any:
-    """A required field that is a positional argument on the command line."""
-    return Field(..., description=text, json_schema_extra={"argument": True})
+def argument(text: str, default: Any = ...) -> Any:
+    """A field that is a positional argument on the command line, required if it has no default."""
+    return Field(default, description=text, json_schema_extra={"argument": True})
 
 
 def option_info(name: str, field: FieldInfo) -> dict[str, Any]:
@@ -385,6 +385,7 @@ class DoctorConfig(Config):
     """Options of `slim-eval doctor`: the run to check; everything by default."""
 
     panel = "What would be run"
+    model: Names = argument("Hub ids or local folders whose checkpoints are checked; the same as --models.", ())
     models: Names = setting((), "Hub ids or local folders; if none needs the hub, an unreachable hub is not a problem.")
     precision: SomeNames = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.")
     tasks: SomeNames = setting(("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.")
@@ -396,6 +397,11 @@ class DoctorConfig(Config):
     quantize_python: Path | None = _QUANTIZE_PYTHON
     serve_python: Path | None = _SERVE_PYTHON
     as_json: bool = _JSON
+
+    @property
+    def checked_models(self) -> tuple[str, ...]:
+        """The models of both `model` and `models`, each once."""
+        return tuple(dict.fromkeys((*self.model, *self.models)))
 
 
 class ImportConfig(Config):

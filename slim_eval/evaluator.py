@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,10 +19,10 @@ from typing import NamedTuple
 from slim_eval import models, power, results
 from slim_eval.benchmarks.base import benchmarks_of
 from slim_eval.config import NoiseConfig, RunConfig, TrackingConfig
-from slim_eval.errors import SlimEvalError, UsageError
+from slim_eval.errors import SlimEvalError
 from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution.executor import Executor, executor
-from slim_eval.execution.plan import PlannedVariant, check, lay_out, stages_to_do
+from slim_eval.execution.plan import PlannedVariant, check, lay_out, notes_on, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
 from slim_eval.models import pickles
 from slim_eval.quantization import cache
@@ -161,12 +161,13 @@ class _VariantRun:
         for stage, reason in variant.again.items():
             self._note(f"{stage} is measured again: {reason}")
         if variant.todo:
+            self._keep_notes(variant.notes)
             results.clear_leftovers(variant.directory)
             with contextlib.suppress(_NoCheckpointError):
                 try:
                     source = self._fetch_and_convert()
                     checkpoint = self._quantize(source)
-                except UsageError as error:
+                except SlimEvalError as error:
                     self._fail("download", error.cause, error.remedy, variant.todo)
                 except OSError as error:
                     self._fail("download", _system_error(error), _DISK_REMEDY, variant.todo)
@@ -183,6 +184,8 @@ class _VariantRun:
         if source.path is None and source.pickled is None:
             fetch = messages.FetchJob(source=source, allow_pickle=config.allow_pickle)
             source = models.fetched(source, self._make("download", fetch))
+            # Before the download, only its configuration was known.
+            self._keep_notes(notes_on(config, source, [self.variant.precision])[self.variant.precision])
         if source.path is not None:
             return source
         conversion = cache.conversion(source, config.quantized_models_dir)
@@ -194,8 +197,7 @@ class _VariantRun:
                 identity, trust = conversion.identity, config.engine.trust_remote_code
                 job = messages.ConvertJob(source=source, directory=folder, identity=identity, trust_remote_code=trust)
                 folder = self._make("convert", job, config.serve_python)
-        self.notes.append(pickles.NOTE)
-        self._note(pickles.NOTE)
+        self._keep_notes([pickles.NOTE])
         return source.model_copy(update={"path": folder})
 
     def _quantize(self, source: models.ModelSource) -> Path:
@@ -219,9 +221,7 @@ class _VariantRun:
                 job = messages.QuantizeJob(request=request, gpu_index=index, num_gpus=count)
                 return self._make("quantize", job, config.quantize_python, waiting)
         self._show(messages.Finished(stage="quantize", path=cached.path))
-        self.notes += cached.notes
-        for text in cached.notes:
-            self._note(text)
+        self._keep_notes(cached.notes)
         return cached.path
 
     def _make(
@@ -309,6 +309,13 @@ class _VariantRun:
     def _show(self, event: messages.Event) -> None:
         self._raise_if_cancelled()  # the job may have started while the executor was cancelling the others
         self.display.handle(self.variant.name, event)
+
+    def _keep_notes(self, texts: Iterable[str]) -> None:
+        """Show notes on the checkpoint, and keep them for every record."""
+        for text in texts:
+            if text not in self.notes:
+                self.notes.append(text)
+                self._note(text)
 
     def _note(self, text: str) -> None:
         self._show(messages.Note(text=text))

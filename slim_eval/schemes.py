@@ -7,6 +7,7 @@ the package because both the config and the figures need it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -36,6 +37,15 @@ class Recipe:
         "re:.*visual.*",
         "re:.*multi_modal_projector.*",
     )
+
+    def ignores(self, module: str) -> bool:
+        """Whether the module of this name is not quantized, by `ignore`."""
+        return any(re.match(pattern.removeprefix("re:"), module) for pattern in self.ignore)
+
+    def misfits(self, widths: Mapping[str, int]) -> list[str]:
+        """The modules, of those with these input widths, into which the group size does not fit, with their width."""
+        size = self.group_size
+        return [f"{module} ({width})" for module, width in widths.items() if size and width % size]
 
 
 @dataclass(frozen=True)

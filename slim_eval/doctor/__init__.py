@@ -18,6 +18,7 @@ CHECKS: dict[str, Callable[[Facts], Iterable[CheckResult]]] = {
     "Machine": checks.check_machine,
     "GPU": checks.check_gpus,
     "Precisions": checks.check_precisions,
+    "Models": checks.check_models,
     "Hub": network.check_hub,
     "Weights & Biases": network.check_wandb,
 }

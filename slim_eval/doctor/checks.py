@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slim_eval import results
-from slim_eval.config import AUTO_ENGINE
+from slim_eval import models, results
+from slim_eval.config import AUTO_ENGINE, EngineConfig, RunConfig
 from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult
 from slim_eval.doctor.facts import Facts, Interpreter
 from slim_eval.doctor.network import hub_settings, needs_hub
 from slim_eval.engines import engines_for
 from slim_eval.engines.engine import cpu_flags
-from slim_eval.errors import INSTALL_GPU, UsageError
-from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, serving_modules
+from slim_eval.errors import INSTALL_GPU, SlimEvalError, UsageError
+from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, intended_use, serving_modules
+from slim_eval.models import checks as checkpoint_checks
 from slim_eval.schemes import scheme
 from slim_eval.utils import GIB, environment
 
@@ -123,6 +124,35 @@ def disk(name: str, folder: Path, low_gb: float, option: str) -> CheckResult:
     if free_gb < low_gb:
         return CheckResult(name, WARNING, f"{text}, less than {low_gb:.0f} GiB", remedy)
     return CheckResult(name, OK, text)
+
+
+def check_models(facts: Facts) -> Iterator[CheckResult]:
+    """What a run would refuse, or note, about the checkpoints of the given models."""
+    config = facts.config
+    if not config.checked_models:
+        return
+    run = RunConfig(
+        models=config.checked_models,
+        precision=config.precision,
+        engine=EngineConfig(engine=config.engine),
+        quantized_models_dir=config.quantized_models_dir,
+        quantize_python=config.quantize_python,
+        serve_python=config.serve_python,
+    )
+    for name in config.checked_models:
+        try:
+            source = models.resolve(name)
+            found = checkpoint_checks.examine(source, intended_use(run, source, config.precision))
+            what = models.describe_config(source.config_dir).architecture if not found else None
+        except SlimEvalError as error:
+            yield CheckResult(name, PROBLEM, error.cause, error.remedy or None)
+            continue
+        if what is not None or not found:
+            unseen = "" if source.path else ", not downloaded: further checks follow the download"
+            yield CheckResult(name, OK, f"{what or 'unknown architecture'}{unseen}")
+        for finding in found:
+            state = PROBLEM if finding.is_refusal else WARNING
+            yield CheckResult(f"{name}: {finding.check}", state, finding.cause, finding.remedy or None)
 
 
 def check_gpus(facts: Facts) -> Iterator[CheckResult]:

@@ -75,8 +75,8 @@ def hub_settings() -> Any:
 
 def needs_hub(config: DoctorConfig) -> bool:
     """Whether a run needs anything from the hub: a model, the data of a task, calibration texts."""
-    own = [name for name in config.models if name != models.DEMO]
-    if any(not models.is_path(name) for name in own) or not config.models:
+    own = [name for name in config.checked_models if name != models.DEMO]
+    if any(not models.is_path(name) for name in own) or not config.checked_models:
         return True
     return bool(own) and (any(map(is_quantized, config.precision)) or "accuracy" in config.tasks)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from slim_eval.config import AUTO_ENGINE, EngineConfig
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
+from slim_eval.models.source import ConfigFacts
 from slim_eval.schemes import Kernel, Scheme, scheme
 from slim_eval.utils.registry import Registry
 
@@ -162,6 +163,13 @@ class EngineType(Protocol):
     quantized_kernels: Literal["native", "emulated"] = "native"  # emulated: arithmetic is imitated in 16 bit
     is_fallback: bool = False
     auto_rank: int | None = None  # None if it must be named
+    #: Formats of quantized checkpoints, as ``quant_method`` names them, that it reads without Transformers' packages;
+    #: None if unknown.
+    own_formats: frozenset[str] | None = None
+
+    def knows(self, facts: ConfigFacts, python: Path | None, *, trust_remote_code: bool) -> bool | None:
+        """Whether it serves models of this architecture, from the interpreter that measures; None if unknown."""
+        return None
 
     def check(self, config: EngineConfig) -> None:
         """Refuse options that the engine does not support, before anything is quantized or loaded.

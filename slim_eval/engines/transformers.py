@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import memory
 from slim_eval.engines.engine import ENGINES, EngineType, Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
-from slim_eval.models import loading
-from slim_eval.models.source import describe
+from slim_eval.models import architectures, loading
+from slim_eval.models.source import ConfigFacts, describe
 from slim_eval.utils import GIB, MIB
 
 _EMULATED = (
@@ -34,6 +35,11 @@ class Transformers(EngineType):
     quantized_kernels = "emulated"
     is_fallback = True
     auto_rank = 1
+    own_formats = frozenset[str]()
+
+    def knows(self, facts: ConfigFacts, python: Path | None, *, trust_remote_code: bool) -> bool | None:
+        """Whether Transformers has a causal language model of this type; see `EngineType.knows`."""
+        return architectures.transformers_knows(facts, python, trust_remote_code=trust_remote_code)
 
     def check(self, config: EngineConfig) -> None:
         """Refuse more than one GPU; see `EngineType.check`."""
@@ -80,8 +86,10 @@ class Transformers(EngineType):
                     )
                 raise failure from error
         except ImportError as error:
-            name = error.name or ("compressed-tensors" if "compressed" in str(error) else "transformers")
-            raise MissingPackageError(name, "serving this model", INSTALL) from error
+            if error.name is None:  # Transformers' own report of a package that this checkpoint needs
+                cause, remedy = f"Transformers did not load the model: {loading.reason(error)}", loading.remedy(error)
+                raise EngineError(cause, remedy) from error
+            raise MissingPackageError(error.name, "serving this model", INSTALL) from error
         engine.load_time_s = time.perf_counter() - start
         return engine
 

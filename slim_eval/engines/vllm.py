@@ -33,7 +33,8 @@ from slim_eval.engines.engine import (
     ordinary_tokens,
 )
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
-from slim_eval.models.source import describe
+from slim_eval.models import architectures
+from slim_eval.models.source import ConfigFacts, describe
 from slim_eval.utils import GIB, MIB, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ class Vllm(EngineType):
     modules = ("torch", "transformers", "vllm")
     settings = frozenset({"gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
     auto_rank = 0
+    #: vLLM's own kernels read them; the others need the packages that Transformers needs.
+    own_formats = frozenset({
+        "awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "mxfp4", "quark", "auto-round",
+    })  # fmt: skip
+
+    def knows(self, facts: ConfigFacts, python: Path | None, *, trust_remote_code: bool) -> bool | None:
+        """Whether vLLM serves this architecture, itself or with Transformers' model; see `EngineType.knows`."""
+        return architectures.vllm_knows(facts, python, trust_remote_code=trust_remote_code)
 
     def platform(self) -> Platform:
         """The hardware, as vLLM detects it; no CUDA context is made, which would use memory and break its processes."""

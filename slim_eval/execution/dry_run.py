@@ -21,6 +21,7 @@ from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
 from slim_eval.execution.progress import escape
+from slim_eval.models import checks
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
 from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized
@@ -28,7 +29,6 @@ from slim_eval.utils import GIB, number
 
 _UNKNOWN = "not known"
 _SCALE_BYTES = 2  # of a quantized weight's scales, which are in the model's 16-bit dtype
-_NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class VariantForecast:
     kv_bytes_per_token: int | None  # None if the configuration does not determine it
     context: int  # most tokens per request
     batch_size: int  # requests at once, in the largest batch still to be measured
+    notes: tuple[str, ...] = ()  # warnings on the checkpoint
 
     @property
     def kv_cache_bytes(self) -> int | None:
@@ -92,7 +93,11 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         stages = _stages(variant, gpus, engine, earlier, is_cached=cached is not None)
         busy = variant.todo or variant.benchmarks
         batch_size = max(variant.benchmarks[stage].batch_size(own, stage) for stage in busy)
-        forecasts.append(VariantForecast(variant.name, stages, weights, per_token, variant.max_model_len, batch_size))
+        forecasts.append(
+            VariantForecast(
+                variant.name, stages, weights, per_token, variant.max_model_len, batch_size, variant.notes
+            )
+        )  # fmt: skip
     return forecasts
 
 
@@ -136,22 +141,21 @@ def _stages(
 def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts) -> float:
     """Bytes of a checkpoint's weights under a scheme, scales included, from the tensors of the 16-bit checkpoint.
 
-    The two-dimensional weights that a recipe does not ignore are quantized; the rest stays in 16 bit. A checkpoint that
-    comes quantized is counted as it is.
+    What a recipe does not quantize stays in 16 bit. A checkpoint that comes quantized is counted as it is.
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
     held, plain = SCHEMES[precision], SCHEMES[DEFAULT_BASELINE].weight_bits / 8
     group = held.recipe.group_size if held.recipe is not None else None
+    widths = {} if held.recipe is None else checks.linear_inputs(found, facts, held.recipe)
     total = 0.0
     for name, shape in models.parameters(found, facts.tied_embeddings).items():
-        is_linear = len(shape) == 2 and name.endswith(".weight") and not any(part in name for part in _NOT_LINEAR)
-        if is_quantized(precision) and is_linear:
-            rows, columns = shape
-            total += held.weight_bits / 8 * rows * columns
-            total += _SCALE_BYTES * rows * (math.ceil(columns / group) if group else 1)
+        count = math.prod(shape)
+        if (width := widths.get(name)) is not None:
+            total += held.weight_bits / 8 * count
+            total += _SCALE_BYTES * count / width * (math.ceil(width / group) if group else 1)
         else:
-            total += plain * math.prod(shape)
+            total += plain * count
     return total
 
 
@@ -175,6 +179,8 @@ def show(variants: Sequence[VariantForecast]) -> None:
             tokens = f"{variant.kv_bytes_per_token:,} bytes per token x {variant.context} tokens"
             kv_cache = f"at most {kv_cache} ({tokens} x {variant.batch_size} requests)"
         out.print(f"memory: weights {weights}, KV cache {kv_cache}", markup=False, soft_wrap=True)
+        for text in variant.notes:
+            out.print(f"note: {text}", markup=False, soft_wrap=True)
     todo = [stage for variant in variants for stage in variant.todo]
     known = [stage.seconds for stage in todo if stage.seconds is not None]
     unknown = len(todo) - len(known)

@@ -14,12 +14,13 @@ from typing import Any
 
 from slim_eval import models, power, results
 from slim_eval.benchmarks.base import Benchmark, benchmarks_of, check_options, stages_of
-from slim_eval.config import RunConfig, TrackingConfig
+from slim_eval.config import AUTO_ENGINE, RunConfig, TrackingConfig
 from slim_eval.demo import CALIBRATION_FILE, TASKS
 from slim_eval.engines import engines_for
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
+from slim_eval.models import checks
 from slim_eval.quantization import cache
 from slim_eval.schemes import in_order, is_quantized, scheme
 from slim_eval.utils import GIB, environment
@@ -41,6 +42,7 @@ class PlannedVariant:
     directory: Path
     config: RunConfig  # of the run, as it applies to this model
     max_model_len: int  # context window that is served
+    notes: tuple[str, ...] = ()  # warnings on its checkpoint, for its records
     label: str = ""  # distinguishes it from other variants of the same model and scheme
     reused: frozenset[str] = frozenset()  # stages whose records are done already; `resume.survey` finds them
     again: Mapping[str, str] = field(default_factory=dict)  # stage -> why it is measured again although it has a record
@@ -76,15 +78,51 @@ class PlannedVariant:
 
     def quantize_request(self, source: models.ModelSource) -> cache.QuantizeRequest:
         """The quantization of this variant."""
-        return cache.QuantizeRequest(
-            source=source,
-            precision=self.precision,
-            directory=self.config.quantized_models_dir,
-            config=self.config.quantization,
-            seed=self.config.seed,
-            trust_remote_code=self.config.engine.trust_remote_code,
-            models=self.config.models,
-        )
+        return _quantize_request(self.config, source, self.precision)
+
+
+def _quantize_request(config: RunConfig, source: models.ModelSource, precision: str) -> cache.QuantizeRequest:
+    return cache.QuantizeRequest(
+        source=source,
+        precision=precision,
+        directory=config.quantized_models_dir,
+        config=config.quantization,
+        seed=config.seed,
+        trust_remote_code=config.engine.trust_remote_code,
+        models=config.models,
+    )
+
+
+def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> checks.Use:
+    """What a run would do with a model, as far as the checks of its checkpoint need it."""
+    servers = engines_for(config.engine.engine)
+    if config.engine.engine == AUTO_ENGINE:
+        with contextlib.suppress(OSError, ValueError):  # an interpreter that does not run is reported by `check`
+            servers = [
+                member for member in servers if not environment.missing_modules(member.modules, config.serve_python)
+            ]
+    return checks.Use(
+        precisions=tuple(precisions),
+        to_quantize=tuple(
+            precision
+            for precision in precisions
+            if is_quantized(precision) and not cache.is_made(_quantize_request(config, source, precision))
+        ),
+        servers=tuple(servers),
+        engine_args=config.engine.engine_args,
+        trust_remote_code=config.engine.trust_remote_code,
+        serve_python=config.serve_python,
+        quantize_python=config.quantize_python,
+    )
+
+
+def notes_on(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Scheme -> the warnings of `models.checks` on a model; a `SlimEvalError` if it refuses the model."""
+    found = checks.require(source, intended_use(config, source, precisions))
+    return {
+        precision: tuple(finding.cause for finding in found if finding.precision in (None, precision))
+        for precision in precisions
+    }
 
 
 def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, ...]]:
@@ -104,14 +142,9 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     variants = []
+    notes = {source.name: notes_on(config, source, precisions) for source in sources}
     for source, precision in product(sources, precisions):
         facts = models.describe_config(source.config_dir)
-        if facts.not_causal is not None:
-            cause = f"{source.name} is {facts.not_causal} ({facts.architecture}), not a causal language model"
-            raise UsageError(cause, "give a model whose architecture is for text generation, such as LlamaForCausalLM")
-        if source.path is not None:
-            models.describe(source.path)  # raises for a weight file that is missing or truncated
-        models.require_plain(source, facts, precision)
         directory = results.variant_directory(config.output_dir, source.name, precision, config.models)
         context, longest = engine.max_model_len, facts.max_position_embeddings
         if longest is not None and longest < context:
@@ -120,7 +153,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
                 raise UsageError(cause, f"lower it to {longest}, or leave it out")
             context = longest
         own = _for_demo(config) if source.kind == "demo" else config
-        variants.append(PlannedVariant(source, precision, directory, own, context))
+        variants.append(PlannedVariant(source, precision, directory, own, context, notes[source.name][precision]))
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
     return variants, gpus

@@ -20,6 +20,8 @@ def remedy(error: BaseException) -> str:
     """The remedy if a model could not be loaded."""
     if "trust_remote_code" in str(error):
         return "review the Python code that comes with it, then add --trust-remote-code"
+    if isinstance(error, ImportError):
+        return "install the package that it names"
     return "check that transformers knows this architecture"
 
 

@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from slim_eval.utils import MIB, files_hash, safe_json
 #: The name of the embedded model.
 DEMO = "demo"
 CONFIG_FILE = "config.json"
+_ONE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 #: File patterns of a checkpoint, and of pickled weights that may replace safetensors.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
@@ -39,6 +41,8 @@ _OTHER_HEADS: dict[str, str | None] = {
     "ForQuestionAnswering": "a question-answering model", "ForMultipleChoice": "a multiple-choice model",
     "RewardModel": "a reward model", "LMHeadModel": None, "Model": "a model without a language-model head",
 }  # fmt: skip
+#: Modality -> what the names of its parts contain, in a configuration and in a file of weights.
+MODALITIES = {"vision": re.compile("vision|visual"), "audio": re.compile("audio")}
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 #: Tensor name -> (dtype as safetensors names it, shape).
@@ -76,6 +80,9 @@ class ConfigFacts(Frozen):
     attention_layers: int | None = None  # layers with keys and values
     kv_heads: int | None = None  # key-value heads per layer
     head_size: int | None = None  # elements per head
+    vocabulary: int | None = None  # rows of the embedding table
+    has_own_code: bool = False  # whether its class is Python code that comes with it
+    other_modalities: tuple[str, ...] = ()  # that it has besides text: vision, audio
 
     @property
     def is_quantized(self) -> bool:
@@ -162,7 +169,7 @@ def pickled_files(folder: Path) -> list[Path]:
 
 def describe_config(folder: Path) -> ConfigFacts:
     """Read ``config.json``; a UsageError if it is missing, or not of the form that Transformers writes."""
-    config = _read_json(folder / CONFIG_FILE)
+    config = read_json(folder / CONFIG_FILE)
 
     def first(mappings: Sequence[Mapping[str, Any]], *keys: str) -> Any:
         """The first value that is not null, mapping by mapping."""
@@ -200,6 +207,13 @@ def describe_config(folder: Path) -> ConfigFacts:
             dtype_stated=stated is not None,
             max_position_embeddings=first([text, config], *_MAX_POSITION_KEYS),
             tied_embeddings=bool(first([config, text], "tie_word_embeddings")),
+            vocabulary=count(merged, "vocab_size"),
+            has_own_code=own_code,
+            other_modalities=tuple(
+                modality
+                for modality, part in MODALITIES.items()
+                if any(part.search(key) and isinstance(value, dict) for key, value in config.items())
+            ),
             quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
             **attention,
         )
@@ -241,7 +255,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / _INDEX_FILE
     if index.exists():
-        names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
+        names = sorted(set((read_json(index).get("weight_map") or {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             cause = f"{folder}: {len(missing)} of {len(names)} weight files are missing, e.g. {missing[0]}"
@@ -255,8 +269,39 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def stray_files(folder: Path) -> list[str]:
+    """Names of weight files that Transformers would not find: it reads ``model.safetensors``, or follows an index."""
+    if (folder / _INDEX_FILE).exists():
+        return []
+    names = [path.name for path in _safetensors(folder)]
+    return names if _ONE_FILE not in names else []
+
+
 def read_header(file: Path) -> Tensors:
     """The tensors of one file; a UsageError if it is truncated or not a safetensors file."""
+    return {name: (kind, shape) for name, (kind, shape, _, _) in _read_header(file).items()}
+
+
+def same_bytes(folder: Path, name: str, other: str) -> bool:
+    """Whether two tensors of a local checkpoint have the same dtype, shape and values, compared byte by byte."""
+    found = {}
+    for file in weight_files(folder):
+        header = _read_header(file)
+        found.update({each: (file, *header[each]) for each in (name, other) if each in header})
+    (file, *what, start, end), (other_file, *other_what, other_start, _) = found[name], found[other]
+    if what != other_what:
+        return False
+    with file.open("rb") as stream, other_file.open("rb") as other_stream:
+        stream.seek(start)
+        other_stream.seek(other_start)
+        for left in range(end - start, 0, -MIB):
+            if stream.read(min(MIB, left)) != other_stream.read(min(MIB, left)):
+                return False
+    return True
+
+
+def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """Tensor -> its dtype, its shape, and where its bytes begin and end in the file."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -267,7 +312,10 @@ def read_header(file: Path) -> Tensors:
         header = safe_json.parse(text.decode())
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
+        tensors = {}
+        for name, entry in header.items():
+            first, last = (8 + length + offset for offset in entry["data_offsets"])
+            tensors[name] = (str(entry["dtype"]), tuple(entry["shape"]), first, last)
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"{file}: its header is damaged or incomplete", "download the model again") from error
     if 8 + length + end != size:
@@ -283,8 +331,13 @@ def read_tensors(source: ModelSource) -> Tensors:
         HubError: The hub refused or cannot be reached, or the model has no safetensors weights.
         UsageError: A file is missing, truncated, or not what its name says.
     """
-    if source.path is not None:
-        return {name: tensor for file in weight_files(source.path) for name, tensor in read_header(file).items()}
+    folder = source.path
+    # The hub's cache may have the files already: snapshots/{commit}.
+    if folder is None and source.config_dir.name == source.revision and has_safetensors(source.config_dir):
+        with suppress(UsageError):
+            return read_tensors(source.model_copy(update={"path": source.config_dir}))
+    if folder is not None:
+        return {name: tensor for file in weight_files(folder) for name, tensor in read_header(file).items()}
     if source.pickled is not None:
         raise UsageError(f"model {source.name!r} has pickled weights, which have no header", "convert them first")
     from huggingface_hub import errors, get_safetensors_metadata
@@ -359,7 +412,8 @@ def small_files_hash(folder: Path) -> str:
     return files_hash(folder, sorted({path for pattern in wanted for path in folder.glob(pattern) if path.is_file()}))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object of a file of a checkpoint; a UsageError if it is not one."""
     try:
         content = safe_json.read_json(file)
     except (OSError, ValueError) as error:

@@ -148,6 +148,11 @@ def foreign(request: QuantizeRequest) -> Path | None:
     return folder if made_elsewhere and not request.config.requantize else None
 
 
+def is_made(request: QuantizeRequest) -> bool:
+    """Whether there is a checkpoint, sound or not, that `cached` would return or refuse: none would be made."""
+    return (checkpoint_directory(request) / CONFIG_FILE).is_file() and not request.config.requantize
+
+
 def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
     """The requested checkpoint from the cache; None if it must be made.
 

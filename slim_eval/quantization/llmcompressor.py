@@ -16,7 +16,7 @@ from typing import Any
 
 from slim_eval.engines import memory
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, QuantizationError, UsageError
-from slim_eval.models import loading
+from slim_eval.models import checks, loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
 from slim_eval.quantization import cache
@@ -151,11 +151,10 @@ def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> int:
     """The number of layers that the recipe quantizes; refuses what cannot work before hours of calibration."""
     import torch
 
-    patterns = [re.compile(pattern.removeprefix("re:")) for pattern in recipe.ignore]
     layers = {
         layer: module
         for layer, module in model.named_modules()
-        if type(module).__name__ in recipe.targets and not any(pattern.match(layer) for pattern in patterns)
+        if type(module).__name__ in recipe.targets and not recipe.ignores(layer)
     }
     if not layers:
         raise QuantizationError(f"model {name!r} has no {' or '.join(recipe.targets)} layer to quantize")
@@ -165,14 +164,9 @@ def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> int:
                 f"model {name!r}: weight {parameter} contains NaN or infinity",
                 "the source checkpoint is broken: download or train it again",
             )
-    size = recipe.group_size
-    unfit = [(layer, m.in_features) for layer, m in layers.items() if size and m.in_features % size]
-    if unfit:
-        raise QuantizationError(
-            f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {size}; {len(unfit)} layers do "
-            f"not comply, e.g. {unfit[0][0]} ({unfit[0][1]})",
-            "measure this model with other schemes",
-        )
+    if misfits := recipe.misfits({layer: module.in_features for layer, module in layers.items()}):
+        cause = checks.misfit(name, recipe, misfits, len(layers))
+        raise QuantizationError(cause, "measure this model with other schemes")
     return len(layers)
 
 

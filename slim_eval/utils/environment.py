@@ -52,6 +52,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def pip_install(packages: str, python: Path | None = None) -> str:
+    """The command that installs packages for an interpreter (None for this one)."""
+    return f"{python} -m pip install {packages}" if python else f"pip install {packages}"
+
+
 def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[str]:
     """The top-level modules that an interpreter (None for this one) does not have; nothing is imported.
 
@@ -70,6 +75,23 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
     if answer.returncode or not isinstance(missing, list):
         raise ValueError("it does not respond like a Python interpreter")
     return missing
+
+
+def module_folder(module: str, python: Path | None = None) -> Path | None:
+    """The folder of a top-level package in an interpreter (None for this one), not imported; None without it."""
+    script = (
+        "import importlib.util, sys; found = importlib.util.find_spec(sys.argv[1]); "
+        "print(found.submodule_search_locations[0] if found and found.submodule_search_locations else '')"
+    )
+    if python is None:
+        spec = importlib.util.find_spec(module)
+        return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    try:
+        answer = subprocess.run([str(python), "-c", script, module], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    lines = [] if answer.returncode else answer.stdout.strip().splitlines()
+    return Path(lines[-1]) if lines and lines[-1] else None
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,427 @@
+"""What can be known of a checkpoint before hours of work, from its own files: one table, `CHECKS`.
+
+`slim-eval run`, `run --dry-run` and `slim-eval doctor` go through it. It reads configurations, tokenizers and the
+headers of weight files; no weight is loaded and neither torch nor transformers is imported. A finding is a refusal, or
+a warning that becomes a note in the records.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from slim_eval.errors import HubError, SlimEvalError, UsageError
+from slim_eval.models import architectures
+from slim_eval.models.source import (
+    MODALITIES,
+    ConfigFacts,
+    ModelSource,
+    Tensors,
+    describe,
+    describe_config,
+    read_json,
+    read_tensors,
+    require_plain,
+    same_bytes,
+    stray_files,
+)
+from slim_eval.schemes import Recipe, scheme
+from slim_eval.utils import environment
+
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embeddings?|tok_embeddings)\.weight$")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_NO_LINEAR = re.compile(r"(^|\.)((?!embed_out\b)[^.]*embed[^.]*|wte|wpe)\.weight$")  # embeddings of any kind
+#: Experts of one layer in one tensor (experts, out, in), which llm-compressor splits into linear layers.
+_FUSED_EXPERTS = re.compile(r"\bexperts\.(gate_up|gate|up|down)_proj$|_moe\.(input|output)_linear\.weight$")
+_TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")  # (experts, in, out)
+_CONV1D = ("gpt2", "openai-gpt")  # their layers are Conv1D, which no recipe targets
+#: Parts that text does not need, and what connects them to it.
+_OTHER_PARTS = re.compile("|".join(part.pattern for part in MODALITIES.values()) + "|image|multi_modal|mm_proj")
+_TOKENIZER_FILES = ("*tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*token*.py")
+
+#: Format of a quantized checkpoint -> modules that Transformers needs to read it, each with the package to install.
+#: Any module of a group will do.
+_FORMATS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "awq": ((("gptqmodel", "awq"), "gptqmodel"),),
+    "gptq": ((("optimum",), "optimum"), (("gptqmodel", "auto_gptq"), "gptqmodel")),
+    "bitsandbytes": ((("bitsandbytes",), "bitsandbytes"), (("accelerate",), "accelerate")),
+    "aqlm": ((("aqlm",), "aqlm[gpu,cpu]"),),
+    "auto-round": ((("auto_round",), "auto-round"),),
+    "compressed-tensors": ((("compressed_tensors",), "compressed-tensors"),),
+    "eetq": ((("kernels",), "kernels"),),
+    "hqq": ((("hqq",), "hqq"),),
+    "quanto": ((("optimum",), "optimum-quanto"),),
+    "quark": ((("quark",), "amd-quark"),),
+    "spqr": ((("spqr_quant",), "spqr_quant[gpu]"),),
+    "torchao": ((("torchao",), "torchao"),),
+    "vptq": ((("vptq",), "vptq"),),
+}
+#: Value of the engine argument ``attn_implementation`` -> likewise.
+_ATTENTION = {
+    "flash_attention_2": (("flash_attn",), "flash-attn --no-build-isolation"),
+    "flash_attention_3": (("flash_attn_3", "flash_attn_interface"), "flash-attn-3 --no-build-isolation"),
+}
+
+
+class Server(Protocol):
+    """What is asked of an engine that may serve the checkpoint; see `engines.EngineType`."""
+
+    label: str
+    own_formats: frozenset[str] | None
+
+    def knows(self, facts: ConfigFacts, python: Path | None, *, trust_remote_code: bool) -> bool | None:
+        """Whether it serves models of this architecture; None if that is unknown."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a run would do with a checkpoint."""
+
+    precisions: tuple[str, ...] = ()  # schemes to serve it under
+    to_quantize: tuple[str, ...] = ()  # those of them whose checkpoints must still be made
+    servers: tuple[Server, ...] = ()  # the engines that may serve it
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    serve_python: Path | None = None  # interpreter that measures; None for this one
+    quantize_python: Path | None = None  # likewise, that quantizes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run could stumble over, or whose numbers need a note."""
+
+    cause: str
+    remedy: str = ""
+    is_refusal: bool = True  # otherwise a warning
+    precision: str | None = None  # the only scheme that it concerns; None for all
+    is_usage: bool = True  # whether the command is to be changed, not the machine
+    check: str = ""  # name of its check
+
+    @property
+    def error(self) -> SlimEvalError:
+        """The error of a run that is refused."""
+        return (UsageError if self.is_usage else SlimEvalError)(self.cause, self.remedy)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint to look at, and what a run would do with it. What its files cannot tell is None or empty."""
+
+    source: ModelSource
+    use: Use
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return self.source.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files; of a model from the hub that is not downloaded, only some are there."""
+        return self.source.path or self.source.pickled or self.source.config_dir
+
+    @cached_property
+    def facts(self) -> ConfigFacts:
+        """Its configuration; a UsageError if that cannot be read."""
+        return describe_config(self.folder)
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """The tensors of its weight files, from their headers; empty if these cannot be read."""
+        with suppress(HubError, UsageError):
+            return read_tensors(self.source)
+        return {}
+
+    @cached_property
+    def embedding(self) -> str | None:
+        """The name of the table of input embeddings."""
+        found = (name for name in self.tensors if _EMBEDDING.search(name) and not _OTHER_PARTS.search(name))
+        return max(found, key=lambda name: self.tensors[name][1][0], default=None)
+
+    def config(self, file: str) -> dict[str, Any]:
+        """A JSON file of its folder, e.g. ``tokenizer_config.json``; empty without one."""
+        return read_json(self.folder / file) if (self.folder / file).is_file() else {}
+
+    def missing(self, needs: Iterable[tuple[Sequence[str], str]], python: Path | None) -> Iterator[tuple[str, str]]:
+        """Of groups of modules, those of which an interpreter has none: the first module and the package to install."""
+        for modules, package in needs:
+            with suppress(OSError, ValueError):  # an interpreter that does not run is reported elsewhere
+                if len(environment.missing_modules(modules, python)) == len(modules):
+                    yield modules[0], package
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table. A UsageError that `find` raises is a refusal too."""
+
+    name: str
+    reads: str  # the files that it looks at
+    find: Callable[[Checkpoint], Iterator[Finding]]
+
+
+def examine(source: ModelSource, use: Use) -> list[Finding]:
+    """Everything that the table finds in a checkpoint, in its order; the first refusal is what a run would report."""
+    checkpoint = Checkpoint(source, use)
+    found: list[Finding] = []
+    for check in CHECKS:
+        try:
+            found += (replace(finding, check=check.name) for finding in check.find(checkpoint))
+        except UsageError as error:
+            found.append(Finding(error.cause, error.remedy, check=check.name))
+        if check is CHECKS[0] and found:
+            break  # nothing else can be said of what is not a language model
+    return found
+
+
+def require(source: ModelSource, use: Use) -> list[Finding]:
+    """The warnings of the table; raises a `SlimEvalError` for the first refusal."""
+    found = examine(source, use)
+    if refusal := next((finding for finding in found if finding.is_refusal), None):
+        raise refusal.error
+    return found
+
+
+def linear_inputs(tensors: Tensors, facts: ConfigFacts, recipe: Recipe) -> dict[str, int]:
+    """Weight -> input width, of those that a recipe quantizes: linear layers and the experts of a mixture.
+
+    Known from the names and shapes in the headers alone. Parts for other modalities than text are left out.
+    """
+    found: dict[str, int] = {}
+    if "Linear" not in recipe.targets or facts.model_type in _CONV1D:
+        return found
+    for name, (kind, shape) in tensors.items():
+        is_left = _OTHER_PARTS.search(name) or recipe.ignores(name.removesuffix(".weight"))
+        if is_left or not kind.startswith(("F", "BF")):
+            continue
+        if len(shape) == 2 and name.endswith(".weight") and not _NO_LINEAR.search(name):
+            found[name] = shape[1]
+        elif len(shape) == 3 and _FUSED_EXPERTS.search(name):
+            found[name] = shape[1 if facts.model_type in _TRANSPOSED_EXPERTS else 2]
+    return found
+
+
+def _configuration(checkpoint: Checkpoint) -> Iterator[Finding]:
+    facts = checkpoint.facts
+    if facts.not_causal is not None:
+        yield Finding(
+            f"{checkpoint.name} is {facts.not_causal} ({facts.architecture}), not a causal language model",
+            "give a model whose architecture is for text generation, such as LlamaForCausalLM",
+        )
+
+
+def _architecture(checkpoint: Checkpoint) -> Iterator[Finding]:
+    facts, use, trust = checkpoint.facts, checkpoint.use, checkpoint.use.trust_remote_code
+    labels = [server.label for server in use.servers]
+    answers = [server.knows(facts, use.serve_python, trust_remote_code=trust) for server in use.servers]
+    if answers and all(known is False for known in answers):
+        who, python = " or ".join(labels), use.serve_python
+        remedy = "choose another model" if "vLLM" in labels else "try --engine vllm, or choose another model"
+    elif use.to_quantize and (
+        architectures.transformers_knows(facts, use.quantize_python, trust_remote_code=trust) is False
+    ):
+        who, python = "Transformers, by which models are quantized,", use.quantize_python
+        remedy = f"leave {' and '.join(use.to_quantize)} out of --precision for this model"
+    else:
+        return
+    kind = f"{facts.architecture} (model type {facts.model_type!r})"
+    if facts.has_own_code and not trust:
+        cause = f"{checkpoint.name} is a {kind}, whose Python code comes with the checkpoint"
+        remedy = "review the code, then add --trust-remote-code"
+    elif architectures.knows_configuration(facts, python) is False:
+        cause = f"{checkpoint.name} is a {kind}: the installed Transformers does not know this type"
+        remedy = f"upgrade it: {environment.pip_install('-U transformers', python)}, or choose another model"
+    else:
+        cause = f"{checkpoint.name} is a {kind}: {who} has no causal language model of this type"
+    yield Finding(cause, remedy)
+
+
+def _weight_files(checkpoint: Checkpoint) -> Iterator[Finding]:
+    folder = checkpoint.source.path
+    if folder is None:
+        return
+    describe(folder)  # raises for a file that is missing, truncated, or not what its name says
+    if strays := stray_files(folder):
+        yield Finding(
+            f"{folder}: {len(strays)} weight files, e.g. {strays[0]}, but no model.safetensors.index.json",
+            "download the index of the same model too, or join the files into one model.safetensors",
+        )
+    index = checkpoint.config("model.safetensors.index.json").get("weight_map") or {}
+    if lacking := [name for name in index if name not in checkpoint.tensors]:
+        yield Finding(
+            f"{folder}: the index lists {len(lacking)} tensors that the weight files do not contain, e.g. {lacking[0]}",
+            "the files are of different versions: download the model again",
+        )
+
+
+def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:
+    for precision in checkpoint.use.precisions:
+        require_plain(checkpoint.source, checkpoint.facts, precision)
+    yield from ()
+
+
+def _packages(checkpoint: Checkpoint) -> Iterator[Finding]:
+    use, quantization = checkpoint.use, checkpoint.facts.quantization
+    needs: list[tuple[str, tuple[tuple[str, ...], str]]] = []
+    reads = [server.own_formats is None or quantization in server.own_formats for server in use.servers]
+    if reads and not any(reads):
+        groups = _FORMATS.get(str(quantization), ())
+        needs += ((f"its weights are quantized with {quantization}", group) for group in groups)
+    attention = str(use.engine_args.get("attn_implementation"))
+    if attention in _ATTENTION:
+        needs.append((f"--engine-arg attn_implementation={attention}", _ATTENTION[attention]))
+    if use.trust_remote_code:
+        needs += ((f"its code {file} imports {module}", ((module,), module)) for file, module in _imports(checkpoint))
+    for why, group in needs:
+        for module, package in checkpoint.missing([group], use.serve_python):
+            yield Finding(
+                f"{checkpoint.name} needs the package {module!r}, which is not installed: {why}",
+                f"install it: {environment.pip_install(package, use.serve_python)}",
+                is_usage=False,
+            )
+
+
+def _imports(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """The packages that a model's own code imports whenever it is loaded: file and module; not those within ``try``."""
+    classes = (checkpoint.config("config.json").get("auto_map") or {}).values()
+    names = [str(each) for value in classes for each in (value if isinstance(value, list) else [value])]
+    waiting, seen = [name.split(".")[0] for name in names if "--" not in name], set[str]()
+    while waiting:
+        stem = waiting.pop()
+        file = checkpoint.folder / f"{stem}.py"
+        if stem in seen or not file.is_file():
+            continue
+        seen.add(stem)
+        try:
+            body = ast.parse(file.read_text(encoding="utf-8")).body
+        except (SyntaxError, ValueError):
+            continue
+        for node in body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                waiting += [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield file.name, node.module.split(".")[0]
+            elif isinstance(node, ast.Import):
+                yield from ((file.name, alias.name.split(".")[0]) for alias in node.names)
+
+
+def _tied_head(checkpoint: Checkpoint) -> Iterator[Finding]:
+    folder, embedding = checkpoint.source.path, checkpoint.embedding
+    if folder is None or embedding is None or not checkpoint.facts.tied_embeddings:
+        return
+    for head in checkpoint.tensors:
+        if _HEAD.search(head) and not same_bytes(folder, head, embedding):
+            yield Finding(
+                f"{checkpoint.name}: its config.json ties the output layer to the embeddings, but {head} differs from "
+                f"{embedding}: one engine would use it and another would not",
+                "set tie_word_embeddings to false in config.json if the model was trained so, else remove that tensor",
+            )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Iterator[Finding]:
+    folder = checkpoint.folder
+    is_complete = checkpoint.source.path is not None or checkpoint.source.pickled is not None
+    if is_complete and not any(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)):
+        yield Finding(f"{folder}: no tokenizer", "download the model again, with its tokenizer files")
+    own, added = _vocabulary(checkpoint)
+    if not own and not added:
+        return
+    rows = checkpoint.facts.vocabulary
+    if checkpoint.embedding is not None:
+        rows = checkpoint.tensors[checkpoint.embedding][1][0]
+    if rows is None:
+        return
+    beyond = {token for token, number in added.items() if number >= rows}
+    settings = checkpoint.config("tokenizer_config.json")
+    used = beyond & {str(_text(settings.get(f"{role}_token"))) for role in ("bos", "eos")}
+    remedy = "use the tokenizer that the model was trained with"
+    if count := sum(number >= rows for number in own.values()):
+        highest = 1 + max(own.values())
+        yield Finding(
+            f"{checkpoint.name}: its tokenizer knows {highest} tokens, but the model has embeddings for {rows}: "
+            f"{count} tokens would be out of range",
+            remedy,
+        )
+    elif used:
+        yield Finding(
+            f"{checkpoint.name}: its tokenizer adds {', '.join(sorted(used))} to every prompt or answer, but the model "
+            f"has embeddings for only {rows} tokens",
+            remedy,
+        )
+    elif beyond:
+        shown = ", ".join(sorted(beyond)[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        yield Finding(
+            f"the tokenizer has tokens without an embedding ({shown}): a text that contains one cannot be measured",
+            is_refusal=False,
+        )
+
+
+def _vocabulary(checkpoint: Checkpoint) -> tuple[dict[str, int], dict[str, int]]:
+    """The tokens that any text may contain, and those added to them, each with its number; empty if unknown."""
+    tokenizer = checkpoint.config("tokenizer.json")
+    settings = checkpoint.config("tokenizer_config.json")
+    try:
+        listed = (tokenizer.get("model") or {}).get("vocab") or {}
+        if not tokenizer:
+            listed = checkpoint.config("vocab.json")
+        numbered = listed.items() if isinstance(listed, dict) else ((each[0], i) for i, each in enumerate(listed))
+        own = {str(token): int(number) for token, number in numbered}
+        added = {str(each["content"]): int(each["id"]) for each in tokenizer.get("added_tokens") or ()}
+        for number, token in (settings.get("added_tokens_decoder") or {}).items():
+            added[_text(token) or ""] = int(number)
+        added.update({token: int(number) for token, number in checkpoint.config("added_tokens.json").items()})
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another form: the engines will tell
+        return {}, {}
+    return {token: number for token, number in own.items() if token not in added}, added
+
+
+def _text(token: Any) -> str | None:
+    """A token as text, from a text or an object with its properties."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
+    for precision in checkpoint.use.to_quantize:
+        recipe = scheme(precision).recipe
+        if recipe is None or checkpoint.facts.is_quantized or not checkpoint.tensors:
+            continue
+        widths = linear_inputs(checkpoint.tensors, checkpoint.facts, recipe)
+        remedy = f"leave {precision} out of --precision for this model"
+        if not widths and "Linear" in recipe.targets:
+            cause = f"{checkpoint.name} has no {' or '.join(recipe.targets)} layer to quantize to {precision}"
+            yield Finding(cause, remedy, precision=precision)
+        if misfits := recipe.misfits({name.removesuffix(".weight"): width for name, width in widths.items()}):
+            yield Finding(misfit(checkpoint.name, recipe, misfits, len(widths)), remedy, precision=precision)
+
+
+def misfit(name: str, recipe: Recipe, misfits: Sequence[str], count: int) -> str:
+    """The message if a recipe's group size does not fit into some of a model's layers."""
+    return (
+        f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {recipe.group_size}; "
+        f"{len(misfits)} of {count} layers do not comply, e.g. {misfits[0]}"
+    )
+
+
+def _other_modalities(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if modalities := checkpoint.facts.other_modalities:
+        parts = " and ".join(modalities)
+        yield Finding(f"the model is for {parts} besides text: only text is measured", is_refusal=False)
+
+
+#: Everything that is checked, in this order.
+CHECKS = (
+    Check("configuration", "config.json", _configuration),
+    Check("architecture", "config.json, and the models that Transformers and vLLM know", _architecture),
+    Check("weight files", "safetensors files and their index", _weight_files),
+    Check("quantized already", "config.json", _quantized),
+    Check("packages", "config.json, the model's own code, --engine-arg", _packages),
+    Check("output layer", "config.json and both embedding tensors", _tied_head),
+    Check("tokenizer", "tokenizer files and the embedding's shape", _tokenizer),
+    Check("layer widths", "shapes of the weights", _widths),
+    Check("modalities", "config.json", _other_modalities),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slim_eval.demo import MODEL_DIR
 from slim_eval.utils import environment
 from tests.commands import run_command
 from tests.unit.doctor.conftest import EVERYTHING, AnsweringHub, Doctor
@@ -160,3 +162,18 @@ def test_the_text_of_a_machine_that_works(plain: None, tmp_path: Path) -> None:
 
 def test_a_typing_error_is_a_usage_error(doctor: Doctor) -> None:
     assert doctor("--precision", "int5").process.returncode == 2
+
+
+def test_the_checkpoints_of_given_models_are_checked(doctor: Doctor, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(MODEL_DIR, tmp_path / "shards"))
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    found = doctor("./shards", "demo", "--models", "acme/unknown", "--precision", "fp16", "--engine", "transformers")
+    assert found.find("Models", "demo")["state"] == "ok"
+    refused = found.find("Models", "./shards: weight files")
+    assert refused["state"] == "problem"
+    assert "but no model.safetensors.index.json" in refused["text"]
+    assert refused["remedy"]
+    unknown = found.find("Models", "acme/unknown")  # the hub is switched off
+    assert (unknown["state"], unknown["remedy"]) == ("problem", "unset HF_HUB_OFFLINE, or download it first")
+    assert found.process.returncode == 1
+    assert not any(finding["section"] == "Models" for finding in doctor().answer["findings"])

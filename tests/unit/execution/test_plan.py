@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import RunConfig
+from slim_eval.config import QuantizationConfig, RunConfig
 from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR, TASKS
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import messages, plan
 from slim_eval.execution.executor import LocalExecutor
+from slim_eval.quantization import cache
+from tests.unit.models.test_checks import write_weights
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +138,42 @@ def test_an_output_folder_that_cannot_be(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a file"):
         variants(models="demo", output_dir=Path(name))
     assert [path.name for path in tmp_path.iterdir()] == ["afile"]
+
+
+def test_a_group_size_that_does_not_fit_is_refused_unless_the_checkpoint_is_there(tmp_path: Path) -> None:
+    name = model(tmp_path / "Narrow", model_type="llama")
+    (tmp_path / "Narrow" / "tokenizer.json").unlink()
+    tensors = {"model.embed_tokens.weight": ((4, 576), None), "model.a.weight": ((2, 576), None)}
+    write_weights(tmp_path / "Narrow" / "model.safetensors", tensors)
+    planned, _ = plan.lay_out(RunConfig(models=name, precision="fp16 int8"))
+    assert [variant.precision for variant in planned] == ["fp16", "int8"]
+    config = RunConfig(models=name, precision="fp16 int4")
+    with pytest.raises(UsageError, match=r"1 of 1 layers do not comply, e\.g\. model\.a \(576\)") as refused:
+        plan.lay_out(config)
+    assert refused.value.remedy == "leave int4 out of --precision for this model"
+    request = planned[0].quantize_request(planned[0].source)
+    made = cache.checkpoint_directory(request.model_copy(update={"precision": "int4"}))
+    made.mkdir(parents=True)
+    (made / "config.json").write_text("{}")
+    assert len(plan.lay_out(config)[0]) == 2
+    with pytest.raises(UsageError, match="576"):
+        plan.lay_out(config.model_copy(update={"quantization": QuantizationConfig(requantize=True)}))
+
+
+def test_warnings_on_a_checkpoint_go_with_its_variants(tmp_path: Path) -> None:
+    name = model(tmp_path / "Tiny", vision_config={"depth": 1})
+    note = "the model is for vision besides text: only text is measured"
+    planned = variants(models=[name, "demo"], precision="fp16 int8")
+    assert [variant.notes for variant in planned] == [(note,), (note,), (), ()]
+
+
+@pytest.mark.parametrize(("requested", "expected"), [("auto", ["transformers"]), ("vllm", ["vllm"])])
+def test_the_engines_that_may_serve_are_those_installed(
+    monkeypatch: pytest.MonkeyPatch, requested: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(
+        "slim_eval.utils.environment.missing_modules", lambda modules, python: [m for m in modules if m == "vllm"]
+    )
+    config = RunConfig(models="demo", engine={"engine": requested})
+    use = plan.intended_use(config, plan.models.resolve("demo"), ("fp16",))
+    assert [server.name for server in use.servers] == expected  # type: ignore[attr-defined]

@@ -291,7 +291,8 @@ def recommend(config: configs.RecommendConfig) -> None:
 def doctor(config: configs.DoctorConfig) -> None:
     """Check whether `slim-eval run` would work here, and list each problem (packages, hardware, hub, W&B) with its fix.
 
-    Loads no engine, downloads nothing and takes a few seconds. Exit 1 if a run would not work.
+    Models that are given are checked as a run checks them. Loads no engine, downloads no weights and takes a few
+    seconds. Exit 1 if a run would not work.
     """
     from slim_eval.doctor import examine
     from slim_eval.doctor.check_results import show

@@ -1,4 +1,4 @@
-"""Would `slim-eval run` work here? Examined without heavy imports and without downloads."""
+"""Would `slim-eval run` work here? Examined without heavy imports and without downloads of weights."""
 
 from __future__ import annotations
 

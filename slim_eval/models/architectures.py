@@ -48,6 +48,21 @@ def vllm_knows(facts: ConfigFacts, python: Path | None, *, trust_remote_code: bo
     return is_read and (facts.architecture in library.causal or facts.model_type in other.causal)
 
 
+def tied_by_default(facts: ConfigFacts, python: Path | None) -> bool | None:
+    """Whether Transformers ties the embeddings of a model whose configuration does not say so; None if unknown."""
+    package = environment.module_folder("transformers", python)
+    if package is None or facts.model_type is None:
+        return None
+    name = facts.model_type.replace("-", "_")
+    for module in (name, name.removesuffix("_text")):
+        file = package / "models" / module / f"configuration_{module}.py"
+        for node in ast.walk(_tree(file)):
+            if isinstance(node, ast.ClassDef) and _default(node, "model_type") == facts.model_type:
+                tied = _default(node, "tie_word_embeddings")
+                return tied if isinstance(tied, bool) else None
+    return None
+
+
 def transformers(python: Path | None) -> Library | None:
     """What an interpreter's Transformers knows; None if it is not installed or its files have another form."""
     folder = environment.module_folder("transformers", python)
@@ -92,20 +107,17 @@ def _vllm(folder: Path) -> Library | None:
 
 
 def _assigned(file: Path, ending: str) -> Iterator[ast.expr]:
-    """The values that a file assigns to global names with this ending; none if it cannot be read."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        else:
-            continue
-        if node.value is not None and any(isinstance(each, ast.Name) and each.id.endswith(ending) for each in targets):
-            yield node.value
+    """The values that a file assigns to global names with this ending."""
+    for node in _tree(file).body:
+        yield from (value for name, value in _assignments(node) if name.endswith(ending))
+
+
+def _assignments(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """The names that a statement assigns to, each with the value."""
+    if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name):
+                yield target.id, node.value
 
 
 def _pairs(node: ast.expr) -> set[str]:
@@ -117,3 +129,25 @@ def _pairs(node: ast.expr) -> set[str]:
         elif isinstance(part, ast.Dict):
             keys += part.keys
     return {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+def _tree(file: Path) -> ast.Module:
+    """The code of a file; empty if it cannot be read."""
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _default(node: ast.ClassDef, name: str) -> object:
+    """The constant that a class sets for an attribute, or as the default of an argument of its constructor."""
+    for part in node.body:
+        for target, value in _assignments(part):
+            if target == name and isinstance(value, ast.Constant):
+                return value.value
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            arguments = part.args.args[len(part.args.args) - len(part.args.defaults) :]
+            for argument, default in zip(arguments, part.args.defaults, strict=True):
+                if argument.arg == name and isinstance(default, ast.Constant):
+                    return default.value
+    return None

@@ -19,17 +19,21 @@ from typing import Any, Protocol
 from slim_eval.errors import HubError, SlimEvalError, UsageError
 from slim_eval.models import architectures
 from slim_eval.models.source import (
+    CONFIG_FILE,
+    INDEX_FILE,
     MODALITIES,
+    ONE_FILE,
     ConfigFacts,
     ModelSource,
     Tensors,
     describe,
     describe_config,
+    read_header,
     read_json,
     read_tensors,
     require_plain,
     same_bytes,
-    stray_files,
+    weight_files,
 )
 from slim_eval.schemes import Recipe, scheme
 from slim_eval.utils import environment
@@ -62,6 +66,10 @@ _FORMATS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "torchao": ((("torchao",), "torchao"),),
     "vptq": ((("vptq",), "vptq"),),
 }
+#: Files of a tokenizer without ``tokenizer.json`` -> the package that reads them.
+_TOKENIZERS = {"*.model": "sentencepiece", "*.tiktoken": "tiktoken"}
+#: Type of a part, in ``vision_config`` and the like -> its package, in the form of `_FORMATS`.
+_PARTS = {"gemma3n_vision": (("timm",), "timm"), "timm_wrapper": (("timm",), "timm")}
 #: Value of the engine argument ``attn_implementation`` -> likewise.
 _ATTENTION = {
     "flash_attention_2": (("flash_attn",), "flash-attn --no-build-isolation"),
@@ -143,6 +151,12 @@ class Checkpoint:
         """The name of the table of input embeddings."""
         found = (name for name in self.tensors if _EMBEDDING.search(name) and not _OTHER_PARTS.search(name))
         return max(found, key=lambda name: self.tensors[name][1][0], default=None)
+
+    @property
+    def has_tokenizer_code(self) -> bool:
+        """Whether its tokenizer is Python code that comes with it."""
+        own = self.config("tokenizer_config.json").get("auto_map") or self.config(CONFIG_FILE).get("auto_map") or {}
+        return "AutoTokenizer" in own
 
     def config(self, file: str) -> dict[str, Any]:
         """A JSON file of its folder, e.g. ``tokenizer_config.json``; empty without one."""
@@ -246,12 +260,19 @@ def _weight_files(checkpoint: Checkpoint) -> Iterator[Finding]:
     if folder is None:
         return
     describe(folder)  # raises for a file that is missing, truncated, or not what its name says
-    if strays := stray_files(folder):
+    others = [file for file in weight_files(folder) if file.name != ONE_FILE]
+    own = read_header(folder / ONE_FILE).keys() if (folder / ONE_FILE).is_file() else set[str]()
+    if others and not own and not (folder / INDEX_FILE).is_file():
         yield Finding(
-            f"{folder}: {len(strays)} weight files, e.g. {strays[0]}, but no model.safetensors.index.json",
-            "download the index of the same model too, or join the files into one model.safetensors",
+            f"{folder}: {len(others)} weight files, e.g. {others[0].name}, but no {INDEX_FILE}",
+            f"download the index of the same model too, or join the files into one {ONE_FILE}",
         )
-    index = checkpoint.config("model.safetensors.index.json").get("weight_map") or {}
+    elif not all(own.isdisjoint(read_header(file)) for file in others):
+        yield Finding(
+            f"{folder}: {ONE_FILE} and other files contain weights of the same names, and engines read different ones",
+            "keep one of them",
+        )
+    index = checkpoint.config(INDEX_FILE).get("weight_map") or {}
     if lacking := [name for name in index if name not in checkpoint.tensors]:
         yield Finding(
             f"{folder}: the index lists {len(lacking)} tensors that the weight files do not contain, e.g. {lacking[0]}",
@@ -275,6 +296,12 @@ def _packages(checkpoint: Checkpoint) -> Iterator[Finding]:
     attention = str(use.engine_args.get("attn_implementation"))
     if attention in _ATTENTION:
         needs.append((f"--engine-arg attn_implementation={attention}", _ATTENTION[attention]))
+    if not (checkpoint.folder / "tokenizer.json").is_file() and not checkpoint.has_tokenizer_code:
+        for pattern, package in _TOKENIZERS.items():
+            files = sorted(file.name for file in checkpoint.folder.glob(pattern))
+            needs += [(f"its tokenizer is in {files[0]}", ((package,), package))] if files else []
+    parts = {str(part.get("model_type")) for part in checkpoint.config(CONFIG_FILE).values() if isinstance(part, dict)}
+    needs += ((f"it has a part of the type {kind!r}", _PARTS[kind]) for kind in sorted(parts & _PARTS.keys()))
     if use.trust_remote_code:
         needs += ((f"its code {file} imports {module}", ((module,), module)) for file, module in _imports(checkpoint))
     for why, group in needs:
@@ -288,7 +315,7 @@ def _packages(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _imports(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """The packages that a model's own code imports whenever it is loaded: file and module; not those within ``try``."""
-    classes = (checkpoint.config("config.json").get("auto_map") or {}).values()
+    classes = (checkpoint.config(CONFIG_FILE).get("auto_map") or {}).values()
     names = [str(each) for value in classes for each in (value if isinstance(value, list) else [value])]
     waiting, seen = [name.split(".")[0] for name in names if "--" not in name], set[str]()
     while waiting:
@@ -311,13 +338,17 @@ def _imports(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
 
 
 def _tied_head(checkpoint: Checkpoint) -> Iterator[Finding]:
-    folder, embedding = checkpoint.source.path, checkpoint.embedding
-    if folder is None or embedding is None or not checkpoint.facts.tied_embeddings:
+    folder, embedding, facts = checkpoint.source.path, checkpoint.embedding, checkpoint.facts
+    tied = facts.tied_embeddings
+    if not facts.tied_stated:
+        tied = architectures.tied_by_default(facts, checkpoint.use.serve_python) or False
+    if folder is None or embedding is None or not tied:
         return
+    who = "config.json" if facts.tied_stated else f"model type {facts.model_type}"
     for head in checkpoint.tensors:
         if _HEAD.search(head) and not same_bytes(folder, head, embedding):
             yield Finding(
-                f"{checkpoint.name}: its config.json ties the output layer to the embeddings, but {head} differs from "
+                f"{checkpoint.name}: its {who} ties the output layer to the embeddings, but {head} differs from "
                 f"{embedding}: one engine would use it and another would not",
                 "set tie_word_embeddings to false in config.json if the model was trained so, else remove that tensor",
             )

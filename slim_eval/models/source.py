@@ -26,8 +26,9 @@ from slim_eval.utils import MIB, files_hash, safe_json
 #: The name of the embedded model.
 DEMO = "demo"
 CONFIG_FILE = "config.json"
-_ONE_FILE = "model.safetensors"
-_INDEX_FILE = "model.safetensors.index.json"
+#: The weights of a checkpoint without an index, and the index of one with several files.
+ONE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 #: File patterns of a checkpoint, and of pickled weights that may replace safetensors.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
@@ -81,6 +82,7 @@ class ConfigFacts(Frozen):
     kv_heads: int | None = None  # key-value heads per layer
     head_size: int | None = None  # elements per head
     vocabulary: int | None = None  # rows of the embedding table
+    tied_stated: bool = True  # whether the configuration says so, or leaves it to the model's family
     has_own_code: bool = False  # whether its class is Python code that comes with it
     other_modalities: tuple[str, ...] = ()  # that it has besides text: vision, audio
 
@@ -153,7 +155,7 @@ def fetched(source: ModelSource, folder: Path) -> ModelSource:
 
 def has_safetensors(folder: Path) -> bool:
     """Whether a checkpoint has weights in the safetensors format."""
-    return (folder / _INDEX_FILE).exists() or bool(_safetensors(folder))
+    return (folder / INDEX_FILE).exists() or bool(_safetensors(folder))
 
 
 def _safetensors(folder: Path) -> list[Path]:
@@ -207,6 +209,7 @@ def describe_config(folder: Path) -> ConfigFacts:
             dtype_stated=stated is not None,
             max_position_embeddings=first([text, config], *_MAX_POSITION_KEYS),
             tied_embeddings=bool(first([config, text], "tie_word_embeddings")),
+            tied_stated=first([config, text], "tie_word_embeddings") is not None,
             vocabulary=count(merged, "vocab_size"),
             has_own_code=own_code,
             other_modalities=tuple(
@@ -253,7 +256,7 @@ def weight_files(folder: Path) -> list[Path]:
 
     A UsageError if there are none, or a listed one is missing.
     """
-    index = folder / _INDEX_FILE
+    index = folder / INDEX_FILE
     if index.exists():
         names = sorted(set((read_json(index).get("weight_map") or {}).values()))
         missing = [name for name in names if not (folder / name).exists()]
@@ -267,14 +270,6 @@ def weight_files(folder: Path) -> list[Path]:
         remedy = ALLOW_PICKLE if pickled_files(folder) else "give the folder of a complete checkpoint"
         raise UsageError(f"{folder}: no weights in the safetensors format", remedy)
     return files
-
-
-def stray_files(folder: Path) -> list[str]:
-    """Names of weight files that Transformers would not find: it reads ``model.safetensors``, or follows an index."""
-    if (folder / _INDEX_FILE).exists():
-        return []
-    names = [path.name for path in _safetensors(folder)]
-    return names if _ONE_FILE not in names else []
 
 
 def read_header(file: Path) -> Tensors:

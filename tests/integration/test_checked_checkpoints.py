@@ -52,6 +52,11 @@ def test_what_is_refused_after_the_download_costs_this_model_alone(
 
 def test_a_dry_run_and_the_run_refuse_with_the_same_words(tmp_path: Path) -> None:
     model = Path(shutil.copytree(MODEL_DIR, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "vision_config": {"depth": 1}}))
+    process = run_command("run", "--models", str(model), *INSTANT, "--dry-run", cwd=tmp_path, env=WITH_INSTANT)
+    assert process.returncode == 0
+    assert "note: the model is for vision besides text: only text is measured" in process.stdout
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     said = []
     for words in ((), ("--dry-run",)):

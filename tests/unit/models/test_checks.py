@@ -226,6 +226,18 @@ def test_an_index_that_is_not_of_these_files(demo: Path, weight_map: dict[str, s
     assert any(finding.check == "weight files" and cause in finding.cause for finding in look(demo))
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_two_sets_of_the_same_weights(demo: Path, indexed: bool) -> None:
+    """Transformers reads model.safetensors, vLLM the files of the index, or all."""
+    shutil.copy(demo / "model.safetensors", demo / "model-00001-of-00001.safetensors")
+    if indexed:
+        names = dict.fromkeys(read_header(demo / "model.safetensors"), "model-00001-of-00001.safetensors")
+        (demo / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert "model.safetensors and other files contain weights of the same names" in only(demo).cause
+    (demo / "model.safetensors").unlink()
+    assert len(look(demo)) == (not indexed)
+
+
 # Tokenizer
 
 
@@ -315,6 +327,20 @@ def test_a_head_of_its_own_under_a_configuration_that_ties_it(
     if is_refused:
         assert "lm_head.weight differs from model.embed_tokens.weight" in found[0].cause
         assert "tie_word_embeddings" in found[0].remedy
+
+
+def test_a_family_may_tie_the_head_without_a_word_in_the_configuration(demo: Path) -> None:
+    pytest.importorskip("transformers")
+    (demo / "tokenizer.json").unlink()
+    values = bytes(2 * 300 * 256 - 1) + b"\1"
+    tensors = {"model.embed_tokens.weight": ((300, 256), None), "lm_head.weight": ((300, 256), values)}
+    write_weights(demo / "model.safetensors", tensors)
+    edit(demo / "config.json", lambda config: config.pop("tie_word_embeddings"))
+    assert look(demo, Use()) == []  # Llama
+    configure(demo, model_type="gemma3_text")
+    assert "its model type gemma3_text ties the output layer" in only(demo, Use()).cause
+    configure(demo, tie_word_embeddings=False)
+    assert look(demo, Use()) == []
 
 
 def test_the_tensors_may_be_in_different_files(demo: Path) -> None:
@@ -443,6 +469,29 @@ def test_the_packages_that_a_models_own_code_imports(demo: Path) -> None:
     finding = only(demo, Use(trust_remote_code=True))
     assert "needs the package 'no_such_package', which is not installed: its code parts.py imports" in finding.cause
     assert look(demo, Use()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "package"),
+    [
+        ("tokenizer.model", None, "sentencepiece"),
+        ("qwen.tiktoken", None, "tiktoken"),
+        (None, {"model_type": "gemma3n_vision"}, "timm"),
+    ],
+)
+def test_the_package_of_a_part(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, file: str | None, part: dict[str, str] | None, package: str
+) -> None:
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: list(modules))
+    if file is not None:
+        (demo / file).touch()
+        assert look(demo) == []  # there is tokenizer.json too
+        (demo / "tokenizer.json").unlink()
+    configure(demo, vision_config=part)
+    finding = next(finding for finding in look(demo) if finding.check == "packages")
+    assert f"needs the package {package!r}" in finding.cause
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: [])
+    assert not any(finding.is_refusal for finding in look(demo))
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(demo: Path) -> None:

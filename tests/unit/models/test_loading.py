@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from slim_eval.config import EngineConfig
+from slim_eval.engines import ENGINES, LoadRequest
 from slim_eval.errors import SlimEvalError
 from slim_eval.models import loading
 from tests.standins.tiny_models import make_checkpoint
@@ -30,6 +32,27 @@ def _rename(weights: dict[str, Any]) -> None:
 
 def _add(weights: dict[str, Any]) -> None:
     weights["classifier.weight"] = weights[NAME].clone()
+
+
+@pytest.mark.parametrize("named", [None, "peft"])
+def test_a_package_that_a_checkpoint_needs_is_the_one_that_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    """Transformers reports a missing package in an ImportError without a name: it is never Transformers itself."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ImportError("Using `some` quantization requires some: `pip install some`\n", name=named)
+
+    monkeypatch.setattr(loading, "load", fail)
+    request = LoadRequest(make_checkpoint(tmp_path), EngineConfig(), 64)
+    with pytest.raises(SlimEvalError) as caught:
+        ENGINES["transformers"].load(request)
+    assert "'transformers'" not in caught.value.cause
+    if named is None:
+        assert "ImportError: Using `some` quantization requires some: `pip install some`" in caught.value.cause
+        assert caught.value.remedy == "install the package that it names"
+    else:
+        assert "'peft'" in caught.value.cause
 
 
 @pytest.mark.parametrize(

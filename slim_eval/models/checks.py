@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,7 +40,7 @@ from slim_eval.utils import environment
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embeddings?|tok_embeddings)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
-_NO_LINEAR = re.compile(r"(^|\.)((?!embed_out\b)[^.]*embed[^.]*|wte|wpe)\.weight$")  # embeddings of any kind
+_NO_LINEAR = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe)\.weight$")  # embeddings of any kind, and a head of that name
 #: Experts of one layer in one tensor (experts, out, in), which llm-compressor splits into linear layers.
 _FUSED_EXPERTS = re.compile(r"\bexperts\.(gate_up|gate|up|down)_proj$|_moe\.(input|output)_linear\.weight$")
 _TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")  # (experts, in, out)
@@ -49,9 +49,9 @@ _CONV1D = ("gpt2", "openai-gpt")  # their layers are Conv1D, which no recipe tar
 _OTHER_PARTS = re.compile("|".join(part.pattern for part in MODALITIES.values()) + "|image|multi_modal|mm_proj")
 _TOKENIZER_FILES = ("*tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*token*.py")
 
-#: Format of a quantized checkpoint -> modules that Transformers needs to read it, each with the package to install.
-#: Any module of a group will do.
-_FORMATS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+_Package = tuple[tuple[str, ...], str]  # modules of which any will do, and what to install if there is none
+#: Format of a quantized checkpoint -> packages that Transformers needs to read it.
+_FORMATS: dict[str, tuple[_Package, ...]] = {
     "awq": ((("gptqmodel", "awq"), "gptqmodel"),),
     "gptq": ((("optimum",), "optimum"), (("gptqmodel", "auto_gptq"), "gptqmodel")),
     "bitsandbytes": ((("bitsandbytes",), "bitsandbytes"), (("accelerate",), "accelerate")),
@@ -161,13 +161,6 @@ class Checkpoint:
     def config(self, file: str) -> dict[str, Any]:
         """A JSON file of its folder, e.g. ``tokenizer_config.json``; empty without one."""
         return read_json(self.folder / file) if (self.folder / file).is_file() else {}
-
-    def missing(self, needs: Iterable[tuple[Sequence[str], str]], python: Path | None) -> Iterator[tuple[str, str]]:
-        """Of groups of modules, those of which an interpreter has none: the first module and the package to install."""
-        for modules, package in needs:
-            with suppress(OSError, ValueError):  # an interpreter that does not run is reported elsewhere
-                if len(environment.missing_modules(modules, python)) == len(modules):
-                    yield modules[0], package
 
 
 @dataclass(frozen=True)
@@ -288,29 +281,32 @@ def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _packages(checkpoint: Checkpoint) -> Iterator[Finding]:
     use, quantization = checkpoint.use, checkpoint.facts.quantization
-    needs: list[tuple[str, tuple[tuple[str, ...], str]]] = []
+    needs: dict[str, tuple[_Package, ...]] = {}  # why -> what
     reads = [server.own_formats is None or quantization in server.own_formats for server in use.servers]
     if reads and not any(reads):
-        groups = _FORMATS.get(str(quantization), ())
-        needs += ((f"its weights are quantized with {quantization}", group) for group in groups)
+        needs[f"its weights are quantized with {quantization}"] = _FORMATS.get(str(quantization), ())
     attention = str(use.engine_args.get("attn_implementation"))
     if attention in _ATTENTION:
-        needs.append((f"--engine-arg attn_implementation={attention}", _ATTENTION[attention]))
+        needs[f"--engine-arg attn_implementation={attention}"] = (_ATTENTION[attention],)
     if not (checkpoint.folder / "tokenizer.json").is_file() and not checkpoint.has_tokenizer_code:
         for pattern, package in _TOKENIZERS.items():
-            files = sorted(file.name for file in checkpoint.folder.glob(pattern))
-            needs += [(f"its tokenizer is in {files[0]}", ((package,), package))] if files else []
-    parts = {str(part.get("model_type")) for part in checkpoint.config(CONFIG_FILE).values() if isinstance(part, dict)}
-    needs += ((f"it has a part of the type {kind!r}", _PARTS[kind]) for kind in sorted(parts & _PARTS.keys()))
+            for found in list(checkpoint.folder.glob(pattern))[:1]:
+                needs[f"its tokenizer is in {found.name}"] = (((package,), package),)
+    for part in checkpoint.config(CONFIG_FILE).values():
+        if isinstance(part, dict) and (kind := str(part.get("model_type"))) in _PARTS:
+            needs[f"it has a part of the type {kind!r}"] = (_PARTS[kind],)
     if use.trust_remote_code:
-        needs += ((f"its code {file} imports {module}", ((module,), module)) for file, module in _imports(checkpoint))
-    for why, group in needs:
-        for module, package in checkpoint.missing([group], use.serve_python):
-            yield Finding(
-                f"{checkpoint.name} needs the package {module!r}, which is not installed: {why}",
-                f"install it: {environment.pip_install(package, use.serve_python)}",
-                is_usage=False,
-            )
+        for file, module in _imports(checkpoint):
+            needs[f"its code {file} imports {module}"] = (((module,), module),)
+    for why, packages in needs.items():
+        absent: list[_Package] = []
+        with suppress(OSError, ValueError):  # an interpreter that does not run is reported elsewhere
+            absent = [each for each in packages if environment.missing_modules(each[0], use.serve_python) == [*each[0]]]
+        if absent:
+            names = " and ".join(repr(modules[0]) for modules, _ in absent)
+            what = f"the package {names}, which is" if len(absent) == 1 else f"the packages {names}, which are"
+            install = environment.pip_install(" ".join(package for _, package in absent), use.serve_python)
+            yield Finding(f"{checkpoint.name} needs {what} not installed: {why}", f"install: {install}", is_usage=False)
 
 
 def _imports(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -338,11 +334,11 @@ def _imports(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
 
 
 def _tied_head(checkpoint: Checkpoint) -> Iterator[Finding]:
-    folder, embedding, facts = checkpoint.source.path, checkpoint.embedding, checkpoint.facts
+    folder, facts = checkpoint.source.path, checkpoint.facts
     tied = facts.tied_embeddings
     if not facts.tied_stated:
         tied = architectures.tied_by_default(facts, checkpoint.use.serve_python) or False
-    if folder is None or embedding is None or not tied:
+    if folder is None or not tied or (embedding := checkpoint.embedding) is None:
         return
     who = "config.json" if facts.tied_stated else f"model type {facts.model_type}"
     for head in checkpoint.tensors:
@@ -419,7 +415,10 @@ def _text(token: Any) -> str | None:
 def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
     for precision in checkpoint.use.to_quantize:
         recipe = scheme(precision).recipe
-        if recipe is None or checkpoint.facts.is_quantized or not checkpoint.tensors:
+        if recipe is None or checkpoint.facts.is_quantized:
+            continue
+        is_here = checkpoint.source.path is not None
+        if not (is_here or recipe.group_size) or not checkpoint.tensors:  # headers on the hub are read for a group size
             continue
         widths = linear_inputs(checkpoint.tensors, checkpoint.facts, recipe)
         remedy = f"leave {precision} out of --precision for this model"

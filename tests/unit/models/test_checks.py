@@ -378,7 +378,7 @@ PLAIN = {
         ("qwen3_5_moe", "model.layers.0.mlp.experts.down_proj", (8, 256, 192), 192),
         ("gpt_oss", "model.layers.0.mlp.experts.down_proj", (8, 192, 256), 192),
         ("mamba", "backbone.layers.0.mixer.dt_proj.weight", (512, 16), 16),
-        ("gpt_neox", "embed_out.weight", (512, 320), 320),
+        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value.weight", (512, 320), 320),
     ],
 )
 def test_each_quantized_width_is_a_multiple_of_the_group_size(
@@ -442,8 +442,8 @@ def test_the_package_that_a_quantized_checkpoint_needs(
     assert look(demo, use) == []
     monkeypatch.setattr(missing_modules, lambda modules, python: [each for each in modules if each in absent])
     missing = only(demo, use)
-    assert f"needs the package {package!r}, which is not installed" in missing.cause
-    assert missing.remedy == f"install it: pip install {package}"
+    assert f"needs the package {package!r}, which is not installed: its weights are quantized with" in missing.cause
+    assert missing.remedy == f"install: pip install {package}"
     assert type(missing.error) is SlimEvalError
     for formats in (None, frozenset({quantization})):
         assert look(demo, Use(precisions=("fp16",), servers=(Server(), Server("vLLM", own_formats=formats)))) == []
@@ -455,7 +455,7 @@ def test_an_attention_that_needs_a_package(demo: Path, monkeypatch: pytest.Monke
         demo, Use(engine_args={"attn_implementation": "flash_attention_2"}, serve_python=Path("/venv/python"))
     )
     assert "'flash_attn', which is not installed: --engine-arg attn_implementation=flash_attention_2" in finding.cause
-    assert finding.remedy == "install it: /venv/python -m pip install flash-attn --no-build-isolation"
+    assert finding.remedy == "install: /venv/python -m pip install flash-attn --no-build-isolation"
     assert look(demo, Use(engine_args={"attn_implementation": "sdpa"})) == []
 
 
@@ -469,6 +469,14 @@ def test_the_packages_that_a_models_own_code_imports(demo: Path) -> None:
     finding = only(demo, Use(trust_remote_code=True))
     assert "needs the package 'no_such_package', which is not installed: its code parts.py imports" in finding.cause
     assert look(demo, Use()) == []
+
+
+def test_all_packages_that_a_format_needs_are_in_one_message(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(demo, quantization_config={"quant_method": "gptq"})
+    monkeypatch.setattr("slim_eval.utils.environment.missing_modules", lambda modules, python: list(modules))
+    finding = only(demo, Use(precisions=("fp16",), servers=(Server(),)))
+    assert "needs the packages 'optimum' and 'gptqmodel', which are not installed" in finding.cause
+    assert finding.remedy == "install: pip install optimum gptqmodel"
 
 
 @pytest.mark.parametrize(

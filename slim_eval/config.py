@@ -10,7 +10,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from slim_eval.errors import UsageError
@@ -155,6 +164,19 @@ class AccuracyConfig(Config):
         return self.batch_sizes.get(task.replace("-", "_"), self.batch_size)
 
 
+class Dtype(str, Enum):
+    """The data type of computation; names are PyTorch's."""
+
+    AUTO = "auto"  # the model's own 16-bit type if the device computes in it, else float32
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+#: Further names of data types, which vLLM accepts too.
+_DTYPE_NAMES = {"half": Dtype.FLOAT16, "float": Dtype.FLOAT32}
+
+
 class EngineConfig(Config):
     """How the model is served."""
 
@@ -165,10 +187,40 @@ class EngineConfig(Config):
         8192, "Context window in tokens; the default is lowered to what the model supports.", ge=1
     )
     tensor_parallel_size: int = setting(1, "Number of GPUs that the model is split across.", ge=1)
+    dtype: Dtype = setting(
+        Dtype.AUTO,
+        "Data type of activations and unquantized weights; auto is the model's own 16-bit type, or float32 on a CPU "
+        "without instructions for it.",
+    )
     enforce_eager: bool = setting(False, "Run vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
     engine_args: KeyValues = setting({}, "Extra engine argument, as KEY=VALUE (repeatable).", "--engine-arg")
     trust_remote_code: bool = setting(False, "Run the Python code that comes with the model.")
     gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
+
+    @field_validator("engine_args")
+    @classmethod
+    def _known_dtype(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = [dtype.value for dtype in Dtype]
+        if (given := value.get("dtype", Dtype.AUTO.value)) not in (*known, *_DTYPE_NAMES):
+            raise ValueError(f"dtype={given}: unknown data type, known: {', '.join(known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_dtype(self) -> EngineConfig:
+        if "dtype" in self.engine_args and self.dtype is not Dtype.AUTO:
+            raise ValueError("--dtype and --engine-arg dtype=NAME cannot be combined")
+        return self
+
+    @property
+    def asked_dtype(self) -> Dtype:
+        """The data type that was asked for, with --dtype or, as in earlier versions, --engine-arg dtype=NAME."""
+        given = self.engine_args.get("dtype")
+        return self.dtype if given is None else _DTYPE_NAMES.get(given) or Dtype(given)
+
+    @property
+    def further_args(self) -> dict[str, Any]:
+        """The engine arguments that have no option of their own."""
+        return {name: value for name, value in self.engine_args.items() if name != "dtype"}
 
 
 class HostConfig(Config):

@@ -55,6 +55,7 @@ class Kernel:
     min_capability: tuple[int, int] | None = None  # lowest CUDA compute capability; None for any
     end_capability: tuple[int, int] | None = None  # first higher one without a kernel; None for no end
     cpu_flag: str | None = None  # needed instruction set, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU
+    cpu_dtypes: tuple[str, ...] = ()  # types of activations that it computes in on a CPU; empty for any
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ SCHEMES.register(
     Scheme(
         "int4", "W4A16", 4, colour="#009E73", marker="^", recipe=Recipe("GPTQ (W4A16)", "W4A16", group_size=128),
         # cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension and not in the AVX2 one.
-        kernels={"vllm": Kernel(min_capability=(7, 5), cpu_flag="avx512f")},
+        kernels={
+            "vllm": Kernel(min_capability=(7, 5), cpu_flag="avx512f", cpu_dtypes=("float16", "bfloat16"))
+        },
     )
 )  # fmt: skip
 

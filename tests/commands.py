@@ -9,18 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slim_eval.engines.engine import cpu_computes_in, cpu_flags
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware; others do it 3 to 8 times slower than float32."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return not cpuinfo.exists() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
-
-
-#: What tests compute with unless they are about bfloat16.
-DTYPE = "bfloat16" if has_bf16() else "float32"
-IN_DTYPE = () if has_bf16() else ("--engine-arg", f"dtype={DTYPE}")
+#: What the embedded model, whose own type is bfloat16, computes in on this CPU.
+DTYPE = "bfloat16" if cpu_computes_in("bfloat16", cpu_flags()) else "float32"
 
 #: Tests run beside each other: whatever they measure is disturbed, and is not refused for it.
 ON_A_BUSY_HOST = ("--max-contention", "1")
@@ -28,7 +23,7 @@ ON_A_BUSY_HOST = ("--max-contention", "1")
 #: Small sizes, for a run whose numbers are not read.
 QUICK = (
     "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16", "--energy-sample-runs", "32", "--num-fewshot",
-    "2", "--accuracy-limit", "40", "--num-calibration-samples", "32", *IN_DTYPE, *ON_A_BUSY_HOST,
+    "2", "--accuracy-limit", "40", "--num-calibration-samples", "32", *ON_A_BUSY_HOST,
 )  # fmt: skip
 
 _SMALLEST = (
@@ -36,7 +31,7 @@ _SMALLEST = (
     "--max-sequence-length", "128", "--no-wandb-enabled", *ON_A_BUSY_HOST,
 )  # fmt: skip
 #: The smallest sizes, for a run of which only the exit status and the files matter.
-SHORT = ("--engine", "transformers", *_SMALLEST, *IN_DTYPE)
+SHORT = ("--engine", "transformers", *_SMALLEST)
 #: The same on the engine of `tests.standins.instant`, for what happens around an engine; needs `WITH_INSTANT`.
 INSTANT = ("--engine", "instant", *_SMALLEST)
 WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "instant.py")}

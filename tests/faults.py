@@ -26,13 +26,13 @@ from typing import Any
 import psutil
 
 from slim_eval.results.store import read_samples
-from tests.commands import IN_DTYPE, ON_A_BUSY_HOST, WITH_INSTANT, run_command
+from tests.commands import ON_A_BUSY_HOST, WITH_INSTANT, run_command
 
 COMMAND = (
     "run", "--models", "demo", "--precision", "int8", "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16",
     "--energy-sample-runs", "8", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1", "--accuracy-limit", "24",
     "--num-calibration-samples", "8", "--max-sequence-length", "128", "--no-wandb-enabled", "--log-format", "json",
-    *IN_DTYPE, *ON_A_BUSY_HOST, "--engine",
+    *ON_A_BUSY_HOST, "--engine",
 )  # fmt: skip
 ENVIRONMENT = {**WITH_INSTANT, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 STAGES = ("quantize", "engine", "performance", "energy", "demo_gsm8k")

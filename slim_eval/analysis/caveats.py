@@ -122,8 +122,8 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
     found = []
     if baseline is not None and metric.per_length and lengths_differ(variant, baseline):
         found.append(LENGTH)
-    if baseline is not None and metric.basis in (Basis.SPEED, Basis.ENERGY):
-        family = SPEEDS if metric.basis is Basis.SPEED else ENERGIES[:2]
+    if baseline is not None and metric.basis in (Basis.SPEED, Basis.ENERGY, Basis.LOADED):
+        family = {Basis.SPEED: SPEEDS, Basis.ENERGY: ENERGIES[:2]}.get(metric.basis, (metric,))
         measured = all(any(side.number(each) is not None for each in family) for side in (variant, baseline))
         # Emulated kernels have a mark of their own.
         if measured and differences(family[0], variant, baseline, without=("kernels",)):

@@ -66,6 +66,16 @@ def _config(key: str) -> Callable[[Record], Any]:
     return lambda record: config_value(record, key)
 
 
+def _same_width(a: str, b: str) -> bool:
+    """Whether two data types take as many bits: models of their own 16-bit types are compared."""
+    return ("32" in a) == ("32" in b)
+
+
+def _dtype(basis: Basis) -> Setting:
+    """The type of computation; of one model, bfloat16 against float16 is another measurement too."""
+    return Setting("dtype", "data type", basis, _field("dtype"), strict=False, alike=_same_width)
+
+
 def _items_hash(record: AccuracyRecord) -> str | None:
     """One short hash over the items of all subtasks."""
     if not record.task_hashes:
@@ -87,6 +97,7 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
             alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
         ),
         Setting("kernels", "kernels", basis, _kernels),
+        _dtype(basis),
     )  # fmt: skip
 
 
@@ -115,10 +126,13 @@ SETTINGS: tuple[Setting, ...] = (
         strict=False, alike=lambda a, b: bool(a) == bool(b),
     ),
     Setting("items_hash", "items (by hash)", Basis.TASK, _items_hash, strict=False, across_models=False),
+    _dtype(Basis.TASK),
     Setting("kernels", "kernels", Basis.LOADED, _kernels),
+    _dtype(Basis.LOADED),
     Setting("engine", "engine", Basis.OWN, _field("engine")),
     Setting("hardware", "hardware", Basis.OWN, _field("hardware")),
     Setting("kernels", "kernels", Basis.OWN, _kernels),
+    _dtype(Basis.OWN),
 )  # fmt: skip
 _SETTINGS_OF = {
     (basis, per_run): tuple(s for s in SETTINGS if s.basis is basis and (per_run or not s.per_run))

@@ -43,7 +43,7 @@ class Impact:
     energy_basis: str | None = None  # unit of work of the saving: `BASIS_PER_TOKEN` or `BASIS_PER_RUN`
     memory_reduction: float | None = None  # peak memory saved, in percent
     size_ratio: float | None = None  # on disk, above 1 if the variant is smaller
-    weights_ratio: float | None = None  # as loaded, likewise; None for emulated kernels, which load 16 bit
+    weights_ratio: float | None = None  # as loaded, likewise; None if one side was unpacked or widened
     drops: dict[str, Drop] = field(default_factory=dict)  # task -> accuracy lost
     reasons: tuple[str, ...] = ()  # what was not compared: ``energy: energy source nvml against codecarbon``
 
@@ -82,7 +82,8 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
 
     memory = None if obstacles(PEAK_MEMORY, variant, baseline) else _ratio(PEAK_MEMORY, variant, baseline)
     size = _ratio(DISK, baseline, variant)
-    weights = None if variant.kernels == "emulated" else _ratio(WEIGHTS, baseline, variant)
+    stored = variant.loads_as_stored and baseline.loads_as_stored and not obstacles(WEIGHTS, variant, baseline)
+    weights = _ratio(WEIGHTS, baseline, variant) if stored else None
     return Impact(
         variant,
         baseline,

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from slim_eval.config import AUTO_ENGINE, EngineConfig
+from slim_eval.config import AUTO_ENGINE, Dtype, EngineConfig
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
 from slim_eval.models.source import ConfigFacts
-from slim_eval.schemes import Kernel, Scheme, scheme
+from slim_eval.schemes import DEFAULT_BASELINE, Kernel, Scheme, scheme
 from slim_eval.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class LoadRequest:
     config: EngineConfig
     max_model_len: int  # context window in tokens: the one in `config`, lowered to what the model supports
     seed: int = 0  # generation is greedy, so it does not affect results
+    precision: str = DEFAULT_BASELINE  # the scheme of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,19 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
 
 
+#: 16-bit type -> the instruction sets, as ``/proc/cpuinfo`` names them, of which a CPU needs one to compute in it.
+#: Others convert every operand: bfloat16 matrices take them 3 to 8 times as long as float32 ones.
+_COMPUTES_IN = {
+    "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "float16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
+}
+
+
+def cpu_computes_in(dtype: str, flags: frozenset[str]) -> bool:
+    """Whether a CPU with these instruction sets computes in a 16-bit type; yes if they are not known."""
+    return not flags or not _COMPUTES_IN[dtype].isdisjoint(flags)
+
+
 class EngineType(Protocol):
     """An engine that ``--engine`` can name. Subclass it; importing the subclass must not import the engine's packages.
 
@@ -227,6 +241,41 @@ class EngineType(Protocol):
                 return f"{kernel} needs a compute capability below {end[0]}.{end[1]}, this GPU has {capability}"
         return None
 
+    def dtype_obstacle(self, scheme: Scheme, asked: Dtype) -> str | None:
+        """The reason why this engine cannot compute in a type on this machine; None if it can, and for ``auto``."""
+        if asked is Dtype.AUTO:
+            return None
+        if "dtype" not in self.settings:
+            return f"{self.label} does not support --dtype"
+        kernel = scheme.kernels.get(self.name, Kernel())
+        if not kernel.cpu_dtypes or asked.value in kernel.cpu_dtypes or self.platform().kind != "cpu":
+            return None
+        known = " or ".join(kernel.cpu_dtypes)
+        return f"{self.label}'s {scheme.label} kernel on CPU computes in {known}, not in {asked.value}"
+
+    def computing_dtype(self, asked: Dtype, facts: ConfigFacts, scheme: Scheme, *, on_cpu: bool) -> str:
+        """The data type of activations and unquantized weights: what was asked for or, with ``auto``, what fits.
+
+        That is the model's own 16-bit type. On a CPU without instructions for it, it is float32, which contains both
+        16-bit types, unless the kernel of the scheme, or of a checkpoint that another tool quantized, needs 16 bit.
+
+        Args:
+            asked: What the user asked for.
+            facts: Those of the checkpoint, or of the model that it will be made from.
+            scheme: The scheme that is served.
+            on_cpu: Whether the engine computes on the CPU.
+        """
+        if asked is not Dtype.AUTO:
+            return str(asked.value)
+        kernel = scheme.kernels.get(self.name, Kernel())
+        takes_float32 = not kernel.cpu_dtypes or Dtype.FLOAT32.value in kernel.cpu_dtypes
+        needs_16_bit = facts.quantization not in (None, "compressed-tensors") or (
+            self.quantized_kernels == "native" and (facts.is_packed or not takes_float32)
+        )
+        if not on_cpu or needs_16_bit or cpu_computes_in(facts.dtype, cpu_flags()):
+            return facts.dtype
+        return Dtype.FLOAT32.value
+
     def missing_module(self) -> str | None:
         """The first of `modules` that this interpreter does not have; None if it has all."""
         return next((module for module in self.modules if find_spec(module) is None), None)
@@ -257,8 +306,13 @@ def engines_for(requested: str) -> list[EngineType]:
     return [ENGINES[requested]]
 
 
-def choose(requested: str, precision: str) -> EngineDecision:
+def choose(requested: str, precision: str, dtype: Dtype = Dtype.AUTO) -> EngineDecision:
     """Decide which engine serves a scheme on this machine; ``auto`` takes the first that is installed and serves it.
+
+    Args:
+        requested: The value of ``--engine``.
+        precision: The name of the scheme.
+        dtype: The data type that it must compute in.
 
     Raises:
         UsageError: No engine or scheme has that name.
@@ -270,6 +324,7 @@ def choose(requested: str, precision: str) -> EngineDecision:
     for engine in engines_for(requested):
         missing = engine.missing_module()
         obstacle = f"{engine.label} is not installed" if missing else engine.obstacle(served)
+        obstacle = obstacle or engine.dtype_obstacle(served, dtype)
         if obstacle is None:
             if not auto:
                 return EngineDecision(engine.name, f"requested with --engine {requested}")

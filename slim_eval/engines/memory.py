@@ -67,15 +67,21 @@ def resident_memory() -> ResidentMemory | None:
     return ResidentMemory(sum(peaks), sum(used)) if peaks else None
 
 
-def served_bytes(checkpoint: Path, *, unpacked: bool = False) -> int:
+def float_bytes(dtype: str) -> int:
+    """Bytes of a number of a data type: 4 for ``float32``, 2 for the 16-bit types."""
+    return 4 if dtype == "float32" else 2
+
+
+def served_bytes(checkpoint: Path, dtype: str = "bfloat16", *, unpacked: bool = False) -> int:
     """Bytes of a checkpoint's tensors in the data types in which they are served, from the headers of its files.
 
-    Floats wider than 16 bit are served as 16 bit; with `unpacked`, as in Transformers, quantized weights are too.
+    All floats are served as `dtype`; with `unpacked`, as in Transformers, quantized weights are too.
     """
-    sizes = {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
-    sizes |= {"I8": 2, "F8_E4M3": 2} if unpacked else {}
+    width = float_bytes(dtype)
+    sizes = {"F64": width, "F32": width, "F16": width, "BF16": width, "I64": 8, "I32": 4, "I16": 2}
+    sizes |= {"I8": width, "F8_E4M3": width} if unpacked else {}
     return sum(  # llm-compressor packs eight 4-bit weights into each I32
-        math.prod(shape) * (8 * 2 if unpacked and name.endswith(".weight_packed") else sizes.get(dtype, 1))
+        math.prod(shape) * (8 * width if unpacked and name.endswith(".weight_packed") else sizes.get(dtype, 1))
         for file in weight_files(checkpoint)
         for name, (dtype, shape) in read_header(file).items()
     )

@@ -18,6 +18,7 @@ from slim_eval.engines.engine import ENGINES, EngineType, Generation, LoadReques
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import ConfigFacts, describe
+from slim_eval.schemes import scheme
 from slim_eval.utils import GIB, MIB
 
 _EMULATED = (
@@ -32,6 +33,7 @@ class Transformers(EngineType):
     name = "transformers"
     label = "Transformers"
     modules = ("torch", "transformers")
+    settings = frozenset({"dtype"})
     quantized_kernels = "emulated"
     is_fallback = True
     auto_rank = 1
@@ -58,14 +60,16 @@ class Transformers(EngineType):
             from transformers import AutoTokenizer, set_seed
 
             facts = describe(request.checkpoint)
-            weights = memory.served_bytes(request.checkpoint, unpacked=True)
             device = "cuda" if torch.cuda.is_available() else "cpu"
+            served = scheme(request.precision)
+            dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=device == "cpu")
+            weights = memory.served_bytes(request.checkpoint, dtype, unpacked=True)
             if device == "cuda":
                 memory.require_on_gpus(weights, 1)
             else:
                 memory.require_in_ram(weights, _ENGINE_GB)
             path, trust = str(request.checkpoint), config.trust_remote_code
-            options = {"dtype": facts.dtype, "device_map": device, **config.engine_args}
+            options = {"dtype": dtype, "device_map": device, **config.further_args}
             start = time.perf_counter()
             set_seed(request.seed)
             try:

@@ -35,6 +35,7 @@ from slim_eval.engines.engine import (
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures
 from slim_eval.models.source import ConfigFacts, describe
+from slim_eval.schemes import scheme
 from slim_eval.utils import GIB, MIB, did_you_mean
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Vllm(EngineType):
     name = "vllm"
     label = "vLLM"
     modules = ("torch", "transformers", "vllm")
-    settings = frozenset({"gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
+    settings = frozenset({"dtype", "gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
     auto_rank = 0
     #: vLLM's own kernels read them; the others need the packages that Transformers needs.
     own_formats = frozenset({
@@ -101,13 +102,13 @@ class Vllm(EngineType):
 
     def check(self, config: EngineConfig) -> None:
         """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself; see `EngineType.check`."""
-        if not config.engine_args:
+        if not config.further_args:
             return
         _send_no_statistics()
         from vllm import EngineArgs
 
         known = {field.name for field in dataclasses.fields(EngineArgs)}
-        for name in config.engine_args:
+        for name in config.further_args:
             if name in _OWN_ARGUMENTS:
                 option = _OWN_ARGUMENTS[name]
                 remedy = f"use {option}" if option else "omit it: the measurements depend on it"
@@ -130,9 +131,11 @@ class Vllm(EngineType):
         except ImportError as error:
             raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
         self.check(config)
+        facts, served = describe(request.checkpoint), scheme(request.precision)
+        dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=on_cpu)
         arguments = {
             "model": str(request.checkpoint),
-            "dtype": describe(request.checkpoint).dtype,  # its own 16-bit dtype; bfloat16 for a float32 checkpoint
+            "dtype": dtype,
             "max_model_len": request.max_model_len,
             "seed": request.seed,
             "tensor_parallel_size": config.tensor_parallel_size,
@@ -141,7 +144,7 @@ class Vllm(EngineType):
             "disable_log_stats": False,  # the times of each request come with the statistics
             "enable_prefix_caching": True,
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
-            **config.engine_args,
+            **config.further_args,
         }
 
         def start(share: float) -> Any:
@@ -151,7 +154,7 @@ class Vllm(EngineType):
             except _failures() as error:
                 raise vllm_error(error, log.read(), started=False) from error
 
-        weights, count = memory.served_bytes(request.checkpoint), config.tensor_parallel_size
+        weights, count = memory.served_bytes(request.checkpoint, dtype), config.tensor_parallel_size
         share, least = config.gpu_memory_utilization, memory.MIN_SHARE
         if on_cpu:
             cache_gb = cpu_kv_cache_gb()
@@ -282,7 +285,7 @@ class VllmEngine:
         weights_gb, peak_mb, used_mb = total("weights", GIB), total("peak", MIB), total("used", MIB)
         source = None if peak_mb is None else "memory reserved by torch in vLLM's workers"
         if self.device == "cpu":
-            weights_gb = memory.served_bytes(self._request.checkpoint) / GIB
+            weights_gb = memory.served_bytes(self._request.checkpoint, self.dtype) / GIB
             if (resident := memory.resident_memory()) is not None:
                 (peak_mb, used_mb), source = resident, "resident memory of vLLM's processes"
         return MemoryReport(
@@ -464,6 +467,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop other processes that use the device"),
     (memory.OUT_OF_MEMORY, "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"),
+    (
+        r"does not support float16|is not supported for quantization method|[Bb]float16 is only supported",
+        "choose another type with --dtype",
+    ),
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
     (

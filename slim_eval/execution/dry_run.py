@@ -16,7 +16,7 @@ from rich.table import Table
 
 from slim_eval import models, power, results
 from slim_eval.config import AUTO_ENGINE, RunConfig
-from slim_eval.engines import ENGINES
+from slim_eval.engines import ENGINES, engines_for, memory
 from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
@@ -77,17 +77,20 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         facts = models.describe_config(variant.source.config_dir)
         weights: float | None = None
         per_token: int | None = None
-        # An engine that emulates quantized kernels unpacks the weights to 16 bit.
+        # An engine that emulates quantized kernels unpacks the weights.
         emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
+        likely = engines_for(own.engine.engine)[0].name
+        width = memory.float_bytes(variant.dtypes(on_cpu=not gpus).get(likely, facts.dtype))
         if cached is not None and not emulated:
-            weights = float(models.describe(cached.path).weight_bytes)
+            weights = float(memory.served_bytes(cached.path, "float32" if width == 4 else facts.dtype))
         else:
             with suppress(HubError, UsageError):
                 tensors = models.read_tensors(variant.source)
-                weights = weight_bytes(tensors, DEFAULT_BASELINE if emulated else variant.precision, facts)
+                weights = weight_bytes(tensors, DEFAULT_BASELINE if emulated else variant.precision, facts, width)
         if facts.attention_layers is not None and facts.kv_heads is not None and facts.head_size is not None:
             is_fp8 = str(own.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
-            bits = 8 if is_fp8 else SCHEMES[variant.precision].kv_cache_bits
+            held = SCHEMES[variant.precision].kv_cache_bits
+            bits = 8 if is_fp8 else 8 * width if held == SCHEMES[DEFAULT_BASELINE].kv_cache_bits else held
             # A key and a value per layer and head.
             per_token = int(2 * facts.attention_layers * facts.kv_heads * facts.head_size * bits / 8)
         stages = _stages(variant, gpus, engine, earlier, is_cached=cached is not None)
@@ -129,7 +132,7 @@ def _stages(
             if results.record_name(record) == results.record_path(variant.directory, name).stem
             and record.stage_duration_s is not None
             and record.measured_with is not None
-            and fingerprints.same_work(record.measured_with, fingerprints.served_by(asked, engine or record.engine))
+            and _is_same_work(record, fingerprints.served_by(asked, engine or record.engine))
         ]
         best = min(same, key=lambda record: record.precision != variant.precision, default=None)
         is_done = name in variant.reused
@@ -138,14 +141,18 @@ def _stages(
     return stages
 
 
-def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts) -> float:
+def _is_same_work(record: Record, now: fingerprints.Settings) -> bool:
+    return fingerprints.same_work(fingerprints.of_record(record, now), now)
+
+
+def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts, float_bytes: int = 2) -> float:
     """Bytes of a checkpoint's weights under a scheme, scales included, from the tensors of the 16-bit checkpoint.
 
-    What a recipe does not quantize stays in 16 bit. A checkpoint that comes quantized is counted as it is.
+    What a recipe does not quantize takes `float_bytes` per number. A checkpoint that comes quantized is counted as it is.
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
-    held, plain = SCHEMES[precision], SCHEMES[DEFAULT_BASELINE].weight_bits / 8
+    held = SCHEMES[precision]
     group = held.recipe.group_size if held.recipe is not None else None
     widths = {} if held.recipe is None else checks.linear_inputs(found, facts, held.recipe)
     total = 0.0
@@ -155,7 +162,7 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
             total += held.weight_bits / 8 * count
             total += _SCALE_BYTES * count / width * (math.ceil(width / group) if group else 1)
         else:
-            total += plain * count
+            total += float_bytes * count
     return total
 
 

@@ -16,6 +16,7 @@ from slim_eval.benchmarks.base import stages_of
 from slim_eval.config import RunConfig
 from slim_eval.engines import ENGINES
 from slim_eval.quantization import cache
+from slim_eval.results.records import Record
 from slim_eval.schemes import is_quantized
 from slim_eval.utils import environment
 from slim_eval.utils.redaction import redact_all
@@ -45,13 +46,17 @@ def checkpoint_settings(request: cache.QuantizeRequest) -> Settings:
     return {**found, "checkpoint": f"sha256:{models.fingerprint(foreign)}"}
 
 
-def stage_settings(config: RunConfig, *, max_model_len: int, device: str | None) -> dict[str, Settings]:
+def stage_settings(
+    config: RunConfig, *, max_model_len: int, device: str | None, dtypes: Mapping[str, str] | None = None
+) -> dict[str, Settings]:
     """Stage -> what it does with the checkpoint, on whichever engine (see `served_by`).
 
-    Speed and energy depend on the name of the device that computes, accuracy does not.
+    Speed and energy depend on the name of the device that computes, accuracy does not. `dtypes` are the types that each
+    engine would compute in; without them ``dtype`` is what was asked for.
     """
     names = ("engine_args", "trust_remote_code", *sorted(_engine_settings()))
     served = {"max_model_len": max_model_len, **{name: getattr(config.engine, name) for name in names}}
+    served["dtype"] = config.engine.asked_dtype if dtypes is None else dict(dtypes)
     stages = stages_of(config)
     return {stage: _plain({**served, **stages[stage].settings(config, stage, device)}) for stage in stages}
 
@@ -61,11 +66,38 @@ def device_name(gpus: Sequence[power.Gpu]) -> str | None:
     return ", ".join(gpu.name for gpu in gpus) if gpus else environment.cpu_name()
 
 
-def served_by(settings: Mapping[str, Any], engine: str | None) -> Settings:
-    """The settings with the engine that serves, without those that only other engines read."""
+def served_by(settings: Mapping[str, Any], engine: str | None, dtype: str | None = None) -> Settings:
+    """The settings with the engine that serves, without those that only other engines read.
+
+    `dtype` is the type in which the engine does compute; without it, the one in which it would, if known.
+    """
     own = ENGINES[engine].settings if engine is not None and engine in ENGINES else frozenset[str]()
     dropped = _engine_settings() - own
-    return {**{key: value for key, value in settings.items() if key not in dropped}, "engine": engine}
+    found = {**{key: value for key, value in settings.items() if key not in dropped}, "engine": engine}
+    if "dtype" in found:
+        would = found.pop("dtype")
+        used = dtype or (would.get(engine) if isinstance(would, Mapping) else would)
+        found |= {} if used is None else {"dtype": used}
+        found["engine_args"] = _without_dtype(found.get("engine_args") or {})
+    return found
+
+
+def of_record(record: Record, now: Mapping[str, Any]) -> Settings:
+    """The settings of a record, in terms of the settings now.
+
+    In older records the data type is not among them: what was used is in the head.
+    """
+    then = dict(record.measured_with or {})
+    if "dtype" in now:
+        then.setdefault("dtype", record.dtype or now["dtype"])
+        then["engine_args"] = _without_dtype(then.get("engine_args") or {})
+    else:  # it will be known when the weights are here
+        then.pop("dtype", None)
+    return then
+
+
+def _without_dtype(engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in engine_args.items() if name != "dtype"}
 
 
 def _engine_settings() -> frozenset[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from slim_eval import models, power, results
 from slim_eval.benchmarks.base import Benchmark, benchmarks_of, check_options, stages_of
-from slim_eval.config import AUTO_ENGINE, RunConfig, TrackingConfig
+from slim_eval.config import AUTO_ENGINE, Dtype, RunConfig, TrackingConfig
 from slim_eval.demo import CALIBRATION_FILE, TASKS
-from slim_eval.engines import engines_for
+from slim_eval.engines import ENGINES, engines_for
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
@@ -72,9 +72,22 @@ class PlannedVariant:
     def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
         """What each record's numbers depend on; `fingerprints.served_by` adds the engine. No GPUs stand for the CPU."""
         device = fingerprints.device_name(gpus)
-        stages = fingerprints.stage_settings(self.config, max_model_len=self.max_model_len, device=device)
+        stages = fingerprints.stage_settings(
+            self.config, max_model_len=self.max_model_len, device=device, dtypes=self.dtypes(on_cpu=not gpus)
+        )
         checkpoint = fingerprints.checkpoint_settings(self.quantize_request(self.source))
         return {stage: {**checkpoint, **settings} for stage, settings in stages.items()}
+
+    def dtypes(self, *, on_cpu: bool) -> dict[str, str]:
+        """Engine -> the data type in which it would compute; empty if only weights that are not here name it."""
+        asked, served = self.config.engine.asked_dtype, scheme(self.precision)
+        facts = models.describe_config(self.source.config_dir)
+        if not facts.dtype_stated and asked is Dtype.AUTO:
+            try:
+                facts = models.describe(self.source.path or self.source.config_dir)  # the hub's cache, once fetched
+            except UsageError:
+                return {}
+        return {name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu) for name, engine in ENGINES.items()}
 
     def quantize_request(self, source: models.ModelSource) -> cache.QuantizeRequest:
         """The quantization of this variant."""

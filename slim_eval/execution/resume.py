@@ -48,6 +48,7 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
                 differences = ["its settings were not recorded"]
             else:
                 now = fingerprints.served_by(asked, record.engine if choice == AUTO_ENGINE else choice)
+                then = fingerprints.of_record(record, now)
                 differences = fingerprints.differences(then, now)
                 if any(then.get(key) != now.get(key) for key in cache.SETTINGS):  # other calibration
                     options = "--force --requantize"

@@ -114,7 +114,7 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
 
         _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
         for precision in job.precisions:
-            decision = engines.choose(job.config.engine.engine, precision)
+            decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
             engine = engines.ENGINES[decision.name]
             engine.check(job.config.engine)
             if "accuracy" in job.stages and not engine.capabilities.lm_eval:
@@ -157,10 +157,14 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
 
     config = job.config.engine
     claimed = _claim_gpus(config.gpu_index, config.tensor_parallel_size)
-    decision = engines.choose(config.engine, job.precision)
+    decision = engines.choose(config.engine, job.precision, config.asked_dtype)
     emit(messages.Note(text=decision.reason))
     request = engines.LoadRequest(
-        checkpoint=job.checkpoint, config=config, max_model_len=job.max_model_len, seed=job.config.seed
+        checkpoint=job.checkpoint,
+        config=config,
+        max_model_len=job.max_model_len,
+        seed=job.config.seed,
+        precision=job.precision,
     )
     engine = engines.ENGINES[decision.name].load(request)
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
@@ -188,7 +192,7 @@ def _record(
     }
     if (settings := job.settings.get(stage)) is not None:
         here = {"device": device} if "device" in settings else {}
-        own["measured_with"] = fingerprints.served_by({**settings, **here}, engine.name)
+        own["measured_with"] = fingerprints.served_by({**settings, **here}, engine.name, engine.dtype)
         own["fingerprint"] = fingerprints.fingerprint(own["measured_with"])
     record: Record = benchmark.record(**head | own, **measurement.metrics.model_dump())
     if record.name != stage:  # a benchmark of several stages whose class does not name them itself

@@ -78,6 +78,7 @@ class ConfigFacts(Frozen):
     max_position_embeddings: int | None  # context window in tokens
     tied_embeddings: bool  # whether input and output embeddings are one tensor
     quantization: str | None  # format of an already quantized checkpoint, e.g. awq; None for a plain one
+    is_packed: bool = False  # whether several quantized weights share an integer, as compressed-tensors packs 4 bit
     attention_layers: int | None = None  # layers with keys and values
     kv_heads: int | None = None  # key-value heads per layer
     head_size: int | None = None  # elements per head
@@ -218,6 +219,7 @@ def describe_config(folder: Path) -> ConfigFacts:
                 if any(part.search(key) and isinstance(value, dict) for key, value in config.items())
             ),
             quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
+            is_packed=bool(quantization) and quantization.get("format") == "pack-quantized",
             **attention,
         )
     except (AttributeError, TypeError, LookupError, ValidationError) as error:

@@ -315,6 +315,7 @@ class NoiseRecord(_Model):
     timestamp: str
     engine: str | None = None
     kernels: str | None = None
+    dtype: str | None = None
     hardware: str | None = None
     batch_size: int | None = None
     max_new_tokens: int | None = None

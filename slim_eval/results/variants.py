@@ -133,6 +133,11 @@ class Variant:
         return next((found for record in self.records if (found := read(record)) is not None), None)
 
     @property
+    def loads_as_stored(self) -> bool:
+        """Whether weights are loaded as they are stored: not unpacked by emulation, nor widened to float32."""
+        return self.kernels != "emulated" and self._speed_fact(lambda record: record.dtype) != "float32"
+
+    @property
     def is_emulated(self) -> bool:
         """Whether any of its speed or energy was measured on kernels that emulate quantized arithmetic."""
         return any(r is not None and r.kernels == "emulated" for r in (self.performance, self.energy))

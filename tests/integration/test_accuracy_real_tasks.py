@@ -58,7 +58,7 @@ def _load(model: str) -> Any:
     source = fetch(models.resolve(model))
     assert source.path is not None
     decision = engines.choose("transformers", "fp16")
-    config = EngineConfig(engine_args={"dtype": DTYPE})
+    config = EngineConfig()
     return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, config, max_model_len=CONTEXT))
 
 

@@ -71,7 +71,7 @@ def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iter
         decision = engines.choose(name, precision)
     except EngineError as error:
         pytest.skip(error.cause)
-    config = EngineConfig(enforce_eager=name == "vllm")
+    config = EngineConfig(enforce_eager=name == "vllm", dtype="bfloat16")  # on every CPU
     loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
     yield loaded
     own = list(getattr(loaded, "_processes", ()))
@@ -360,7 +360,7 @@ def test_architectures_load(architecture: str, tmp_path: Path) -> None:
 
 
 def test_an_engine_argument_replaces_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
-    config = EngineConfig(engine_args={"dtype": "float32"})
+    config = EngineConfig(dtype="float32")
     request = LoadRequest(make_checkpoint(tmp_path, dtype="bfloat16"), config, 64)
     loaded = engines.ENGINES["transformers"].load(request)
     loaded.close()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import IN_DTYPE, INSTANT, WITH_INSTANT, Run, run_command
+from tests.commands import INSTANT, WITH_INSTANT, Run, run_command
 from tests.standins.hub import LoopbackHub
 
 RUN = ("--tasks", "performance", *INSTANT, "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"))
@@ -117,7 +117,7 @@ def test_those_of_a_hub_are_fetched_when_asked_for(tmp_path: Path) -> None:
     pickled(tmp_path / "hub" / "models" / "acme" / "old")
     with LoopbackHub(tmp_path / "hub") as hub:
         process = run_command(
-            "run", "--models", "acme/old", "--allow-pickle", *RUN, "--engine", "transformers", *IN_DTYPE, cwd=tmp_path,
+            "run", "--models", "acme/old", "--allow-pickle", *RUN, "--engine", "transformers", cwd=tmp_path,
             env=hub.environment(tmp_path / "cache"),
         )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slim_eval.demo import MODEL_DIR
-from tests.commands import IN_DTYPE, run_command
+from tests.commands import run_command
 
 FROM_ENVIRONMENT = {"HF_TOKEN": "hf_" + "Pq7" * 12, "WANDB_API_KEY": "4f" * 20}
 IN_PROMPT = "hf_" + "Zx9" * 12
@@ -30,7 +30,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[subproces
          "--num-runs", "8", "--num-warmup", "8", "--max-new-tokens", "8", "--energy-sample-runs", "8", "--prompt",
          f"my token is {IN_PROMPT}", "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "0", "--accuracy-limit", "8",
          "--calibration-dataset", str(MODEL_DIR.parent / "calibration.jsonl"), "--num-calibration-samples", "8",
-         "--max-sequence-length", "128", *IN_DTYPE, "--wandb-api-key", AS_OPTION, "--wandb-project",
+         "--max-sequence-length", "128", "--wandb-api-key", AS_OPTION, "--wandb-project",
          f"p-{IN_PROMPT}", "-v"),
         ("run", "--models", f"./models/tiny-{IN_A_NAME}", "--revision", IN_PROMPT),
         ("analyze", "--accuracy-tasks", "demo_gsm8k"),

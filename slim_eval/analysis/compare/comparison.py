@@ -164,7 +164,10 @@ def _obstacle(metric: Metric, a: Variant, b: Variant) -> str | None:
     if metric.basis is Basis.FILES:
         return None
     if metric is WEIGHTS:
-        return "emulated kernels load 16-bit weights" if "emulated" in (a.kernels, b.kernels) else None
+        if "emulated" in (a.kernels, b.kernels):
+            return "emulated kernels load 16-bit weights"
+        widened = "weights were loaded in float32: the sizes on disk compare what is stored"
+        return ", ".join(obstacles(metric, b, a)) or (None if a.loads_as_stored and b.loads_as_stored else widened)
     if None in (a.number(metric), b.number(metric)) and a.counts(metric) and b.counts(metric):
         return None
     found = obstacles(metric, b, a)

@@ -30,7 +30,9 @@ def noise_floor(variant: Variant) -> NoiseRecord | None:
         return None
     for setting in settings_of(TPOT):
         value = speed_setting(variant, setting)
-        if setting.name != "kernels" and value is not None and value != getattr(found, setting.name, None):
+        recorded = getattr(found, setting.name, None)
+        is_known = value is not None and (setting.strict or recorded is not None)
+        if setting.name != "kernels" and is_known and value != recorded:
             return None
     return found
 

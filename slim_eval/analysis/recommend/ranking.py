@@ -235,9 +235,10 @@ def _parts(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -
 def estimate_of(variant: Variant, metric: Metric) -> Estimate | None:
     """A measured number; one of an invalid record is none. Memory is that of the weights as loaded, else on disk.
 
-    An engine that emulates quantized kernels loads 16 bit: the size on disk counts, then.
+    An engine that emulates quantized kernels loads 16 bit, and one that computes in float32 widens what it loads: the
+    size on disk counts, then.
     """
     if metric is MEMORY:
-        loaded = None if variant.kernels == "emulated" else variant.estimate(WEIGHTS)
+        loaded = variant.estimate(WEIGHTS) if variant.loads_as_stored else None
         return loaded or variant.estimate(DISK)
     return variant.estimate(metric) if variant.counts(metric) else None

@@ -89,7 +89,8 @@ def test_what_is_reused_and_why_something_is_not(capsys: pytest.CaptureFixture[s
 
 
 def test_the_kv_cache_is_worked_out_from_the_configuration() -> None:
-    (variant,) = made(config(tasks="performance", performance={"batch_size": 4}))
+    engine = {"engine": "transformers", "dtype": "bfloat16"}
+    (variant,) = made(config(tasks="performance", performance={"batch_size": 4}, engine=engine))
     assert variant.kv_bytes_per_token == 2 * 3 * 2 * 64 * 2  # keys and values, layers, heads, elements, bytes
     assert variant.kv_cache_bytes == 1536 * 1024 * 4
     (fp8,) = made(config(engine={"engine": "vllm", "engine_args": {"kv_cache_dtype": "fp8"}}))
@@ -114,8 +115,18 @@ def test_the_shape_of_the_kv_cache(changes: dict[str, Any], shape: tuple[int | N
     assert (facts.attention_layers, facts.kv_heads, facts.head_size) == shape
 
 
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_in_float32_weights_and_kv_cache_take_twice_as_much(engine: str) -> None:
+    half, full = (made(config(engine={"engine": engine, "dtype": dtype}))[0] for dtype in ("float16", "float32"))
+    assert full.weight_bytes == 2 * (half.weight_bytes or 0) > 0
+    assert full.kv_bytes_per_token == 2 * (half.kv_bytes_per_token or 0) > 0
+    (int8,) = made(config(precision="int8", engine={"engine": "vllm", "dtype": "float32"}))
+    assert int8.weight_bytes is not None
+    assert int8.weight_bytes < 0.5 * (full.weight_bytes or 0)  # quantized weights are one byte in any type
+
+
 def test_weights_at_16_bit_are_those_on_disk() -> None:
-    (variant,) = made(config())
+    (variant,) = made(config(engine={"dtype": "bfloat16"}))
     header = models.read_header(MODEL_DIR / "model.safetensors")
     assert variant.weight_bytes == sum(2 * math.prod(shape) for _, shape in header.values()) == 2 * 2_033_408
 
@@ -136,7 +147,7 @@ def test_quantized_weights_carry_their_scales() -> None:
 
 def test_transformers_unpacks_quantized_weights() -> None:
     sizes = {
-        engine: made(config(precision="int4", engine={"engine": engine}))[0].weight_bytes
+        engine: made(config(precision="int4", engine={"engine": engine, "dtype": "bfloat16"}))[0].weight_bytes
         for engine in ("transformers", "auto")
     }
     assert sizes["transformers"] == 2 * 2_033_408

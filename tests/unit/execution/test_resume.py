@@ -12,6 +12,7 @@ import pytest
 
 from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
+from slim_eval.engines import engine
 from slim_eval.errors import NewerResultError, UsageError
 from slim_eval.evaluator import measure_noise
 from slim_eval.execution import fingerprints, messages, plan, resume
@@ -332,3 +333,38 @@ def test_paired_results_are_brought_up_to_date_and_else_left_alone(machine: Mach
     assert paired.read_text() == text
     update_paired(variants[0].directory.parent, 2.0)
     assert paired.read_text() != text
+
+
+def as_before_the_setting(path: Path, dtype: str | None, engine_args: dict[str, str]) -> None:
+    """Make a record what versions before ``--dtype`` wrote."""
+    content = json.loads(path.read_text())
+    then = {key: value for key, value in content["measured_with"].items() if key != "dtype"}
+    then["engine_args"] = engine_args
+    changed(path, dtype=dtype, measured_with=then, fingerprint=fingerprints.fingerprint(then))
+
+
+@pytest.mark.parametrize("now", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "engine_args"),
+    [("bfloat16", {}), ("float32", {"dtype": "float32"}), ("float32", {"dtype": "float"}), (None, {})],
+)
+def test_records_of_earlier_versions_count_by_the_type_that_they_used(
+    dtype: str | None, engine_args: dict[str, str], now: str, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = frozenset({"avx2"} if now == "float32" else {"avx512_bf16"})
+    monkeypatch.setattr(engine, "cpu_flags", lambda: flags)  # what ``auto`` depends on
+    for name in ALL:
+        as_before_the_setting(done / f"{name}.json", dtype, engine_args)
+    if dtype in (None, now):  # what is not known is not refused
+        assert survey().todo == []
+    else:
+        with pytest.raises(UsageError, match=f"dtype: recorded with {dtype}, requested {now}"):
+            survey()
+    if dtype is not None:
+        assert survey(config(engine={"engine": ENGINE, "dtype": dtype})).todo == []
+        assert survey(config(engine={"engine": ENGINE, "engine_args": {"dtype": dtype}})).todo == []
+
+
+def test_another_type_is_another_setting(done: Path) -> None:
+    with pytest.raises(UsageError, match="requested float16"):
+        survey(config(engine={"engine": ENGINE, "dtype": "float16"}))

@@ -17,6 +17,9 @@ from pydantic import AfterValidator
 from slim_eval.errors import unknown_name
 from slim_eval.utils.registry import Registry
 
+#: `kernels` in records and engines: a native kernel whose products differ from the scheme's beyond rounding.
+INEXACT_KERNELS = "inexact"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -55,6 +58,8 @@ class Kernel:
     min_capability: tuple[int, int] | None = None  # lowest CUDA compute capability; None for any
     end_capability: tuple[int, int] | None = None  # first higher one without a kernel; None for no end
     cpu_flag: str | None = None  # needed instruction set, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU
+    #: Instruction sets of an x86 CPU of which it needs one: without any, its products are wrong beyond rounding.
+    exact_with: frozenset[str] = frozenset()
     cpu_dtypes: tuple[str, ...] = ()  # types of activations that it computes in on a CPU; empty for any
 
 
@@ -97,7 +102,13 @@ SCHEMES.register(
     Scheme(
         "int8", "W8A8", 8, activation_bits=8, colour="#E69F00", marker="s", recipe=Recipe("GPTQ (W8A8)", "W8A8"),
         # Blackwell has no INT8 CUTLASS kernel.
-        kernels={"vllm": Kernel(min_capability=(7, 5), end_capability=(10, 0))},
+        # Without VNNI, oneDNN adds pairs of products in saturating 16-bit integers: decision 026.
+        kernels={
+            "vllm": Kernel(
+                min_capability=(7, 5), end_capability=(10, 0),
+                exact_with=frozenset({"avx512_vnni", "avx_vnni", "amx_int8"}),
+            )
+        },
     )
 )  # fmt: skip
 SCHEMES.register(

@@ -51,6 +51,17 @@ EMULATED = Kind(
     "performance", "¶", r"\P",
 )  # fmt: skip
 BUSY_HOST = Kind("busy host", "busy host", "warn")
+INEXACT = Kind(
+    "inexact", "inexact kernel", "bad",
+    "vLLM's int8 kernel is inexact on this CPU: without VNNI instructions its sums saturate at 16 bit. The accuracy is "
+    "not that of the scheme and is not compared: on SmolLM2-135M, log-probabilities of the next token differ by 0.27 "
+    "nats on average, against 0.05 at 16 bit (decision 026). Measure accuracy with --engine transformers", "#", r"\#",
+)  # fmt: skip
+ENGINES_DIFFER = Kind(
+    "engines", "other engine", "warn",
+    "served by another engine than the baseline: engines round differently, which changes a few answers", "°",
+    r"$^\circ$",
+)  # fmt: skip
 NOISE = Kind(
     "noise", "within noise", "warn", "the difference from the baseline does not exceed the noise floor", "~", r"$\sim$"
 )
@@ -77,7 +88,7 @@ NOT_PAIRED = Kind("not paired", "not paired", "warn")
 INCONCLUSIVE = Kind("inconclusive", "inconclusive", "warn")
 
 #: The kinds that mark single numbers, in the order in which their signs are shown.
-MARKS = (LENGTH, SETTING, INVALID, EMULATED, NOISE)
+MARKS = (LENGTH, SETTING, INVALID, EMULATED, INEXACT, ENGINES_DIFFER, NOISE)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,8 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_reserved_memory(variants),
         *_energy(variants),
         *busy_hosts(variants),
+        *_inexact(variants),
+        *_engines(variants),
         *_shared(PLAIN_METRIC, plain),
         *_parameters(variants),
         *_shared(NO_INTERVALS, unsure),
@@ -129,10 +142,23 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
         if measured and differences(family[0], variant, baseline, without=("kernels",)):
             found.append(SETTING)
     if not variant.counts(metric):
-        found.append(INVALID)
+        found.append(INEXACT if variant.used_inexact_kernels(metric) else INVALID)
+    if (
+        baseline is not None
+        and metric.basis is Basis.TASK
+        and None not in (here := _served_task(variant, metric), there := _served_task(baseline, metric))
+        and here != there
+    ):
+        found.append(ENGINES_DIFFER)
     if is_emulated(metric, variant):
         found.append(EMULATED)
     return tuple(found)
+
+
+def _served_task(variant: Variant, metric: Metric) -> str | None:
+    """The engine on which a task was measured; None if it was not, or that is not known."""
+    record = variant.accuracy.get(metric.benchmark or "")
+    return None if record is None else record.engine
 
 
 def is_emulated(metric: Metric, variant: Variant) -> bool:
@@ -214,6 +240,29 @@ def busy_hosts(variants: Iterable[Variant]) -> Iterable[Caveat]:
             if found := record.host.disturbances():
                 accepted = "" if record.max_contention is None else f" (--max-contention {record.max_contention:g})"
                 yield Caveat(BUSY_HOST, f"{name}, accepted{accepted}: {'; '.join(found)}", (variant.label,))
+
+
+def _inexact(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    for variant in (variant for variant in variants if variant.is_inexact):
+        error = variant.fact("kernel_error")
+        size = "" if error is None else f". Here its products differ by {100 * error:.1f} % (root mean square)"
+        yield Caveat(INEXACT, INEXACT.meaning + size, (variant.label,))
+
+
+def _engines(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    """Variants of one model whose accuracy was measured on several engines."""
+    for group in by_model(variants).values():
+        tasks = {task for variant in group for task in variant.accuracy}
+        served: dict[str, set[str]] = {}  # label -> engines, of those that share a task with another engine
+        for task in tasks:
+            found = {v.label: e for v in group if task in v.accuracy and (e := v.accuracy[task].engine) is not None}
+            if len(set(found.values())) > 1:
+                for label, engine in found.items():
+                    served.setdefault(label, set()).add(engine)
+        if served:
+            listed = "; ".join(f"{label} on {' and '.join(sorted(served[label]))}" for label in sorted(served))
+            text = f"accuracies of one model were measured on different engines ({listed}): engines round differently, "
+            yield Caveat(ENGINES_DIFFER, f"{text}so that a few answers differ for that reason alone", tuple(served))
 
 
 def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:

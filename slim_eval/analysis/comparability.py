@@ -164,9 +164,9 @@ def obstacles(metrics: Metric | Sequence[Metric], this: Variant, base: Variant) 
     asked = [metrics] if isinstance(metrics, Metric) else list(metrics)
     # An invalid record has no numbers of its own: that is the reason, and not that they are missing.
     invalid = [
-        f"{words} is marked invalid" + (f" ({', '.join(why)})" if (why := variant.reasons(asked[0])) else "")
+        f"{words} {flaw}"
         for variant, words in ((this, "this measurement"), (base, f"the {base.precision} measurement"))
-        if not variant.counts(asked[0])
+        if (flaw := variant.flaw(asked[0])) is not None
     ]
     has, had = (any(variant.number(metric) is not None for metric in asked) for variant in (this, base))
     if invalid or not (has or had):

@@ -225,12 +225,18 @@ def check_precisions(facts: Facts) -> Iterator[CheckResult]:
         served = scheme(name)
         for position, engine in enumerate(engines):
             build = (installed[engine.modules[-1]] or "") if engine.modules else ""
-            obstacle = engine.obstacle(served, engine.expected_platform(build, facts.computing))
+            platform = engine.expected_platform(build, facts.computing)
+            obstacle = engine.obstacle(served, platform)
             title = f"{name} on {engine.name}"
             if obstacle is None:
                 kernels = engine.quantized_kernels if served.is_quantized else "native"
                 note = " in 16-bit arithmetic: this does not predict deployed speed" if kernels == "emulated" else ""
-                yield CheckResult(title, OK, f"runs, {kernels}{note}")
+                if engine.is_inexact(served, platform):
+                    text = "runs, inexact: without VNNI instructions its sums saturate, so its accuracy is not compared"
+                    remedy = "measure accuracy with --engine transformers, speed with vLLM, in two output folders"
+                    yield CheckResult(title, WARNING, text, remedy)
+                else:
+                    yield CheckResult(title, OK, f"runs, {kernels}{note}")
             elif requested != AUTO_ENGINE or position == len(engines) - 1:
                 yield CheckResult(title, PROBLEM, obstacle, "use --engine transformers, or --engine auto")
             else:

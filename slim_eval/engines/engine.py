@@ -82,7 +82,7 @@ class Engine(Protocol):
     version: str  # of the engine's package
     dtype: str  # of weights and activations as loaded, e.g. ``bfloat16``
     device: str  # ``cuda`` or ``cpu``
-    kernels: str  # ``native``, or ``emulated`` if quantized arithmetic is imitated in 16 bit
+    kernels: str  # ``native``, ``emulated`` if quantized arithmetic is imitated, ``inexact`` if it is wrong here
     max_model_len: int  # context window in tokens
     load_time_s: float  # from start to ready
     notes: tuple[str, ...]  # what a reader of its numbers must know, one line each
@@ -240,6 +240,13 @@ class EngineType(Protocol):
             if end is not None and platform.capability >= end:
                 return f"{kernel} needs a compute capability below {end[0]}.{end[1]}, this GPU has {capability}"
         return None
+
+    def is_inexact(self, scheme: Scheme, platform: Platform) -> bool:
+        """Whether this engine's kernel of a scheme is wrong beyond rounding on a platform, as far as is known."""
+        needs = scheme.kernels.get(self.name, Kernel()).exact_with
+        # AVX2: on other architectures the kernels are others.
+        is_x86 = platform.kind == "cpu" and "avx2" in platform.cpu_flags
+        return bool(needs) and is_x86 and needs.isdisjoint(platform.cpu_flags)
 
     def dtype_obstacle(self, scheme: Scheme, asked: Dtype) -> str | None:
         """The reason why this engine cannot compute in a type on this machine; None if it can, and for ``auto``."""

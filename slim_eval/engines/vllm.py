@@ -34,8 +34,8 @@ from slim_eval.engines.engine import (
 )
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures
-from slim_eval.models.source import ConfigFacts, describe
-from slim_eval.schemes import scheme
+from slim_eval.models.source import ConfigFacts, describe, read_header, weight_files
+from slim_eval.schemes import INEXACT_KERNELS, scheme
 from slim_eval.utils import GIB, MIB, did_you_mean
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ _OWN_ARGUMENTS = {
 _REPACKED = (
     "weights_gb is the size of the checkpoint's tensors: vLLM's CPU kernels repack them without reporting the size"
 )
+_INEXACT = "vLLM's int8 kernel saturates on a CPU without VNNI: its products differ from the scheme's"
+_USE_TRANSFORMERS = "speed is valid; measure accuracy with --engine transformers in another --output-dir"
+_ROWS = 64  # of activations with which the kernel's error is measured
 _ENGINE_GB = 1.5  # GiB of memory that vLLM's processes take on a CPU before a model is loaded
 
 
@@ -165,7 +168,10 @@ class Vllm(EngineType):
         fitted = memory.start_with_less(
             start, share, _clear_failed_start, lambda: memory.situation(weights, count, on_cpu=on_cpu), least
         )
-        return VllmEngine(fitted, request, functools.partial(start, fitted.share), on_cpu=on_cpu)
+        # Also a checkpoint that came quantized: what counts is that it has int8 weights.
+        is_inexact = self.is_inexact(scheme("int8"), self.platform()) and _int8_weight(request.checkpoint) is not None
+        again = functools.partial(start, fitted.share)
+        return VllmEngine(fitted, request, again, on_cpu=on_cpu, is_inexact=is_inexact)
 
 
 VLLM = ENGINES.register(Vllm())
@@ -183,6 +189,43 @@ def cpu_kv_cache_gb() -> float | None:
         return float(os.environ.get("VLLM_CPU_KVCACHE_SPACE", "")) or None
     except ValueError:  # vLLM reports it
         return None
+
+
+def _int8_weight(checkpoint: Path) -> tuple[Path, str] | None:
+    """File and name of a matrix of int8 weights of a checkpoint; None if it has none."""
+    for file in weight_files(checkpoint):
+        for name, (kind, shape) in read_header(file).items():
+            if kind == "I8" and len(shape) == 2:
+                return file, name
+    return None
+
+
+def int8_kernel_error(checkpoint: Path) -> float | None:
+    """The error of vLLM's int8 kernel on this CPU, relative to the exact integer products (root mean square).
+
+    Of one of the checkpoint's own matrices and random activations, quantized per token as vLLM does. None if this vLLM
+    has no such kernel.
+    """
+    import torch
+    from safetensors import safe_open
+    from vllm import _custom_ops as ops
+    from vllm.platforms import current_platform
+
+    found = _int8_weight(checkpoint)
+    current_platform.import_kernels()
+    if found is None or not hasattr(ops, "create_onednn_scaled_mm"):
+        return None
+    with safe_open(str(found[0]), "pt") as file:
+        weight = file.get_tensor(found[1]).t()  # as vLLM gives it to the kernel: input x output
+    scale = torch.ones(weight.shape[1], 1)
+    inputs = torch.randn(_ROWS, weight.shape[0], generator=torch.Generator().manual_seed(0))
+    quantized, steps, _ = ops.onednn_scaled_int8_quant(inputs)
+    handler = ops.create_onednn_scaled_mm(weight, scale, torch.float32, True, False)
+    answer = torch.empty(_ROWS, weight.shape[1])
+    sums = weight.sum(dim=0, keepdim=True, dtype=torch.float32)
+    ops.onednn_scaled_mm(handler, quantized, answer, steps, None, sums, None)
+    exact = (quantized.double() @ weight.double()) * steps.double()
+    return float((answer.double() - exact).norm() / exact.norm())
 
 
 class MemoryProbe:
@@ -218,10 +261,15 @@ class VllmEngine:
     """One `vllm.LLM`. Prefix caching is on, for accuracy; the requests of `generate` do not use it."""
 
     name = "vllm"
-    kernels = "native"
 
     def __init__(
-        self, fitted: memory.Fitted, request: LoadRequest, start_again: Callable[[], Any], *, on_cpu: bool
+        self,
+        fitted: memory.Fitted,
+        request: LoadRequest,
+        start_again: Callable[[], Any],
+        *,
+        on_cpu: bool,
+        is_inexact: bool = False,
     ) -> None:
         import vllm
 
@@ -232,6 +280,12 @@ class VllmEngine:
         self.load_time_s = fitted.seconds
         self.device = "cpu" if on_cpu else "cuda"
         self.notes = (*fitted.notes, _REPACKED) if on_cpu else fitted.notes
+        self.kernels = INEXACT_KERNELS if is_inexact else "native"
+        self.kernel_error = int8_kernel_error(request.checkpoint) if is_inexact else None
+        if is_inexact:
+            error = self.kernel_error
+            size = "" if error is None else f" (by {100 * error:.1f} %, root mean square)"
+            self.notes = (*self.notes, f"{_INEXACT}{size}: {_USE_TRANSFORMERS}")
         self._llm: Any = fitted.engine
         self._request, self._start_again, self._ran_out = request, start_again, False
         self._log, self._processes = LogTail(), _engine_processes()

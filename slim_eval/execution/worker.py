@@ -262,6 +262,7 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         engine_reason=reason,
         dtype=engine.dtype,
         kernels=engine.kernels,
+        kernel_error=getattr(engine, "kernel_error", None),  # engines of plugins need not state it
         environment=environment.collect(power.gpu_facts(gpus)),
         config=job.config.model_dump(mode="json", include=_RECORDED),
         notes=(*job.notes, *engine.notes),

@@ -47,7 +47,9 @@ class Metadata(_Model):
     engine_version: str | None = None
     engine_reason: str | None = None  # why this engine
     dtype: str | None = None  # of activations, e.g. "bfloat16"
-    kernels: str | None = None  # "native", or "emulated" where quantized arithmetic is imitated in 16 bit
+    # "native"; "inexact" if a native quantized kernel is wrong beyond rounding; "emulated" if one is imitated
+    kernels: str | None = None
+    kernel_error: float | None = None  # of an inexact kernel's products, relative to the exact ones (RMS)
     environment: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     fingerprint: str | None = None  # SHA-256 over measured_with

@@ -26,7 +26,7 @@ from slim_eval.results.records import (
     PerformanceRecord,
     Record,
 )
-from slim_eval.schemes import DEFAULT_BASELINE
+from slim_eval.schemes import DEFAULT_BASELINE, INEXACT_KERNELS
 from slim_eval.utils import short_name
 
 Interval = tuple[float, float]
@@ -211,15 +211,36 @@ class Variant:
         return None if found is None else found.interval
 
     def counts(self, metric: Metric) -> bool:
-        """Whether a number of the metric may be used; one of an invalid record may not.
+        """Whether a number of the metric may be used; see `flaw`."""
+        return self.flaw(metric) is None
 
-        The size of the weights does not depend on how the window went: it counts.
+    def flaw(self, metric: Metric) -> str | None:
+        """Why a number of the metric may not be used, after the name of the measurement; None if it may.
+
+        One of an invalid record may not, and neither may an accuracy measured on an inexact kernel.
         """
-        return metric.basis in (Basis.LOADED, Basis.FILES) or metric.benchmark not in self.invalid
+        if self._is_invalid(metric):
+            why = self.reasons(metric)
+            return "is marked invalid" + (f" ({', '.join(why)})" if why else "")
+        return "used inexact kernels" if self.used_inexact_kernels(metric) else None
+
+    def _is_invalid(self, metric: Metric) -> bool:
+        # The size of the weights does not depend on how the window went: it counts.
+        return metric.basis not in (Basis.LOADED, Basis.FILES) and metric.benchmark in self.invalid
 
     def reasons(self, metric: Metric) -> tuple[str, ...]:
-        """Why a number of the metric may not be used; empty if it counts, or if its record gives no reason."""
-        return () if self.counts(metric) else self.invalid.get(metric.benchmark or "", ())
+        """Why the record of a metric is invalid; empty if it is not, or if it gives no reason."""
+        return self.invalid.get(metric.benchmark or "", ()) if self._is_invalid(metric) else ()
+
+    def used_inexact_kernels(self, metric: Metric) -> bool:
+        """Whether a task was measured on a kernel whose products are not those of the scheme."""
+        task = self.accuracy.get(metric.benchmark or "") if metric.basis is Basis.TASK else None
+        return task is not None and task.kernels == INEXACT_KERNELS
+
+    @property
+    def is_inexact(self) -> bool:
+        """Whether any of its accuracies was measured on such a kernel."""
+        return any(record.kernels == INEXACT_KERNELS for record in self.accuracy.values())
 
 
 def config_value(record: Record, key: str) -> Any:
@@ -305,7 +326,8 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
     found = []
     for variant in variants:
         derived = dict(variant.derived)
-        parts = [estimate for task in mean_of if (estimate := variant.estimate(task)) is not None]
+        counted = [] if variant.is_inexact else mean_of
+        parts = [estimate for task in counted if (estimate := variant.estimate(task)) is not None]
         if parts and len(parts) == len(mean_of):
             mean = sum(part.value for part in parts) / len(parts)
             ends = [(part.value, part.interval) for part in parts if part.interval is not None]

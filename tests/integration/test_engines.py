@@ -15,12 +15,12 @@ import pytest
 from slim_eval import engines
 from slim_eval.benchmarks import performance
 from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
-from slim_eval.engines import LoadRequest
+from slim_eval.engines import ENGINES, LoadRequest
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError
 from slim_eval.models.source import resolve
 from slim_eval.results.records import PerformanceMetrics
-from slim_eval.schemes import is_quantized
+from slim_eval.schemes import is_quantized, scheme
 from slim_eval.utils import GIB
 from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint, make_tokenizer
 
@@ -93,6 +93,8 @@ def test_it_says_what_it_is(engine: engines.Engine, request: pytest.FixtureReque
     assert engine.dtype == "bfloat16"
     assert engine.max_model_len == MAX_MODEL_LEN
     assert engine.load_time_s > 0
+    inexact = ENGINES[name].is_inexact(scheme(precision), ENGINES[name].platform())
+    assert (engine.kernels == "inexact") is inexact
     emulated = any("emulates" in note for note in engine.notes)
     assert emulated is (name == "transformers" and is_quantized(precision))
 
@@ -288,6 +290,20 @@ def test_lm_eval_runs_on_the_loaded_weights(
     if name == "vllm" and other is not None:
         assert values == pytest.approx(other, rel=0.03)  # bfloat16 in two implementations of one quantized model
         assert engine.generate([PROMPT], max_new_tokens=3)[0].output_tokens == 3  # lm-eval left it as it was
+
+
+@needs_vllm
+def test_vllms_int8_kernel_is_exact_with_vnni_alone(checkpoints: dict[str, Path]) -> None:
+    """The fact in the table of schemes, from the kernel itself: its products against exact integer ones."""
+    from slim_eval.engines.vllm import int8_kernel_error
+
+    error = int8_kernel_error(checkpoints["int8"])
+    assert error is not None
+    if ENGINES["vllm"].is_inexact(scheme("int8"), ENGINES["vllm"].platform()):
+        assert error > 1e-3
+    else:
+        assert error < 1e-5
+    assert int8_kernel_error(checkpoints["fp16"]) is None
 
 
 def test_int8_activations_are_quantized_by_transformers(checkpoints: dict[str, Path]) -> None:

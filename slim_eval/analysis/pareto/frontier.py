@@ -228,13 +228,12 @@ def frontier(study: Study, objectives: Sequence[Objective], *, draws: int | None
 
 def _exclusion(variant: Variant, metrics: Sequence[Metric]) -> str | None:
     """Why a variant is not compared; None if it is."""
-    absent, invalid = [], []
+    found: dict[str, list[str]] = {"not measured": [], "invalid": [], "inexact kernels": []}
     for metric in metrics:
         if variant.estimate(metric) is None:
             tasks = variant.mean_tasks if metric is ACCURACY_MEAN else ()
             missing = [task for task in tasks if variant.number(task) is None]
-            absent.append(f"{metric.key} (no {', '.join(missing)})" if missing else metric.key)
+            found["not measured"].append(f"{metric.key} (no {', '.join(missing)})" if missing else metric.key)
         elif not variant.counts(metric):
-            invalid.append(metric.key)
-    why = [f"{words}: {', '.join(keys)}" for words, keys in (("not measured", absent), ("invalid", invalid)) if keys]
-    return "; ".join(why) or None
+            found["invalid" if metric.is_energy else "inexact kernels"].append(metric.key)
+    return "; ".join(f"{words}: {', '.join(keys)}" for words, keys in found.items() if keys) or None

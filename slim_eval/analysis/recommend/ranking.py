@@ -90,6 +90,8 @@ class Table:
         absent = [part for part in self.parts[metric.key] if math.isnan(self.values[index, self.column(part)])]
         invalid = [part.key for part in absent if not variant.counts(part)]
         if invalid:
+            if all(variant.used_inexact_kernels(part) for part in absent):
+                return f"inexact kernels: {', '.join(invalid)}"
             why = ", ".join(dict.fromkeys(reason for part in absent for reason in variant.reasons(part)))
             return f"invalid: {', '.join(invalid)}{f' ({why})' if why else ''}"
         keys = [part.key for part in absent]

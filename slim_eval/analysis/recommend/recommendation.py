@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from slim_eval.analysis.caveats import EMULATED
+from slim_eval.analysis.caveats import EMULATED, ENGINES_DIFFER, INEXACT, find_caveats
 from slim_eval.analysis.comparability import LENGTH_TOLERANCE, lengths_differ
 from slim_eval.analysis.pareto.dominance import Floats, affordable_draws
 from slim_eval.analysis.pareto.frontier import Objective
@@ -226,6 +226,9 @@ def _caveats_of_settings(found: Recommendation) -> Iterable[str]:
             yield "engine or hardware was not recorded: all variants are assumed to have been measured in the same way"
         if any(c.variant.is_emulated for c in found.ranking.candidates):
             yield EMULATED.meaning
+    if any(metric.basis is Basis.TASK for metric in found.ranking.metrics):
+        variants = [candidate.variant for candidate in found.ranking.candidates]
+        yield from (each.text for each in find_caveats(variants) if each.kind in (INEXACT, ENGINES_DIFFER))
     for other in found.others:
         names = ", ".join(candidate.name for candidate in other.candidates)
         where = f" ({other.setting})" if other.setting else ""

@@ -18,7 +18,7 @@ from itertools import combinations, cycle
 from typing import Any, NamedTuple
 
 from slim_eval import metrics
-from slim_eval.analysis.caveats import EMULATED, INVALID, LENGTH, SETTING, Kind
+from slim_eval.analysis.caveats import EMULATED, INEXACT, INVALID, LENGTH, SETTING, Kind
 from slim_eval.analysis.comparability import Groups, comparable_groups, confounding
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.pareto.dominance import non_dominated
@@ -33,7 +33,7 @@ _DEFAULT_X = (
     metrics.TPOT, metrics.THROUGHPUT, metrics.AMORTISED, metrics.J_PER_TOKEN, metrics.ENERGY, metrics.WEIGHTS,
     metrics.DISK,
 )  # fmt: skip
-_OUTLINED = (LENGTH, INVALID, EMULATED, SETTING)
+_OUTLINED = (LENGTH, INVALID, EMULATED, INEXACT, SETTING)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "p": "pentagon"}
 # Of schemes that no table has: names from imported files.

@@ -16,6 +16,7 @@ from slim_eval import metrics
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.variants import Variant
+from slim_eval.schemes import INEXACT_KERNELS
 from slim_eval.utils import wrapped_name
 
 _ABSENT = "-"
@@ -64,7 +65,8 @@ def comparison_table(
     head = [_Column("precision", [variant.precision for variant in variants], left=True)]
     if len(set(names)) > 1:
         head.insert(0, _Column("model", [wrapped_name(name) for name in names], left=True))
-    engines = [f"{v.engine or _ABSENT}{' (emulated)' if v.kernels == 'emulated' else ''}" for v in variants]
+    marked = {"emulated": " (emulated)", INEXACT_KERNELS: " (inexact)"}
+    engines = [f"{v.engine or _ABSENT}{marked.get(v.kernels or '', '')}" for v in variants]
     columns = [_Column("engine", engines, left=True)]
     noise = [study.within_noise(variant) for variant in variants]
     for metric in (*_METRICS, *(metric for metric in METRICS.values() if metric.basis is Basis.OWN)):
@@ -118,6 +120,8 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     error, impact = variant.accuracy[task].stderr, study.impact(variant)
     drop = None if impact is None else impact.drops.get(task)
     shown = f"{value * 100:.1f}" + (f" ±{error * 100:.1f}" if error is not None else "")
+    if not variant.counts(study.metric(task)):
+        return f"{shown} (inexact)"
     return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
 
 

@@ -66,6 +66,25 @@ def test_obstacles(platform: Platform, precision: str, obstacle: str | None) -> 
     assert VLLM_ENGINE.obstacle(scheme(precision), platform) == obstacle
 
 
+@pytest.mark.parametrize(
+    ("flags", "inexact"),
+    [
+        ({"avx2"}, True),
+        ({"avx2", "avx512f", "avx512bw"}, True),  # AVX-512 alone has no 8-bit dot product either
+        ({"avx2", "avx_vnni"}, False),
+        ({"avx2", "avx512f", "avx512_vnni"}, False),
+        ({"asimd", "i8mm"}, False),  # another architecture has other kernels
+        (set(), False),  # not known
+    ],
+)
+def test_int8_on_cpu_is_exact_only_with_vnni(flags: set[str], inexact: bool) -> None:
+    platform = Platform("cpu", cpu_flags=frozenset(flags))
+    assert VLLM_ENGINE.is_inexact(scheme("int8"), platform) is inexact
+    assert not VLLM_ENGINE.is_inexact(scheme("fp16"), platform)
+    assert not VLLM_ENGINE.is_inexact(scheme("int8"), gpu(8, 0))
+    assert not engines.ENGINES[TRANSFORMERS].is_inexact(scheme("int8"), platform)
+
+
 def test_auto_takes_vllm_where_it_runs(pretend: Pretend) -> None:
     pretend("vllm", "torch", "transformers")
     decision = engines.choose(AUTO, "int8")

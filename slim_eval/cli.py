@@ -165,7 +165,8 @@ def _usage_error(config: type[configs.Config], error: ValidationError) -> UsageE
             what = reason if first["type"] == "value_error" else f"{wrong!r}: {reason}"
             return UsageError(f"{flag}: {what}", f"see slim-eval --help: {field.description}")
     location = "".join(f"{part}: " for part in first["loc"]) if first["type"] != "value_error" else ""
-    return UsageError(f"{location}{reason}", "give only one of them")
+    remedy = "give only one of them" if "cannot be combined" in reason else "add it, or leave the other out"
+    return UsageError(f"{location}{reason}", remedy)
 
 
 @app.callback(invoke_without_command=True)

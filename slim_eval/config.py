@@ -142,6 +142,13 @@ class EnergyConfig(Config):
     )
 
 
+class Thinking(str, Enum):
+    """Whether a model that can think does so before it answers."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class AccuracyConfig(Config):
     """Which lm-eval tasks are run, and how."""
 
@@ -157,7 +164,18 @@ class AccuracyConfig(Config):
     )
     include_path: Path | None = setting(None, "Folder with your own lm-eval task YAML files.")
     apply_chat_template: bool = setting(False, "Wrap prompts in the model's chat template.")
+    thinking: Thinking | None = setting(
+        None,
+        "Think before answering, for models whose chat template has that switch; the template's default if omitted. "
+        "Needs --apply-chat-template; `on` is for tasks with generated answers.",
+    )
     margin_pp: float = _MARGIN
+
+    @model_validator(mode="after")
+    def _thinking_needs_a_template(self) -> AccuracyConfig:
+        if self.thinking is not None and not self.apply_chat_template:
+            raise ValueError("--thinking needs --apply-chat-template")
+        return self
 
     def batch_size_of(self, task: str) -> int:
         """Batch size of a task: its own if one was given, else the global one. Dashes count as underscores."""

@@ -116,6 +116,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit", "limit", Basis.TASK, _field("limit"), none="all items"),
     Setting("num_items", "items", Basis.TASK, _field("num_items"), strict=False),
     Setting("apply_chat_template", "chat template", Basis.TASK, _field("apply_chat_template"), strict=False),
+    Setting("thinking", "thinking", Basis.TASK, _field("thinking"), none="the template's default"),
     Setting(
         "version", "task version", Basis.TASK, strict=False,
         read=lambda record: None if (found := record.task_versions.get(record.task)) is None else str(found),

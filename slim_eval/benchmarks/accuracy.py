@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slim_eval.benchmarks import base
-from slim_eval.config import AccuracyConfig, RunConfig
+from slim_eval.benchmarks import base, thinking
+from slim_eval.config import AccuracyConfig, RunConfig, Thinking
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import memory
 from slim_eval.engines.engine import Engine
@@ -79,6 +79,7 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
             "accuracy_batch_size": part.batch_size_of(stage),
             "apply_chat_template": part.apply_chat_template,
             "include_path": None if part.include_path is None else f"sha256:{_tasks_hash(part.include_path)}",
+            **({} if part.thinking is None else {"thinking": part.thinking.value}),  # came later: older records lack it
         }
 
     def batch_size(self, config: RunConfig, stage: str) -> int:
@@ -180,8 +181,14 @@ def _run(
     from lm_eval.evaluator import evaluate
 
     model = engine.lm_eval_model(batch_size)
-    if config.apply_chat_template and not model.chat_template(True):
-        raise BenchmarkError("the model's tokenizer has no chat template", "omit --apply-chat-template")
+    if config.apply_chat_template:
+        template = model.chat_template(True)
+        if not template:
+            raise BenchmarkError("the model's tokenizer has no chat template", "omit --apply-chat-template")
+        if hasattr(model, "tokenizer"):
+            thinking.switch(model, template, config.thinking)
+        elif config.thinking is not None:
+            raise BenchmarkError(f"{engine.name} cannot switch thinking", "leave --thinking out")
     if hook := getattr(model, "set_cache_hook", None):
         hook(_ProgressHook(list(loaded["tasks"].values()), progress))
     start = time.perf_counter()
@@ -254,6 +261,9 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
             for attribute, reason in _UNSUPPORTED.items():
                 if getattr(part, attribute, False):
                     raise BenchmarkError(f"{name} {reason}", "remove it from --accuracy-tasks")
+            if config.thinking is Thinking.ON and part.OUTPUT_TYPE in _LOGLIKELIHOOD_TYPES:
+                cause = f"{name}: --thinking on: its answers are scored by log-likelihood, before a thought could end"
+                raise BenchmarkError(cause, "remove it from --accuracy-tasks, or use --thinking off")
             if len(part.eval_docs) == 0:
                 raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
             wanted = part.get_config("num_fewshot")
@@ -364,6 +374,7 @@ def _measurement(
         limit=config.limit,
         batch_size=batch_size,
         apply_chat_template=config.apply_chat_template,
+        thinking=None if config.thinking is None else config.thinking.value,
         metrics=metrics,
         subtasks=subtasks,
         task_versions=dict(output["versions"]),

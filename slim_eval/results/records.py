@@ -183,6 +183,7 @@ class AccuracyMetrics(Metrics):
     num_fewshot: int | None = None
     limit: int | None = None
     batch_size: int | None = None
+    thinking: str | None = None  # "on" or "off"; None: the chat template's default
     apply_chat_template: bool | None = None
     max_model_len: int | None = None  # context window in tokens
     truncated_requests: int | None = None  # whose prompt was cut to fit the window; None in older and imported records

@@ -81,6 +81,7 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
     (Basis.TASK, "limit"): {"task": {"limit": 100}},
     (Basis.TASK, "num_items"): {"task": {"num_items": 100}},
     (Basis.TASK, "apply_chat_template"): {"task": {"apply_chat_template": True}},
+    (Basis.TASK, "thinking"): {"task": {"thinking": "off"}},
     (Basis.TASK, "max_model_len"): {"task": {"max_model_len": 72}},
     (Basis.TASK, "truncated_requests"): {"task": {"truncated_requests": 9}},
     (Basis.TASK, "version"): {"task": {"task_versions": {"quiz": 2}}},

@@ -1,6 +1,6 @@
 """Transformers as an `Engine`: runs everywhere, and serves every checkpoint that llm-compressor writes.
 
-Quantized weights are decompressed and int8 activations are rounded in 16-bit arithmetic (compressed-tensors): this has
+Quantized weights are decompressed and int8 activations are rounded in floating point (compressed-tensors): this has
 the numerics of the quantized model, but not its speed or size. A note in every record reports it.
 """
 
@@ -22,7 +22,8 @@ from slim_eval.schemes import scheme
 from slim_eval.utils import GIB, MIB
 
 _EMULATED = (
-    "Transformers emulates quantized kernels in 16 bit: accuracy carries over to a deployment, speed and memory do not"
+    "Transformers emulates quantized kernels in floating point: accuracy carries over to a deployment, speed and "
+    "memory do not"
 )
 _ENGINE_GB = 0.4  # GiB of memory that torch and Transformers take before a model is loaded
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.metrics import task_metric
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval
 from slim_eval.utils import number
@@ -53,7 +53,8 @@ def _metric_row(made: MetricComparison) -> _Row:
 
 def _task_row(paired: PairedTask, pair: VariantComparison) -> _Row:
     a, b = pair.a.number(paired.task), pair.b.number(paired.task)
-    drop = _ABSENT if a is None or b is None else _points((a - b) * 100)
+    is_usable = all(side.counts(task_metric(paired.task)) for side in (pair.a, pair.b))
+    drop = _ABSENT if a is None or b is None or not is_usable else _points((a - b) * 100)
     if paired.drop_pp is not None:
         ends = [_points(end) for end in paired.interval_pp or ()]
         drop = _points(paired.drop_pp) + (f" [{', '.join(ends)}]" if ends else "")
@@ -175,9 +176,9 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> Table:
         longest = min(_LONGEST_WORD, max(map(len, (column, *words))))
         table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold", min_width=longest)
     for row in rows:
-        *texts, last = (escape(row[column]) for column in columns)
-        style = _STYLES.get(row[columns[-1]].split(" (")[0])
-        table.add_row(*texts, f"[{style}]{last}[/]" if style else last)
+        *texts, last = (Text(row[column]) for column in columns)  # not markup: names may contain brackets
+        last.style = _STYLES.get(row[columns[-1]].split(" (")[0], "")
+        table.add_row(*texts, last)
     return table
 
 

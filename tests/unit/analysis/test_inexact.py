@@ -17,7 +17,9 @@ from slim_eval.analysis.recommend.question import Question
 from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import summary_statistics
+from slim_eval.cli import main
 from slim_eval.metrics import TPOT, task_metric
+from slim_eval.results.store import write_record
 from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
 from tests.unit.analysis.tables.test_terminal import show
@@ -86,6 +88,21 @@ def test_every_table_says_so_with_the_size_of_the_error(pair: list[Variant]) -> 
     shown = show(pair)
     assert "vllm (inexact)" in shown
     assert "90.0 ±1.0 (inexact)" in shown
+
+
+def test_compare_shows_neither_a_drop_nor_markup(
+    make_variant: MakeVariant, pair: list[Variant], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, this = pair
+    for variant in pair:
+        for record in variant.records:
+            write_record(variant.directory, record)
+    assert main(["compare", str(base.directory), str(this.directory)]) == 0
+    shown = capsys.readouterr().out
+    (row,) = (line for line in shown.splitlines() if line.startswith("│ quiz") and "90.0" in line)
+    assert [part.strip() for part in row.strip("│").split("│")][:5] == ["quiz", "-", "70.0", "90.0", "-"]
+    assert "[green]" not in shown
+    assert "inexact on this CPU" in " ".join(shown.split())
 
 
 def test_a_mean_over_tasks_leaves_it_out(pair: list[Variant]) -> None:

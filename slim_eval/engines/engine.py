@@ -249,11 +249,9 @@ class EngineType(Protocol):
         return bool(needs) and is_x86 and needs.isdisjoint(platform.cpu_flags)
 
     def dtype_obstacle(self, scheme: Scheme, asked: Dtype) -> str | None:
-        """The reason why this engine cannot compute in a type on this machine; None if it can, and for ``auto``."""
+        """The reason why a kernel of this engine cannot compute in a type on this machine; None if it can."""
         if asked is Dtype.AUTO:
             return None
-        if "dtype" not in self.settings:
-            return f"{self.label} does not support --dtype"
         kernel = scheme.kernels.get(self.name, Kernel())
         if not kernel.cpu_dtypes or asked.value in kernel.cpu_dtypes or self.platform().kind != "cpu":
             return None

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
+from slim_eval.config import Dtype
 from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
@@ -117,6 +118,8 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
             engine = engines.ENGINES[decision.name]
             engine.check(job.config.engine)
+            if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
+                raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
             if "accuracy" in job.stages and not engine.capabilities.lm_eval:
                 raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
             emit(messages.Chosen(precision=precision, engine=decision.name))

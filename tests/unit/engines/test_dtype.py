@@ -18,6 +18,7 @@ from slim_eval.engines.vllm import VLLM
 from slim_eval.errors import EngineError
 from slim_eval.models.source import ConfigFacts, describe_config
 from slim_eval.schemes import scheme
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 from tests.standins.tiny_models import make_checkpoint
 
 AVX2, AVX512, UNKNOWN = frozenset({"avx2"}), frozenset({"avx2", "avx512f"}), frozenset[str]()
@@ -97,12 +98,11 @@ def test_a_kernel_that_cannot_compute_in_a_type_is_not_chosen() -> None:
         engines.choose("vllm", "int4", Dtype.FLOAT32)
 
 
-@pytest.mark.usefixtures("_installed")
-def test_an_engine_that_does_not_know_types_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(TRANSFORMERS), "settings", frozenset[str]())
-    assert engines.choose("transformers", "fp16").name == "transformers"
-    with pytest.raises(EngineError, match="does not support --dtype"):
-        engines.choose("transformers", "fp16", Dtype.FLOAT16)
+def test_an_engine_that_does_not_know_types_refuses_one(tmp_path: Path) -> None:
+    done = run_command("run", "--models", "demo", "--dtype", "float16", *INSTANT, cwd=tmp_path, env=WITH_INSTANT)
+    assert done.returncode == 2
+    assert "does not support --dtype" in done.stderr
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.json"))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def _is_same_work(record: Record, now: fingerprints.Settings) -> bool:
 def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFacts, float_bytes: int = 2) -> float:
     """Bytes of a checkpoint's weights under a scheme, scales included, from the tensors of the 16-bit checkpoint.
 
-    What a recipe does not quantize takes `float_bytes` per number. A checkpoint that comes quantized is counted as it is.
+    What a recipe does not quantize takes `float_bytes` per number. One that comes quantized is counted as it is.
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))

@@ -235,5 +235,5 @@ def _exclusion(variant: Variant, metrics: Sequence[Metric]) -> str | None:
             missing = [task for task in tasks if variant.number(task) is None]
             found["not measured"].append(f"{metric.key} (no {', '.join(missing)})" if missing else metric.key)
         elif not variant.counts(metric):
-            found["invalid" if metric.is_energy else "inexact kernels"].append(metric.key)
+            found["inexact kernels" if variant.used_inexact_kernels(metric) else "invalid"].append(metric.key)
     return "; ".join(f"{words}: {', '.join(keys)}" for words, keys in found.items() if keys) or None

@@ -120,7 +120,7 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     error, impact = variant.accuracy[task].stderr, study.impact(variant)
     drop = None if impact is None else impact.drops.get(task)
     shown = f"{value * 100:.1f}" + (f" ±{error * 100:.1f}" if error is not None else "")
-    if not variant.counts(study.metric(task)):
+    if variant.used_inexact_kernels(study.metric(task)):
         return f"{shown} (inexact)"
     return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
 

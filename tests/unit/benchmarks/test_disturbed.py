@@ -12,9 +12,8 @@ from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.power import EnergyReading
 from slim_eval.results.records import EnergyMetrics, Measurement, PerformanceMetrics
 from slim_eval.utils.host import HostUse, HostWindow
-from tests.standins.engine import PlannedEngine
+from tests.standins.engine import PlannedClock, PlannedEngine
 from tests.unit.benchmarks.test_energy import READING, PlannedMeter
-from tests.unit.benchmarks.test_performance import ChangingEngine
 
 CONFIG = PerformanceConfig(num_warmup=8, num_runs=80, batch_size=4, prompt="one two three", max_new_tokens=5)
 BUSY, QUIET = HostUse(cpus=2, seconds=4.0, other_share=0.48), HostUse(cpus=2, seconds=4.0, other_share=0.02)
@@ -52,22 +51,25 @@ def _no_second_of_lead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "LEAD_IN_S", 0.0)
 
 
-def test_the_window_of_speed_begins_after_the_warm_up_and_ends_with_the_last_iteration() -> None:
-    window = PlannedWindow(QUIET, PlannedEngine(0.001, 0.0))
-    metrics = speed(window).metrics
+def windows_of(factor: Callable[[int], float]) -> tuple[PlannedWindow, PerformanceMetrics]:
+    """Measured on a clock that only the engine advances; `factor` is on the times of a batch, by its number."""
+    clock = PlannedClock()
+    window = PlannedWindow(QUIET, PlannedEngine(clock=clock, jitter=0.01, factor=factor))
+    metrics = performance.run(window.engine, CONFIG, window=window, clock=clock).metrics
     assert isinstance(metrics, PerformanceMetrics)
-    given_back = (metrics.num_warmup or 0) // 4 - 2  # by chance, if this machine drifts
-    assert (window.opened[0], window.closed) == (2, [2 + given_back + 20])
+    return window, metrics
+
+
+def test_the_window_of_speed_begins_after_the_warm_up_and_ends_with_the_last_iteration() -> None:
+    window, metrics = windows_of(lambda batch: 1.0)
+    assert (window.opened, window.closed, metrics.num_warmup) == ([2], [2 + 20], 8)
 
 
 def test_iterations_given_back_are_not_part_of_it() -> None:
-    window = PlannedWindow(QUIET, ChangingEngine(ttft_s=0.001, step=0.001))
-    metrics = speed(window).metrics
-    assert isinstance(metrics, PerformanceMetrics)
-    assert metrics.num_warmup is not None
-    assert metrics.num_warmup > 8
-    assert window.opened[:3] == [2, 12, 17]  # the first ten, and five more each time
-    assert window.closed == [len(window.engine.batches)]
+    """14 batches get faster: the older half of ten goes back until no trend is left, twice."""
+    window, metrics = windows_of(lambda batch: 1 + 0.1 * max(0, 14 - batch))
+    assert metrics.num_warmup == (2 + 10) * 4
+    assert (window.opened, window.closed) == ([2, 12, 17], [2 + 10 + 20])
 
 
 def test_the_window_of_energy_contains_its_counted_iterations() -> None:

@@ -55,6 +55,15 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
     return tasks
 
 
+def whole_or_share(value: float | None) -> float | None:
+    """A number of items as an integer, or a share below 1 as it is; a ValueError refuses anything else."""
+    if value is None or value < 1:
+        return value
+    if value != int(value):
+        raise ValueError(f"{value:g} is neither a whole number of items nor a share below 1")
+    return int(value)
+
+
 def setting(
     default: Any, text: str, flag: str | None = None, *, short: str = "", env: str | None = None, **bounds: Any
 ) -> Any:
@@ -154,10 +163,12 @@ class AccuracyConfig(Config):
 
     panel = "Accuracy benchmark"
     tasks: Annotated[Names, AfterValidator(require_task_files)] = setting(
-        ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks.", "--accuracy-tasks", min_length=1
+        ("mmlu", "gsm8k", "hellaswag"), "lm-eval tasks, or patterns such as 'mmlu_*'.", "--accuracy-tasks", min_length=1
     )
     num_fewshot: int = setting(5, "Few-shot examples.", ge=0)
-    limit: int | None = setting(None, "Items per (sub)task; all of them by default.", "--accuracy-limit", ge=1)
+    limit: Annotated[float | None, AfterValidator(whole_or_share)] = setting(
+        None, "Items per (sub)task, or below 1 a share of them; all of them by default.", "--accuracy-limit", gt=0
+    )
     batch_size: int = setting(32, "Batch size for accuracy tasks.", "--accuracy-batch-size", ge=1)
     batch_sizes: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(parse_key_values)] = setting(
         {}, "Batch size for one task, as TASK=N; --accuracy-batch-size-TASK N also works.", "--accuracy-batch-size-task"

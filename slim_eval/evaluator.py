@@ -22,7 +22,7 @@ from slim_eval.config import NoiseConfig, RunConfig, TrackingConfig
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution.executor import Executor, executor
-from slim_eval.execution.plan import PlannedVariant, check, lay_out, notes_on, stages_to_do
+from slim_eval.execution.plan import PlannedVariant, check, check_stages, lay_out, notes_on, preview, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
 from slim_eval.models import pickles
 from slim_eval.quantization import cache
@@ -46,7 +46,8 @@ def evaluate(config: RunConfig) -> RunReport:
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
-        dry_run.show(dry_run.forecast(config, variants, gpus))
+        check_stages(config, variants)
+        dry_run.show(dry_run.forecast(config, variants, gpus), preview(config, variants, here=True))
         return RunReport(config.output_dir)
     resume.refuse_other_engines(variants, check(config, variants))
     with locks.lock_folders(variant.directory for variant in variants if variant.todo):
@@ -67,7 +68,8 @@ def measure_noise(config: NoiseConfig) -> RunReport:
         for number in range(1, config.num_repeats + 1)
     ]
     if config.dry_run:
-        dry_run.show(dry_run.forecast(config, variants, gpus))
+        check_stages(config, variants)
+        dry_run.show(dry_run.forecast(config, variants, gpus), preview(config, variants, here=True))
         return RunReport(config.output_dir)
     check(config, planned)
     with locks.lock_folders(variant.directory for variant in variants):
@@ -90,6 +92,8 @@ def _run(config: RunConfig, variants: list[PlannedVariant], gpus: tuple[power.Gp
         for benchmark in benchmarks_of(stages_to_do(variants)):
             for text in benchmark.limitations(config):
                 display.note(text)
+        for text in preview(config, variants):
+            display.note(text)
         runs = [
             _VariantRun(variant, (number, len(variants)), gpus, runner, display, cancelled)
             for number, variant in enumerate(variants, start=1)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
-from slim_eval.metrics import AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
-from slim_eval.results.records import ObservedMetrics
+from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
+from slim_eval.results.records import AccuracyRecord, ObservedMetrics
 from slim_eval.results.variants import Variant, baseline_of, by_model
 from slim_eval.utils import GIB
 
@@ -62,6 +62,10 @@ ENGINES_DIFFER = Kind(
     "served by another engine than the baseline: engines round differently, which changes a few answers", "°",
     r"$^\circ$",
 )  # fmt: skip
+PROMPTS = Kind(
+    "prompts", "cut prompts", "warn",
+    "prompts were cut to the context window, or the chat template dropped some of their turns", "‖", r"$\|$",
+)  # fmt: skip
 NOISE = Kind(
     "noise", "within noise", "warn", "the difference from the baseline does not exceed the noise floor", "~", r"$\sim$"
 )
@@ -88,7 +92,7 @@ NOT_PAIRED = Kind("not paired", "not paired", "warn")
 INCONCLUSIVE = Kind("inconclusive", "inconclusive", "warn")
 
 #: The kinds that mark single numbers, in the order in which their signs are shown.
-MARKS = (LENGTH, SETTING, INVALID, EMULATED, INEXACT, ENGINES_DIFFER, NOISE)
+MARKS = (LENGTH, SETTING, INVALID, EMULATED, INEXACT, ENGINES_DIFFER, PROMPTS, NOISE)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *busy_hosts(variants),
         *_inexact(variants),
         *_engines(variants),
+        *_prompts(variants),
         *_shared(PLAIN_METRIC, plain),
         *_parameters(variants),
         *_shared(NO_INTERVALS, unsure),
@@ -152,6 +157,9 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
         found.append(ENGINES_DIFFER)
     if is_emulated(metric, variant):
         found.append(EMULATED)
+    tasks = variant.mean_tasks if metric is ACCURACY_MEAN else (metric.key,) if metric.basis is Basis.TASK else ()
+    if any(_altered(record) for task in tasks if (record := variant.accuracy.get(task)) is not None):
+        found.append(PROMPTS)
     return tuple(found)
 
 
@@ -263,6 +271,26 @@ def _engines(variants: Sequence[Variant]) -> Iterable[Caveat]:
             listed = "; ".join(f"{label} on {' and '.join(sorted(served[label]))}" for label in sorted(served))
             text = f"accuracies of one model were measured on different engines ({listed}): engines round differently, "
             yield Caveat(ENGINES_DIFFER, f"{text}so that a few answers differ for that reason alone", tuple(served))
+
+
+def _altered(record: AccuracyRecord) -> str:
+    """What became of the prompts of a task, in words; empty if nothing, or if that is not known."""
+    parts = []
+    if record.truncated_requests:
+        window = f" of {record.max_model_len:,} tokens" if record.max_model_len else ""
+        parts.append(f"{record.truncated_requests:,} prompts were cut from the left to the context window{window}")
+    if record.prompts_without_turns:
+        parts.append(f"{record.prompts_without_turns:,} prompts lack a turn that the chat template drops")
+    return " and ".join(parts)
+
+
+def _prompts(variants: Sequence[Variant]) -> list[Caveat]:
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        for task, record in variant.accuracy.items():
+            if text := _altered(record):
+                found.setdefault(f"{task}: {text}", []).append(variant)
+    return [caveat for text, those in found.items() for caveat in _shared(PROMPTS, those, text)]
 
 
 def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:

@@ -126,6 +126,10 @@ SETTINGS: tuple[Setting, ...] = (
         "truncated_requests", "prompts cut to the context window", Basis.TASK, _field("truncated_requests"),
         strict=False, alike=lambda a, b: bool(a) == bool(b),
     ),
+    Setting(
+        "prompts_without_turns", "prompts that lack turns", Basis.TASK, _field("prompts_without_turns"),
+        strict=False, alike=lambda a, b: bool(a) == bool(b),
+    ),
     Setting("items_hash", "items (by hash)", Basis.TASK, _items_hash, strict=False, across_models=False),
     _dtype(Basis.TASK),
     Setting("kernels", "kernels", Basis.LOADED, _kernels),

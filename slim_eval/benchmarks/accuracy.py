@@ -8,39 +8,32 @@ that scores and items equal those of the command ``lm_eval``.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import math
 import random
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slim_eval.benchmarks import base, thinking
-from slim_eval.config import AccuracyConfig, RunConfig, Thinking
+from slim_eval.benchmarks import base, lm_eval_tasks, thinking
+from slim_eval.config import AccuracyConfig, RunConfig, Thinking, require_task_files
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import memory
-from slim_eval.engines.engine import Engine
+from slim_eval.engines.engine import ENGINES, Engine
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
 from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.models import loading
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measurement
-from slim_eval.utils import did_you_mean, files_hash
 
-#: Properties of a task that rule it out -> why.
-_UNSUPPORTED = {
-    "UNSAFE_CODE": "executes code that the model generates, which slim-eval does not support",
-    "MULTIMODAL": "needs images or sound, but slim-eval serves only text",
-}
-
-_DEFINITION = re.compile(
-    rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([^\s"'#\[\]{}]+)["']?[ \t\r]*(?:#.*)?$""", re.MULTILINE
-)
 _NO_ITEMS = "its data set has no items"
+_NO_TEMPLATE = "omit --apply-chat-template"
+_EXAMPLE_ITEMS = 1000
+#: With at most so many examples, no prompt of the embedded tasks exceeds so many tokens of the embedded model.
+_EMBEDDED_FEWSHOT, _EMBEDDED_WINDOW = 5, 1024
 _CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
-_INSTALL = 'pip install "lm-eval>=0.4.12"'
 _LESS_MEMORY = (
     "lower --max-model-len or --num-fewshot (with vLLM also --gpu-memory-utilization), serve int8 or int4, or use a "
     "larger device"
@@ -68,6 +61,15 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
         """Evaluate the task; see the function `run`."""
         return run(context.engine, context.stage, context.options, context.seed, context.progress)
 
+    def resolved(self, config: RunConfig) -> RunConfig:
+        """Patterns among the tasks, such as ``mmlu_*``, become the names that they match."""
+        part = config.accuracy
+        tasks = lm_eval_tasks.expand(part.tasks, part.include_path, config.serve_python)
+        if tasks == part.tasks:
+            return config
+        resolved = part.model_copy(update={"tasks": require_task_files(tasks)})
+        return config.model_copy(update={"accuracy": resolved})
+
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """The task and how it is run; no score depends on the device."""
         part = config.accuracy
@@ -78,7 +80,9 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
             "accuracy_limit": part.limit,
             "accuracy_batch_size": part.batch_size_of(stage),
             "apply_chat_template": part.apply_chat_template,
-            "include_path": None if part.include_path is None else f"sha256:{_tasks_hash(part.include_path)}",
+            "include_path": None
+            if part.include_path is None
+            else f"sha256:{lm_eval_tasks.folder_hash(part.include_path)}",
             **({} if part.thinking is None else {"thinking": part.thinking.value}),  # came later: older records lack it
         }
 
@@ -91,8 +95,59 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
         return base.NO_NUMBERS if all(value is None for value in (record.accuracy, *record.metrics.values())) else ""
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
-        """Refuse unknown tasks; see `check_tasks`."""
-        check_tasks(stages, config.accuracy.include_path)
+        """Refuse unknown tasks and those that cannot be run here; see `lm_eval_tasks.check_tasks`."""
+        lm_eval_tasks.check_tasks(stages, config.accuracy.include_path)
+
+    def check_model(self, config: RunConfig, model: base.ServedModel) -> None:
+        """Refuse a model without the chat template that is asked for, and answers longer than its context window."""
+        known = lm_eval_tasks.index(config.accuracy.include_path)
+        lm_eval_tasks.check_answers(known, model.stages, model.source.name, model.max_model_len)
+        if config.accuracy.apply_chat_template:
+            tokenizer = _tokenizer(config, model)
+            if tokenizer is not None and not getattr(tokenizer, "chat_template", None):
+                raise UsageError(f"{model.source.name}: its tokenizer has no chat template", _NO_TEMPLATE)
+
+    def to_preview(self, config: RunConfig, model: base.ServedModel) -> tuple[str, ...]:
+        """All tasks but those of the embedded model, which fit its window; see `preview`."""
+        part = config.accuracy
+        fits = (
+            model.source.kind == "demo" and part.include_path is None and not part.apply_chat_template
+            and part.num_fewshot <= _EMBEDDED_FEWSHOT and model.max_model_len >= _EMBEDDED_WINDOW
+        )  # fmt: skip
+        own = lm_eval_tasks.index_of(TASKS_DIR).names if fits else frozenset[str]()
+        return tuple(stage for stage in model.stages if stage not in own)
+
+    def preview(self, config: RunConfig, models: Sequence[base.ServedModel]) -> Iterator[str]:
+        """The prompts that will be cut to a model's context window, and turns that its chat template leaves out.
+
+        Data, prompts and tokens are those of the run. A task whose data is not available is left to the run, which
+        records the failure; a tokenizer that cannot be loaded likewise.
+        """
+        part = config.accuracy
+        tokenizers = [(model, _tokenizer(config, model)) for model in models]
+        for task in dict.fromkeys(stage for model in models for stage in model.stages):
+            asked = [(m, tokenizer) for m, tokenizer in tokenizers if task in m.stages and tokenizer is not None]
+            if not asked:
+                continue
+            try:
+                parts = _load(task, part, config.seed)["tasks"].values()
+            except BenchmarkError as error:
+                _log.warning("%s: its prompts cannot be checked: %s", task, error)
+                continue
+            for model, tokenizer in asked:
+                adapter = _PromptReader(tokenizer)
+                template = _ChatTemplate(adapter.apply_chat_template) if part.apply_chat_template else None
+                for each in parts:
+                    each.set_fewshot_seed(seed=1234 + config.seed)
+                    each.build_all_requests(
+                        limit=items_of(part.limit, len(each.eval_docs)),
+                        apply_chat_template=part.apply_chat_template,
+                        fewshot_as_multiturn=part.apply_chat_template,
+                        chat_template=template,
+                    )
+                cut = truncated_requests(adapter, parts, model.max_model_len)
+                for text in _prompt_notes(task, cut, model.max_model_len, template):
+                    yield f"{model.source.name}: {text}"
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
         """The smallest drop that a limit on the items leaves visible."""
@@ -101,31 +156,24 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
             return ()
         from slim_eval.stats import minimum_detectable_drop
 
-        points = 100 * minimum_detectable_drop(limit)
-        drops = f"drops under about {points:.0f} points cannot be detected (80 % power, if 10 % of the answers flip)"
-        return (f"--accuracy-limit {limit}: with {limit} items per (sub)task, {drops}",)
+        def points(items: int) -> str:
+            return f"{100 * minimum_detectable_drop(items):.0f} points"
+
+        known = "cannot be detected (80 % power, if 10 % of the answers flip)"
+        if limit >= 1:
+            return (f"--accuracy-limit {limit}: with {limit} items per (sub)task, drops under about "
+                    f"{points(int(limit))} {known}",)  # fmt: skip
+        # How many items that is, only the data say.
+        some, every = items_of(limit, _EXAMPLE_ITEMS) or 0, _EXAMPLE_ITEMS
+        return (f"--accuracy-limit {limit:g}: of a (sub)task of {every:,} items {some:,} are used, and drops under "
+                f"about {points(some)} {known}; with all of them, under {points(every)}",)  # fmt: skip
 
 
-def check_tasks(tasks: Sequence[str], include_path: Path | None) -> None:
-    """Refuse names that are not an lm-eval task, group or tag, before hours of work.
-
-    A text search of the task files, also those in the folder `include_path`, finds the usual names in about a second.
-    Only for a name that it does not find, lm-eval's own index is built, which takes about ten: it also has names that
-    files inherit from each other. A UsageError shows the nearest names of an unknown one, and refuses an `include_path`
-    that is not a folder; a MissingPackageError says that lm-eval is not installed, or too old.
-    """
-    if include_path is not None and not include_path.is_dir():
-        remedy = "give the folder that contains the task YAML"
-        raise UsageError(f"--include-path: {include_path} is not a folder", remedy)
-    folders = [_lm_eval_tasks(), TASKS_DIR, *([include_path] if include_path else [])]
-    known = set[str]().union(*map(_defined_names, folders))
-    if set(tasks) <= known:
-        return
-    known.update(_task_manager(include_path, builtin=True).all_tasks)
-    for task in tasks:
-        if task not in known:
-            remedy = did_you_mean(task, known) or "list the known ones: lm_eval ls tasks"
-            raise UsageError(f"unknown lm-eval task: {task}", remedy)
+def items_of(limit: float | None, total: int) -> int | None:
+    """How many items of a (sub)task a limit selects: below 1 it is a share, rounded up as by lm-eval; None is all."""
+    if limit is None:
+        return None
+    return math.ceil(total * limit) if limit < 1 else int(limit)
 
 
 def run(engine: Engine, task: str, config: AccuracyConfig, seed: int, progress: base.Progress) -> Measurement:
@@ -180,17 +228,27 @@ def _run(
     loaded = _load(task, config, seed)
     from lm_eval.evaluator import evaluate
 
-    model = engine.lm_eval_model(batch_size)
+    model, window = engine.lm_eval_model(batch_size), engine.max_model_len
+    parts = loaded["tasks"].values()
+    for part in parts:
+        if part.OUTPUT_TYPE == "generate_until":
+            try:
+                length = getattr(model, "max_gen_toks", None)
+                lm_eval_tasks.require_room(part.task_name, part.config.generation_kwargs, window, default=length)
+            except UsageError as error:
+                raise BenchmarkError(error.cause, error.remedy) from error
+    template = None
     if config.apply_chat_template:
-        template = model.chat_template(True)
-        if not template:
-            raise BenchmarkError("the model's tokenizer has no chat template", "omit --apply-chat-template")
+        text = model.chat_template(True)
+        if not text:
+            raise BenchmarkError("the model's tokenizer has no chat template", _NO_TEMPLATE)
         if hasattr(model, "tokenizer"):
-            thinking.switch(model, template, config.thinking)
+            thinking.switch(model, text, config.thinking)
         elif config.thinking is not None:
             raise BenchmarkError(f"{engine.name} cannot switch thinking", "leave --thinking out")
+        template = model.apply_chat_template = _ChatTemplate(model.apply_chat_template)
     if hook := getattr(model, "set_cache_hook", None):
-        hook(_ProgressHook(list(loaded["tasks"].values()), progress))
+        hook(_ProgressHook(list(parts), progress))
     start = time.perf_counter()
     # The settings are those of lm-eval's own command.
     output = evaluate(
@@ -203,30 +261,83 @@ def _run(
         fewshot_as_multiturn=config.apply_chat_template,
     )
     duration_s = time.perf_counter() - start
-    cut = truncated_requests(model, loaded["tasks"].values(), engine.max_model_len)
-    made = _measurement(task, output, config, batch_size, duration_s)
-    record = made.metrics.model_copy(update={"max_model_len": engine.max_model_len, "truncated_requests": cut})
-    notes = made.notes
+    unread = ENGINES[engine.name].capabilities.lm_eval_unread if engine.name in ENGINES else 0
+    prompts = _Prompts(window, truncated_requests(model, parts, window, unread), template)
+    return _measurement(task, output, config, batch_size, duration_s, prompts)
+
+
+class _ChatTemplate:
+    """An adapter's `apply_chat_template` that also counts the prompts that lack one of their turns.
+
+    A template may ignore a system turn; if it refuses one, lm-eval removes it and applies the template again.
+    """
+
+    def __init__(self, apply: Callable[..., str]) -> None:
+        self._apply = apply
+        self.without: Counter[str] = Counter()  # role -> prompts that lack a turn of it
+
+    def __call__(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        text = self._apply(chat_history, add_generation_prompt)
+        left_out = {turn["role"] for turn in chat_history if str(turn["content"]).strip() not in text}
+        self.without.update(left_out)
+        return text
+
+    @property
+    def prompts(self) -> int:
+        """Prompts without their system turn, or without an example if those are more."""
+        return max(self.without.values(), default=0)
+
+
+class _PromptReader:
+    """What `preview` needs of an lm-eval adapter, from a tokenizer alone."""
+
+    max_gen_toks = lm_eval_tasks.DEFAULT_MAX_GEN_TOKS
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def tok_encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text))
+
+    def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        """As both engines do it."""
+        return thinking.render(self._tokenizer, chat_history, {}, add_generation_prompt=add_generation_prompt)
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """How a model saw the prompts of a task."""
+
+    window: int  # context window in tokens
+    cut: int | None  # see `truncated_requests`
+    template: _ChatTemplate | None  # that wrote them; None without one
+
+
+def _prompt_notes(task: str, cut: int | None, window: int, template: _ChatTemplate | None) -> list[str]:
+    """What a reader must know about the prompts of a task."""
+    notes = []
     if cut:
-        asked = f"{cut} prompts were cut from the left to fit the context window of {engine.max_model_len} tokens"
-        notes = (*notes, f"{task}: {asked}: raise --max-model-len, or lower --num-fewshot")
-    return Measurement(record, made.samples, notes)
+        asked = f"{cut:,} prompts are cut from the left to fit the context window of {window} tokens"
+        notes.append(f"{task}: {asked}: raise --max-model-len, or lower --num-fewshot")
+    for role, count in (template.without if template else {}).items():
+        what = "system turn (the task's description)" if role == "system" else f"{role} turns"
+        notes.append(f"{task}: the chat template drops the {what} of {count:,} prompts")
+    return notes
 
 
-def truncated_requests(model: Any, tasks: Iterable[Any], window: int) -> int | None:
-    """Requests that lm-eval's adapter `model` cut from the left, because prompt and answer exceed the window in tokens.
+def truncated_requests(model: Any, tasks: Iterable[Any], window: int, unread: int = 0) -> int | None:
+    """Requests that lm-eval's adapter `model` cuts from the left: prompt and answer exceed the window, in tokens.
 
-    None if the adapter has no tokenizer. What is generated needs `max_gen_toks` of the window. A choice's last token is
-    not read, only predicted: lm-eval's adapter for Transformers makes use of that, its adapter for vLLM does not.
+    None if the adapter has no tokenizer. What is generated needs `max_gen_toks` of the window. `unread` is what the
+    engine declares as `Capabilities.lm_eval_unread`.
     """
     if not hasattr(model, "tok_encode"):
         return None
-    unread = 1 if type(model).__name__ == "HFLM" else 0
     cut = 0
     for instance in (instance for task in tasks for instance in task.instances):
         if instance.request_type == "generate_until":
             text, options = instance.args
-            most = window - int(options.get("max_gen_toks") or model.max_gen_toks)
+            most = window - lm_eval_tasks.max_gen_toks(options, getattr(model, "max_gen_toks", None))
         elif instance.request_type == "loglikelihood":
             text, most = "".join(instance.args), window + unread
         else:  # a rolling log-likelihood is read window by window
@@ -236,9 +347,18 @@ def truncated_requests(model: Any, tasks: Iterable[Any], window: int) -> int | N
     return cut
 
 
+def _tokenizer(config: RunConfig, model: base.ServedModel) -> Any | None:
+    """The tokenizer of a model; None if it cannot be loaded, which the engine will report."""
+    try:
+        return loading.tokenizer(model.source, trust_remote_code=config.engine.trust_remote_code)
+    except loading.FAILURES as error:
+        _log.warning("%s: its tokenizer cannot be loaded: %s", model.source.name, loading.reason(error))
+        return None
+
+
 def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
     """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
-    _lm_eval_tasks()
+    lm_eval_tasks.folder()
     import httpx
     import numpy as np
     import torch
@@ -251,16 +371,16 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
         # The small index has all that a plain task needs, which names no other, and the embedded model's groups. A
         # group of the user's own may name lm-eval's tasks.
         manager = _task_manager(config.include_path, builtin=False)
-        if task not in manager.all_subtasks and task not in _defined_names(TASKS_DIR):
+        if task not in manager.all_subtasks and task not in lm_eval_tasks.index_of(TASKS_DIR).names:
             manager = _task_manager(config.include_path, builtin=True)
         loaded = manager.load([task])
         for name, part in loaded["tasks"].items():
             if part.get_config("num_fewshot") != 0:
                 part.set_config(key="num_fewshot", value=config.num_fewshot)
             part.set_fewshot_seed(seed=1234 + seed)
-            for attribute, reason in _UNSUPPORTED.items():
+            for attribute, reason in lm_eval_tasks.UNSUPPORTED.items():
                 if getattr(part, attribute, False):
-                    raise BenchmarkError(f"{name} {reason}", "remove it from --accuracy-tasks")
+                    raise BenchmarkError(f"{name} {reason}", lm_eval_tasks.REMOVE)
             if config.thinking is Thinking.ON and part.OUTPUT_TYPE in _LOGLIKELIHOOD_TYPES:
                 cause = f"{name}: --thinking on: its answers are scored by log-likelihood, before a thought could end"
                 raise BenchmarkError(cause, "remove it from --accuracy-tasks, or use --thinking off")
@@ -314,7 +434,7 @@ class _ProgressHook:
 
 
 def _measurement(
-    task: str, output: Mapping[str, Any], config: AccuracyConfig, batch_size: int, duration_s: float
+    task: str, output: Mapping[str, Any], config: AccuracyConfig, batch_size: int, duration_s: float, prompts: _Prompts
 ) -> Measurement:
     """The record, items and notes of a task, from lm-eval's output."""
     from lm_eval.utils import hash_string
@@ -375,6 +495,9 @@ def _measurement(
         batch_size=batch_size,
         apply_chat_template=config.apply_chat_template,
         thinking=None if config.thinking is None else config.thinking.value,
+        max_model_len=prompts.window,
+        truncated_requests=prompts.cut,
+        prompts_without_turns=0 if prompts.template is None else prompts.template.prompts,
         metrics=metrics,
         subtasks=subtasks,
         task_versions=dict(output["versions"]),
@@ -388,6 +511,7 @@ def _measurement(
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notes.append(f"{task}: few-shot examples are fixed by the task ({', '.join(others[:3])}{more})")
+    notes += _prompt_notes(task, prompts.cut, prompts.window, prompts.template)
     return Measurement(record, tuple(samples), tuple(notes))
 
 
@@ -468,34 +592,14 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def _tasks_hash(folder: Path) -> str:
-    """SHA-256 of the task files in a folder, without hidden files and what Python leaves there."""
-    inside = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
-    files = (path for path, parts in inside if not any(part.startswith(".") or part == "__pycache__" for part in parts))
-    return files_hash(folder, files)
-
-
-def _lm_eval_tasks() -> Path:
-    """The folder of lm-eval's task files, found without importing it."""
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError("lm_eval", "the accuracy benchmark", _INSTALL)
-    return Path(spec.submodule_search_locations[0]) / "tasks"
-
-
-@functools.lru_cache(maxsize=8)
-def _defined_names(folder: Path) -> frozenset[str]:
-    """Names that task files write out as their task, group or tag; inherited ones are not found."""
-    texts: Iterable[bytes] = (path.read_bytes() for path in folder.rglob("*.yaml") if path.is_file())
-    return frozenset(name.decode("utf-8", "replace") for text in texts for name in _DEFINITION.findall(text))
-
-
 @functools.lru_cache(maxsize=4)
 def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
     """lm-eval's index, with the embedded model's tasks and the user's; of its own tasks only with `builtin`."""
     from lm_eval.tasks import TaskManager
 
     if not hasattr(TaskManager, "load"):
-        raise MissingPackageError("lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", _INSTALL)
+        raise MissingPackageError(
+            "lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", lm_eval_tasks.INSTALL
+        )
     extra = [include_path] if include_path is not None else []
     return TaskManager(include_path=[TASKS_DIR, *extra], include_defaults=builtin)

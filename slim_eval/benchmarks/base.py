@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from slim_eval.config import RESERVED_FILES, Config, PerformanceConfig, RunConfig
 from slim_eval.engines.engine import Engine, Prompt
 from slim_eval.errors import BenchmarkError, UsageError, unknown_name
+from slim_eval.models.source import Frozen, ModelSource
 from slim_eval.power import Gpu
 from slim_eval.results.records import RECORD_CLASSES, Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.utils import slug
@@ -38,6 +39,14 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int, unit: str = "requests") -> None:
     """A `Progress` that reports nothing."""
+
+
+class ServedModel(Frozen):
+    """A model that a run will serve, for checks before anything of it is quantized or loaded."""
+
+    source: ModelSource
+    max_model_len: int  # context window that is served, in tokens
+    stages: tuple[str, ...]  # of one benchmark
 
 
 OptionsT = TypeVar("OptionsT", bound=Config)
@@ -105,6 +114,10 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
         """Names of the records that it makes, in the order of measuring."""
         return (self.name,)
 
+    def resolved(self, config: RunConfig) -> RunConfig:
+        """The config with patterns among its stages replaced by what they stand for; called once, by the plan."""
+        return config
+
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:
         """What the numbers of a stage depend on, besides the checkpoint and how it is served.
 
@@ -129,6 +142,21 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
         """Raise a `SlimEvalError`, in the measuring interpreter and before hours of work, if a stage cannot be run."""
+
+    def check_model(self, config: RunConfig, model: ServedModel) -> None:
+        """Raise a `SlimEvalError`, likewise, if a stage cannot be run with a model."""
+
+    def to_preview(self, config: RunConfig, model: ServedModel) -> tuple[str, ...]:
+        """The stages of a model for which only `preview` can tell whether it sees all of their prompts."""
+        return ()
+
+    def preview(self, config: RunConfig, models: Sequence[ServedModel]) -> Iterator[str]:
+        """What these models would not see of the prompts of their stages, one sentence each.
+
+        Called in the measuring interpreter before the run starts; it may load data, but no model. A failure is shown
+        and does not stop the run.
+        """
+        yield from ()
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
         """What the options make impossible to see in the results, one sentence each; shown before the run starts."""

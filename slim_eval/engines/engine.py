@@ -126,6 +126,9 @@ class Capabilities:
     token_logprobs: bool = True  # returns log-probabilities of prompt tokens, as multiple-choice tasks need
     memory: bool = True  # reports its memory
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
+    # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no
+    # room in the context window: 1 if the last token is only predicted.
+    lm_eval_unread: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from typing import Any
 
 from slim_eval.config import EngineConfig
 from slim_eval.engines import memory
-from slim_eval.engines.engine import ENGINES, EngineType, Generation, LoadRequest, MemoryReport, Prompt, ordinary_tokens
+from slim_eval.engines.engine import (
+    ENGINES,
+    Capabilities,
+    EngineType,
+    Generation,
+    LoadRequest,
+    MemoryReport,
+    Prompt,
+    ordinary_tokens,
+)
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import ConfigFacts, describe
@@ -35,6 +44,7 @@ class Transformers(EngineType):
     label = "Transformers"
     modules = ("torch", "transformers")
     settings = frozenset({"dtype"})
+    capabilities = Capabilities(lm_eval_unread=1)
     quantized_kernels = "emulated"
     is_fallback = True
     auto_rank = 1

@@ -7,7 +7,7 @@ from the headers of the weight files, the scheme, and the model's configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -166,8 +166,8 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
     return total
 
 
-def show(variants: Sequence[VariantForecast]) -> None:
-    """Print what a run would do: a table per variant with its memory, then the time of all of them."""
+def show(variants: Sequence[VariantForecast], notes: Iterable[str] = ()) -> None:
+    """Print what a run would do: a table per variant with its memory, then notes and the time of all of them."""
     out = Console(highlight=False)
     for variant in variants:
         table = Table("stage", "plan", "time", title=escape(variant.name), title_justify="left")
@@ -188,6 +188,8 @@ def show(variants: Sequence[VariantForecast]) -> None:
         out.print(f"memory: weights {weights}, KV cache {kv_cache}", markup=False, soft_wrap=True)
         for text in variant.notes:
             out.print(f"note: {text}", markup=False, soft_wrap=True)
+    for text in notes:
+        out.print(f"note: {text}", markup=False, soft_wrap=True)
     todo = [stage for variant in variants for stage in variant.todo]
     known = [stage.seconds for stage in todo if stage.seconds is not None]
     unknown = len(todo) - len(known)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from slim_eval.benchmarks.base import ServedModel
 from slim_eval.config import RunConfig
 from slim_eval.models.source import ModelSource
 from slim_eval.quantization.cache import QuantizeRequest
@@ -34,6 +35,15 @@ class CheckJob(_Message):
     config: RunConfig
     precisions: tuple[SchemeName, ...]
     stages: dict[str, tuple[str, ...]]  # of each benchmark
+    models: dict[str, tuple[ServedModel, ...]] = {}  # benchmark -> the models with their own stages of it
+
+
+class PreviewJob(_Message):
+    """Find out, before anything is loaded, what models would not see of their prompts; each finding is a `Note`."""
+
+    kind: Literal["preview"] = "preview"
+    config: RunConfig
+    models: dict[str, tuple[ServedModel, ...]]  # benchmark -> the models, each with the stages in question
 
 
 class QuantizeJob(_Message):
@@ -82,7 +92,7 @@ class MeasureJob(_Message):
     settings: dict[str, dict[str, Any]] = {}
 
 
-PrepareJob = CheckJob | FetchJob | ConvertJob | QuantizeJob
+PrepareJob = CheckJob | PreviewJob | FetchJob | ConvertJob | QuantizeJob
 Job = Annotated[PrepareJob | MeasureJob, Field(discriminator="kind")]
 
 

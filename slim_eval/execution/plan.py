@@ -6,14 +6,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from slim_eval import models, power, results
-from slim_eval.benchmarks.base import Benchmark, benchmarks_of, check_options, stages_of
+from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, ServedModel, benchmarks_of, check_options, stages_of
 from slim_eval.config import AUTO_ENGINE, Dtype, RunConfig, TrackingConfig
 from slim_eval.demo import CALIBRATION_FILE, TASKS
 from slim_eval.engines import ENGINES, engines_for
@@ -144,6 +144,8 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     The GPUs are those that a worker on this machine will use. They are resolved here only to forecast (a dry run, and
     which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError` as `evaluate`.
     """
+    for benchmark in benchmarks_of(config.tasks):
+        config = benchmark.resolved(config)
     engine = config.engine
     executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
@@ -222,23 +224,101 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
             raise UsageError(cause, "give its path") from error
         if missing:
             raise MissingPackageError(missing[0], purpose, install_command(python))
-    job = messages.CheckJob(
-        config=config.model_copy(update={"tracking": TrackingConfig()}),
-        precisions=tuple(dict.fromkeys(variant.precision for variant in busy)),
-        stages=stages,
-    )
-    chosen: dict[str, str] = {}
+    precisions = tuple(dict.fromkeys(variant.precision for variant in busy))
+    return _check(config, precisions, stages, _served(busy), config.executor)
+
+
+def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> None:
+    """Check the stages still to do on this machine, whatever the engine; for a dry run, which needs none.
+
+    Only stages of benchmarks that need packages of their own, as far as this machine has them: nothing else can be
+    refused without an engine. Raises `SlimEvalError` as `evaluate`.
+    """
+    busy = _with_packages(config, variants)
+    served = {name: models for name, models in _served(busy).items() if BENCHMARKS[name].modules}
+    if served:
+        _check(config, (), {name: stages_to_do(busy)[name] for name in served}, served, "local")
+
+
+def preview(config: RunConfig, variants: Sequence[PlannedVariant], *, here: bool = False) -> Iterator[str]:
+    """What models would not see of the prompts of the stages still to do, one sentence each; may take minutes.
+
+    With `here` it is found out on this machine, and not at all without the packages that it takes.
+    """
+    models: dict[str, tuple[ServedModel, ...]] = {}
+    for name, served in _served(_with_packages(config, variants) if here else variants).items():
+        asked = ((model, BENCHMARKS[name].to_preview(config, model)) for model in served)
+        if found := tuple(model.model_copy(update={"stages": stages}) for model, stages in asked if stages):
+            models[name] = found
+    if not models:
+        return
+    job = messages.PreviewJob(config=config.model_copy(update={"tracking": TrackingConfig()}), models=models)
+    failure = ""
+    for event in _submit(job, "local" if here else config.executor, config.serve_python, config.stage_timeout_s):
+        if isinstance(event, messages.Note):
+            yield event.text
+        elif isinstance(event, messages.Failed):
+            failure = event.cause
+        elif isinstance(event, messages.Outcome) and event.died:
+            failure = event.describe()
+    if failure:
+        yield f"whether all prompts fit the context window could not be checked: {failure}"
+
+
+def _with_packages(config: RunConfig, variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
+    """The variants with something to do, if this machine has the packages of all their benchmarks; else none."""
+    busy = [variant for variant in variants if variant.todo]
+    modules = [module for benchmark in benchmarks_of(stages_to_do(busy)) for module in benchmark.modules]
+    try:
+        return [] if environment.missing_modules(modules, config.serve_python) else busy
+    except (OSError, ValueError):
+        return []
+
+
+def _served(variants: Iterable[PlannedVariant]) -> dict[str, tuple[ServedModel, ...]]:
+    """Benchmark -> the models with their stages of it still to do under any scheme."""
+    models: dict[str, list[PlannedVariant]] = {}
+    for variant in variants:
+        models.setdefault(variant.source.name, []).append(variant)
+    found: dict[str, tuple[ServedModel, ...]] = {}
+    for own in models.values():
+        source, window = own[0].source, own[0].max_model_len
+        for name, stages in stages_to_do(own).items():
+            found[name] = (*found.get(name, ()), ServedModel(source=source, max_model_len=window, stages=stages))
+    return found
+
+
+def _submit(
+    job: messages.Job, where: str, python: Path | None, silence_s: float | None = None
+) -> Generator[messages.Event | messages.Outcome, None, None]:
+    """The events of a job whose log nobody keeps."""
     with tempfile.TemporaryDirectory(prefix="slim-eval-") as logs:
-        events = executor(config.executor).submit(job, log=Path(logs, "check.log"), python=config.serve_python)
+        log = Path(logs, f"{job.kind}.log")
+        events = executor(where).submit(job, log=log, python=python, silence_s=silence_s)
         with contextlib.closing(events):
-            for event in events:
-                if isinstance(event, messages.Failed):
-                    raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
-                if isinstance(event, messages.Chosen):
-                    chosen[event.precision] = event.engine
-                elif isinstance(event, messages.Outcome) and event.died:
-                    cause = f"the --serve-python interpreter failed: {event.describe()}"
-                    raise SlimEvalError(cause, f"fix it with: {INSTALL}")
+            yield from events
+
+
+def _check(
+    config: RunConfig,
+    precisions: tuple[str, ...],
+    stages: dict[str, tuple[str, ...]],
+    models: dict[str, tuple[ServedModel, ...]],
+    where: str,
+) -> dict[str, str]:
+    """Ask the measuring interpreter, on an executor; the engine that will serve each of the precisions."""
+    plain = config.model_copy(update={"tracking": TrackingConfig()})
+    job = messages.CheckJob(config=plain, precisions=precisions, stages=stages, models=models)
+    chosen: dict[str, str] = {}
+    with contextlib.closing(_submit(job, where, config.serve_python)) as events:
+        for event in events:
+            if isinstance(event, messages.Failed):
+                raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
+            if isinstance(event, messages.Chosen):
+                chosen[event.precision] = event.engine
+            elif isinstance(event, messages.Outcome) and event.died:
+                cause = f"the --serve-python interpreter failed: {event.describe()}"
+                raise SlimEvalError(cause, f"fix it with: {INSTALL}")
     return chosen
 
 

@@ -125,6 +125,14 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             emit(messages.Chosen(precision=precision, engine=decision.name))
         for name, stages in job.stages.items():
             BENCHMARKS[name].check(job.config, stages)
+        for name, served in job.models.items():
+            for model in served:
+                BENCHMARKS[name].check_model(job.config, model)
+        return None
+    if isinstance(job, messages.PreviewJob):
+        for name, served in job.models.items():
+            for text in BENCHMARKS[name].preview(job.config, served):
+                emit(messages.Note(text=text))
         return None
     if isinstance(job, messages.FetchJob):
         source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval.errors import SlimEvalError
+from slim_eval.models.source import ModelSource
 
 #: What it raises for a model that it cannot deal with, or that needs what is not there.
 FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError)
@@ -43,6 +44,15 @@ def load(checkpoint: Path, **options: Any) -> Any:
             cause = f"{checkpoint}: {words}: {', '.join(names[:3])}{more}"
             raise SlimEvalError(cause, "use a checkpoint that matches the architecture in its config.json")
     return model.eval()
+
+
+def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a model; its files are downloaded if they are not on this machine."""
+    from transformers import AutoTokenizer
+
+    place = source.path or source.pickled
+    name, revision = (source.name, source.revision) if place is None else (str(place), None)
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:

@@ -181,12 +181,13 @@ class AccuracyMetrics(Metrics):
     intervals: Intervals = Field(default_factory=dict)
     num_items: int | None = None
     num_fewshot: int | None = None
-    limit: int | None = None
+    limit: int | float | None = None  # items per (sub)task; below 1 a share of them
     batch_size: int | None = None
     thinking: str | None = None  # "on" or "off"; None: the chat template's default
     apply_chat_template: bool | None = None
     max_model_len: int | None = None  # context window in tokens
     truncated_requests: int | None = None  # whose prompt was cut to fit the window; None in older and imported records
+    prompts_without_turns: int | None = None  # that lack a turn which the chat template drops; None likewise
     metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
     subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
     task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version

@@ -156,6 +156,11 @@ def counted(value: float | None) -> Field:
     return ABSENT if value is None else Field(f"{value:,.0f}", sort=value)
 
 
+def _altered(count: int | None) -> Field:
+    """The field of a count of prompts, for a column that is left out if it is 0 or not known in every row."""
+    return Field("not known" if count is None else f"{count:,}", sort=count, absent=not count)
+
+
 def shown_metrics(study: Study) -> list[Metric]:
     """The metrics of the comparison and the charts: the usual ones, those of plugins, and the tasks."""
     own = plugin_metrics()
@@ -327,6 +332,9 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
             kl = Field(number(pair.answer_kl), sort=pair.answer_kl)
     # Older records have neither a limit nor a count: whether all items were used is not known.
     everything = None if record.num_items is None else "all items"
+    limit = None if record.limit is None else f"{record.limit:,} per subtask"
+    if record.limit is not None and record.limit < 1:
+        limit = f"{record.limit * 100:g} % of each subtask"
     template = record.apply_chat_template
     others = [
         f"{key} {number(value) if value is not None and math.isfinite(value) else 'not a number'}"
@@ -343,7 +351,9 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
         "KL of the answers, nats": kl,
         "items": counted(record.num_items),
         "few-shot": counted(record.num_fewshot),
-        "limit": words(everything if record.limit is None else f"{record.limit:,} per subtask"),
+        "limit": words(everything if limit is None else limit),
+        "prompts cut": _altered(record.truncated_requests),
+        "prompts without a turn": _altered(record.prompts_without_turns),
         "chat template": words(None if template is None else "yes" if template else "no"),
         "version": words(record.task_versions.get(metric.key)),
         "metric": words(record.metric),

@@ -49,9 +49,11 @@ _RESULT_COLUMNS = (
     "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j",
     "avg_power_watts", "duration_seconds", "energy_source", "valid", "performance_valid",
 )  # fmt: skip
+_ALTERED = ("truncated_requests", "prompts_without_turns")  # counts of prompts, shown if one is not 0
 _TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
 _COUNTS = (
-    "kv_cache_tokens", "batch_size", "num_runs", "num_items", "_num_fewshot", "num_parameters", "_limit",
+    "kv_cache_tokens", "batch_size", "num_runs", "num_items", "_num_fewshot", "num_parameters",
+    "_truncated_requests", "_prompts_without_turns",
     "num_left_out", "num_clusters", "lost", "gained", "items_needed",
 )  # fmt: skip
 _PAIRED_COLUMNS = (
@@ -103,7 +105,7 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     for task in tasks:
         record = variant.accuracy.get(task)
         row[task] = record and record.accuracy
-        for key in ("metric", "stderr", "num_items", "num_fewshot", "limit", "apply_chat_template"):
+        for key in ("metric", "stderr", "num_items", "num_fewshot", "limit", "apply_chat_template", *_ALTERED):
             row[f"{task}_{key}"] = record and getattr(record, key)
         row[f"{task}_version"] = record and record.task_versions.get(task)
         row[f"{task}_items_hash"] = record and _ITEMS_HASH.read(record)
@@ -126,7 +128,11 @@ def tidy_table(variants: Sequence[Variant]) -> pd.DataFrame:
 def results_table(study: Study) -> pd.DataFrame:
     """The numbers that a reader wants first, under the same names and units as in the tidy table."""
     plugins = [metric.key for metric in plugin_metrics() if study.is_measured(metric)]
-    columns = [*_RESULT_COLUMNS, *plugins, *(f"{task}{suffix}" for task in study.tasks for suffix in _TASK_COLUMNS)]
+    columns = [*_RESULT_COLUMNS, *plugins]
+    for task in study.tasks:
+        records = [record for variant in study.variants if (record := variant.accuracy.get(task)) is not None]
+        altered = [key for key in _ALTERED if any(getattr(record, key) for record in records)]
+        columns += [f"{task}{suffix}" for suffix in (*_TASK_COLUMNS, *(f"_{key}" for key in altered))]
     frame = pd.DataFrame([columns_of(variant, study.tasks) for variant in study.variants])
     return _whole_counts(frame.reindex(columns=columns))
 

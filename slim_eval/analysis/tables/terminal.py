@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slim_eval import metrics
+from slim_eval.analysis.caveats import PROMPTS
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.variants import Variant
@@ -73,7 +74,8 @@ def comparison_table(
         fields = [_number(variant, metric) for variant in variants]
         grey = [metric.key in found for found in noise]
         columns.append(_Column("\n".join(filter(None, (metric.label, metric.unit))), fields, grey))
-    for task in study.tasks if tasks is None else [task for task in tasks if task in study.tasks]:
+    shown_tasks = study.tasks if tasks is None else [task for task in tasks if task in study.tasks]
+    for task in shown_tasks:
         fields = [_accuracy(study, variant, task) for variant in variants]
         columns.append(_Column(f"{task}\n% (pp)", fields, [task in found for found in noise]))
     if any(reused):
@@ -92,6 +94,8 @@ def comparison_table(
     notes = []
     if any("(pp)" in column.header for column in columns):
         notes.append("% (pp): accuracy ± its standard error (difference from the baseline in percentage points)")
+    if any(PROMPTS in study.marks(v, study.metric(task)) for v in variants for task in shown_tasks):
+        notes.append(f"{PROMPTS.sign} {PROMPTS.meaning}")
     if any(any(column.grey) for column in columns):
         notes.append("grey: the difference from the baseline does not exceed the noise floor")
     if notes:
@@ -118,8 +122,9 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     if value is None:
         return _ABSENT
     error, impact = variant.accuracy[task].stderr, study.impact(variant)
+    mark = PROMPTS.sign if PROMPTS in study.marks(variant, study.metric(task)) else ""
     drop = None if impact is None else impact.drops.get(task)
-    shown = f"{value * 100:.1f}" + (f" ±{error * 100:.1f}" if error is not None else "")
+    shown = f"{value * 100:.1f}{mark}" + (f" ±{error * 100:.1f}" if error is not None else "")
     if variant.used_inexact_kernels(study.metric(task)):
         return f"{shown} (inexact)"
     return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero

@@ -224,7 +224,7 @@ def _record(
         stderr=scores.get((headline or "").replace(",", "_stderr,", 1)),
         num_items=_num_items(file, output, leaves),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
-        limit=int(limit) if limit is not None and limit >= 1 else None,
+        limit=int(limit) if limit is not None and limit >= 1 else limit,
         batch_size=output.batch_size,
         apply_chat_template=bool(output.chat_template),
         metrics=scores,

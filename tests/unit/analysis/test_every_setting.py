@@ -35,6 +35,7 @@ TASK = {
     "apply_chat_template": False,
     "max_model_len": 512,
     "truncated_requests": 0,
+    "prompts_without_turns": 0,
     "task_versions": {"quiz": 1},
     "task_hashes": {"quiz": "a"},
 }
@@ -84,6 +85,7 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
     (Basis.TASK, "thinking"): {"task": {"thinking": "off"}},
     (Basis.TASK, "max_model_len"): {"task": {"max_model_len": 72}},
     (Basis.TASK, "truncated_requests"): {"task": {"truncated_requests": 9}},
+    (Basis.TASK, "prompts_without_turns"): {"task": {"prompts_without_turns": 9}},
     (Basis.TASK, "version"): {"task": {"task_versions": {"quiz": 2}}},
     (Basis.TASK, "items_hash"): {"task": {"task_hashes": {"quiz": "b"}}},
     (Basis.LOADED, "kernels"): {"head": {"kernels": "emulated"}},

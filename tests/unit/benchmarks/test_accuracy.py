@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import subprocess
-import sys
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import pytest
 
 from slim_eval.benchmarks import accuracy
 from slim_eval.benchmarks.base import no_progress
-from slim_eval.config import AccuracyConfig
+from slim_eval.config import AccuracyConfig, RunConfig
+from slim_eval.demo import TASKS
 from slim_eval.errors import BenchmarkError, EngineError, UsageError
 from slim_eval.results.records import AccuracyMetrics, Measurement
 
@@ -106,6 +107,7 @@ FILES = {
     "own_split.yaml": GENERATE_YAML.replace("own_generate", "own_split").replace(
         "test_split: train", "test_split: nowhere"
     ),
+    "own_described.yaml": GENERATE_YAML.replace("own_generate", "own_described") + "description: Add the numbers.\n",
     "own_unsafe.yaml": GENERATE_YAML.replace("own_generate", "own_unsafe") + "unsafe_code: true\n",
 }
 
@@ -138,6 +140,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class RuleEngine:
     """An engine whose model scores a choice by a hash and answers ``n + 1?`` rightly, but only for even ``n``."""
+
+    name = "rule"
 
     def __init__(self, *, chat_template: str | None = None, max_model_len: int = 512) -> None:
         self.chat_template = chat_template
@@ -189,7 +193,7 @@ def score(text: str, end: str) -> float:
 
 
 def reply(text: str) -> str:
-    number = int(text.split(" + ")[0])
+    number = int(re.findall(r"(\d+) \+", text)[-1])
     return f"I think #### {number + 1}" if number % 2 == 0 else "no idea"
 
 
@@ -239,7 +243,7 @@ def test_prompts_that_lm_eval_cuts_are_counted(folder: Path, task: str, window: 
     measured = _run(task, folder, RuleEngine(max_model_len=window))
     metrics = _metrics(measured)
     assert (metrics.max_model_len, metrics.truncated_requests) == (window, cut)
-    assert any(f"{cut} prompts were cut" in note for note in measured.notes) is (cut > 0)
+    assert any(f"{cut} prompts are cut" in note for note in measured.notes) is (cut > 0)
 
 
 def test_generated_answers_are_one_row_with_every_filter(folder: Path) -> None:
@@ -460,36 +464,158 @@ def test_the_embedded_models_tasks_are_always_known() -> None:
     assert metrics.num_items == 2 * len(metrics.subtasks)
 
 
-@pytest.mark.parametrize("tasks", [("mmlu", "gsm8k", "hellaswag"), ("demo_mmlu", "demo_gsm8k", "demo_hellaswag")])
-def test_usual_tasks_are_checked_without_importing_lm_eval(tasks: tuple[str, ...]) -> None:
-    code = (
-        "import sys; from slim_eval.benchmarks.accuracy import check_tasks; "
-        f"check_tasks({tasks!r}, None); sys.exit('lm_eval' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+# --- What a model sees of the prompts ---
 
 
-@pytest.mark.parametrize("task", ["own_choice", "own_group", "own_tag"])
-def test_tasks_of_an_included_folder_are_known(folder: Path, task: str) -> None:
-    accuracy.check_tasks([task, "gsm8k"], folder)
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
+DEAF = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
-def test_names_that_tasks_inherit_are_known(folder: Path) -> None:
-    """`own_heir` is the tag of a template, which only lm-eval's index reads."""
-    accuracy.check_tasks(["own_heir", "mmlu_anatomy"], folder)
+@pytest.fixture
+def served(tmp_path: Path) -> Any:
+    """A model with the tokenizer of the embedded one and another chat template."""
+    from slim_eval.benchmarks.base import ServedModel
+    from slim_eval.demo import MODEL_DIR
+    from slim_eval.models import ModelSource
+
+    def make(stages: tuple[str, ...], template: str | None = CHAT, window: int = 512) -> ServedModel:
+        folder = tmp_path / "model"
+        shutil.copytree(MODEL_DIR, folder, dirs_exist_ok=True)
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template)
+        source = ModelSource(name="org/Tiny", kind="local", config_dir=folder, path=folder)
+        return ServedModel(source=source, max_model_len=window, stages=stages)
+
+    return make
 
 
-@pytest.mark.parametrize(("task", "near"), [("mmlu_anatommy", "mmlu_anatomy"), ("gsm8K_cott", "gsm8k_cot")])
-def test_an_unknown_task_is_refused_with_the_nearest_names(folder: Path, task: str, near: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        accuracy.check_tasks(["gsm8k", task], folder)
-    assert caught.value.cause == f"unknown lm-eval task: {task}"
-    assert near in caught.value.remedy
+def _run_config(folder: Path, *tasks: str, **changes: Any) -> RunConfig:
+    accuracy = AccuracyConfig(tasks=tasks, include_path=folder, **{"num_fewshot": 2, **changes})
+    return RunConfig(models="org/Tiny", accuracy=accuracy)
 
 
-def test_an_included_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a folder"):
-        accuracy.check_tasks(["gsm8k"], tmp_path / "none")
+def _preview(folder: Path, model: Any, **changes: Any) -> list[str]:
+    return list(accuracy.Accuracy().preview(_run_config(folder, *model.stages, **changes), [model]))
+
+
+class DemoEngine(RuleEngine):
+    """The rule engine with the tokenizer of a served model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(chat_template="yes", max_model_len=model.max_model_len)
+        self._reader = accuracy._PromptReader(accuracy._tokenizer(RunConfig(models="x"), model))
+
+    def lm_eval_model(self, batch_size: int) -> Any:
+        model = super().lm_eval_model(batch_size)
+        model.tok_encode = self._reader.tok_encode
+        model.apply_chat_template = self._reader.apply_chat_template
+        return model
+
+
+@pytest.mark.parametrize("template", [CHAT, STRICT, DEAF], ids=["plain", "strict", "deaf"])
+@pytest.mark.parametrize("window", [257, 1024])
+@pytest.mark.parametrize("limit", [None, 1, 0.5])
+def test_what_is_foretold_is_what_is_measured(
+    folder: Path, served: Any, template: str, window: int, limit: float | None
+) -> None:
+    model = served(("own_group", "own_described"), template, window)
+    options = {"apply_chat_template": True, "num_fewshot": 1, "limit": limit}
+    foretold = _preview(folder, model, **options)
+    measured = [_run(task, folder, DemoEngine(model), **options) for task in model.stages]
+    notes = [note for each in measured for note in each.notes if "prompts" in note]
+    assert foretold == [f"org/Tiny: {note}" for note in notes]
+    described = _metrics(measured[1])
+    dropped = {None: 4, 1: 1, 0.5: 2}[limit] if template != CHAT else 0
+    assert described.prompts_without_turns == dropped
+    assert any("drops the system turn" in note for note in notes) is (dropped > 0)
+    assert described.truncated_requests == (described.num_items if window == 257 else 0)
+
+
+def test_a_model_without_the_template_is_refused_before_it_is_loaded(folder: Path, served: Any) -> None:
+    asked = _run_config(folder, "own_choice", apply_chat_template=True)
+    accuracy.Accuracy().check_model(asked, served(("own_choice",)))
+    with pytest.raises(UsageError, match="org/Tiny: its tokenizer has no chat template"):
+        accuracy.Accuracy().check_model(asked, served(("own_choice",), None))
+    accuracy.Accuracy().check_model(_run_config(folder, "own_choice"), served(("own_choice",), None))
+
+
+def test_answers_longer_than_the_window_are_refused(folder: Path, served: Any) -> None:
+    asked = _run_config(folder, "own_generate")
+    with pytest.raises(UsageError, match="own_generate generates up to 256 tokens"):
+        accuracy.Accuracy().check_model(asked, served(("own_generate",), window=256))
+    with pytest.raises(BenchmarkError, match="own_generate generates up to 256 tokens"):
+        _run("own_generate", folder, RuleEngine(max_model_len=256))
+
+
+@pytest.mark.parametrize("task", ["own_absent", "own_broken", "own_empty"])
+def test_a_task_without_data_is_left_to_the_run(folder: Path, served: Any, task: str) -> None:
+    assert _preview(folder, served((task, "own_described"), window=257), apply_chat_template=False) != []
+    assert _preview(folder, served((task,), window=257)) == []
+
+
+def test_a_tokenizer_that_does_not_load_is_left_to_the_run(folder: Path, served: Any) -> None:
+    model = served(("own_choice",), window=8)
+    assert _preview(folder, model) != []
+    (model.source.path / "tokenizer.json").write_text("{")
+    assert _preview(folder, model) == []
+
+
+def test_prompts_of_the_embedded_tasks_fit_the_embedded_model(served: Any) -> None:
+    """What `to_preview` leaves out must need no preview."""
+    from slim_eval.models import resolve
+
+    model = served(TASKS, window=1024).model_copy(update={"source": resolve("demo", None)})
+    config = RunConfig(models="demo", accuracy=AccuracyConfig(tasks=TASKS, num_fewshot=5))
+    benchmark = accuracy.Accuracy()
+    assert benchmark.to_preview(config, model) == ()
+    assert list(benchmark.preview(config, [model])) == []
+    smaller = model.model_copy(update={"max_model_len": 100})
+    assert benchmark.to_preview(config, smaller) == TASKS
+    assert len(list(benchmark.preview(config, [smaller]))) > 0
+
+
+# --- A share of the items ---
+
+
+@pytest.mark.parametrize(
+    ("limit", "total", "items"), [(None, 7, None), (3, 7, 3), (0.1, 7, 1), (0.5, 7, 4), (0.999, 7, 7), (0.1, 1000, 100)]
+)
+def test_a_limit_below_one_is_a_share_as_in_lm_eval(limit: float | None, total: int, items: int | None) -> None:
+    from types import SimpleNamespace
+
+    from lm_eval.evaluator_utils import get_sample_size
+
+    assert accuracy.items_of(limit, total) == items == get_sample_size(SimpleNamespace(eval_docs=[0] * total), limit)
+
+
+def test_a_share_counts_items_of_each_subtask(folder: Path) -> None:
+    metrics = _metrics(_run("own_group", folder, limit=0.5))
+    assert (metrics.num_items, metrics.limit) == (3 + 1, 0.5)
+    assert AccuracyMetrics.model_validate_json(metrics.model_dump_json()).limit == 0.5
+
+
+def test_a_share_and_a_number_are_other_settings_and_a_number_is_the_recorded_one() -> None:
+    def setting(limit: Any) -> str:
+        config = RunConfig(models="demo", accuracy=AccuracyConfig(limit=limit))
+        sent = RunConfig.model_validate_json(config.model_dump_json())  # as a worker reads it
+        assert sent == config
+        return json.dumps(accuracy.Accuracy().settings(sent, "mmlu", None)["accuracy_limit"])
+
+    assert [setting(limit) for limit in (100, 100.0, "100", 0.1, None)] == ["100", "100", "100", "0.1", "null"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (100, "--accuracy-limit 100: with 100 items per (sub)task, drops under about 9 points"),
+        (0.1, "--accuracy-limit 0.1: of a (sub)task of 1,000 items 100 are used, and drops under about 9 points"),
+    ],
+)
+def test_the_smallest_drop_that_a_limit_leaves_visible_is_said(limit: float, words: str) -> None:
+    (text,) = accuracy.Accuracy().limitations(RunConfig(models="demo", accuracy=AccuracyConfig(limit=limit)))
+    assert text.startswith(words)
 
 
 # --- How sure an accuracy is ---

@@ -177,3 +177,55 @@ def test_the_engines_that_may_serve_are_those_installed(
     config = RunConfig(models="demo", engine={"engine": requested})
     use = plan.intended_use(config, plan.models.resolve("demo"), ("fp16",))
     assert [server.name for server in use.servers] == expected  # type: ignore[attr-defined]
+
+
+def test_patterns_become_the_tasks_that_they_match() -> None:
+    (variant,) = variants(models="demo", accuracy={"tasks": "demo_mmlu_* demo_gsm8k"}, tasks="accuracy")
+    assert variant.todo == ["demo_mmlu_animals", "demo_mmlu_foods", "demo_mmlu_jobs", "demo_gsm8k"]
+    with pytest.raises(UsageError, match="no lm-eval task matches 'demo_none_\\*'"):
+        variants(models="demo", accuracy={"tasks": "demo_none_*"})
+
+
+def test_each_model_is_checked_with_its_own_window_and_stages(checks: list[messages.CheckJob], tmp_path: Path) -> None:
+    small = model(tmp_path / "Small", max_position_embeddings=256)
+    variants(models=["demo", small], precision="fp16 int8", tasks="accuracy")
+    (job,) = checks
+    found = {served.source.name: (served.max_model_len, served.stages) for served in job.models["accuracy"]}
+    assert found == {"demo": (1024, TASKS), small: (256, ("mmlu", "gsm8k", "hellaswag"))}
+
+
+def _previewed(monkeypatch: pytest.MonkeyPatch, *events: Any, **options: Any) -> tuple[list[Any], list[str]]:
+    jobs: list[Any] = []
+
+    def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[Any]:
+        jobs.append(job)
+        yield from events or [messages.Note(text="cut"), messages.Outcome()]
+
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
+    config = RunConfig(**{"models": "demo", "tasks": "accuracy", **options})
+    return jobs, list(plan.preview(config, plan.lay_out(config)[0]))
+
+
+def test_prompts_are_previewed_unless_they_are_known_to_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _previewed(monkeypatch) == ([], [])
+    assert _previewed(monkeypatch, tasks="performance", engine={"max_model_len": 512}) == ([], [])
+    (job,), notes = _previewed(monkeypatch, engine={"max_model_len": 512})
+    assert [(served.max_model_len, served.stages) for served in job.models["accuracy"]] == [(512, TASKS)]
+    assert notes == ["cut"]
+    assert _previewed(monkeypatch, accuracy={"apply_chat_template": True})[1] == ["cut"]
+    assert _previewed(monkeypatch, accuracy={"num_fewshot": 6})[1] == ["cut"]
+    assert _previewed(monkeypatch, models=model(tmp_path / "Tiny"))[1] == ["cut"]
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (messages.Failed(stage="preview", cause="no package", remedy=""), "no package"),
+        (messages.Outcome(1, "preview", "KeyError: 'question'"), "KeyError: 'question' (exit status 1)"),
+    ],
+)
+def test_a_preview_that_fails_is_said_and_stops_nothing(
+    event: messages.Failed | messages.Outcome, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, notes = _previewed(monkeypatch, event, engine={"max_model_len": 512})
+    assert notes == [f"whether all prompts fit the context window could not be checked: {words}"]

@@ -256,9 +256,9 @@ def test_settings_that_change_prompts_are_kept(changed: Callable[..., Path]) -> 
     assert any("system instruction" in note for note in imported.notes)
 
 
-def test_a_share_is_no_number_of_items(changed: Callable[..., Path]) -> None:
+def test_a_share_is_kept_as_a_limit(changed: Callable[..., Path]) -> None:
     imported = read(changed(NAME, lambda content: content["config"].update(limit=0.25)))["demo_mmlu"]
-    assert numbers(imported).limit is None
+    assert numbers(imported).limit == 0.25
     assert imported.config["limit"] == 0.25
     assert any("share of 0.25" in note for note in imported.notes)
 

@@ -31,6 +31,8 @@ from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measureme
 _NO_ITEMS = "its data set has no items"
 _NO_TEMPLATE = "omit --apply-chat-template"
 _EXAMPLE_ITEMS = 1000
+#: Items that `preview` reads of a task or group, and at least of each subtask.
+_MOST_READ, _FEWEST_READ = 400, 10
 #: With at most so many examples, no prompt of the embedded tasks exceeds so many tokens of the embedded model.
 _EMBEDDED_FEWSHOT, _EMBEDDED_WINDOW = 5, 1024
 _CHECK_DATA = "check the task's dataset_path, dataset_name and splits"
@@ -120,8 +122,9 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
     def preview(self, config: RunConfig, models: Sequence[base.ServedModel]) -> Iterator[str]:
         """The prompts that will be cut to a model's context window, and turns that its chat template leaves out.
 
-        Data, prompts and tokens are those of the run. A task whose data is not available is left to the run, which
-        records the failure; a tokenizer that cannot be loaded likewise.
+        Of a task with many items only the longest are read, a few hundred in all: the rest could hardly change the
+        answer, and would take minutes. Of fewer items data, prompts and tokens are those of the run. A task whose data
+        is not available is left to the run, which records the failure; a tokenizer that cannot be loaded likewise.
         """
         part = config.accuracy
         tokenizers = [(model, _tokenizer(config, model)) for model in models]
@@ -135,18 +138,22 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
                 _log.warning("%s: its prompts cannot be checked: %s", task, error)
                 continue
             for model, tokenizer in asked:
-                adapter = _PromptReader(tokenizer)
+                adapter, checked, every = _PromptReader(tokenizer), 0, 0
                 template = _ChatTemplate(adapter.apply_chat_template) if part.apply_chat_template else None
                 for each in parts:
                     each.set_fewshot_seed(seed=1234 + config.seed)
+                    total = items_of(part.limit, len(each.eval_docs)) or len(each.eval_docs)
+                    longest = _longest(each.eval_docs, total, max(_FEWEST_READ, _MOST_READ // len(parts)))
+                    checked, every = checked + len(longest), every + total
                     each.build_all_requests(
-                        limit=items_of(part.limit, len(each.eval_docs)),
+                        samples=longest,
                         apply_chat_template=part.apply_chat_template,
                         fewshot_as_multiturn=part.apply_chat_template,
                         chat_template=template,
                     )
                 cut = truncated_requests(adapter, parts, model.max_model_len)
-                for text in _prompt_notes(task, cut, model.max_model_len, template):
+                among = f" (among the {checked:,} longest of {every:,} items)" if checked < every else ""
+                for text in _prompt_notes(task, cut, model.max_model_len, template, among):
                     yield f"{model.source.name}: {text}"
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
@@ -313,15 +320,25 @@ class _Prompts:
     template: _ChatTemplate | None  # that wrote them; None without one
 
 
-def _prompt_notes(task: str, cut: int | None, window: int, template: _ChatTemplate | None) -> list[str]:
-    """What a reader must know about the prompts of a task."""
+def _longest(docs: Any, total: int, most: int) -> list[int]:
+    """Places of the longest of the first `total` items of a task, at most so many, in their order."""
+    places: Iterable[int] = range(total)
+    if total > most:
+        places = sorted(places, key=lambda place: len(str(docs[place])), reverse=True)[:most]
+    return sorted(places)
+
+
+def _prompt_notes(
+    task: str, cut: int | None, window: int, template: _ChatTemplate | None, among: str = ""
+) -> list[str]:
+    """What a reader must know about the prompts of a task; `among` says which ones were read, if not all."""
     notes = []
     if cut:
-        asked = f"{cut:,} prompts are cut from the left to fit the context window of {window} tokens"
+        asked = f"{cut:,} prompts{among} are cut from the left to fit the context window of {window} tokens"
         notes.append(f"{task}: {asked}: raise --max-model-len, or lower --num-fewshot")
     for role, count in (template.without if template else {}).items():
         what = "system turn (the task's description)" if role == "system" else f"{role} turns"
-        notes.append(f"{task}: the chat template drops the {what} of {count:,} prompts")
+        notes.append(f"{task}: the chat template drops the {what} of {count:,} prompts{among}")
     return notes
 
 

@@ -165,6 +165,9 @@ def check_gpus(facts: Facts) -> Iterator[CheckResult]:
     elif facts.computing is None:
         text = "CUDA_VISIBLE_DEVICES hides every GPU: models run on the CPU"
         yield CheckResult("NVML", WARNING, text, "unset CUDA_VISIBLE_DEVICES")
+    if facts.computing is not None and facts.computing.gpu.parent is not None:
+        text = f"{facts.computing.gpu.name} is a MIG slice: performance and accuracy are measured, energy is not"
+        yield CheckResult("MIG", WARNING, text, "measure energy on a GPU without MIG")
     for found in facts.gpus:
         gpu, free, capability = found.gpu, found.memory_free_mb, found.compute_capability
         sizes = "memory unknown"

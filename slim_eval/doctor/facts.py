@@ -84,7 +84,7 @@ def gather(config: DoctorConfig) -> Facts:
     gpus: tuple[power.GpuCapabilities, ...] = ()
     try:
         gpus = power.gpu_capabilities(power.list_gpus())
-        chosen = {gpu.uuid for gpu in power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))}
+        computing = power.gpu_capabilities(power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES")))
     except SlimEvalError as error:
         return Facts(config, quantizing, serving, gpus, gpu_error=error)
-    return Facts(config, quantizing, serving, gpus, next((found for found in gpus if found.gpu.uuid in chosen), None))
+    return Facts(config, quantizing, serving, gpus, next(iter(computing), None))

@@ -104,7 +104,7 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
     gpus = power.resolve_gpus(gpu_index, count, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if gpus:  # numbered as NVML numbers them, so that both mean the same
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in gpus)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.visible_name for gpu in gpus)
     return gpus
 
 

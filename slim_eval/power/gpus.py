@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,24 @@ _FACTS: tuple[tuple[str, str, tuple[int, ...], float], ...] = (  # key, NVML que
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `index` is NVML's (PCI bus order); `memory_total_mb` is None for a GPU without memory of its own."""
+    """One GPU, or a MIG slice of one.
+
+    `index` is NVML's (PCI bus order), for a slice that of its GPU. `memory_total_mb` is None for a GPU without memory
+    of its own. A slice has its own UUID, name and memory, but neither power nor clocks nor temperature.
+    """
 
     index: int
     uuid: str
     name: str
     memory_total_mb: float | None
     driver: str
+    parent: str | None = None  # UUID of the GPU that a slice belongs to; None for a whole GPU
+    slices: tuple[Gpu, ...] | None = None  # None for a GPU that is not in MIG mode
+
+    @property
+    def visible_name(self) -> str:
+        """How CUDA_VISIBLE_DEVICES names it; CUDA knows slices by their UUID alone."""
+        return str(self.index) if self.parent is None else self.uuid
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def ask(nvml: Any, name: str, *arguments: Any) -> Any:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """All GPUs of this machine in NVML's order; empty without GPU, driver or the package nvidia-ml-py.
+    """All GPUs of this machine in NVML's order, without MIG slices; empty without GPU, driver or nvidia-ml-py.
 
     Raises:
         SlimEvalError: There is a driver, but it does not work.
@@ -107,10 +118,14 @@ def list_gpus() -> tuple[Gpu, ...]:
             driver = nvml.nvmlSystemGetDriverVersion()
             for index in range(nvml.nvmlDeviceGetCount()):
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-                total_mb = None if memory is None else memory.total / MIB
-                uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
-                gpus.append(Gpu(index, uuid, name, total_mb, driver))
+                gpu = _described(nvml, handle, index, driver)
+                mode = ask(nvml, "nvmlDeviceGetMigMode", handle)
+                if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+                    places = range(ask(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0)
+                    parts = (ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, place) for place in places)
+                    found = (_described(nvml, part, index, driver, gpu.uuid) for part in parts if part is not None)
+                    gpu = replace(gpu, slices=tuple(found))
+                gpus.append(gpu)
     except absent:
         return ()
     except pynvml.NVMLError as error:
@@ -120,15 +135,23 @@ def list_gpus() -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
+def _described(nvml: Any, handle: Any, index: int, driver: str, parent: str | None = None) -> Gpu:
+    memory = ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
+    total_mb = None if memory is None else memory.total / MIB
+    return Gpu(index, nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle), total_mb, driver, parent)
+
+
 def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, ...]:
     """The GPUs that a run computes on, and so measures; empty for a run on the CPU.
 
-    Indices are those of nvidia-smi; CUDA's own order may differ, unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` is set.
+    Indices are those of nvidia-smi; CUDA's own order may differ, unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` is set. A GPU
+    in MIG mode cannot be used as a whole: as in CUDA, it stands for its first slice. Others are named by their UUID.
 
     Args:
         gpu_index: First GPU, 0-based, among the visible ones.
         count: How many GPUs share the model.
-        visible: The value of CUDA_VISIBLE_DEVICES: indices, UUIDs or prefixes of UUIDs; None if it is not set.
+        visible: The value of CUDA_VISIBLE_DEVICES: indices, UUIDs or prefixes of UUIDs, also of MIG slices; None if it
+            is not set.
 
     Raises:
         UsageError: There is no such GPU.
@@ -140,13 +163,22 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
         for entry in (part.strip() for part in visible.split(",")):
             if entry in {"", "-1"}:  # CUDA ignores everything after these
                 break
-            found = [g for g in gpus if (entry == str(g.index) if entry.isdigit() else g.uuid.startswith(entry))]
+            known = (*gpus, *(part for gpu in gpus for part in gpu.slices or ()))
+            if entry.isdigit():
+                found = [gpu for gpu in gpus if entry == str(gpu.index)]
+            else:
+                found = [gpu for gpu in known if gpu.uuid.startswith(entry)]
             if len(found) != 1 or found[0] in usable:
                 raise UsageError(
                     f"CUDA_VISIBLE_DEVICES={visible}: {entry!r} is unknown, ambiguous or repeated (GPUs: {len(gpus)})",
-                    "list each index or UUID from nvidia-smi -L once; MIG partitions cannot be metered",
+                    "list each index or UUID from nvidia-smi -L once, those of MIG slices included",
                 )
             usable += found
+    for place, gpu in enumerate(usable):
+        if gpu.slices is not None and not gpu.slices:
+            cause = f"GPU {gpu.index} ({gpu.name}) is in MIG mode and has no slices"
+            raise UsageError(cause, "create one with nvidia-smi mig, or choose another GPU with CUDA_VISIBLE_DEVICES")
+        usable[place] = gpu.slices[0] if gpu.slices else gpu
     if not usable and (gpu_index, count) == (0, 1):
         return ()  # also if CUDA_VISIBLE_DEVICES hides every GPU: the usual way to select the CPU
     if gpu_index + count > len(usable):
@@ -154,7 +186,11 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
         wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
         remedy = "choose one of these, or change CUDA_VISIBLE_DEVICES" if gpus else "omit it to use the CPU"
         raise UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; indices start at 0", remedy)
-    return tuple(usable[gpu_index : gpu_index + count])
+    chosen = tuple(usable[gpu_index : gpu_index + count])
+    if count > 1 and any(gpu.parent is not None for gpu in chosen):
+        remedy = "leave --tensor-parallel-size at 1, or use GPUs without MIG"
+        raise UsageError(f"--tensor-parallel-size {count}: CUDA uses only one MIG slice per process", remedy)
+    return chosen
 
 
 @contextmanager
@@ -170,7 +206,9 @@ def gpu_facts(gpus: Iterable[Gpu]) -> tuple[dict[str, Any], ...]:
     every: list[dict[str, Any]] = []
     with handles(gpus) as opened:
         for nvml, gpu, handle in opened:
-            facts = asdict(gpu)
+            facts = {key: value for key, value in asdict(gpu).items() if key not in ("parent", "slices")}
+            if gpu.parent is not None:
+                facts["parent"] = gpu.parent
             for key, query, arguments, divisor in _FACTS:
                 value = ask(nvml, query, handle, *arguments)
                 facts[key] = None if value is None else value / divisor

@@ -47,6 +47,11 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
 def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
     if not gpus:
         return BenchmarkError("--energy-source nvml: NVML finds no GPU here")
+    for gpu in gpus:
+        if gpu.parent is not None:
+            # The GPU's own power is of all its slices, and of what no slice uses: it is not the model's.
+            cause = f"{gpu.name} is a MIG slice, and NVML reports power only of the whole GPU, with all its slices"
+            return BenchmarkError(cause, "measure energy on a GPU without MIG; --energy-source none skips it")
     with handles(gpus) as opened:
         for nvml, gpu, handle in opened:
             queries = ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")

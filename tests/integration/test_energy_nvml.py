@@ -134,6 +134,67 @@ def test_a_gpu_that_is_not_there_is_a_usage_error(
     assert answer["remedy"]
 
 
+SLICES = ("MIG-3c1d0000-aaaa-5bbb-8ccc-000000000000", "MIG-7f2e0000-aaaa-5bbb-8ccc-000000000001")
+IN_MIG_MODE = settings(mig=f"{SLICES[0]}:10737418240;{SLICES[1]}:21474836480")
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "expected"),
+    [
+        (None, 0, SLICES[0]),  # a GPU in MIG mode is its first slice, as in CUDA
+        (None, 1, UUIDS[1]),
+        ("0", 0, SLICES[0]),
+        (UUIDS[0], 0, SLICES[0]),
+        (SLICES[1], 0, SLICES[1]),
+        (SLICES[1][:12], 0, SLICES[1]),
+        (f"{SLICES[1]},1", 1, UUIDS[1]),
+    ],
+)
+def test_a_slice_of_a_gpu_computes_and_its_energy_is_unknown(
+    library: Path, visible: str | None, index: int, expected: str
+) -> None:
+    env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    answer = window(library, [IN_MIG_MODE, SECOND], index=index, env=env)
+    assert answer["gpus"] == [expected]
+    if expected in SLICES:
+        assert "MIG slice, and NVML reports power only of the whole GPU" in answer["reason"]
+        named = window(library, [IN_MIG_MODE, SECOND], index=index, env=env, source="nvml")
+        assert (named["error"], "--energy-source none" in named["remedy"]) == ("BenchmarkError", True)
+    else:
+        assert_joules(answer["reading"]["joules"], answer, [SECOND])
+
+
+def test_a_slice_has_its_own_name_and_memory(library: Path) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": SLICES[1]}
+    answer = probe(library, [SECOND, IN_MIG_MODE], {"action": "claimed"}, **env)
+    assert answer["visible"] == SLICES[1], "CUDA knows a slice by its UUID"
+    (fact,) = answer["facts"]
+    assert (fact["uuid"], fact["parent"], fact["index"]) == (SLICES[1], IN_MIG_MODE.uuid, 1)
+    assert (fact["name"], fact["memory_total_mb"]) == ("Stand-in 11111111 MIG 2", 20480.0)
+    assert fact["memory_bandwidth_gb_s"] is None, "not that of the whole GPU"
+    (whole,) = probe(library, [SECOND, IN_MIG_MODE], {"action": "claimed"})["facts"]
+    assert "parent" not in whole
+
+
+@pytest.mark.parametrize(
+    ("gpu", "count", "visible", "said"),
+    [
+        (settings(mig="none"), 1, None, "is in MIG mode and has no slices"),
+        (IN_MIG_MODE, 2, None, "only one MIG slice per process"),
+        (IN_MIG_MODE, 1, "MIG-", "'MIG-' is unknown, ambiguous or repeated"),
+        (IN_MIG_MODE, 1, f"{SLICES[0]},{SLICES[0]}", "ambiguous or repeated"),
+    ],
+)
+def test_slices_that_cannot_be_used_are_refused(
+    library: Path, gpu: StandInGpu, count: int, visible: str | None, said: str
+) -> None:
+    env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    answer = window(library, [gpu, SECOND], count=count, env=env)
+    assert answer["error"] == "UsageError"
+    assert said in answer["cause"]
+    assert answer["remedy"]
+
+
 @pytest.mark.parametrize(
     ("planted", "source", "reason"),
     [

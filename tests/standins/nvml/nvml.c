@@ -17,6 +17,7 @@
  *   pids=PID:BYTES;...               PID may be `self` for the process that loaded the library
  *   visitor=FILE    process 1 computes too while this file exists
  *   fail_after=N    the Nth and later readings of power fail with GPU_IS_LOST
+ *   mig=UUID:BYTES;...               MIG mode, with these slices (`mig=none`: without any), which have memory and a name
  *   lost_file=FILE  readings of power and energy fail with GPU_IS_LOST while this file exists
  * STANDIN_NVML_ORIGIN is t = 0 on CLOCK_MONOTONIC, which is Python's time.perf_counter() on Linux.
  * STANDIN_NVML_INIT is the code that nvmlInit returns.
@@ -33,17 +34,21 @@ enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOS
 
 #define MAX_GPUS 8
 #define MAX_PROCESSES 16
+#define MAX_SLICES 7
 
 typedef struct { unsigned pid; unsigned long long bytes; } Process;
 
-typedef struct {
+typedef struct Gpu Gpu;
+struct Gpu {
   char uuid[96], name[96], trace[16], file[512], visitor[512], throttle_file[512], lost_file[512], counter[16], power[16], capability[16];
   double a, b, period, scale, average, temperature, heating;
   unsigned long long memory, used, throttle, sm_clock, memory_clock, throttled_sm_clock, bus_width;
   long fail_after, readings;
   int processes;
   Process process[MAX_PROCESSES];
-} Gpu;
+  unsigned mig, slices;
+  Gpu *slice, *parent;
+};
 
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } ProcessInfo;
 typedef struct { unsigned long long total, free, used; } Memory;
@@ -71,6 +76,23 @@ static void parse_processes(Gpu *gpu, char *text) {
   }
 }
 
+static void parse_gpu(Gpu *gpu, char *text);
+
+static void parse_slices(Gpu *gpu, char *text) {
+  char *rest = NULL;
+  gpu->mig = 1;
+  if (!strcmp(text, "none")) return;
+  gpu->slice = calloc(MAX_SLICES, sizeof *gpu->slice);
+  for (char *item = strtok_r(text, ";", &rest); item && gpu->slices < MAX_SLICES; item = strtok_r(NULL, ";", &rest)) {
+    Gpu *slice = &gpu->slice[gpu->slices++];
+    char none[] = "counter=none,power=none,sm_clock=0,memory_clock=0,temperature=0,bus_width=0";
+    parse_gpu(slice, none);
+    sscanf(item, "%95[^:]:%llu", slice->uuid, &slice->memory);
+    snprintf(slice->name, sizeof slice->name, "%.80s MIG %u", gpu->name, gpu->slices);
+    slice->parent = gpu;
+  }
+}
+
 static void parse_setting(Gpu *gpu, const char *key, char *value) {
 #define TEXT(field) if (!strcmp(key, #field)) copy(gpu->field, sizeof gpu->field, value)
 #define REAL(field) if (!strcmp(key, #field)) gpu->field = strtod(value, NULL)
@@ -81,6 +103,7 @@ static void parse_setting(Gpu *gpu, const char *key, char *value) {
   WHOLE(memory); WHOLE(used); WHOLE(throttle); WHOLE(fail_after);
   WHOLE(sm_clock); WHOLE(memory_clock); WHOLE(throttled_sm_clock); WHOLE(bus_width);
   if (!strcmp(key, "pids")) parse_processes(gpu, value);
+  if (!strcmp(key, "mig")) parse_slices(gpu, value);
 }
 
 static void parse_gpu(Gpu *gpu, char *text) {
@@ -187,7 +210,23 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Gpu **gpu) {
 int nvmlDeviceGetHandleByUUID(const char *uuid, Gpu **gpu) {
   for (unsigned i = 0; i < count; i++)
     if (!strcmp(gpus[i].uuid, uuid)) { *gpu = &gpus[i]; return OK; }
+  for (unsigned i = 0; i < count; i++)
+    for (unsigned j = 0; j < gpus[i].slices; j++)
+      if (!strcmp(gpus[i].slice[j].uuid, uuid)) { *gpu = &gpus[i].slice[j]; return OK; }
   return NOT_FOUND;
+}
+
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *current, unsigned *pending) {
+  *current = *pending = gpu->mig;
+  return gpu->parent ? INVALID : OK;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(Gpu *gpu, unsigned *n) { *n = gpu->mig ? MAX_SLICES : 0; return OK; }
+
+int nvmlDeviceGetMigDeviceHandleByIndex(Gpu *gpu, unsigned index, Gpu **slice) {
+  if (index >= gpu->slices) return NOT_FOUND;
+  *slice = &gpu->slice[index];
+  return OK;
 }
 
 int nvmlDeviceGetIndex(Gpu *gpu, unsigned *index) { *index = (unsigned)(gpu - gpus); return OK; }
@@ -238,7 +277,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *n, ProcessInfo *
   return found > room ? TOO_SMALL : OK;
 }
 
-int nvmlDeviceGetPowerManagementLimit(Gpu *gpu, unsigned *milliwatts) { (void)gpu; *milliwatts = 300000; return OK; }
+int nvmlDeviceGetPowerManagementLimit(Gpu *gpu, unsigned *milliwatts) { *milliwatts = 300000; return gpu->parent ? NOT_SUPPORTED : OK; }
 int nvmlDeviceGetEnforcedPowerLimit(Gpu *gpu, unsigned *milliwatts) { (void)gpu; *milliwatts = 300000; return OK; }
 int nvmlDeviceGetPersistenceMode(Gpu *gpu, unsigned *mode) { (void)gpu; *mode = 1; return OK; }
 

@@ -18,6 +18,7 @@ from slim_eval import power
 from slim_eval.benchmarks import energy
 from slim_eval.config import EnergyConfig, PerformanceConfig
 from slim_eval.errors import SlimEvalError
+from slim_eval.execution import worker
 from tests.standins.engine import PlannedEngine
 from tests.standins.nvml import append_step
 
@@ -73,6 +74,12 @@ def facts() -> dict[str, Any]:
     return {"facts": power.gpu_facts(power.list_gpus())}
 
 
+def claimed() -> dict[str, Any]:
+    """What a worker makes CUDA see, and what is recorded of it."""
+    gpus = worker._claim_gpus(0, 1)
+    return {"visible": os.environ["CUDA_VISIBLE_DEVICES"], "facts": power.gpu_facts(gpus)}
+
+
 def benchmark(
     config: dict[str, Any],
     idle: float = 60.0,
@@ -119,6 +126,7 @@ ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "unfinished": unfinished,
     "idle": idle,
     "facts": facts,
+    "claimed": claimed,
     "benchmark": benchmark,
 }
 

@@ -533,6 +533,15 @@ def test_what_is_foretold_is_what_is_measured(
     assert described.truncated_requests == (described.num_items if window == 257 else 0)
 
 
+def test_of_many_items_the_longest_are_read(folder: Path, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "_MOST_READ", 4)
+    monkeypatch.setattr(accuracy, "_FEWEST_READ", 1)
+    (text,) = _preview(folder, served(("own_group",), window=8))
+    assert text.startswith("org/Tiny: own_group: 12 prompts (among the 4 longest of 8 items) are cut")
+    assert accuracy._longest(["a", "ccc", "bb", "dddd"], 3, 2) == [1, 2]
+    assert accuracy._longest(["a", "ccc", "bb", "dddd"], 2, 2) == [0, 1]
+
+
 def test_a_model_without_the_template_is_refused_before_it_is_loaded(folder: Path, served: Any) -> None:
     asked = _run_config(folder, "own_choice", apply_chat_template=True)
     accuracy.Accuracy().check_model(asked, served(("own_choice",)))

@@ -19,14 +19,13 @@ from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperCommand
 
 from slim_eval import config as configs
 from slim_eval._version import __version__
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.plugins import load_plugins
-from slim_eval.utils import did_you_mean, number
+from slim_eval.utils import did_you_mean
 from slim_eval.utils.parsing import split_list
 from slim_eval.utils.redaction import redact, show_traceback
 
@@ -200,29 +199,14 @@ def analyze(config: configs.AnalysisConfig) -> None:
 
 @_command(configs.NoiseConfig)
 def noise(config: configs.NoiseConfig) -> None:
-    """Measure the same variant several times to learn how much its numbers vary from run to run.
+    """Measure the same variant several times, each in a fresh process, to learn which differences are noise.
 
-    Accepts the options of `run`. The noise floor is written to {output-dir}/{model}/{model}_noise/noise.json; `analyze`
-    and `compare` use it.
+    Accepts the options of `run`; repeats are short, as --target-ci stops each. The noise floor is written to
+    {output-dir}/{model}/{model}_noise/noise.json; `analyze` and `compare` use it.
     """
     from slim_eval.evaluator import measure_noise
 
-    report = measure_noise(config)
-    for record, path in report.floors:
-        entries = (*record.metrics.values(), *record.tasks.values())
-        runs = max((len(entry.values) for entry in entries), default=0)
-        title = f"{record.model} {record.precision}: the same variant, measured {runs} times"
-        columns = ("metric", *(f"run {index + 1}" for index in range(runs)), "noise floor")
-        table = Table(*columns, title=title, title_justify="left")
-        for key, entry in record.metrics.items():
-            floor = "-" if entry.floor is None else f"±{entry.floor * 100:.2f} %"
-            table.add_row(key, *("-" if value is None else number(value) for value in entry.values), floor)
-        for task, entry in record.tasks.items():
-            floor = f"±{entry.floor:.2f} pp, {record.flips[task] * 100:.2f} % flips"
-            table.add_row(task, *("-" if value is None else f"{value * 100:.2f} %" for value in entry.values), floor)
-        _print(table)
-        _print(f"wrote {path}")
-    report.raise_for_failures()
+    measure_noise(config).raise_for_failures()
 
 
 @_command(configs.CompareConfig)

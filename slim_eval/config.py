@@ -438,11 +438,24 @@ class AnalysisConfig(Config):
     gpu_index: int = setting(0, "Accepted for compatibility; the analysis uses no GPU.", ge=0)
 
 
+class RepeatConfig(PerformanceConfig):
+    """How performance is measured in each repeat of `slim-eval noise`: as in a run, but only until it is precise."""
+
+    target_ci: float | None = setting(
+        0.05,
+        "End each repeat once the 95 % intervals of TPOT and throughput are within this fraction of the mean; "
+        "--num-runs is the maximum.",
+        gt=0,
+        lt=1,
+    )
+
+
 class NoiseConfig(RunConfig):
     """Options of `slim-eval noise`: those of a run at one precision, and the number of repeats."""
 
     precision: SomeNames = setting(("fp16",), "Scheme whose noise is measured.", max_length=1)
-    num_repeats: int = setting(2, "Number of times the same variant is measured.", ge=2, le=100)
+    num_repeats: int = setting(5, "Number of times the same variant is measured, in fresh processes.", ge=2, le=100)
+    performance: RepeatConfig = Field(default_factory=RepeatConfig)
 
 
 class CompareConfig(Config):

@@ -58,7 +58,7 @@ def evaluate(config: RunConfig) -> RunReport:
 
 def measure_noise(config: NoiseConfig) -> RunReport:
     """Measure one variant per model anew several times, and write its noise floor; raises as `evaluate`."""
-    from slim_eval.analysis.compare.comparison import noise_record
+    from slim_eval.analysis.compare.repeats import noise_record
 
     planned, gpus = lay_out(config)
     folders = {variant.directory.parent: results.noise_directory(variant.directory.parent) for variant in planned}
@@ -72,18 +72,28 @@ def measure_noise(config: NoiseConfig) -> RunReport:
         dry_run.show(dry_run.forecast(config, variants, gpus), preview(config, variants, here=True))
         return RunReport(config.output_dir)
     check(config, planned)
+
+    def find_floors(report: RunReport) -> None:
+        for directory, folder in folders.items():
+            measured = [variant for variant in report.variants if variant.directory.parent == folder]
+            if len(measured) > 1:
+                record = noise_record(measured)
+                report.floors.append((record, results.write_noise(directory, record)))
+
     with locks.lock_folders(variant.directory for variant in variants):
-        report = _run(config, variants, gpus)
-    for directory, folder in folders.items():
-        measured = [variant for variant in report.variants if variant.directory.parent == folder]
-        if len(measured) > 1:
-            record = noise_record(measured, config.accuracy.margin_pp)
-            report.floors.append((record, results.write_noise(directory, record)))
-    return report
+        return _run(config, variants, gpus, find_floors)
 
 
-def _run(config: RunConfig, variants: list[PlannedVariant], gpus: tuple[power.Gpu, ...]) -> RunReport:
-    """Do what each variant still needs, as many at a time as the executor takes, and show the closing table."""
+def _run(
+    config: RunConfig,
+    variants: list[PlannedVariant],
+    gpus: tuple[power.Gpu, ...],
+    conclude: Callable[[RunReport], None] | None = None,
+) -> RunReport:
+    """Do what each variant still needs, as many at a time as the executor takes, and show the closing table.
+
+    `conclude` completes the report before it is shown.
+    """
     runner = executor(config.executor)
     report = RunReport(config.output_dir)
     cancelled = threading.Event()
@@ -124,6 +134,8 @@ def _run(config: RunConfig, variants: list[PlannedVariant], gpus: tuple[power.Gp
                 pool.shutdown(wait=False, cancel_futures=True)
                 runner.cancel()
             raise
+        if conclude is not None:
+            conclude(report)
         display.close(report)
     return report
 

@@ -101,7 +101,11 @@ class Display:
         """Show a line that a variant's worker or its engine printed."""
 
     def close(self, report: RunReport) -> None:
-        """Show the closing table on stdout, with the numbers of earlier runs marked, and failed stages on stderr."""
+        """Show noise floors and the closing table on stdout, with the numbers of earlier runs marked.
+
+        Failed stages are shown on stderr.
+        """
+        self._show_floors(report)
         if report.variants:
             from slim_eval.analysis.caveats import busy_hosts
             from slim_eval.analysis.study import Study
@@ -133,6 +137,14 @@ class Display:
             for failed in report.failures:
                 table.add_row(*map(escape, (failed.variant, failed.stage, failed.cause, failed.remedy)))
             Console(stderr=True, highlight=False).print(table)
+
+    def _show_floors(self, report: RunReport) -> None:
+        out = Console(highlight=False)
+        for record, path in report.floors:
+            from slim_eval.analysis.tables.noise_table import noise_table
+
+            out.print(noise_table(record))
+            out.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def open_display(config: DisplayConfig = DEFAULT) -> Display:
@@ -214,7 +226,8 @@ class JsonDisplay(Display):
             self._write("log", variant, text=line)
 
     def close(self, report: RunReport) -> None:
-        """Write where the results are, and what failed; programs need no table."""
+        """Write where the results are, and what failed; programs need no closing table."""
+        self._show_floors(report)
         failures = [
             {"cell": one.variant, "stage": one.stage, "cause": one.cause, "remedy": one.remedy, "log": str(one.log)}
             for one in report.failures

@@ -304,10 +304,19 @@ class PairedRecord(_Model):
 
 
 class FloorEntry(_Model):
-    """What one metric of the same variant, measured again and again, came to."""
+    """What one metric of the same variant, measured again and again, came to.
 
-    values: tuple[float | None, ...]  # one per run
-    floor: float | None = Field(None, ge=0)  # relative change that is still noise; for a task percentage points
+    Floor, interval and standard deviations are relative, a fraction; for a task, they are percentage points. Records of
+    0.2.0 contain values and floor only.
+    """
+
+    values: tuple[float | None, ...]  # one per run; None if not measured, or not while times were stable
+    floor: float | None = Field(None, ge=0)  # change that is still noise
+    floor_interval: tuple[float, float] | None = None  # 95 %, of what two single runs differ by; None: no difference
+    mean: float | None = None  # of the runs; geometric, but for a task
+    within: float | None = None  # standard deviation of a run's value due to its iterations; None if it has none
+    between: float | None = None  # the same due to its process; all of the spread if `within` is None
+    between_p_value: float | None = None  # of no variation between processes; None if `within` is None
 
 
 class NoiseRecord(_Model):
@@ -324,6 +333,7 @@ class NoiseRecord(_Model):
     batch_size: int | None = None
     max_new_tokens: int | None = None
     prompt_tokens: float | None = None  # per request, mean
+    iterations: tuple[int | None, ...] = ()  # measured in each run; `within` falls with their square root
     metrics: dict[str, FloorEntry] = Field(default_factory=dict)
     tasks: dict[str, FloorEntry] = Field(default_factory=dict)  # accuracy of each run, and the floor of its drop
     flips: dict[str, float] = Field(default_factory=dict)  # task -> largest share of answers that changed

@@ -7,7 +7,7 @@
         paired.json                                       this variant against the 16-bit one, item by item
         run.log                                           the engine's own output
     {output_dir}/{model}/{model}_noise/
-        noise.json   run-1/  run-2/                       one variant measured twice: no results of their own
+        noise.json   run-1/  run-2/  …                    one variant measured again: no results of their own
 
 The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0.
 """

@@ -1,6 +1,7 @@
 """Pure numerics: arrays in, numbers out, without knowledge of benchmarks, files or engines.
 
-`summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items.
+`summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items,
+`repeats` describes how much runs of the same work differ.
 SciPy and statsmodels are imported by the functions that use them: measuring alone needs no statsmodels.
 """
 
@@ -15,11 +16,12 @@ from slim_eval.stats.paired import (
     minimum_detectable_drop,
     paired_difference,
 )
-from slim_eval.stats.summary import drift_p_value, percentile, repeat_bound, repeat_spread, resolving_count, summarize
+from slim_eval.stats.repeats import RunValue, Variation, limit_factor, log_mean, variation
+from slim_eval.stats.summary import drift_p_value, percentile, resolving_count, summarize
 
 __all__ = [
-    "Interval", "PairedDifference", "Statistic", "answer_kl", "bootstrap_interval", "bootstrap_ratio",
-    "clustered_stderr", "drift_p_value", "holm", "items_needed", "mcnemar_p_value", "minimum_detectable_drop",
-    "paired_difference", "percentile", "repeat_bound", "repeat_spread", "resolving_count", "summarize",
-    "wilson_interval",
+    "Interval", "PairedDifference", "RunValue", "Statistic", "Variation", "answer_kl", "bootstrap_interval",
+    "bootstrap_ratio", "clustered_stderr", "drift_p_value", "holm", "items_needed", "limit_factor", "log_mean",
+    "mcnemar_p_value", "minimum_detectable_drop", "paired_difference", "percentile", "resolving_count", "summarize",
+    "variation", "wilson_interval",
 ]  # fmt: skip

@@ -1,15 +1,11 @@
-"""One sample: its mean, percentiles and spread, its trend in time, and the spread of repeated runs."""
+"""One sample: its mean, percentiles and spread, and its trend in time."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from slim_eval.stats.intervals import CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -72,26 +68,3 @@ def drift_p_value(values: Sequence[float]) -> float | None:
     if len(series) < 5:
         return None
     return 1.0 if np.ptp(series) == 0 else float(kendalltau(np.arange(len(series)), series).pvalue)
-
-
-def repeat_spread(values: Sequence[float]) -> float | None:
-    """The largest difference that two further runs of the same kind are expected to have by chance alone, at 95 %.
-
-    ``t s sqrt(2)`` with the runs' standard deviation s and the quantile t of n - 1 degrees of freedom (Hahn and Meeker
-    1991, "Statistical Intervals", section 4.6), in the unit of the values, one per run. With two runs t is 12.7, with
-    three 4.3; None below two.
-    """
-    from scipy.special import stdtrit
-
-    if len(values) < 2:
-        return None
-    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
-    return quantile * statistics.stdev(values) * math.sqrt(2)
-
-
-def repeat_bound(values: Sequence[float]) -> float | None:
-    """The same as a relative change, up or down: `repeat_spread` of the logarithms; None if a value is not above 0."""
-    if not values or min(values) <= 0:
-        return None
-    spread = repeat_spread([math.log(value) for value in values])
-    return None if spread is None else math.expm1(min(spread, 700.0))

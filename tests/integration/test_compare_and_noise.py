@@ -9,7 +9,7 @@ import pytest
 
 from slim_eval.demo import TASKS
 from slim_eval.results.store import find_results, read_noise
-from tests.commands import QUICK, Run, run_command
+from tests.commands import INSTANT, QUICK, WITH_INSTANT, Run, run_command
 
 VERDICTS = {"equivalent", "degraded", "underpowered"}
 
@@ -65,10 +65,11 @@ def test_the_gate(demo_run: Run, condition: str, code: int) -> None:
     assert "Traceback" not in process.stderr
 
 
-def test_noise_measures_one_variant_twice_and_keeps_the_floor(tmp_path: Path) -> None:
+def test_noise_measures_one_variant_again_and_says_which_differences_are_noise(tmp_path: Path) -> None:
     process = run_command(
         "noise", "--models", "demo", "--engine", "transformers", *QUICK, "--num-runs", "160", "--energy-source", "none",
-        "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--no-wandb-enabled", cwd=tmp_path,
+        "--num-repeats", "2", "--tasks", "performance accuracy", "--accuracy-tasks", "demo_gsm8k", "--no-wandb-enabled",
+        cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     record = read_noise(tmp_path / "outputs" / "demo")
@@ -77,8 +78,29 @@ def test_noise_measures_one_variant_twice_and_keeps_the_floor(tmp_path: Path) ->
     assert len(entry.values) == 2
     assert None not in entry.values
     assert entry.floor is not None
-    assert entry.floor > 0
+    assert entry.floor_interval is not None
+    assert entry.within is not None
+    assert 0 < entry.floor_interval[0] <= entry.floor <= entry.floor_interval[1]
+    assert entry.floor >= 1.96 * 2**0.5 * entry.within  # never less than the iterations of a run imply
+    assert record.iterations == (20, 20)
     assert record.tasks["demo_gsm8k"].floor == 0  # the same kernels on the same items: not one answer changes
     assert record.flips == {"demo_gsm8k": 0}
-    assert "noise floor" in process.stdout
+    said = " ".join(process.stdout.split())
+    assert said.startswith("demo fp16: a difference between two runs is noise up to ")
+    assert "rough floors: 2 runs determine a floor only within a factor of " in said
     assert find_results(tmp_path / "outputs").variants == ()
+
+
+def test_repeats_are_five_each_in_its_own_worker_and_short(tmp_path: Path) -> None:
+    process = run_command(
+        "noise", "--models", "demo", *INSTANT, "--energy-source", "none", "--tasks", "performance",
+        "--no-wandb-enabled", cwd=tmp_path, env=WITH_INSTANT,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    record = read_noise(tmp_path / "outputs" / "demo")
+    assert record is not None
+    assert len(record.metrics["tpot_s"].values) == 5
+    folder = tmp_path / "outputs" / "demo" / "demo_noise"
+    records = [json.loads((folder / f"run-{n}" / "performance.json").read_text()) for n in range(1, 6)]
+    assert {found["target_ci"] for found in records} == {0.05}
+    assert "measured 5 times, each in a fresh process" in process.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slim_eval.config import AnalysisConfig, RunConfig
+from slim_eval.config import AnalysisConfig, NoiseConfig, RunConfig
 from slim_eval.utils.parsing import split_list
 
 RUN = RunConfig(models="demo")
@@ -49,6 +49,15 @@ def test_defaults_are_the_originals(path: str, default: Any) -> None:
     for name in path.split("."):
         value = getattr(value, name)
     assert value == default
+
+
+def test_repeats_for_the_noise_floor_are_five_and_short_unless_told_otherwise() -> None:
+    config = NoiseConfig(models="demo")
+    assert (config.num_repeats, config.performance.target_ci, config.performance.num_runs) == (5, 0.05, 500)
+    assert config.performance.model_dump(exclude={"target_ci"}) == RUN.performance.model_dump(exclude={"target_ci"})
+    told = NoiseConfig.model_validate({"models": "demo", "num_repeats": 3, "performance": {"target_ci": 0.01}})
+    assert (told.num_repeats, told.performance.target_ci) == (3, 0.01)
+    assert RUN.performance.target_ci is None
 
 
 def test_analysis_defaults() -> None:

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slim_eval import cli
-from slim_eval.analysis.compare.comparison import noise_record
 from slim_eval.analysis.compare.items import update_paired
+from slim_eval.analysis.compare.repeats import noise_record
 from slim_eval.results.store import write_noise
 from tests.generated import examples
 from tests.unit.variants import variant_maker
@@ -159,7 +159,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     home = variants[0].directory.parent
     assert update_paired(home, 1.0)
-    write_noise(home, noise_record([variants[0], variants[0]], 1.0))
+    write_noise(home, noise_record([variants[0], variants[0]]))
     return folder / "outputs"
 
 

@@ -10,20 +10,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import chain, combinations
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
 from slim_eval import stats
-from slim_eval.analysis.comparability import lengths_differ, obstacles, settings_of
+from slim_eval.analysis.comparability import lengths_differ, obstacles
 from slim_eval.analysis.compare.items import give_verdicts, pair
-from slim_eval.analysis.compare.noise_floor import noise_floor, speed_setting
+from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.analysis.impact import quotient_interval
-from slim_eval.metrics import METRICS, THROUGHPUT, TPOT, WEIGHTS, Basis, Metric
-from slim_eval.results.records import FloorEntry, NoiseRecord, PairedTask
+from slim_eval.metrics import METRICS, THROUGHPUT, WEIGHTS, Basis, Metric
+from slim_eval.results.records import NoiseRecord, PairedTask
 from slim_eval.results.store import read_samples
 from slim_eval.results.variants import Interval, Variant, ordered_tasks
-from slim_eval.utils import environment, short_name
+from slim_eval.utils import short_name
 
 _Iterations = list[list[Mapping[str, Any]]]  # samples of performance, one list per iteration
 
@@ -57,6 +57,7 @@ class MetricComparison:
     ratio: float | None = None  # B / A; None if it would be meaningless
     interval: Interval | None = None  # 95 %, of the ratio; widened by the noise floor if one is known
     floor: float | None = None  # a relative change
+    floor_interval: Interval | None = None  # 95 %, of the floor; None if not known
 
     @property
     def gain(self) -> float | None:
@@ -74,6 +75,7 @@ class VariantComparison:
     b: Variant
     metrics: tuple[MetricComparison, ...]
     tasks: tuple[PairedTask, ...]
+    noise: NoiseRecord | None = None  # the floor that widened the intervals
 
     @property
     def names(self) -> tuple[str, str]:
@@ -109,7 +111,8 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
     for (a, b), noise, tasks in zip(pairs, floors, give_verdicts(groups, margin_pp), strict=True):
         samples = _iterations(a), _iterations(b)
         metrics = (_compared(metric, a, b, samples, noise) for metric in METRICS.values() if metric.compared)
-        found.append(VariantComparison(a, b, tuple(made for made in metrics if made is not None), tuple(tasks)))
+        present = tuple(made for made in metrics if made is not None)
+        found.append(VariantComparison(a, b, present, tuple(tasks), noise))
     return found
 
 
@@ -142,7 +145,8 @@ def _compared(
     else:
         interval = _interval(made, ratio, samples)
         entry = noise.metrics.get(metric.key) if noise is not None else None
-        floor = entry.floor if entry is not None else None
+        if entry is not None:
+            floor, made = entry.floor, replace(made, floor_interval=entry.floor_interval)
     if interval is None:
         why = "a single number per side, without an interval"
         return replace(made, ratio=ratio, floor=floor, verdict=Verdict.NO_INTERVAL, reason=why)
@@ -199,46 +203,3 @@ def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, 
         return None if found is None else (found.low * scale, found.high * scale)
     found = stats.bootstrap_ratio(after, before, metric.statistic)
     return None if found is None else (found.low, found.high)
-
-
-def floor_from(values: Sequence[float | None], ratios: Sequence[tuple[float, Interval | None]]) -> float | None:
-    """The floor of a metric, from one value per run and the ratios of pairs of runs with their intervals.
-
-    A relative change, up or down; None below two runs.
-    """
-    predicted = stats.repeat_bound([value for value in values if value is not None])
-    ends = [end for ratio, interval in ratios for end in (interval or (ratio, ratio))]
-    seen = max((max(end, 1 / end) - 1 for end in ends if end > 0), default=None)
-    return max((floor for floor in (predicted, seen) if floor is not None), default=None)
-
-
-def noise_record(runs: Sequence[Variant], margin_pp: float) -> NoiseRecord:
-    """The noise floor from two or more measurements of one variant; the margin changes no floor."""
-    ratios: dict[str, list[tuple[float, Interval | None]]] = {}
-    flips: dict[str, float] = {}
-    for made in (compare(a, b, margin_pp) for a, b in combinations(runs, 2)):
-        for found in made.metrics:
-            if found.ratio is not None and not found.metric.exact:
-                ratios.setdefault(found.metric.key, []).append((found.ratio, found.interval))
-        for task in made.tasks:
-            if task.drop_pp is not None:
-                flips[task.task] = max(flips.get(task.task, 0.0), task.flips or 0.0)
-    values = {
-        key: tuple(run.number(key) if key in flips or run.counts(METRICS[key]) else None for run in runs)
-        for key in (*ratios, *flips)
-    }
-    spreads = {name: stats.repeat_spread([v for v in values[name] if v is not None]) for name in flips}
-    return NoiseRecord(
-        model=runs[0].model,
-        precision=runs[0].precision,
-        timestamp=environment.now(),
-        **{s.name: speed_setting(runs[0], s) for s in settings_of(TPOT) if s.name in NoiseRecord.model_fields},
-        metrics={
-            key: FloorEntry(values=values[key], floor=floor_from(values[key], found)) for key, found in ratios.items()
-        },
-        tasks={  # percentage points
-            name: FloorEntry(values=values[name], floor=None if spread is None else spread * 100)
-            for name, spread in spreads.items()
-        },
-        flips=flips,
-    )

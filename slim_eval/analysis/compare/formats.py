@@ -13,6 +13,7 @@ from rich.text import Text
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.analysis.compare.noise_floor import rough_floors
 from slim_eval.metrics import task_metric
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval
@@ -147,7 +148,7 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
         made.metric.key: {
             "a": made.a, "b": made.b, "a_interval": made.a_interval, "b_interval": made.b_interval,
             "ratio": made.ratio, "interval": made.interval, "gain": made.gain, "floor": made.floor,
-            "verdict": made.verdict.value, "reason": made.reason,
+            "floor_interval": made.floor_interval, "verdict": made.verdict.value, "reason": made.reason,
         }
         for made in pair.metrics
     }  # fmt: skip
@@ -188,6 +189,8 @@ def _notes(pair: VariantComparison) -> list[str]:
     widened = [made.metric.label for made in pair.metrics if made.floor is not None]
     if widened:
         lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")
+        if pair.noise is not None and (rough := rough_floors(pair.noise)):
+            lines.append(rough)
     elif any(made.interval is not None and not made.metric.exact for made in pair.metrics):
         lines.append("no noise floor: these intervals do not include run-to-run variance (see slim-eval noise)")
     reasons: dict[str, list[str]] = {}

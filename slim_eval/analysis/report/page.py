@@ -67,6 +67,7 @@ def report_html(
         "variants": provenance.variants_table(study),
         "settings": settings,
         "noise": provenance.noise_floors(study),
+        "noise_remarks": provenance.noise_remarks(study),
         "notes": provenance.notes(study),
     }
     plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")

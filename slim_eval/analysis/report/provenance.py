@@ -10,10 +10,12 @@ from slim_eval.analysis import caveats
 from slim_eval.analysis.caveats import MARKS, Caveat, Kind
 from slim_eval.analysis.comparability import ENERGIES, SPEEDS, Groups, comparable_groups
 from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.analysis.compare.noise_floor import floor_words, remarks
 from slim_eval.analysis.report import report_tables
 from slim_eval.analysis.report.report_tables import ReportTable, counted, measured, signed, span, words
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import DISK, METRICS, Basis, Metric
+from slim_eval.utils import short_name
 
 # Facts of a record that belong to the setting; what belongs to the model is in the table of variants.
 _HEAD = {"engine": "engine", "engine_version": "engine version", "engine_reason": "why this engine"}
@@ -181,14 +183,18 @@ def noise_floors(study: Study) -> ReportTable:
             continue
         for key, entry in (*record.metrics.items(), *record.tasks.items()):
             metric, flips = study.metric(key), record.flips.get(key)
-            floor = "not known" if entry.floor is None else f"±{entry.floor * 100:.1f} %"
-            if entry.floor is not None and key in record.tasks:
-                changed = "" if flips is None else f"; {flips * 100:.1f} % of the answers changed"
-                floor = f"±{entry.floor:.1f} pp{changed}"
+            changed = "" if flips is None else f"; {flips * 100:.1f} % of the answers changed"
+            floor = f"{floor_words(record, key)}{changed}"
             runs = (v if v is None else report_tables.figure(metric.in_unit(v), metric.decimals) for v in entry.values)
             head = (variant.name, record.precision, metric.header)
             lines[head] = tuple(map(words, (*head, floor, ", ".join(run or "not measured" for run in runs))))
     return ReportTable(("model", "precision", "metric", "noise floor", "each run"), tuple(lines.values()))
+
+
+def noise_remarks(study: Study) -> list[str]:
+    """What is uncertain about the noise floors, each once, with the model that it concerns."""
+    records = [record for variant in study.variants if (record := study.noise.get(variant.directory)) is not None]
+    return list(dict.fromkeys(f"{short_name(record.model)}: {text}" for record in records for text in remarks(record)))
 
 
 def notes(study: Study) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from slim_eval.analysis.compare.comparison import (
@@ -15,12 +14,10 @@ from slim_eval.analysis.compare.comparison import (
     VariantComparison,
     Verdict,
     compare,
-    floor_from,
-    noise_record,
 )
 from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.results.records import FloorEntry, NoiseRecord
-from slim_eval.results.store import find_results, noise_directory, read_noise, write_noise
+from slim_eval.results.store import write_noise
 from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes, performance, requests
 
@@ -158,51 +155,6 @@ def test_a_difference_below_the_noise_floor_is_noise(variant_of: Callable[..., V
     assert noise_floor(base) is None
     assert noise_floor(variant) is None
     assert of(compare(base, variant, 1.0), "tpot_s").verdict is Verdict.WORSE
-
-
-def test_the_floor_is_what_further_runs_may_differ_by_and_never_less_than_what_was_seen() -> None:
-    assert floor_from((1.0, 1.0), [(1.0, (0.97, 1.02))]) == pytest.approx(1 / 0.97 - 1)
-    assert floor_from((1.0, 1.01), [(1.01, None)]) == pytest.approx(1.01**12.706 - 1, rel=1e-3)  # t of one df
-    assert floor_from((1.0, 1.01, 1.005), [(1.01, None)]) == pytest.approx(0.0308, abs=5e-4)
-    assert floor_from((), []) is None
-    assert floor_from((0.0, 1.0), []) is None
-
-
-def test_a_floor_keeps_runs_that_differ_by_themselves_from_being_called() -> None:
-    rng = np.random.default_rng(3)
-    calls = []
-    for _ in range(2000):
-        runs = rng.lognormal(0, 0.03, 5)  # three for the floor, two compared; each known exactly
-        bound = floor_from(tuple(runs[:3]), [])
-        assert bound is not None
-        calls.append(abs(np.log(runs[3] / runs[4])) > np.log1p(bound))
-    assert np.mean(calls) == pytest.approx(0.05, abs=0.015)
-
-
-def test_two_runs_of_a_variant_make_a_noise_record(variant_of: Callable[..., Variant], tmp_path: Path) -> None:
-    model = tmp_path / "outputs" / "Tiny"
-    runs = [
-        variant_of("fp16", 0.01 * drift, seed=number, tasks={}, directory=noise_directory(model) / f"run-{number}")
-        for number, drift in enumerate((1.0, 1.02), start=1)
-    ]
-    record = noise_record(runs, 1.0)
-    entry = record.metrics["tpot_s"]
-    assert entry.values == pytest.approx((0.01, 0.0102), rel=0.01)
-    assert entry.floor == pytest.approx((entry.values[1] / entry.values[0]) ** 12.706 - 1, rel=0.01)  # type: ignore[operator]
-    assert "model_size_gb" not in record.metrics
-    write_noise(model, record)
-    assert read_noise(model) == record
-    assert find_results(tmp_path).variants == ()  # the runs are no results of their own
-
-
-def test_flips_of_two_runs_are_recorded(make_variant: MakeCell, tmp_path: Path) -> None:
-    runs = [
-        make_variant(tasks={"quiz": 0.5}, samples={"quiz": items(scores)}, directory=tmp_path / f"run-{number}")
-        for number, scores in enumerate(([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]))
-    ]
-    record = noise_record(runs, 1.0)
-    assert record.flips == {"quiz": 0.25}
-    assert record.tasks["quiz"].floor == 0  # the same share was right
 
 
 def test_the_floor_of_a_task_widens_its_drop(make_variant: MakeCell) -> None:

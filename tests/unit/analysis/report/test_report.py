@@ -368,8 +368,8 @@ def test_the_noise_floor_is_shown_and_marks_what_is_below_it(make_variant: MakeC
     )  # fmt: skip
     write_noise(variants[0].directory.parent, floor)
     page = page_of(variants)
-    assert ["Tiny", "fp16", "TPOT, ms", "±5.0 %", "4.00, not measured"] in page.lines
-    assert ["Tiny", "fp16", "quiz, %", "±1.0 pp; 10.0 % of the answers changed", "50.0, 51.0"] in page.lines
+    assert ["Tiny", "fp16", "TPOT, ms", "±5.00 %", "4.00, not measured"] in page.lines
+    assert ["Tiny", "fp16", "quiz, %", "±1.00 pp; 10.0 % of the answers changed", "50.0, 51.0"] in page.lines
     (int8,) = (point for point in page.data["trade_off"]["points"] if point["precision"] == "int8")
     assert dict(int8["numbers"])["TPOT, ms"] == "4.10 [within noise]"
     assert page.data["trade_off"]["axes"]["tpot_s"]["values"] == [4.0, 4.1]

@@ -86,7 +86,7 @@ def test_noise_measures_one_variant_again_and_says_which_differences_are_noise(t
     assert record.tasks["demo_gsm8k"].floor == 0  # the same kernels on the same items: not one answer changes
     assert record.flips == {"demo_gsm8k": 0}
     said = " ".join(process.stdout.split())
-    assert said.startswith("demo fp16: a difference between two runs is noise up to ")
+    assert said.startswith("demo fp16: differences of up to ")
     assert "rough floors: 2 runs determine a floor only within a factor of " in said
     assert find_results(tmp_path / "outputs").variants == ()
 

@@ -100,7 +100,7 @@ def answer(record: NoiseRecord) -> str:
         return f"{name}: no metric was measured in two runs or more, so that no noise floor is known"
     *most, last = parts
     listed = f"{', '.join(most)} and {last}" if most else last
-    return f"{name}: a difference between two runs is noise up to {listed}"
+    return f"{name}: differences of up to {listed} are noise"
 
 
 def remarks(record: NoiseRecord) -> list[str]:
@@ -110,8 +110,15 @@ def remarks(record: NoiseRecord) -> list[str]:
         missing = [_label(key) for key, entry in record.metrics.items() if entry.values[index] is None]
         if missing:
             found.append(f"run {index + 1} does not count for {', '.join(missing)}: not measured, or still drifting")
-    same = [_label(key) for key, entry in record.metrics.items() if (entry.between_p_value or 0.0) >= _ALPHA]
-    if same:
+    tested = {
+        _label(key): entry.between_p_value for key, entry in record.metrics.items() if entry.between_p_value is not None
+    }
+    if apart := [label for label, p_value in tested.items() if p_value < _ALPHA]:
+        found.append(
+            f"{', '.join(apart)}: processes differ by more than their iterations explain (F test, p < {_ALPHA:g}); "
+            "longer runs do not lower this part of the floor"
+        )
+    if same := [label for label, p_value in tested.items() if p_value >= _ALPHA]:
         found.append(
             f"{', '.join(same)}: variation between processes cannot be distinguished from zero (F test, "
             f"p ≥ {_ALPHA:g}); the floor is at least what variation within a process implies"

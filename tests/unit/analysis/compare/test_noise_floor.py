@@ -86,6 +86,8 @@ def test_processes_that_do_not_differ_are_said_to_and_theory_gives_the_floor(run
     assert "p ≥ 0.05" in same
     apart = [text for text in remarks(noise_record(runs_of(APART))) if "cannot be distinguished" in text]
     assert not any("TPOT" in text for text in apart)
+    assert any("TPOT" in text and "differ by more than" in text for text in remarks(noise_record(runs_of(APART))))
+    assert not any("differ by more than" in text for text in remarks(record))
 
 
 def test_what_has_no_samples_has_the_spread_of_the_runs(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
@@ -148,9 +150,7 @@ def test_the_answer_comes_first_then_the_table_then_what_is_uncertain(runs_of: M
     record = noise_record(runs_of(APART))
     lines = shown(record).splitlines()
     floor = floor_words(record, "tpot_s")
-    assert lines[0].startswith(
-        f"Tiny fp16: a difference between two runs is noise up to {floor[1:].split(' [')[0]} in TPOT,"
-    )
+    assert lines[0].startswith(f"Tiny fp16: differences of up to {floor[1:].split(' [')[0]} in TPOT,")
     (row,) = (line for line in lines if "│ TPOT, ms " in line)
     assert floor in row
     assert "9.99" in row  # the geometric mean

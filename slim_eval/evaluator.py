@@ -225,20 +225,21 @@ class _VariantRun:
         request = self.variant.quantize_request(source)
         with locks.wait_for_lock(cache.checkpoint_directory(request), self._note):
             try:
-                cached = cache.cached(request)
+                checkpoint = cache.cached(request)
+                if checkpoint is not None:
+                    self._show(messages.Finished(stage="quantize", path=checkpoint.path))
+                else:
+                    # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for
+                    # each other make it several times slower. Measurements keep the default.
+                    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+                    index, count = config.engine.gpu_index, config.engine.tensor_parallel_size
+                    job = messages.QuantizeJob(request=request, gpu_index=index, num_gpus=count)
+                    checkpoint = cache.made(self._make("quantize", job, config.quantize_python, waiting))
             except SlimEvalError as error:
                 self._fail("quantize", error.cause, error.remedy, self.variant.todo)
                 raise _NoCheckpointError from error
-            if cached is None:
-                # GPTQ on a CPU is many tiny parallel steps: on shared cores, threads that spin while they wait for each
-                # other make it several times slower. Measurements keep the default.
-                waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-                index, count = config.engine.gpu_index, config.engine.tensor_parallel_size
-                job = messages.QuantizeJob(request=request, gpu_index=index, num_gpus=count)
-                return self._make("quantize", job, config.quantize_python, waiting)
-        self._show(messages.Finished(stage="quantize", path=cached.path))
-        self._keep_notes(cached.notes)
-        return cached.path
+        self._keep_notes(checkpoint.notes)
+        return checkpoint.path
 
     def _make(
         self, stage: str, job: messages.Job, python: Path | None = None, variables: Mapping[str, str] | None = None

@@ -198,6 +198,16 @@ def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
     return QuantizedCheckpoint(path=folder, record=record, reused=True, notes=record.notes)
 
 
+def made(folder: Path) -> QuantizedCheckpoint:
+    """A checkpoint that a worker has just made, with the notes that a later run would get from the cache.
+
+    Raises:
+        QuantizationError: Its record is not readable.
+    """
+    record = read_record(folder)
+    return QuantizedCheckpoint(path=folder, record=record, reused=False, notes=record.notes)
+
+
 def read_record(folder: Path) -> QuantizationRecord:
     """Read ``quantization.json``.
 

@@ -67,7 +67,10 @@ def load_texts(config: QuantizationConfig, tokenizer: Any, seed: int) -> Calibra
         raise QuantizationError(f"calibration dataset {name!r} contains no usable row", _REMEDY)
     notes = list(unusual)
     if len(samples) < config.num_calibration_samples:
-        notes.append(f"{name} contains {len(samples)} usable samples; {config.num_calibration_samples} were requested")
+        tokens = f"{sum(map(len, samples)):,} tokens in all"
+        notes.append(
+            f"{name} contains {len(samples)} usable samples, {tokens}; {config.num_calibration_samples} were requested"
+        )
     digest = hashlib.sha256(json.dumps(samples, separators=(",", ":")).encode()).hexdigest()
     return Calibration(tuple(samples), digest, tuple(notes))
 

@@ -159,7 +159,7 @@ def test_samples_longer_than_the_context_window_are_cut(tmp_path: Path, request_
     assert made.record is not None
     assert made.record.calibration["max_sequence_length"] == 16
     assert made.record.calibration["tokens"] == 24 * 16
-    assert any("24 usable samples; 100 were requested" in note for note in made.notes)
+    assert any("24 usable samples, 384 tokens in all; 100 were requested" in note for note in made.notes)
     assert cached(request_for(folder, tmp_path / "q", num_calibration_samples=100)) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from slim_eval.errors import NewerResultError, UsageError
 from slim_eval.evaluator import measure_noise
 from slim_eval.execution import fingerprints, messages, plan, resume
 from slim_eval.execution.executor import LocalExecutor
+from slim_eval.models.source import describe
+from slim_eval.quantization import cache
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     AccuracyRecord,
@@ -308,6 +311,49 @@ def test_noise_always_measures(machine: Machine, tmp_path: Path) -> None:
     measure_noise(planning_config(**options, dry_run=True))
     assert machine.jobs == []
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+NOTES = (
+    "the tokenizer has no chat template: conversations are joined as plain text",
+    "short.jsonl contains 20 usable samples, 40 tokens in all; 32 were requested",
+    "llm-compressor: a warning of its own",
+)
+
+
+class Quantizer(Machine):
+    """A machine whose checkpoints are copies of the model, with a record that has something to say."""
+
+    def submit(self, job: Any, **options: Any) -> Iterator[messages.Event | messages.Outcome]:
+        if not isinstance(job, messages.QuantizeJob):
+            yield from super().submit(job, **options)
+            return
+        self.jobs.append(job)
+        folder = cache.checkpoint_directory(job.request)
+        assert job.request.source.path is not None
+        shutil.copytree(job.request.source.path, folder)
+        record = cache.QuantizationRecord(
+            model="demo", precision=job.request.precision, scheme="", settings=cache.settings(job.request), recipe={},
+            calibration={}, dtype="bfloat16", num_parameters=None, source_bytes=0, weight_sha256={}, versions={},
+            bytes_on_disk=describe(folder).weight_bytes, bits_per_weight=None, started="", finished="", duration_s=0,
+            notes=NOTES,
+        )  # fmt: skip
+        (folder / cache.RECORD_FILE).write_text(record.model_dump_json())
+        yield messages.Finished(stage="quantize", path=folder)
+        yield messages.Outcome()
+
+
+def test_what_quantization_had_to_say_is_in_the_first_record_and_on_the_terminal_as_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantizer = Quantizer()
+    monkeypatch.setattr(machine, "submit", quantizer.submit)
+    for number in (1, 2):
+        evaluator.evaluate(config(precision="int8", tasks="performance", output_dir=tmp_path / str(number)))
+        said = " ".join(capsys.readouterr().err.split())
+        assert all(said.count(f"note: {note}") == 1 for note in NOTES)
+    kinds = [type(job).__name__ for job in quantizer.jobs if not isinstance(job, messages.CheckJob)]
+    assert kinds == ["QuantizeJob", "MeasureJob", "MeasureJob"]
+    assert [job.notes for job in quantizer.jobs if isinstance(job, messages.MeasureJob)] == [NOTES, NOTES]
 
 
 def planning_config(**options: Any) -> Any:

@@ -74,6 +74,7 @@ def measure_noise(config: NoiseConfig) -> RunReport:
     check(config, planned)
 
     def find_floors(report: RunReport) -> None:
+        report.resumes = False
         for directory, folder in folders.items():
             measured = [variant for variant in report.variants if variant.directory.parent == folder]
             if len(measured) > 1:

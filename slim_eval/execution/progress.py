@@ -54,6 +54,7 @@ class RunReport:
     failures: list[Failure] = field(default_factory=list)
     #: Noise floors and their files, of the models that `measure_noise` measured at least twice.
     floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
+    resumes: bool = True  # whether the same command would keep what was measured
 
     def invalid(self) -> list[tuple[Variant, str, ObservedMetrics]]:
         """The records that do not count, with their variant and name."""
@@ -66,7 +67,8 @@ class RunReport:
         """Raise `RunFailedError` if a stage failed, with the number of failed stages."""
         if count := len(self.failures):
             cause = f"{count} stage{'s' if count > 1 else ''} failed; everything else was measured and kept"
-            remedy = "see the table above and each run.log; rerunning the command does only the missing work"
+            again = "does only the missing work" if self.resumes else "measures all repeats again"
+            remedy = f"see the table above and each run.log; rerunning the command {again}"
             raise RunFailedError(cause, remedy)
 
 

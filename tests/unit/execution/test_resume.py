@@ -14,7 +14,7 @@ import pytest
 from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
 from slim_eval.engines import engine
-from slim_eval.errors import NewerResultError, UsageError
+from slim_eval.errors import NewerResultError, RunFailedError, UsageError
 from slim_eval.evaluator import measure_noise
 from slim_eval.execution import fingerprints, messages, plan, resume
 from slim_eval.execution.executor import LocalExecutor
@@ -311,6 +311,30 @@ def test_noise_always_measures(machine: Machine, tmp_path: Path) -> None:
     measure_noise(planning_config(**options, dry_run=True))
     assert machine.jobs == []
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_repeat_that_fails_leaves_the_floor_of_the_others_and_no_promise_of_resuming(
+    monkeypatch: pytest.MonkeyPatch, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = machine.submit
+
+    def submit(job: Any, **options: Any) -> Iterator[messages.Event | messages.Outcome]:
+        if isinstance(job, messages.MeasureJob) and job.directory.name == "run-2":
+            yield messages.Failed(stage="engine", cause="out of memory", remedy="free some")
+            yield messages.Outcome()
+        else:
+            yield from measure(job, **options)
+
+    monkeypatch.setattr(machine, "submit", submit)
+    report = measure_noise(
+        planning_config(models="demo", tasks="performance", engine={"engine": ENGINE}, tracking={"enabled": False})
+    )
+    ((record, _),) = report.floors
+    assert len(record.metrics["tokens_per_second"].values) == 4
+    assert capsys.readouterr().out.startswith("demo fp16: differences of up to 0 % in throughput are noise\n")
+    with pytest.raises(RunFailedError) as caught:
+        report.raise_for_failures()
+    assert caught.value.remedy.endswith("rerunning the command measures all repeats again")
 
 
 NOTES = (

@@ -19,6 +19,7 @@ from slim_eval.analysis.compare.repeats import noise_record
 from slim_eval.analysis.report import provenance
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.noise_table import noise_table
+from slim_eval.cli import main
 from slim_eval.results.records import NoiseRecord
 from slim_eval.results.store import find_results, noise_directory, read_noise, write_noise
 from slim_eval.results.variants import Variant
@@ -219,3 +220,22 @@ def test_compare_and_the_report_say_how_rough_the_floor_is(
     assert any("rough floors: 5 runs" in text for text in provenance.noise_remarks(study))
     (line,) = (row for row in provenance.noise_floors(study).rows if row[2].text == "TPOT, ms")
     assert line[3].text == floor_words(record, "tpot_s")
+
+
+@pytest.mark.parametrize("floor", [None, "old", "new"])
+def test_compare_prints_whether_its_intervals_include_the_noise_floor(
+    floor: str | None, runs_of: MakeRuns, make_variant: Callable[..., Variant], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [requests(0.01, seed=seed) for seed in (31, 32)]
+    a, b = (
+        make_variant(precision=name, performance=performance(side), samples={"performance": side}, write=True)
+        for name, side in zip(("fp16", "int8"), rows, strict=True)
+    )
+    if floor is not None:
+        record = NoiseRecord.model_validate(OLD) if floor == "old" else noise_record(runs_of(APART))
+        write_noise(a.directory.parent, record)
+    assert main(["compare", str(a.directory), str(b.directory)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    none = "no noise floor: these intervals do not include run-to-run variance (see slim-eval noise)"
+    widened = "intervals widened by the noise floor that `slim-eval noise` measured: "
+    assert (none in said, widened in said, "rough floors: " in said) == (not floor, bool(floor), floor == "new")

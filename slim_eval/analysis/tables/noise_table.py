@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from slim_eval.utils import number
 _ABSENT = "-"
 _LEGEND = (
     "within, between: standard deviation of one run's value due to its iterations, and due to its process. "
-    "floor: 95 % of differences between two single runs are smaller, with its 95 % interval"
+    "noise floor: 95 % of differences between two single runs are smaller"
 )
 
 
@@ -27,8 +28,8 @@ def noise_table(record: NoiseRecord) -> RenderableType:
     title = f"the same variant, measured {runs} times, each in a fresh process"
     table = Table(title=title, title_justify="left")
     table.add_column("metric", overflow="fold")
-    for header in ("mean", "within process", "between processes", "noise floor"):
-        table.add_column(header, justify="right")
+    for header in ("mean", "within\nprocess", "between\nprocesses", "noise\nfloor", "its 95 %\ninterval"):
+        table.add_column(header, justify="right", no_wrap=True)
     for key, entry in (*record.metrics.items(), *record.tasks.items()):
         is_task = key in record.tasks
         metric = task_metric(key) if is_task else METRICS[key]
@@ -37,7 +38,8 @@ def noise_table(record: NoiseRecord) -> RenderableType:
             _ABSENT if part is None else f"{number(part * scale)} {unit}" for part in (entry.within, entry.between)
         )
         mean = _ABSENT if entry.mean is None else number(metric.in_unit(entry.mean))
-        table.add_row(metric.header, mean, *parts, floor_words(record, key))
+        floor, _, ends = floor_words(record, key).partition(" [")
+        table.add_row(escape(metric.header), mean, *parts, floor, f"[{ends}" if ends else _ABSENT)
     notes = [_LEGEND, *remarks(record)]
     notes += [
         f"{task}: {number(share * 100)} % of the answers changed between two runs at most"

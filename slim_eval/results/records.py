@@ -310,7 +310,7 @@ class FloorEntry(_Model):
     0.2.0 contain values and floor only.
     """
 
-    values: tuple[float | None, ...]  # one per run; None if not measured, or not while times were stable
+    values: tuple[float | None, ...]  # one per run; None if not measured, invalid, or still drifting
     floor: float | None = Field(None, ge=0)  # change that is still noise
     floor_interval: tuple[float, float] | None = None  # 95 %, of what two single runs differ by; None: no difference
     mean: float | None = None  # of the runs; geometric, but for a task

@@ -97,7 +97,7 @@ def answer(record: NoiseRecord) -> str:
     labels |= {task: task for task in record.tasks}
     parts = [f"{floor_words(record, key).split(' [')[0].removeprefix('±')} in {label}" for key, label in labels.items()]
     if not parts:
-        return f"{name}: no metric was measured in two runs or more, so that no noise floor is known"
+        return f"{name}: no metric has a valid value in two runs, so that no noise floor is known"
     *most, last = parts
     listed = f"{', '.join(most)} and {last}" if most else last
     return f"{name}: differences of up to {listed} are noise"
@@ -109,7 +109,9 @@ def remarks(record: NoiseRecord) -> list[str]:
     for index in range(min((len(entry.values) for entry in record.metrics.values()), default=0)):
         missing = [_label(key) for key, entry in record.metrics.items() if entry.values[index] is None]
         if missing:
-            found.append(f"run {index + 1} does not count for {', '.join(missing)}: not measured, or still drifting")
+            found.append(
+                f"run {index + 1} does not count for {', '.join(missing)}: not measured, invalid, or still drifting"
+            )
     tested = {
         _label(key): entry.between_p_value for key, entry in record.metrics.items() if entry.between_p_value is not None
     }

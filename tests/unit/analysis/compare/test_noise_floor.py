@@ -136,6 +136,14 @@ def test_a_run_on_other_hardware_does_not_count(runs_of: MakeRuns) -> None:
     assert noise_record([*here, elsewhere]).metrics["tpot_s"].values[3] is None
 
 
+def test_a_run_on_a_disturbed_host_does_not_count(runs_of: MakeRuns, make_variant: Callable[..., Variant]) -> None:
+    runs = runs_of(APART)[:3]
+    numbers = {"tpot_s": 0.09, "valid": False, "invalid_reasons": ("host disturbed",)}
+    record = noise_record([*runs, make_variant(performance=numbers, directory=runs[0].directory.parent / "run-4")])
+    assert record.metrics["tpot_s"].values[3] is None
+    assert any(text.startswith("run 4 does not count for") and "invalid" in text for text in remarks(record))
+
+
 def test_flips_of_two_runs_are_recorded(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
     runs = [
         make_variant(tasks={"quiz": 0.5}, samples={"quiz": items(scores)}, directory=tmp_path / f"run-{number}")
@@ -169,7 +177,7 @@ def test_a_floor_from_many_runs_is_not_rough(runs_of: MakeRuns) -> None:
 def test_nothing_measured_twice_has_no_floor(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
     runs = [make_variant(performance=None, energy=None, directory=tmp_path / name) for name in ("a", "b")]
     assert answer(noise_record(runs)) == (
-        "Tiny fp16: no metric was measured in two runs or more, so that no noise floor is known"
+        "Tiny fp16: no metric has a valid value in two runs, so that no noise floor is known"
     )
     assert shown(noise_record(runs)).strip() == answer(noise_record(runs))
 

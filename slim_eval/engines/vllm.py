@@ -33,8 +33,8 @@ from slim_eval.engines.engine import (
     ordinary_tokens,
 )
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
-from slim_eval.models import architectures
-from slim_eval.models.source import ConfigFacts, describe, read_header, weight_files
+from slim_eval.models import architectures, loading
+from slim_eval.models.source import CONFIG_FILE, ConfigFacts, describe, read_header, weight_files
 from slim_eval.schemes import INEXACT_KERNELS, scheme
 from slim_eval.utils import GIB, MIB, did_you_mean
 
@@ -136,6 +136,9 @@ class Vllm(EngineType):
         self.check(config)
         facts, served = describe(request.checkpoint), scheme(request.precision)
         dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=on_cpu)
+        # torch may ask NVML for GPUs, but CUDA must not be asked before vLLM starts its processes.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        loading.require_weights(request.checkpoint, facts.architecture, trust_remote_code=config.trust_remote_code)
         arguments = {
             "model": str(request.checkpoint),
             "dtype": dtype,
@@ -147,6 +150,7 @@ class Vllm(EngineType):
             "disable_log_stats": False,  # the times of each request come with the statistics
             "enable_prefix_caching": True,
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
+            **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
             **config.further_args,
         }
 
@@ -181,6 +185,19 @@ def _send_no_statistics() -> None:
     """Before vLLM is imported, unless the user has set these: a benchmark does not send usage statistics."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _loader_options(checkpoint: Path, facts: ConfigFacts) -> dict[str, Any]:
+    """Arguments with which vLLM refuses quantized experts whose names it does not know.
+
+    It accounts for the weights of unquantized models only, and skips experts with other names: they would be random.
+    """
+    if not facts.is_quantized or "expert" not in (checkpoint / CONFIG_FILE).read_text(encoding="utf-8"):
+        return {}
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+    known = hasattr(DefaultModelLoader, "track_weights_loading")  # older versions have no such option
+    return {"model_loader_extra_config": {"enable_weights_track": True}} if known else {}
 
 
 def cpu_kv_cache_gb() -> float | None:
@@ -528,8 +545,12 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     (r"max_model_len \(\d+\) is greater than", "lower --max-model-len to what the model supports"),
     (r"longer than the maximum model length|maximum context length", "raise --max-model-len, or shorten the prompt"),
     (
-        r"[Ff]ailed to find a kernel|not supported for the current GPU|no attribute 'cpu_gemm",
+        r"[Ff]ailed to find a kernel|MoE backend supports|not supported for the current GPU|no attribute 'cpu_gemm",
         "vLLM has no kernel for this precision here: use --engine transformers",
+    ),
+    (
+        r"weights were not initialized from checkpoint",
+        "vLLM does not know the names of these weights: use --engine transformers, which accounts for every weight",
     ),
     (
         r"are not supported for now|has no vLLM implementation",

@@ -266,7 +266,7 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         quantization_scheme=source.quantization or job.quantization_scheme,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
-        model_size_gb=models.describe(job.checkpoint).weight_bytes / GIB,
+        model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,
         revision=job.revision,
         engine=engine.name,
         engine_version=engine.version,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from slim_eval.errors import SlimEvalError
+from slim_eval.models import experts
 from slim_eval.models.source import ModelSource
 
 #: What it raises for a model that it cannot deal with, or that needs what is not there.
-FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError)
+FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError, AttributeError, TypeError)
+
+_EXPERTS_LACK = "lacks weights of experts, which would be random"
+_MATCHING = "use a checkpoint that matches the architecture in its config.json"
 
 
 def reason(error: BaseException) -> str:
@@ -26,23 +31,33 @@ def remedy(error: BaseException) -> str:
     return "check that transformers knows this architecture"
 
 
-def load(checkpoint: Path, **options: Any) -> Any:
+def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
     """A causal language model with all weights of a checkpoint and no others, ready for inference.
 
     Transformers initialises missing weights at random and only logs it: here that is a SlimEvalError that names them.
+    `kind` is the class that loads it, AutoModelForCausalLM by default.
     """
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(str(checkpoint), output_loading_info=True, **options)
+    kind = kind or AutoModelForCausalLM
+    with experts.split_while_loading(checkpoint, trust_remote_code=bool(options.get("trust_remote_code"))):
+        try:
+            model, info = kind.from_pretrained(
+                str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        except RuntimeError as error:
+            if names := experts.odd_ones(checkpoint):  # it cannot fuse experts of different kinds
+                raise SlimEvalError(f"{checkpoint}: {_EXPERTS_LACK}: {_shown(names)}", _MATCHING) from error
+            raise
     for key, words in (
         ("missing_keys", "lacks weights of the model, which would be random"),
         ("mismatched_keys", "contains weights of another shape than the model's"),
         ("unexpected_keys", "contains weights that the model does not have"),
     ):
         if names := sorted(str(found[0] if isinstance(found, tuple) else found) for found in info.get(key) or ()):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            cause = f"{checkpoint}: {words}: {', '.join(names[:3])}{more}"
-            raise SlimEvalError(cause, "use a checkpoint that matches the architecture in its config.json")
+            if odd := experts.odd_ones(checkpoint):
+                words, names = _EXPERTS_LACK, odd
+            raise SlimEvalError(f"{checkpoint}: {words}: {_shown(names)}", _MATCHING)
     return model.eval()
 
 
@@ -53,6 +68,25 @@ def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     place = source.path or source.pickled
     name, revision = (source.name, source.revision) if place is None else (str(place), None)
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _shown(names: list[str]) -> str:
+    """The first names of weights, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
+def require_weights(checkpoint: Path, architecture: str | None, *, trust_remote_code: bool) -> None:
+    """Refuse, with a SlimEvalError, a checkpoint that does not have all weights of its model, or has others.
+
+    Names and shapes decide; no weight is read. It is for engines that let such a checkpoint pass, as vLLM does. What
+    Transformers cannot load is not refused: they may know it.
+    """
+    import transformers
+
+    options = {"trust_remote_code": trust_remote_code, "device_map": "meta"}
+    with suppress(*FAILURES):
+        load(checkpoint, kind=getattr(transformers, architecture or "", None), **options)
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:

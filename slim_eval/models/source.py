@@ -44,6 +44,10 @@ _OTHER_HEADS: dict[str, str | None] = {
 }  # fmt: skip
 #: Modality -> what the names of its parts contain, in a configuration and in a file of weights.
 MODALITIES = {"vision": re.compile("vision|visual"), "audio": re.compile("audio")}
+#: Parts of a multimodal model beside its language model.
+_OTHER_PARTS = re.compile(
+    r"(?:^|[.])(?:vision_\w+|visual|audio_\w+|embed_vision|embed_audio|multi_modal_projector|mm_projector|connector)[.]"
+)
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 #: Tensor name -> (dtype as safetensors names it, shape).
@@ -96,8 +100,9 @@ class ConfigFacts(Frozen):
 class CheckpointFacts(ConfigFacts):
     """Contents of a whole checkpoint."""
 
-    num_parameters: int | None  # tied ones counted once; None for a quantized checkpoint, whose tensors are packed
+    num_parameters: int | None  # of the language part, tied ones once; None for a quantized one, which is packed
     weight_bytes: int  # size of the weight files
+    language_bytes: int  # of the tensors of the language part, those of an unquantized one at 16 bit
 
 
 def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> ModelSource:
@@ -241,7 +246,11 @@ def describe(folder: Path) -> CheckpointFacts:
         values["dtype"] = "float16"
     count = sum(math.prod(shape) for shape in parameters(tensors, facts.tied_embeddings).values())
     size = sum(file.stat().st_size for file in files)
-    return CheckpointFacts(**values, num_parameters=None if facts.is_quantized else count, weight_bytes=size)
+    kept = [tensor for name, tensor in tensors.items() if _is_counted(name, tensors, facts.tied_embeddings)]
+    held = 2 * count if not facts.is_quantized else sum(tensor_bytes(kind, shape) for kind, shape in kept)
+    return CheckpointFacts(
+        **values, num_parameters=None if facts.is_quantized else count, weight_bytes=size, language_bytes=int(held)
+    )
 
 
 def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
@@ -364,15 +373,22 @@ def tensor_bytes(kind: str, shape: Sequence[int]) -> float:
 
 
 def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the floating-point tensors, tied ones once: not masks and position ids, as old files have."""
-    has_embedding = any(name.endswith("embed_tokens.weight") for name in tensors)
+    """Name -> shape of the floating-point tensors of the language part, tied ones once.
+
+    Masks and position ids, which old files have, are not counted. Parts for images and sound are not either: an engine
+    may load them or not, and llm-compressor may write them or not.
+    """
     return {
         name: shape
         for name, (kind, shape) in tensors.items()
-        if kind.startswith(("F", "BF"))
-        and not name.endswith("inv_freq")
-        and not (tied and has_embedding and name.endswith("lm_head.weight"))
+        if kind.startswith(("F", "BF")) and not name.endswith("inv_freq") and _is_counted(name, tensors, tied)
     }
+
+
+def _is_counted(name: str, tensors: Tensors, tied: bool) -> bool:
+    """Whether a tensor belongs to the language part of a model, and is not a second copy of tied embeddings."""
+    copied = tied and name.endswith("lm_head.weight") and any(each.endswith("embed_tokens.weight") for each in tensors)
+    return not copied and not _OTHER_PARTS.search(name)
 
 
 def fingerprint(folder: Path) -> str:

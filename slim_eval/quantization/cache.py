@@ -22,6 +22,7 @@ from slim_eval.models import pickles
 from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.models.source import CONFIG_FILE, Frozen, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
+from slim_eval.quantization.fidelity import Fidelity
 from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
 from slim_eval.utils import full_name, safe_json, short_name
 from slim_eval.utils.redaction import redact, redact_all
@@ -65,14 +66,15 @@ class QuantizationRecord(BaseModel):
     calibration: dict[str, Any]  # samples, tokens, length in tokens, SHA-256 of the data; empty without calibration
     dtype: str  # 16 bit, of activations and of layers that are not quantized
     num_parameters: int | None  # of the source model; None if unknown
-    source_bytes: int
+    source_bytes: int  # of the source model's language part at 16 bit
     bytes_on_disk: int  # of all weight files
-    bits_per_weight: float | None  # 8 * bytes_on_disk / num_parameters: embeddings and scales included
+    bits_per_weight: float | None  # of the language part: embeddings and scales included
     weight_sha256: dict[str, str]  # by the name of the weight file
     versions: dict[str, str]  # by package
     started: str  # ISO 8601, UTC
     finished: str
     duration_s: float
+    fidelity: Fidelity | None = None  # against the source; None in records before 0.3
     notes: tuple[str, ...] = ()
 
 

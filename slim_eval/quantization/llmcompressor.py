@@ -5,30 +5,46 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from slim_eval.engines import memory
-from slim_eval.errors import INSTALL, EngineError, MissingPackageError, QuantizationError, UsageError
-from slim_eval.models import checks, loading
+from slim_eval.errors import (
+    INSTALL,
+    EngineError,
+    MissingPackageError,
+    QuantizationError,
+    SlimEvalError,
+    UsageError,
+)
+from slim_eval.models import checks, experts, loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
-from slim_eval.models.source import CheckpointFacts, describe, require_plain, weight_files
-from slim_eval.quantization import cache
+from slim_eval.models.source import CONFIG_FILE, CheckpointFacts, describe, require_plain, weight_files
+from slim_eval.quantization import cache, fidelity
+from slim_eval.quantization.cache import recipe_of
 from slim_eval.quantization.calibration import Calibration, load_texts
-from slim_eval.schemes import Recipe
-from slim_eval.utils import write_text
+from slim_eval.schemes import Recipe, scheme
+from slim_eval.utils import safe_json, write_text
 
 Progress = Callable[[int, int, str], None]
 Stage = Callable[[str], None]
 
-_PROMPT = "The quick brown fox jumps over the lazy dog."  # for the check after a recipe without calibration
+#: For the check after a recipe without calibration.
+_TEXT = (
+    "The quick brown fox jumps over the lazy dog. In 1969 two people walked on the moon, and a third one waited for "
+    "them in orbit. Water boils at 100 degrees Celsius at sea level, and at a lower temperature in the mountains."
+)
 _PROMPT_TOKENS = 8  # length of the prompt for which a new checkpoint must generate
+_SCALE_BYTES, _ORDER_BYTES, _SHAPE_BYTES = 4, 4, 64  # at most, per scale, per input column, and per layer
+_AT_16_BIT = "measure this model at 16 bit; llm-compressor and Transformers do not agree on its architecture"
 _LIBRARIES_GB = 0.5  # memory that torch and llm-compressor take before a model is loaded
 
 
@@ -65,7 +81,7 @@ def _make(
 ) -> cache.QuantizationRecord:
     """Quantize the checkpoint in `source` into `folder`, and check what came out."""
     started = datetime.now(timezone.utc)
-    recipe, asked = cache.recipe_of(request.precision), cache.settings(request)
+    recipe, asked = recipe_of(request.precision), cache.settings(request)
     try:
         memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
     except EngineError as error:
@@ -73,7 +89,8 @@ def _make(
         raise QuantizationError(error.cause, remedy) from error
     stage("loading the model")
     model, tokenizer = _load(request, source, facts)
-    layers = _layers_to_quantize(model, request.source.name, recipe)
+    fused, warnings = experts.has_fused(model), list[str]()
+    recipe = replace(recipe, ignore=(*recipe.ignore, *(experts.ROUTERS if fused else ())))
     calibration, used = None, dict[str, Any]()
     if recipe.needs_calibration:
         stage("loading calibration data")
@@ -89,17 +106,36 @@ def _make(
             "seed": request.seed,
             "sha256": calibration.sha256,
         }
+    stage("predicting with the source model")
+    texts = fidelity.excerpts([tokenizer(_TEXT)["input_ids"]] if calibration is None else calibration.token_ids)
+    expected, idle = fidelity.source_predictions(model, texts)
+    if idle := [name for name in idle if not recipe.ignores(name)]:
+        recipe = replace(recipe, ignore=(*recipe.ignore, *idle))
+        more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        warnings.append(f"not quantized, because calibration does not pass through it: {idle[0]}{more}")
+    if fused:
+        stage("splitting the experts")
+        try:
+            experts.split(model)
+        except loading.FAILURES as error:
+            cause = f"llm-compressor cannot split the experts of {facts.architecture}: {loading.reason(error)}"
+            raise QuantizationError(cause, "measure this model at 16 bit") from error
+    layers = _layers_to_quantize(model, request.source.name, recipe)
     stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
-    warnings = _oneshot(model, tokenizer, calibration, recipe, layers, progress)
+    warnings += _oneshot(model, tokenizer, calibration, recipe, len(layers), progress)
     stage("writing the checkpoint")
     loading.save(model, folder, save_compressed=True)
     tokenizer.save_pretrained(folder)
     copy_small_files(source, folder)
+    _name_plain_layers(model, folder)
     del model
     gc.collect()
     stage("checking the checkpoint")
-    prompt = tokenizer(_PROMPT)["input_ids"] if calibration is None else calibration.token_ids[0]
-    _check(folder, tuple(prompt[:_PROMPT_TOKENS]), request.trust_remote_code)
+    _check_tensors(folder)
+    found = describe(folder)
+    _check_size(found, facts, layers, request.precision)
+    agreement = fidelity.compare(expected, _run(folder, texts, request.trust_remote_code))
+    agreement.require()
     finished = datetime.now(timezone.utc)
     size = sum(file.stat().st_size for file in weight_files(folder))
     return cache.QuantizationRecord(
@@ -111,15 +147,16 @@ def _make(
         calibration=used,
         dtype=facts.dtype,
         num_parameters=facts.num_parameters,
-        source_bytes=facts.weight_bytes,
+        source_bytes=facts.language_bytes,
         bytes_on_disk=size,
-        bits_per_weight=8 * size / facts.num_parameters if facts.num_parameters else None,
+        bits_per_weight=8 * found.language_bytes / facts.num_parameters if facts.num_parameters else None,
         weight_sha256={file.name: _sha256(file) for file in weight_files(folder)},
         versions=_versions(),
         started=started.isoformat(timespec="seconds"),
         finished=finished.isoformat(timespec="seconds"),
         duration_s=(finished - started).total_seconds(),
-        notes=(*(calibration.notes if calibration is not None else ()), *warnings),
+        fidelity=agreement,
+        notes=(*(calibration.notes if calibration is not None else ()), *warnings, str(agreement)),
     )
 
 
@@ -147,8 +184,8 @@ def _load(request: cache.QuantizeRequest, source: Path, facts: CheckpointFacts) 
     return model, tokenizer
 
 
-def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> int:
-    """The number of layers that the recipe quantizes; refuses what cannot work before hours of calibration."""
+def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Layers that the recipe quantizes -> shape of their weight; refuses what cannot work before calibration."""
     import torch
 
     layers = {
@@ -167,12 +204,13 @@ def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> int:
     if misfits := recipe.misfits({layer: module.in_features for layer, module in layers.items()}):
         cause = checks.misfit(name, recipe, misfits, len(layers))
         raise QuantizationError(cause, "measure this model with other schemes")
-    return len(layers)
+    return {layer: (module.out_features, module.in_features) for layer, module in layers.items()}
 
 
 def _oneshot(
-    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, layers: int, progress: Progress
-) -> list[str]:
+    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, layers: int,
+    progress: Progress,
+) -> list[str]:  # fmt: skip
     """Quantize `model` in place; returns llm-compressor's warnings."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.factory import ModifierFactory
@@ -221,9 +259,9 @@ def _oneshot(
         )
         # Without a folder of logs: older versions leave one in the working directory.
         oneshot(model=model, processor=tokenizer, recipe=modifier, log_dir=None, **options)
-    except loading.FAILURES as error:
+    except (*loading.FAILURES, AssertionError) as error:
         short = "out of memory" in str(error).lower()
-        remedy = "lower --max-sequence-length" if short else "see the log for llm-compressor's own report"
+        remedy = "lower --max-sequence-length" if short else "measure this model at 16 bit, and see the log"
         raise QuantizationError(f"llm-compressor failed: {loading.reason(error)}", remedy) from error
     finally:
         for handler in handlers:
@@ -233,8 +271,27 @@ def _oneshot(
     return warnings
 
 
-def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> None:
-    """Refuse a checkpoint that contains NaN or infinity, or that does not load and generate."""
+def _name_plain_layers(model: Any, folder: Path) -> None:
+    """Name every linear layer that was not quantized in ``config.json``.
+
+    compressed-tensors lists those of class Linear alone, and then expects scales for those of derived classes.
+    """
+    import torch
+
+    plain = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and getattr(module, "quantization_scheme", None) is None
+    ]
+    file = folder / CONFIG_FILE
+    config = safe_json.read_json(file)
+    settings = config["quantization_config"]
+    settings["ignore"] = [*dict.fromkeys((*(settings.get("ignore") or ()), *plain))]
+    write_text(file, f"{json.dumps(config, indent=2)}\n")
+
+
+def _check_tensors(folder: Path) -> None:
+    """Refuse a checkpoint that contains NaN or infinity, or that is not quantized."""
     import torch
     from safetensors import safe_open
 
@@ -248,6 +305,32 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
                     raise QuantizationError(f"quantization produced NaN or infinity in {name}", "see the log")
     if not scales or not describe(folder).is_quantized:
         raise QuantizationError("llm-compressor exited without quantizing anything", "see the log")
+
+
+def _check_size(
+    found: CheckpointFacts, source: CheckpointFacts, layers: Mapping[str, tuple[int, int]], precision: str
+) -> None:
+    """Refuse a checkpoint with more bits per weight than its scheme allows: some of its layers are not quantized."""
+    if source.num_parameters is None:
+        return
+    bits, group = scheme(precision).weight_bits, recipe_of(precision).group_size
+    allowed = 2.0 * (source.num_parameters - sum(rows * columns for rows, columns in layers.values()))
+    for rows, columns in layers.values():
+        scales = rows * math.ceil(columns / (group or columns))
+        allowed += rows * columns * bits / 8 + scales * _SCALE_BYTES + columns * _ORDER_BYTES + _SHAPE_BYTES
+    if found.language_bytes > allowed:
+        each = [8 * size / source.num_parameters for size in (found.language_bytes, allowed)]
+        raise QuantizationError(
+            f"the quantized checkpoint has {each[0]:.2f} bits per weight, {precision} allows {each[1]:.2f}",
+            "some layers are not quantized: measure this model at 16 bit, and see the log",
+        )
+
+
+def _run(folder: Path, texts: Sequence[Sequence[int]], trust_remote_code: bool) -> Any:
+    """Load a new checkpoint and let it generate; returns its `fidelity.predictions`."""
+    import torch
+
+    prompt = texts[0][:_PROMPT_TOKENS]
     try:
         placed = {"device_map": "auto"} if torch.cuda.is_available() else {}
         model = loading.load(folder, trust_remote_code=trust_remote_code, **placed)
@@ -259,9 +342,13 @@ def _check(folder: Path, prompt: tuple[int, ...], trust_remote_code: bool) -> No
             )
     except loading.FAILURES as error:
         cause = f"the quantized checkpoint does not run: {loading.reason(error)}"
-        raise QuantizationError(cause, "see the log") from error
+        raise QuantizationError(cause, _AT_16_BIT) from error
+    except SlimEvalError as error:
+        cause = error.cause.removeprefix(f"{folder}: ")
+        raise QuantizationError(f"the quantized checkpoint {cause}", _AT_16_BIT) from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
         raise QuantizationError("the quantized checkpoint produced non-finite logits", "see the log")
+    return fidelity.predictions(model, texts)
 
 
 def _versions() -> dict[str, str]:

@@ -41,7 +41,7 @@ class Metadata(_Model):
     timestamp: str | None = None  # ISO 8601, UTC
     num_parameters: int | None = None
     num_parameters_b: float | None = None  # num_parameters / 1e9
-    model_size_gb: float | None = None  # weight files on disk
+    model_size_gb: float | None = None  # weights of the language part; of an unquantized checkpoint at 16 bit
     revision: str | None = None  # commit of the model on the hub
     engine: str | None = None
     engine_version: str | None = None

@@ -17,7 +17,7 @@ from slim_eval.benchmarks import performance
 from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
 from slim_eval.engines import ENGINES, LoadRequest
 from slim_eval.engines.memory import served_bytes
-from slim_eval.errors import EngineError
+from slim_eval.errors import EngineError, SlimEvalError
 from slim_eval.models.source import resolve
 from slim_eval.results.records import PerformanceMetrics
 from slim_eval.schemes import is_quantized, scheme
@@ -389,6 +389,20 @@ def test_a_checkpoint_that_does_not_load_says_why(tmp_path: Path) -> None:
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "no-such-type"}))
     with pytest.raises(EngineError, match="no-such-type"):
         engines.ENGINES["transformers"].load(LoadRequest(checkpoint, EngineConfig(), 64))
+
+
+@needs_vllm
+@pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_vllm_is_not_started_on_a_checkpoint_that_lacks_weights(lost: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_checkpoint(tmp_path, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    request = LoadRequest(folder, EngineConfig(enforce_eager=True), MAX_MODEL_LEN)
+    with pytest.raises(SlimEvalError, match=f"lacks weights of the model, which would be random: {lost}"):
+        engines.ENGINES["vllm"].load(request)
 
 
 @needs_vllm

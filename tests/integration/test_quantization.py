@@ -14,10 +14,11 @@ import pytest
 
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
+from slim_eval.models import loading
 from slim_eval.models.source import describe, resolve
 from slim_eval.quantization.cache import QuantizedCheckpoint, QuantizeRequest, cached, read_record
 from slim_eval.quantization.llmcompressor import quantize
-from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint
+from tests.standins.tiny_models import ARCHITECTURES, EXPERTS, make_checkpoint
 
 Make = Callable[..., QuantizeRequest]
 
@@ -105,6 +106,68 @@ def test_every_architecture_quantizes_and_runs(
     error = (logits[1] - logits[0]).norm() / logits[0].norm()
     assert 0 < error < {"int8": 0.05, "int4": 0.35}[precision]
     assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3
+
+
+@pytest.mark.parametrize(("architecture", "precision"), [*((name, "int8") for name in EXPERTS), ("granitemoe", "int4")])
+def test_experts_are_quantized_and_served(architecture: str, precision: str, tmp_path: Path, request_for: Make) -> None:
+    import torch
+    from safetensors import safe_open
+
+    folder = make_checkpoint(tmp_path / architecture, architecture)
+    made = quantize(request_for(folder, tmp_path / "q", precision))
+    assert made.record is not None
+    assert made.record.fidelity is not None
+    assert made.record.fidelity.mean_kl < 0.2 * made.record.fidelity.context_kl
+    assert str(made.record.fidelity) in made.notes
+
+    with safe_open(made.path / "model.safetensors", "pt") as tensors:
+        names = set(tensors.keys())
+    scaled = {name.removesuffix("_scale") for name in names if name.endswith(".weight_scale")}
+    assert sum(".experts." in name for name in scaled) == 2 * 4 * 3  # layers, experts, matrices
+    assert not any(part in name for name in scaled for part in ("router", ".gate.", "shared_expert_gate"))
+    if architecture in ("mixtral", "qwen2_moe"):  # the names by which an engine knows the source
+        with safe_open(folder / "model.safetensors", "pt") as tensors:
+            assert {name for name in names if not name.endswith("_scale")} == set(tensors.keys())
+
+    ids = torch.tensor([list(range(6, 26))])
+    with torch.inference_mode():
+        source, split = (loading.load(path)(ids).logits.float() for path in (folder, made.path))
+    assert (split - source).norm() / source.norm() < {"int8": 0.05, "int4": 0.35}[precision]
+
+
+def test_experts_that_cannot_be_split_are_refused_before_calibration(
+    tmp_path: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: Any) -> None:
+        raise AttributeError("no attribute 'text_config'")
+
+    monkeypatch.setattr("slim_eval.models.experts.split", fail)
+    stages: list[str] = []
+    request = request_for(make_checkpoint(tmp_path / "m", "mixtral"), tmp_path / "q")
+    with pytest.raises(QuantizationError, match="cannot split the experts of MixtralForCausalLM") as refused:
+        quantize(request, stages.append)
+    assert refused.value.remedy == "measure this model at 16 bit"
+    assert not any(stage.startswith("GPTQ") for stage in stages)
+
+
+def test_another_model_is_not_a_quantized_one(
+    llama: Path, tmp_path: Path, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    load = loading.load
+
+    def load_at_random(checkpoint: Path, **options: Any) -> Any:
+        model = load(checkpoint, **options)
+        if "_int8" in checkpoint.name:
+            with torch.no_grad():
+                model.get_input_embeddings().weight.normal_(std=0.02)
+        return model
+
+    monkeypatch.setattr(loading, "load", load_at_random)
+    with pytest.raises(QuantizationError, match="the quantized checkpoint is not the source model"):
+        quantize(request_for(llama, tmp_path))
+    assert not (tmp_path / "Tiny_int8").exists()
 
 
 def test_the_record_says_how_it_was_made(llama: Path, llama_int8: QuantizedCheckpoint, texts: Path) -> None:

@@ -33,6 +33,23 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {"sliding_window": None}),
 }
 
+#: The same of mixtures of experts: with keys of one expert each (`mixtral`, which renames them, and `qwen2_moe`, with
+#: a shared expert), with a router whose class derives from Linear, and with the experts of a layer in one key.
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {"intermediate_size": 128, "num_local_experts": 4}),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "phimoe": ("PhimoeConfig", {"intermediate_size": 128, "num_local_experts": 4}),
+    "granitemoe": ("GraniteMoeConfig", {"intermediate_size": 128, "num_local_experts": 4, "num_experts_per_tok": 2}),
+}
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -65,7 +82,7 @@ def make_checkpoint(
 
     Args:
         folder: Where to; made if it is not there.
-        architecture: A key of `ARCHITECTURES`.
+        architecture: A key of `ARCHITECTURES` or `EXPERTS`.
         seed: Of the weights.
         dtype: Of the weights.
         changes: Configuration values other than those of `SIZES`; ``max_shard_size`` goes to the writer.
@@ -78,7 +95,7 @@ def make_checkpoint(
 
     shard = changes.pop("max_shard_size", None)
     tokenizer = make_tokenizer(chat_template=changes.pop("chat_template", CHAT_TEMPLATE))
-    name, extra = ARCHITECTURES[architecture]
+    name, extra = {**ARCHITECTURES, **EXPERTS}[architecture]
     config = getattr(transformers, name)(
         vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **{**SIZES, **extra, **changes}
     )

@@ -17,7 +17,7 @@ PACKAGE = Path(slim_eval.__file__).parent
 # The modules that may import a heavy package. Why lm-eval's adapters are opened by the engines: decisions/002.
 DOORS = {
     "vllm": {"engines/vllm.py"},
-    "llmcompressor": {"quantization/llmcompressor.py"},
+    "llmcompressor": {"quantization/llmcompressor.py", "models/experts.py"},
     "lm_eval": {"benchmarks/accuracy.py", "engines/vllm.py", "engines/transformers.py"},
     "transformers": {"engines/transformers.py", "quantization/llmcompressor.py", "models/"},
     "pynvml": {"power/"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ def test_a_package_that_a_checkpoint_needs_is_the_one_that_is_reported(
         assert "'peft'" in caught.value.cause
 
 
+def _change(folder: Path, damage: Callable[[dict[str, Any]], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    damage(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -67,13 +77,8 @@ def test_a_package_that_a_checkpoint_needs_is_the_one_that_is_reported(
 def test_weights_that_do_not_match_are_named(
     damage: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = make_checkpoint(tmp_path, num_hidden_layers=2)
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    damage(weights)
-    save_file(weights, file, {"format": "pt"})
+    _change(folder, damage)
     with pytest.raises(SlimEvalError, match=words) as refused:
         loading.load(folder)
     assert "config.json" in refused.value.remedy
@@ -82,3 +87,46 @@ def test_weights_that_do_not_match_are_named(
 def test_a_whole_checkpoint_loads(tmp_path: Path) -> None:
     model = loading.load(make_checkpoint(tmp_path))
     assert not model.training
+
+
+@pytest.mark.parametrize("damage", [_lose, _lose_a_layer, _rename, _add])
+def test_another_engine_is_not_given_a_checkpoint_that_does_not_match(
+    damage: Callable[[dict[str, Any]], None], tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path, num_hidden_layers=2)
+    loading.require_weights(folder, "LlamaForCausalLM", trust_remote_code=False)
+    _change(folder, damage)
+    with pytest.raises(SlimEvalError, match="weights"):
+        loading.require_weights(folder, "LlamaForCausalLM", trust_remote_code=False)
+
+
+def test_a_head_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, tie_word_embeddings=False)
+    _change(folder, lambda weights: weights.update({"lm_head.weight": weights["lm_head.weight"][:-1].clone()}))
+    with pytest.raises(SlimEvalError, match=r"weights of another shape than the model's: lm_head.weight"):
+        loading.load(folder)
+    _change(folder, lambda weights: weights.pop("lm_head.weight"))
+    with pytest.raises(SlimEvalError, match=r"would be random: lm_head.weight"):
+        loading.require_weights(folder, "LlamaForCausalLM", trust_remote_code=False)
+
+
+def test_what_transformers_does_not_know_is_left_to_the_engine(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "not_yet", "architectures": ["NotYet"]}))
+    loading.require_weights(folder, "NotYet", trust_remote_code=False)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe"])
+def test_an_expert_without_one_of_its_weights_is_named(architecture: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, architecture)
+    loading.require_weights(folder, None, trust_remote_code=False)
+    lost: list[str] = []
+
+    def lose(weights: dict[str, Any]) -> None:
+        lost.append(next(name for name in weights if ".experts.2." in name))
+        weights["other.weight"] = weights.pop(lost[0])
+
+    _change(folder, lose)
+    with pytest.raises(SlimEvalError, match=f"lacks weights of experts, which would be random: {lost[0]}"):
+        loading.require_weights(folder, None, trust_remote_code=False)

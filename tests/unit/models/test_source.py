@@ -107,6 +107,34 @@ def test_parameters_are_counted_from_headers(
     assert facts.weight_bytes == (folder / "model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("config", "embedding", "language"),
+    [
+        ({}, "F32", 2 * (6 + 8 + 8)),  # what is served of it
+        ({}, "BF16", 2 * (6 + 8 + 8)),
+        ({"tie_word_embeddings": True}, "BF16", 2 * (6 + 8)),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "F32", 6 + 4 * (8 + 8) + 4),
+    ],
+)
+def test_sizes_are_of_the_language_part_at_16_bit(
+    checkpoint: Callable[..., Path], config: dict[str, Any], embedding: str, language: int
+) -> None:
+    quantized = "quantization_config" in config
+    tensors = {
+        "model.layers.0.mlp.up_proj.weight": ("I8" if quantized else embedding, [2, 3]),
+        "model.embed_tokens.weight": (embedding, [4, 2]),
+        "lm_head.weight": (embedding, [4, 2]),
+        **({"model.layers.0.mlp.up_proj.weight_scale": ("BF16", [2, 1])} if quantized else {}),
+    }
+    other = ("vision_tower.layers.0.weight", "model.visual.blocks.0.weight", "multi_modal_projector.linear.weight")
+    facts = [
+        models.describe(checkpoint(each, **config)) for each in (tensors, tensors | dict.fromkeys(other, ("BF16", [9])))
+    ]
+    assert [each.language_bytes for each in facts] == [language, language]
+    assert facts[0].num_parameters == facts[1].num_parameters
+    assert facts[0].weight_bytes < facts[1].weight_bytes
+
+
 def test_dtype_is_read_from_the_weights_where_the_configuration_is_silent(checkpoint: Callable[..., Path]) -> None:
     assert models.describe(checkpoint({"a": ("F16", [2])}, dtype=None)).dtype == "float16"
     assert models.describe(checkpoint({"a": ("F16", [2])}, dtype="bfloat16")).dtype == "bfloat16"

@@ -1,0 +1,75 @@
+"""A quantized checkpoint is told from another model by what both predict."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slim_eval.errors import QuantizationError
+from slim_eval.quantization.fidelity import compare, predictions, source_predictions
+
+torch = pytest.importorskip("torch")
+POSITIONS, TOKENS = 200, 500
+
+
+def _logits(scale: float, seed: int = 0) -> Any:
+    return torch.randn(POSITIONS, TOKENS, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def _compare(source: Any, other: Any) -> Any:
+    return compare(source.log_softmax(-1), other.log_softmax(-1))
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])  # from nearly uniform, as of random weights, to sharp
+def test_rounding_passes_and_another_model_does_not(scale: float) -> None:
+    source = _logits(scale)
+    rounded = _compare(source, source + 0.3 * _logits(scale, seed=1))
+    rounded.require()
+    assert rounded.mean_kl < 0.2 * rounded.context_kl
+    other = _compare(source, _logits(scale, seed=1))
+    assert other.top_agreement < 0.05
+    assert other.mean_kl > other.context_kl
+    with pytest.raises(QuantizationError, match=r"is not the source model: .* mean KL divergence") as refused:
+        other.require()
+    assert "16 bit" in refused.value.remedy
+
+
+def test_a_model_against_itself() -> None:
+    same = _compare(_logits(1.0), _logits(1.0))
+    assert (same.positions, same.top_agreement, same.mean_kl) == (POSITIONS, 1.0, pytest.approx(0, abs=1e-6))
+
+
+def test_flat_predictions_may_change_their_most_likely_token() -> None:
+    flat = _logits(0.02)
+    changed = _compare(flat, flat + 0.6 * _logits(0.02, seed=1))
+    assert changed.top_agreement < 0.5
+    changed.require()
+
+
+def test_half_of_the_predictions_may_be_lost() -> None:
+    source = _logits(4.0)
+    other = source.clone()
+    other[: POSITIONS * 2 // 5] = _logits(4.0, seed=1)[: POSITIONS * 2 // 5]
+    _compare(source, other).require()
+
+
+def test_layers_whose_weights_are_read_without_a_call_are_named() -> None:
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        device = "cpu"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.read = torch.nn.Linear(4, 8), torch.nn.Linear(4, 8)
+            self.mlp = torch.nn.ModuleDict({"experts": torch.nn.ModuleList([torch.nn.Linear(4, 8)])})
+
+        def forward(self, ids: Any) -> Any:
+            hidden = torch.nn.functional.one_hot(ids, 4).float()
+            return SimpleNamespace(logits=self.used(hidden) + hidden @ self.read.weight.T)
+
+    model = Model()
+    found, idle = source_predictions(model, [[0, 1, 2], [3]])
+    assert idle == ["read"]
+    assert found.exp().sum(-1).tolist() == pytest.approx([1.0] * 4)
+    assert torch.equal(found, predictions(model, [[0, 1, 2], [3]]))

@@ -153,7 +153,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 #: 16-bit type -> the instruction sets, as ``/proc/cpuinfo`` names them, of which a CPU needs one to compute in it.
-#: Others convert every operand: bfloat16 matrices take them 3 to 8 times as long as float32 ones.
+#: Others convert every operand: products of bfloat16 matrices take them several times as long as float32 ones.
 _COMPUTES_IN = {
     "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "float16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),

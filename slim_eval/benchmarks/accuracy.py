@@ -138,7 +138,7 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
                 _log.warning("%s: its prompts cannot be checked: %s", task, error)
                 continue
             for model, tokenizer in asked:
-                adapter, checked, every = _PromptReader(tokenizer), 0, 0
+                adapter, checked, every = _PromptReader(tokenizer, part.thinking), 0, 0
                 template = _ChatTemplate(adapter.apply_chat_template) if part.apply_chat_template else None
                 for each in parts:
                     each.set_fewshot_seed(seed=1234 + config.seed)
@@ -300,15 +300,17 @@ class _PromptReader:
 
     max_gen_toks = lm_eval_tasks.DEFAULT_MAX_GEN_TOKS
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, switch: Thinking | None) -> None:
+        self._tokenizer, self._thinking = tokenizer, switch
 
     def tok_encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text))
 
     def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         """As both engines do it."""
-        return thinking.render(self._tokenizer, chat_history, {}, add_generation_prompt=add_generation_prompt)
+        return thinking.render(
+            self._tokenizer, chat_history, self._thinking, add_generation_prompt=add_generation_prompt
+        )
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,9 @@ def switch(model: Any, template: str, thinking: Thinking | None) -> None:
     Raises:
         BenchmarkError: The template has no such argument, or does not show where a thought ends.
     """
-    arguments: dict[str, Any] = {}
-    if thinking is not None:
-        if "enable_thinking" not in template:
-            cause = f"--thinking {thinking.value}: the model's chat template has no argument enable_thinking"
-            raise BenchmarkError(cause, "leave --thinking out: the model cannot be switched")
-        arguments["enable_thinking"] = thinking is Thinking.ON
+    if thinking is not None and "enable_thinking" not in template:
+        cause = f"--thinking {thinking.value}: the model's chat template has no argument enable_thinking"
+        raise BenchmarkError(cause, "leave --thinking out: the model cannot be switched")
     if thinking is Thinking.ON:
         model.think_end_token = next((end for end in _ENDS if end in template), None)
         if model.think_end_token is None:
@@ -37,18 +34,20 @@ def switch(model: Any, template: str, thinking: Thinking | None) -> None:
         if type(model).__name__ == "HFLM":
             _stop_after_the_thought(model)
     model.apply_chat_template = lambda history, add_generation_prompt=True: render(
-        model.tokenizer, history, arguments, add_generation_prompt=add_generation_prompt
+        model.tokenizer, history, thinking, add_generation_prompt=add_generation_prompt
     )
 
 
 def render(
-    tokenizer: Any, history: Sequence[Mapping[str, str]], arguments: Mapping[str, Any], *, add_generation_prompt: bool
+    tokenizer: Any, history: Sequence[Mapping[str, str]], thinking: Thinking | None, *, add_generation_prompt: bool
 ) -> str:
     """A conversation as the model reads it; without system turns if the template refuses them, as lm-eval does it."""
     import jinja2
 
     def rendered(turns: Sequence[Mapping[str, str]]) -> str:
-        options = {"tokenize": False, "continue_final_message": not add_generation_prompt, **arguments}
+        options: dict[str, Any] = {"tokenize": False, "continue_final_message": not add_generation_prompt}
+        if thinking is not None:
+            options["enable_thinking"] = thinking is Thinking.ON
         return str(tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, **options))
 
     try:

@@ -53,8 +53,8 @@ def test_altered_prompts_are_marked_everywhere(make_variant: MakeVariant, change
     out = Console(file=io.StringIO(), width=200)
     out.print(comparison_table(study, width=200))
     text = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "70.0#" in text
-    assert f"# {PROMPTS.meaning}" in text
+    assert f"70.0{PROMPTS.sign}" in text
+    assert f"{PROMPTS.sign} {PROMPTS.meaning}" in text
     (count,) = changes.values()
     (detail,) = task_details(study)
     column = "prompts cut" if "truncated_requests" in changes else "prompts without a turn"
@@ -67,7 +67,7 @@ def test_whole_prompts_are_not_marked(make_variant: MakeVariant) -> None:
     study = Study(_pair(make_variant), ["quiz"])
     out = Console(file=io.StringIO(), width=200)
     out.print(comparison_table(study, width=200))
-    assert "#" not in out.file.getvalue()  # type: ignore[attr-defined]
+    assert PROMPTS.sign not in out.file.getvalue()  # type: ignore[attr-defined]
     (detail,) = task_details(study)
     assert not [column for column in results_table(study) if "truncated" in column or "turns" in column]
     assert {"prompts cut", "prompts without a turn"} <= set(detail.table.absent)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis.caveats import BUSY_HOST, INVALID
-from slim_eval.analysis.compare.comparison import Verdict, compare, noise_record
+from slim_eval.analysis.compare.comparison import Verdict, compare
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.noise_floor import within_noise
+from slim_eval.analysis.compare.repeats import noise_record
 from slim_eval.analysis.figures import distributions
 from slim_eval.analysis.findings import find
 from slim_eval.analysis.pareto.frontier import Objective, find_frontiers, frontier
@@ -112,7 +113,7 @@ def test_a_noise_floor_neither_takes_nor_hides_it(pair: list[Variant], make_vari
         make_variant(performance={"intervals": CLOSE, "tpot_s": 0.0041}),
         make_variant(performance={"intervals": CLOSE, **DISTURBED}),
     ]
-    entry = noise_record(runs, 1.0).metrics["tpot_s"]
+    entry = noise_record(runs).metrics["tpot_s"]
     assert entry.values == (0.004, 0.0041, None)
     assert entry.floor is not None
     assert entry.floor < 1, "TPOT of the disturbed run is a quarter of the others"

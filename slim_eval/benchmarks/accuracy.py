@@ -300,7 +300,7 @@ class _PromptReader:
 
     max_gen_toks = lm_eval_tasks.DEFAULT_MAX_GEN_TOKS
 
-    def __init__(self, tokenizer: Any, switch: Thinking | None) -> None:
+    def __init__(self, tokenizer: Any, switch: Thinking | None = None) -> None:
         self._tokenizer, self._thinking = tokenizer, switch
 
     def tok_encode(self, text: str) -> list[int]:

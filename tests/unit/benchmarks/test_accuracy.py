@@ -266,6 +266,7 @@ def test_a_task_that_fixes_its_few_shot_number_says_so(folder: Path) -> None:
     assert measured.notes == ("own_generate: few-shot examples are fixed by the task (own_generate: 0)",)
 
 
+@pytest.mark.large
 def test_a_group_keeps_its_subtasks_and_their_sizes(folder: Path) -> None:
     measured = _run("own_group", folder)
     metrics = _metrics(measured)
@@ -571,6 +572,7 @@ def test_a_tokenizer_that_does_not_load_is_left_to_the_run(folder: Path, served:
     assert _preview(folder, model) == []
 
 
+@pytest.mark.large
 def test_prompts_of_the_embedded_tasks_fit_the_embedded_model(served: Any) -> None:
     """What `to_preview` leaves out must need no preview."""
     from slim_eval.models import resolve

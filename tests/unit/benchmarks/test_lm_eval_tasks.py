@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.large
 def test_the_names_are_those_of_lm_evals_own_index(folder: Path) -> None:
     """lm-eval reads every YAML file, which takes ten times as long."""
     from lm_eval.tasks import TaskManager

@@ -187,6 +187,7 @@ def test_transformers_loads_nothing_without_room(free: Any, checkpoint: Path, mo
         TRANSFORMERS.load(LoadRequest(checkpoint, EngineConfig(), 64))
 
 
+@pytest.mark.large
 def test_vllm_starts_nothing_without_room(free: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("vllm")
     monkeypatch.setattr(VLLM, "platform", lambda: Platform("cpu"))

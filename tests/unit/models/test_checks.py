@@ -405,6 +405,7 @@ def test_a_model_without_linear_layers(demo: Path) -> None:
     assert "has no Linear layer to quantize to int8" in look(demo)[0].cause
 
 
+@pytest.mark.large
 def test_the_widths_are_those_of_the_modules_that_are_quantized() -> None:
     """The names and shapes in a header against the modules of the loaded model."""
     transformers = pytest.importorskip("transformers")

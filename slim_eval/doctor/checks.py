@@ -17,7 +17,7 @@ from slim_eval.engines import engines_for
 from slim_eval.engines.engine import cpu_flags
 from slim_eval.errors import INSTALL_GPU, SlimEvalError, UsageError
 from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, intended_use, serving_modules
-from slim_eval.models import checks as checkpoint_checks
+from slim_eval.models import checkpoint_checks
 from slim_eval.schemes import scheme
 from slim_eval.utils import GIB, environment
 

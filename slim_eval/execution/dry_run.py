@@ -21,7 +21,7 @@ from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
 from slim_eval.execution.progress import escape
-from slim_eval.models import checks
+from slim_eval.models import checkpoint_checks
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
 from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized
@@ -154,7 +154,7 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
     held = SCHEMES[precision]
     group = held.recipe.group_size if held.recipe is not None else None
-    widths = {} if held.recipe is None else checks.linear_inputs(found, facts, held.recipe)
+    widths = {} if held.recipe is None else checkpoint_checks.linear_inputs(found, facts, held.recipe)
     total = 0.0
     for name, shape in models.parameters(found, facts.tied_embeddings).items():
         count = math.prod(shape)

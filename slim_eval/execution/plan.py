@@ -20,7 +20,7 @@ from slim_eval.engines import ENGINES, engines_for
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
-from slim_eval.models import checks
+from slim_eval.models import checkpoint_checks
 from slim_eval.quantization import cache
 from slim_eval.schemes import in_order, is_quantized, scheme
 from slim_eval.utils import GIB, environment
@@ -106,7 +106,7 @@ def _quantize_request(config: RunConfig, source: models.ModelSource, precision: 
     )
 
 
-def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> checks.Use:
+def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> checkpoint_checks.Use:
     """What a run would do with a model, as far as the checks of its checkpoint need it."""
     servers = engines_for(config.engine.engine)
     if config.engine.engine == AUTO_ENGINE:
@@ -114,7 +114,7 @@ def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequ
             servers = [
                 member for member in servers if not environment.missing_modules(member.modules, config.serve_python)
             ]
-    return checks.Use(
+    return checkpoint_checks.Use(
         precisions=tuple(precisions),
         to_quantize=tuple(
             precision
@@ -130,8 +130,8 @@ def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequ
 
 
 def notes_on(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Scheme -> the warnings of `models.checks` on a model; a `SlimEvalError` if it refuses the model."""
-    found = checks.require(source, intended_use(config, source, precisions))
+    """Scheme -> the warnings of `models.checkpoint_checks` on a model; a `SlimEvalError` if it refuses the model."""
+    found = checkpoint_checks.require(source, intended_use(config, source, precisions))
     return {
         precision: tuple(finding.cause for finding in found if finding.precision in (None, precision))
         for precision in precisions

@@ -143,7 +143,7 @@ class Display:
     def _show_floors(self, report: RunReport) -> None:
         out = Console(highlight=False)
         for record, path in report.floors:
-            from slim_eval.analysis.tables.noise_table import noise_table
+            from slim_eval.analysis.tables.terminal import noise_table
 
             out.print(noise_table(record))
             out.print(f"wrote {path}", markup=False, soft_wrap=True)

@@ -44,9 +44,9 @@ _OTHER_HEADS: dict[str, str | None] = {
 }  # fmt: skip
 #: Modality -> what the names of its parts contain, in a configuration and in a file of weights.
 MODALITIES = {"vision": re.compile("vision|visual"), "audio": re.compile("audio")}
-#: Parts of a multimodal model beside its language model.
-_OTHER_PARTS = re.compile(
-    r"(?:^|[.])(?:vision_\w+|visual|audio_\w+|embed_vision|embed_audio|multi_modal_projector|mm_projector|connector)[.]"
+#: What the names of the weights contain that text does not need: other modalities, and what connects them to it.
+OTHER_PARTS = re.compile(
+    "|".join([*(modality.pattern for modality in MODALITIES.values()), "image", "multi_modal", "mm_proj", "connector"])
 )
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
@@ -388,7 +388,7 @@ def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
 def _is_counted(name: str, tensors: Tensors, tied: bool) -> bool:
     """Whether a tensor belongs to the language part of a model, and is not a second copy of tied embeddings."""
     copied = tied and name.endswith("lm_head.weight") and any(each.endswith("embed_tokens.weight") for each in tensors)
-    return not copied and not _OTHER_PARTS.search(name)
+    return not copied and not OTHER_PARTS.search(name)
 
 
 def fingerprint(folder: Path) -> str:

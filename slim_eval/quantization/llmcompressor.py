@@ -25,7 +25,7 @@ from slim_eval.errors import (
     SlimEvalError,
     UsageError,
 )
-from slim_eval.models import checks, experts, loading
+from slim_eval.models import checkpoint_checks, experts, loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CONFIG_FILE, CheckpointFacts, describe, require_plain, weight_files
 from slim_eval.quantization import cache, fidelity
@@ -202,7 +202,7 @@ def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> dict[str, tupl
                 "the source checkpoint is broken: download or train it again",
             )
     if misfits := recipe.misfits({layer: module.in_features for layer, module in layers.items()}):
-        cause = checks.misfit(name, recipe, misfits, len(layers))
+        cause = checkpoint_checks.misfit(name, recipe, misfits, len(layers))
         raise QuantizationError(cause, "measure this model with other schemes")
     return {layer: (module.out_features, module.in_features) for layer, module in layers.items()}
 

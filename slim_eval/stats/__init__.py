@@ -16,8 +16,8 @@ from slim_eval.stats.paired import (
     minimum_detectable_drop,
     paired_difference,
 )
-from slim_eval.stats.repeats import RunValue, Variation, limit_factor, log_mean, variation
 from slim_eval.stats.summary import drift_p_value, percentile, resolving_count, summarize
+from slim_eval.stats.variance_components import RunValue, Variation, limit_factor, log_mean, variation
 
 __all__ = [
     "Interval", "PairedDifference", "RunValue", "Statistic", "Variation", "answer_kl", "bootstrap_interval",

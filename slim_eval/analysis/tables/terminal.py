@@ -1,4 +1,4 @@
-"""The comparison table on the terminal: one row per variant. Needs no pandas."""
+"""The tables on the terminal: a run's, one row per variant, and that of `slim-eval noise`. Neither needs pandas."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from functools import cached_property
 from typing import Literal
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from slim_eval import metrics
 from slim_eval.analysis.caveats import PROMPTS
+from slim_eval.analysis.compare.noise_floor import answer, floor_words, remarks
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import METRICS, Basis, Metric
+from slim_eval.metrics import METRICS, Basis, Metric, task_metric
+from slim_eval.results.records import NoiseRecord
 from slim_eval.results.variants import Variant
 from slim_eval.schemes import INEXACT_KERNELS
-from slim_eval.utils import wrapped_name
+from slim_eval.utils import number, wrapped_name
 
 _ABSENT = "-"
+_NOISE_LEGEND = (
+    "within, between: standard deviation of one run's value due to its iterations, and due to its process. "
+    "noise floor: 95 % of differences between two single runs are smaller"
+)
 _METRICS = (
     metrics.TTFT, metrics.TPOT, metrics.THROUGHPUT, metrics.AMORTISED, metrics.DISK, metrics.WEIGHTS,
     metrics.PEAK_MEMORY, metrics.J_PER_TOKEN,
@@ -144,3 +151,32 @@ def _table(columns: Sequence[_Column], names: Sequence[str]) -> Table:
         grey = ["bright_black" if c.grey and c.grey[index] else "" for c in columns]
         table.add_row(*map(Text.assemble, zip(texts, grey, strict=True)))
     return table
+
+
+def noise_table(record: NoiseRecord) -> RenderableType:
+    """What `slim-eval noise` prints: which differences are noise, a row per metric and task, and what is uncertain."""
+    runs = max((len(entry.values) for entry in (*record.metrics.values(), *record.tasks.values())), default=0)
+    lines = [Text(answer(record))]
+    if not runs:
+        return lines[0]
+    title = f"the same variant, measured {runs} times, each in a fresh process"
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric", overflow="fold")
+    for header in ("mean", "within\nprocess", "between\nprocesses", "noise\nfloor", "its 95 %\ninterval"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for key, entry in (*record.metrics.items(), *record.tasks.items()):
+        is_task = key in record.tasks
+        metric = task_metric(key) if is_task else METRICS[key]
+        scale, unit = (1.0, "pp") if is_task else (100.0, "%")
+        parts = (
+            _ABSENT if part is None else f"{number(part * scale)} {unit}" for part in (entry.within, entry.between)
+        )
+        mean = _ABSENT if entry.mean is None else number(metric.in_unit(entry.mean))
+        floor, _, ends = floor_words(record, key).partition(" [")
+        table.add_row(escape(metric.header), mean, *parts, floor, f"[{ends}" if ends else _ABSENT)
+    notes = [_NOISE_LEGEND, *remarks(record)]
+    notes += [
+        f"{task}: {number(share * 100)} % of the answers changed between two runs at most"
+        for task, share in record.flips.items()
+    ]
+    return Group(*lines, table, *map(Text, notes))

@@ -16,7 +16,7 @@ from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import messages, plan
 from slim_eval.execution.executor import LocalExecutor
 from slim_eval.quantization import cache
-from tests.unit.models.test_checks import write_weights
+from tests.unit.models.test_checkpoint_checks import write_weights
 
 
 @pytest.fixture(autouse=True)

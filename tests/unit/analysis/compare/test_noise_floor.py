@@ -18,7 +18,7 @@ from slim_eval.analysis.compare.noise_floor import answer, floor_words, noise_fl
 from slim_eval.analysis.compare.repeats import noise_record
 from slim_eval.analysis.report import provenance
 from slim_eval.analysis.study import Study
-from slim_eval.analysis.tables.noise_table import noise_table
+from slim_eval.analysis.tables.terminal import noise_table
 from slim_eval.cli import main
 from slim_eval.results.records import NoiseRecord
 from slim_eval.results.store import find_results, noise_directory, read_noise, write_noise

@@ -17,8 +17,8 @@ import pytest
 from slim_eval import models
 from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import SlimEvalError, UsageError
-from slim_eval.models import architectures, checks
-from slim_eval.models.checks import Finding, Use
+from slim_eval.models import architectures, checkpoint_checks
+from slim_eval.models.checkpoint_checks import Finding, Use
 from slim_eval.models.source import ConfigFacts, read_header
 from slim_eval.schemes import Recipe
 
@@ -68,7 +68,7 @@ def write_weights(file: Path, tensors: dict[str, tuple[tuple[int, ...], bytes | 
 
 
 def look(folder: Path, use: Use = QUANTIZING) -> list[Finding]:
-    return checks.examine(models.resolve(str(folder)), use)
+    return checkpoint_checks.examine(models.resolve(str(folder)), use)
 
 
 def only(folder: Path, use: Use = QUANTIZING) -> Finding:
@@ -77,20 +77,20 @@ def only(folder: Path, use: Use = QUANTIZING) -> Finding:
 
 
 def test_a_sound_checkpoint_has_no_findings() -> None:
-    assert checks.examine(models.resolve("demo"), replace(QUANTIZING, servers=(Server(),))) == []
+    assert checkpoint_checks.examine(models.resolve("demo"), replace(QUANTIZING, servers=(Server(),))) == []
 
 
 def test_each_row_of_the_table_says_what_it_reads() -> None:
-    assert len({check.name for check in checks.CHECKS}) == len(checks.CHECKS)
-    assert all(check.reads for check in checks.CHECKS)
+    assert len({check.name for check in checkpoint_checks.CHECKS}) == len(checkpoint_checks.CHECKS)
+    assert all(check.reads for check in checkpoint_checks.CHECKS)
 
 
 def test_nothing_heavy_is_imported_and_no_weight_is_changed() -> None:
     code = (
-        "import sys; from slim_eval import models; from slim_eval.models import checks; "
+        "import sys; from slim_eval import models; from slim_eval.models import checkpoint_checks; "
         "from slim_eval.execution.plan import intended_use; from slim_eval.config import RunConfig; "
         "run = RunConfig(models='demo', precision='fp16 int4'); source = models.resolve('demo'); "
-        "assert checks.examine(source, intended_use(run, source, run.precision)) == []; "
+        "assert checkpoint_checks.examine(source, intended_use(run, source, run.precision)) == []; "
         "assert not {'torch', 'transformers', 'vllm', 'safetensors'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -258,7 +258,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding(demo: Path) -> None:
     assert finding.check == "tokenizer"
     assert f"knows {knows} tokens, but the model has embeddings for {knows - 3}: 3 tokens" in finding.cause
     with pytest.raises(UsageError, match="embeddings for"):
-        checks.require(models.resolve(str(demo)), QUANTIZING)
+        checkpoint_checks.require(models.resolve(str(demo)), QUANTIZING)
 
 
 def test_a_vocabulary_with_scores_or_in_a_file_of_its_own(demo: Path) -> None:
@@ -281,7 +281,7 @@ def test_an_added_token_without_an_embedding_is_noted(demo: Path) -> None:
     finding = only(demo)
     assert (finding.check, finding.is_refusal) == ("tokenizer", False)
     assert "<image>" in finding.cause
-    assert checks.require(models.resolve(str(demo)), QUANTIZING) == [finding]
+    assert checkpoint_checks.require(models.resolve(str(demo)), QUANTIZING) == [finding]
 
 
 def test_an_added_token_that_every_prompt_contains_is_refused(demo: Path) -> None:
@@ -417,7 +417,7 @@ def test_the_widths_are_those_of_the_modules_that_are_quantized() -> None:
         if type(module).__name__ == "Linear" and not recipe.ignores(name)
     }
     tensors = models.read_tensors(models.resolve("demo"))
-    assert checks.linear_inputs(tensors, models.describe_config(MODEL_DIR), recipe) == modules
+    assert checkpoint_checks.linear_inputs(tensors, models.describe_config(MODEL_DIR), recipe) == modules
 
 
 # Packages

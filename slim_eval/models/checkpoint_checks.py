@@ -21,8 +21,8 @@ from slim_eval.models import architectures
 from slim_eval.models.source import (
     CONFIG_FILE,
     INDEX_FILE,
-    MODALITIES,
     ONE_FILE,
+    OTHER_PARTS,
     ConfigFacts,
     ModelSource,
     Tensors,
@@ -45,8 +45,6 @@ _NO_LINEAR = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe)\.weight$")  # embeddin
 _FUSED_EXPERTS = re.compile(r"\bexperts\.(gate_up|gate|up|down)_proj$|_moe\.(input|output)_linear\.weight$")
 _TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")  # (experts, in, out)
 _CONV1D = ("gpt2", "openai-gpt")  # their layers are Conv1D, which no recipe targets
-#: Parts that text does not need, and what connects them to it.
-_OTHER_PARTS = re.compile("|".join(part.pattern for part in MODALITIES.values()) + "|image|multi_modal|mm_proj")
 _TOKENIZER_FILES = ("*tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*token*.py")
 
 _Package = tuple[tuple[str, ...], str]  # modules of which any will do, and what to install if there is none
@@ -149,7 +147,7 @@ class Checkpoint:
     @cached_property
     def embedding(self) -> str | None:
         """The name of the table of input embeddings."""
-        found = (name for name in self.tensors if _EMBEDDING.search(name) and not _OTHER_PARTS.search(name))
+        found = (name for name in self.tensors if _EMBEDDING.search(name) and not OTHER_PARTS.search(name))
         return max(found, key=lambda name: self.tensors[name][1][0], default=None)
 
     @property
@@ -203,7 +201,7 @@ def linear_inputs(tensors: Tensors, facts: ConfigFacts, recipe: Recipe) -> dict[
     if "Linear" not in recipe.targets or facts.model_type in _CONV1D:
         return found
     for name, (kind, shape) in tensors.items():
-        is_left = _OTHER_PARTS.search(name) or recipe.ignores(name.removesuffix(".weight"))
+        is_left = OTHER_PARTS.search(name) or recipe.ignores(name.removesuffix(".weight"))
         if is_left or not kind.startswith(("F", "BF")):
             continue
         if len(shape) == 2 and name.endswith(".weight") and not _NO_LINEAR.search(name):

@@ -12,13 +12,12 @@ import logging
 import math
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slim_eval.benchmarks import base, lm_eval_tasks, thinking
+from slim_eval.benchmarks import base, lm_eval_tasks, prompts
 from slim_eval.config import AccuracyConfig, RunConfig, Thinking, require_task_files
 from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import memory
@@ -40,7 +39,6 @@ _LESS_MEMORY = (
     "lower --max-model-len or --num-fewshot (with vLLM also --gpu-memory-utilization), serve int8 or int4, or use a "
     "larger device"
 )
-_LOGLIKELIHOOD_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
 _NORMAL_95 = 1.96  # standard errors to each side of a 95 % interval
 _SAME_MEAN = 1e-6
 _log = logging.getLogger(__name__)
@@ -97,17 +95,19 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
         return base.NO_NUMBERS if all(value is None for value in (record.accuracy, *record.metrics.values())) else ""
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
-        """Refuse unknown tasks and those that cannot be run here; see `lm_eval_tasks.check_tasks`."""
-        lm_eval_tasks.check_tasks(stages, config.accuracy.include_path)
+        """Refuse unknown tasks and those that cannot be run here, or not with thinking; see `lm_eval_tasks`."""
+        known = lm_eval_tasks.check_tasks(stages, config.accuracy.include_path)
+        if config.accuracy.thinking is Thinking.ON:
+            lm_eval_tasks.check_thinking(known, stages)
 
     def check_model(self, config: RunConfig, model: base.ServedModel) -> None:
-        """Refuse a model without the chat template that is asked for, and answers longer than its context window."""
-        known = lm_eval_tasks.index(config.accuracy.include_path)
-        lm_eval_tasks.check_answers(known, model.stages, model.source.name, model.max_model_len)
-        if config.accuracy.apply_chat_template:
-            tokenizer = _tokenizer(config, model)
-            if tokenizer is not None and not getattr(tokenizer, "chat_template", None):
-                raise UsageError(f"{model.source.name}: its tokenizer has no chat template", _NO_TEMPLATE)
+        """Refuse a model without the chat template or the thinking that is asked for, and answers beyond its window."""
+        known, name = lm_eval_tasks.index(config.accuracy.include_path), model.source.name
+        lm_eval_tasks.check_answers(known, model.stages, name, model.max_model_len)
+        if config.accuracy.apply_chat_template and (tokenizer := _tokenizer(config, model)) is not None:
+            if not getattr(tokenizer, "chat_template", None):
+                raise UsageError(f"{name}: its tokenizer has no chat template", _NO_TEMPLATE)
+            prompts.require_switch(tokenizer.get_chat_template(), config.accuracy.thinking, f"{name}: ")
 
     def to_preview(self, config: RunConfig, model: base.ServedModel) -> tuple[str, ...]:
         """All tasks but those of the embedded model, which fit its window; see `preview`."""
@@ -138,8 +138,8 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
                 _log.warning("%s: its prompts cannot be checked: %s", task, error)
                 continue
             for model, tokenizer in asked:
-                adapter, checked, every = _PromptReader(tokenizer, part.thinking), 0, 0
-                template = _ChatTemplate(adapter.apply_chat_template) if part.apply_chat_template else None
+                adapter, checked, every = prompts.PromptReader(tokenizer, part.thinking), 0, 0
+                template = prompts.ChatTemplate(adapter.apply_chat_template) if part.apply_chat_template else None
                 for each in parts:
                     each.set_fewshot_seed(seed=1234 + config.seed)
                     total = items_of(part.limit, len(each.eval_docs)) or len(each.eval_docs)
@@ -151,9 +151,9 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
                         fewshot_as_multiturn=part.apply_chat_template,
                         chat_template=template,
                     )
-                cut = truncated_requests(adapter, parts, model.max_model_len)
+                cut = prompts.truncated_requests(adapter, parts, model.max_model_len)
                 among = f" (among the {checked:,} longest of {every:,} items)" if checked < every else ""
-                for text in _prompt_notes(task, cut, model.max_model_len, template, among):
+                for text in prompts.notes(task, cut, model.max_model_len, template, among):
                     yield f"{model.source.name}: {text}"
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
@@ -250,10 +250,13 @@ def _run(
         if not text:
             raise BenchmarkError("the model's tokenizer has no chat template", _NO_TEMPLATE)
         if hasattr(model, "tokenizer"):
-            thinking.switch(model, text, config.thinking)
+            try:
+                prompts.switch(model, text, config.thinking)
+            except UsageError as error:
+                raise BenchmarkError(error.cause, error.remedy) from error
         elif config.thinking is not None:
             raise BenchmarkError(f"{engine.name} cannot switch thinking", "leave --thinking out")
-        template = model.apply_chat_template = _ChatTemplate(model.apply_chat_template)
+        template = model.apply_chat_template = prompts.ChatTemplate(model.apply_chat_template)
     if hook := getattr(model, "set_cache_hook", None):
         hook(_ProgressHook(list(parts), progress))
     start = time.perf_counter()
@@ -269,57 +272,17 @@ def _run(
     )
     duration_s = time.perf_counter() - start
     unread = ENGINES[engine.name].capabilities.lm_eval_unread if engine.name in ENGINES else 0
-    prompts = _Prompts(window, truncated_requests(model, parts, window, unread), template)
-    return _measurement(task, output, config, batch_size, duration_s, prompts)
-
-
-class _ChatTemplate:
-    """An adapter's `apply_chat_template` that also counts the prompts that lack one of their turns.
-
-    A template may ignore a system turn; if it refuses one, lm-eval removes it and applies the template again.
-    """
-
-    def __init__(self, apply: Callable[..., str]) -> None:
-        self._apply = apply
-        self.without: Counter[str] = Counter()  # role -> prompts that lack a turn of it
-
-    def __call__(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
-        text = self._apply(chat_history, add_generation_prompt)
-        left_out = {turn["role"] for turn in chat_history if str(turn["content"]).strip() not in text}
-        self.without.update(left_out)
-        return text
-
-    @property
-    def prompts(self) -> int:
-        """Prompts without their system turn, or without an example if those are more."""
-        return max(self.without.values(), default=0)
-
-
-class _PromptReader:
-    """What `preview` needs of an lm-eval adapter, from a tokenizer alone."""
-
-    max_gen_toks = lm_eval_tasks.DEFAULT_MAX_GEN_TOKS
-
-    def __init__(self, tokenizer: Any, switch: Thinking | None = None) -> None:
-        self._tokenizer, self._thinking = tokenizer, switch
-
-    def tok_encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text))
-
-    def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
-        """As both engines do it."""
-        return thinking.render(
-            self._tokenizer, chat_history, self._thinking, add_generation_prompt=add_generation_prompt
-        )
+    asked = _Asked(window, prompts.truncated_requests(model, parts, window, unread), template)
+    return _measurement(task, output, config, batch_size, duration_s, asked)
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    """How a model saw the prompts of a task."""
+class _Asked:
+    """How a model was asked the prompts of a task."""
 
     window: int  # context window in tokens
-    cut: int | None  # see `truncated_requests`
-    template: _ChatTemplate | None  # that wrote them; None without one
+    cut: int | None  # see `prompts.truncated_requests`
+    template: prompts.ChatTemplate | None  # that wrote them; None without one
 
 
 def _longest(docs: Any, total: int, most: int) -> list[int]:
@@ -328,42 +291,6 @@ def _longest(docs: Any, total: int, most: int) -> list[int]:
     if total > most:
         places = sorted(places, key=lambda place: len(str(docs[place])), reverse=True)[:most]
     return sorted(places)
-
-
-def _prompt_notes(
-    task: str, cut: int | None, window: int, template: _ChatTemplate | None, among: str = ""
-) -> list[str]:
-    """What a reader must know about the prompts of a task; `among` says which ones were read, if not all."""
-    notes = []
-    if cut:
-        asked = f"{cut:,} prompts{among} are cut from the left to fit the context window of {window} tokens"
-        notes.append(f"{task}: {asked}: raise --max-model-len, or lower --num-fewshot")
-    for role, count in (template.without if template else {}).items():
-        what = "system turn (the task's description)" if role == "system" else f"{role} turns"
-        notes.append(f"{task}: the chat template drops the {what} of {count:,} prompts{among}")
-    return notes
-
-
-def truncated_requests(model: Any, tasks: Iterable[Any], window: int, unread: int = 0) -> int | None:
-    """Requests that lm-eval's adapter `model` cuts from the left: prompt and answer exceed the window, in tokens.
-
-    None if the adapter has no tokenizer. What is generated needs `max_gen_toks` of the window. `unread` is what the
-    engine declares as `Capabilities.lm_eval_unread`.
-    """
-    if not hasattr(model, "tok_encode"):
-        return None
-    cut = 0
-    for instance in (instance for task in tasks for instance in task.instances):
-        if instance.request_type == "generate_until":
-            text, options = instance.args
-            most = window - lm_eval_tasks.max_gen_toks(options, getattr(model, "max_gen_toks", None))
-        elif instance.request_type == "loglikelihood":
-            text, most = "".join(instance.args), window + unread
-        else:  # a rolling log-likelihood is read window by window
-            continue
-        # No tokenizer makes more tokens than bytes, so that most prompts need not be encoded again.
-        cut += len(text.encode()) >= most and len(model.tok_encode(text)) > most
-    return cut
 
 
 def _tokenizer(config: RunConfig, model: base.ServedModel) -> Any | None:
@@ -400,9 +327,8 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
             for attribute, reason in lm_eval_tasks.UNSUPPORTED.items():
                 if getattr(part, attribute, False):
                     raise BenchmarkError(f"{name} {reason}", lm_eval_tasks.REMOVE)
-            if config.thinking is Thinking.ON and part.OUTPUT_TYPE in _LOGLIKELIHOOD_TYPES:
-                cause = f"{name}: --thinking on: its answers are scored by log-likelihood, before a thought could end"
-                raise BenchmarkError(cause, "remove it from --accuracy-tasks, or use --thinking off")
+            if config.thinking is Thinking.ON:
+                lm_eval_tasks.require_generated(name, part.OUTPUT_TYPE)
             if len(part.eval_docs) == 0:
                 raise BenchmarkError(f"{name}: {_NO_ITEMS}", _CHECK_DATA)
             wanted = part.get_config("num_fewshot")
@@ -413,6 +339,8 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
                 if spare < wanted:
                     cause = f"{name}: {wanted} few-shot examples requested, {max(spare, 0)} available"
                     raise BenchmarkError(cause, f"use --num-fewshot {max(spare, 0)}")
+    except UsageError as error:
+        raise BenchmarkError(error.cause, error.remedy) from error
     except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
         raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
     except (OSError, DatasetsError, httpx.HTTPError, ImportError, KeyError, ValueError, RuntimeError) as error:
@@ -453,7 +381,7 @@ class _ProgressHook:
 
 
 def _measurement(
-    task: str, output: Mapping[str, Any], config: AccuracyConfig, batch_size: int, duration_s: float, prompts: _Prompts
+    task: str, output: Mapping[str, Any], config: AccuracyConfig, batch_size: int, duration_s: float, asked: _Asked
 ) -> Measurement:
     """The record, items and notes of a task, from lm-eval's output."""
     from lm_eval.utils import hash_string
@@ -514,9 +442,9 @@ def _measurement(
         batch_size=batch_size,
         apply_chat_template=config.apply_chat_template,
         thinking=None if config.thinking is None else config.thinking.value,
-        max_model_len=prompts.window,
-        truncated_requests=prompts.cut,
-        prompts_without_turns=0 if prompts.template is None else prompts.template.prompts,
+        max_model_len=asked.window,
+        truncated_requests=asked.cut,
+        prompts_without_turns=0 if asked.template is None else asked.template.prompts,
         metrics=metrics,
         subtasks=subtasks,
         task_versions=dict(output["versions"]),
@@ -530,7 +458,7 @@ def _measurement(
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notes.append(f"{task}: few-shot examples are fixed by the task ({', '.join(others[:3])}{more})")
-    notes += _prompt_notes(task, prompts.cut, prompts.window, prompts.template)
+    notes += prompts.notes(task, asked.cut, asked.window, asked.template)
     return Measurement(record, tuple(samples), tuple(notes))
 
 
@@ -580,7 +508,7 @@ def _items(task: str, rows: Iterable[Mapping[str, Any]], kind: str | None) -> li
         if item is None:
             item = {"task": task, **{key: row[key] for key in ("doc_id", "doc_hash", "prompt_hash", "target_hash")}}
             item["target"] = _plain(row["target"])
-            if kind in _LOGLIKELIHOOD_TYPES:
+            if kind in lm_eval_tasks.LOGLIKELIHOOD_TYPES:
                 # A choice's answer is (log-likelihood, is greedy); a rolling one's is the log-likelihood alone.
                 answers = [repeats[0] for repeats in row["resps"]]
                 item["loglikelihoods"] = [_plain(x[0] if isinstance(x, (tuple, list)) else x) for x in answers]

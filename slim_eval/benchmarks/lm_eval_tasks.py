@@ -26,6 +26,9 @@ UNSUPPORTED = {
     "MULTIMODAL": "needs images or sound, but slim-eval serves only text",
 }
 REMOVE = "remove it from --accuracy-tasks"
+#: What lm-eval asks a model for, where it generates nothing.
+LOGLIKELIHOOD_TYPES = frozenset({"multiple_choice", "loglikelihood", "loglikelihood_rolling"})
+_GENERATED = "generate_until"  # likewise where it does, and if a task does not say
 #: Tokens that lm-eval's adapters generate at most if a task does not say how many.
 DEFAULT_MAX_GEN_TOKS = 256
 _MAX_GEN_TOKS = (
@@ -172,8 +175,22 @@ def check_answers(known: TaskIndex, tasks: Iterable[str], model: str, window: in
     """Refuse, by UsageError, tasks whose answers alone do not fit the context window of a model."""
     for task in tasks:
         for name, definition in known.leaves(task):
-            if definition.get("output_type") == "generate_until":
+            if _output_type(definition) == _GENERATED:
                 require_room(_member(name, task), definition.get("generation_kwargs"), window, f"{model}: ")
+
+
+def check_thinking(known: TaskIndex, tasks: Iterable[str]) -> None:
+    """Refuse, by UsageError, tasks for which a model cannot think first."""
+    for task in tasks:
+        for name, definition in known.leaves(task):
+            require_generated(_member(name, task), _output_type(definition))
+
+
+def require_generated(task: str, output_type: str | None) -> None:
+    """Refuse, by UsageError, a task whose answers are not generated, so that a thought could not end before them."""
+    if output_type in LOGLIKELIHOOD_TYPES:
+        cause = f"{task}: --thinking on: its answers are scored by log-likelihood, before a thought could end"
+        raise UsageError(cause, f"{REMOVE}, or use --thinking off")
 
 
 def require_room(task: str, generation: Any, window: int, where: str = "", default: int | None = None) -> None:
@@ -199,6 +216,11 @@ def folder_hash(root: Path) -> str:
     inside = ((path, path.relative_to(root).parts) for path in sorted(root.rglob("*")) if path.is_file())
     files = (path for path, parts in inside if not any(part.startswith(".") or part == "__pycache__" for part in parts))
     return files_hash(root, files)
+
+
+def _output_type(definition: Mapping[str, Any]) -> str | None:
+    """What lm-eval asks the model for; None if a task is Python code, which is not read."""
+    return None if "class" in definition else str(definition.get("output_type", _GENERATED))
 
 
 def _member(name: str, task: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from slim_eval.benchmarks.thinking import switch
+from slim_eval.benchmarks.prompts import switch
 from slim_eval.config import Thinking
 from slim_eval.engines.vllm import distribution_named_vllm
-from slim_eval.errors import BenchmarkError
+from slim_eval.errors import UsageError
 from tests.standins.tiny_models import make_tokenizer
 
 TURNS = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}{% if add_generation_prompt %}<a>"
@@ -91,5 +91,5 @@ def test_transformers_generates_past_stop_sequences_inside_a_thought() -> None:
     ],
 )
 def test_a_template_without_the_switch_refuses_it(template: str, thinking: Thinking, cause: str) -> None:
-    with pytest.raises(BenchmarkError, match=cause):
+    with pytest.raises(UsageError, match=cause):
         switch(adapters(template)[0], template, thinking)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from slim_eval.benchmarks import accuracy
+from slim_eval.benchmarks import accuracy, prompts
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.demo import TASKS
@@ -506,7 +506,7 @@ class DemoEngine(RuleEngine):
 
     def __init__(self, model: Any) -> None:
         super().__init__(chat_template="yes", max_model_len=model.max_model_len)
-        self._reader = accuracy._PromptReader(accuracy._tokenizer(RunConfig(models="x"), model))
+        self._reader = prompts.PromptReader(accuracy._tokenizer(RunConfig(models="x"), model))
 
     def lm_eval_model(self, batch_size: int) -> Any:
         model = super().lm_eval_model(batch_size)

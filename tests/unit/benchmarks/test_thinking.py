@@ -12,6 +12,7 @@ from slim_eval.benchmarks.accuracy import Accuracy
 from slim_eval.cli import main
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.errors import BenchmarkError
+from tests.standins.tiny_models import make_checkpoint
 from tests.unit.benchmarks.test_accuracy import RuleEngine, _metrics, _run, folder  # noqa: F401 - a fixture
 
 
@@ -45,3 +46,31 @@ def test_it_needs_a_chat_template(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().err.split())
     assert "--thinking needs --apply-chat-template" in shown
     assert "give only one" not in shown
+
+
+SWITCH = "{% for turn in messages %}{{ turn.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}</think>"
+
+
+@pytest.mark.parametrize(
+    ("template", "task", "thinking", "cause"),
+    [
+        (SWITCH, "demo_hellaswag", "on", "demo_hellaswag: --thinking on: its answers are scored by log-likelihood"),
+        (SWITCH, "demo_mmlu", "on", "): --thinking on: its answers are scored by log-likelihood"),
+        ("{{ messages[0].content }}", "demo_gsm8k", "off", "the model's chat template has no argument enable_thinking"),
+        ("{{ enable_thinking }}", "demo_gsm8k", "on", "chat template does not show where a thought ends"),
+        (SWITCH, "demo_hellaswag", "off", ""),
+        (SWITCH, "demo_gsm8k", "on", ""),
+    ],
+)
+def test_what_cannot_think_is_refused_before_anything_runs(
+    template: str, task: str, thinking: str, cause: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = make_checkpoint(tmp_path / "Model")
+    (model / "chat_template.jinja").write_text(template)
+    code = main([
+        "run", "--models", str(model), "--tasks", "accuracy", "--accuracy-tasks", task, "--apply-chat-template",
+        "--thinking", thinking, "--engine", "transformers", "--dry-run", "--output-dir", str(tmp_path / "outputs"),
+    ])  # fmt: skip
+    shown = " ".join(capfd.readouterr().err.split())
+    assert code == (2 if cause else 0), shown
+    assert cause in shown

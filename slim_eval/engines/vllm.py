@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,6 +36,7 @@ from slim_eval.models import architectures, loading
 from slim_eval.models.source import CONFIG_FILE, ConfigFacts, describe, read_header, weight_files
 from slim_eval.schemes import INEXACT_KERNELS, scheme
 from slim_eval.utils import GIB, MIB, did_you_mean
+from slim_eval.utils.log_tail import LogTail
 
 if TYPE_CHECKING:
     from slim_eval.power import GpuCapabilities
@@ -518,10 +518,8 @@ def _clear_failed_start() -> None:
 # --- Failures ---
 #
 # vLLM's engine runs in processes of its own. If one fails, the exception here is only "see root cause above": the cause
-# is in what that process wrote to stderr, which slim-eval's workers keep in ``run.log``.
+# is in what that process wrote to stderr, which executors keep in ``run.log``: `LogTail`.
 
-_LOOK_BACK = 200_000  # bytes of log
-_STDERR = 2
 _MAX_CAUSE = 300
 
 #: Pattern in vLLM's message -> remedy. The first match counts.
@@ -536,6 +534,8 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         r"|KV cache is needed|KV cache memory",
         "lower --max-model-len, or raise --gpu-memory-utilization (on a CPU: set VLLM_CPU_KVCACHE_SPACE, in GiB)",
     ),
+    (r"Error in memory profiling", "other processes used the GPU meanwhile: run again when they have ended"),
+    (r"No module named", "install that package, which vLLM needs"),
     (memory.TOO_LARGE_A_SHARE, "lower --gpu-memory-utilization, or stop other processes that use the device"),
     (memory.OUT_OF_MEMORY, "lower --gpu-memory-utilization, --max-model-len or the batch size, or use more GPUs"),
     (
@@ -561,29 +561,6 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
 
 _ERROR_LINE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
 _GENERIC = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
-
-
-class LogTail:
-    """Output to stderr from now on, by this process and its children, if stderr is a file."""
-
-    def __init__(self) -> None:
-        self._start = self._size()
-
-    def read(self) -> str:
-        """The end of the output since then; empty if stderr is a terminal or a pipe."""
-        size = self._size()
-        if size is None or self._start is None:
-            return ""
-        with Path(f"/proc/self/fd/{_STDERR}").open("rb") as log:
-            log.seek(max(min(self._start, size), size - _LOOK_BACK))
-            return log.read().decode("utf-8", errors="replace")
-
-    @staticmethod
-    def _size() -> int | None:
-        with suppress(OSError):
-            status = os.fstat(_STDERR)
-            return status.st_size if stat.S_ISREG(status.st_mode) else None
-        return None
 
 
 def vllm_error(error: BaseException, log: str, *, started: bool) -> EngineError:

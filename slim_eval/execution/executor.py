@@ -30,6 +30,7 @@ from slim_eval.errors import SlimEvalError, unknown_name
 from slim_eval.execution import messages
 from slim_eval.execution.messages import Event, Job, Outcome
 from slim_eval.utils.environment import oom_kills
+from slim_eval.utils.log_tail import RUN_LOG
 from slim_eval.utils.redaction import redact
 from slim_eval.utils.registry import Registry
 
@@ -64,7 +65,7 @@ class Executor(Protocol):
         self,
         job: Job,  # as `slim_eval.execution.worker` reads it, in JSON, from standard input
         *,
-        log: Path,  # file to append the output of the worker and its engine to
+        log: Path,  # file to append the output of the worker and its engine to; the worker finds it in `RUN_LOG`
         python: Path | None = None,  # interpreter of the worker; None for this one
         environment: Mapping[str, str] | None = None,  # variables of the worker in addition to those of this process
         silence_s: float | None = None,  # without an event for so long it counts as hung and is stopped; None: no limit
@@ -101,7 +102,8 @@ class LocalExecutor:
         kills_before = oom_kills()
         running: str | None = None
         hung = False
-        with RunLog(log, echo) as run_log, _worker(python, environment or {}) as process:
+        variables = {RUN_LOG: str(log.resolve()), **(environment or {})}
+        with RunLog(log, echo) as run_log, _worker(python, variables) as process:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(job.model_dump_json().encode())

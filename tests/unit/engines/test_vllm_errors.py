@@ -70,7 +70,7 @@ def test_a_long_message_is_cut() -> None:
 SCRIPT = (
     "import os, sys\n"
     "os.write(2, b'before\\n')\n"
-    "from slim_eval.engines.vllm import LogTail\n"
+    "from slim_eval.utils.log_tail import LogTail\n"
     "tail = LogTail()\n"
     "os.system('echo from a child >&2')\n"
     "sys.stdout.write(tail.read())\n"

@@ -287,6 +287,16 @@ def doctor(config: configs.DoctorConfig) -> None:
     report.raise_for_problems()
 
 
+@_command(configs.SchemesConfig)
+def schemes(config: configs.SchemesConfig) -> None:
+    """List the schemes that --precision accepts, how each is made, and which engine runs it on this machine."""
+    from slim_eval.doctor import scheme_list
+    from slim_eval.doctor.facts import gather
+
+    facts = gather(configs.DoctorConfig(engine=config.engine, serve_python=config.serve_python))
+    scheme_list.show(list(scheme_list.lines(facts)), as_json=config.as_json)
+
+
 def _print(content: Any, *, err: bool = False, style: str | None = None) -> None:
     """Print a table or a line as it is, without markup."""
     Console(stderr=err, highlight=False).print(content, style=style, markup=False, soft_wrap=isinstance(content, str))

@@ -274,7 +274,7 @@ class HostConfig(Config):
 
 
 class QuantizationConfig(Config):
-    """How a 16-bit model becomes an int8 or int4 one."""
+    """How a 16-bit model becomes a quantized one."""
 
     panel = "Quantization"
     calibration_dataset: str = setting(
@@ -285,6 +285,13 @@ class QuantizationConfig(Config):
     calibration_split: str = setting("train_sft", "Split of the calibration dataset.", min_length=1)
     num_calibration_samples: int = setting(512, "Number of calibration samples.", ge=1)
     max_sequence_length: int = setting(2048, "Maximum length of a calibration sample, in tokens.", ge=8)
+    group_size: int | None = setting(
+        None,
+        "Input columns that share a scale, for schemes with groups; the largest of 128, 64 and 32 that fits every "
+        "layer by default.",
+        ge=1,
+    )
+    skip_unfit: bool = setting(False, "Leave layers in 16 bit into which the group size does not fit.")
     requantize: bool = setting(False, "Quantize again and replace the cached checkpoint.")
 
 
@@ -496,6 +503,15 @@ class DoctorConfig(Config):
     def checked_models(self) -> tuple[str, ...]:
         """The models of both `model` and `models`, each once."""
         return tuple(dict.fromkeys((*self.model, *self.models)))
+
+
+class SchemesConfig(Config):
+    """Options of `slim-eval schemes`."""
+
+    panel = "Options"
+    engine: str = setting(AUTO_ENGINE, "Engine to ask about: auto (all), vllm, transformers, or a plugin's engine.")
+    serve_python: Path | None = _SERVE_PYTHON
+    as_json: bool = _JSON
 
 
 class ImportConfig(Config):

@@ -270,7 +270,7 @@ class _VariantRun:
                 source=source.path,
                 checkpoint=checkpoint,
                 precision=variant.precision,
-                quantization_scheme=scheme(variant.precision).recorded_as,
+                quantization_scheme=variant.recorded_as(source),
                 stages=tuple(remaining),
                 directory=variant.directory,
                 max_model_len=variant.max_model_len,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -29,6 +29,9 @@ class Recipe:
     scheme: str  # preset of compressed-tensors: ``W8A8``
     modifier: str = "GPTQModifier"  # class name of llm-compressor's modifier, in whichever module this version has it
     group_size: int | None = None  # input columns that share a scale; None for one scale per output channel
+    smaller_groups: tuple[int, ...] = ()  # sizes to take instead where that one does not fit, the largest first
+    format: str | None = None  # of the weights on disk, as compressed-tensors names it; None for what it would choose
+    transform: str | None = None  # modifier that changes the weights first, e.g. SmoothQuantModifier; None without one
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the modifier, which JSON can represent
     needs_calibration: bool = True  # whether the modifier needs data
     targets: tuple[str, ...] = ("Linear",)  # classes of the modules that are quantized
@@ -44,6 +47,18 @@ class Recipe:
     def ignores(self, module: str) -> bool:
         """Whether the module of this name is not quantized, by `ignore`."""
         return any(re.match(pattern.removeprefix("re:"), module) for pattern in self.ignore)
+
+    def with_groups(self, size: int | None) -> Recipe:
+        """The recipe with groups of so many columns, which its name says if that is not its own size."""
+        if size in (None, self.group_size):
+            return self
+        return replace(self, name=f"{self.name.removesuffix(')')} g{size})", group_size=size, smaller_groups=())
+
+    def fitting(self, widths: Mapping[str, int]) -> int | None:
+        """The group size for layers of these input widths: the largest that fits all; its own if none does."""
+        sizes = (self.group_size, *self.smaller_groups)
+        fits = (size for size in sizes if size and all(width % size == 0 for width in widths.values()))
+        return next(fits, self.group_size)
 
     def misfits(self, widths: Mapping[str, int]) -> list[str]:
         """The modules, of those with these input widths, into which the group size does not fit, with their width."""
@@ -61,6 +76,7 @@ class Kernel:
     #: Instruction sets of an x86 CPU of which it needs one: without any, its products are wrong beyond rounding.
     exact_with: frozenset[str] = frozenset()
     cpu_dtypes: tuple[str, ...] = ()  # types of activations that it computes in on a CPU; empty for any
+    on_cpu: bool = True  # whether there is one for CPUs
 
 
 @dataclass(frozen=True)
@@ -98,28 +114,56 @@ DEFAULT_BASELINE = SCHEMES.register(
         "fp16", "16-bit", 16, colour="#0072B2", marker="o", kernels={"vllm": Kernel(min_capability=(7, 0))}
     )
 ).name  # fmt: skip
-SCHEMES.register(
-    Scheme(
-        "int8", "W8A8", 8, activation_bits=8, colour="#E69F00", marker="s", recipe=Recipe("GPTQ (W8A8)", "W8A8"),
-        # Blackwell has no INT8 CUTLASS kernel.
-        # Without VNNI, oneDNN adds pairs of products in saturating 16-bit integers: decision 026.
-        kernels={
-            "vllm": Kernel(
-                min_capability=(7, 5), end_capability=(10, 0),
-                exact_with=frozenset({"avx512_vnni", "avx_vnni", "amx_int8"}),
-            )
-        },
-    )
-)  # fmt: skip
-SCHEMES.register(
-    Scheme(
-        "int4", "W4A16", 4, colour="#009E73", marker="^", recipe=Recipe("GPTQ (W4A16)", "W4A16", group_size=128),
-        # cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension and not in the AVX2 one.
-        kernels={
-            "vllm": Kernel(min_capability=(7, 5), cpu_flag="avx512f", cpu_dtypes=("float16", "bfloat16"))
-        },
-    )
-)  # fmt: skip
+#: vLLM's kernels. W8A8: Blackwell has no INT8 CUTLASS kernel; without VNNI, oneDNN adds pairs of products in saturating
+#: 16-bit integers (decision 026). W4A16: cpu_gemm_wna16 is in the AVX-512 builds of its CPU extension alone.
+_INT8 = {
+    "vllm": Kernel((7, 5), (10, 0), exact_with=frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})),
+}  # fmt: skip
+_FP8 = {"vllm": Kernel((8, 0), on_cpu=False)}
+_W4A8 = {"vllm": Kernel((9, 0), (10, 0), on_cpu=False)}  # CUTLASS, for Hopper alone
+_FP4, _WEIGHTS_FP4 = {"vllm": Kernel((10, 0), on_cpu=False)}, {"vllm": Kernel((8, 0), on_cpu=False)}
+_INT4 = {"vllm": Kernel((7, 5), cpu_flag="avx512f", cpu_dtypes=("float16", "bfloat16"))}
+_RTN, _AWQ, _SMOOTH = "QuantizationModifier", "AWQModifier", "SmoothQuantModifier"
+_GROUPS: dict[str, Any] = {"group_size": 128, "smaller_groups": (64, 32)}
+
+
+def _rounded(method: str, preset: str, **options: Any) -> Recipe:
+    """A recipe that rounds to nearest, without calibration unless `options` says otherwise."""
+    return Recipe(f"{method} ({preset})", preset, _RTN, **{"needs_calibration": False, **options})
+
+
+for _member in (
+    Scheme("int8", "W8A8", 8, activation_bits=8, colour="#E69F00", marker="s", kernels=_INT8,
+           recipe=Recipe("GPTQ (W8A8)", "W8A8")),
+    Scheme("int8-smoothquant", "W8A8", 8, activation_bits=8, colour="#B87A00", marker="p", kernels=_INT8,
+           recipe=Recipe("SmoothQuant + GPTQ (W8A8)", "W8A8", transform=_SMOOTH)),
+    Scheme("int8-rtn", "W8A8", 8, activation_bits=8, colour="#F2C14E", marker="d", kernels=_INT8,
+           recipe=_rounded("RTN", "W8A8")),
+    # A8 in 8-bit floating point. Before capability 8.9 vLLM multiplies in 16 bit, with the weights in 8.
+    Scheme("fp8", "W8A8-FP8", 8, activation_bits=8, colour="#D55E00", marker="v", kernels=_FP8,
+           recipe=_rounded("RTN", "FP8_DYNAMIC")),
+    Scheme("fp8-static", "W8A8-FP8", 8, activation_bits=8, colour="#A34700", marker="<", kernels=_FP8,
+           recipe=_rounded("RTN", "FP8", needs_calibration=True)),
+    Scheme("fp8-block", "W8A8-FP8", 8, activation_bits=8, colour="#F08A4B", marker=">", kernels=_FP8,
+           recipe=_rounded("RTN", "FP8_BLOCK")),
+    Scheme("w4a8-fp8", "W4A8-FP8", 4, activation_bits=8, colour="#56B4E9", marker="h", kernels=_W4A8,
+           recipe=_rounded("RTN", "W4AFP8", format="pack-quantized", **_GROUPS)),
+    Scheme("int4", "W4A16", 4, colour="#009E73", marker="^", kernels=_INT4,
+           recipe=Recipe("GPTQ (W4A16)", "W4A16", **_GROUPS)),
+    Scheme("int4-asym", "W4A16", 4, colour="#00694D", marker="X", kernels=_INT4,
+           recipe=Recipe("GPTQ (W4A16_ASYM)", "W4A16_ASYM", **_GROUPS)),
+    Scheme("int4-awq", "W4A16", 4, colour="#44C99F", marker="*", kernels=_INT4,
+           recipe=_rounded("AWQ", "W4A16", transform=_AWQ, needs_calibration=True, **_GROUPS)),
+    Scheme("int4-rtn", "W4A16", 4, colour="#8FDDC4", marker="P", kernels=_INT4,
+           recipe=_rounded("RTN", "W4A16", **_GROUPS)),
+    Scheme("nvfp4", "W4A4-NVFP4", 4, activation_bits=4, colour="#CC79A7", marker="8", kernels=_FP4,
+           recipe=_rounded("RTN", "NVFP4", needs_calibration=True, group_size=16)),
+    Scheme("nvfp4a16", "W4A16-NVFP4", 4, colour="#9C4F7A", marker="H", kernels=_WEIGHTS_FP4,
+           recipe=_rounded("RTN", "NVFP4A16", group_size=16)),
+    Scheme("mxfp4", "W4A4-MXFP4", 4, activation_bits=4, colour="#E3A9C9", marker="D", kernels=_FP4,
+           recipe=_rounded("RTN", "MXFP4", group_size=32)),
+):  # fmt: skip
+    SCHEMES.register(_member)
 
 
 def scheme(name: str) -> Scheme:

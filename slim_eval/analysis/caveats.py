@@ -19,6 +19,7 @@ from slim_eval.utils import GIB
 _BYTES_PER_PARAMETER_16_BIT = 2
 _PARAMETER_TOLERANCE = 0.05  # heads and buffers that a file has beside the counted parameters
 _RESERVED_TOLERANCE = 0.05  # peaks within this of each other, while the weights shrink, are one reservation
+_LOW_BIT_SHARE = 0.9  # from here on a variant counts as quantized throughout
 _SHRINKS = 0.95  # at most this share of the 16-bit weights counts as smaller
 
 
@@ -57,6 +58,7 @@ INEXACT = Kind(
     "not that of the scheme and is not compared: on SmolLM2-135M, log-probabilities of the next token differ by 0.27 "
     "nats on average, against 0.05 at 16 bit (decision 026). Measure accuracy with --engine transformers", "#", r"\#",
 )  # fmt: skip
+LOW_BIT_SHARE = Kind("low-bit share", "partly 16 bit", "warn")
 ENGINES_DIFFER = Kind(
     "engines", "other engine", "warn",
     "served by another engine than the baseline: engines round differently, which changes a few answers", "°",
@@ -127,6 +129,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_energy(variants),
         *busy_hosts(variants),
         *_inexact(variants),
+        *_low_bit_shares(variants),
         *_engines(variants),
         *_prompts(variants),
         *_shared(PLAIN_METRIC, plain),
@@ -255,6 +258,14 @@ def _inexact(variants: Sequence[Variant]) -> Iterable[Caveat]:
         error = variant.fact("kernel_error")
         size = "" if error is None else f". Here its products differ by {100 * error:.1f} % (root mean square)"
         yield Caveat(INEXACT, INEXACT.meaning + size, (variant.label,))
+
+
+def _low_bit_shares(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    for variant in variants:
+        share = variant.fact("low_bit_share")
+        if share is not None and share < _LOW_BIT_SHARE:
+            text = f"only {100 * share:.0f} % of its linear weights are quantized: the others are in 16 bit"
+            yield Caveat(LOW_BIT_SHARE, text, (variant.label,))
 
 
 def _engines(variants: Sequence[Variant]) -> Iterable[Caveat]:

@@ -232,6 +232,8 @@ class EngineType(Protocol):
         needs, kernel = scheme.kernels.get(self.name, Kernel()), f"{self.label}'s {scheme.label} kernel"
         if platform.kind == "none":
             return f"this build of {self.label} needs a GPU and found none"
+        if platform.kind == "cpu" and not needs.on_cpu:
+            return f"{self.label} has no {scheme.label} kernel for CPUs"
         if platform.kind == "cpu" and needs.cpu_flag is not None and needs.cpu_flag not in platform.cpu_flags:
             flag = "AVX-512" if needs.cpu_flag == "avx512f" else needs.cpu_flag  # its more familiar name
             return f"{kernel} on CPU needs {flag}, which this CPU does not have"

@@ -89,13 +89,20 @@ class PlannedVariant:
                 return {}
         return {name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu) for name, engine in ENGINES.items()}
 
+    def recorded_as(self, source: models.ModelSource) -> str:
+        """`quantization_scheme` of its records, with the group size if that is not the scheme's own."""
+        own = scheme(self.precision)
+        return own.recorded_as if own.recipe is None else self.quantize_request(source).recipe.name
+
     def quantize_request(self, source: models.ModelSource) -> cache.QuantizeRequest:
         """The quantization of this variant."""
         return _quantize_request(self.config, source, self.precision)
 
 
 def _quantize_request(config: RunConfig, source: models.ModelSource, precision: str) -> cache.QuantizeRequest:
+    recipe, asked = scheme(precision).recipe, config.quantization.group_size
     return cache.QuantizeRequest(
+        group_size=None if recipe is None else checkpoint_checks.group_size(source, recipe, asked),
         source=source,
         precision=precision,
         directory=config.quantized_models_dir,
@@ -126,6 +133,8 @@ def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequ
         trust_remote_code=config.engine.trust_remote_code,
         serve_python=config.serve_python,
         quantize_python=config.quantize_python,
+        group_size=config.quantization.group_size,
+        skip_unfit=config.quantization.skip_unfit,
     )
 
 

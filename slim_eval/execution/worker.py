@@ -30,6 +30,7 @@ from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
+from slim_eval.quantization import cache
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.results.store import write_record
 from slim_eval.schemes import DEFAULT_BASELINE
@@ -255,6 +256,8 @@ def measure_in_quiet(
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
     source = models.describe(job.source)
     parameters = source.num_parameters
+    made = cache.read_record(job.checkpoint) if (job.checkpoint / cache.RECORD_FILE).is_file() else None
+    groups = None if made is None else made.settings.get("group_size")
     head = Metadata(
         schema_version=1,
         model=job.model,
@@ -264,6 +267,8 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         precision=job.precision,
         # A checkpoint that came quantized is measured as it is, under the name of its own method.
         quantization_scheme=source.quantization or job.quantization_scheme,
+        group_size=groups,
+        low_bit_share=None if made is None else made.low_bit_share,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
         model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,

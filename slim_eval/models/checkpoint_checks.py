@@ -96,6 +96,8 @@ class Use:
     trust_remote_code: bool = False
     serve_python: Path | None = None  # interpreter that measures; None for this one
     quantize_python: Path | None = None  # likewise, that quantizes
+    group_size: int | None = None  # ``--group-size``
+    skip_unfit: bool = False  # ``--skip-unfit``
 
 
 @dataclass(frozen=True)
@@ -410,27 +412,58 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def group_size(source: ModelSource, recipe: Recipe, asked: int | None = None) -> int | None:
+    """The group size of a recipe for a model: what was asked for, else the largest that fits every layer.
+
+    None if the recipe has no groups, or if the shapes of the model's layers are not known yet.
+    """
+    if recipe.group_size is None or asked is not None:
+        return recipe.group_size and asked
+    checkpoint = Checkpoint(source, Use())
+    try:
+        if not checkpoint.tensors or checkpoint.facts.is_quantized:
+            return None
+    except UsageError:  # of the checks, which report it
+        return None
+    return recipe.fitting(linear_inputs(checkpoint.tensors, checkpoint.facts, recipe))
+
+
 def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
-    for precision in checkpoint.use.to_quantize:
-        recipe = scheme(precision).recipe
-        if recipe is None or checkpoint.facts.is_quantized:
+    use = checkpoint.use
+    for precision in use.to_quantize:
+        own = scheme(precision).recipe
+        if own is None or checkpoint.facts.is_quantized:
             continue
         is_here = checkpoint.source.path is not None
-        if not (is_here or recipe.group_size) or not checkpoint.tensors:  # headers on the hub are read for a group size
+        if not (is_here or own.group_size) or not checkpoint.tensors:  # headers on the hub are read for a group size
             continue
-        widths = linear_inputs(checkpoint.tensors, checkpoint.facts, recipe)
+        found = linear_inputs(checkpoint.tensors, checkpoint.facts, own)
+        widths = {name.removesuffix(".weight"): width for name, width in found.items()}
         remedy = f"leave {precision} out of --precision for this model"
-        if not widths and "Linear" in recipe.targets:
-            cause = f"{checkpoint.name} has no {' or '.join(recipe.targets)} layer to quantize to {precision}"
+        if not widths and "Linear" in own.targets:
+            cause = f"{checkpoint.name} has no {' or '.join(own.targets)} layer to quantize to {precision}"
             yield Finding(cause, remedy, precision=precision)
-        if misfits := recipe.misfits({name.removesuffix(".weight"): width for name, width in widths.items()}):
+        if own.group_size and use.group_size:
+            recipe = replace(own.with_groups(use.group_size), smaller_groups=())
+        else:
+            recipe = own.with_groups(own.fitting(widths))
+        if misfits := recipe.misfits(widths):
+            if use.skip_unfit and len(misfits) < len(widths):
+                cause = f"{precision}: {len(misfits)} of {len(widths)} layers stay in 16 bit, e.g. {misfits[0]}"
+                yield Finding(cause, is_refusal=False, precision=precision)
+                continue
             yield Finding(misfit(checkpoint.name, recipe, misfits, len(widths)), remedy, precision=precision)
+        elif recipe.group_size != own.group_size and use.group_size is None:
+            first = own.misfits(widths)[0]
+            cause = f"{precision}: groups of {recipe.group_size} columns, because {own.group_size} does not fit {first}"
+            yield Finding(cause, is_refusal=False, precision=precision)
 
 
 def misfit(name: str, recipe: Recipe, misfits: Sequence[str], count: int) -> str:
     """The message if a recipe's group size does not fit into some of a model's layers."""
+    sizes = " or ".join(map(str, (recipe.group_size, *recipe.smaller_groups)))
     return (
-        f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {recipe.group_size}; "
+        f"model {name!r}: {recipe.scheme} needs input sizes that are multiples of {sizes}; "
         f"{len(misfits)} of {count} layers do not comply, e.g. {misfits[0]}"
     )
 

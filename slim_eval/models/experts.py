@@ -27,9 +27,14 @@ _SOURCE = re.compile(r"^.*experts\.\*\.(\w+)\.weight$")
 _TARGET = re.compile(r"^.*experts\.(gate_up_proj|up_proj|down_proj)$")
 
 
+def is_fused(name: str, values: Any) -> bool:
+    """Whether a parameter is the experts of a layer in one tensor."""
+    return bool(_FUSED.search(name)) and values.dim() == 3
+
+
 def has_fused(model: Any) -> bool:
     """Whether a model, which may be on the meta device, has experts as one tensor per layer."""
-    return any(_FUSED.search(name) and values.dim() == 3 for name, values in model.named_parameters())
+    return any(is_fused(name, values) for name, values in model.named_parameters())
 
 
 def split(model: Any) -> bool:

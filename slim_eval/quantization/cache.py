@@ -27,12 +27,18 @@ from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
 from slim_eval.utils import full_name, safe_json, short_name
 from slim_eval.utils.redaction import redact, redact_all
 
-_NOT_DEFAULT = ("modifier", "targets", "arguments")  # settings if they differ from `Recipe`'s: older records have none
+_NOT_DEFAULT = (
+    "modifier",
+    "targets",
+    "arguments",
+    "transform",
+)  # settings if they differ from `Recipe`'s: older records have none
 
 #: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the
 #: model and the seed.
 SETTINGS = frozenset({
-    *_NOT_DEFAULT, "scheme", "ignore", "calibration_dataset", "calibration_split", "num_calibration_samples",
+    *_NOT_DEFAULT, "scheme", "ignore", "group_size", "skip_unfit", "calibration_dataset", "calibration_split",
+    "num_calibration_samples",
     "max_sequence_length",
 })  # fmt: skip
 RECORD_FILE = QUANTIZATION_RECORD
@@ -49,6 +55,12 @@ class QuantizeRequest(Frozen):
     seed: int = 0  # of calibration sampling
     trust_remote_code: bool = False
     models: tuple[str, ...] = ()  # all models of the run, so that two with the same short name get separate folders
+    group_size: int | None = None  # that fits the model's layers; None for the recipe's own
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the scheme, with the group size that fits."""
+        return recipe_of(self.precision).with_groups(self.group_size)
 
 
 class QuantizationRecord(BaseModel):
@@ -75,6 +87,7 @@ class QuantizationRecord(BaseModel):
     finished: str
     duration_s: float
     fidelity: Fidelity | None = None  # against the source; None in records before 0.3
+    low_bit_share: float | None = None  # of the weights of linear layers, the output layer left out; None likewise
     notes: tuple[str, ...] = ()
 
 
@@ -109,13 +122,16 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
     Settings of calibration appear only if the recipe needs it. Local data is identified by its content, not by its
     path. Values are redacted, as they are when they are read again.
     """
-    config, recipe = request.config, recipe_of(request.precision)
+    config, recipe, own = request.config, request.recipe, recipe_of(request.precision)
     defaults = Recipe(recipe.name, recipe.scheme)
     found = {
         **identity(request.source),
         **{name: getattr(recipe, name) for name in _NOT_DEFAULT if getattr(recipe, name) != getattr(defaults, name)},
         "scheme": recipe.scheme,
         "ignore": recipe.ignore,
+        # Both came later: records without them were made with the recipe's own size, which fitted.
+        **({} if recipe.group_size == own.group_size else {"group_size": recipe.group_size}),
+        **({"skip_unfit": True} if config.skip_unfit and own.group_size else {}),
     }
     if recipe.needs_calibration:
         path = local_path(config.calibration_dataset)
@@ -236,9 +252,14 @@ def recipe_of(precision: str) -> Recipe:
     return recipe
 
 
-def recipe_record(precision: str) -> dict[str, Any]:
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """A recipe in the form of ``quantization.json``."""
-    recipe = recipe_of(precision)
     lists = {"targets": list(recipe.targets), "ignore": list(recipe.ignore)}
-    shown = {key: value for key, value in asdict(recipe).items() if key not in ("arguments", "needs_calibration")}
+    left_out = (
+        "arguments",
+        "needs_calibration",
+        "smaller_groups",
+        *(n for n in ("transform", "format") if not getattr(recipe, n)),
+    )
+    shown = {key: value for key, value in asdict(recipe).items() if key not in left_out}
     return {**shown, **recipe.arguments, **lists}

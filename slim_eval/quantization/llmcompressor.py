@@ -27,9 +27,8 @@ from slim_eval.errors import (
 )
 from slim_eval.models import checkpoint_checks, experts, loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
-from slim_eval.models.source import CONFIG_FILE, CheckpointFacts, describe, require_plain, weight_files
+from slim_eval.models.source import CONFIG_FILE, OTHER_PARTS, CheckpointFacts, describe, require_plain, weight_files
 from slim_eval.quantization import cache, fidelity
-from slim_eval.quantization.cache import recipe_of
 from slim_eval.quantization.calibration import Calibration, load_texts
 from slim_eval.schemes import Recipe, scheme
 from slim_eval.utils import safe_json, write_text
@@ -81,7 +80,7 @@ def _make(
 ) -> cache.QuantizationRecord:
     """Quantize the checkpoint in `source` into `folder`, and check what came out."""
     started = datetime.now(timezone.utc)
-    recipe, asked = recipe_of(request.precision), cache.settings(request)
+    recipe = request.recipe
     try:
         memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
     except EngineError as error:
@@ -99,7 +98,7 @@ def _make(
         calibration = load_texts(config, tokenizer, request.seed)
         used = {
             "dataset": request.config.calibration_dataset,
-            "split": asked["calibration_split"],
+            "split": cache.settings(request)["calibration_split"],
             "samples": len(calibration.token_ids),
             "tokens": sum(map(len, calibration.token_ids)),
             "max_sequence_length": length,
@@ -120,8 +119,10 @@ def _make(
         except loading.FAILURES as error:
             cause = f"llm-compressor cannot split the experts of {facts.architecture}: {loading.reason(error)}"
             raise QuantizationError(cause, "measure this model at 16 bit") from error
-    layers = _layers_to_quantize(model, request.source.name, recipe)
+    recipe, layers = _layers_to_quantize(model, request, recipe)
+    request = request.model_copy(update={"group_size": recipe.group_size})
     stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
+    share = _low_bit_share(model, layers)
     warnings += _oneshot(model, tokenizer, calibration, recipe, len(layers), progress)
     stage("writing the checkpoint")
     loading.save(model, folder, save_compressed=True)
@@ -133,7 +134,7 @@ def _make(
     stage("checking the checkpoint")
     _check_tensors(folder)
     found = describe(folder)
-    _check_size(found, facts, layers, request.precision)
+    _check_size(found, facts, layers, request.precision, recipe)
     agreement = fidelity.compare(expected, _run(folder, texts, request.trust_remote_code))
     agreement.require()
     finished = datetime.now(timezone.utc)
@@ -142,8 +143,8 @@ def _make(
         model=request.source.name,
         precision=request.precision,
         scheme=recipe.name,
-        settings=asked,
-        recipe=cache.recipe_record(request.precision),
+        settings=cache.settings(request),
+        recipe=cache.recipe_record(recipe),
         calibration=used,
         dtype=facts.dtype,
         num_parameters=facts.num_parameters,
@@ -156,6 +157,7 @@ def _make(
         finished=finished.isoformat(timespec="seconds"),
         duration_s=(finished - started).total_seconds(),
         fidelity=agreement,
+        low_bit_share=share,
         notes=(*(calibration.notes if calibration is not None else ()), *warnings, str(agreement)),
     )
 
@@ -184,10 +186,17 @@ def _load(request: cache.QuantizeRequest, source: Path, facts: CheckpointFacts) 
     return model, tokenizer
 
 
-def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """Layers that the recipe quantizes -> shape of their weight; refuses what cannot work before calibration."""
+def _layers_to_quantize(
+    model: Any, request: cache.QuantizeRequest, recipe: Recipe
+) -> tuple[Recipe, dict[str, tuple[int, int]]]:
+    """Layers that the recipe quantizes -> shape of their weight; refuses what cannot work before calibration.
+
+    The recipe comes back with the group size that fits, if the shapes were not known before, and with the layers that
+    are left in 16 bit.
+    """
     import torch
 
+    name = request.source.name
     layers = {
         layer: module
         for layer, module in model.named_modules()
@@ -201,10 +210,31 @@ def _layers_to_quantize(model: Any, name: str, recipe: Recipe) -> dict[str, tupl
                 f"model {name!r}: weight {parameter} contains NaN or infinity",
                 "the source checkpoint is broken: download or train it again",
             )
-    if misfits := recipe.misfits({layer: module.in_features for layer, module in layers.items()}):
+    widths = {layer: module.in_features for layer, module in layers.items()}
+    if request.group_size is None:
+        recipe = recipe.with_groups(recipe.fitting(widths))
+    misfits = recipe.misfits(widths)
+    if misfits and (len(misfits) == len(layers) or not request.config.skip_unfit):
         cause = checkpoint_checks.misfit(name, recipe, misfits, len(layers))
-        raise QuantizationError(cause, "measure this model with other schemes")
-    return {layer: (module.out_features, module.in_features) for layer, module in layers.items()}
+        raise QuantizationError(cause, "measure this model with other schemes, or see --skip-unfit")
+    unfit = [layer for layer, width in widths.items() if misfits and recipe.group_size and width % recipe.group_size]
+    fitting = {layer: module for layer, module in layers.items() if layer not in unfit}
+    shapes = {layer: (module.out_features, module.in_features) for layer, module in fitting.items()}
+    return replace(recipe, ignore=(*recipe.ignore, *unfit)), shapes
+
+
+def _low_bit_share(model: Any, layers: Mapping[str, tuple[int, int]]) -> float:
+    """The share of a model's linear weights, experts among them, that is quantized; the output layer is left out."""
+    import torch
+
+    head = model.get_output_embeddings()
+    linear: int = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and not OTHER_PARTS.search(name)
+    )
+    fused: int = sum(values.numel() for name, values in model.named_parameters() if experts.is_fused(name, values))
+    return sum(rows * columns for rows, columns in layers.values()) / (linear + fused)
 
 
 def _oneshot(
@@ -213,7 +243,6 @@ def _oneshot(
 ) -> list[str]:  # fmt: skip
     """Quantize `model` in place; returns llm-compressor's warnings."""
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.factory import ModifierFactory
     from loguru import logger
 
     options: dict[str, Any] = {}
@@ -247,18 +276,11 @@ def _oneshot(
     logger.remove()
     handlers = [logger.add(sys.stderr, level="INFO"), logger.add(follow, level="INFO", format="{message}")]
     try:
-        ModifierFactory.refresh()  # a modifier's module differs between versions, its class name does not
-        modifier = ModifierFactory.create(
-            recipe.modifier,
-            allow_registered=True,
-            allow_experimental=True,
-            scheme=recipe.scheme,
-            targets=list(recipe.targets),
-            ignore=list(recipe.ignore),
-            **recipe.arguments,
-        )
+        _pin_no_memory_without_an_accelerator()
+        made = [_modifier(recipe.transform)] if recipe.transform else []
+        made.append(_modifier(recipe.modifier, ignore=list(recipe.ignore), **_groups(recipe), **recipe.arguments))
         # Without a folder of logs: older versions leave one in the working directory.
-        oneshot(model=model, processor=tokenizer, recipe=modifier, log_dir=None, **options)
+        oneshot(model=model, processor=tokenizer, recipe=made, log_dir=None, **options)
     except (*loading.FAILURES, AssertionError) as error:
         short = "out of memory" in str(error).lower()
         remedy = "lower --max-sequence-length" if short else "measure this model at 16 bit, and see the log"
@@ -269,6 +291,36 @@ def _oneshot(
     if done < layers:  # not every modifier names its layers
         progress(layers, layers, "layers")
     return warnings
+
+
+def _modifier(name: str, **options: Any) -> Any:
+    """One of llm-compressor's modifiers, by the name of its class: its module differs between versions."""
+    from llmcompressor.modifiers.factory import ModifierFactory
+
+    if not ModifierFactory._loaded:  # noqa: SLF001 - `create` would print what its search meets
+        ModifierFactory.refresh()
+    return ModifierFactory.create(name, allow_registered=True, allow_experimental=True, **options)
+
+
+def _pin_no_memory_without_an_accelerator() -> None:
+    """AWQ pins what it caches, to copy it to an accelerator sooner; torch fails where there is none."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if hasattr(IntermediatesCache, "pin_memory") and not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_: None  # type: ignore[method-assign,unused-ignore]
+
+
+def _groups(recipe: Recipe) -> dict[str, Any]:
+    """What a modifier quantizes, and how: the preset, with another group size or format if the recipe has one."""
+    from compressed_tensors.quantization import preset_name_to_scheme
+
+    targets = list(recipe.targets)
+    held = preset_name_to_scheme(recipe.scheme, targets)
+    if held.weights.group_size == recipe.group_size and recipe.format is None:
+        return {"scheme": recipe.scheme, "targets": targets}
+    held.weights.group_size, held.format = recipe.group_size, recipe.format
+    return {"config_groups": {"group_0": held}}
 
 
 def _name_plain_layers(model: Any, folder: Path) -> None:
@@ -308,12 +360,13 @@ def _check_tensors(folder: Path) -> None:
 
 
 def _check_size(
-    found: CheckpointFacts, source: CheckpointFacts, layers: Mapping[str, tuple[int, int]], precision: str
-) -> None:
+    found: CheckpointFacts, source: CheckpointFacts, layers: Mapping[str, tuple[int, int]], precision: str,
+    recipe: Recipe,
+) -> None:  # fmt: skip
     """Refuse a checkpoint with more bits per weight than its scheme allows: some of its layers are not quantized."""
     if source.num_parameters is None:
         return
-    bits, group = scheme(precision).weight_bits, recipe_of(precision).group_size
+    bits, group = scheme(precision).weight_bits, recipe.group_size
     allowed = 2.0 * (source.num_parameters - sum(rows * columns for rows, columns in layers.values()))
     for rows, columns in layers.values():
         scales = rows * math.ceil(columns / (group or columns))

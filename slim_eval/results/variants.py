@@ -107,10 +107,16 @@ class Variant:
         """Whether it is its model's baseline: of the baseline's scheme, and not a checkpoint that came quantized."""
         return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
 
+    @cached_property
+    def shown_precision(self) -> str:
+        """The name of its scheme as shown, with a group size that is not the scheme's own: ``int4 g64``."""
+        size = self.fact("group_size")
+        return self.precision if size is None else f"{self.precision} g{size}"
+
     @property
     def label(self) -> str:
         """Its name in a sentence: ``Llama-3.2-3B int8``."""
-        return f"{self.name or short_name(self.model)} {self.precision}"
+        return f"{self.name or short_name(self.model)} {self.shown_precision}"
 
     @cached_property
     def engine(self) -> str | None:

@@ -244,8 +244,8 @@ def test_models_with_one_short_name_do_not_share(
     [
         ("int8", {}, float("nan"), "contains NaN or infinity"),
         ("int8", {}, float("inf"), "contains NaN or infinity"),
-        ("int4", {"intermediate_size": 192}, None, "multiples of 128.*down_proj \\(192\\)"),
-        ("int4", {"hidden_size": 64}, None, "multiples of 128.*q_proj \\(64\\)"),
+        ("int4", {"intermediate_size": 80}, None, "multiples of 128 or 64 or 32.*down_proj \\(80\\)"),
+        ("w4a8-fp8", {"hidden_size": 48}, None, "multiples of 128 or 64 or 32.*q_proj \\(48\\)"),
     ],
 )
 def test_what_cannot_be_quantized(
@@ -261,6 +261,38 @@ def test_what_cannot_be_quantized(
     with pytest.raises(QuantizationError, match=message):
         quantize(request_for(folder, tmp_path / "q", precision))
     assert list((tmp_path / "q").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "skip_unfit", "size", "share"),
+    [
+        ("int4-rtn", {"intermediate_size": 192}, False, 64, 1.0),
+        ("int4-rtn", {"intermediate_size": 80}, True, 128, 0.87),
+        ("int8-rtn", {"intermediate_size": 80}, False, None, 1.0),
+        ("fp8", {}, False, None, 1.0),
+        ("nvfp4a16", {}, False, 16, 1.0),
+    ],
+)
+def test_group_sizes_and_the_share_of_low_bits_are_those_of_the_file(
+    precision: str, changes: dict[str, int], skip_unfit: bool, size: int | None, share: float, tmp_path: Path,
+    request_for: Make,
+) -> None:  # fmt: skip
+    from safetensors import safe_open
+
+    folder = make_checkpoint(tmp_path / "Odd", num_hidden_layers=1, **changes)
+    made = quantize(request_for(folder, tmp_path / "q", precision, skip_unfit=skip_unfit))
+    assert made.record is not None
+    assert made.record.recipe["group_size"] == size
+    assert made.record.low_bit_share == pytest.approx(share, abs=0.02)
+    quantized, total = 0, 0
+    with safe_open(made.path / "model.safetensors", "pt") as file, safe_open(folder / "model.safetensors", "pt") as old:
+        written = set(file.keys())
+        for name in (each for each in old.keys() if "layers" in each and "norm" not in each):  # noqa: SIM118
+            rows, columns = old.get_slice(name).get_shape()
+            total += rows * columns
+            if name not in written or file.get_tensor(name).dtype.itemsize < 2:
+                quantized += rows * columns
+    assert made.record.low_bit_share == pytest.approx(quantized / total)
 
 
 def test_a_quantized_model_is_not_quantized_again(

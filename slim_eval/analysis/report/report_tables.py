@@ -184,7 +184,7 @@ def comparison_table(study: Study, frontiers: Sequence[Frontier]) -> ReportTable
         by_header[header], groups[header] = metric, _group(metric)
     rows = []
     for place, variant in enumerate(study.variants):
-        row = {"model": words(variant.name), "precision": words(variant.precision)}
+        row = {"model": words(variant.name), "precision": words(variant.shown_precision)}
         row |= {header: _standing(study, found, found.standings[place]) for header, found in titled.items()}
         row |= {header: measured(study, variant, metric) for header, metric in by_header.items()}
         record = variant.performance
@@ -245,7 +245,7 @@ def impact_table(study: Study) -> ReportTable:
     """Each variant against its baseline: a ratio above 1 is an improvement, a drop above 0 a loss."""
     rows = []
     for impact in study.impacts:
-        row = {"model": words(impact.variant.name), "precision": words(impact.variant.precision)}
+        row = {"model": words(impact.variant.name), "precision": words(impact.variant.shown_precision)}
         row["baseline"] = words(impact.baseline and impact.baseline.precision)
         for name, header in _RATIOS.items():
             ratio = impact.speedups.get(name)
@@ -343,7 +343,7 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
     ]
     return {
         "model": words(variant.name),
-        "precision": words(variant.precision),
+        "precision": words(variant.shown_precision),
         metric.header: measured(study, variant, metric),
         "drop on the same items, pp": drop,
         "answers that flipped": flips,

@@ -70,7 +70,7 @@ def comparison_table(
     if not variants:
         return Table()
     names = [variant.name for variant in variants]
-    head = [_Column("precision", [variant.precision for variant in variants], left=True)]
+    head = [_Column("precision", [variant.shown_precision for variant in variants], left=True)]
     if len(set(names)) > 1:
         head.insert(0, _Column("model", [wrapped_name(name) for name in names], left=True))
     marked = {"emulated": " (emulated)", INEXACT_KERNELS: " (inexact)"}

@@ -60,7 +60,7 @@ def documents(study: Study) -> dict[str, str]:
     plugins = [metric for metric in METRICS.values() if metric.basis is Basis.OWN]
     energy = [] if study.is_measured(metrics.J_PER_TOKEN) else [metrics.ENERGY_KWH]
     columns = [m for m in (*_COLUMNS, *energy, *plugins, *study.task_metrics) if study.is_measured(m)]
-    rows = [(v.name, v.precision, [_field(study, v, metric) for metric in columns]) for v in study.variants]
+    rows = [(v.name, v.shown_precision, [_field(study, v, metric) for metric in columns]) for v in study.variants]
     fields = [field for *_, line in rows for field in line]
     names = [m.key if m.basis is Basis.TASK else m.label[0].upper() + m.label[1:] for m in columns]
     units = [metric.unit or "loss" for metric in columns]

@@ -143,12 +143,12 @@ def test_an_output_folder_that_cannot_be(name: str, tmp_path: Path) -> None:
 def test_a_group_size_that_does_not_fit_is_refused_unless_the_checkpoint_is_there(tmp_path: Path) -> None:
     name = model(tmp_path / "Narrow", model_type="llama")
     (tmp_path / "Narrow" / "tokenizer.json").unlink()
-    tensors = {"model.embed_tokens.weight": ((4, 576), None), "model.a.weight": ((2, 576), None)}
+    tensors = {"model.embed_tokens.weight": ((4, 80), None), "model.a.weight": ((2, 80), None)}
     write_weights(tmp_path / "Narrow" / "model.safetensors", tensors)
     planned, _ = plan.lay_out(RunConfig(models=name, precision="fp16 int8"))
     assert [variant.precision for variant in planned] == ["fp16", "int8"]
     config = RunConfig(models=name, precision="fp16 int4")
-    with pytest.raises(UsageError, match=r"1 of 1 layers do not comply, e\.g\. model\.a \(576\)") as refused:
+    with pytest.raises(UsageError, match=r"1 of 1 layers do not comply, e\.g\. model\.a \(80\)") as refused:
         plan.lay_out(config)
     assert refused.value.remedy == "leave int4 out of --precision for this model"
     request = planned[0].quantize_request(planned[0].source)
@@ -156,8 +156,24 @@ def test_a_group_size_that_does_not_fit_is_refused_unless_the_checkpoint_is_ther
     made.mkdir(parents=True)
     (made / "config.json").write_text("{}")
     assert len(plan.lay_out(config)[0]) == 2
-    with pytest.raises(UsageError, match="576"):
+    with pytest.raises(UsageError, match=r"\(80\)"):
         plan.lay_out(config.model_copy(update={"quantization": QuantizationConfig(requantize=True)}))
+
+
+def test_a_group_size_that_fits_is_planned_and_told(tmp_path: Path) -> None:
+    name = model(tmp_path / "Narrow", model_type="llama")
+    (tmp_path / "Narrow" / "tokenizer.json").unlink()
+    tensors = {"model.embed_tokens.weight": ((4, 576), None), "model.a.weight": ((2, 576), None)}
+    write_weights(tmp_path / "Narrow" / "model.safetensors", tensors)
+    config = RunConfig(models=name, precision="fp16 int4")
+    variant = plan.lay_out(config)[0][1]
+    assert variant.quantize_request(variant.source).group_size == 64
+    assert variant.recorded_as(variant.source) == "GPTQ (W4A16 g64)"
+    assert "int4: groups of 64 columns, because 128 does not fit model.a (576)" in variant.notes
+    assert next(iter(variant.settings(()).values()))["group_size"] == 64
+    asked = config.model_copy(update={"quantization": QuantizationConfig(group_size=32)})
+    variant = plan.lay_out(asked)[0][1]
+    assert variant.recorded_as(variant.source) == "GPTQ (W4A16 g32)"
 
 
 def test_warnings_on_a_checkpoint_go_with_its_variants(tmp_path: Path) -> None:

@@ -370,19 +370,19 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "shape", "width"),
+    ("kind", "name", "shape", "width", "fits"),
     [
-        ("llama", "model.layers.0.mlp.down_proj.weight", (64, 576), 576),
-        ("qwen3_moe", "model.layers.0.mlp.experts.0.down_proj.weight", (256, 192), 192),
-        ("mixtral", "model.layers.0.block_sparse_moe.experts.3.w2.weight", (256, 192), 192),
-        ("qwen3_5_moe", "model.layers.0.mlp.experts.down_proj", (8, 256, 192), 192),
-        ("gpt_oss", "model.layers.0.mlp.experts.down_proj", (8, 192, 256), 192),
-        ("mamba", "backbone.layers.0.mixer.dt_proj.weight", (512, 16), 16),
-        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value.weight", (512, 320), 320),
+        ("llama", "model.layers.0.mlp.down_proj.weight", (64, 576), 576, 64),
+        ("qwen3_moe", "model.layers.0.mlp.experts.0.down_proj.weight", (256, 192), 192, 64),
+        ("mixtral", "model.layers.0.block_sparse_moe.experts.3.w2.weight", (256, 96), 96, 32),
+        ("qwen3_5_moe", "model.layers.0.mlp.experts.down_proj", (8, 256, 80), 80, None),
+        ("gpt_oss", "model.layers.0.mlp.experts.down_proj", (8, 192, 256), 192, 64),
+        ("mamba", "backbone.layers.0.mixer.dt_proj.weight", (512, 16), 16, None),
+        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value.weight", (512, 320), 320, 64),
     ],
 )
 def test_each_quantized_width_is_a_multiple_of_the_group_size(
-    demo: Path, kind: str, name: str, shape: tuple[int, ...], width: int
+    demo: Path, kind: str, name: str, shape: tuple[int, ...], width: int, fits: int | None
 ) -> None:
     (demo / "tokenizer.json").unlink()
     configure(demo, model_type=kind, tie_word_embeddings=False)
@@ -394,8 +394,21 @@ def test_each_quantized_width_is_a_multiple_of_the_group_size(
     write_weights(demo / "model.safetensors", {**tensors, name: (shape, None)})
     finding = only(demo, use)  # int8 has a scale per channel
     assert (finding.precision, finding.check) == ("int4", "layer widths")
-    assert "W4A16 needs input sizes that are multiples of 128; 1 of 2 layers do not comply" in finding.cause
-    assert f"e.g. {name.removesuffix('.weight')} ({width})" in finding.cause
+    layer = f"{name.removesuffix('.weight')} ({width})"
+    if fits is None:
+        assert finding.is_refusal
+        text = "W4A16 needs input sizes that are multiples of 128 or 64 or 32; 1 of 2 layers do not comply, e.g. "
+        assert finding.cause.endswith(f"{text}{layer}")
+        kept = only(demo, replace(use, skip_unfit=True))
+        assert not kept.is_refusal
+        assert kept.cause == f"int4: 1 of 2 layers stay in 16 bit, e.g. {layer}"
+    else:
+        assert not finding.is_refusal
+        assert finding.cause == f"int4: groups of {fits} columns, because 128 does not fit {layer}"
+    asked = only(demo, replace(use, group_size=128))
+    assert asked.is_refusal
+    assert "multiples of 128; 1 of 2 layers do not comply" in asked.cause
+    assert look(demo, replace(use, group_size=16)) == []
     assert look(demo, Use(precisions=("fp16", "int8"), to_quantize=("int8",))) == []
 
 

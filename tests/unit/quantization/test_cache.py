@@ -54,7 +54,7 @@ def publish(asked: QuantizeRequest, **changes: Any) -> Path:
             "precision": asked.precision,
             "scheme": "GPTQ (W8A8)",
             "settings": settings(asked),
-            "recipe": cache.recipe_record(asked.precision),
+            "recipe": cache.recipe_record(asked.recipe),
             "calibration": {},
             "dtype": "bfloat16",
             "num_parameters": 4,
@@ -74,7 +74,19 @@ def publish(asked: QuantizeRequest, **changes: Any) -> Path:
 
 
 def test_scheme_names_are_those_published() -> None:
-    assert [member.recorded_as for member in SCHEMES.values()] == ["FP16", "GPTQ (W8A8)", "GPTQ (W4A16)"]
+    assert [SCHEMES[name].recorded_as for name in ("fp16", "int8", "int4")] == ["FP16", "GPTQ (W8A8)", "GPTQ (W4A16)"]
+
+
+def test_another_group_size_is_another_checkpoint_and_the_usual_one_is_the_old(tmp_path: Path) -> None:
+    usual = request(tmp_path, precision="int4")
+    smaller = usual.model_copy(update={"group_size": 64})
+    assert cache.settings(usual) == cache.settings(usual.model_copy(update={"group_size": 128}))
+    assert "group_size" not in cache.settings(usual)  # as in checkpoints of earlier versions
+    assert cache.settings(smaller) == {**cache.settings(usual), "group_size": 64}
+    assert (smaller.recipe.name, smaller.recipe.group_size) == ("GPTQ (W4A16 g64)", 64)
+    publish(smaller)
+    with pytest.raises(UsageError, match="group_size: cached 64, requested None"):
+        cached(usual)
 
 
 def test_a_request_travels_as_json(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ NO_INTERVALS = Kind(
     "no intervals", "no intervals", "warn",
     "no intervals and no per-item outcomes were recorded: whether a difference is beyond chance is unknown",
 )  # fmt: skip
+ZEROS = Kind("stored as 0", "stored as 0", "warn")
 # What `Study` knows beyond the variants themselves; shown by the report.
 UNREADABLE = Kind("unreadable", "unreadable", "bad")
 NOT_RECORDED = Kind("not recorded", "setting not recorded", "warn")
@@ -135,6 +136,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_shared(PLAIN_METRIC, plain),
         *_parameters(variants),
         *_shared(NO_INTERVALS, unsure),
+        *_zeros(variants),
     ]
 
 
@@ -314,3 +316,13 @@ def _parameters(variants: Sequence[Variant]) -> Iterable[Caveat]:
         if abs(parameters / fits - 1) > _PARAMETER_TOLERANCE:
             text = f"{parameters / 1e9:.2f} B parameters are recorded, but {size:.2f} GiB at 16 bit imply "
             yield Caveat(PARAMETERS, text + f"{fits / 1e9:.2f} B", (variant.label,))
+
+
+def _zeros(variants: Sequence[Variant]) -> list[Caveat]:
+    """What files of SLiM-Eval 0.1.3 store as 0; one caveat for all variants that lack the same."""
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        if names := dict.fromkeys(name for record in variant.records for name in record.zeros):
+            found.setdefault(", ".join(names), []).append(variant)
+    why = "stored as 0, which is how SLiM-Eval 0.1.3 records a failure: not measured"
+    return [caveat for names, those in found.items() for caveat in _shared(ZEROS, those, f"{names}: {why}")]

@@ -58,6 +58,8 @@ class Metadata(_Model):
     measured_with: dict[str, Any] | None = None  # exactly what the numbers depend on, as `fingerprints` names it
     stage_duration_s: float | None = None  # wall time of the whole stage, warm-up and all
     notes: tuple[str, ...] = ()
+    # What a file of schema 0 stores as 0, its word for a failure: the record's name, or fields. Not written.
+    zeros: tuple[str, ...] = Field((), exclude=True)
 
 
 #: Key of a metric -> its 95 % interval, in the metric's own unit.

@@ -9,7 +9,8 @@
     {output_dir}/{model}/{model}_noise/
         noise.json   run-1/  run-2/  …                    one variant measured again: no results of their own
 
-The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0.
+The files published with SLiM-Eval 0.1.3 (the same names, without ``schema_version``) are read as schema 0. It stores a
+failure as zeros: a 0 of theirs is read as not measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from pydantic import BaseModel, ValidationError
 
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.plugins import PLUGINS_VARIABLE
-from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, ErrorRecord, NoiseRecord, PairedRecord, Record
+from slim_eval.results.records import (
+    RECORD_CLASSES,
+    SCHEMA_VERSION,
+    ErrorRecord,
+    Metadata,
+    NoiseRecord,
+    PairedRecord,
+    Record,
+)
 from slim_eval.results.variants import Variant
 from slim_eval.schemes import scheme_order
 from slim_eval.utils import atomic_path, full_name, safe_json, short_name, slug, write_text
@@ -45,6 +54,8 @@ _UNREADABLE = "measure the variant again, or remove the file"
 #: Task -> the metric of a published file (schema 0), which does not name it. Its HellaSwag is `acc`, though its text
 #: calls it normalised.
 _PUBLISHED_METRICS = {"mmlu": "acc", "gsm8k": "exact_match", "hellaswag": "acc"}
+#: Fields of schema 0 that become notes, and how these begin.
+_NOTES = {"_note": "", "error": "SLiM-Eval recorded an error: "}
 
 
 @dataclass(frozen=True)
@@ -187,16 +198,32 @@ def read_record(path: Path) -> Record | ErrorRecord:
             raise ResultFileError(cause, f"name the plugin in {PLUGINS_VARIABLE}")
         kind = RECORD_CLASSES[benchmark]
     if version < SCHEMA_VERSION:
-        if "_note" in content:
-            content["notes"] = (str(content.pop("_note")),)
+        if notes := [f"{words}{content[key]}" for key, words in _NOTES.items() if content.get(key)]:
+            content["notes"] = notes
         if "accuracy" in content and content.get("metric") is None:
             content["metric"] = _PUBLISHED_METRICS.get(str(content.get("task", path.stem)))
+        content |= _without_zeros(content, path.stem, kind)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ResultFileError(f"{path}: field {where!r}: {first['msg']}", _UNREADABLE) from error
+
+
+def _without_zeros(content: Mapping[str, Any], name: str, kind: type[BaseModel]) -> dict[str, Any]:
+    """Fields of a schema 0 record that change because it stores what was not measured as 0.
+
+    SLiM-Eval 0.1.3 catches every exception and stores zeros; few of its files contain the error.
+    """
+    numbers = {
+        key for key in kind.model_fields if isinstance(content.get(key), (int, float)) and key != "schema_version"
+    }
+    zeros = [key for key in content if key in numbers and content[key] == 0 and content[key] is not False]
+    measured = numbers - Metadata.model_fields.keys()
+    # Named by the record if it has no other number.
+    named = [name, *(key for key in zeros if key not in measured)] if measured and measured <= set(zeros) else zeros
+    return {**dict.fromkeys(zeros), "zeros": named}
 
 
 def _read_json(path: Path) -> Any:

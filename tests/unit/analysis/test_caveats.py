@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from slim_eval.analysis.caveats import PROMPTS, find_caveats, marks_of
+from slim_eval.analysis.caveats import PROMPTS, ZEROS, find_caveats, marks_of
 from slim_eval.analysis.comparability import obstacles
 from slim_eval.analysis.report.report_tables import ReportTable, task_details
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import columns_of, results_table
 from slim_eval.analysis.tables.terminal import comparison_table
 from slim_eval.metrics import ACCURACY_MEAN, TPOT, task_metric
-from slim_eval.results.variants import Variant
+from slim_eval.results.store import find_results
+from slim_eval.results.variants import Variant, labelled
 
 MakeVariant = Callable[..., Variant]
 WHOLE = {"accuracy": 0.7, "max_model_len": 512, "truncated_requests": 0, "prompts_without_turns": 0}
@@ -86,3 +89,19 @@ def test_a_limit_may_be_a_number_or_a_share(make_variant: MakeVariant) -> None:
 def _column(table: ReportTable, header: str) -> list[str]:
     place = table.headers.index(header)
     return [row[place].text for row in table.rows]
+
+
+def test_zeros_of_the_predecessor_are_named_once_and_compared_with_nothing(tmp_path: Path) -> None:
+    for precision, accuracy in (("fp16", 0.6), ("int8", 0.0), ("int4", 0)):
+        folder = tmp_path / "m" / f"m_{precision}"
+        folder.mkdir(parents=True)
+        for task in ("mmlu", "gsm8k"):
+            content = {"model": "m", "precision": precision, "task": task, "accuracy": accuracy}
+            (folder / f"{task}.json").write_text(json.dumps(content), encoding="utf-8")
+    base, *failed = labelled(find_results(tmp_path).variants)
+    (caveat,) = [caveat for caveat in find_caveats([base, *failed]) if caveat.kind is ZEROS]
+    assert caveat.text.startswith("gsm8k, mmlu: stored as 0")
+    assert caveat.variants == ("m int8", "m int4")
+    for variant in failed:
+        assert variant.estimate("mmlu") is None
+        assert obstacles(task_metric("mmlu"), variant, base) == [f"not measured at {variant.precision}"]

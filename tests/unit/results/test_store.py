@@ -172,6 +172,46 @@ def test_a_published_file_gets_the_metric_it_does_not_name(task: str, metric: st
     assert record.notes == ("from a file size",)
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "zeros", "kept"),
+    [
+        ("mmlu", {"accuracy": 0.0, "error": "CUDA out of memory"}, ("mmlu",), {}),
+        ("mmlu", {"accuracy": 0, "num_parameters": 0}, ("mmlu", "num_parameters"), {}),
+        ("mmlu", {"accuracy": 1e-9}, (), {"accuracy": 1e-9}),
+        ("energy", {"energy_joules": 0, "energy_kwh": 0.0, "min_power_watts": 0}, ("energy",), {}),
+        (
+            "performance",
+            {"mean_latency_s": 0.2, "mean_peak_mem_mb": 0.0},
+            ("mean_peak_mem_mb",),
+            {"mean_latency_s": 0.2},
+        ),
+        ("performance", {"mean_latency_s": 0.2, "model_size_gb": 0.0}, ("model_size_gb",), {"mean_latency_s": 0.2}),
+    ],
+)
+def test_a_zero_of_the_predecessor_is_not_a_measurement(
+    name: str, numbers: dict[str, float | str], zeros: tuple[str, ...], kept: dict[str, float], tmp_path: Path
+) -> None:
+    path = tmp_path / f"{name}.json"
+    content = {"model": "m", "precision": "fp16", **({"task": name} if name == "mmlu" else {}), **numbers}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    record = read_record(path)
+    assert isinstance(record, Record)
+    assert record.zeros == zeros
+    assert {key: getattr(record, key) for key in numbers if key != "error"} == {
+        **{key: None for key in numbers if key != "error"}, **kept,
+    }  # fmt: skip
+    assert record.notes == (("SLiM-Eval recorded an error: CUDA out of memory",) if "error" in numbers else ())
+    assert "zeros" not in record.model_dump()
+    # A zero of slim-eval's own is one.
+    path.write_text(json.dumps({**content, "schema_version": 1}), encoding="utf-8")
+    own = read_record(path)
+    assert isinstance(own, Record)
+    assert own.zeros == ()
+    assert {key: getattr(own, key) for key in numbers if key != "error"} == {
+        key: value for key, value in numbers.items() if key != "error"
+    }
+
+
 def test_models_that_share_a_short_name_never_share_a_folder(tmp_path: Path) -> None:
     models = ("a/Tiny", "b/Tiny", "c/Other")
     folders = [model_directory(tmp_path, model, models) for model in models]

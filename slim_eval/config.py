@@ -518,9 +518,39 @@ class ImportConfig(Config):
     """Options of `slim-eval import`."""
 
     panel = "Import"
-    paths: tuple[Path, ...] = argument("Result files of lm-eval, vllm bench or guidellm, or folders that contain them.")
+    paths: tuple[Path, ...] = argument(
+        "Result files of lm-eval, vllm bench, guidellm or Every Eval Ever, or folders that contain them."
+    )
     output_dir: Path = setting(Path("outputs"), "Where variants are written.")
     model: str | None = setting(None, "Name of the model; overrides the one in the files.")
     precision: str | None = setting(None, "Precision of the measured model; the files seldom contain it.")
     batch_size: int | None = setting(None, "Number of concurrent requests, if a file does not contain it.", ge=1)
     max_new_tokens: int | None = setting(None, "Output tokens per request, if a file does not contain it.", ge=1)
+
+
+class ExportFormat(Enum):
+    """A format of `slim-eval export`."""
+
+    EVERY_EVAL_EVER = "every-eval-ever"
+
+
+class Relationship(Enum):
+    """What an evaluator is to the developer of a model, in the words of Every Eval Ever."""
+
+    FIRST_PARTY = "first_party"
+    THIRD_PARTY = "third_party"
+    COLLABORATIVE = "collaborative"
+    OTHER = "other"
+
+
+class ExportConfig(Config):
+    """Options of `slim-eval export`."""
+
+    panel = "Export"
+    paths: tuple[Path, ...] = argument("Folders with results, at any depth.")
+    format: ExportFormat = setting(ExportFormat.EVERY_EVAL_EVER, "Format of the files.")
+    output_dir: Path = setting(Path("exports"), "Where the files are written.")
+    organization: str = setting("unknown", "Name of the organization that ran the evaluations.", min_length=1)
+    relationship: Relationship = setting(
+        Relationship.THIRD_PARTY, "What that organization is to the developer of the models."
+    )

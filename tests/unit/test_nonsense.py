@@ -27,7 +27,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 NOWHERE = {
     "run": ["--models", "./nowhere"], "noise": ["--models", "./nowhere"], "compare": ["nowhere/a", "nowhere/b"],
     "import": ["nowhere.json"], "analyze": ["--input-dir", "nowhere"], "recommend": ["--input-dir", "nowhere"],
-    "doctor": ["--precision", "nowhere"],
+    "doctor": ["--precision", "nowhere"], "export": ["nowhere"],
 }  # fmt: skip
 GIVEN = {word for words in NOWHERE.values() for word in words if word.startswith("-")}
 

@@ -19,7 +19,7 @@ from typing import Any
 from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.plugins import load_plugins
-from slim_eval.results.importers import guidellm, lm_eval, vllm_bench  # noqa: F401 - they register themselves
+from slim_eval.results.importers import every_eval_ever, guidellm, lm_eval, vllm_bench  # noqa: F401 - they register themselves
 from slim_eval.results.importers.importer import IMPORTERS, ForeignFile, ForeignObject, ImportedRecord, Importer
 from slim_eval.results.records import ErrorRecord, Record
 from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
@@ -99,9 +99,15 @@ def import_results(config: ImportConfig) -> ImportReport:
         except ResultFileError as error:
             problems.append(error.cause)
     folders = dict.fromkeys(path.parent for path in written)
-    # The first note of a record is where it comes from.
-    notes = dict.fromkeys(f"{path.name}: {note}" for path, record in written.values() for note in record.notes[1:])
-    return ImportReport(tuple(folders), tuple(written), tuple(notes), tuple(problems))
+    notes: dict[str, dict[str, None]] = {}  # each once, with the files that it is about
+    for source, record in written.values():
+        for note in record.notes[1:]:  # the first one of a record is where it comes from
+            notes.setdefault(note, {})[source.name] = None
+    lines = (
+        f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
+        for note, names in notes.items()
+    )
+    return ImportReport(tuple(folders), tuple(written), tuple(lines), tuple(problems))
 
 
 def _files(paths: Iterable[Path], tools: str) -> list[Path]:

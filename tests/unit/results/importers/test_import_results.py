@@ -175,8 +175,8 @@ def test_one_bad_file_does_not_stop_the_others(data: Path, tmp_path: Path) -> No
     problems = "\n".join(report.problems)
     assert len(report.problems) == 5
     assert (
-        "other.json: unknown format, first fields: 'first', 'second'; slim-eval imports results of guidellm, "
-        "lm-eval, vllm bench" in problems
+        "other.json: unknown format, first fields: 'first', 'second'; slim-eval imports results of every-eval-ever, "
+        "guidellm, lm-eval, vllm bench" in problems
     )
     assert "newer.json: field 'latencies' is missing (read as a result of vllm bench)" in problems
     assert "truncated.json: not readable as JSON" in problems

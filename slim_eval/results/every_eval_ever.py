@@ -289,7 +289,7 @@ def _write(log: Mapping[str, Any], root: Path) -> Path:
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).digest()
     name = f"{uuid.UUID(bytes=digest[:16], version=4)}.json"
     task, model = log["evaluation_results"][0]["source_data"]["dataset_name"], log["model_info"]
-    place = module("helpers.io").datastore_repo_file_path(task, model["id"], model["developer"], name)
+    place: str = module("helpers.io").datastore_repo_file_path(task, model["id"], model["developer"], name)
     text = redact(json.dumps(log, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / name

@@ -59,7 +59,7 @@ class Metadata(_Model):
     stage_duration_s: float | None = None  # wall time of the whole stage, warm-up and all
     notes: tuple[str, ...] = ()
     # What a file of schema 0 stores as 0, its word for a failure: the record's name, or fields. Not written.
-    zeros: tuple[str, ...] = Field((), exclude=True)
+    zeros: tuple[str, ...] = Field(default=(), exclude=True)
 
 
 #: Key of a metric -> its 95 % interval, in the metric's own unit.

@@ -208,9 +208,9 @@ def _model(log: _Log) -> tuple[str, str | None, dict[str, Any]]:
 _Results = dict[str, _Result]  # by metric
 
 
-def _scores(results: _Results) -> dict[str, float]:
+def _scores(results: _Results) -> dict[str, float | None]:
     """Metrics and standard errors, as a record has them."""
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for metric, result in results.items():
         found[metric] = result.score * result.factor
         if result.stderr is not None and "," in metric:  # a record has no key for that of another metric

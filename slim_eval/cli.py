@@ -217,10 +217,20 @@ def compare(config: configs.CompareConfig) -> None:
 
     With --fail-if, it is a gate for CI: exit 3 if the whole 95 % interval meets a condition, 4 if it is inconclusive.
     """
-    from slim_eval.analysis.compare import formats
+    from slim_eval.analysis.compare import ci, formats
     from slim_eval.analysis.compare.folders import compare_folders
 
-    report = compare_folders(config)
+    summary = ci.summary_file() if config.github_summary else None
+    try:
+        report = compare_folders(config)
+    except SlimEvalError as error:
+        if config.junit is not None:
+            ci.write_junit(config.junit, config.fail_if, error)
+        raise
+    if config.junit is not None:
+        ci.write_junit(config.junit, config.fail_if, report)
+    if summary is not None:
+        ci.append_summary(summary, report)
     if config.as_json or config.as_markdown:
         sys.stdout.write(formats.to_json(report) if config.as_json else formats.to_markdown(report))
     else:

@@ -480,6 +480,14 @@ class CompareConfig(Config):
     margin_pp: float = setting(1.0, f"{_MARGIN_TEXT}.", "--margin", gt=0, le=100)
     as_json: bool = _JSON
     as_markdown: bool = setting(False, "Print Markdown.", "--markdown")
+    junit: Path | None = setting(None, "Write the conditions to this file, as JUnit test cases.")
+    github_summary: bool = setting(False, "Append the comparison to the summary of the job on GitHub.")
+
+    @model_validator(mode="after")
+    def _require_conditions(self) -> CompareConfig:
+        if self.junit is not None and not self.fail_if:
+            raise ValueError("--junit needs a condition (--fail-if)")
+        return self
 
 
 class DoctorConfig(Config):

@@ -2,12 +2,16 @@
 
 The package every-eval-ever validates a file of its own schema version; a file of another version is read by the fields
 that it shares with that one. Its converters make such files of the logs of Inspect AI, HELM and lm-eval. Of what
-slim-eval exported (`results.every_eval_ever`), the record comes back. Instance-level files are not read: they contain
-no hash of an item by which it could be paired.
+slim-eval exported (`results.every_eval_ever`), the record comes back.
+
+The outcomes of single items are in ``{name}_samples.jsonl`` beside a file. An item is known by lm-eval's hash of its
+document if the converter kept it, else by the schema's hash of prompt and reference. They are left out if they do not
+give the task's own score: the lm-eval converter puts the items of one subtask beside a group.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -35,6 +39,9 @@ from slim_eval.schemes import DEFAULT_BASELINE
 _SIXTEEN_BIT = re.compile(r"(torch\.)?(b?float16|half|[fb]p?16)$", re.IGNORECASE)
 #: In names of quantized checkpoints, whose 16-bit dtype is that of activations.
 _QUANTIZED = re.compile(r"w\d+a\d+|int[48]|fp[48]|nf4|gptq|awq|gguf|bnb|hqq|quant|[48][-_]?bit", re.IGNORECASE)
+#: lm-eval's hashes of an item, as its converter keeps them.
+_HASHES = ("doc_hash", "prompt_hash", "target_hash")
+_SAME_MEAN = 1e-6
 _LM_EVAL = {"lm_eval", "lm-eval", "lm-evaluation-harness"}
 #: Kinds of metric that are shares of right answers: in percent, they become shares.
 _SHARES = {"accuracy", "pass_rate", "exact_match"}
@@ -157,6 +164,17 @@ class _Result(ForeignObject):
         return 0.01 if is_share and (self.metric_unit == "percent" or self.max_score == 100) else 1.0
 
 
+class _Row(ForeignObject):
+    """One item under one metric."""
+
+    name: Text = Field(alias="evaluation_name")
+    result_id: OptionalText = Field(None, alias="evaluation_result_id")
+    sample_id: str
+    sample_hash: OptionalText = None
+    score: Number = inner("evaluation.score")
+    metadata: dict[str, str] | None = None
+
+
 class _Log(ForeignObject):
     schema_version: OptionalText = None
     model: _Model = Field(alias="model_info")
@@ -218,11 +236,35 @@ def _scores(results: _Results) -> dict[str, float | None]:
     return found
 
 
-def _record(task: str, results: _Results, parts: Mapping[str, _Results], log: _Log) -> ImportedRecord:
+def _items(file: ForeignFile, log: _Log) -> dict[str, list[dict[str, Any]]]:
+    """The items of each (sub)task, from the file of samples; an item that was answered several times has no score."""
+    samples = file.beside(f"{file.path.stem}_samples.jsonl")
+    if not samples.path.is_file():
+        return {}
+    by_id = {result.id: result for result in log.results if result.id}
+    by_name = {result.name: result for result in log.results}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for _, row in samples.rows(_Row):
+        result = by_id.get(row.result_id) if row.result_id else by_name.get(row.name)
+        if result is None:
+            continue
+        hashes = {key: text for key in _HASHES if (text := (row.metadata or {}).get(key))}
+        own = {"task": result.task, "doc_id": row.sample_id, "doc_hash": row.sample_hash or row.sample_id, **hashes}
+        item, metric = found.setdefault((result.task, row.sample_id), own), result.metric(log.library)
+        item[metric] = None if metric in item else row.score * result.factor
+    items: dict[str, list[dict[str, Any]]] = {}
+    for (task, _), item in found.items():
+        items.setdefault(task, []).append(item)
+    return items
+
+
+def _record(
+    task: str, results: _Results, parts: Mapping[str, _Results], log: _Log, items: Mapping[str, list[dict[str, Any]]]
+) -> ImportedRecord:
     """A task and, if it is a group, its subtasks."""
     marked = (metric for metric, result in results.items() if _facts(result).headline == "true")
-    known = HEADLINE_METRICS.get(task)
-    metric = next(marked, known if known in results else next(iter(results), None))
+    usual = HEADLINE_METRICS.get(task)
+    metric = next(marked, usual if usual in results else next(iter(results), None))
     headline = None if metric is None else results[metric]
     first = headline or next(iter(next(iter(parts.values())).values()))
     settings, found, notes = _settings(first), _facts(headline), list[str]()
@@ -256,6 +298,13 @@ def _record(task: str, results: _Results, parts: Mapping[str, _Results], log: _L
         task_versions=found.task_versions or {},
         task_hashes=found.task_hashes or {},
     )
+    samples = [item for name in (task, *parts) for item in items.get(name, ())]
+    scores = [item.get(metric or "") for item in samples]
+    known = [score for score in scores if score is not None]
+    of_all = len(known) == len(samples) and accuracy.num_items in (None, len(samples))
+    if samples and not (of_all and abs(math.fsum(known) / len(known) - (accuracy.accuracy or 0)) < _SAME_MEAN):
+        notes.append(f"{task}: its samples do not give its score: left out")
+        samples = []
     model, scheme, head = _model(log)
     kept = _Notes.model_validate(log.source_details or {}).notes if log.source == SOURCE else None
     config = {
@@ -266,7 +315,7 @@ def _record(task: str, results: _Results, parts: Mapping[str, _Results], log: _L
     }
     return ImportedRecord(
         "every-eval-ever", accuracy, log.schema_version, model, scheme, config=config, head=head,
-        notes=[*(kept or ()), *notes],
+        samples=samples, notes=[*(kept or ()), *notes],
     )  # fmt: skip
 
 
@@ -302,8 +351,9 @@ class EveryEvalEver(Importer):
                 if metric in of_task:
                     raise file.error(f"evaluation_results[{number}]", f"is another {metric} of {result.task}")
                 of_task[metric] = result
+            items = _items(file, log)
             for task in dict.fromkeys((*tasks, *parts)):
-                yield _record(task, tasks.get(task, {}), parts.get(task, {}), log)
+                yield _record(task, tasks.get(task, {}), parts.get(task, {}), log, items)
 
     @staticmethod
     def _validate(file: ForeignFile, document: Mapping[str, Any]) -> None:

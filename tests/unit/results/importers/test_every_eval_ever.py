@@ -14,7 +14,7 @@ from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.importers import ImportedRecord, import_results
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord
-from slim_eval.results.store import find_results
+from slim_eval.results.store import find_results, read_samples
 from tests.unit.results.importers import conftest
 
 RESULT = {
@@ -112,6 +112,56 @@ def test_the_converters_logs_are_what_our_importer_reads(data: Path, tmp_path: P
         assert other.num_items in (record.num_items, None)
         for name, part in record.subtasks.items():
             assert theirs.accuracy[name].metrics == {key: value for key, value in part.items() if "," in key}
+
+
+def test_items_that_the_converter_kept_pair_with_ours(data: Path, tmp_path: Path) -> None:
+    from every_eval_ever import cli
+
+    source = next((data / "lm_eval").glob("results_*.json"))
+    command = ["convert", "lm_eval", "--log_path", str(source), "--output_dir", str(tmp_path / "data")]
+    assert cli.main([*command, "--include_samples"]) == 0
+    theirs = import_results(ImportConfig(paths=(tmp_path / "data",), output_dir=tmp_path / "theirs"))
+    import_results(ImportConfig(paths=(source,), output_dir=tmp_path / "ours"))
+    (converted,), (read,) = (find_results(tmp_path / name).variants for name in ("theirs", "ours"))
+    for task in ("demo_gsm8k", "demo_hellaswag"):
+        scores = [
+            {
+                (row["doc_hash"], row["prompt_hash"], row["target_hash"], row[variant.accuracy[task].metric or ""])
+                for row in read_samples(variant.directory, task)
+            }
+            for variant in (converted, read)
+        ]
+        assert scores[0] == scores[1]
+        assert len(scores[0]) == 4
+    # Beside a group the converter puts the items of one subtask.
+    assert read_samples(converted.directory, "demo_mmlu") == []
+    assert [note for note in theirs.notes if "demo_mmlu: its samples do not give its score" in note]
+
+
+@pytest.mark.parametrize(("answers", "is_kept"), [((1, 1, 1, 0), True), ((1, 1, 0, 0), False), ((1, 1, 1), False)])
+def test_items_are_kept_if_they_give_the_score(
+    answers: tuple[int, ...], is_kept: bool, written: Callable[[Change], Path]
+) -> None:
+    def change(log: dict[str, Any], result: dict[str, Any]) -> None:
+        result["evaluation_result_id"] = "accuracy"
+        result["score_details"]["uncertainty"]["num_samples"] = 4
+
+    path = written(change)
+    rows = [
+        {
+            "evaluation_name": "quiz", "evaluation_result_id": "accuracy", "sample_id": str(number),
+            "sample_hash": f"h{number}", "evaluation": {"score": answer, "is_correct": bool(answer)},
+        }
+        for number, answer in enumerate(answers)
+    ]  # fmt: skip
+    samples = path.with_name("log_samples.jsonl")
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    imported, _ = only(path)
+    assert [row["doc_hash"] for row in imported.samples] == (["h0", "h1", "h2", "h3"] if is_kept else [])
+    # An item that was answered twice has no score of its own.
+    samples.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]), encoding="utf-8")
+    imported, _ = only(path)
+    assert imported.samples == []
 
 
 def test_a_version_that_the_package_does_not_know_is_read_by_its_fields(written: Callable[[Change], Path]) -> None:

@@ -199,7 +199,8 @@ def _model(log: _Log) -> tuple[str, str | None, dict[str, Any]]:
         model = log.model.name
     elif scheme is None or _SIXTEEN_BIT.match(scheme):
         stated = scheme or facts.dtype or ""
-        is_plain = _SIXTEEN_BIT.match(stated) and not facts.quantization and not _QUANTIZED.search(model)
+        is_quantized = (facts.quantization or "none").lower() not in ("none", "no", "false")
+        is_plain = _SIXTEEN_BIT.match(stated) and not is_quantized and not _QUANTIZED.search(model)
         scheme = DEFAULT_BASELINE if is_plain else None
     evaluated = log.evaluated
     if evaluated is not None and re.fullmatch(r"\d+(\.\d+)?", evaluated):

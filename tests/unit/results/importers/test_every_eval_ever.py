@@ -239,6 +239,12 @@ def test_what_is_not_known_to_be_of_16_bit_is_not_called_the_baseline(
     assert imported.precision == (details["precision"] if details.get("precision") == "4bit" else None)
 
 
+@pytest.mark.parametrize("quantization", ["none", "None", "no"])
+def test_a_file_that_says_that_nothing_was_quantized(quantization: str, written: Callable[[Change], Path]) -> None:
+    path = written(lambda log, result: log["model_info"]["additional_details"].update(quantization=quantization))
+    assert only(path)[0].precision == "fp16"
+
+
 def test_a_quantized_name_is_not_the_baseline(written: Callable[[Change], Path], tmp_path: Path) -> None:
     path = written(lambda log, result: log["model_info"].update(id="org/Tiny-AWQ"))
     with pytest.raises(UsageError, match="precision"):

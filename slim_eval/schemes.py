@@ -101,6 +101,12 @@ class Scheme:
         return self.recipe is not None
 
     @property
+    def stored_bits(self) -> float:
+        """Bits per weight of a quantized layer on disk, with the 16-bit scales of its groups."""
+        group = self.recipe.group_size if self.recipe is not None else None
+        return self.weight_bits + (16 / group if group else 0)
+
+    @property
     def recorded_as(self) -> str:
         """`quantization_scheme` of its records: ``FP16``, ``GPTQ (W8A8)``."""
         return self.recipe.name if self.recipe is not None else self.name.upper()

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
 from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
-from slim_eval.results.records import AccuracyRecord, ObservedMetrics
-from slim_eval.results.variants import Variant, baseline_of, by_model
+from slim_eval.results.records import AccuracyRecord, ObservedMetrics, PairedTask
+from slim_eval.results.task_sizes import FULL_SIZES
+from slim_eval.results.variants import Variant, baseline_of, by_model, ordered_tasks
 from slim_eval.utils import GIB
 
 _BYTES_PER_PARAMETER_16_BIT = 2
@@ -87,6 +88,8 @@ NO_INTERVALS = Kind(
     "no intervals and no per-item outcomes were recorded: whether a difference is beyond chance is unknown",
 )  # fmt: skip
 ZEROS = Kind("stored as 0", "stored as 0", "warn")
+ASSUMED = Kind("assumed", "assumed size", "warn")
+UNPAIRED = Kind("unpaired", "unpaired", "note")
 # What `Study` knows beyond the variants themselves; shown by the report.
 UNREADABLE = Kind("unreadable", "unreadable", "bad")
 NOT_RECORDED = Kind("not recorded", "setting not recorded", "warn")
@@ -121,8 +124,10 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
     unsure = [
         variant for variant in variants
         if variant.engine is None and (speed := variant.estimate(AMORTISED)) is not None and speed.interval is None
-        and all(variant.interval(task) is None for task in variant.accuracy)
+        and all(variant.interval(task) is None or task in variant.assumed_tasks for task in variant.accuracy)
     ]  # fmt: skip
+    # Of these, the accuracies that chance alone could have moved so far are known.
+    judged = [variant for variant in unsure if variant.assumed_tasks and len(variant.assumed_tasks) == len(variant.accuracy)]
     return [
         *_lengths(variants),
         *_shared(AMORTISED_LATENCY, amortised),
@@ -135,8 +140,42 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_prompts(variants),
         *_shared(PLAIN_METRIC, plain),
         *_parameters(variants),
-        *_shared(NO_INTERVALS, unsure),
+        *_shared(NO_INTERVALS, (variant for variant in unsure if variant not in judged)),
+        *_shared(NO_INTERVALS, judged, NO_INTERVALS.meaning.replace("difference", "difference in speed or energy")),
+        *_assumed(variants),
         *_zeros(variants),
+    ]
+
+
+def unpaired_caveats(pairs: Iterable[tuple[str, Sequence[PairedTask]]]) -> list[Caveat]:
+    """Drops that were computed from two separate accuracies, by the label of the variant."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for label, tasks in pairs:
+        if unpaired := tuple(task.task for task in tasks if task.unpaired):
+            found.setdefault(unpaired, []).append(label)
+    return [
+        Caveat(
+            UNPAIRED,
+            f"{', '.join(tasks)}: no outcomes of single items, so the accuracies are compared as independent shares "
+            "(unpaired): on the same items the interval is wider than it need be; log samples (lm_eval --log_samples) "
+            "to compare item by item",
+            tuple(labels),
+        )
+        for tasks, labels in found.items()
+    ]
+
+
+def _assumed(variants: Sequence[Variant]) -> list[Caveat]:
+    """Accuracies whose number of items is the full size of the task."""
+    found: dict[tuple[str, ...], list[Variant]] = {}
+    for variant in variants:
+        if tasks := ordered_tasks(variant.assumed_tasks):
+            found.setdefault(tasks, []).append(variant)
+    text = "no number of items was recorded: intervals of accuracy assume the full task"
+    return [
+        caveat
+        for tasks, those in found.items()
+        for caveat in _shared(ASSUMED, those, f"{text} ({', '.join(f'{t} {FULL_SIZES[t]:,} items' for t in tasks)})")
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
-from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
+from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, UNDERPOWERED
 from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
@@ -242,12 +242,37 @@ def _overall(
         why = f"{len(drops)} of {len(chosen)} variants: {', '.join(counted)}"
         reasons.setdefault(why, []).append(f"{task} {low} pp" if low == high else f"{task} {low} to {high} pp")
     made += [f"accuracy drops: {', '.join(spans)} ({why})" for why, spans in reasons.items()]
+    if (text := _beyond_chance(chosen, tasks, pairs)) is not None:
+        made.append(text)
 
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:
         work = "compare different numbers of output tokens and are not speed-ups"
         made.append(f"the latency ratios of {listed(confounded)} {work}")
     return made
+
+
+def _beyond_chance(
+    chosen: Sequence[Impact], tasks: Sequence[str], pairs: Mapping[Path, Mapping[str, PairedTask]]
+) -> str | None:
+    """The drops whose interval and corrected p-value exclude chance, task by task; None if nothing was judged."""
+    judged, real = 0, []
+    for task in tasks:
+        found = [(i, p) for i in chosen if (p := pairs[i.variant.directory].get(task)) is not None and p.verdict]
+        judged += len(found)
+        beyond = sorted(((p.drop_pp or 0.0, i.variant.name) for i, p in found if is_beyond_chance(p)), reverse=True)
+        if beyond:
+            real.append(f"{task} {listed([f'{name} {_pp(drop)} pp' for drop, name in beyond])}")
+    if not judged:
+        return None
+    count = sum(p.p_value is not None for found in pairs.values() for p in found.values())
+    return f"drops beyond chance, of {count} judged: {'; '.join(real) or 'none'}"
+
+
+def is_beyond_chance(pair: PairedTask) -> bool:
+    """Whether a drop is one: its interval is above 0, and its p-value holds after the correction for the others."""
+    low = None if pair.interval_pp is None else pair.interval_pp[0]
+    return low is not None and low > 0 and pair.p_value_holm is not None and pair.p_value_holm <= ALPHA
 
 
 def _costs(study: Study, impact: Impact, no_interval: str) -> list[str]:
@@ -298,9 +323,12 @@ def _drops(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], *, say
             bare.append(f"{task} {_pp(impact.drops[task].pp)} pp")
             continue
         word, margin = _VERDICTS[pair.verdict], f"margin {pair.margin_pp:g} pp"
-        if pair.verdict == UNDERPOWERED and pair.items_needed:
+        if pair.verdict == UNDERPOWERED and pair.items_needed and not pair.unpaired:
             word += f": needs {pair.items_needed:,} items, {pair.num_items:,} were measured"
+        elif pair.verdict == UNDERPOWERED and pair.needs_subtasks:
+            word += ": too few subtasks"
         span = _interval(pair.interval_pp, " pp", 1) or " (no interval)"
+        span = span.replace("(95 %", "(unpaired 95 %") if pair.unpaired else span
         judged.append(f"{task} drops {_pp(pair.drop_pp)} pp{span}: {word} ({margin})")
     doubt = " (no per-item outcomes, so this may be chance)" if say_chance else ""
     return [*judged, f"accuracy drops: {', '.join(bare)}{doubt}"] if bare else judged
@@ -398,6 +426,12 @@ def _frontier(found: Frontier) -> list[str]:
             continue  # alone it is on the frontier, which means nothing
         where = f" ({group})" if len(groups) > 1 else ""
         doubt = f"; confounded: {members[0].confounded}" if members[0].confounded else ""
+        if any(standing.verdict is not None and standing.verdict.probability is not None for standing in members):
+            fixed = [
+                o.key for o in found.objectives
+                if not o.metric.exact and all(standing.variant.interval(o.metric) is None for standing in members)
+            ]  # fmt: skip
+            doubt = f"; {' and '.join(fixed)} held fixed, without an interval{doubt}" if fixed else doubt
         made.append(f"By {found.title}{where}, {_count(len(members), 'variant')}: {_standings(members)}{doubt}.")
     left_out = Counter(standing.excluded for standing in found.standings if standing.excluded is not None)
     reasons = [f"{count} {why}" for why, count in left_out.items()]

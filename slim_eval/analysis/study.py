@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slim_eval.analysis.caveats import NOISE, Caveat, Kind, find_caveats, marks_of
+from slim_eval.analysis.caveats import NOISE, Caveat, Kind, find_caveats, marks_of, unpaired_caveats
 from slim_eval.analysis.comparability import comparable_groups
 from slim_eval.analysis.compare.noise_floor import noise_floor, within_noise
 from slim_eval.analysis.impact import Impact, impact_of
@@ -133,7 +133,8 @@ class Study:
     @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
         """All reasons to doubt the results."""
-        return tuple(find_caveats(self.variants))
+        pairs = ((v.label, [p for p in self.paired.get(v.directory, ()) if p.task in self.tasks]) for v in self.variants)
+        return (*find_caveats(self.variants), *unpaired_caveats(pairs))
 
     def marks(self, variant: Variant, metric: Metric) -> tuple[Kind, ...]:
         """The kinds of caveat that concern one number of a variant, in the order of `caveats.MARKS`."""

@@ -270,12 +270,16 @@ RECORD_CLASSES: dict[str, type[Record]] = {
 class PairedTask(_Model):
     """One task of two variants, item by item; the first is the baseline. A drop above 0 means that the other is worse.
 
-    Percentage points are of the headline metric. With `refused` there are no numbers.
+    Percentage points are of the headline metric. With `refused` there are no numbers. With `unpaired` there were no
+    outcomes of single items: the numbers are of two independent shares, and the items may be fewer or more.
     """
 
     task: str
     metric: str | None = None
     refused: str | None = None  # why the two must not be paired
+    unpaired: bool = False  # from two separate accuracies, not item by item
+    assumed: bool = False  # the number of items is the full size of the task, because none was recorded
+    interval_from: str | None = None  # of an unpaired interval: what it was computed from
     num_items: int | None = None
     num_left_out: int = 0  # items without a score in one of the two
     num_clusters: int | None = None  # subtasks
@@ -283,16 +287,17 @@ class PairedTask(_Model):
     baseline_accuracy: float | None = None  # over the paired items
     accuracy: float | None = None
     drop_pp: float | None = None
-    interval_pp: tuple[float, float] | None = None  # 95 %, paired
+    interval_pp: tuple[float, float] | None = None  # 95 %, paired unless `unpaired`
     lost: int | None = None  # right in the baseline, wrong here
     gained: int | None = None
     flips: float | None = None  # share of items whose correctness changed
-    p_value: float | None = None  # exact McNemar, or a paired t-test for graded scores
+    p_value: float | None = None  # exact McNemar, a paired t-test for graded scores, or unpaired, the score test
     p_value_holm: float | None = None  # corrected over all tasks and precisions shown together
     answer_kl: float | None = None  # nats; over answer choices
     margin_pp: float | None = None
     verdict: str | None = None  # "equivalent", "degraded", "underpowered"
     items_needed: int | None = None  # where underpowered: to see a drop of the margin at 80 % power
+    needs_subtasks: bool = False  # where underpowered: no number of items of these few subtasks would suffice
 
 
 class PairedRecord(_Model):

@@ -26,6 +26,7 @@ from slim_eval.results.records import (
     PerformanceRecord,
     Record,
 )
+from slim_eval.results.task_sizes import FULL_SIZES
 from slim_eval.schemes import DEFAULT_BASELINE, INEXACT_KERNELS
 from slim_eval.utils import short_name
 
@@ -46,6 +47,41 @@ class Estimate:
         """The estimate multiplied by a factor, for another unit."""
         ends = None if self.interval is None else (self.interval[0] * factor, self.interval[1] * factor)
         return Estimate(self.value * factor, ends)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an accuracy rests on if no outcomes of single items are at hand."""
+
+    items: float  # independent items that are as informative: from the standard error if that is known
+    num_items: int | None  # as recorded, or of the full task; None if only the standard error is known
+    source: str  # in words, after "interval from": ``the standard error``
+    assumed: bool = False  # whether the number of items is the task's full size, because none was recorded
+
+
+def evidence_of(record: AccuracyRecord) -> Evidence | None:
+    """What an accuracy rests on: its standard error, else its number of items, else the full size of its task.
+
+    The full size (`task_sizes.FULL_SIZES`) is assumed only if the record has neither a number of items nor a limit.
+    None for a metric that is not a share of right answers, and if nothing is known.
+    """
+    share = record.accuracy
+    if share is None or not 0 <= share <= 1 or task_metric(record.task, record.metric).scale != 100:
+        return None
+    from slim_eval.stats import effective_items  # with numpy, which a table of complete records does without
+
+    error = max((e for e in (record.stderr, record.clustered_stderr) if e is not None), default=None)
+    count = record.num_items
+    assumed = not count and record.limit is None
+    if assumed:
+        count = FULL_SIZES.get(record.task)
+    by_error, by_count = effective_items(share, error, None), effective_items(share, None, count)
+    if by_error is not None:
+        return Evidence(by_error, record.num_items, "the standard error")
+    if by_count is None:
+        return None
+    source = f"the task's full size, {count:,} items" if assumed else f"{count:,} items"
+    return Evidence(by_count, count, source, assumed)
 
 
 @dataclass(frozen=True)
@@ -176,7 +212,10 @@ class Variant:
         return {}
 
     def estimate(self, metric: Metric | str) -> Estimate | None:
-        """A number with its interval (±1.96 standard errors if only they are known); None if it was not measured."""
+        """A number with its interval; None if it was not measured.
+
+        That of an accuracy whose record has none: ±1.96 standard errors, else the binomial one of `evidence_of`.
+        """
         key = metric if isinstance(metric, str) else metric.key
         if key not in self.memo:
             self.memo[key] = self.derived[key] if key in self.derived else self._measured(key)
@@ -189,8 +228,13 @@ class Variant:
             task = self.accuracy.get(key)
             if task is not None and task.accuracy is not None:
                 value, ends = task.accuracy, task.intervals.get("accuracy")
-                if ends is None and task.stderr is not None:
+                if ends is None and task.stderr:
                     ends = (value - _Z95 * task.stderr, value + _Z95 * task.stderr)
+                elif ends is None and (evidence := evidence_of(task)) is not None:
+                    from slim_eval.stats import score_interval
+
+                    found = score_interval(value, evidence.items)
+                    ends = (found.low, found.high)
         elif row.compute is not None:
             value = row.compute(self)
         elif row.benchmark is None:
@@ -205,6 +249,14 @@ class Variant:
         if value is None or isinstance(value, bool) or not math.isfinite(value):
             return None
         return Estimate(float(value), ends)
+
+    @cached_property
+    def assumed_tasks(self) -> tuple[str, ...]:
+        """Tasks whose interval takes the number of items from the full size of the task."""
+        return tuple(
+            task for task, record in self.accuracy.items()
+            if "accuracy" not in record.intervals and (found := evidence_of(record)) is not None and found.assumed
+        )  # fmt: skip
 
     def number(self, metric: Metric | str) -> float | None:
         """A number in the unit of the metric's key; None if it was not measured."""

@@ -6,14 +6,16 @@ wholes.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+_Row = TypeVar("_Row")
 Statistic = Literal["mean", "median", "p95"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -115,6 +117,18 @@ def bootstrap_ratio(
         return None
     low, high = np.quantile(tops / bottoms, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
+
+
+def batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
+    """Consecutive rows of one run in about √n batches of √n, to stand for iterations that a run did not have.
+
+    Requests that a server works on at the same time influence each other, those of distant batches hardly do (batch
+    means; Flegal and Jones 2010, "Batch means and spectral variance estimators in Markov chain Monte Carlo", Annals of
+    Statistics 38, 1034-1070).
+    """
+    count = math.isqrt(len(rows))
+    ends = [len(rows) * index // count for index in range(count + 1)] if count else []
+    return [rows[low:high] for low, high in zip(ends, ends[1:])]
 
 
 def wilson_interval(successes: int, n: int) -> Interval:

@@ -117,8 +117,11 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
 
 
 def _iterations(variant: Variant) -> _Iterations:
+    rows = read_samples(variant.directory, "performance") if variant.performance is not None else []
+    if all(row.get("iteration") is None for row in rows):  # another tool's requests, which had no iterations
+        return [list(batch) for batch in stats.batches(rows)]
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_samples(variant.directory, "performance") if variant.performance is not None else ():
+    for row in rows:
         found.setdefault(str(row.get("iteration")), []).append(row)
     return list(found.values())
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
-from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED
 from slim_eval.analysis.compare.noise_floor import rough_floors
 from slim_eval.metrics import task_metric
 from slim_eval.results.records import PairedTask
@@ -59,13 +59,16 @@ def _task_row(paired: PairedTask, pair: VariantComparison) -> _Row:
     if paired.drop_pp is not None:
         ends = [_points(end) for end in paired.interval_pp or ()]
         drop = _points(paired.drop_pp) + (f" [{', '.join(ends)}]" if ends else "")
-    verdict = str(paired.verdict)
+    verdict, remarks = str(paired.verdict), ["unpaired"] if paired.unpaired else []
     if paired.refused is not None:
         verdict = "not paired"
     elif paired.items_needed:
-        verdict += f" (needs {paired.items_needed:,} items)"
-    elif paired.verdict == UNDERPOWERED:
-        verdict += " (the drop is close to the margin)"
+        remarks.append(f"needs {paired.items_needed:,} items")
+    elif paired.needs_subtasks:
+        remarks.append("too few subtasks")
+    elif paired.verdict == UNDERPOWERED and not (paired.unpaired and paired.num_items is None):
+        remarks.append("the drop is close to the margin")
+    verdict += f" ({', '.join(remarks)})" if remarks else ""
     tiny = paired.p_value_holm is not None and paired.p_value_holm < 0.001
     return {
         "task": paired.task,
@@ -202,11 +205,16 @@ def _notes(pair: VariantComparison) -> list[str]:
             reasons.setdefault(f"not paired: {paired.refused}", []).append(paired.task)
         if paired.num_left_out:
             lines.append(f"{paired.task}: left out {paired.num_left_out} items that have no score on either side")
+        if paired.unpaired:
+            source = f"{paired.interval_from}{' (assumed: no number was recorded)' if paired.assumed else ''}"
+            why = f"unpaired, from {source}: wider than on the same items; {LOG_SAMPLES}"
+            reasons.setdefault(why, []).append(paired.task)
     margin = next((paired.margin_pp for paired in pair.tasks if paired.verdict), None)
     if margin is not None:
+        same = "" if all(paired.unpaired for paired in pair.tasks if paired.verdict) else " on the same items"
         lines.append(
-            f"drop: percentage points that B lost on the same items, with 95 % interval; equivalent: the "
-            f"whole interval is below {margin:g}"
+            f"drop: percentage points that B lost{same}, with 95 % interval; equivalent: the whole interval is below "
+            f"{margin:g}"
         )
     return [*lines, *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())]
 

@@ -8,7 +8,8 @@ A condition is ``METRIC OPERATOR VALUE UNIT``:
 - ``mmlu_flips>5%``: more than 5 % of B's answers changed from right to wrong or back.
 
 The 95 % interval decides: a condition is met if the whole interval fulfils it, not met if no part of it does, and
-otherwise inconclusive. A value that has no interval and is not exact is always inconclusive.
+otherwise inconclusive. A value that has no interval and is not exact is always inconclusive. Without outcomes of single
+items, the interval of a drop is the unpaired one, which the reason says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from enum import Enum
 
 from slim_eval import stats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict
+from slim_eval.analysis.compare.items import LOG_SAMPLES
 from slim_eval.errors import UsageError
 from slim_eval.metrics import METRICS
 from slim_eval.results.variants import Interval
@@ -124,6 +126,9 @@ def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutc
     low, high = interval
     holds = _OPERATORS[condition.compare]
     shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g} {condition.unit} (95 %)"
+    task = next((task for task in comparison.tasks if task.task == condition.task), None)
+    if task is not None and task.unpaired:
+        shown += f", unpaired, from {task.interval_from}{' (assumed)' if task.assumed else ''}; {LOG_SAMPLES}"
     met = {holds(low, condition.value), holds(high, condition.value)}
     if met == {True}:
         return ConditionOutcome(condition, Decision.HOLDS, shown)
@@ -151,7 +156,7 @@ def _task_interval(condition: Condition, comparison: VariantComparison) -> Inter
         return "not measured" if task is None else (task.refused or "")
     if condition.name == "_flips":
         if task.lost is None or task.gained is None or not task.num_items:
-            return "flips are undefined for graded scores"
+            return f"flips are not known: {LOG_SAMPLES}" if task.unpaired else "flips are undefined for graded scores"
         flips = stats.wilson_interval(task.lost + task.gained, task.num_items)
         return flips.low * 100, flips.high * 100
     if task.interval_pp is None:

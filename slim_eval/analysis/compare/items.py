@@ -2,6 +2,9 @@
 
 Items are matched by subtask and lm-eval's document hash. Different work is refused, with the difference named: a
 different metric, limit, few-shot count or task version, different items, different prompts.
+
+Without outcomes of single items, the two accuracies are compared as independent shares, from what `evidence_of` finds
+in their records, and marked as unpaired. On the same items that interval is too wide rather than too narrow.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from slim_eval.analysis.comparability import obstacles
 from slim_eval.errors import ResultFileError
 from slim_eval.results.records import PairedRecord, PairedTask
 from slim_eval.results.store import PAIRED, find_results, read_samples, write_paired
-from slim_eval.results.variants import Variant, by_model, metric_of, ordered_tasks
+from slim_eval.results.variants import Variant, by_model, evidence_of, metric_of, ordered_tasks
 from slim_eval.utils import environment, safe_json
 
 ALPHA = 0.05
@@ -28,6 +31,8 @@ EQUIVALENT, DEGRADED, UNDERPOWERED = "equivalent", "degraded", "underpowered"
 
 #: End of the refusal of a pair if one side kept no samples.
 NO_ITEM_OUTCOMES = "no outcomes of single items"
+#: How to get a narrower interval.
+LOG_SAMPLES = "log samples (lm_eval --log_samples) to compare item by item"
 
 _Key = tuple[str, str, int]  # subtask, document hash, which of several items with that hash
 _Items = dict[_Key, Mapping[str, Any]]
@@ -58,7 +63,10 @@ def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
     scored = {key: (a, b) for key, (a, b) in scores.items() if a is not None and b is not None}
     refused = None
     if not there or not here:
-        refused = f"{(variant if there else base).precision} has {NO_ITEM_OUTCOMES}"
+        side = (variant if there else base).precision
+        return _unpaired(task, base, variant) or PairedTask(
+            task=task, metric=metric, refused=f"{side} has {NO_ITEM_OUTCOMES}"
+        )
     elif here.keys() != there.keys():
         only_there, only_here = len(there) - len(both), len(here) - len(both)
         refused = f"items differ: {only_there} only in the first, {only_here} only in the second, {len(both)} in both"
@@ -97,6 +105,34 @@ def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
     )
 
 
+def _unpaired(task: str, base: Variant, variant: Variant) -> PairedTask | None:
+    """A task from the two accuracies alone; None if one of them rests on nothing that is known."""
+    first, second = base.accuracy[task], variant.accuracy[task]
+    before, after = evidence_of(first), evidence_of(second)
+    if before is None or after is None or first.accuracy is None or second.accuracy is None:
+        return None
+    # If less is better, the first of the two is the one that should be below.
+    sides = [(first.accuracy, before.items), (second.accuracy, after.items)]
+    above, below = sides if metric_of(task, (variant, base)).maximise else sides[::-1]
+    found = stats.unpaired_difference(*above, *below)
+    counts = [evidence.num_items for evidence in (before, after) if evidence.num_items is not None]
+    return PairedTask(
+        task=task,
+        metric=second.metric,
+        unpaired=True,
+        assumed=before.assumed or after.assumed,
+        interval_from=" and ".join(dict.fromkeys((before.source, after.source))),
+        num_items=min(counts) if len(counts) == 2 else None,
+        # Items that depend on each other count less. Graded scores may count more, which is no effect of the design.
+        design_effect=max([1.0, *(e.num_items / e.items for e in (before, after) if e.num_items is not None)]),
+        baseline_accuracy=first.accuracy,
+        accuracy=second.accuracy,
+        drop_pp=found.difference * 100,
+        interval_pp=(found.interval.low * 100, found.interval.high * 100),
+        p_value=found.p_value,
+    )
+
+
 def _items(variant: Variant, task: str) -> _Items:
     seen: Counter[tuple[str, str]] = Counter()
     found: _Items = {}
@@ -124,26 +160,51 @@ def _design_effect(found: stats.PairedDifference) -> float | None:
 def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> list[list[PairedTask]]:
     """Give verdicts to all pairs that are shown together; their p-values are corrected for each other (Holm).
 
-    *equivalent*: the drop is below the margin with 97.5 % confidence (the upper end of the paired interval is).
-    *degraded*: otherwise, the interval lies above 0 and the corrected p-value is at most 0.05. *underpowered*:
-    neither; `items_needed` would show a drop of the margin's size with 80 % power. The margin is in percentage points.
+    *equivalent*: the drop is below the margin with 97.5 % confidence (the upper end of the interval is). *degraded*:
+    otherwise, the interval lies above 0 and the corrected p-value is at most 0.05. *underpowered*: neither;
+    `items_needed` would show a drop of the margin's size with 80 % power, beside as many other comparisons. The margin
+    is in percentage points.
     """
-    corrected = iter(stats.holm([task.p_value for group in groups for task in group]))
-    return [[_judge(task, next(corrected), margin_pp) for task in group] for group in groups]
+    p_values = [task.p_value for group in groups for task in group]
+    # What is significant at this level is so whatever the other p-values are.
+    alpha = ALPHA / max(1, sum(value is not None for value in p_values))
+    corrected = iter(stats.holm(p_values))
+    return [[_judge(task, next(corrected), margin_pp, alpha) for task in group] for group in groups]
 
 
-def _judge(task: PairedTask, p_holm: float | None, margin_pp: float) -> PairedTask:
+def _judge(task: PairedTask, p_holm: float | None, margin_pp: float, alpha: float) -> PairedTask:
     judgement = None if task.drop_pp is None else verdict(task.interval_pp, p_holm, margin_pp)
     changes: dict[str, Any] = {"margin_pp": margin_pp, "p_value_holm": p_holm, "verdict": judgement}
-    n, lost, gained = task.num_items, task.lost, task.gained
-    if judgement == UNDERPOWERED and n is not None and lost is not None and gained is not None:
-        # At the rate of flips that was seen (one more each way, for none). None if there are already as many items:
-        # then the true drop is close to the margin, or there are too few subtasks.
-        rate = min((lost + gained + 2) / (n + 2), 1.0)
-        independent = stats.items_needed(margin_pp / 100, flip_rate=rate, power=POWER, alpha=ALPHA)
-        needed = math.ceil(independent * (task.design_effect or 1.0))
-        changes["items_needed"] = needed if needed > n else None
+    if judgement == UNDERPOWERED and margin_pp > 0:
+        changes |= _items_needed(task, margin_pp / 100, alpha)
     return task.model_copy(update=changes)
+
+
+def _items_needed(task: PairedTask, effect: float, alpha: float) -> dict[str, Any]:
+    """How many items would show a drop of `effect`, as fields; `items_needed` is None if there are already as many.
+
+    Then the true drop is close to the margin.
+    """
+    n, lost, gained = task.num_items, task.lost, task.gained
+    if task.unpaired and task.baseline_accuracy is not None:
+        independent = stats.unpaired_items_needed(task.baseline_accuracy, effect, power=POWER, alpha=alpha)
+        needed: int | None = math.ceil(independent * (task.design_effect or 1.0))
+        return {"items_needed": needed if n is None or (needed or 0) > n else None}
+    if n is None or lost is None or gained is None or task.num_clusters == 0:
+        return {}
+    # At the rate of flips that was seen (one more each way, for none).
+    needed = stats.items_to_decide(
+        effect,
+        flip_rate=min((lost + gained + 2) / (n + 2), 1.0),
+        num_items=n,
+        num_clusters=task.num_clusters if (task.num_clusters or 1) > 1 else None,
+        design_effect=task.design_effect or 1.0,
+        power=POWER,
+        alpha=alpha,
+    )
+    if needed is None:
+        return {"needs_subtasks": True}
+    return {"items_needed": needed if needed > n else None}
 
 
 def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margin_pp: float) -> str:

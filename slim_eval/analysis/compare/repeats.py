@@ -39,7 +39,7 @@ def noise_record(runs: Sequence[Variant]) -> NoiseRecord:
     }
     flips: dict[str, float] = {}
     for task in (task for a, b in combinations(runs, 2) for task in pair(a, b)):
-        if task.drop_pp is not None:
+        if task.drop_pp is not None and not task.unpaired:
             flips[task.task] = max(flips.get(task.task, 0.0), task.flips or 0.0)
     return NoiseRecord(
         model=runs[0].model,

@@ -114,6 +114,7 @@ def _verdict(pair: PairedTask | None) -> str:
     if pair is None or pair.drop_pp is None:
         return "not paired" if pair is not None and pair.refused else NOT_MEASURED
     words = "inconclusive" if pair.verdict == UNDERPOWERED else pair.verdict or ""
+    words += ", unpaired" if pair.unpaired else ""
     return f"{round(pair.drop_pp, 1) + 0.0:+.1f} {words}".rstrip()  # + 0.0: no negative zero
 
 

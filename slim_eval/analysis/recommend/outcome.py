@@ -36,6 +36,7 @@ class Reading:
     value: float | None
     low: float | None = None
     high: float | None = None
+    computed: bool = False  # from parameters and bits per weight, not measured
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,9 @@ def _constraint_json(constraint: Constraint) -> dict[str, Any]:
     return {"option": constraint.option, "key": constraint.metric.key, "bound": bound, "limit": constraint.limit}
 
 
-def _value_json(reading: Reading) -> dict[str, float | None]:
-    return {"value": reading.value, "low": reading.low, "high": reading.high}
+def _value_json(reading: Reading) -> dict[str, float | bool | None]:
+    computed = {"computed": True} if reading.computed else {}
+    return {"value": reading.value, "low": reading.low, "high": reading.high, **computed}
 
 
 def _name_json(candidate: Candidate) -> dict[str, str]:

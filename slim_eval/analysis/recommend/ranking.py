@@ -21,6 +21,8 @@ from slim_eval.analysis.recommend.question import COST, MEMORY, OF_BEST, RECOVER
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Basis, Metric
 from slim_eval.results.variants import Estimate, Variant
+from slim_eval.schemes import SCHEMES
+from slim_eval.utils import GIB
 
 #: Metrics by key, each ``(draws, variants)``, NaN if unknown.
 Numbers = Mapping[str, Floats]
@@ -232,6 +234,40 @@ def _parts(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -
         parts = ((THROUGHPUT, prices.per_gpu_hour), (J_PER_TOKEN, prices.per_kwh))
         return tuple(part for part, price in parts if price is not None)
     return (metric,)
+
+
+def with_computed_sizes(study: Study) -> list[Variant]:
+    """The variants; those whose size was neither measured nor recorded get one that is computed, in `derived`.
+
+    It is parameters x bits per weight of the scheme, scales of groups included. The parameters are those that the
+    baseline's size on disk implies or, without it, the recorded number. Layers that a scheme leaves at 16 bit are not
+    known, so that the real files are larger. A variant of which neither is known, or whose scheme is not, has no size.
+    """
+    made = []
+    for variant in study.variants:
+        scheme, base = SCHEMES.get(variant.precision), study.baseline(variant)
+        bits = None if scheme is None or variant.is_baseline != (scheme.name == variant.baseline) else scheme.stored_bits
+        parameters = _parameters_of(variant, base)
+        if estimate_of(variant, MEMORY) is None and bits is not None and parameters is not None:
+            size = Estimate(parameters * bits / 8 / GIB)
+            variant = replace(variant, derived={**variant.derived, DISK.key: size})
+        made.append(variant)
+    return made
+
+
+def _parameters_of(variant: Variant, base: Variant | None) -> float | None:
+    """The number of parameters of a model: by the size of its baseline on disk, else as recorded."""
+    whole = None if base is None else base.number(DISK)
+    scheme = None if base is None else SCHEMES.get(base.precision)
+    if whole is not None and scheme is not None and not scheme.is_quantized:
+        return whole * GIB * 8 / scheme.weight_bits
+    recorded = (side.fact("num_parameters") for side in (variant, base) if side is not None)
+    return next((float(count) for count in recorded if count), None)
+
+
+def is_computed(variant: Variant, metric: Metric) -> bool:
+    """Whether a number is a computed size, see `with_computed_sizes`."""
+    return metric is MEMORY and DISK.key in variant.derived and estimate_of(variant, MEMORY) == variant.estimate(DISK)
 
 
 def estimate_of(variant: Variant, metric: Metric) -> Estimate | None:

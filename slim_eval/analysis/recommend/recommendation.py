@@ -28,7 +28,15 @@ from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import Costs, Prices, num_gpus
 from slim_eval.analysis.recommend.outcome import Candidate, Check, Ranking, Reading, Recommendation
 from slim_eval.analysis.recommend.question import MEMORY, OF_BEST, RECOVERY, Goal, plan_of
-from slim_eval.analysis.recommend.ranking import ChoiceSet, Numbers, Table, estimate_of, setting_groups
+from slim_eval.analysis.recommend.ranking import (
+    ChoiceSet,
+    Numbers,
+    Table,
+    estimate_of,
+    is_computed,
+    setting_groups,
+    with_computed_sizes,
+)
 from slim_eval.analysis.recommend.sensitivity import find_next_measurement
 from slim_eval.analysis.study import Study
 from slim_eval.config import Question, RecommendConfig
@@ -74,6 +82,7 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     # One mean accuracy over the same tasks in every setting: accuracies are ranked across them.
     bare = [replace(variant, derived={}, mean_tasks=()) for variant in study.variants]
     study = replace(study, variants=tuple(with_accuracy_mean(bare, plan.tasks)), tasks=plan.tasks)
+    study = replace(study, variants=tuple(with_computed_sizes(study)))
     table = Table.of(study, plan, prices)
     made = table.draws(affordable_draws(table.values.shape, draws), seed)
     ranked = []
@@ -96,7 +105,10 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
 
 
 def _objectives(goal: Goal, table: Table, members: Sequence[int]) -> tuple[Objective, ...]:
-    """Of each part the first option that was measured here; of several parts those without any are left out.
+    """Of each part the first option that was measured here; of several parts those that most variants lack are left out.
+
+    Of several parts, an option counts only if at least half of the variants have it: otherwise it would rule out more
+    variants than it compares. If that leaves nothing, any option that was measured counts.
 
     Throughput stands in for a time of requests that had different numbers of output tokens: that is different work.
     """
@@ -104,9 +116,11 @@ def _objectives(goal: Goal, table: Table, members: Sequence[int]) -> tuple[Objec
     def measured(metric: Metric) -> list[Variant]:
         return [table.variants[index] for index in members if table.missing(index, metric) is None]
 
+    options = [next((o for o in part if 2 * len(measured(o.metric)) >= len(members)), None) for part in goal.parts]
+    if len(goal.parts) == 1 or not any(options):
+        options = [next((o for o in part if measured(o.metric)), None) for part in goal.parts]
     found = []
-    for part in goal.parts:
-        option = next((objective for objective in part if measured(objective.metric)), None)
+    for part, option in zip(goal.parts, options, strict=True):
         timed = option is not None and option.metric.per_length and option.metric.basis is Basis.SPEED
         if option is not None and timed and not option.maximise:
             first, *others = measured(option.metric)
@@ -152,6 +166,8 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
         if math.isnan(value):
             return Reading(metric, None)
         recorded = estimate_of(variant, metric)
+        if is_computed(variant, metric):
+            return Reading(metric, value, computed=True)
         if recorded is not None and recorded.interval is not None:
             return Reading(metric, value, *recorded.interval)
         own = drawn[metric.key][:, index]
@@ -192,7 +208,11 @@ def _caveats_of_work(found: Recommendation) -> Iterable[str]:
                 "compared instead"
             )
         elif option is None:
-            yield f"{wanted.title} was not measured and does not count in the {found.goal.word} objective"
+            candidates = found.ranking.candidates
+            lacking = [c.name for c in candidates if all(estimate_of(c.variant, o.metric) is None for o in part)]
+            known = len(candidates) - len(lacking)
+            where = f" in {len(lacking)} of {len(candidates)} variants ({', '.join(lacking)})" if known else ""
+            yield f"{wanted.title} was not measured{where} and does not count in the {found.goal.word} objective"
         elif option is not wanted:
             yield f"{wanted.title} was not measured: {option.title} was used instead"
     timed = [
@@ -240,7 +260,18 @@ def _caveats_of_memory(found: Recommendation, study: Study) -> Iterable[str]:
     if MEMORY not in found.ranking.metrics:
         return
     yield "memory covers the weights only; the KV cache needs more, up to what the engine's settings allow"
-    on_disk = [c.name for c in found.ranking.compared if estimate_of(c.variant, MEMORY) == c.variant.estimate(DISK)]
+    computed = [c for c in found.ranking.compared if is_computed(c.variant, MEMORY)]
+    if computed:
+        bits = {c.variant.precision: SCHEMES[c.variant.precision].stored_bits for c in computed}
+        shown = ", ".join(f"{name} {each:g}" for name, each in bits.items())
+        yield (
+            f"size on disk was not recorded but computed from parameters and bits per weight ({shown}), for "
+            f"{_few([c.name for c in computed], found)}: layers left at 16 bit make the files larger"
+        )
+    on_disk = [
+        c.name for c in found.ranking.compared
+        if c not in computed and estimate_of(c.variant, MEMORY) == c.variant.estimate(DISK)
+    ]  # fmt: skip
     if on_disk:
         yield f"weights as loaded were not measured; size on disk was used instead: {_few(on_disk, found)}"
     for variant in (candidate.variant for candidate in found.ranking.candidates):

@@ -63,6 +63,10 @@ def sentences(found: Recommendation) -> list[str]:
             rivals = [candidate for candidate in ranking.running if candidate is not pick and candidate.wins]
             best = max(rivals, key=lambda candidate: candidate.wins or 0, default=None)
             confidence += "." if best is None else f"; {best.name} wins {_share(best.wins or 0)}."
+            readings = [r for candidate in ranking.running for r in candidate.objectives if r.value is not None]
+            varied = {r.metric.title for r in readings if r.low is not None}
+            fixed = dict.fromkeys(r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact)
+            confidence += f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else ""
         lines.append(confidence)
     out: dict[str, list[str]] = {}  # constraint or missing number -> the variants that it ruled out
     for candidate in ranking.candidates:
@@ -115,7 +119,7 @@ def _value(reading: Reading, *, unit: bool = True) -> str:
     """A value with its unit and interval: ``12.3 ms [12.1, 12.5]``."""
     if reading.value is None:
         return _ABSENT
-    text = reading.metric.text(reading.value, unit=unit)
+    text = reading.metric.text(reading.value, unit=unit) + (" (computed)" if reading.computed else "")
     if reading.low is None or reading.high is None:
         return text
     return f"{text} [{reading.metric.text(reading.low, unit=False)}, {reading.metric.text(reading.high, unit=False)}]"

@@ -234,7 +234,9 @@ def drops(study: Study) -> dict[str, Any]:
             lines = [
                 f"<b>{name}</b>",
                 f"drop {signed(drop)} pp ({span(pair.interval_pp)})",
-                f"{verdict}, margin {pair.margin_pp:g} pp, {pair.num_items:,} items",
+                f"{verdict}, margin {pair.margin_pp:g} pp"
+                + ("" if pair.num_items is None else f", {pair.num_items:,} items"),
+                f"unpaired, from {pair.interval_from}" if pair.unpaired else "",
                 f"needs about {pair.items_needed:,} items" if pair.items_needed is not None else "",
                 f"{pair.flips * 100:.1f} % of the answers flipped" if pair.flips is not None else "",
                 f"p = {pair.p_value_holm:.2g}, corrected" if pair.p_value_holm is not None else "",

@@ -92,7 +92,9 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
                 refused.setdefault(pair.refused, []).append(pair.task)
             elif pair.verdict == UNDERPOWERED and pair.drop_pp is not None:
                 needed = f"; needs about {pair.items_needed:,} items" if pair.items_needed else ""
-                text = f"{pair.num_items:,} items are too few to decide on a drop of {pair.margin_pp:g} pp"
+                items = "items" if pair.num_items is None else f"{pair.num_items:,} items"
+                text = f"{'unpaired, ' if pair.unpaired else ''}{items} are too few to decide on a drop of "
+                text += f"{pair.margin_pp:g} pp"
                 drop = f"(drop {signed(pair.drop_pp)} pp, {span(pair.interval_pp)})"
                 add(caveats.INCONCLUSIVE, f"{pair.task}: {text} {drop}{needed}", variant.label)
         for why, tasks in refused.items():

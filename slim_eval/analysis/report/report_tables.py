@@ -19,7 +19,7 @@ from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import plugin_metrics
 from slim_eval.metrics import METRICS, Basis, Metric
-from slim_eval.results.records import AccuracyRecord
+from slim_eval.results.records import AccuracyRecord, PairedTask
 from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.utils import number
 
@@ -274,7 +274,7 @@ def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
     pair = study.pair(impact.variant, metric.key)
     marks = measured(study, impact.variant, metric).marks
     if pair is not None and pair.drop_pp is not None:
-        return _paired_drop(pair.drop_pp, pair.interval_pp, marks)
+        return _paired_drop(pair, marks)
     drop = impact.drops.get(metric.key)
     if drop is None:
         return ABSENT if impact.variant.number(metric) is None else _NOT_COMPARED
@@ -282,9 +282,12 @@ def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
     return Field(signed(drop.pp), "unpaired", title, drop.pp, marks)
 
 
-def _paired_drop(drop_pp: float, ends: Interval | None, marks: Sequence[Kind] = ()) -> Field:
-    title = "on the same items, with the paired 95 % interval"
-    return Field(signed(drop_pp), f"({span(ends)})", title, drop_pp, marks)
+def _paired_drop(pair: PairedTask, marks: Sequence[Kind] = ()) -> Field:
+    title, word = "on the same items, with the paired 95 % interval", ""
+    if pair.unpaired:
+        title = f"of two separate accuracies, with the unpaired 95 % interval from {pair.interval_from}"
+        word = ", unpaired"
+    return Field(signed(pair.drop_pp or 0.0), f"({span(pair.interval_pp)}{word})", title, pair.drop_pp, marks)
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,7 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
         why = (pair and pair.refused) or ""
         drop, flips, verdict, kl = Field("not paired", title=why, absent=True), ABSENT, ABSENT, ABSENT
     else:
-        drop, flips, verdict, kl = _paired_drop(pair.drop_pp, pair.interval_pp), ABSENT, words(None), ABSENT
+        drop, flips, verdict, kl = _paired_drop(pair), ABSENT, words(None), ABSENT
         if pair.flips is not None:
             flips = Field(f"{pair.flips * 100:.1f} %", "", f"{pair.lost} lost, {pair.gained} gained", pair.flips)
         if pair.verdict in VERDICTS:
@@ -345,7 +348,7 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
         "model": words(variant.name),
         "precision": words(variant.shown_precision),
         metric.header: measured(study, variant, metric),
-        "drop on the same items, pp": drop,
+        "drop, pp": drop,
         "answers that flipped": flips,
         "verdict": verdict,
         "KL of the answers, nats": kl,

@@ -35,7 +35,7 @@ from slim_eval.config import ImportConfig, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
 from slim_eval.results.store import finite, one_line
-from slim_eval.stats import resolving_count, summarize
+from slim_eval.stats import Statistic, batches, bootstrap_interval, resolving_count, summarize
 from slim_eval.utils import safe_json
 from slim_eval.utils.registry import Registry
 
@@ -46,6 +46,8 @@ MAX_NUMBER = 1e15
 
 _REMEDY = "measure again, or leave the file out"
 _Content = TypeVar("_Content")
+_STATISTICS: dict[Statistic, str] = {"mean": "{}", "median": "median_{}", "p95": "p95_{}"}
+_RESAMPLES = 2000
 
 
 class Importer(Protocol):
@@ -255,12 +257,20 @@ class RequestSample:
 
 
 def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
-    """Fields of `PerformanceMetrics` over requests, computed as slim-eval's own performance benchmark does."""
-    metrics: dict[str, Any] = {}
+    """Fields of `PerformanceMetrics` over requests, computed as slim-eval's own performance benchmark does.
+
+    Means, medians and p95 have 95 % intervals, from batches of consecutive requests in place of iterations.
+    """
+    intervals: dict[str, tuple[float, float]] = {}
+    metrics: dict[str, Any] = {"intervals": intervals}
     for name, key in (("ttft_s", "ttft_s"), ("tpot_s", "tpot_s"), ("e2e_latency_s", "e2e_s")):
         summary = summarize(getattr(sample, key) for sample in samples)
         metrics[name] = summary.mean
         metrics |= {f"{part}_{name}": getattr(summary, part) for part in ("median", "p95", "p99", "std")}
+        times = [time for sample in samples if (time := getattr(sample, key)) is not None]
+        for statistic, column in _STATISTICS.items():
+            if (found := bootstrap_interval(batches(times), statistic, resamples=_RESAMPLES)) is not None:
+                intervals[column.format(name)] = (found.low, found.high)
     return metrics
 
 

@@ -39,6 +39,11 @@ def fast(tpot_s: float, half: float, **further: Any) -> dict[str, Any]:
     return {"tpot_s": tpot_s, "intervals": {"tpot_s": (tpot_s - half, tpot_s + half)}} | further
 
 
+def bare(accuracy: float) -> dict[str, Any]:
+    """An accuracy of an unknown number of items: nothing gives it an interval."""
+    return {"accuracy": accuracy, "stderr": None, "num_items": None, "limit": 50}
+
+
 def test_a_change_has_its_interval_and_its_verdict(make_variant: MakeCell) -> None:
     before, after = outcomes(2000, right=1400, lost=150, gained=40)
     joules = {"intervals": {"joules_per_output_token": (0.49, 0.51)}}
@@ -78,8 +83,8 @@ def test_an_undecided_drop_names_the_items_it_would_take(make_variant: MakeCell)
 
 def test_without_intervals_and_outcomes_nothing_is_claimed(make_variant: MakeCell) -> None:
     variants = [
-        make_variant(tasks={"mmlu": 0.5}),
-        make_variant(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": 0.4}),
+        make_variant(tasks={"mmlu": bare(0.5)}),
+        make_variant(precision="int8", performance={"tpot_s": 0.002}, tasks={"mmlu": bare(0.4)}),
     ]
     text = against_fp16(variants, "Tiny int8")
     assert "TPOT speed-up 2.00x (no interval)" in text
@@ -109,9 +114,10 @@ def test_at_equal_lengths_the_lowest_latency_is_not_said_apart(make_variant: Mak
 def test_many_models_are_summed_up_and_what_none_has_is_said_once(make_variant: MakeCell) -> None:
     variants = []
     for number in range(12):
-        variants.append(make_variant(f"org/M{number}", tasks={"mmlu": 0.5, "arc": 0.5}))
+        variants.append(make_variant(f"org/M{number}", tasks={"mmlu": bare(0.5), "arc": bare(0.5)}))
         quick = {"tpot_s": 0.004 / (1 + number / 10)}
-        variants.append(make_variant(f"org/M{number}", "int8", performance=quick, tasks={"mmlu": 0.48, "arc": 0.5}))
+        tasks = {"mmlu": bare(0.48), "arc": bare(0.5)}
+        variants.append(make_variant(f"org/M{number}", "int8", performance=quick, tasks=tasks))
     texts = said(variants, "Quantized against the baseline")
     assert texts[0] == (
         "int8, 12 of 12 variants: TPOT speed-up 1.00x to 2.10x (median 1.55x); no intervals, so this may be chance."

@@ -141,7 +141,7 @@ def test_rounding_is_no_excuse_for_other_numbers(rows: list[dict[str, Any]]) -> 
 def test_what_they_cannot_support_is_worked_out(study: Study) -> None:
     found = find_caveats(study.variants)
     assert {caveat.kind.name for caveat in found} == {
-        "length", "amortised", "energy", "metric", "parameters", "no intervals"
+        "length", "amortised", "energy", "metric", "parameters", "no intervals", "assumed"
     }  # fmt: skip
     lengths = {caveat.variants[0] for caveat in found if caveat.kind.name == "length"}
     assert lengths == {f"{name} {precision}" for (name, precision), (confounded, _) in PER_TOKEN.items() if confounded}
@@ -165,6 +165,12 @@ def test_the_analysis_says_what_it_cannot_conclude(tmp_path: Path) -> None:
         "Fastest per output token: Llama-3.2-3B-Instruct int4",
         "Not measured in any variant: time to first token, time per output token",
         "energy is rounded to three digits after the point of a kWh",
+        "int8, drops beyond chance, of 12 judged: gsm8k Phi-3-mini-4k-instruct 7.2 pp.",
+        "int4, drops beyond chance, of 12 judged: mmlu",
+        "gsm8k Qwen2.5-3B-Instruct 12.2 pp, Phi-3-mini-4k-instruct 8.0 pp, Llama-3.2-3B-Instruct 7.7 pp.",
+        "gsm8k drops 0.6 pp (unpaired 95 % interval -3.0 to 4.2 pp): inconclusive",
+        "intervals of accuracy assume the full task (mmlu 14,042 items, gsm8k 1,319 items, hellaswag 10,042 items)",
+        "whether a difference in speed or energy is beyond chance is unknown",
     ):
         assert sentence in text, sentence
     pareto = pd.read_csv(tmp_path / "pareto.csv")

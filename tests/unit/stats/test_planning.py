@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from slim_eval.stats import items_needed, mcnemar_p_value, minimum_detectable_drop
+from slim_eval.stats import items_needed, items_to_decide, mcnemar_p_value, minimum_detectable_drop, paired_difference
 
 RUNS = 2000
 
@@ -93,3 +93,53 @@ def test_arguments_out_of_range_are_refused() -> None:
         minimum_detectable_drop(100, power=1.0)
     with pytest.raises(ValueError, match="alpha"):
         items_needed(0.1, flip_rate=0.1, alpha=0.0)
+
+
+def _decided(items: int, drop: float, flip_rate: float, clusters: int, spread: float, alpha: float, runs: int) -> float:
+    """Share of simulated comparisons whose interval is above 0 and whose p-value is at most `alpha`.
+
+    The drops of the clusters have the standard deviation `spread`; 0 clusters are independent items.
+    """
+    rng = np.random.default_rng(2)
+    members = np.arange(items) % max(clusters, 1)
+    hits = 0
+    for _ in range(runs):
+        drops = np.clip(drop + spread * rng.standard_normal(max(clusters, 1)), -flip_rate, flip_rate)[members]
+        chance = rng.random(items)
+        lost = chance < (flip_rate + drops) / 2
+        gained = (chance < flip_rate) & ~lost
+        same = (rng.random(items) < 0.6) & ~lost & ~gained
+        found = paired_difference(same + lost * 1.0, same + gained * 1.0, members.tolist() if clusters else None)
+        hits += found.interval is not None and found.interval.low > 0 and (found.p_value or 0.0) <= alpha
+    return hits / runs
+
+
+@pytest.mark.parametrize(
+    ("drop", "flip_rate", "clusters", "alpha"),
+    [(0.05, 0.1, 0, 0.05 / 6), (0.03, 0.06, 0, 0.05), (0.05, 0.1, 3, 0.05), (0.05, 0.2, 4, 0.05 / 8), (0.05, 0.1, 20, 0.05)],
+)
+def test_the_number_that_a_verdict_names_decides(drop: float, flip_rate: float, clusters: int, alpha: float) -> None:
+    items = items_to_decide(drop, flip_rate=flip_rate, num_items=100, num_clusters=clusters or None, alpha=alpha)
+    assert items is not None
+    assert 0.75 <= _decided(items, drop, flip_rate, clusters, 0.0, alpha, 300) <= 0.88
+
+
+def test_few_subtasks_that_differ_need_more_items_or_further_subtasks() -> None:
+    drop, flip_rate, clusters, spread = 0.05, 0.12, 6, 0.015
+    between = spread**2 / (flip_rate - drop**2) / clusters  # of the variance of the mean, over that of an item
+    plan = {"flip_rate": flip_rate, "num_items": 600, "num_clusters": clusters}
+    items = items_to_decide(drop, design_effect=1 + 600 * between, **plan)
+    alone = items_to_decide(drop, **plan)
+    assert items is not None
+    assert alone is not None
+    assert items > alone > items_needed(drop, flip_rate=flip_rate)
+    assert 0.73 <= _decided(items, drop, flip_rate, clusters, spread, 0.05, 300) <= 0.88
+    assert items_to_decide(0.01, design_effect=1 + 600 * between, **plan) is None  # no number of items of these six
+
+
+def test_a_plan_for_a_verdict_that_makes_no_sense_is_refused() -> None:
+    for wrong in ({"num_items": 0}, {"num_clusters": 1}, {"design_effect": 0.5}):
+        with pytest.raises(ValueError, match="two clusters"):
+            items_to_decide(0.1, **({"flip_rate": 0.1, "num_items": 100} | wrong))
+    with pytest.raises(ValueError, match="effect"):
+        items_to_decide(0.0, flip_rate=0.1, num_items=100)

@@ -149,9 +149,10 @@ def test_the_published_llama_is_confounded_and_faster_a_token(published: Path, c
         "no interval",
         "1.28",
     )
-    assert content["pairs"][0]["tasks"]["mmlu"]["refused"] == "fp16 has no outcomes of single items"
+    mmlu = content["pairs"][0]["tasks"]["mmlu"]
+    assert (mmlu["refused"], mmlu["unpaired"], mmlu["assumed"], mmlu["num_items"]) == (None, True, True, 14042)
     assert {caveat["kind"] for caveat in content["caveats"]} == {
-        "length", "amortised", "reserved memory", "energy", "metric", "parameters", "no intervals",
+        "length", "amortised", "reserved memory", "energy", "metric", "parameters", "no intervals", "assumed",
     }  # fmt: skip
 
 

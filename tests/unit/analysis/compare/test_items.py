@@ -144,7 +144,8 @@ def test_other_prompts_are_refused(two_variants: Callable[..., tuple[Variant, Va
 
 
 def test_without_outcomes_of_items_there_is_no_verdict(two_variants: Callable[..., tuple[Variant, Variant]]) -> None:
-    task = paired(two_variants(items([1.0]), []))
+    unknown = {"stderr": None, "num_items": None}
+    task = paired(two_variants(items([1.0]), [], first=unknown, second=unknown))
     assert task.refused == "int8 has no outcomes of single items"
 
 

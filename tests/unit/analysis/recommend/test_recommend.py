@@ -46,7 +46,7 @@ def energetic(joules: float, half: float | None = None, **more: Any) -> dict[str
 
 def sure(value: float) -> dict[str, Any]:
     """An accuracy without any uncertainty known."""
-    return {"accuracy": value, "stderr": None}
+    return {"accuracy": value, "stderr": None, "num_items": None, "limit": 50}
 
 
 @pytest.fixture
@@ -951,10 +951,14 @@ def test_the_presets_on_the_published_results(
     assert advice.runner_up is not None
     assert (advice.pick.name, advice.runner_up.name) == (expected, runner_up)
     assert len(advice.ranking.candidates) == 13
-    assert advice.confidence is None
+    # Accuracies have intervals from the full sizes of the tasks; speed and energy have none, which is said.
+    assert (advice.confidence is None) is (preset == "energy-constrained")
     assert advice.next_measurement is not None
-    assert advice.next_measurement.lack is Missing.INTERVAL
-    assert any("unknown" in sentence for sentence in sentences(advice))
+    words = " ".join(sentences(advice))
+    if preset == "energy-constrained":
+        assert "Confidence: unknown" in words
+    elif preset != "accuracy-critical":
+        assert "Held fixed, without an interval:" in words
 
 
 def test_the_published_latency_claim_is_called_confounded(published_rows: list[Variant]) -> None:
@@ -995,3 +999,70 @@ def test_a_limit_on_what_was_not_published_lets_nothing_pass(published_rows: lis
     assert advice.pick is None
     with pytest.raises(NothingFitsError, match=r"tpot_s \(13 of 13\); not measured: ttft_s \(13 of 13\)"):
         advice.raise_if_nothing_fits()
+
+
+# Gaps in the data
+
+
+def unsized(make_variant: MakeCell, precision: str, head: dict[str, Any], **more: Any) -> Variant:
+    return make_variant(
+        precision=precision, head={"model_size_gb": None, "num_parameters": None} | head,
+        performance=timed(0.01, weights_gb=None) | more, energy=energetic(1.0), tasks={"mmlu": sure(0.5)},
+    )  # fmt: skip
+
+
+def test_a_size_that_was_not_recorded_is_computed_and_marked(make_variant: MakeCell) -> None:
+    rows = [
+        unsized(make_variant, "fp16", {"model_size_gb": 8.0}),
+        unsized(make_variant, "int8", {}),
+        unsized(make_variant, "int4", {}),
+        unsized(make_variant, "own-3-bit", {}),  # a scheme of unknown width
+    ]
+    advice = choose(rows, objective="memory")
+    sizes = {c.variant.precision: (c.objectives[0].value, c.objectives[0].computed) for c in advice.ranking.candidates}
+    # Half of it; a quarter with 16 bits of scale for every 128 weights.
+    assert sizes == {
+        "fp16": (8.0, False), "int8": (4.0, True), "int4": (8.0 * (4 + 16 / 128) / 16, True), "own-3-bit": (None, False),
+    }  # fmt: skip
+    assert picked(advice) == "int4"
+    assert "2.06 GiB (computed)" in " ".join(sentences(advice))
+    assert any("computed from parameters and bits per weight (int4 4.125, int8 8)" in text for text in advice.caveats)
+    found = json.loads(to_json(advice))["candidates"]
+    assert {c["precision"]: c["objectives"][0].get("computed", False) for c in found} == {
+        precision: computed for precision, (_, computed) in sizes.items()
+    }
+
+
+def test_parameters_stand_in_for_a_size_of_the_baseline(make_variant: MakeCell) -> None:
+    rows = [unsized(make_variant, name, {"num_parameters": 2 * 1024**3}) for name in ("fp16", "int8")]
+    advice = choose(rows, objective="memory")
+    assert {c.variant.precision: c.objectives[0].value for c in advice.ranking.candidates} == {"fp16": 4.0, "int8": 2.0}
+
+
+def test_a_recorded_size_is_never_replaced(make_variant: MakeCell) -> None:
+    rows = [unsized(make_variant, "fp16", {"model_size_gb": 8.0}), unsized(make_variant, "int8", {"model_size_gb": 4.6})]
+    readings = {c.variant.precision: c.objectives[0] for c in choose(rows, objective="memory").ranking.candidates}
+    assert (readings["int8"].value, readings["int8"].computed) == (4.6, False)
+
+
+def test_an_objective_that_most_lack_is_left_out_and_named(make_variant: MakeCell) -> None:
+    rows = [unsized(make_variant, f"own-{n}-bit", {"model_size_gb": 4.0 if n == 1 else None}) for n in range(1, 5)]
+    advice = choose(rows, preset="balanced")
+    assert "memory_gb" not in {objective.key for objective in advice.ranking.objectives}
+    assert all(candidate.excluded is None for candidate in advice.ranking.candidates)
+    assert any(text.startswith("weights was not measured in 3 of 4 variants") for text in advice.caveats)
+    # What half of them have counts, and rules out the others.
+    halved = choose(rows[:2], preset="balanced")
+    assert "memory_gb" in {objective.key for objective in halved.ranking.objectives}
+
+
+def test_the_published_variants_are_all_in_the_running() -> None:
+    folder = Path(__file__).resolve().parents[4] / "outputs" / "published-a100"
+    advice = choose(find_results(folder).variants, preset="balanced")
+    assert len(advice.ranking.running) == 13
+    computed = {c.name for c in advice.ranking.candidates for r in c.objectives if r.computed}
+    assert len(computed) == 8
+    assert all(name.endswith(("int8", "int4")) for name in computed)
+    words = " ".join(sentences(advice))
+    assert "Confidence: it wins" in words
+    assert "Held fixed, without an interval: output throughput, energy per request." in words

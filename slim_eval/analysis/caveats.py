@@ -127,7 +127,9 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         and all(variant.interval(task) is None or task in variant.assumed_tasks for task in variant.accuracy)
     ]  # fmt: skip
     # Of these, the accuracies that chance alone could have moved so far are known.
-    judged = [variant for variant in unsure if variant.assumed_tasks and len(variant.assumed_tasks) == len(variant.accuracy)]
+    judged = [
+        variant for variant in unsure if variant.assumed_tasks and len(variant.assumed_tasks) == len(variant.accuracy)
+    ]
     return [
         *_lengths(variants),
         *_shared(AMORTISED_LATENCY, amortised),

@@ -133,7 +133,9 @@ class Study:
     @cached_property
     def caveats(self) -> tuple[Caveat, ...]:
         """All reasons to doubt the results."""
-        pairs = ((v.label, [p for p in self.paired.get(v.directory, ()) if p.task in self.tasks]) for v in self.variants)
+        pairs = (
+            (v.label, [p for p in self.paired.get(v.directory, ()) if p.task in self.tasks]) for v in self.variants
+        )
         return (*find_caveats(self.variants), *unpaired_caveats(pairs))
 
     def marks(self, variant: Variant, metric: Metric) -> tuple[Kind, ...]:

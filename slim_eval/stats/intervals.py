@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -128,7 +129,7 @@ def batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
     """
     count = math.isqrt(len(rows))
     ends = [len(rows) * index // count for index in range(count + 1)] if count else []
-    return [rows[low:high] for low, high in zip(ends, ends[1:])]
+    return [rows[low:high] for low, high in pairwise(ends)]
 
 
 def wilson_interval(successes: int, n: int) -> Interval:

@@ -253,9 +253,7 @@ def items_to_decide(
     return high
 
 
-def _chances(
-    effect: float, flips: float, alpha: float, clusters: int | None, between: float
-) -> Callable[[int], float]:
+def _chances(effect: float, flips: float, alpha: float, clusters: int | None, between: float) -> Callable[[int], float]:
     """The power of a paired comparison as a function of its items; see `items_to_decide`."""
     from scipy.special import chdtri, ndtr, ndtri, stdtrit
 

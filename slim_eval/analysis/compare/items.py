@@ -67,7 +67,7 @@ def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
         return _unpaired(task, base, variant) or PairedTask(
             task=task, metric=metric, refused=f"{side} has {NO_ITEM_OUTCOMES}"
         )
-    elif here.keys() != there.keys():
+    if here.keys() != there.keys():
         only_there, only_here = len(there) - len(both), len(here) - len(both)
         refused = f"items differ: {only_there} only in the first, {only_here} only in the second, {len(both)} in both"
     elif prompts:

@@ -246,7 +246,9 @@ def with_computed_sizes(study: Study) -> list[Variant]:
     made = []
     for variant in study.variants:
         scheme, base = SCHEMES.get(variant.precision), study.baseline(variant)
-        bits = None if scheme is None or variant.is_baseline != (scheme.name == variant.baseline) else scheme.stored_bits
+        bits = (
+            None if scheme is None or variant.is_baseline != (scheme.name == variant.baseline) else scheme.stored_bits
+        )
         parameters = _parameters_of(variant, base)
         if estimate_of(variant, MEMORY) is None and bits is not None and parameters is not None:
             size = Estimate(parameters * bits / 8 / GIB)

@@ -105,7 +105,7 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
 
 
 def _objectives(goal: Goal, table: Table, members: Sequence[int]) -> tuple[Objective, ...]:
-    """Of each part the first option that was measured here; of several parts those that most variants lack are left out.
+    """Of each part the first option that was measured here; of several parts, those that most lack are left out.
 
     Of several parts, an option counts only if at least half of the variants have it: otherwise it would rule out more
     variants than it compares. If that leaves nothing, any option that was measured counts.

@@ -65,7 +65,9 @@ def sentences(found: Recommendation) -> list[str]:
             confidence += "." if best is None else f"; {best.name} wins {_share(best.wins or 0)}."
             readings = [r for candidate in ranking.running for r in candidate.objectives if r.value is not None]
             varied = {r.metric.title for r in readings if r.low is not None}
-            fixed = dict.fromkeys(r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact)
+            fixed = dict.fromkeys(
+                r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact
+            )
             confidence += f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else ""
         lines.append(confidence)
     out: dict[str, list[str]] = {}  # constraint or missing number -> the variants that it ruled out

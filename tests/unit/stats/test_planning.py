@@ -116,7 +116,13 @@ def _decided(items: int, drop: float, flip_rate: float, clusters: int, spread: f
 
 @pytest.mark.parametrize(
     ("drop", "flip_rate", "clusters", "alpha"),
-    [(0.05, 0.1, 0, 0.05 / 6), (0.03, 0.06, 0, 0.05), (0.05, 0.1, 3, 0.05), (0.05, 0.2, 4, 0.05 / 8), (0.05, 0.1, 20, 0.05)],
+    [
+        (0.05, 0.1, 0, 0.05 / 6),
+        (0.03, 0.06, 0, 0.05),
+        (0.05, 0.1, 3, 0.05),
+        (0.05, 0.2, 4, 0.05 / 8),
+        (0.05, 0.1, 20, 0.05),
+    ],
 )
 def test_the_number_that_a_verdict_names_decides(drop: float, flip_rate: float, clusters: int, alpha: float) -> None:
     items = items_to_decide(drop, flip_rate=flip_rate, num_items=100, num_clusters=clusters or None, alpha=alpha)

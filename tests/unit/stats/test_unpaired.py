@@ -59,7 +59,9 @@ def test_the_interval_keeps_its_level_whatever_the_shares(n: int, m: int, a: flo
 
 
 @pytest.mark.parametrize(("share", "drop", "alpha"), [(0.8, 0.05, 0.05), (0.6, 0.1, 0.05 / 12), (0.95, 0.1, 0.05)])
-def test_the_planned_number_of_items_finds_the_drop_as_often_as_planned(share: float, drop: float, alpha: float) -> None:
+def test_the_planned_number_of_items_finds_the_drop_as_often_as_planned(
+    share: float, drop: float, alpha: float
+) -> None:
     items = unpaired_items_needed(share, drop, alpha=alpha)
     rng = np.random.default_rng(1)
     right = rng.binomial(items, share, 1500) / items, rng.binomial(items, share - drop, 1500) / items

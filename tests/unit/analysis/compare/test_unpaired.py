@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from slim_eval import cli
 from slim_eval.analysis.compare.comparison import compare
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.items import give_verdicts, pair
 from slim_eval.results.records import PairedTask
 from slim_eval.results.task_sizes import FULL_SIZES
 from slim_eval.results.variants import Variant
-from slim_eval import cli
 
 ROOT = Path(__file__).resolve().parents[4]
 PUBLISHED = ROOT / "outputs" / "published-a100"
 FAULTS = ROOT.parent / "shared" / "faults" / "import"
 MakeCell = Callable[..., Variant]
 BARE: dict[str, Any] = {"stderr": None, "num_items": None, "limit": None}
+
+
+def run(*args: str | Path) -> int:
+    return cli.main([*map(str, args)])
 
 
 def two(make_variant: MakeCell, task: str, before: dict[str, Any], after: dict[str, Any]) -> tuple[Variant, Variant]:
@@ -52,7 +56,9 @@ def test_two_standard_errors_give_an_interval(make_variant: MakeCell) -> None:
 def test_a_number_of_items_gives_a_binomial_interval(
     make_variant: MakeCell, before: float, after: float, expected: str
 ) -> None:
-    task = judged(two(make_variant, "quiz", {"accuracy": before, "num_items": 800}, {"accuracy": after, "num_items": 800}))
+    task = judged(
+        two(make_variant, "quiz", {"accuracy": before, "num_items": 800}, {"accuracy": after, "num_items": 800})
+    )
     by_other_code = confint_proportions_2indep(before * 800, 800, after * 800, 800, method="newcomb", compare="diff")
     assert task.interval_pp == pytest.approx([100 * end for end in by_other_code])
     assert (task.verdict, task.num_items, task.assumed) == (expected, 800, False)
@@ -120,10 +126,10 @@ def test_imported_results_without_samples_pass_or_fail_a_gate(
         pytest.skip(f"the inputs are not at {FAULTS}")
     for scheme in ("fp16", "int4"):
         source = str(FAULTS / f"lm_nosamples_{scheme}.json")
-        assert cli.run("import", source, "--precision", scheme, "--output-dir", str(tmp_path)) == 0
+        assert run("import", source, "--precision", scheme, "--output-dir", str(tmp_path)) == 0
     folders = [str(tmp_path / "Tiny-1B" / f"Tiny-1B_{scheme}") for scheme in ("fp16", "int4")]
     capsys.readouterr()
-    assert cli.run("compare", *folders, "--fail-if", condition, "--json") == code
+    assert run("compare", *folders, "--fail-if", condition, "--json") == code
     task = json.loads(capsys.readouterr().out)["pairs"][0]["tasks"]["gsm8k"]
     assert (task["verdict"], task["unpaired"], task["assumed"]) == ("degraded", True, False)
     assert task["interval_pp"] == pytest.approx([14.0, 21.0], abs=0.1)
@@ -131,11 +137,14 @@ def test_imported_results_without_samples_pass_or_fail_a_gate(
 
 def test_the_published_drops_are_judged() -> None:
     folder = PUBLISHED / "Qwen2.5-3B-Instruct"
-    assert cli.run("compare", str(folder / "Qwen2.5-3B-Instruct_fp16"), str(folder / "Qwen2.5-3B-Instruct_int4"),
-               "--fail-if", "gsm8k_drop>1pp") == 3  # fmt: skip
+    assert (
+        run("compare", folder / f"{folder.name}_fp16", folder / f"{folder.name}_int4", "--fail-if", "gsm8k_drop>1pp")
+        == 3
+    )
     llama = PUBLISHED / "Llama-3.2-3B-Instruct"
-    assert cli.run("compare", str(llama / "Llama-3.2-3B-Instruct_fp16"), str(llama / "Llama-3.2-3B-Instruct_int8"),
-               "--fail-if", "gsm8k_drop>5pp") == 0  # fmt: skip
+    assert (
+        run("compare", llama / f"{llama.name}_fp16", llama / f"{llama.name}_int8", "--fail-if", "gsm8k_drop>5pp") == 0
+    )
 
 
 def test_the_sizes_are_whole_numbers_of_items_of_published_scores() -> None:

@@ -158,9 +158,8 @@ def unpaired_caveats(pairs: Iterable[tuple[str, Sequence[PairedTask]]]) -> list[
     return [
         Caveat(
             UNPAIRED,
-            f"{', '.join(tasks)}: no outcomes of single items, so the accuracies are compared as independent shares "
-            "(unpaired): on the same items the interval is wider than it need be; log samples (lm_eval --log_samples) "
-            "to compare item by item",
+            f"{', '.join(tasks)}: drops are unpaired, without outcomes of single items, so their intervals are wider "
+            "than on the same items; log samples (lm_eval --log_samples) to compare item by item",
             tuple(labels),
         )
         for tasks, labels in found.items()

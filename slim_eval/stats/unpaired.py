@@ -75,8 +75,8 @@ def unpaired_items_needed(share: float, effect: float, *, power: float = 0.8, al
     """Items per run with which an unpaired comparison detects a drop of `effect` from `share`, rounded up.
 
     ``(z_alpha √(2 m (1 - m)) + z_power √(a (1 - a) + b (1 - b)))² / effect²`` for a = `share`, b = a - `effect`, and m,
-    their mean (Fleiss, Levin and Paik 2003, "Statistical Methods for Rates and Proportions", section 4.2). If the share is
-    less than the drop, that of a fall to 0. A `ValueError` is raised if an argument is out of its range.
+    their mean (Fleiss, Levin and Paik 2003, "Statistical Methods for Rates and Proportions", section 4.2). If the share
+    is less than the drop, that of a fall to 0. A `ValueError` is raised if an argument is out of its range.
     """
     from scipy.special import ndtri
 

@@ -59,8 +59,8 @@ _COUNTS = (
 _PAIRED_COLUMNS = (
     "name", "model", "precision", "task", "metric", "num_items", "num_clusters", "baseline_accuracy", "accuracy",
     "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "lost", "gained", "flips", "p_value", "p_value_holm",
-    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "unpaired", "assumed", "interval_from", "refused",
-    "directory",
+    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "unpaired", "assumed", "interval_from",
+    "refused", "directory",
 )  # fmt: skip
 #: What `summary_statistics` describes; further measured metrics of plugins and the tasks come after it.
 _HEADLINES = (

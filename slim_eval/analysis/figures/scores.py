@@ -33,7 +33,7 @@ _DROP_WHISKERS = (
     "in %, the baseline's accuracy counts as exact."
 )
 _VERDICTS = (
-    "Lines: 95 % interval of the drop, paired item by item. equivalent: the interval ends below the margin; degraded: "
+    "Lines: 95 % interval of the drop, item by item if not unpaired. equivalent: it ends below the margin; degraded: "
     "it is above 0 after Holm's correction; inconclusive: too few items."
 )
 
@@ -176,4 +176,4 @@ add_figure(
     "task_accuracy_degradation", "Accuracy lost against the baseline, by task: lower is better", _draw_degradation
 )
 add_figure("accuracy_heatmap", "Accuracy by model, precision and task: higher is better", _draw_heatmap)
-add_figure("paired_accuracy_drops", "Accuracy drops on the same items, with verdicts: left is better", _draw_forest)
+add_figure("paired_accuracy_drops", "Accuracy drops with verdicts: left is better", _draw_forest)

@@ -242,8 +242,8 @@ def _overall(
         why = f"{len(drops)} of {len(chosen)} variants: {', '.join(counted)}"
         reasons.setdefault(why, []).append(f"{task} {low} pp" if low == high else f"{task} {low} to {high} pp")
     made += [f"accuracy drops: {', '.join(spans)} ({why})" for why, spans in reasons.items()]
-    if (text := _beyond_chance(chosen, tasks, pairs)) is not None:
-        made.append(text)
+    if (real := _beyond_chance(chosen, tasks, pairs)) is not None:
+        made.append(real)
 
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:

@@ -173,7 +173,8 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
         own = drawn[metric.key][:, index]
         if metric in table.metrics or np.isnan(own).any() or own.min() == own.max():
             return Reading(metric, value)
-        return Reading(metric, value, *map(float, np.quantile(own, (0.025, 0.975))))
+        low, high = np.quantile(own, (0.025, 0.975))
+        return Reading(metric, value, float(low), float(high))
 
     missing = [table.missing(index, objective.metric) for objective in choice_set.objectives]
     checks = []
@@ -210,8 +211,8 @@ def _caveats_of_work(found: Recommendation) -> Iterable[str]:
         elif option is None:
             candidates = found.ranking.candidates
             lacking = [c.name for c in candidates if all(estimate_of(c.variant, o.metric) is None for o in part)]
-            known = len(candidates) - len(lacking)
-            where = f" in {len(lacking)} of {len(candidates)} variants ({', '.join(lacking)})" if known else ""
+            some = f" in {len(lacking)} of {len(candidates)} variants ({', '.join(lacking)})"
+            where = some if len(lacking) < len(candidates) else ""
             yield f"{wanted.title} was not measured{where} and does not count in the {found.goal.word} objective"
         elif option is not wanted:
             yield f"{wanted.title} was not measured: {option.title} was used instead"
@@ -262,8 +263,8 @@ def _caveats_of_memory(found: Recommendation, study: Study) -> Iterable[str]:
     yield "memory covers the weights only; the KV cache needs more, up to what the engine's settings allow"
     computed = [c for c in found.ranking.compared if is_computed(c.variant, MEMORY)]
     if computed:
-        bits = {c.variant.precision: SCHEMES[c.variant.precision].stored_bits for c in computed}
-        shown = ", ".join(f"{name} {each:g}" for name, each in bits.items())
+        stored = {c.variant.precision: SCHEMES[c.variant.precision].stored_bits for c in computed}
+        shown = ", ".join(f"{name} {bits:g}" for name, bits in stored.items())
         yield (
             f"size on disk was not recorded but computed from parameters and bits per weight ({shown}), for "
             f"{_few([c.name for c in computed], found)}: layers left at 16 bit make the files larger"

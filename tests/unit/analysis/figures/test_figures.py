@@ -179,9 +179,8 @@ def test_memory_shows_weights_beside_what_the_engine_reserved(make_variant: Call
 
 
 def test_accuracy_has_a_panel_a_task_its_metric_and_its_interval(make_variant: Callable[..., Variant]) -> None:
-    made = figure(
-        "accuracy_comparison", [make_variant(tasks={"mmlu": 0.5, "gsm8k": {"accuracy": 0.2, "stderr": None}})]
-    )
+    unknown = {"accuracy": 0.2, "stderr": None, "num_items": None, "limit": 50}
+    made = figure("accuracy_comparison", [make_variant(tasks={"mmlu": 0.5, "gsm8k": unknown})])
     mmlu, gsm8k = made.axes
     assert mmlu.get_xlabel() == "% (acc)"
     assert "higher is better" in texts(mmlu)

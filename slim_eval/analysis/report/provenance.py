@@ -92,6 +92,7 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
                 refused.setdefault(pair.refused, []).append(pair.task)
             elif pair.verdict == UNDERPOWERED and pair.drop_pp is not None:
                 needed = f"; needs about {pair.items_needed:,} items" if pair.items_needed else ""
+                needed = "; needs further subtasks" if pair.needs_subtasks else needed
                 items = "items" if pair.num_items is None else f"{pair.num_items:,} items"
                 text = f"{'unpaired, ' if pair.unpaired else ''}{items} are too few to decide on a drop of "
                 text += f"{pair.margin_pp:g} pp"

@@ -243,3 +243,23 @@ def test_the_baseline_of_the_same_run_is_taken(make_variant: MakeCell, tmp_path:
             make_variant(precision=precision, tasks={"quiz": 0.7}, samples={"quiz": items(scores)}, directory=folder)
     for (base, variant), _ in pair_all(find_results(tmp_path).variants, 1.0):
         assert base.directory.parent == variant.directory.parent
+
+
+def test_few_subtasks_that_differ_need_further_subtasks_not_items(
+    two_variants: Callable[..., tuple[Variant, Variant]],
+) -> None:
+    def rows(scores: list[float]) -> list[dict[str, Any]]:
+        return [row | {"task": f"s{n // 100}"} for n, row in enumerate(items(scores))]
+
+    # All of the loss is in one subtask of four.
+    task = paired(two_variants(rows([1.0] * 400), rows([0.0] * 20 + [1.0] * 380)))
+    assert (task.verdict, task.items_needed, task.needs_subtasks) == ("underpowered", None, True)
+    # The same flips, spread evenly over the subtasks both ways: more items of them are enough.
+    before = [0.0 if n % 20 == 0 else 1.0 for n in range(400)]
+    after = [0.0 if n % 20 == 5 else 1.0 for n in range(400)]
+    even = paired(two_variants(rows(before), rows(after)))
+    assert (even.verdict, even.needs_subtasks) == ("underpowered", False)
+    assert even.items_needed is not None
+    alone = paired(two_variants(items(before), items(after)))
+    assert alone.items_needed is not None
+    assert even.items_needed > 1.5 * alone.items_needed  # quantiles of t with three degrees of freedom

@@ -218,7 +218,8 @@ def test_a_standard_error_replaces_a_missing_interval(make_variant: MakeVariant)
 
 
 def test_a_task_without_either_leaves_the_mean_without_an_interval(make_variant: MakeVariant) -> None:
-    tasks = {"mmlu": accuracy(0.6, 0.5, 0.7), "gsm8k": {"accuracy": 0.4, "stderr": None}}
+    unknown = {"accuracy": 0.4, "stderr": None, "num_items": None, "limit": 50}
+    tasks = {"mmlu": accuracy(0.6, 0.5, 0.7), "gsm8k": unknown}
     (variant,) = with_accuracy_mean([make_variant(tasks=tasks)])
     assert mean_of(variant) == Estimate(pytest.approx(0.5), None)
 

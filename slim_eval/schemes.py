@@ -46,7 +46,7 @@ class Recipe:
 
     def ignores(self, module: str) -> bool:
         """Whether the module of this name is not quantized, by `ignore`."""
-        return any(re.match(pattern.removeprefix("re:"), module) for pattern in self.ignore)
+        return any(re.match(each[3:], module) if each.startswith("re:") else each == module for each in self.ignore)
 
     def with_groups(self, size: int | None) -> Recipe:
         """The recipe with groups of so many columns, which its name says if that is not its own size."""

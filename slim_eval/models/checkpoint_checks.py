@@ -28,6 +28,7 @@ from slim_eval.models.source import (
     Tensors,
     describe,
     describe_config,
+    has_safetensors,
     read_header,
     read_json,
     read_tensors,
@@ -46,6 +47,9 @@ _FUSED_EXPERTS = re.compile(r"\bexperts\.(gate_up|gate|up|down)_proj$|_moe\.(inp
 _TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")  # (experts, in, out)
 _CONV1D = ("gpt2", "openai-gpt")  # their layers are Conv1D, which no recipe targets
 _TOKENIZER_FILES = ("*tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*token*.py")
+
+#: Files of an adapter, such as a LoRA, as peft writes them.
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 _Package = tuple[tuple[str, ...], str]  # modules of which any will do, and what to install if there is none
 #: Format of a quantized checkpoint -> packages that Transformers needs to read it.
@@ -246,6 +250,40 @@ def _architecture(checkpoint: Checkpoint) -> Iterator[Finding]:
     else:
         cause = f"{checkpoint.name} is a {kind}: {who} has no causal language model of this type"
     yield Finding(cause, remedy)
+
+
+def _adapter(checkpoint: Checkpoint) -> Iterator[Finding]:
+    found = next((name for name in _ADAPTER_FILES if (checkpoint.folder / name).is_file()), None)
+    if found is None:
+        return
+    base = _base_of(checkpoint)
+    alone = checkpoint.source.path is not None and not has_safetensors(checkpoint.source.path)
+    merge = f"merge it into {base or 'its base model'} (peft: merge_and_unload, then save_pretrained)"
+    if alone:
+        of = "" if base is None else f" of {base}"
+        cause = f"{checkpoint.name} contains an adapter{of} ({found}) and no weights of a model"
+        yield Finding(cause, f"{merge}, and give the folder of the result")
+        return
+    pythons = (checkpoint.use.serve_python, checkpoint.use.quantize_python)
+    applies = False
+    with suppress(OSError, ValueError):  # an interpreter that does not run is reported elsewhere
+        applies = not all(environment.missing_modules(("peft",), python) for python in pythons)
+    if applies and found == _ADAPTER_FILES[0]:
+        # Transformers then loads the base model that the adapter names, instead of the weights beside it.
+        cause = (
+            f"{checkpoint.name} contains an adapter ({found}) beside its weights: Transformers would apply it, because "
+            "peft is installed, and other engines would not"
+        )
+        yield Finding(cause, f"move the adapter's files out of the folder, or {merge}")
+    else:
+        text = f"an adapter beside the weights ({found}) is not applied: only the weights of the model are measured"
+        yield Finding(text, is_refusal=False)
+
+
+def _base_of(checkpoint: Checkpoint) -> str | None:
+    """The model that an adapter names as its base; None if it names none."""
+    named = checkpoint.config(_ADAPTER_FILES[0]).get("base_model_name_or_path")
+    return str(named) if named else None
 
 
 def _weight_files(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -478,6 +516,7 @@ def _other_modalities(checkpoint: Checkpoint) -> Iterator[Finding]:
 CHECKS = (
     Check("configuration", "config.json", _configuration),
     Check("architecture", "config.json, and the models that Transformers and vLLM know", _architecture),
+    Check("adapter", "adapter_config.json and adapter_model files", _adapter),
     Check("weight files", "safetensors files and their index", _weight_files),
     Check("quantized already", "config.json", _quantized),
     Check("packages", "config.json, the model's own code, --engine-arg", _packages),

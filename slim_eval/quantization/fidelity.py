@@ -6,7 +6,9 @@ accuracy. Quantization itself changes few predictions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
+from types import FrameType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -59,23 +61,34 @@ def predictions(model: Any, texts: Sequence[Sequence[int]]) -> Any:
     return torch.cat(rows).log_softmax(-1)
 
 
-def source_predictions(model: Any, texts: Sequence[Sequence[int]]) -> tuple[Any, list[str]]:
-    """`predictions` of a source model, and the names of its linear layers through which nothing passed.
+def source_predictions(
+    model: Any, texts: Sequence[Sequence[int]], untraced: Collection[str] = ()
+) -> tuple[Any, list[str]]:
+    """`predictions` of a source model, and the names of its linear layers that calibration does not reach.
 
-    llm-compressor has no statistics of those, whose weights are read without a call: their scales would be undefined.
-    Experts are not among them: they may only have had no token here.
+    llm-compressor has no statistics of those: nothing passes through them because their weights are read without a
+    call or belong to images and sound, or they are called in functions that it does not trace, whose names are
+    `untraced`. Experts are not among them: they may only have had no token here.
     """
     import torch
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    called = set[str]()
-    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in layers.items()]
+    reached = set[str]()
+
+    def called(name: str) -> None:
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001  # without the lines of code that `inspect` reads
+        while frame is not None and frame.f_code.co_name not in untraced:
+            frame = frame.f_back
+        if frame is None:
+            reached.add(name)
+
+    hooks = [module.register_forward_hook(lambda *_, name=name: called(name)) for name, module in layers.items()]
     try:
         found = predictions(model, texts)
     finally:
         for hook in hooks:
             hook.remove()
-    return found, [name for name in layers if name not in called and ".experts." not in name]
+    return found, [name for name in layers if name not in reached and ".experts." not in name]
 
 
 def compare(source: Any, quantized: Any) -> Fidelity:

@@ -107,11 +107,12 @@ def _make(
         }
     stage("predicting with the source model")
     texts = fidelity.excerpts([tokenizer(_TEXT)["input_ids"]] if calibration is None else calibration.token_ids)
-    expected, idle = fidelity.source_predictions(model, texts)
-    if idle := [name for name in idle if not recipe.ignores(name)]:
-        recipe = replace(recipe, ignore=(*recipe.ignore, *idle))
-        more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
-        warnings.append(f"not quantized, because calibration does not pass through it: {idle[0]}{more}")
+    expected, beyond = fidelity.source_predictions(model, texts, _untraced())
+    beyond = [name for name in beyond if not recipe.ignores(name)]
+    recipe = replace(recipe, ignore=(*recipe.ignore, *beyond))
+    if missed := [name for name in beyond if not OTHER_PARTS.search(name)]:
+        more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+        warnings.append(f"not quantized, because calibration does not reach it: {missed[0]}{more}")
     if fused:
         stage("splitting the experts")
         try:
@@ -132,7 +133,7 @@ def _make(
     del model
     gc.collect()
     stage("checking the checkpoint")
-    _check_tensors(folder)
+    _check_tensors(folder, source)
     found = describe(folder)
     _check_size(found, facts, layers, request.precision, recipe)
     agreement = fidelity.compare(expected, _run(folder, texts, request.trust_remote_code))
@@ -235,6 +236,13 @@ def _low_bit_share(model: Any, layers: Mapping[str, tuple[int, int]]) -> float:
     )
     fused: int = sum(values.numel() for name, values in model.named_parameters() if experts.is_fused(name, values))
     return sum(rows * columns for rows, columns in layers.values()) / (linear + fused)
+
+
+def _untraced() -> Sequence[str]:
+    """The functions that llm-compressor does not look into: it runs the layers that they call without seeing them."""
+    from llmcompressor.args import DatasetArguments
+
+    return tuple(getattr(DatasetArguments(), "tracing_ignore", ()))  # older versions have no such setting
 
 
 def _oneshot(
@@ -342,21 +350,32 @@ def _name_plain_layers(model: Any, folder: Path) -> None:
     write_text(file, f"{json.dumps(config, indent=2)}\n")
 
 
-def _check_tensors(folder: Path) -> None:
-    """Refuse a checkpoint that contains NaN or infinity, or that is not quantized."""
+def _check_tensors(folder: Path, source: Path) -> None:
+    """Refuse a checkpoint that contains NaN or infinity, or that is not quantized.
+
+    What the source contains is not refused: limits of activations may be infinite.
+    """
+    broken, scales = _not_finite(folder)
+    if broken and (made := broken - _not_finite(source)[0]):
+        raise QuantizationError(f"quantization produced NaN or infinity in {min(made)}", "see the log")
+    if not scales or not describe(folder).is_quantized:
+        raise QuantizationError("llm-compressor exited without quantizing anything", "see the log")
+
+
+def _not_finite(folder: Path) -> tuple[set[str], bool]:
+    """The tensors of a checkpoint that contain NaN or infinity, and whether any tensor is a scale."""
     import torch
     from safetensors import safe_open
 
-    scales = 0
+    found, has_scales = set[str](), False
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # not a dict
                 values = tensors.get_tensor(name)
-                scales += name.endswith("scale")
+                has_scales = has_scales or name.endswith("scale")
                 if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
-                    raise QuantizationError(f"quantization produced NaN or infinity in {name}", "see the log")
-    if not scales or not describe(folder).is_quantized:
-        raise QuantizationError("llm-compressor exited without quantizing anything", "see the log")
+                    found.add(name)
+    return found, has_scales
 
 
 def _check_size(

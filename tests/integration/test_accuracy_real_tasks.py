@@ -1,5 +1,8 @@
 """lm-eval's real tasks and a model id from a loopback hub: slim-eval's scores against lm-eval's own command.
 
+The items are generated; where the real ones are at hand (../shared/real, not part of the project), those of gsm8k,
+hellaswag and two subjects of mmlu are real: the same tests then hold for them, at no cost.
+
 Both sides run in child processes, because the hub's address is read once when its libraries are imported. This file is
 also the script of slim-eval's side: ``python test_accuracy_real_tasks.py JOB``.
 """
@@ -25,12 +28,15 @@ from slim_eval.results.records import AccuracyRecord  # noqa: E402
 from slim_eval.results.store import read_record, read_samples  # noqa: E402
 from tests.commands import DTYPE  # noqa: E402
 from tests.standins.hub import Fault, FaultKind, LoopbackHub  # noqa: E402
-from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, write_dataset  # noqa: E402
+from tests.standins.real_tasks import build_real_task_repos, mmlu_subjects, put_real_items, write_dataset  # noqa: E402
 
+#: Lays out the real items: ``python fill.py ROOT --no-model``.
+FILL = ROOT.parent / "shared" / "real" / "fill.py"
+REAL_SUBJECTS = ("anatomy", "virology")
 MODEL = "acme/tiny-llama"
 TASKS = ("mmlu", "gsm8k", "hellaswag")
 BATCH_SIZE = 1  # sums in other batches differ in their last digits, and the command batches all its tasks together
-CONTEXT = 4096
+CONTEXT = 8192  # a token per byte, and five examples per prompt
 TIMEOUT_S = 400
 
 
@@ -101,6 +107,10 @@ def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("hub")
     build_real_task_repos(root, gsm8k_items=3, hellaswag_items=10)
+    if FILL.is_file():
+        real = tmp_path_factory.mktemp("real")
+        subprocess.run([sys.executable, str(FILL), str(real), "--no-model"], check=True, capture_output=True)
+        put_real_items(real, root, REAL_SUBJECTS)
     make_checkpoint(root / "models" / MODEL, max_position_embeddings=CONTEXT, num_hidden_layers=1)
     return root
 
@@ -213,6 +223,20 @@ def test_every_item_equals_that_of_lm_evals_own_command(
                 expected = [float(choice[0][0]) for choice in row["resps"]]
                 assert sample["loglikelihoods"] == expected
                 assert len(expected) == 4
+
+
+@pytest.mark.skipif(not FILL.is_file(), reason="the real items (../shared/real) are not here")
+def test_the_items_are_the_real_ones(ours: tuple[Path, dict[str, Any]]) -> None:
+    """The answers that were expected are those of the data set as it is published, in its order."""
+    import lzma
+
+    with lzma.open(FILL.parent / "gsm8k_test.jsonl.xz", "rt", encoding="utf-8") as lines:
+        published = [json.loads(next(lines))["answer"] for _ in range(3)]
+    assert [sample["target"] for sample in read_samples(ours[0], "gsm8k")] == published
+    with lzma.open(FILL.parent / "mmlu_test.jsonl.xz", "rt", encoding="utf-8") as lines:
+        answers = [row["answer"] for line in lines if (row := json.loads(line))["subject"] == REAL_SUBJECTS[0]][:2]
+    samples = [sample for sample in read_samples(ours[0], "mmlu") if sample["task"] == f"mmlu_{REAL_SUBJECTS[0]}"]
+    assert [int(sample["target"]) for sample in samples] == answers
 
 
 def test_items_tell_choices_apart(ours: tuple[Path, dict[str, Any]]) -> None:

@@ -38,6 +38,24 @@ def build_real_task_repos(root: Path, *, mmlu_items: int = 2, gsm8k_items: int =
     write_dataset(root, "Rowan/hellaswag", {"default": hellaswag})
 
 
+def put_real_items(real: Path, root: Path, subjects: Sequence[str]) -> None:
+    """Replace generated items by as many real ones: gsm8k, hellaswag and some subjects of mmlu.
+
+    Args:
+        real: Root of a hub with the real data sets, of the same columns.
+        root: Root of a hub that `build_real_task_repos` made.
+        subjects: Of mmlu.
+    """
+    import pyarrow.parquet as pq
+
+    for repo, configs in {"openai/gsm8k": ["main"], "Rowan/hellaswag": ["data"], "cais/mmlu": subjects}.items():
+        for config in configs:
+            for source in (real / "datasets" / repo / config).glob("*.parquet"):
+                target = root / "datasets" / repo / ("default" if config == "data" else config) / source.name
+                if target.is_file():
+                    pq.write_table(pq.read_table(source)[: pq.read_metadata(target).num_rows], target)
+
+
 def mmlu_subjects() -> list[str]:
     """The 57 subjects, as the task files of the installed lm-eval name them."""
     spec = find_spec("lm_eval")

@@ -531,3 +531,34 @@ def test_a_model_for_more_than_text_is_noted(demo: Path) -> None:
     finding = only(demo, Use(precisions=("fp16",)))
     assert not finding.is_refusal
     assert finding.cause == "the model is for vision and audio besides text: only text is measured"
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_an_adapter_beside_the_weights_is_noted(demo: Path, has_config: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers applies it if peft is installed, vLLM never does: then it is refused."""
+    (demo / "adapter_model.safetensors").write_bytes(b"")
+    if has_config:
+        (demo / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/base", "r": 8}))
+    missing = checkpoint_checks.environment.missing_modules
+    for is_installed in (False, True):
+        monkeypatch.setattr(
+            checkpoint_checks.environment,
+            "missing_modules",
+            lambda names, python=None, here=is_installed: (
+                missing(names, python) if "peft" not in names else [] if here else ["peft"]
+            ),
+        )
+        finding = only(demo)
+        assert finding.check == "adapter"
+        assert finding.is_refusal is (is_installed and has_config)
+        assert ("beside its weights" if finding.is_refusal else "is not applied") in finding.cause
+        assert not finding.is_refusal or "merge it into acme/base" in finding.remedy
+
+
+def test_an_adapter_without_the_weights_of_a_model_is_refused(demo: Path) -> None:
+    (demo / "model.safetensors").rename(demo / "adapter_model.safetensors")
+    (demo / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/base"}))
+    found = look(demo)[0]
+    assert found.is_refusal
+    assert found.cause.endswith("contains an adapter of acme/base (adapter_config.json) and no weights of a model")
+    assert found.remedy.startswith("merge it into acme/base")

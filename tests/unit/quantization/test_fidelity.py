@@ -73,3 +73,22 @@ def test_layers_whose_weights_are_read_without_a_call_are_named() -> None:
     assert idle == ["read"]
     assert found.exp().sum(-1).tolist() == pytest.approx([1.0] * 4)
     assert torch.equal(found, predictions(model, [[0, 1, 2], [3]]))
+
+
+def test_layers_that_untraced_functions_call_are_named() -> None:
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        device = "cpu"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.hidden = torch.nn.Linear(4, 4), torch.nn.Sequential(torch.nn.Linear(4, 8))
+
+        def project(self, values: Any) -> Any:
+            return self.hidden(values)
+
+        def forward(self, ids: Any) -> Any:
+            return SimpleNamespace(logits=self.project(self.seen(torch.nn.functional.one_hot(ids, 4).float())))
+
+    model = Model()
+    assert source_predictions(model, [[0, 1]], ["project"])[1] == ["hidden.0"]
+    assert source_predictions(model, [[0, 1]], ["forward_other"])[1] == []

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -19,35 +20,100 @@ RUN = ("run", "--models", "demo", "--tasks", "performance", "--engine", "instant
 RESUME = "to continue: slim-eval " + " ".join(RUN)
 
 
-def test_ctrl_c_on_a_terminal_prints_the_command_that_resumes(tmp_path: Path) -> None:
-    pid, terminal = pty.fork()
-    if pid == 0:  # the child, whose terminal the other end is
-        os.chdir(tmp_path)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [sys.executable, "-m", "slim_eval", *RUN, "--force"]
-        os.execvpe(
-            command[0],
-            command,
-            {**os.environ, **WITH_INSTANT, "COLUMNS": "160", "TERM": "xterm", "HF_HUB_OFFLINE": "1"},
-        )
-    shown, workers = b"", list[int]()
-    while True:
+#: A plugin with an engine that takes ten minutes to load and does not end when told to.
+DEAF = """
+import signal, time
+from slim_eval.engines import ENGINES, EngineType
+
+class Deaf(EngineType):
+    name, label = "deaf", "Deaf"
+
+    def load(self, request):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("deaf now", flush=True)
+        time.sleep(600)
+
+ENGINES.register(Deaf())
+"""
+
+
+class Terminal:
+    """A run on a pseudo-terminal, as in the window of a user."""
+
+    def __init__(self, folder: Path, *words: str, **variables: str) -> None:
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:  # the child, whose terminal the other end is
+            os.chdir(folder)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            settings = {**os.environ, "COLUMNS": "160", "TERM": "xterm", "HF_HUB_OFFLINE": "1", **variables}
+            os.execvpe(sys.executable, [sys.executable, "-m", "slim_eval", *words], settings)
+        self._shown = b""
+
+    @property
+    def text(self) -> str:
+        """Everything shown so far, on one line."""
+        return " ".join(self._shown.decode(errors="replace").split())
+
+    def read(self) -> bool:
+        """Wait for more to be shown; False after the end."""
         try:
-            shown += os.read(terminal, 4096)
+            more = os.read(self._terminal, 4096)
         except OSError:  # the child has closed its end
-            break
-        if not workers and "✓".encode() in shown:  # the engine is loaded
-            workers = [child.pid for child in psutil.Process(pid).children(recursive=True)]
-            os.write(terminal, b"\x03")
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    text = " ".join(shown.decode().split())
-    assert os.waitstatus_to_exitcode(status) == 130
-    assert "interrupted" in text
-    assert RESUME in text
-    assert "--force" not in text
-    assert "Traceback" not in text
+            more = b""
+        self._shown += more
+        return bool(more)
+
+    def press_ctrl_c(self) -> None:
+        """As the user does."""
+        os.write(self._terminal, b"\x03")
+
+    def workers(self) -> list[int]:
+        """The processes that it has started."""
+        return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+
+    def end(self) -> int:
+        """Read to the end; the exit status."""
+        while self.read():
+            pass
+        os.close(self._terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
+def test_an_interrupt_on_a_terminal_prints_the_command_that_resumes(by: str, tmp_path: Path) -> None:
+    run = Terminal(tmp_path, *RUN, "--force", **WITH_INSTANT)
+    while "✓" not in run.text:  # the engine is loaded
+        assert run.read(), run.text
+    workers = run.workers()
+    if by == "Ctrl-C":
+        run.press_ctrl_c()
+    else:
+        os.kill(run.pid, signal.SIGTERM)
+    assert run.end() == 130
+    assert "interrupted" in run.text
+    assert RESUME in run.text
+    assert "--force" not in run.text
+    assert "Traceback" not in run.text
     assert workers
+    assert not [worker for worker in workers if psutil.pid_exists(worker)]
+
+
+def test_a_second_ctrl_c_ends_a_worker_that_does_not_heed_the_first(tmp_path: Path) -> None:
+    (tmp_path / "deaf.py").write_text(DEAF)
+    words = ("run", "--models", "demo", "--tasks", "performance", "--engine", "deaf", "--no-wandb-enabled")
+    run = Terminal(tmp_path, *words, "--verbose", SLIM_EVAL_PLUGINS=str(tmp_path / "deaf.py"))
+    while "deaf now" not in run.text:
+        assert run.read(), run.text
+    workers = run.workers()
+    run.press_ctrl_c()
+    time.sleep(1)
+    assert any(psutil.pid_exists(worker) for worker in workers), "it heeded the first"
+    run.press_ctrl_c()
+    start = time.monotonic()
+    assert run.end() == 130
+    assert time.monotonic() - start < 8, "the first leaves it ten seconds"
+    assert "to continue: slim-eval run --models demo" in run.text
+    assert "Traceback" not in run.text
     assert not [worker for worker in workers if psutil.pid_exists(worker)]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+from slim_eval.demo import MODEL_DIR
 from tests.commands import INSTANT, WITH_INSTANT, run_command
 
 RUN = ("run", "--models", "demo", *INSTANT, "--tasks", "performance")
@@ -34,3 +37,50 @@ def test_a_failure_is_shown_even_if_quiet(tmp_path: Path) -> None:
     said = " ".join(run.stderr.split())
     assert "exceed the context window" in said
     assert "rerunning the command does only the missing work" in said
+
+
+def test_the_doctor_says_what_a_run_would_and_warnings_do_not_block(tmp_path: Path) -> None:
+    """Exit 0 if `run` would work, though with a note; else 1, with the cause and the remedy of `run`."""
+    model = Path(shutil.copytree(MODEL_DIR, tmp_path / "model"))
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/base"}))
+    words = ("--engine", "instant", "--tasks", "performance")
+    variables = {**WITH_INSTANT, "HF_HUB_OFFLINE": "1"}
+
+    sound = run_command("doctor", str(model), "--precision", "fp16", *words, cwd=tmp_path, env=variables)
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "an adapter beside the weights (adapter_config.json) is not applied" in " ".join(sound.stdout.split())
+    run = run_command("run", "--models", str(model), *INSTANT, "--tasks", "performance", cwd=tmp_path, env=variables)
+    assert run.returncode == 0, run.stderr
+    assert "is not applied" in " ".join(run.stderr.split())
+
+    (model / "model.safetensors").rename(model / "adapter_model.safetensors")
+    ill = run_command("doctor", str(model), "--precision", "fp16", *words, cwd=tmp_path, env=variables)
+    run = run_command("run", "--models", str(model), *INSTANT, "--tasks", "performance", cwd=tmp_path, env=variables)
+    assert (ill.returncode, run.returncode) == (1, 2)
+    cause, remedy = (line.partition(": ")[2] for line in run.stderr.splitlines()[:2])
+    assert "contains an adapter of acme/base" in cause
+    told = " ".join(ill.stdout.split())
+    assert cause.partition(" contains ")[2] in told
+    assert remedy in told
+
+
+def test_progress_as_json_is_one_object_per_line_and_the_run_ends_well(tmp_path: Path) -> None:
+    run = run_command(*RUN, "--log-format", "json", cwd=tmp_path, env=WITH_INSTANT)
+    assert run.returncode == 0, run.stderr
+    events = [json.loads(line) for line in run.stderr.splitlines()]
+    assert events
+    assert all(isinstance(event, dict) for event in events)
+
+
+def test_a_list_can_be_given_in_four_ways(tmp_path: Path) -> None:
+    plans = []
+    for words in (
+        ("--precision", "fp16 int8"), ("--precision", "fp16,int8"), ("--precision", "fp16", "int8"),
+        ("--precision", "fp16", "--precision", "int8"),
+    ):  # fmt: skip
+        run = run_command(*RUN, *words, "--dry-run", cwd=tmp_path, env=WITH_INSTANT)
+        assert run.returncode == 0, run.stderr
+        plans.append(run.stdout)
+    assert len(set(plans)) == 1
+    assert "int8" in plans[0]
+    assert not (tmp_path / "outputs").exists()

@@ -41,6 +41,7 @@ _LESS_MEMORY = (
 )
 _NORMAL_95 = 1.96  # standard errors to each side of a 95 % interval
 _SAME_MEAN = 1e-6
+_SIXTEEN_BIT = ("bfloat16", "float16")
 _log = logging.getLogger(__name__)
 
 
@@ -273,7 +274,21 @@ def _run(
     duration_s = time.perf_counter() - start
     unread = ENGINES[engine.name].capabilities.lm_eval_unread if engine.name in ENGINES else 0
     asked = _Asked(window, prompts.truncated_requests(model, parts, window, unread), template)
-    return _measurement(task, output, config, batch_size, duration_s, asked)
+    measured = _measurement(task, output, config, batch_size, duration_s, asked)
+    if engine.dtype in _SIXTEEN_BIT and (ties := tied(measured.samples)):
+        # Not the sum of log-probabilities, which is in float32: the outputs of the last layer are of 16 bit.
+        note = (
+            f"{task}: in {ties} of {len(measured.samples)} items two choices are equally the most likely, because "
+            f"{engine.dtype} cannot distinguish them: --dtype float32 can"
+        )
+        return replace(measured, notes=(*measured.notes, note))
+    return measured
+
+
+def tied(samples: Iterable[Mapping[str, Any]]) -> int:
+    """The items with several choices, of which two or more are the most likely."""
+    values = [[value for value in item.get("loglikelihoods") or () if value is not None] for item in samples]
+    return sum(len(choices) > 1 and choices.count(max(choices)) > 1 for choices in values)
 
 
 @dataclass(frozen=True)

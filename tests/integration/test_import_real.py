@@ -57,7 +57,7 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     process = run_command(
         "run", "--models", "demo", "--precision", "fp16", "--engine", "transformers", "--tasks", "accuracy",
         "--num-fewshot", str(FEWSHOT), "--accuracy-limit", str(LIMIT), "--accuracy-batch-size", str(BATCH_SIZE),
-        "--dtype", "bfloat16", "--no-wandb-enabled", cwd=folder, env={"PYTHONPATH": str(_ROOT)},
+        "--dtype", "bfloat16", "--no-wandb-enabled", cwd=folder,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return Run(folder, process)

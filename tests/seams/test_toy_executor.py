@@ -21,23 +21,22 @@ RUN = ("run", "--executor", "nice-pair", "--log-format", "json", *INSTANT)
 
 
 def test_a_toy_executor_runs_two_variants_at_the_same_time_to_the_report(tmp_path: Path) -> None:
-    process = run_command(
-        *RUN, "--models", "demo", "--precision", "fp16 int8", "--tasks", "performance", cwd=tmp_path, env=ENV,
-    )  # fmt: skip
+    shutil.copytree(MODEL_DIR, tmp_path / "twin")
+    process = run_command(*RUN, "--models", "demo ./twin", "--tasks", "performance", cwd=tmp_path, env=ENV)
     assert process.returncode == 0, process.stderr
     lines = [json.loads(line) for line in process.stderr.splitlines() if line.startswith("{")]
     begun = [line["cell"] for line in lines if line["event"] == "cell"]
-    assert sorted(begun) == ["demo fp16", "demo int8"]
+    assert sorted(begun) == ["./twin fp16", "demo fp16"]
     loading = [i for i, line in enumerate(lines) if (line["event"], line.get("stage")) == ("started", "engine")]
     first_ended = next(
         i for i, line in enumerate(lines) if line["event"] == "finished" and line["stage"] == "performance"
     )
     assert {lines[index]["cell"] for index in loading if index < first_ended} == set(begun)
-    for precision in ("fp16", "int8"):
-        assert (tmp_path / "outputs" / "demo" / f"demo_{precision}" / "performance.json").exists()
+    for model in ("demo", "twin"):
+        assert (tmp_path / "outputs" / model / f"{model}_fp16" / "performance.json").exists()
     analysis = run_command("analyze", "--no-plots", cwd=tmp_path)
     assert analysis.returncode == 0, analysis.stderr
-    assert "int8" in (tmp_path / "analysis_results" / "report.html").read_text()
+    assert "twin" in (tmp_path / "analysis_results" / "report.html").read_text()
 
 
 def test_an_interrupt_stops_both_and_fails_none(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "outputs"
 
 
-@settings(SHARED, max_examples=examples(100))  # each analyses two variants
+@settings(SHARED, max_examples=examples(60))  # each analyses two variants
 @given(data=st.data(), damage=damages())
 @pytest.mark.large
 def test_a_damaged_file_is_never_a_traceback(

@@ -78,8 +78,10 @@ def test_complete_results_hold_every_record_and_null_for_the_missing(outputs: Pa
 
 
 def test_without_figures_none_of_an_earlier_analysis_stays(outputs: Path) -> None:
-    analyze(config(outputs, plots=True))
     folder = outputs.parent / "analysis" / "plots"
+    folder.mkdir(parents=True)
+    for name in PLOTS:
+        (folder / name).write_bytes(b"of an earlier analysis")
     (folder / "own.png").write_bytes(b"a picture that is not slim-eval's")
     report = analyze(config(outputs))
     assert {path.name for path in report.paths} == FILES

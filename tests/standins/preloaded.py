@@ -40,6 +40,8 @@ _READ_LATER = {
 }  # fmt: skip
 #: What torch, Triton and OpenCV set when a test imports them into this process.
 _SET_BY_LIBRARIES = ("KMP_", "TORCHINDUCTOR_", "TRITON_", "TILELANG_", "PYTORCH_NVML_")
+#: Libraries with models ask CUDA for devices when they are imported, and CUDA does not survive a fork.
+_FORKABLE = not Path("/proc/driver/nvidia").exists()
 _ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
@@ -82,7 +84,7 @@ def find(environment: Mapping[str, str], *, models: bool) -> Server | None:
     differing = {name for name in differing if not name.startswith(_SET_BY_LIBRARIES)}
     if "cv2" in environment.get("LD_LIBRARY_PATH", ""):
         differing.discard("LD_LIBRARY_PATH")
-    for kind in ("models", "commands") if models else (*SERVERS, "commands"):
+    for kind in ("models", "commands") if models and _FORKABLE else (*SERVERS, "commands"):
         if all(name.startswith(_READ_LATER[kind]) for name in differing):
             if kind not in SERVERS:
                 SERVERS[kind] = Server(kind)

@@ -208,7 +208,7 @@ def attempt(
         hits += hit
         lost += [f"process {pid} was left" for pid in left_running(folder)]
         before = {**_records(folder), **before}
-    again = run_command(*COMMAND, engine, cwd=folder, env=ENVIRONMENT)
+    again = run_command(*COMMAND, engine, cwd=folder, env=WITH_INSTANT)
     if again.returncode == 0:
         expected, found = deterministic(reference), deterministic(folder)
         lost += [f"{key} differs" for key in expected if found[key] != expected[key]]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from slim_eval.errors import unknown_name
+from slim_eval.errors import UsageError, unknown_name
 from slim_eval.utils.registry import Registry
 
 #: `kernels` in records and engines: a native kernel whose products differ from the scheme's beyond rounding.
@@ -114,6 +114,9 @@ class Scheme:
 
 SCHEMES: Registry[Scheme] = Registry("precision")
 
+#: In `--precision`: the model's own weights, whatever they are. It becomes the name of what they are.
+AS_IS = "as-is"
+
 #: The baseline: the scheme that others of a model are compared with, unless a record names another one.
 DEFAULT_BASELINE = SCHEMES.register(
     Scheme(
@@ -180,8 +183,42 @@ def scheme(name: str) -> Scheme:
     """
     found = next((member for member in SCHEMES.values() if name in member.aliases), None)
     if found is None and name not in SCHEMES:
-        raise unknown_name("precision", name, SCHEMES)
+        raise unknown_name("precision", name, [*SCHEMES, AS_IS])
     return found or SCHEMES[name]
+
+
+def scheme_of(name: str) -> Scheme:
+    """The scheme of a variant: as `scheme` finds it, else one that stands for a checkpoint which came quantized.
+
+    The latter is worked out from its name, see `recognise`: nothing is made, the model's own weights are served. The
+    integer formats of compressed-tensors run on the same kernels as slim-eval's own checkpoints.
+    """
+    try:
+        return scheme(name)
+    except UsageError:
+        pass
+    weights, activations = bits_of(name)
+    plain = name.split()[0]
+    own = next((each for each in SCHEMES.values() if each.is_quantized and each.label.casefold() == plain), None)
+    return Scheme(
+        name,
+        plain.upper(),
+        weights if weights is not None else 16,
+        activation_bits=activations,
+        kv_cache_bits=8 if "+kv8" in name else 16,
+        kernels={} if own is None else own.kernels,
+    )
+
+
+def bits_of(name: str) -> tuple[float | None, float]:
+    """Bits of a quantized layer's weights (None if the name does not say) and of its activations."""
+    if found := re.match(r"w(\d+(?:\.\d+)?)a(\d+)", name):
+        return float(found[1]), float(found[2])
+    if found := re.match(r"(?:nv|mx)?fp(\d+)(a16)?", name):
+        return float(found[1]), 16 if found[2] else float(found[1])
+    if found := re.search(r"(\d+(?:\.\d+)?)(?:bit|bpw)", name) or re.match(r"i?q(\d)", name):
+        return float(found[1]), 16
+    return None, 16
 
 
 def scheme_order(name: str) -> tuple[int, str]:
@@ -191,8 +228,8 @@ def scheme_order(name: str) -> tuple[int, str]:
 
 
 def is_quantized(name: str) -> bool:
-    """Whether slim-eval quantizes for a scheme; unregistered names, from imported files, count as quantized."""
-    return name not in SCHEMES or SCHEMES[name].is_quantized
+    """Whether slim-eval quantizes for a scheme; not if a checkpoint came quantized and is measured as it is."""
+    return name in SCHEMES and SCHEMES[name].is_quantized
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -200,5 +237,5 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=scheme_order)
 
 
-#: Name of a scheme in a config or a message: aliases become the name, unknown names are refused.
-SchemeName = Annotated[str, AfterValidator(lambda name: scheme(name).name)]
+#: Name of a scheme in a message: aliases become the name; others are those of checkpoints that came quantized.
+SchemeName = Annotated[str, AfterValidator(lambda name: scheme_of(name).name)]

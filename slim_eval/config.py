@@ -327,7 +327,15 @@ class RunConfig(Config):
 
     panel = "Model & precision"
     models: SomeNames = setting(..., "Hub ids or local folders; `demo` is the embedded model.")
-    precision: SomeNames = setting(("fp16",), "Schemes, e.g. fp16, int8, int4.")
+    precision: SomeNames = setting(
+        ("fp16",), "Schemes, e.g. fp16, int8, int4; as-is, like fp16, measures an already quantized model unchanged."
+    )
+    base_model: str | None = setting(
+        None,
+        "What already quantized models of this run were made from: they are compared with its baseline. By default the "
+        "base_model of the model's card.",
+        min_length=1,
+    )
     tasks: SomeNames = setting(("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.")
     benchmark_options: KeyValues = setting(
         {}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", "--benchmark-option"
@@ -531,7 +539,8 @@ class ImportConfig(Config):
     )
     output_dir: Path = setting(Path("outputs"), "Where variants are written.")
     model: str | None = setting(None, "Name of the model; overrides the one in the files.")
-    precision: str | None = setting(None, "Precision of the measured model; the files seldom contain it.")
+    precision: str | None = setting(None, "Precision of the measured model, if a file does not contain it.")
+    base_model: str | None = setting(None, "What the measured model was made from: it is compared with its baseline.")
     batch_size: int | None = setting(None, "Number of concurrent requests, if a file does not contain it.", ge=1)
     max_new_tokens: int | None = setting(None, "Output tokens per request, if a file does not contain it.", ge=1)
 

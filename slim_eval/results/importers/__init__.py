@@ -20,14 +20,21 @@ from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.plugins import load_plugins
 from slim_eval.results.importers import every_eval_ever, guidellm, lm_eval, vllm_bench  # noqa: F401 - they register themselves
-from slim_eval.results.importers.importer import IMPORTERS, ForeignFile, ForeignObject, ImportedRecord, Importer
+from slim_eval.results.importers.importer import (
+    IMPORTERS,
+    ForeignFile,
+    ForeignObject,
+    ImportedRecord,
+    Importer,
+    MissingOptionError,
+)
 from slim_eval.results.records import ErrorRecord, Record
 from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
 from slim_eval.utils import slug
 
 __all__ = ["IMPORTERS", "ForeignFile", "ForeignObject", "ImportReport", "ImportedRecord", "Importer", "import_results"]
 
-_SCHEME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SCHEME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]*")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def import_results(config: ImportConfig) -> ImportReport:
     require_writable(config.output_dir, "--output-dir")
     found: list[tuple[Path, ImportedRecord, Record]] = []
     problems: list[str] = []
+    missing: list[MissingOptionError] = []
     tools = f"slim-eval imports results of {', '.join(IMPORTERS)}"
     for path in _files(config.paths, tools):
         file, importer = ForeignFile(path, config), None
@@ -78,8 +86,12 @@ def import_results(config: ImportConfig) -> ImportReport:
             if importer is None:
                 raise ResultFileError(f"{path}: {_unknown(file)}; {tools}")
             found += [(path, imported, imported.record(file)) for imported in importer.read(file)]
+        except MissingOptionError as error:
+            missing.append(error)
         except ResultFileError as error:
             problems.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
+    if missing:
+        raise MissingOptionError.of_all(missing)
     rivals = Counter((record.model, record.precision, record_name(record)) for _, _, record in found)
     models = [record.model for _, _, record in found]
     written: dict[Path, tuple[Path, Record]] = {}

@@ -31,10 +31,12 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from slim_eval.config import ImportConfig, require_task_files
+from slim_eval.config import ImportConfig, option_info, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.recognise import FP32, Marked, of_options, with_endings
 from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
 from slim_eval.results.store import finite, one_line
+from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.stats import Statistic, batches, bootstrap_interval, resolving_count, summarize
 from slim_eval.utils import safe_json
 from slim_eval.utils.registry import Registry
@@ -44,10 +46,46 @@ MAX_BYTES = 2 * 10**9
 #: Above any time in ms, date in seconds or number of tokens; far larger values would overflow when they are squared.
 MAX_NUMBER = 1e15
 
+_NAMED = 3
 _REMEDY = "measure again, or leave the file out"
 _Content = TypeVar("_Content")
 _STATISTICS: dict[Statistic, str] = {"mean": "{}", "median": "median_{}", "p95": "p95_{}"}
 _RESAMPLES = 2000
+
+
+#: Options whose value a file may lack -> what it is.
+_ASKED = {
+    "model": "the name of the model", "precision": "the precision at which it was measured",
+    "batch_size": "the batch size", "max_new_tokens": "the output tokens per request",
+}  # fmt: skip
+
+
+class MissingOptionError(UsageError):
+    """A file does not contain what only the user knows."""
+
+    def __init__(self, path: Path, options: Sequence[str]) -> None:
+        """Options are fields of `ImportConfig`."""
+        self.path, self.options = path, tuple(options)
+        super().__init__(f"{path}: does not contain {_listed([_ASKED[name] for name in options])}", _remedy(options))
+
+    @classmethod
+    def of_all(cls, errors: Sequence[MissingOptionError]) -> UsageError:
+        """One error for several files, which names every option that any of them lacks."""
+        options = [name for name in _ASKED if any(name in error.options for error in errors)]
+        shown = [error.cause for error in errors[:_NAMED]]
+        more = [f"and {len(errors) - _NAMED} more files"] if len(errors) > _NAMED else []
+        return UsageError("; ".join(shown + more), _remedy(options))
+
+
+def _listed(texts: Sequence[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _remedy(options: Sequence[str]) -> str:
+    flags = [option_info(name, ImportConfig.model_fields[name])["flag"] for name in options]
+    flags = [f"{flag} (e.g. fp16)" if flag == "--precision" else flag for flag in flags]
+    return f"give {_listed(flags)}; import files that differ in it one after the other"
 
 
 class Importer(Protocol):
@@ -154,6 +192,11 @@ class ForeignFile:
         where = f"field {field!r}" if field else "the document"
         return ResultFileError(f"{self.path}: {where} {problem}", _REMEDY)
 
+    def lacks(self, **known: Any) -> MissingOptionError:
+        """The error for values that only the user knows: of these fields of `ImportConfig`, those that are None."""
+        names = tuple(name for name, value in known.items() if value is None and getattr(self.config, name) is None)
+        return MissingOptionError(self.path, names)
+
     def _unreadable(self, problem: str, error: BaseException) -> ResultFileError:
         return ResultFileError(f"{self.path}: {problem} ({one_line(error)})", _REMEDY)
 
@@ -213,6 +256,7 @@ class ImportedRecord:
     version: str | None = None  # of the tool
     model: str | None = None
     precision: str | None = None  # name of the scheme
+    marked: Marked | None = None  # what the file says of quantization; None: no more than the name of the model does
     label: str = ""  # distinguishes it from others of the same model, scheme and benchmark: ``concurrency-8``
     config: Mapping[str, Any] = field(default_factory=dict)  # settings that it was measured with
     head: Mapping[str, Any] = field(default_factory=dict)  # other fields of `records.Metadata`: ``engine``, ``dtype``
@@ -220,20 +264,33 @@ class ImportedRecord:
     notes: Sequence[str] = ()  # for the record, one line each
 
     def record(self, file: ForeignFile) -> Record:
-        """The record, with its origin in ``config.import``; a `UsageError` if nothing states model or scheme."""
-        model, precision = file.config.model or self.model, file.config.precision or self.precision
-        if model is None:
-            raise UsageError(f"{file.path}: does not contain the name of the model", "give it with --model")
-        if precision is None:
-            remedy = "give it, e.g. --precision fp16; import files of several precisions one after the other"
-            raise UsageError(f"{file.path}: does not contain the precision at which {model} was measured", remedy)
+        """The record, with its origin in ``config.import``.
+
+        Raises:
+            MissingOptionError: Nothing states the model, or its scheme.
+            ResultFileError: The options state a 16-bit scheme, and the file that the model is quantized.
+        """
+        marked = self.marked if self.marked is not None else of_options({}, [self.model])
+        model, precision = file.config.model or self.model, self.precision or marked.name(None)
+        if (stated := file.config.precision) is not None:
+            if stated in (FP32, DEFAULT_BASELINE) and marked.marker:
+                cause = f"{file.path}: contains {marked.marker!r}, so it was not measured at {stated} (--precision)"
+                remedy = f"leave --precision out for it, or give that of {marked.marker!r}"
+                raise ResultFileError(cause, remedy)
+            precision = with_endings(stated, marked.endings)
+        elif self.marked is None and precision == DEFAULT_BASELINE and marked.marker:
+            precision = marked.scheme  # a tool that reads no marks took the 16-bit type for the scheme
+        if model is None or precision is None:
+            raise file.lacks(model=model, precision=precision)
         benchmark, kind = next(item for item in RECORD_CLASSES.items() if issubclass(item[1], type(self.metrics)))
         name, tool = file.path.name, self.tool
         origin = {"tool": tool, "version": self.version, "file": name, "sha256": file.sha256}
         notes = [f"imported from {name}, written by {tool} {self.version or 'of unknown version'}", *self.notes]
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")
+        base = file.config.base_model or self.head.get("base_model")
         head = {"schema_version": SCHEMA_VERSION, "benchmark": benchmark, "model": model, "precision": precision}
+        head |= {"base_model": base} if base not in (None, model) else {}
         config = {"import": origin, benchmark: dict(self.config)}
         numbers = self.metrics.model_dump()
         record = kind(**finite({**self.head, **head, "config": config, "notes": notes, **numbers}))

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasPath, BeforeValidator, Field
 
 from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.recognise import FP32, Marked, adapter_of, of_config, of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     Count,
@@ -33,21 +35,16 @@ from slim_eval.results.importers.importer import (
     utc,
 )
 from slim_eval.results.records import AccuracyMetrics
-from slim_eval.schemes import DEFAULT_BASELINE, is_quantized
+from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import safe_json
 
 _CHOICE_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.\-]+)$")
-# In lm-eval's own order: an adapter is named before the model that it changes.
-_MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
+# In lm-eval's own order.
+_MODEL_KEYS = ("delta", "pretrained", "model", "path", "engine")
 _ENGINES = {"hf": "transformers", "vllm": "vllm"}
-#: Argument of bitsandbytes, which quantizes while loading -> the scheme.
-_LOADED_SCHEMES = {"load_in_8bit": "int8", "load_in_4bit": "int4"}
-_SIXTEEN_BIT = {"float16", "bfloat16", "half", "fp16", "bf16"}
-#: In names of quantized checkpoints, whose 16-bit dtype is that of activations.
-_QUANTIZED_NAME = re.compile(
-    r"w\d+a\d+|int[48]|fp[48]|nf4|mxfp|gptq|awq|gguf|bnb|hqq|exl[23]|quant|autoround|[48][-_]?bit", re.IGNORECASE
-)
+_PLAIN = {**dict.fromkeys(("float16", "bfloat16", "half", "fp16", "bf16"), DEFAULT_BASELINE)}
+_PLAIN |= dict.fromkeys(("float32", "float", "fp32"), FP32)
 _SETTINGS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "bootstrap_iters", "gen_kwargs")
 _GPU = re.compile(r"\bGPU \d+: (.+)$", re.MULTILINE)
 _CPU = re.compile(r"^\s*Model name:\s*(.+)$", re.MULTILINE)
@@ -154,32 +151,36 @@ class _Results(ForeignObject):
         return [member for member in self.below(name) if not self.group_subtasks.get(member)]
 
 
-def _model(output: _Results) -> tuple[str | None, str | None, dict[str, Any]]:
-    """What the file contains of the model: its name, its scheme, and a record's head with engine and machine.
+def _model(output: _Results) -> tuple[str | None, str | None, Marked, dict[str, Any]]:
+    """What the file contains of the model: its name, its scheme, what marks it as quantized, and a record's head.
 
-    A 16-bit dtype means the baseline's scheme, unless the model's name, or its checkpoint if that is a folder of this
-    machine, shows that it is quantized.
+    A 16-bit dtype means the baseline's scheme, unless an option, a name, or the checkpoint if that is a folder of this
+    machine, shows that the model is quantized. An adapter is a model of its own, made from the one that it changes.
     """
     config, arguments = output.config, output.arguments
-    model = next((str(arguments[key]) for key in _MODEL_KEYS if arguments.get(key)), None)
+    served = next((str(arguments[key]) for key in _MODEL_KEYS if arguments.get(key)), None)
+    adapter = adapter_of(arguments)
+    model = adapter or served
     dtype = str(config.get("model_dtype") or arguments.get("dtype") or "").removeprefix("torch.").removesuffix("auto")
-    loaded = (scheme for key, scheme in _LOADED_SCHEMES.items() if str(arguments.get(key)).lower() == "true")
-    scheme = next(loaded, None)
-    if scheme is None and dtype in _SIXTEEN_BIT and model is not None and not _QUANTIZED_NAME.search(model):
+    marked = of_options(arguments)
+    if not marked.marker and served is not None:
         try:
-            checkpoint = safe_json.read_json(Path(model) / "config.json")
+            checkpoint = safe_json.read_json(Path(served) / "config.json")
         except (OSError, ValueError):
             checkpoint = None
-        is_quantized_folder = isinstance(checkpoint, dict) and checkpoint.get("quantization_config") is not None
-        scheme = None if is_quantized_folder else DEFAULT_BASELINE
+        quantization = checkpoint.get("quantization_config") if isinstance(checkpoint, dict) else None
+        if isinstance(quantization, dict):
+            marked = replace(marked, marker=f"{served}/config.json", scheme=of_config(quantization))
+    scheme = None if model is None else marked.name(_PLAIN.get(dtype))
     # Of a quantized model lm-eval counts packed weights.
-    parameters = output.num_parameters if scheme is not None and not is_quantized(scheme) else None
+    parameters = None if marked.marker else output.num_parameters if scheme is not None else None
     backend = str(output.model_source or config.get("model"))
     machine = output.pretty_env_info or ""
     cpu = _CPU.search(machine)
     versions = {"lm_eval": output.lm_eval_version, "transformers": output.transformers_version}
     head = {
         "timestamp": utc(output.date),
+        "base_model": served if adapter is not None else None,
         "revision": output.model_sha,
         "engine": _ENGINES.get(backend),
         "engine_version": output.transformers_version if backend == "hf" else None,
@@ -192,7 +193,7 @@ def _model(output: _Results) -> tuple[str | None, str | None, dict[str, Any]]:
             "packages": {name: version for name, version in versions.items() if version},
         },
     }
-    return model, scheme, head
+    return model, scheme, marked, head
 
 
 def _record(
@@ -253,9 +254,9 @@ def _record(
         "system_instruction_sha": output.system_instruction_sha,
     }
     items = [] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])]
-    version, (model, scheme, head) = output.lm_eval_version, _model(output)
+    version, (model, scheme, marked, head) = output.lm_eval_version, _model(output)
     return ImportedRecord(
-        "lm-eval", accuracy, version, model, scheme, config=config, head=head, samples=items, notes=notes
+        "lm-eval", accuracy, version, model, scheme, marked, config=config, head=head, samples=items, notes=notes
     )
 
 

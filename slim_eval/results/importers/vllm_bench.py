@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from slim_eval.errors import UsageError
+from slim_eval.recognise import of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     Count,
@@ -52,6 +53,7 @@ _OFFLINE_KEYS = {"avg_latency", "requests_per_second"}
 _OFFLINE_SETTINGS = {
     "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
 }  # fmt: skip
+_QUANTIZATION = {"quantization", "kv_cache_dtype", "revision"}
 _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
@@ -74,6 +76,9 @@ class _Arguments(ForeignObject):
     max_model_len: Any = None
     tensor_parallel_size: Any = None
     enable_prefix_caching: Any = None
+    quantization: Any = None
+    kv_cache_dtype: Any = None
+    revision: Any = None
     n: Count | None = None
     use_beam_search: Any = None
 
@@ -159,7 +164,7 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         arguments = _arguments(file, walls)
         batch = arguments.batch_size or file.config.batch_size or 0
         if not batch:
-            raise UsageError(f"{file.path}: does not contain the batch size", f"give --batch-size, or {_SAVE_SIDECAR}")
+            raise file.lacks(model=model, precision=of_options({}, [model]).name(None), batch_size=None)
         tokens = arguments.output_len or file.config.max_new_tokens
         warmup = None if arguments.num_iters_warmup is None else arguments.num_iters_warmup * batch
         prompt: float | None = arguments.input_len
@@ -195,7 +200,20 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     rows = [vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)]
     notes += [] if tokens else [_UNKNOWN_TOKENS]
     tool, head = f"vllm bench {command}", {"engine": engine}
-    return ImportedRecord(tool, metrics, model=model, label=label, config=config, head=head, samples=rows, notes=notes)
+    marked = of_options(arguments.model_dump(include=_QUANTIZATION), [model])
+    return ImportedRecord(
+        tool,
+        metrics,
+        None,
+        model,
+        marked.name(None),
+        marked,
+        label,
+        config=config,
+        head=head,
+        samples=rows,
+        notes=notes,
+    )
 
 
 def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:

@@ -21,9 +21,9 @@ from slim_eval.results.importers import ImportReport, importer_of
 from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
-from slim_eval.results.variants import Variant
+from slim_eval.results.variants import Variant, baseline_of
 from tests.generated import examples
-from tests.unit.results.importers.conftest import DATA, foreign
+from tests.unit.results.importers.conftest import DATA, foreign, read
 
 LM_EVAL = "lm_eval/results_2026-11-24T14-46-58.266836.json"
 FILES = {
@@ -106,7 +106,7 @@ def test_a_record_says_where_it_comes_from(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_precision_is_asked_for_where_no_file_says_it(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"vllm_serve\.json.*precision at which models/demo") as failure:
+    with pytest.raises(UsageError, match=r"vllm_serve\.json.*precision at which it was measured") as failure:
         import_results([data / LM_EVAL, data / "vllm_serve.json"], tmp_path / "out")
     assert "--precision" in failure.value.remedy
     assert not (tmp_path / "out").exists(), "nothing is written before everything is known"
@@ -397,3 +397,154 @@ def test_no_damage_to_samples_does_more_than_name_their_file(pick: st.DataObject
     path = lm_eval_folder / source.name
     path.write_text("\n".join([damage(pick, json.loads(first)), *others]), encoding="utf-8")
     import_damaged(lm_eval_folder, path)
+
+
+MARKED = [
+    ({"quantization": "fp8"}, "fp8"),
+    ({"quantization": "awq"}, "w4a16-awq"),
+    ({"quantization": "gptq_marlin", "revision": "gptq-4bit-128g-actorder_True"}, "w4a16-gptq g128"),
+    ({"quantization": "bitsandbytes"}, "bnb-4bit"),
+    ({"autogptq": "True"}, "gptq"),
+    ({"gptqmodel": "True"}, "gptq"),
+    ({"gguf_file": "tiny-Q4_K_M.gguf"}, "q4_k_m"),
+    ({"load_in_4bit": "True"}, "bnb-4bit"),
+    ({"quantization_config": {"quant_method": "hqq", "nbits": 4}}, "hqq-4bit"),
+    ({"revision": "4bit-32g"}, "4bit g32"),
+    ({"pretrained": "org/Tiny-quantized.w8a8"}, "w8a8"),
+    ({"kv_cache_dtype": "fp8"}, "fp16+kv8"),
+    ({"peft": "org/tiny-lora"}, "fp16+lora"),
+]
+
+
+def lm_eval_file(path: Path, options: dict[str, Any], dtype: str | None = "torch.bfloat16") -> Path:
+    """A result file of lm-eval with one task and the given ``model_args``."""
+    content = {
+        "results": {"quiz": {"alias": "quiz", "acc,none": 0.5, "acc_stderr,none": 0.01}},
+        "configs": {"quiz": {"output_type": "multiple_choice", "metric_list": [{"metric": "acc"}]}},
+        "versions": {"quiz": 1}, "n-shot": {"quiz": 0}, "n-samples": {"quiz": {"original": 9, "effective": 9}},
+        "config": {"model": "hf", "model_args": {"pretrained": "org/Tiny"} | options, "model_dtype": dtype},
+        "lm_eval_version": "0.4.12",
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(("options", "precision"), MARKED)
+def test_a_quantized_run_is_labelled_and_is_no_baseline(
+    options: dict[str, Any], precision: str, tmp_path: Path
+) -> None:
+    plain = lm_eval_file(tmp_path / "plain.json", {})
+    import_results([lm_eval_file(tmp_path / "a.json", options), plain], tmp_path / "out")
+    variants = find_results(tmp_path / "out").variants
+    assert {variant.precision: variant.is_baseline for variant in variants} == {precision: False, "fp16": True}
+    (labelled,) = (variant for variant in variants if not variant.is_baseline)
+    assert labelled.accuracy["quiz"].num_parameters is None
+
+
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(MARKED),
+    st.permutations(["pretrained", "dtype", "trust_remote_code", "batch_size", "tensor_parallel_size"]),
+    st.sampled_from(["float16", "bfloat16", "auto", "float32"]),
+    st.sampled_from(["torch.float16", "torch.bfloat16", "torch.float32", None]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_record_with_a_mark_is_ever_called_fp16(
+    tmp_path: Path, marked: tuple[dict[str, Any], str], order: list[str], dtype: str, own: str | None, first: bool,
+    as_text: bool,
+) -> None:  # fmt: skip
+    """Whatever else the file says, in whatever order, as an object or as lm-eval's text."""
+    options, precision = marked
+    others = {key: {"pretrained": "org/Tiny", "dtype": dtype}.get(key, 1) for key in order}
+    arguments = {**options, **others, **options} if first else {**others, **options}
+    path = lm_eval_file(tmp_path / "any.json", {}, own)
+    content = json.loads(path.read_text())
+    is_text = as_text and not any(isinstance(value, dict) for value in options.values())
+    text = ",".join(f"{key}={value}" for key, value in arguments.items())
+    content["config"]["model_args"] = text if is_text else arguments
+    path.write_text(json.dumps(content))
+    (imported,) = read(path)
+    assert imported.precision != "fp16"
+    if precision.startswith("fp16"):  # of weights that are not quantized, it is the stated type
+        assert imported.precision in (precision, precision.replace("fp16", "fp32"), None)
+    else:
+        assert imported.precision == precision
+    for stated in ("fp16", "fp32"):
+        if precision.startswith("fp16"):
+            assert imported.record(foreign(path, precision=stated)).precision == precision.replace("fp16", stated)
+        else:
+            with pytest.raises(ResultFileError, match="--precision"):
+                imported.record(foreign(path, precision=stated))
+
+
+def test_an_adapter_is_a_model_of_its_own_beside_its_base(tmp_path: Path) -> None:
+    adapter = lm_eval_file(tmp_path / "adapter.json", {"peft": "org/tiny-lora"})
+    import_results([adapter, lm_eval_file(tmp_path / "plain.json", {})], tmp_path / "out")
+    base, lora = find_results(tmp_path / "out").variants
+    assert (lora.model, lora.base_model, lora.precision) == ("org/tiny-lora", "org/Tiny", "fp16+lora")
+    assert baseline_of(lora, [base, lora]) is base
+
+
+def test_the_base_model_of_a_quantized_one_can_be_given(tmp_path: Path) -> None:
+    awq = lm_eval_file(tmp_path / "awq.json", {"pretrained": "org/Tiny-AWQ"})
+    import_results([awq], tmp_path / "out", base_model="org/Tiny")
+    import_results([lm_eval_file(tmp_path / "plain.json", {})], tmp_path / "out", base_model="org/Tiny")
+    base, made = find_results(tmp_path / "out").variants
+    assert (base.base_model, base.is_baseline, made.base_model) == ("org/Tiny", True, "org/Tiny")
+    assert baseline_of(made, [base, made]) is base
+
+
+def test_a_stated_16_bit_scheme_does_not_hide_a_quantized_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fp8, plain = (lm_eval_file(tmp_path / f"{n}.json", {"quantization": n}) for n in ("fp8", "None"))
+    out = str(tmp_path / "out")
+    assert main(["import", str(fp8), str(plain), "--precision", "fp16", "--output-dir", out]) == 1
+    assert "contains 'quantization=fp8', so it was not measured at fp16" in capsys.readouterr().err
+    assert [variant.precision for variant in find_results(tmp_path / "out").variants] == ["fp16"]
+    import_results([fp8], tmp_path / "own", precision="my-fp8 static")
+    assert find_results(tmp_path / "own").variants[0].precision == "my-fp8 static"
+
+
+def test_a_name_that_only_says_quantized_is_asked_about(tmp_path: Path) -> None:
+    path = lm_eval_file(tmp_path / "a.json", {"pretrained": "org/Tiny-quantized"})
+    with pytest.raises(UsageError, match="does not contain the precision"):
+        import_results([path], tmp_path / "out")
+
+
+def test_other_tools_say_it_by_the_name_of_the_model(changed: Callable[..., Path], tmp_path: Path) -> None:
+    path = changed("vllm_serve.json", lambda content: content.update(model_id="org/Tiny-GPTQ-Int4"))
+    import_results([path], tmp_path / "out")
+    assert find_results(tmp_path / "out").variants[0].precision == "w4a16-gptq"
+
+
+def test_vllm_says_it_in_the_file_beside_its_result(changed: Callable[..., Path], tmp_path: Path) -> None:
+    path = changed("vllm_latency.json", lambda content: None)
+    beside = path.with_name("vllm_latency.pytorch.json")
+    content = json.loads(beside.read_text())
+    content[0]["benchmark"]["extra_info"]["args"] |= {"quantization": "fp8", "kv_cache_dtype": "fp8"}
+    beside.write_text(json.dumps(content))
+    import_results([path], tmp_path / "out", model="org/Tiny")
+    assert find_results(tmp_path / "out").variants[0].precision == "fp8+kv8"
+
+
+def test_everything_that_no_file_says_is_asked_for_once(changed: Callable[..., Path], tmp_path: Path) -> None:
+    def remove(content: dict[str, Any]) -> None:
+        content.pop("model_id", None)
+
+    latency = changed("vllm_latency.json", remove)
+    (latency.parent / "vllm_latency.pytorch.json").unlink(missing_ok=True)
+    serve, plain = changed("vllm_serve.json", remove), lm_eval_file(tmp_path / "a.json", {}, None)
+    with pytest.raises(UsageError) as failure:
+        import_results([latency, serve, plain], tmp_path / "out")
+    assert all(flag in failure.value.remedy for flag in ("--model", "--precision", "--batch-size"))
+    cause = failure.value.cause
+    assert f"{latency}: does not contain the name of the model, the precision" in cause
+    assert "and the batch size" in cause
+    assert f"{serve}: does not contain the name of the model and the precision" in cause
+    assert f"{plain}: does not contain the precision" in cause
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError) as failure:
+        import_results([latency, serve, plain], tmp_path / "out", precision="fp16", model="m")
+    assert failure.value.remedy.startswith("give --batch-size;")

@@ -126,13 +126,13 @@ def test_gpus_are_read_from_the_environment_report(changed: Callable[..., Path])
         ("pretrained=org/Tiny,dtype=auto", "torch.bfloat16", "org/Tiny", "fp16"),
         ({"pretrained": "org/Tiny", "dtype": "bfloat16"}, None, "org/Tiny", "fp16"),
         ({"pretrained": "org/Tiny", "dtype": "auto"}, None, "org/Tiny", None),
-        ({"pretrained": "org/Tiny"}, "torch.float32", "org/Tiny", None),
-        ({"pretrained": "org/Tiny-quantized.w8a8"}, "torch.bfloat16", "org/Tiny-quantized.w8a8", None),
-        ({"pretrained": "org/Tiny-GPTQ-Int4"}, "torch.float16", "org/Tiny-GPTQ-Int4", None),
-        ({"pretrained": "org/Tiny-AWQ"}, "torch.float16", "org/Tiny-AWQ", None),
-        ({"pretrained": "org/Tiny", "load_in_8bit": True}, "torch.float16", "org/Tiny", "int8"),
-        ("pretrained=org/Tiny,load_in_4bit=True", "torch.float16", "org/Tiny", "int4"),
-        ({"pretrained": "org/Tiny", "peft": "org/adapter"}, "torch.float16", "org/adapter", "fp16"),
+        ({"pretrained": "org/Tiny"}, "torch.float32", "org/Tiny", "fp32"),
+        ({"pretrained": "org/Tiny-quantized.w8a8"}, "torch.bfloat16", "org/Tiny-quantized.w8a8", "w8a8"),
+        ({"pretrained": "org/Tiny-GPTQ-Int4"}, "torch.float16", "org/Tiny-GPTQ-Int4", "w4a16-gptq"),
+        ({"pretrained": "org/Tiny-AWQ"}, "torch.float16", "org/Tiny-AWQ", "w4a16-awq"),
+        ({"pretrained": "org/Tiny", "load_in_8bit": True}, "torch.float16", "org/Tiny", "bnb-8bit"),
+        ("pretrained=org/Tiny,load_in_4bit=True", "torch.float16", "org/Tiny", "bnb-4bit"),
+        ({"pretrained": "org/Tiny", "peft": "org/adapter"}, "torch.float16", "org/adapter", "fp16+lora"),
         ({"model": "served", "base_url": "http://x"}, None, "served", None),
         ("", None, None, None),
     ],
@@ -143,7 +143,7 @@ def test_model_and_precision_are_taken_only_where_the_file_says_them(
     path = changed(NAME, lambda c: c["config"].update(model_args=arguments, model_dtype=dtype))
     imported = read(path)["demo_mmlu"]
     assert (imported.model, imported.precision) == (model, precision)
-    assert (imported.head["num_parameters"] is not None) == (precision == "fp16")
+    assert (imported.head["num_parameters"] is not None) == (precision in ("fp16", "fp32", "fp16+lora"))
 
 
 def test_a_folder_of_this_machine_says_for_itself_what_it_holds(changed: Callable[..., Path], tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_of_this_machine_says_for_itself_what_it_holds(changed: Callabl
     path = changed(NAME, lambda c: c["config"].update(model_args={"pretrained": str(folder)}))
     assert read(path)["demo_mmlu"].precision == "fp16"
     (folder / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
-    assert read(path)["demo_mmlu"].precision is None
+    assert read(path)["demo_mmlu"].precision == "gptq"
 
 
 def test_without_samples_there_are_scores_and_a_word_on_pairing(changed: Callable[..., Path]) -> None:

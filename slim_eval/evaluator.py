@@ -27,7 +27,7 @@ from slim_eval.execution.progress import Display, Failure, RunReport, open_displ
 from slim_eval.models import pickles
 from slim_eval.quantization import cache
 from slim_eval.results import records
-from slim_eval.schemes import is_quantized, scheme
+from slim_eval.schemes import is_quantized, scheme_of
 from slim_eval.utils import environment
 
 _Costs = Callable[[str], Sequence[str]]  # the records that the failure of a stage costs
@@ -126,7 +126,7 @@ def _run(
                     from slim_eval.analysis.compare.items import update_paired
 
                     try:
-                        update_paired(variant.directory.parent, variant.config.accuracy.margin_pp)
+                        update_paired(_family(variant, variants), variant.config.accuracy.margin_pp)
                     except OSError as error:
                         display.note(f"could not write {results.PAIRED}: {_system_error(error)}")
         except BaseException:
@@ -139,6 +139,16 @@ def _run(
             conclude(report)
         display.close(report)
     return report
+
+
+def _family(variant: PlannedVariant, variants: Iterable[PlannedVariant]) -> list[Path]:
+    """The folders of a variant's model, of its base model, and of the run's other models that were made from that."""
+    found = {variant.directory.parent: None}
+    if not variant.label:  # a run for the noise floor stays by itself
+        base, models_ = variant.base, variant.config.models
+        found |= {other.directory.parent: None for other in variants if other.base == base}
+        found[results.model_directory(variant.config.output_dir, base, models_)] = None
+    return [folder for folder in found if folder.is_dir()]
 
 
 def _system_error(error: OSError) -> str:
@@ -174,6 +184,9 @@ class _VariantRun:
         variant = self.variant
         self.display.begin(variant.name, *self.position, variant.stages)
         if variant.reused:
+            for name in results.relabel(variant.directory, variant.reused, variant.precision, variant.base_model):
+                base = f", made from {variant.base_model}" if variant.base_model else ""
+                self._note(f"{name} is a record of {variant.precision}{base}: its label is updated, its numbers stay")
             self._note(f"reused: {', '.join(name for name in variant.benchmarks if name in variant.reused)}")
         for stage, reason in variant.again.items():
             self._note(f"{stage} is measured again: {reason}")
@@ -270,6 +283,7 @@ class _VariantRun:
                 source=source.path,
                 checkpoint=checkpoint,
                 precision=variant.precision,
+                base_model=variant.base_model,
                 quantization_scheme=variant.recorded_as(source),
                 stages=tuple(remaining),
                 directory=variant.directory,
@@ -347,7 +361,7 @@ class _VariantRun:
                 schema_version=records.SCHEMA_VERSION,
                 model=self.variant.source.name,
                 precision=self.variant.precision,
-                quantization_scheme=scheme(self.variant.precision).recorded_as,
+                quantization_scheme=scheme_of(self.variant.precision).recorded_as,
                 timestamp=environment.now(),
                 stage=stage,
                 cause=cause,

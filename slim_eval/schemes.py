@@ -191,7 +191,7 @@ def scheme_of(name: str) -> Scheme:
     """The scheme of a variant: as `scheme` finds it, else one that stands for a checkpoint which came quantized.
 
     The latter is worked out from its name, see `recognise`: nothing is made, the model's own weights are served. The
-    integer formats of compressed-tensors run on the same kernels as slim-eval's own checkpoints.
+    formats of compressed-tensors run on the same kernels as slim-eval's own checkpoints.
     """
     try:
         return scheme(name)
@@ -199,7 +199,7 @@ def scheme_of(name: str) -> Scheme:
         pass
     weights, activations = bits_of(name)
     plain = name.split()[0]
-    own = next((each for each in SCHEMES.values() if each.is_quantized and each.label.casefold() == plain), None)
+    own = SCHEMES.get(plain) or next((each for each in SCHEMES.values() if each.label.casefold() == plain), None)
     return Scheme(
         name,
         plain.upper(),
@@ -208,6 +208,14 @@ def scheme_of(name: str) -> Scheme:
         kv_cache_bits=8 if "+kv8" in name else 16,
         kernels={} if own is None else own.kernels,
     )
+
+
+def as_is_name(own: str) -> str:
+    """Name under which a checkpoint that came quantized is measured.
+
+    It is that of its scheme; ``fp8 as-is`` if slim-eval has a scheme of that name, which it would make itself.
+    """
+    return f"{own} {AS_IS}" if own in SCHEMES else own
 
 
 def bits_of(name: str) -> tuple[float | None, float]:

@@ -9,7 +9,7 @@ from slim_eval.doctor import checks, network
 from slim_eval.doctor.check_results import CheckResult, Report
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.engines import engines_for
-from slim_eval.schemes import scheme
+from slim_eval.schemes import AS_IS, scheme
 
 #: Sections of the report, in order.
 CHECKS: dict[str, Callable[[Facts], Iterable[CheckResult]]] = {
@@ -28,6 +28,7 @@ def examine(config: DoctorConfig) -> Report:
     """Examine everything that a run depends on; a UsageError for a scheme or engine that is not registered."""
     engines_for(config.engine)
     for name in config.precision:
-        scheme(name)
+        if name != AS_IS:
+            scheme(name)
     facts = gather(config)
     return Report({title: found for title, check in CHECKS.items() if (found := tuple(check(facts)))})

@@ -18,7 +18,7 @@ from slim_eval.engines.engine import cpu_flags
 from slim_eval.errors import INSTALL_GPU, SlimEvalError, UsageError
 from slim_eval.execution.plan import QUANTIZING_MODULES, install_command, intended_use, serving_modules
 from slim_eval.models import checkpoint_checks
-from slim_eval.schemes import scheme
+from slim_eval.schemes import scheme_of
 from slim_eval.utils import GIB, environment
 
 _OLDEST_PYTHON = (3, 10)
@@ -225,7 +225,7 @@ def check_precisions(facts: Facts) -> Iterator[CheckResult]:
     requested, installed = facts.config.engine, facts.serving.modules
     engines = [each for each in engines_for(requested) if not each.modules or each.modules[-1] in installed]
     for name in facts.config.precision:
-        served = scheme(name)
+        served = scheme_of(name)
         for position, engine in enumerate(engines):
             build = (installed[engine.modules[-1]] or "") if engine.modules else ""
             platform = engine.expected_platform(build, facts.computing)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from slim_eval.config import AUTO_ENGINE, Dtype, EngineConfig
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
 from slim_eval.models.source import ConfigFacts
-from slim_eval.schemes import DEFAULT_BASELINE, Kernel, Scheme, scheme
+from slim_eval.schemes import DEFAULT_BASELINE, Kernel, Scheme, scheme_of
 from slim_eval.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def choose(requested: str, precision: str, dtype: Dtype = Dtype.AUTO) -> EngineD
         MissingPackageError: The requested engine, or with ``auto`` every engine, is not installed.
         EngineError: The engine cannot serve the scheme here.
     """
-    auto, served, reasons = requested == AUTO_ENGINE, scheme(precision), list[str]()
+    auto, served, reasons = requested == AUTO_ENGINE, scheme_of(precision), list[str]()
     missing = None
     for engine in engines_for(requested):
         missing = engine.missing_module()

@@ -27,7 +27,7 @@ from slim_eval.engines.engine import (
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import ConfigFacts, describe
-from slim_eval.schemes import scheme
+from slim_eval.schemes import scheme_of
 from slim_eval.utils import GIB, MIB
 
 _EMULATED = (
@@ -72,7 +72,7 @@ class Transformers(EngineType):
 
             facts = describe(request.checkpoint)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            served = scheme(request.precision)
+            served = scheme_of(request.precision)
             dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=device == "cpu")
             weights = memory.served_bytes(request.checkpoint, dtype, unpacked=True)
             if device == "cuda":

@@ -34,7 +34,7 @@ from slim_eval.engines.engine import (
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import CONFIG_FILE, ConfigFacts, describe, read_header, weight_files
-from slim_eval.schemes import INEXACT_KERNELS, scheme
+from slim_eval.schemes import INEXACT_KERNELS, scheme, scheme_of
 from slim_eval.utils import GIB, MIB, did_you_mean
 from slim_eval.utils.log_tail import LogTail
 
@@ -134,7 +134,7 @@ class Vllm(EngineType):
         except ImportError as error:
             raise MissingPackageError(error.name or "vllm", "the vLLM engine", INSTALL) from error
         self.check(config)
-        facts, served = describe(request.checkpoint), scheme(request.precision)
+        facts, served = describe(request.checkpoint), scheme_of(request.precision)
         dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=on_cpu)
         # torch may ask NVML for GPUs, but CUDA must not be asked before vLLM starts its processes.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

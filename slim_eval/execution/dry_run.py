@@ -24,7 +24,7 @@ from slim_eval.execution.progress import escape
 from slim_eval.models import checkpoint_checks
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
-from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized
+from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized, scheme_of
 from slim_eval.utils import GIB, number
 
 _UNKNOWN = "not known"
@@ -89,7 +89,7 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
                 weights = weight_bytes(tensors, DEFAULT_BASELINE if emulated else variant.precision, facts, width)
         if facts.attention_layers is not None and facts.kv_heads is not None and facts.head_size is not None:
             is_fp8 = str(own.engine.engine_args.get("kv_cache_dtype", "")).startswith("fp8")
-            held = SCHEMES[variant.precision].kv_cache_bits
+            held = scheme_of(variant.precision).kv_cache_bits
             bits = 8 if is_fp8 else 8 * width if held == SCHEMES[DEFAULT_BASELINE].kv_cache_bits else held
             # A key and a value per layer and head.
             per_token = int(2 * facts.attention_layers * facts.kv_heads * facts.head_size * bits / 8)

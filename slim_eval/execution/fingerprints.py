@@ -17,7 +17,7 @@ from slim_eval.config import RunConfig
 from slim_eval.engines import ENGINES
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
-from slim_eval.schemes import is_quantized
+from slim_eval.schemes import DEFAULT_BASELINE, is_quantized
 from slim_eval.utils import environment
 from slim_eval.utils.redaction import redact_all
 
@@ -88,6 +88,9 @@ def of_record(record: Record, now: Mapping[str, Any]) -> Settings:
     In older records the data type is not among them: what was used is in the head.
     """
     then = dict(record.measured_with or {})
+    if then.get("precision") == DEFAULT_BASELINE and record.precision != DEFAULT_BASELINE:
+        # Versions up to 0.2 called a checkpoint that came quantized so; which one it is, its weights say.
+        then["precision"] = now.get("precision")
     if "dtype" in now:
         then.setdefault("dtype", record.dtype or now["dtype"])
         then["engine_args"] = _without_dtype(then.get("engine_args") or {})

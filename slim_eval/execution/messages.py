@@ -82,6 +82,7 @@ class MeasureJob(_Message):
     source: Path  # folder of the 16-bit checkpoint
     checkpoint: Path  # folder of the one to serve
     precision: SchemeName
+    base_model: str | None = None  # what a checkpoint that came quantized was made from; None if unknown
     quantization_scheme: str
     stages: tuple[str, ...]  # the records to make, in the order of measuring
     directory: Path  # where records are written

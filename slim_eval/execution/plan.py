@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEval
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
 from slim_eval.models import checkpoint_checks
+from slim_eval.models.origin import base_model_of
 from slim_eval.quantization import cache
-from slim_eval.schemes import in_order, is_quantized, scheme
-from slim_eval.utils import GIB, environment
+from slim_eval.recognise import of_name
+from slim_eval.schemes import AS_IS, DEFAULT_BASELINE, as_is_name, in_order, is_quantized, scheme, scheme_of
+from slim_eval.utils import GIB, environment, short_name
 
 # No checkpoint of 4-bit weights is smaller than this share of its 16-bit one, and no 16-bit one than this share of
 # pickled weights, which may be in 32 bit and contain a tensor twice.
@@ -43,6 +44,7 @@ class PlannedVariant:
     config: RunConfig  # of the run, as it applies to this model
     max_model_len: int  # context window that is served
     notes: tuple[str, ...] = ()  # warnings on its checkpoint, for its records
+    base_model: str | None = None  # what a checkpoint that came quantized was made from; None if not known
     label: str = ""  # distinguishes it from other variants of the same model and scheme
     reused: frozenset[str] = frozenset()  # stages whose records are done already; `resume.survey` finds them
     again: Mapping[str, str] = field(default_factory=dict)  # stage -> why it is measured again although it has a record
@@ -51,6 +53,11 @@ class PlannedVariant:
     def name(self) -> str:
         """Name on the terminal."""
         return f"{self.source.name} {self.precision} {self.label}".rstrip()
+
+    @property
+    def base(self) -> str:
+        """The model that this one was made from, which may be itself."""
+        return self.base_model or self.source.name
 
     @property
     def benchmarks(self) -> dict[str, Benchmark[Any, Any]]:
@@ -80,7 +87,7 @@ class PlannedVariant:
 
     def dtypes(self, *, on_cpu: bool) -> dict[str, str]:
         """Engine -> the data type in which it would compute; empty if only weights that are not here name it."""
-        asked, served = self.config.engine.asked_dtype, scheme(self.precision)
+        asked, served = self.config.engine.asked_dtype, scheme_of(self.precision)
         facts = models.describe_config(self.source.config_dir)
         if not facts.dtype_stated and asked is Dtype.AUTO:
             try:
@@ -91,7 +98,7 @@ class PlannedVariant:
 
     def recorded_as(self, source: models.ModelSource) -> str:
         """`quantization_scheme` of its records, with the group size if that is not the scheme's own."""
-        own = scheme(self.precision)
+        own = scheme_of(self.precision)
         return own.recorded_as if own.recipe is None else self.quantize_request(source).recipe.name
 
     def quantize_request(self, source: models.ModelSource) -> cache.QuantizeRequest:
@@ -100,7 +107,7 @@ class PlannedVariant:
 
 
 def _quantize_request(config: RunConfig, source: models.ModelSource, precision: str) -> cache.QuantizeRequest:
-    recipe, asked = scheme(precision).recipe, config.quantization.group_size
+    recipe, asked = scheme_of(precision).recipe, config.quantization.group_size
     return cache.QuantizeRequest(
         group_size=None if recipe is None else checkpoint_checks.group_size(source, recipe, asked),
         source=source,
@@ -159,17 +166,22 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
     engines_for(engine.engine)
-    precisions = in_order(scheme(name).name for name in config.precision)
+    for name in config.precision:
+        if name != AS_IS and of_name(name) is None:
+            scheme(name)  # refuses an unknown name, before the hub is asked for anything
     power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
     sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     variants = []
-    notes = {source.name: notes_on(config, source, precisions) for source in sources}
-    for source, precision in product(sources, precisions):
-        facts = models.describe_config(source.config_dir)
-        directory = results.variant_directory(config.output_dir, source.name, precision, config.models)
+    facts_of = {source.name: models.describe_config(source.config_dir) for source in sources}
+    schemes = {name: served_schemes(config.precision, facts.scheme) for name, facts in facts_of.items()}
+    notes = {source.name: notes_on(config, source, schemes[source.name]) for source in sources}
+    bases = _base_models(config, sources, facts_of)
+    for source, precision in ((each, name) for each in sources for name in schemes[each.name]):
+        facts = facts_of[source.name]
+        directory = _directory(config, source.name, precision, facts)
         context, longest = engine.max_model_len, facts.max_position_embeddings
         if longest is not None and longest < context:
             if "max_model_len" in engine.model_fields_set:
@@ -177,10 +189,58 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
                 raise UsageError(cause, f"lower it to {longest}, or leave it out")
             context = longest
         own = _for_demo(config) if source.kind == "demo" else config
-        variants.append(PlannedVariant(source, precision, directory, own, context, notes[source.name][precision]))
+        warnings, base = notes[source.name][precision], bases.get(source.name)
+        variants.append(PlannedVariant(source, precision, directory, own, context, warnings, base))
     results.require_writable(config.output_dir, "--output-dir")
     results.require_writable(config.quantized_models_dir, "--quantized-models-dir")
     return variants, gpus
+
+
+def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
+    """The schemes under which a model is measured, each once, in the order of their table.
+
+    Args:
+        asked: What `--precision` names.
+        own: The scheme of a checkpoint that came quantized; None for a plain one. It is what fp16 and as-is become.
+    """
+    found = []
+    for name in asked:
+        known = DEFAULT_BASELINE if name in (AS_IS, own) else scheme(name).name
+        found.append(as_is_name(own) if own is not None and not is_quantized(known) else known)
+    return in_order(found)
+
+
+def _base_models(
+    config: RunConfig, sources: Sequence[models.ModelSource], facts: Mapping[str, models.ConfigFacts]
+) -> dict[str, str]:
+    """Model that came quantized -> what it was made from, if that is known, by the name that it has in this run."""
+    quantized = [source for source in sources if facts[source.name].is_quantized]
+    if config.base_model is not None and not quantized:
+        raise UsageError(f"--base-model {config.base_model}: no model of this run is quantized already", "leave it out")
+    found = {}
+    for source in quantized:
+        base = config.base_model or base_model_of(source)
+        if base is None:
+            continue
+        # A folder is called by its path, and by its card's id where a quantized checkpoint names it.
+        folders = [other.name for other in sources if other.kind == "local" and not facts[other.name].is_quantized]
+        same = [name for name in folders if short_name(name).casefold() == short_name(base).casefold()]
+        found[source.name] = same[0] if len(same) == 1 and not config.base_model else base
+    return found
+
+
+def _directory(config: RunConfig, model: str, precision: str, facts: models.ConfigFacts) -> Path:
+    """The folder of a variant.
+
+    Versions up to 0.2 called a checkpoint that came quantized fp16: what they began is continued where it is.
+    """
+    root = config.output_dir
+    folder = results.variant_directory(root, model, precision, config.models)
+    earlier = results.variant_directory(root, model, DEFAULT_BASELINE, config.models)
+    if not facts.is_quantized or folder.exists() or not earlier.is_dir():
+        return folder
+    records = results.find_results(earlier).variants
+    return earlier if any(variant.precision != DEFAULT_BASELINE for variant in records) else folder
 
 
 def _for_demo(config: RunConfig) -> RunConfig:

@@ -261,11 +261,10 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
     head = Metadata(
         schema_version=1,
         model=job.model,
-        # What a checkpoint that came quantized was made from is not known.
-        base_model=None if source.quantization else job.model,
+        base_model=job.base_model or (None if source.quantization else job.model),
         baseline=DEFAULT_BASELINE,
         precision=job.precision,
-        # A checkpoint that came quantized is measured as it is, under the name of its own method.
+        # Of a checkpoint that came quantized, its own method.
         quantization_scheme=source.quantization or job.quantization_scheme,
         group_size=groups,
         low_bit_share=None if made is None else made.low_bit_share,

@@ -132,6 +132,20 @@ def config_file(name: str, revision: str | None) -> Path:
     return Path(hf_hub_download(name, _CONFIG_FILE, revision=revision))
 
 
+def optional_file(name: str, file: str, revision: str | None) -> Path | None:
+    """A small file of a model that it may not have, from the cache or the hub; None without it, or without the hub."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, file, revision=revision)
+    if cached is not None:
+        return Path(cached) if isinstance(cached, str) else None  # the cache knows that there is none
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision))
+    except http_errors():
+        return None
+
+
 def download(name: str, revision: str | None, patterns: Sequence[str], progress: Progress) -> Path:
     """Download the files of a model that match the patterns, and return their folder; errors as `hub_errors`."""
     from huggingface_hub import constants, snapshot_download, utils

@@ -19,13 +19,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
-from slim_eval.models.hub import Progress, config_file, download, hub_errors
-from slim_eval.schemes import is_quantized
+from slim_eval.models.hub import Progress, config_file, download, hub_errors, optional_file
+from slim_eval.recognise import adapter_base, of_config, of_name
+from slim_eval.schemes import AS_IS, is_quantized
 from slim_eval.utils import MIB, files_hash, safe_json
 
 #: The name of the embedded model.
 DEMO = "demo"
 CONFIG_FILE = "config.json"
+#: What a LoRA adapter of peft has in place of it.
+ADAPTER_FILE = "adapter_config.json"
+#: How ModelOpt quantized a checkpoint; older versions of it say it nowhere else.
+PRODUCER_FILE = "hf_quant_config.json"
 #: The weights of a checkpoint without an index, and the index of one with several files.
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -82,6 +87,7 @@ class ConfigFacts(Frozen):
     max_position_embeddings: int | None  # context window in tokens
     tied_embeddings: bool  # whether input and output embeddings are one tensor
     quantization: str | None  # format of an already quantized checkpoint, e.g. awq; None for a plain one
+    scheme: str | None = None  # how it is quantized, as `recognise` names it: ``w4a16-awq g128``; None for a plain one
     is_packed: bool = False  # whether several quantized weights share an integer, as compressed-tensors packs 4 bit
     attention_layers: int | None = None  # layers with keys and values
     kv_heads: int | None = None  # key-value heads per layer
@@ -120,6 +126,7 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         try:
             there = (folder / CONFIG_FILE).is_file()
             what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+            what += _contents(folder) if folder.is_dir() and not there else ""
         except OSError as error:
             there, what = False, f"cannot be read ({error.strerror})"
         if not there:
@@ -131,7 +138,18 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
     with hub_errors(name, revision):
         config = config_file(name, revision)
     # The cache's layout is public: snapshots/{commit}/{file}.
+    if of_name(name) is not None:
+        optional_file(name, PRODUCER_FILE, config.parent.name)
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
+
+
+def _contents(folder: Path) -> str:
+    """What else a folder without ``config.json`` is: an adapter, or a GGUF model."""
+    if (folder / ADAPTER_FILE).is_file():
+        base = adapter_base(read_json(folder / ADAPTER_FILE))
+        return f": it is an adapter (LoRA) of {base or 'an unknown model'}, which must be merged into it"
+    file = next(iter(sorted(folder.glob("*.gguf"))), None)
+    return "" if file is None else f": {file.name} is a GGUF file ({of_name(file.name)}), which no engine here serves"
 
 
 def fetch(
@@ -192,7 +210,9 @@ def describe_config(folder: Path) -> ConfigFacts:
         text = config.get("text_config") or {}
         merged = {**config, **text}
         stated = first([text, config], "dtype", "torch_dtype")
-        quantization = first([config, text], "quantization_config", "compression_config")
+        quantization = first([config, text], "quantization_config", "compression_config") or None
+        producer = read_json(folder / PRODUCER_FILE) if (folder / PRODUCER_FILE).is_file() else None
+        quantization = quantization or ({"quant_method": "modelopt"} if producer else None)
         architectures = config.get("architectures") or [None]
         attention: dict[str, Any] = {}
         if merged.get("kv_lora_rank") is None:  # compressed keys and values, such as DeepSeek's, have another shape
@@ -224,7 +244,8 @@ def describe_config(folder: Path) -> ConfigFacts:
                 if any(part.search(key) and isinstance(value, dict) for key, value in config.items())
             ),
             quantization=str(quantization.get("quant_method", "unknown")) if quantization else None,
-            is_packed=bool(quantization) and quantization.get("format") == "pack-quantized",
+            scheme=of_config(quantization, producer) if quantization else None,
+            is_packed=quantization is not None and quantization.get("format") == "pack-quantized",
             **attention,
         )
     except (AttributeError, TypeError, LookupError, ValidationError) as error:
@@ -257,8 +278,8 @@ def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> No
     """Refuse, with a UsageError, to quantize a checkpoint that is quantized already."""
     if is_quantized(precision) and facts.is_quantized:
         raise UsageError(
-            f"model {source.name!r} is already quantized ({facts.quantization}) and cannot be quantized to {precision}",
-            "give the unquantized model, or measure this checkpoint unchanged with --precision fp16",
+            f"model {source.name!r} is already quantized ({facts.scheme}) and cannot be quantized to {precision}",
+            f"measure it as it is with --precision {AS_IS}, or give the unquantized model",
         )
 
 

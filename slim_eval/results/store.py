@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from slim_eval.errors import NewerResultError, ResultFileError, UsageError
 from slim_eval.plugins import PLUGINS_VARIABLE
+from slim_eval.recognise import of_config, of_name
 from slim_eval.results.records import (
     RECORD_CLASSES,
     SCHEMA_VERSION,
@@ -204,7 +205,12 @@ def read_record(path: Path) -> Record | ErrorRecord:
             content["metric"] = _PUBLISHED_METRICS.get(str(content.get("task", path.stem)))
         content |= _without_zeros(content, path.stem, kind)
     try:
-        return kind.model_validate(content)
+        record = kind.model_validate(content)
+        if isinstance(record, Record) and record.is_prequantized:
+            # Versions up to 0.2 called every checkpoint that came quantized fp16, and kept only its method.
+            own = of_name(record.model) or of_config({"quant_method": record.quantization_scheme})
+            record = record.model_copy(update={"precision": own})
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -229,6 +235,24 @@ def _without_zeros(content: Mapping[str, Any], name: str, kind: type[BaseModel])
 def _read_json(path: Path) -> Any:
     """The document of a file, redacted: what other tools or older versions wrote may be shown in tables and figures."""
     return safe_json.parse(redact(safe_json.read_bytes(path).decode()))
+
+
+def relabel(directory: Path, names: Iterable[str], precision: str, base_model: str | None) -> list[str]:
+    """Give records the scheme and the base model that a later version, or the user, knows; the names of the changed.
+
+    Only these two words change. What was measured, and what its fingerprint covers, stays as it is.
+    """
+    changed = []
+    for name in names:
+        path = record_path(directory, name)
+        record = read_record(path)
+        if record.precision == precision and base_model in (None, record.base_model):
+            continue
+        content = _read_json(path) | {"precision": precision}
+        content |= {} if base_model is None else {"base_model": base_model}
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        changed.append(name)
+    return sorted(changed)
 
 
 def find_results(root: Path) -> Results:
@@ -256,8 +280,15 @@ def find_results(root: Path) -> Results:
         else:
             variants.setdefault(path.parent, []).append(record)
     found = [Variant.of(directory, records) for directory, records in variants.items()]
-    found.sort(key=lambda c: (c.model.rsplit("/", 1)[-1].casefold(), c.model, scheme_order(c.precision)))
+    found.sort(key=_place)
     return Results(tuple(found), tuple(problems))
+
+
+def _place(variant: Variant) -> tuple[Any, ...]:
+    """Sort key: models by name, after each those that were made from it, and their schemes in the table's order."""
+    base, model = (name.rsplit("/", 1)[-1].casefold() for name in (variant.base_model, variant.model))
+    made = variant.model != variant.base_model
+    return (base, variant.base_model, made, model, variant.model, scheme_order(variant.precision))
 
 
 def read_variant(directory: Path, names: Collection[str]) -> Variant | None:

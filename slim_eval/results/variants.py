@@ -105,7 +105,7 @@ class Variant:
         measured = [record for record in records if not isinstance(record, ErrorRecord)]
         measured.sort(key=lambda r: (classes.index(type(r)) if type(r) in classes else len(classes), r.name))
         errors = {record.stage: record for record in records if isinstance(record, ErrorRecord)}
-        first = records[0]
+        first = measured[0] if measured else records[0]
         return cls(directory, first.model, first.precision, {record.name: record for record in measured}, errors)
 
     @cached_property
@@ -140,8 +140,9 @@ class Variant:
 
     @cached_property
     def is_baseline(self) -> bool:
-        """Whether it is its model's baseline: of the baseline's scheme, and not a checkpoint that came quantized."""
-        return self.precision == self.baseline and not any(record.is_prequantized for record in self.records)
+        """Whether it is its model's baseline: of the baseline's scheme, and not made from another model."""
+        is_own = self.base_model == self.model and not any(record.is_prequantized for record in self.records)
+        return self.precision == self.baseline and is_own
 
     @cached_property
     def shown_precision(self) -> str:

@@ -217,14 +217,18 @@ def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margi
     return DEGRADED if low > 0 and p_holm is not None and p_holm <= ALPHA else UNDERPOWERED
 
 
-def update_paired(model_directory: Path, margin_pp: float) -> list[PairedRecord]:
+def update_paired(folders: Path | Sequence[Path], margin_pp: float) -> list[PairedRecord]:
     """Update `paired.json` in every quantized variant of a model, and return what these files contain.
+
+    `folders` are those of the model, and of the checkpoints that others made from it.
 
     All of them at once: their p-values are corrected for each other. A file with the same content is left unchanged.
     None are written if the baseline is missing.
     """
     records = []
-    for (base, variant), tasks in pair_all(find_results(model_directory).variants, margin_pp):
+    found_in = [folders] if isinstance(folders, Path) else folders
+    variants = [variant for folder in found_in for variant in find_results(folder).variants]
+    for (base, variant), tasks in pair_all(variants, margin_pp):
         record = PairedRecord(
             model=variant.model,
             precision=variant.precision,

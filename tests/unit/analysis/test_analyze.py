@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis import analyze, load_results
+from slim_eval.analysis.figures.style import looks
 from slim_eval.cli import main
 from slim_eval.config import AnalysisConfig
 from slim_eval.errors import UsageError
@@ -359,3 +360,36 @@ def test_differences_below_the_noise_floor_are_marked(tmp_path: Path, make_varia
     assert found == [frozenset(), frozenset({"tpot_s"})]
     (row,) = rows(tmp_path / "analysis" / "quantization_impact.csv")
     assert row["within_noise"] == "tpot_s"
+
+
+def test_every_label_reaches_the_tables_the_report_and_the_figures(
+    make_variant: Callable[..., Variant], tmp_path: Path
+) -> None:
+    before, after = outcomes(400, right=300, lost=60)
+    labels = [
+        "w4a16-awq g128",
+        "w8a8",
+        "fp8-static+kv8",
+        "bnb-4bit",
+        "q4_k_m",
+        "fp16+lora",
+        "mixed-fp8-w4a16",
+        "quantized",
+    ]
+    make_variant("org/Tiny", tasks={"mmlu": 0.75}, samples={"mmlu": items(before)})
+    for number, label in enumerate(labels):
+        head = {"base_model": "org/Tiny"}
+        model = f"org/Tiny-made{number}"
+        make_variant(model, label, tasks={"mmlu": 0.6}, samples={"mmlu": items(after)}, head=head)
+    analyze(config(tmp_path / "outputs"))
+    folder = tmp_path / "analysis"
+    table, impact = rows(folder / "results_table.csv"), rows(folder / "quantization_impact.csv")
+    assert {row["precision"] for row in table} == {"fp16", *labels}
+    assert {row["precision"] for row in impact} == set(labels)
+    assert {row["precision"] for row in rows(folder / "paired_accuracy.csv")} == set(labels)
+    report, markdown = ((folder / name).read_text() for name in ("report.html", "results_table.md"))
+    for label in labels:
+        assert label in report
+        assert label.replace("_", "\\_") in markdown or label in markdown
+    colours = list(looks(["fp16", *labels]).values())
+    assert len(set(colours)) == len(colours)

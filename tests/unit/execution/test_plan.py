@@ -245,3 +245,55 @@ def test_a_preview_that_fails_is_said_and_stops_nothing(
 ) -> None:
     _, notes = _previewed(monkeypatch, event, engine={"max_model_len": 512})
     assert notes == [f"whether all prompts fit the context window could not be checked: {words}"]
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+INT8 = {"num_bits": 8, "type": "int"}
+W8A8 = {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": INT8, "input_activations": INT8}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "found"),
+    [
+        (["fp16"], "w8a8", ["w8a8"]),
+        (["as-is"], "w8a8", ["w8a8"]),
+        (["as-is", "fp16", "w8a8"], "w8a8", ["w8a8"]),
+        (["fp16", "fp8"], "fp8", ["fp8 as-is"]),  # slim-eval has a scheme of that name, which it would make
+        (["as-is", "int8"], None, ["fp16", "int8"]),
+        (["int8", "fp16"], "w8a8", ["int8", "w8a8"]),  # int8 is refused by the checks of the checkpoint
+    ],
+)
+def test_a_checkpoint_that_came_quantized_is_measured_under_its_own_scheme(
+    asked: list[str], own: str | None, found: list[str]
+) -> None:
+    assert plan.served_schemes(asked, own) == found
+
+
+def test_a_plain_model_and_a_quantized_one_made_from_it(tmp_path: Path) -> None:
+    plain, awq = model(tmp_path / "Tiny"), model(tmp_path / "Tiny-AWQ", quantization_config=AWQ)
+    Path(awq, "README.md").write_text("---\nbase_model: org/Tiny\n---\n# card\n")
+    first, second = variants(models=[plain, awq])
+    assert (first.precision, first.base_model, first.base) == ("fp16", None, plain)
+    assert (second.precision, second.directory.name) == ("w4a16-awq g128", "Tiny-AWQ_w4a16-awq_g128")
+    assert second.base_model == plain, "the folder of that name in this run"
+    assert variants(models=[awq])[0].base_model == "org/Tiny"
+    assert variants(models=[awq], base_model="org/Other")[0].base_model == "org/Other"
+    assert second.stages == ["engine", "performance", *(stage for stage in second.stages[2:])]
+
+
+def test_a_base_model_is_only_given_for_a_quantized_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model of this run is quantized already"):
+        variants(models=model(tmp_path / "Tiny"), base_model="org/Other")
+
+
+def test_another_scheme_of_a_quantized_model_is_refused_by_its_name(tmp_path: Path) -> None:
+    name = model(tmp_path / "Tiny-W8A8", quantization_config=W8A8)
+    with pytest.raises(UsageError, match=r"already quantized \(w8a8\) and cannot be quantized to int8") as failure:
+        variants(models=[model(tmp_path / "Tiny"), name], precision="fp16 int8")
+    assert "--precision as-is" in failure.value.remedy
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w4a16-awq", "fp7", "as_is"])
+def test_a_scheme_that_the_model_does_not_have_is_unknown(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown precision"):
+        variants(models="demo", precision=name)

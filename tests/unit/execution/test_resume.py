@@ -13,6 +13,7 @@ import pytest
 
 from slim_eval import evaluator, results
 from slim_eval.config import RunConfig
+from slim_eval.demo import MODEL_DIR
 from slim_eval.engines import engine
 from slim_eval.errors import NewerResultError, RunFailedError, UsageError
 from slim_eval.evaluator import measure_noise
@@ -438,3 +439,46 @@ def test_records_of_earlier_versions_count_by_the_type_that_they_used(
 def test_another_type_is_another_setting(done: Path) -> None:
     with pytest.raises(UsageError, match="requested float16"):
         survey(config(engine={"engine": ENGINE, "dtype": "float16"}))
+
+
+@pytest.fixture
+def came_quantized(tmp_path: Path) -> RunConfig:
+    """A folder of the embedded model that says it is quantized, named as others name them."""
+    folder = Path(shutil.copytree(MODEL_DIR, tmp_path / "Tiny-W8A8"))
+    changed(folder / "config.json", quantization_config={"quant_method": "compressed-tensors", "config_groups": {
+        "g": {"weights": {"num_bits": 8, "type": "int"}, "input_activations": {"num_bits": 8, "type": "int"}}
+    }})  # fmt: skip
+    (folder / "README.md").write_text("---\nbase_model:\n- org/Tiny\n---\n")
+    return config(models=str(folder), tasks="performance")
+
+
+def test_what_an_older_version_measured_as_fp16_is_not_measured_again(came_quantized: RunConfig) -> None:
+    """Versions up to 0.2 called a checkpoint that came quantized fp16: its records, their settings and its folder."""
+    (variant,), gpus = plan.lay_out(came_quantized)
+    assert (variant.precision, variant.directory.name) == ("w8a8", "Tiny-W8A8_w8a8")
+    older = variant.directory.with_name("Tiny-W8A8_fp16")
+    settings = variant.settings(gpus)["performance"] | {"precision": "fp16"}
+    head = {"model": variant.source.name, "quantization_scheme": "compressed-tensors"}
+    make(older, "performance", settings, **head)
+    found = survey(came_quantized)
+    assert (found.directory, found.precision, found.todo) == (older, "w8a8", [])
+    report = evaluator.evaluate(came_quantized)
+    (measured,) = report.variants
+    assert (measured.precision, measured.base_model, measured.is_baseline) == ("w8a8", "org/Tiny", False)
+    stored = json.loads((older / "performance.json").read_text())
+    assert (stored["precision"], stored["base_model"], stored["mean_latency_s"]) == ("w8a8", "org/Tiny", 0.1)
+    assert stored["measured_with"]["precision"] == "fp16"
+    assert stored["fingerprint"] == fingerprints.fingerprint(stored["measured_with"])
+    assert survey(came_quantized).todo == []
+    assert not variant.directory.exists()
+
+
+def test_records_of_other_weights_in_that_folder_are_not_taken_for_it(came_quantized: RunConfig) -> None:
+    (variant,), gpus = plan.lay_out(came_quantized)
+    older = variant.directory.with_name("Tiny-W8A8_fp16")
+    settings = variant.settings(gpus)["performance"] | {"precision": "fp16"}
+    make(older, "performance", settings, model=variant.source.name, quantization_scheme="FP16")
+    assert survey(came_quantized).directory == variant.directory
+    make(older, "performance", settings | {"weights": "sha256:0"}, model=variant.source.name, quantization_scheme="awq")
+    with pytest.raises(UsageError, match="weights"):
+        survey(came_quantized)

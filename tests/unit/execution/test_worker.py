@@ -65,23 +65,31 @@ def test_progress_passes_the_first_and_the_last_and_few_between() -> None:
     assert len(events) < 20
 
 
-@pytest.mark.parametrize("quantization", [None, {"quant_method": "awq"}])
+@pytest.mark.parametrize(
+    ("quantization", "precision", "base"),
+    [
+        (None, "fp16", None),
+        ({"quant_method": "awq"}, "w4a16-awq", None),
+        ({"quant_method": "awq"}, "w4a16-awq", "acme/base"),
+        ({"quant_method": "awq"}, "fp16", None),  # a job that was saved by an older version
+    ],
+)
 def test_a_checkpoint_that_came_quantized_is_never_its_own_baseline(
-    quantization: dict[str, Any] | None, tmp_path: Path
+    quantization: dict[str, Any] | None, precision: str, base: str | None, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "model"
     shutil.copytree(MODEL_DIR, checkpoint)
     content = json.loads((checkpoint / "config.json").read_text()) | {"quantization_config": quantization}
     (checkpoint / "config.json").write_text(json.dumps(content))
     job = messages.MeasureJob(
-        model="acme/tiny", revision=None, source=checkpoint, checkpoint=checkpoint, precision="fp16",
-        quantization_scheme="FP16", stages=("performance",), directory=tmp_path, max_model_len=64,
+        model="acme/tiny", revision=None, source=checkpoint, checkpoint=checkpoint, precision=precision,
+        base_model=base, quantization_scheme="FP16", stages=("performance",), directory=tmp_path, max_model_len=64,
         config=RunConfig(models="acme/tiny"),
     )  # fmt: skip
     head = worker._metadata(job, PlannedEngine(), "asked for", ())
     variant = Variant.of(tmp_path, [PerformanceRecord(**head)])
-    assert (variant.precision, variant.baseline) == ("fp16", "fp16")
-    assert head["base_model"] == (None if quantization else "acme/tiny")
+    assert (variant.precision, variant.baseline) == (precision, "fp16")
+    assert head["base_model"] == (base if quantization else "acme/tiny")
     assert variant.is_baseline is (quantization is None)
 
 

@@ -520,7 +520,7 @@ def test_a_quantized_checkpoint_is_not_quantized_again(demo: Path) -> None:
     configure(demo, quantization_config={"quant_method": "fp8"})
     finding = only(demo)
     assert finding.check == "quantized already"
-    assert "--precision fp16" in finding.remedy
+    assert "--precision as-is" in finding.remedy
 
 
 # Modalities

@@ -281,6 +281,12 @@ _FILES = {
         "tokenizer.json": b"{}",
         "chat_template.jinja": b"{{ 1 }}",
     },
+    "org/Tiny-NVFP4": {
+        "config.json": json.dumps(CONFIG).encode(),
+        "hf_quant_config.json": b'{"quantization": {"quant_algo": "NVFP4"}}',
+        "README.md": b"---\nbase_model: org/good\n---\n",
+        "model.safetensors": b"weights",
+    },
     "org/pickled": {"config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"x"},
 }
 
@@ -352,10 +358,13 @@ from pathlib import Path
 from slim_eval import models
 from slim_eval.errors import SlimEvalError
 from slim_eval.models import fetch
+from slim_eval.models.origin import base_model_of
 for name, revision in json.loads(sys.argv[1]):
     try:
         source = models.resolve(name, revision)
+        told = {"scheme": models.describe_config(source.config_dir).scheme, "base": base_model_of(source)}
         answer = fetch(source).model_dump(mode="json")
+        answer |= told
         answer["files"] = sorted(str(p.relative_to(answer["path"])) for p in Path(answer["path"]).rglob("*"))
     except SlimEvalError as error:
         answer = {"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy}
@@ -421,6 +430,17 @@ def test_a_model_of_the_hub_is_pinned_and_fetched_without_second_copies(answers:
     good = answers["org/good"]
     assert (good["kind"], good["revision"]) == ("hub", COMMIT)
     assert good["files"] == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.large
+def test_a_quantized_model_of_the_hub_says_what_it_is_before_its_weights_are_fetched(
+    hub: str, answers: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    tiny = answers["org/Tiny-NVFP4"]
+    assert (tiny["scheme"], tiny["base"]) == ("nvfp4", "org/good")
+    assert (answers["org/good"]["scheme"], answers["org/good"]["base"]) == (None, None)
+    (cached,) = ask(hub, Path(answers["home"]["path"]), [("org/Tiny-NVFP4", None)], HF_HUB_OFFLINE="1")
+    assert (cached["scheme"], cached["base"]) == ("nvfp4", "org/good")
 
 
 @pytest.mark.large

@@ -26,6 +26,7 @@ from slim_eval.results.store import (
     read_record,
     read_samples,
     record_name,
+    relabel,
     variant_directory,
     write_error,
     write_record,
@@ -273,3 +274,43 @@ def test_a_record_of_an_unknown_benchmark_is_a_problem(benchmark: object, tmp_pa
     found = find_results(tmp_path)
     assert found.variants == ()
     assert len(found.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "precision"),
+    [
+        ("org/Tiny-W8A8", "compressed-tensors", "w8a8"),
+        ("./mine", "compressed-tensors", "compressed-tensors"),
+        ("./mine", "awq", "w4a16-awq"),
+        ("./mine", "a method", "a-method"),
+        ("org/Tiny", "FP16", "fp16"),
+        ("org/Tiny-W8A8", None, "fp16"),
+    ],
+)
+def test_an_older_record_of_a_checkpoint_that_came_quantized_is_not_fp16(
+    model: str, method: str | None, precision: str, tmp_path: Path
+) -> None:
+    record = PerformanceRecord(model=model, precision="fp16", quantization_scheme=method, schema_version=SCHEMA_VERSION)
+    found = read_record(write_record(tmp_path, record))
+    assert found.precision == precision
+    (variant,) = find_results(tmp_path).variants
+    assert (variant.precision, variant.is_baseline) == (precision, precision == "fp16")
+
+
+def test_relabelling_changes_two_words_of_a_record(tmp_path: Path) -> None:
+    record = RECORDS["performance"]
+    path = write_record(tmp_path, record)
+    assert relabel(tmp_path, ["performance"], "int8", None) == []
+    assert relabel(tmp_path, ["performance"], "w8a8", "org/Base") == ["performance"]
+    assert read_record(path) == record.model_copy(update={"precision": "w8a8", "base_model": "org/Base"})
+    assert relabel(tmp_path, ["performance"], "w8a8", None) == []
+
+
+def test_what_was_made_from_a_model_stands_beside_it(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
+    make_variant("org/Zebra-AWQ", "w4a16-awq", head={"base_model": "org/Apple"}, write=True)
+    for model, precision in (("org/Banana", "fp16"), ("org/Apple", "int8"), ("org/Apple", "fp16")):
+        make_variant(model, precision, write=True)
+    found = [(v.model, v.precision) for v in find_results(tmp_path).variants]
+    assert found == [
+        ("org/Apple", "fp16"), ("org/Apple", "int8"), ("org/Zebra-AWQ", "w4a16-awq"), ("org/Banana", "fp16"),
+    ]  # fmt: skip

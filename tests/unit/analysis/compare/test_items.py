@@ -263,3 +263,17 @@ def test_few_subtasks_that_differ_need_further_subtasks_not_items(
     alone = paired(two_variants(items(before), items(after)))
     assert alone.items_needed is not None
     assert even.items_needed > 1.5 * alone.items_needed  # quantiles of t with three degrees of freedom
+
+
+def test_a_checkpoint_that_came_quantized_is_paired_with_its_base_model(make_variant: MakeCell) -> None:
+    before, after = outcomes(400, right=300, lost=60)
+    base = make_variant("org/Tiny", tasks={"quiz": 0.75}, samples={"quiz": items(before)})
+    made = make_variant(
+        "org/Tiny-AWQ", "w4a16-awq g128", tasks={"quiz": 0.6}, samples={"quiz": items(after)},
+        head={"base_model": "org/Tiny"},
+    )  # fmt: skip
+    (record,) = update_paired([made.directory.parent, base.directory.parent], 1.0)
+    assert (record.precision, record.tasks[0].verdict) == ("w4a16-awq g128", "degraded")
+    assert record.baseline == "../../Tiny/Tiny_fp16"
+    assert (made.directory / record.baseline / "quiz.json").exists()
+    assert not (base.directory / "paired.json").exists()

@@ -45,7 +45,7 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
     for task in tasks:
         name = slug(task)
         plain = name.casefold()
-        if plain in RESERVED_FILES | {"performance", "energy"} or plain.endswith((".error", ".samples")):
+        if plain in RESERVED_FILES | {"performance", "energy", "serving"} or plain.endswith((".error", ".samples")):
             cause = f"accuracy task {task!r}: its record {name}.json would replace another file"
             raise UsageError(cause, "give the task another name in a YAML file of your own (--include-path)")
         if plain in seen:

@@ -174,6 +174,68 @@ class EnergyMetrics(ObservedMetrics):
     output_tokens: float | None = None  # per request, mean
 
 
+class ServingLevel(ObservedMetrics):
+    """One load of a server: what was asked of it, the work, and every metric, flat; None is "not known"."""
+
+    load: str  # how requests arrive, with the tool that sent them: ``vllm bench serve, rate-1``; compared as such
+    label: str  # distinguishes it from the other levels of its record: ``rate-1``, ``concurrency-8 input_len=100``
+    # Asked for.
+    request_rate: float | None = None  # requests per second; None: no rate was asked for
+    arrivals: str | None = None  # ``poisson``, ``constant``, ``gamma``, ``all at once``, ``closed loop``, ``ramp``
+    burstiness: float | None = None  # shape of gamma arrivals; 1 is Poisson
+    max_concurrency: int | None = None  # most requests in flight
+    num_prompts: int | None = None
+    input_len: int | None = None  # tokens per prompt
+    max_new_tokens: int | None = None  # tokens per request, if all are asked for the same number
+    dataset: str | None = None
+    speculative: str | None = None  # method of speculative decoding, or what shows that there was any
+    metadata: dict[str, str] = Field(default_factory=dict)  # what the user wrote into the file to tell runs apart
+    # Achieved.
+    achieved_concurrency: float | None = None  # requests in flight, mean over the level
+    requests_per_second: float | None = None  # that succeeded
+    num_runs: int | None = None  # requests that succeeded, which the metrics are of
+    num_errors: int | None = None  # that failed or were cut off
+    duration_s: float | None = None
+    prompt_tokens: float | None = None  # per request, mean
+    output_tokens: float | None = None  # per request, mean
+    tokens_per_second: float | None = None  # output tokens
+    total_tokens_per_second: float | None = None  # prompt tokens too
+    goodput: float | None = None  # requests per second that keep every objective
+    ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
+    median_ttft_s: float | None = None
+    p95_ttft_s: float | None = None
+    p99_ttft_s: float | None = None
+    std_ttft_s: float | None = None
+    tpot_s: float | None = None
+    median_tpot_s: float | None = None
+    p95_tpot_s: float | None = None
+    p99_tpot_s: float | None = None
+    std_tpot_s: float | None = None
+    itl_s: float | None = None  # mean over every gap between two tokens of a request
+    median_itl_s: float | None = None
+    p95_itl_s: float | None = None
+    p99_itl_s: float | None = None
+    std_itl_s: float | None = None
+    e2e_latency_s: float | None = None
+    median_e2e_latency_s: float | None = None
+    p95_e2e_latency_s: float | None = None
+    p99_e2e_latency_s: float | None = None
+    std_e2e_latency_s: float | None = None
+    intervals: Intervals = Field(default_factory=dict)
+    # Where it comes from, if it was imported.
+    measured_at: str | None = None  # as the tool writes it
+    source: str | None = None  # name of the file
+    sha256: str | None = None  # of the file
+    replaced: tuple[str, ...] = ()  # earlier measurements with the same settings, which are not kept
+    notes: tuple[str, ...] = ()
+
+
+class ServingMetrics(Metrics):
+    """One server under one load or several."""
+
+    levels: tuple[ServingLevel, ...] = ()  # by request rate, then by concurrency
+
+
 class AccuracyMetrics(Metrics):
     """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
 
@@ -240,6 +302,28 @@ class EnergyRecord(EnergyMetrics, Record):
     name: ClassVar[str] = "energy"
 
 
+class ServingRecord(ServingMetrics, Record):
+    """`serving.json`: a sweep over loads; its levels are the numbers, and `at` has those of one of them."""
+
+    name: ClassVar[str] = "serving"
+
+    def at(self, level: ServingLevel) -> PerformanceRecord:
+        """One level in the form in which speed is compared, with its load and workload among the settings."""
+        shared = PerformanceMetrics.model_fields.keys() & ServingLevel.model_fields.keys()
+        values = {key: getattr(level, key) for key in shared}
+        head = {key: getattr(self, key) for key in Metadata.model_fields}
+        settings = {
+            "load": level.load, "max_new_tokens": level.max_new_tokens, "dataset": level.dataset,
+            "speculative": level.speculative, "metadata": level.metadata or None,
+        }  # fmt: skip
+        config = {**(self.config or {}), "performance": {k: v for k, v in settings.items() if v is not None}}
+        concurrency = {"batch_size": level.max_concurrency, "max_concurrency": None}
+        return PerformanceRecord(**{
+            **head, **values, **concurrency, "benchmark": PerformanceRecord.name, "config": config,
+            "timestamp": self.timestamp, "notes": (*self.notes, *level.notes),
+        })  # fmt: skip
+
+
 class AccuracyRecord(AccuracyMetrics, Record):
     """`{task}.json`."""
 
@@ -263,6 +347,7 @@ class ErrorRecord(Metadata):
 RECORD_CLASSES: dict[str, type[Record]] = {
     "performance": PerformanceRecord,
     "energy": EnergyRecord,
+    "serving": ServingRecord,
     "accuracy": AccuracyRecord,
 }
 

@@ -34,7 +34,7 @@ from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Fiel
 from slim_eval.config import ImportConfig, option_info, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.recognise import FP32, Marked, of_options, with_endings
-from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record
+from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record, ServingLevel
 from slim_eval.results.store import finite, one_line
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.stats import Statistic, batches, bootstrap_interval, resolving_count, summarize
@@ -262,6 +262,9 @@ class ImportedRecord:
     head: Mapping[str, Any] = field(default_factory=dict)  # other fields of `records.Metadata`: ``engine``, ``dtype``
     samples: Sequence[Mapping[str, Any]] = ()  # a row per request or item, with the columns of slim-eval's own samples
     notes: Sequence[str] = ()  # for the record, one line each
+    #: The same measurement as a level of a sweep, if it is of a server under load: several become one `ServingRecord`.
+    level: ServingLevel | None = None
+    is_warmup: bool = False  # whether the tool marks it as a warm-up: no measurement, and not imported
 
     def record(self, file: ForeignFile) -> Record:
         """The record, with its origin in ``config.import``.

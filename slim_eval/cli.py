@@ -330,9 +330,12 @@ def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
     for text in (*report.problems, *report.warnings):
         _print(redact(f"warning: {text}"), err=True, style="yellow")
     if table:
+        from slim_eval.analysis.tables.serving_tables import levels_table
         from slim_eval.analysis.tables.terminal import comparison_table
 
         _print(comparison_table(report.study))
+        if report.study.served:
+            _print(levels_table(report.study.served))
     for path in report.paths:
         _print(f"wrote {path}")
 

@@ -405,6 +405,11 @@ class Question(Config):
         "What to optimize: latency, throughput, accuracy, energy, memory, cost, a task or any metric; instead of "
         "--preset.",
     )
+    load: str | None = setting(
+        None,
+        "Load of the server, if several were measured: concurrent requests or requests per second, e.g. 8, "
+        "concurrency-8, rate-8. By default, each load has an answer of its own.",
+    )
     max_tpot_ms: float | None = setting(None, "Maximum time per output token, in ms.", gt=0)
     max_ttft_ms: float | None = setting(None, "Maximum time to the first token, in ms.", gt=0)
     max_latency_ms: float | None = setting(
@@ -447,6 +452,9 @@ class AnalysisConfig(Config):
         (), "Objectives of an additional Pareto frontier in pareto.csv, e.g. mmlu:max tpot_s:min model_size_gb:min."
     )
     margin_pp: float = _MARGIN
+    load: str | None = setting(
+        None, "Load of the server that tables and figures show, e.g. 8; by default the one measured most often."
+    )
     plots: bool = setting(
         True, "Draw the figures; --no-plots also removes those of an earlier analysis.", "--plots/--no-plots"
     )
@@ -486,6 +494,9 @@ class CompareConfig(Config):
         "or tpot_s>5% (repeatable).",
     )
     margin_pp: float = setting(1.0, f"{_MARGIN_TEXT}.", "--margin", gt=0, le=100)
+    load: str | None = setting(
+        None, "Load of the server, if several were measured, e.g. 8; by default each that both have."
+    )
     as_json: bool = _JSON
     as_markdown: bool = setting(False, "Print Markdown.", "--markdown")
     junit: Path | None = setting(None, "Write the conditions to this file, as JUnit test cases.")

@@ -10,6 +10,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim_eval.analysis.loads import served_of, shown_at
 from slim_eval.errors import UsageError
 from slim_eval.results.store import Results, find_results, require_writable
 from slim_eval.results.variants import Variant, labelled, tasks_of
@@ -63,6 +64,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     from slim_eval.analysis.report.page import report_html
     from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables import csv_tables, typeset
+    from slim_eval.analysis.tables.serving_tables import serving_levels
 
     tasks = tasks_of(variants)
     advice: list[str] = []
@@ -70,7 +72,11 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         for task in (task for task in config.accuracy_tasks if task not in tasks):
             advice.append(f"accuracy task {task!r}: no result contains it; {did_you_mean(task, tasks)}".rstrip("; "))
         tasks = tuple(task for task in config.accuracy_tasks if task in tasks)
-    study = Study.read(variants, tasks, config.margin_pp)
+    # Speeds of different loads do not stand in one table: it shows one of them, and `serving_levels.csv` all.
+    every = labelled(variants)
+    shown = shown_at(every, config.load)
+    advice += shown.advice
+    study = replace(Study.read(shown.variants, tasks, config.margin_pp), served=served_of(every))
     frontiers = find_frontiers(study, config.objectives)
     problems = [*_problems(results), *study.problems]
     sections = findings.find(study, frontiers, problems)
@@ -82,6 +88,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         "quantization_impact.csv": csv_tables.to_csv(csv_tables.quantization_impact(study)),
         "paired_accuracy.csv": csv_tables.to_csv(csv_tables.paired_accuracy(study)),
         "summary_statistics.csv": csv_tables.to_csv(csv_tables.summary_statistics(study)),
+        **({"serving_levels.csv": csv_tables.to_csv(serving_levels(study.served))} if study.served else {}),
         "pareto.csv": csv_tables.to_csv(csv_tables.pareto_table(frontiers)),
         "report.html": report_html(study, frontiers, sections, problems, config.input_dir.resolve().name),
     }
@@ -124,7 +131,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
         Columns: ``model``, ``name``, ``precision``, ``engine`` and the rest of the metadata; every metric of
         performance and energy under its own name and unit (energy's keys that performance has too begin with
         ``energy_``); ``tokens_per_request``; and for each task ``{task}`` (accuracy, 0 to 1), ``{task}_metric``,
-        ``{task}_stderr``, ``{task}_num_items`` and so on. Values that were not measured are NaN or None. A file
+        ``{task}_stderr``, ``{task}_num_items`` and so on. Of a server under several loads, the speed is of the one
+        that most variants have, which ``load`` names. Values that were not measured are NaN or None. A file
         that cannot be read is left out, with a Python warning.
 
     Raises:
@@ -135,7 +143,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
     results, variants = _measured(Path(path))
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
-    return tidy_table(labelled(variants))
+    return tidy_table(shown_at(labelled(variants)).variants)
 
 
 def _measured(folder: Path) -> tuple[Results, list[Variant]]:
@@ -194,6 +202,7 @@ def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontier
             "energy": variant.energy and variant.energy.model_dump(mode="json"),
             "accuracy": accuracy,
             **{name: record for name, record in records.items() if name not in known},
+            **({"load": variant.level.label} if variant.level is not None else {}),
             "errors": {stage: record.model_dump(mode="json") for stage, record in variant.errors.items()},
         })  # fmt: skip
     content = {

@@ -16,18 +16,26 @@ import hashlib
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
-from slim_eval.results.records import AccuracyRecord, Record
+from slim_eval.results.records import AccuracyRecord, Record, ServingRecord
 from slim_eval.results.variants import Variant, config_value
 
 #: Above this relative difference in output tokens per request, two latencies are of different work (docs/metrics.md).
 LENGTH_TOLERANCE = 0.01
 #: Tokens of one prompt under two tokenizers; beyond this factor it is another prompt.
 TOKENIZER_FACTOR = 1.5
+#: Output tokens per request of one workload under two schemes, if each request may end early.
+SAMPLING_FACTOR = 1.1
+#: Metadata that says which variant was measured, or when, and not how.
+_OF_THE_VARIANT = re.compile(
+    r"quant|precision|dtype|scheme|variant|model|checkpoint|weight|label|name|title|description|comment|note|date|time"
+    r"|user|author|commit|url|host|tag$|^id$|_id$",
+    re.IGNORECASE,
+)
 #: The group of a variant that has none of the numbers in question.
 NOT_MEASURED = "not measured"
 
@@ -83,6 +91,30 @@ def _items_hash(record: AccuracyRecord) -> str | None:
     return hashlib.sha256(json.dumps(record.task_hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class _Metadata(tuple[tuple[str, str], ...]):
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self)
+
+
+def _metadata(record: Record) -> _Metadata | None:
+    """What the user wrote into the file of another tool to distinguish runs, but for what describes the variant."""
+    found = config_value(record, "metadata")
+    if not isinstance(found, Mapping):
+        return None
+    return _Metadata((str(k), str(v)) for k, v in sorted(found.items()) if not _OF_THE_VARIANT.search(str(k))) or None
+
+
+def _agree(a: _Metadata, b: _Metadata) -> bool:
+    """Whether two runs say the same of what both of them say something."""
+    there = dict(b)
+    return all(there.get(key, value) == value for key, value in a)
+
+
+def _served_tokens(record: Record) -> float | None:
+    """Output tokens per request of a server under load, where they are part of the load."""
+    return getattr(record, "output_tokens", None) if config_value(record, "load") is not None else None
+
+
 def _workload(basis: Basis) -> tuple[Setting, ...]:
     """The settings of a benchmark that generates: of speed and of energy alike."""
     return (
@@ -90,7 +122,15 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
         Setting("hardware", "hardware", basis, _field("hardware")),
         Setting("batch_size", "batch size", basis, _field("batch_size")),
         Setting("load", "load", basis, _config("load"), none="batches of slim-eval's own"),
+        Setting("dataset", "data set", basis, _config("dataset"), none="none recorded"),
+        Setting("speculative", "speculative decoding", basis, _config("speculative"), none="none recorded"),
+        Setting("metadata", "metadata", basis, _metadata, strict=False, same=_agree),
         Setting("max_new_tokens", "output length setting", basis, _config("max_new_tokens")),
+        Setting(
+            "served_tokens", "output tokens", basis, _served_tokens, strict=False,
+            same=lambda a, b: bool(max(a, b) <= SAMPLING_FACTOR * min(a, b)),
+            alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
+        ),
         Setting(
             "prompt_tokens", "prompt tokens", basis, _field("prompt_tokens"), strict=False,
             same=lambda a, b: bool(abs(a - b) <= LENGTH_TOLERANCE * abs(b)),
@@ -158,6 +198,8 @@ def _record_of(metric: Metric, variant: Variant) -> Record | None:
     """The record whose settings a number of the metric depends on; None if the variant has none."""
     if metric.basis is Basis.LOADED:
         return variant.performance
+    if metric.benchmark == ServingRecord.name:
+        return variant.performance  # that of its level
     return None if metric.benchmark is None else variant.measured.get(metric.benchmark)
 
 

@@ -15,6 +15,7 @@ from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
 from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, UNDERPOWERED
 from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact
+from slim_eval.analysis.loads import by_load, load_of
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
@@ -80,6 +81,7 @@ def find(study: Study, frontiers: Sequence[Frontier] = (), problems: Sequence[st
         Section("What differs between the measurements", tuple(setting_findings(study))),
         Section("Quantized against the baseline", tuple(impacts)),
         Section("Best by each measure", tuple(_best(study))),
+        Section("Servers under load", tuple(_under_load(study))),
         Section("Pareto frontier", tuple(text for each in frontiers for text in _frontier(each))),
         Section("What these results cannot support", tuple(caveats), apart=True),
         Section("What was not measured", tuple(_missing(study, problems)), apart=True),
@@ -171,9 +173,9 @@ def _missing(study: Study, problems: Sequence[str]) -> list[str]:
     return made + _capped([f"Problem: {problem.rstrip('.')}." for problem in problems], "problems")
 
 
-def _capped(sentences: Sequence[str], things: str) -> list[str]:
+def _capped(sentences: Sequence[str], things: str, file: str = "complete_results.json") -> list[str]:
     more = len(sentences) - _SHOWN
-    return [*sentences[:_SHOWN], *([f"{more} more {things} in complete_results.json."] if more > 0 else [])]
+    return [*sentences[:_SHOWN], *([f"{more} more {things} in {file}."] if more > 0 else [])]
 
 
 def _impacts(study: Study) -> list[str]:
@@ -369,6 +371,27 @@ def _best(study: Study) -> list[str]:
         rule = "Two numbers differ if the 95 % interval of their difference excludes 0"
         found.append(f"{rule}; it does not include run-to-run variance.")
     return found
+
+
+def _under_load(study: Study) -> list[str]:
+    """The best at each load; loads that one variant alone was measured under are counted."""
+    made, alone = [], []
+    for members in by_load(study.served).values():
+        load = load_of(members[0])
+        if len({view.directory for view in members}) < 2:
+            alone.append(f"{load} ({members[0].label})")
+            continue
+        for metric in (TPOT, TTFT, THROUGHPUT):
+            measured = [view for view in members if view.number(metric) is not None and view.counts(metric)]
+            if len(measured) > 1:
+                made.append(f"At load {load}, {_best_words(metric)}: {_winner(metric, measured)}.")
+    if alone:
+        made.append(f"Loads of one variant only, which is compared with nothing: {listed(alone, _SHOWN)}.")
+    return _capped(made, "sentences on loads", "serving_levels.csv")
+
+
+def _best_words(metric: Metric) -> str:
+    return f"{'highest' if metric.maximise else 'lowest'} {metric.title}"
 
 
 def _winner(metric: Metric, variants: Sequence[Variant]) -> str:

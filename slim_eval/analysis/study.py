@@ -30,6 +30,7 @@ class Study:
     #: Folder of a variant -> the noise floor that applies to it.
     noise: Mapping[Path, NoiseRecord] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # files that could not be read, one line each
+    served: tuple[Variant, ...] = ()  # with every load that each was measured under, if any was under several
     _within: dict[Path, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _marks: dict[tuple[Path, str], tuple[Kind, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -311,7 +311,7 @@ def _modifier(name: str, **options: Any) -> Any:
 
 
 def _pin_no_memory_without_an_accelerator() -> None:
-    """AWQ pins what it caches, to copy it to an accelerator sooner; torch fails where there is none."""
+    """AWQ pins what it caches, to copy it to an accelerator sooner; without an accelerator torch refuses that."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 

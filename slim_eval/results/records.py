@@ -189,7 +189,7 @@ class ServingLevel(ObservedMetrics):
     max_new_tokens: int | None = None  # tokens per request, if all are asked for the same number
     dataset: str | None = None
     speculative: str | None = None  # method of speculative decoding, or what shows that there was any
-    metadata: dict[str, str] = Field(default_factory=dict)  # what the user wrote into the file to tell runs apart
+    metadata: dict[str, str] = Field(default_factory=dict)  # what the user wrote into the file to distinguish runs
     # Achieved.
     achieved_concurrency: float | None = None  # requests in flight, mean over the level
     requests_per_second: float | None = None  # that succeeded
@@ -224,6 +224,7 @@ class ServingLevel(ObservedMetrics):
     intervals: Intervals = Field(default_factory=dict)
     # Where it comes from, if it was imported.
     measured_at: str | None = None  # as the tool writes it
+    repetition: int | None = None  # its number among those with the same settings, by the file
     source: str | None = None  # name of the file
     sha256: str | None = None  # of the file
     replaced: tuple[str, ...] = ()  # earlier measurements with the same settings, which are not kept
@@ -315,6 +316,7 @@ class ServingRecord(ServingMetrics, Record):
         settings = {
             "load": level.load, "max_new_tokens": level.max_new_tokens, "dataset": level.dataset,
             "speculative": level.speculative, "metadata": level.metadata or None,
+            "request_rate": level.request_rate, "max_concurrency": level.max_concurrency,
         }  # fmt: skip
         config = {**(self.config or {}), "performance": {k: v for k, v in settings.items() if v is not None}}
         concurrency = {"batch_size": level.max_concurrency, "max_concurrency": None}

@@ -25,6 +25,8 @@ from slim_eval.results.records import (
     ObservedMetrics,
     PerformanceRecord,
     Record,
+    ServingLevel,
+    ServingRecord,
 )
 from slim_eval.results.task_sizes import FULL_SIZES
 from slim_eval.schemes import DEFAULT_BASELINE, INEXACT_KERNELS
@@ -97,6 +99,7 @@ class Variant:
     name: str = ""  # short label of the model; `labelled` makes it unique among several variants
     derived: Mapping[str, Estimate] = field(default_factory=dict)  # by metric key: from several records or variants
     mean_tasks: tuple[str, ...] = ()  # those of the mean accuracy in `derived`
+    level: ServingLevel | None = None  # the load that its speed is of, if it was measured under several
 
     @classmethod
     def of(cls, directory: Path, records: Sequence[Record | ErrorRecord]) -> Variant:
@@ -117,6 +120,18 @@ class Variant:
     def energy(self) -> EnergyRecord | None:
         """The record of the energy benchmark; None if it was not measured."""
         return next((record for record in self.records if isinstance(record, EnergyRecord)), None)
+
+    @cached_property
+    def serving(self) -> ServingRecord | None:
+        """The record of a server under several loads; None if it was not measured."""
+        return next((record for record in self.records if isinstance(record, ServingRecord)), None)
+
+    def at(self, level: ServingLevel) -> Variant:
+        """The same variant with the numbers of one level of its serving record in the place of its speed."""
+        assert self.serving is not None, "only a variant with levels can be read at one"
+        speed = PerformanceRecord.name
+        others = {name: record for name, record in self.measured.items() if name != speed}
+        return replace(self, measured={speed: self.serving.at(level), **others}, level=level)
 
     @cached_property
     def accuracy(self) -> Mapping[str, AccuracyRecord]:
@@ -241,7 +256,7 @@ class Variant:
         elif row.benchmark is None:
             value = self.fact(key)
         else:
-            record = self.measured.get(row.benchmark)
+            record = self.level if row.benchmark == ServingRecord.name else self.measured.get(row.benchmark)
             value, ends = getattr(record, key, None), getattr(record, "intervals", {}).get(key)
             if row is J_PER_REQUEST and ends is None and value is not None and self.energy is not None:
                 # The energy of the window over its requests, whose number is certain.
@@ -285,11 +300,15 @@ class Variant:
 
     def _is_invalid(self, metric: Metric) -> bool:
         # The size of the weights does not depend on how the window went: it counts.
-        return metric.basis not in (Basis.LOADED, Basis.FILES) and metric.benchmark in self.invalid
+        return metric.basis not in (Basis.LOADED, Basis.FILES) and self._record_name(metric) in self.invalid
+
+    def _record_name(self, metric: Metric) -> str:
+        """Name of the record that decides whether a number is valid: of a level, that of its speed."""
+        return PerformanceRecord.name if metric.benchmark == ServingRecord.name else metric.benchmark or ""
 
     def reasons(self, metric: Metric) -> tuple[str, ...]:
         """Why the record of a metric is invalid; empty if it is not, or if it gives no reason."""
-        return self.invalid.get(metric.benchmark or "", ()) if self._is_invalid(metric) else ()
+        return self.invalid.get(self._record_name(metric), ()) if self._is_invalid(metric) else ()
 
     def used_inexact_kernels(self, metric: Metric) -> bool:
         """Whether a task was measured on a kernel whose products are not those of the scheme."""
@@ -320,7 +339,10 @@ def by_model(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
 def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None:
     """The baseline of a variant's model, from the same run if there are several; None if there is none."""
     found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
-    return min(found, key=lambda other: other.name != variant.name, default=None)
+    load = variant.level and variant.level.load
+    return min(
+        found, key=lambda other: (other.name != variant.name, (other.level and other.level.load) != load), default=None
+    )
 
 
 def tasks_of(variants: Iterable[Variant]) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from slim_eval.analysis.comparability import lengths_differ, obstacles
 from slim_eval.analysis.compare.items import give_verdicts, pair
 from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.analysis.impact import quotient_interval
+from slim_eval.analysis.loads import load_of
 from slim_eval.metrics import METRICS, THROUGHPUT, WEIGHTS, Basis, Metric
-from slim_eval.results.records import NoiseRecord, PairedTask
+from slim_eval.results.records import NoiseRecord, PairedTask, ServingRecord
 from slim_eval.results.store import read_samples
 from slim_eval.results.variants import Interval, Variant, ordered_tasks
 from slim_eval.utils import short_name
@@ -76,12 +77,19 @@ class VariantComparison:
     metrics: tuple[MetricComparison, ...]
     tasks: tuple[PairedTask, ...]
     noise: NoiseRecord | None = None  # the floor that widened the intervals
+    load: str | None = None  # that both speeds are of, in words, if several were measured
+    #: Whether it compares speed at a further load, and nothing else: the first pair of the two has the rest.
+    is_further_load: bool = False
 
     @property
     def names(self) -> tuple[str, str]:
         """What the two are called."""
         a, b = (f"{short_name(variant.model)} {variant.precision}" for variant in (self.a, self.b))
-        return (a, b) if a != b else (str(self.a.directory), str(self.b.directory))
+        names = (a, b) if a != b else (str(self.a.directory), str(self.b.directory))
+        if self.a.level is None and self.b.level is None:
+            return names
+        a_load, b_load = load_of(self.a), load_of(self.b)
+        return f"{names[0]} at {a_load or 'no load'}", f"{names[1]} at {b_load or 'no load'}"
 
 
 def compare(a: Variant, b: Variant, margin_pp: float) -> VariantComparison:
@@ -117,7 +125,11 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
 
 
 def _iterations(variant: Variant) -> _Iterations:
-    rows = read_samples(variant.directory, "performance") if variant.performance is not None else []
+    if variant.level is not None:
+        label = variant.level.label
+        rows = [row for row in read_samples(variant.directory, "serving") if row.get("level") == label]
+    else:
+        rows = read_samples(variant.directory, "performance") if variant.performance is not None else []
     if all(row.get("iteration") is None for row in rows):  # another tool's requests, which had no iterations
         return [list(batch) for batch in stats.batches(rows)]
     found: dict[str, list[Mapping[str, Any]]] = {}
@@ -133,6 +145,8 @@ def _compared(
     before, after = a.number(metric), b.number(metric)
     if before is None and after is None:
         return None
+    if metric.benchmark == ServingRecord.name and None in (a.level, b.level):
+        return None  # records of a single load do not have it
     made = MetricComparison(metric, before, after, a.interval(metric), b.interval(metric))
     reason = _obstacle(metric, a, b)
     if reason is not None or not before or after is None:
@@ -195,10 +209,14 @@ def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, 
     for iterations in samples:
         # Wall time is one value per iteration.
         rows = [rows[:1] for rows in iterations] if metric.sample == "wall_s" else iterations
-        sides.append([[row.get(metric.sample) for row in iteration] for iteration in rows])  # type: ignore[misc]
+        made_of = [[row.get(metric.sample) for row in iteration] for iteration in rows]
+        if all(row.get("iteration") is None for iteration in iterations for row in iteration):
+            # A request of a single token has no time per output token.
+            made_of = [known for values in made_of if (known := [value for value in values if value is not None])]
+        sides.append(made_of)  # type: ignore[arg-type]
     before, after = sides
     values = chain.from_iterable((*before, *after))
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    if not all(sides) or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
         return None
     if metric is THROUGHPUT:  # tokens per iteration are fixed: its ratio is that of wall times, inverted
         found = stats.bootstrap_ratio(before, after)

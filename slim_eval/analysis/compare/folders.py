@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slim_eval.analysis.caveats import Caveat, find_caveats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
+from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant, labelled, tasks_of
@@ -66,7 +67,16 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
     compared = {variant.directory: variant for pair in matched for variant in pair}
     alone = [variant for variant in (*a_variants, *b_variants) if variant.directory not in compared]
     conditions = parse(config.fail_if, tasks_of(compared.values()))
-    pairs = compare_all(matched, config.margin_pp)
+    loaded: list[tuple[Variant, Variant]] = []
+    further: list[bool] = []
+    for a, b in matched:
+        first, *others = pairs_at(a, b, config.load)
+        loaded += [first, *((speed_alone(here), speed_alone(there)) for here, there in others)]
+        further += [False] + [True] * len(others)
+    pairs = [
+        replace(pair, is_further_load=is_further, load=load_of(pair.b) if has_levels((pair.a, pair.b)) else None)
+        for pair, is_further in zip(compare_all(loaded, config.margin_pp), further, strict=True)
+    ]
     tasks, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]
     if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in tasks):
         why = [f"{task.task}: {task.refused}" for task in tasks] + [made.reason for made in metrics if made.reason]
@@ -76,6 +86,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         replace(decide(condition, pair), where=f" ({pair.names[1]})" if len(pairs) > 1 else "")
         for condition in conditions
         for pair in pairs
+        if not pair.is_further_load or condition.is_of_speed
     ]
     lines = [f"{v.directory}: no variant of the same model and precision in the other folder" for v in alone]
     caveats = find_caveats(labelled(list(compared.values())))

@@ -162,7 +162,8 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
         }
         for paired in pair.tasks
     }  # fmt: skip
-    return {**sides, "metrics": metrics, "tasks": tasks}
+    load = {} if pair.load is None else {"load": pair.load}
+    return {**sides, **load, "metrics": metrics, "tasks": tasks}
 
 
 def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Sequence[str], Sequence[_Row]]]:

@@ -25,7 +25,7 @@ from slim_eval import stats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict
 from slim_eval.analysis.compare.items import LOG_SAMPLES
 from slim_eval.errors import UsageError
-from slim_eval.metrics import METRICS
+from slim_eval.metrics import METRICS, Basis
 from slim_eval.results.variants import Interval
 from slim_eval.utils import did_you_mean
 
@@ -68,6 +68,11 @@ class Condition:
     value: float
     unit: str
     task: str | None = None
+
+    @property
+    def is_of_speed(self) -> bool:
+        """Whether it is decided at each load of a server."""
+        return self.task is None and METRICS[self.name].basis is Basis.SPEED
 
 
 @dataclass(frozen=True)

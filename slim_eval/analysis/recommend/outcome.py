@@ -125,6 +125,7 @@ class Ranking:
     candidates: tuple[Candidate, ...]  # those in the running, best first, then the others
     resamples: int | None  # None if no uncertainty is known
     unfulfilled: float | None  # share of the resamples in which no variant meets every constraint
+    load: str | None = None  # of the server, in words, if several were measured
 
     @cached_property
     def running(self) -> tuple[Candidate, ...]:
@@ -260,6 +261,7 @@ def to_json(found: Recommendation) -> str:
 def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     return {
         "setting": ranking.setting,
+        **({"load": ranking.load} if ranking.load is not None else {}),
         "objectives": [{"key": o.key, "better": "higher" if o.maximise else "lower"} for o in ranking.objectives],
         "resamples": ranking.resamples,
         "unfulfilled": ranking.unfulfilled,

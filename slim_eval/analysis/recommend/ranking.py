@@ -7,12 +7,13 @@ are not, and differ by less: the result is rather too uncertain than too certain
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from slim_eval.analysis.comparability import NOT_MEASURED, comparable_groups
+from slim_eval.analysis.comparability import NOT_MEASURED, SPEEDS, comparable_groups
 from slim_eval.analysis.impact import impact_of
 from slim_eval.analysis.pareto.dominance import Bools, Floats, draws_from_intervals
 from slim_eval.analysis.pareto.frontier import Objective, value_and_ends
@@ -223,7 +224,21 @@ def setting_groups(table: Table, plan: Plan) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {name: [] for name in groups.names}
     for index, label in enumerate(groups.labels):
         found[groups.names[0] if label == NOT_MEASURED else label].append(index)
-    return found
+    return {name: members for label, group in found.items() for name, members in _by_load(table, label, group).items()}
+
+
+def _by_load(table: Table, label: str, members: Sequence[int]) -> dict[str, list[int]]:
+    """Members of a group by load, if a limit depends on it: a variant may keep it under one load and not another."""
+    folders = Counter(table.variants[index].directory for index in members)
+    if max(folders.values(), default=0) < 2:
+        return {label: list(members)}
+    groups = comparable_groups([table.variants[index] for index in members], SPEEDS)
+    found: dict[str, list[int]] = {name: [] for name in groups.names}
+    for index, name in zip(members, groups.labels, strict=True):
+        # A variant without any speed takes part under each load.
+        for each in groups.names if name == NOT_MEASURED else (name,):
+            found[each].append(index)
+    return {name if label == "all" else f"{label}, {name}": group for name, group in found.items()}
 
 
 def _parts(metric: Metric, study: Study, tasks: Sequence[str], prices: Prices) -> tuple[Metric, ...]:

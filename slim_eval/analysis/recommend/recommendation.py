@@ -23,6 +23,7 @@ import numpy as np
 
 from slim_eval.analysis.caveats import EMULATED, ENGINES_DIFFER, INEXACT, find_caveats
 from slim_eval.analysis.comparability import LENGTH_TOLERANCE, lengths_differ
+from slim_eval.analysis.loads import at_load, has_levels, load_of, views
 from slim_eval.analysis.pareto.dominance import Floats, affordable_draws
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import Costs, Prices, num_gpus
@@ -81,6 +82,12 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     plan, prices = plan_of(question, study), Prices(question.price_per_gpu_hour, question.price_per_kwh)
     # One mean accuracy over the same tasks in every setting: accuracies are ranked across them.
     bare = [replace(variant, derived={}, mean_tasks=()) for variant in study.variants]
+    asked = [objective.metric for part in plan.goal.parts for objective in part]
+    asked += [constraint.metric for constraint in plan.constraints]
+    if question.load is not None:
+        bare = at_load(bare, question.load)
+    elif any(metric.basis is Basis.SPEED for metric in asked):
+        bare = [view for variant in bare for view in views(variant)]
     study = replace(study, variants=tuple(with_accuracy_mean(bare, plan.tasks)), tasks=plan.tasks)
     study = replace(study, variants=tuple(with_computed_sizes(study)))
     table = Table.of(study, plan, prices)
@@ -88,13 +95,18 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     ranked = []
     for setting, members in setting_groups(table, plan).items():
         choice_set = ChoiceSet(table, tuple(members), _objectives(plan.goal, table, members), plan.constraints)
-        ranked.append((_rank(choice_set, setting, made), choice_set))
+        ranking = _rank(choice_set, setting, made)
+        members_at = [c.variant for c in ranking.candidates if load_of(c.variant) is not None]
+        # If only one load of each was measured, it is like any other setting.
+        load = load_of(members_at[0]) if has_levels(study.variants) and members_at else None
+        ranked.append((replace(ranking, load=load), choice_set))
     ranked.sort(key=lambda pair: (-len(pair[0].running), -len(pair[0].candidates)))
     ranking, choice_set = ranked[0]
     others = tuple(other for other, _ in ranked[1:])
     decisive = find_next_measurement(choice_set, ranking, made)
     found = Recommendation(plan.goal, plan.constraints, table.tasks, ranking, others, decisive)
     caveats = (
+        *_caveats_of_load(found),
         *_caveats_of_work(found),
         *_caveats_of_settings(found),
         *_caveats_of_memory(found, study),
@@ -197,6 +209,12 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
 # Caveats: claims that the numbers do not support
 
 
+def _caveats_of_load(found: Recommendation) -> Iterable[str]:
+    """Under which load the answer is true, if there are others."""
+    if found.ranking.load is not None and any(other.load is not None for other in found.others):
+        yield f"this answer is for the load {found.ranking.load}; --load names another one"
+
+
 def _caveats_of_work(found: Recommendation) -> Iterable[str]:
     """Metrics used in place of unmeasured ones, omitted parts, and numbers of different output lengths."""
     used = {objective.key for objective in found.ranking.objectives}
@@ -251,6 +269,8 @@ def _caveats_of_settings(found: Recommendation) -> Iterable[str]:
         variants = [candidate.variant for candidate in found.ranking.candidates]
         yield from (each.text for each in find_caveats(variants) if each.kind in (INEXACT, ENGINES_DIFFER))
     for other in found.others:
+        if other.load is not None and other.load != found.ranking.load:
+            continue  # it has an answer of its own
         names = ", ".join(candidate.name for candidate in other.candidates)
         where = f" ({other.setting})" if other.setting else ""
         there = f"; among these, the pick is {other.pick.name}" if other.pick and len(other.running) > 1 else ""

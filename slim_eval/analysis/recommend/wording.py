@@ -70,6 +70,15 @@ def sentences(found: Recommendation) -> list[str]:
             )
             confidence += f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else ""
         lines.append(confidence)
+    for other in found.others:
+        if other.load is None or other.load == ranking.load:
+            continue
+        count = len(other.running)
+        among = f"the best of {count}" if count > 1 else "the only one"
+        answer = f"none of {len(other.candidates)} qualifies"
+        if other.pick is not None:
+            answer = f"{other.pick.name}, {_readings(other.pick)}; {among} of {len(other.candidates)} variants"
+        lines.append(f"At load {other.load}: {answer}.")
     out: dict[str, list[str]] = {}  # constraint or missing number -> the variants that it ruled out
     for candidate in ranking.candidates:
         for check in candidate.checks_in(CheckState.VIOLATED):
@@ -92,12 +101,13 @@ def _pick(found: Recommendation, pick: Candidate) -> str:
     if found.constraints:
         among = f"the {len(fair or running)} of {total} variants that {'meet' if fair else 'may meet'} every constraint"
     if len(fair or running) == 1:
-        reason = f"the only one left of {total} variants"
+        reason = f"the only one left of {total} variant{'s' if total > 1 else ''}"
     elif len(objectives) > 1:
         reason = f"the best balance of {', '.join(objective.metric.title for objective in objectives)} among {among}"
     else:
         reason = f"the {_best(objectives[0])} measured among {among}"
-    text = f"Pick: {pick.name}: {_readings(pick)}; {reason}."
+    load = "" if found.ranking.load is None else f" at load {found.ranking.load}"
+    text = f"Pick{load}: {pick.name}: {_readings(pick)}; {reason}."
     known = [f"{task} {_percent(share)}" for task, share in pick.recoveries.items() if share is not None]
     if known and not pick.variant.is_baseline:
         text += f" Accuracy relative to its baseline: {', '.join(known)}."

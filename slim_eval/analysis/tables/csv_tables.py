@@ -16,7 +16,7 @@ from slim_eval.analysis.impact import Impact, impact_columns
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric
-from slim_eval.results.records import EnergyMetrics, PerformanceMetrics
+from slim_eval.results.records import EnergyMetrics, PerformanceMetrics, ServingLevel
 from slim_eval.results.variants import Variant, config_value, tasks_of
 
 _IDENTITY = (
@@ -76,7 +76,7 @@ _FRONTIER_TAIL = (
     "on_frontier", "hypervolume_lost", "p_non_dominated", "state", "certain", "rivals", "no_interval", "confounded",
     "excluded",
 )  # fmt: skip
-_OWN = frozenset({*_IDENTITY, *_PERFORMANCE, *_ENERGY, ACCURACY_MEAN.key})
+_OWN = frozenset({*_IDENTITY, *_PERFORMANCE, *_ENERGY, *ServingLevel.model_fields, ACCURACY_MEAN.key})
 _ALL = "all"
 _ITEMS_HASH = next(setting for setting in SETTINGS if setting.name == "items_hash")
 

@@ -28,7 +28,8 @@ from slim_eval.results.importers.importer import (
     Importer,
     MissingOptionError,
 )
-from slim_eval.results.records import ErrorRecord, Record
+from slim_eval.results.importers.sweeps import Found, join
+from slim_eval.results.records import ErrorRecord, Record, ServingRecord
 from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
 from slim_eval.utils import slug
 
@@ -61,9 +62,9 @@ def importer_of(file: ForeignFile) -> Importer | None:
 def import_results(config: ImportConfig) -> ImportReport:
     """Write what other tools measured as variants below a folder; what `slim-eval import` does.
 
-    Several measurements of one benchmark, model and scheme (requests at several rates) get a folder each, named after
-    what distinguishes them; a single one is written into the variant itself, beside the accuracies. A record of another
-    origin is never replaced.
+    Several loads of one server (requests at several rates) become the levels of one `ServingRecord`. Several
+    measurements of another benchmark, model and scheme get a folder each, named after what distinguishes them. What is
+    alone is written into the variant itself, beside the accuracies. A record of another origin is never replaced.
 
     Raises `UsageError`, before anything is written, if a path does not exist or contains no result file, an option is
     invalid, or a file does not contain what only the user knows: model, scheme, batch size.
@@ -75,7 +76,7 @@ def import_results(config: ImportConfig) -> ImportReport:
     if config.model is not None and not config.model.strip():
         raise UsageError("--model: no value was given", "give the name of the model")
     require_writable(config.output_dir, "--output-dir")
-    found: list[tuple[Path, ImportedRecord, Record]] = []
+    read: list[Found] = []
     problems: list[str] = []
     missing: list[MissingOptionError] = []
     tools = f"slim-eval imports results of {', '.join(IMPORTERS)}"
@@ -85,13 +86,17 @@ def import_results(config: ImportConfig) -> ImportReport:
             importer = importer_of(file)
             if importer is None:
                 raise ResultFileError(f"{path}: {_unknown(file)}; {tools}")
-            found += [(path, imported, imported.record(file)) for imported in importer.read(file)]
+            made = [(imported, imported.record(file)) for imported in importer.read(file)]
+            read += [Found(path, imported, record, place) for place, (imported, record) in enumerate(made)]
         except MissingOptionError as error:
             missing.append(error)
         except ResultFileError as error:
             problems.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
     if missing:
         raise MissingOptionError.of_all(missing)
+    joined = join(read)
+    problems += joined.problems
+    found = [(each.source, each.imported, each.record) for each in joined.found]
     rivals = Counter((record.model, record.precision, record_name(record)) for _, _, record in found)
     models = [record.model for _, _, record in found]
     written: dict[Path, tuple[Path, Record]] = {}
@@ -104,8 +109,10 @@ def import_results(config: ImportConfig) -> ImportReport:
         try:
             if path in written:
                 problems.append(f"{source}: {what} is also in {written[path][0]}, measured in the same way: skipped")
-            elif path.exists() and _origin(read_record(path)) != _origin(record):
-                problems.append(f"{source}: {path} contains another measurement of {what}: not replaced, skipped")
+            elif path.exists() and not _replaces(record, read_record(path)):
+                remedy = "; import all files of a sweep at once" if imported.level is not None else ""
+                text = f"{path} contains another measurement of {what}: not replaced, skipped{remedy}"
+                problems.append(f"{source}: {text}")
             else:
                 written[write_record(path.parent, record, imported.samples)] = (source, record)
         except ResultFileError as error:
@@ -115,11 +122,14 @@ def import_results(config: ImportConfig) -> ImportReport:
     for source, record in written.values():
         for note in record.notes[1:]:  # the first one of a record is where it comes from
             notes.setdefault(note, {})[source.name] = None
-    lines = (
+        for level in record.levels if isinstance(record, ServingRecord) else ():
+            for note in level.notes:
+                notes.setdefault(note, {})[f"{level.source or source.name}: {level.label}"] = None
+    lines = [
         f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
         for note, names in notes.items()
-    )
-    return ImportReport(tuple(folders), tuple(written), tuple(lines), tuple(problems))
+    ]
+    return ImportReport(tuple(folders), tuple(written), (*lines, *joined.notes), tuple(problems))
 
 
 def _files(paths: Iterable[Path], tools: str) -> list[Path]:
@@ -148,6 +158,13 @@ def _unknown(file: ForeignFile) -> str:
         return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads directly"
     names = ", ".join(map(repr, list(document)[:5]))
     return f"unknown format, first fields: {names}" if names else "contains an empty JSON object"
+
+
+def _replaces(new: Record, old: Record | ErrorRecord) -> bool:
+    """Whether a record is of the same origin as one that exists, or a sweep contains all of that one's levels."""
+    if isinstance(new, ServingRecord) and isinstance(old, ServingRecord) and _origin(old) is not None:
+        return {level.sha256 for level in old.levels} <= {level.sha256 for level in new.levels}
+    return _origin(new) == _origin(old)
 
 
 def _origin(record: Record | ErrorRecord) -> tuple[Any, Any] | None:

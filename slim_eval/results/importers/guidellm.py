@@ -43,7 +43,7 @@ from slim_eval.results.importers.importer import (
     summary_metrics,
     utc,
 )
-from slim_eval.results.records import PerformanceMetrics
+from slim_eval.results.records import PerformanceMetrics, ServingLevel
 
 
 class _Strategy(ForeignObject):
@@ -168,10 +168,24 @@ def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
         "max_new_tokens": int(run.output_tokens) if has_equal_lengths and run.output_tokens else None,
     }
     head = {"engine": "vllm" if backend == "vllm_python" else None, "timestamp": utc(run.end_time)}
+    level = ServingLevel(
+        load=f"guidellm, {load}",
+        label=load,
+        request_rate=None if strategy.type == "concurrent" else strategy.rate,
+        arrivals={"concurrent": "closed loop", "synchronous": "closed loop", "throughput": "all at once"}.get(
+            strategy.type, strategy.type
+        ),
+        max_concurrency=performance.batch_size,
+        num_errors=run.errored,
+        duration_s=run.duration,
+        max_new_tokens=config["max_new_tokens"],
+        measured_at=head["timestamp"],
+    )
     rows, version, model = [vars(sample) for sample in samples], report.guidellm_version, run.model or report.model
     return ImportedRecord(
-        "guidellm", performance, version, model, label=load, config=config, head=head, samples=rows, notes=notes
-    )
+        "guidellm", performance, version, model, label=load, config=config, head=head, samples=rows, notes=notes,
+        level=level,
+    )  # fmt: skip
 
 
 IMPORTERS.register(Guidellm())

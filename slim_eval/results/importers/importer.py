@@ -135,8 +135,10 @@ class ForeignFile:
         return found
 
     def objects(self) -> Iterator[dict[str, Any]]:
-        """Its JSON documents, each of which must be an object."""
-        return (self.validate(dict[str, Any], document) for document in self.documents)
+        """Its JSON documents, each of which must be an object or a list of objects."""
+        for document in self.documents:
+            contents = document if isinstance(document, list) else [document]
+            yield from (self.validate(dict[str, Any], content) for content in contents)
 
     @functools.cached_property
     def fields(self) -> Mapping[str, Any]:
@@ -145,6 +147,8 @@ class ForeignFile:
             first = self.documents[0]
         except ResultFileError:
             return {}
+        if isinstance(first, list) and first:
+            first = first[0]
         return first if isinstance(first, dict) else {}
 
     @functools.cached_property

@@ -11,13 +11,17 @@ Only fields that mean the same as slim-eval's own are taken:
 - ``throughput``: ``tokens_per_second`` counts prompt tokens too and is not taken. All requests are submitted at once,
   so the run is one iteration whose batch is all of them.
 - ``serve``: ``ttft``, ``tpot`` and ``e2el`` mean the same as here, in milliseconds and seen by an HTTP client.
-  ``output_throughput`` is output tokens over the whole run, like ``tokens_per_second``. ``itl`` is a mean over tokens,
-  not over requests, and is not taken. ``date`` has no time zone and is kept as it is.
+  ``output_throughput`` is output tokens over the whole run, like ``tokens_per_second``. ``itl`` is a mean over all
+  gaps, as in ``serving.json``. ``date`` has no time zone and is kept as it is. What ``--metadata KEY=VALUE`` or the
+  parameters of ``vllm bench sweep`` add distinguishes runs. A run that calls itself a warm-up is not a measurement.
+
+``vllm bench sweep serve`` writes a list of the results of ``serve`` (``summary.json``), with ``run_number``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +31,7 @@ from slim_eval.errors import UsageError
 from slim_eval.recognise import of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
+    MAX_NUMBER,
     Count,
     ForeignFile,
     ForeignObject,
@@ -43,7 +48,7 @@ from slim_eval.results.importers.importer import (
     request_metrics,
     summary_metrics,
 )
-from slim_eval.results.records import PerformanceMetrics
+from slim_eval.results.records import PerformanceMetrics, ServingLevel
 from slim_eval.stats import summarize
 
 _SIDECAR = ".pytorch.json"
@@ -58,6 +63,18 @@ _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
 )  # fmt: skip
+_SERVE_KEYS = {
+    *_SERVE_SETTINGS, "endpoint_type", "model_id", "tokenizer_id", "duration", "completed", "failed", "type",
+    "total_input_tokens", "total_output_tokens", "total_input_sequences", "max_concurrent_requests", "rtfx",
+    "dataset_name",
+}  # fmt: skip
+#: Of a number that was measured, not set.
+_MEASURED = re.compile(
+    r"_ms$|throughput|goodput|tput|_per_s(ec(ond)?)?$|^(mean|median|std|p\d+)_|^spec_decode_|^diffusion_"
+)
+#: What counts the repetitions of one setting.
+_REPETITIONS = ("run_number", "iteration", "repetition", "repeat", "run", "trial")
+_SPECULATIVE = re.compile(r"specul|spec_decode|spec_dec|num_spec_tokens", re.IGNORECASE)
 
 
 class _Arguments(ForeignObject):
@@ -119,16 +136,30 @@ class _Throughput(ForeignObject):
 
 class _Serve(ForeignObject):
     total_input_sequences: None = None  # of a pooling model, which generates nothing
-    completed: Succeeded
-    duration: Positive
-    total_input_tokens: Count
-    total_output_tokens: Count
-    output_throughput: Number
+    # Some keep a copy of their results without the totals: then these are not known, which null would not say.
+    completed: Succeeded | None = None
+    duration: Positive | None = None
+    total_input_tokens: Count | None = None
+    total_output_tokens: Count | None = None
+    output_throughput: Number | None = None
+    total_token_throughput: Number | None = None
+    request_throughput: Number | None = None
+    request_goodput: Number | None = None
     model_id: OptionalText = None
     num_prompts: Count | None = None
     failed: Count | None = None
     max_concurrency: Count | None = None
     burstiness: Number | None = None
+    date: Any = None
+
+    @field_validator(
+        "completed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput", mode="before"
+    )
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is null, not a number")
+        return value
 
 
 class _Requests(ForeignObject):
@@ -218,49 +249,120 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 
 def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     run = file.validate(_Serve, document)
-    count, samples, metrics = run.completed, _samples(file, document, run.completed), {}
+    samples = _samples(file, document, run.completed)
+    count = len(samples) or run.completed
     lengths = {sample.output_tokens for sample in samples}
-    failed = run.failed or max((run.num_prompts or 0) - count, 0)
+    failed = run.failed or max((run.num_prompts or 0) - (count or run.num_prompts or 0), 0)
     notes = ["measured by a client over HTTP: times include the network and waiting in the server's queue"]
-    if failed:
+    if count is None:
+        notes.append("the file does not contain how many requests succeeded: all are assumed to have")
+    elif failed:
         notes.append(f"{failed} of {failed + count} requests failed and are not in the numbers")
+    resolved = count or run.num_prompts or 1  # requests that the percentiles are of
+    metrics: dict[str, Any] = {}
     if samples:
         metrics = request_metrics(samples)
-        notes += few_samples_notes(count, "requests")
+        notes += few_samples_notes(resolved, "requests")
     else:
         for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
-            keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
-            found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
-            times = {part: found[key] for part, key in keys.items()}
+            times = _times(file, document, theirs)
             if theirs == "tpot":
                 # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
                 times["std"] = None
-            metrics |= summary_metrics(name, count, **times)
-    # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
-    rate = document.get("request_rate")
-    if strategy := document.get("ramp_up_strategy"):
-        rate = f"{strategy}-{document.get('ramp_up_start_rps')}-{document.get('ramp_up_end_rps')}"
-    load = f"rate-{rate}"
-    load += "" if run.burstiness in (None, 1) else f"-burstiness-{run.burstiness:g}"
-    load += f"-concurrency-{run.max_concurrency}" if run.max_concurrency else ""
+            metrics |= summary_metrics(name, resolved, **times)
     performance = PerformanceMetrics(
         **metrics,
         tokens_per_second=run.output_throughput,
         batch_size=run.max_concurrency,
         num_runs=count,
-        prompt_tokens=run.total_input_tokens / count,
-        output_tokens=run.total_output_tokens / count,
+        prompt_tokens=None if not count or run.total_input_tokens is None else run.total_input_tokens / count,
+        output_tokens=None if not count or run.total_output_tokens is None else run.total_output_tokens / count,
     )
-    tool, rows = "vllm bench serve", [vars(sample) for sample in samples]
+    tokens = lengths.pop() if len(lengths) == 1 else file.config.max_new_tokens
+    level = _level(file, document, run, resolved).model_copy(update={"max_new_tokens": tokens, "num_errors": failed})
     config = {
         **{key: document[key] for key in _SERVE_SETTINGS if document.get(key) is not None},
-        "load": f"{tool}, {load}",
-        "max_new_tokens": lengths.pop() if len(lengths) == 1 else file.config.max_new_tokens,
+        **{key: value for key in ("dataset", "speculative", "metadata") if (value := getattr(level, key))},
+        "load": level.load,
+        "max_new_tokens": tokens,
     }
-    return ImportedRecord(tool, performance, model=run.model_id, label=load, config=config, samples=rows, notes=notes)
+    return ImportedRecord(
+        "vllm bench serve", performance, model=run.model_id, label=level.load.split(", ", 1)[1], config=config,
+        samples=[vars(sample) for sample in samples], notes=notes, level=level,
+        is_warmup=document.get("type") == "warmup" or document.get("run_number") == -1,
+    )  # fmt: skip
 
 
-def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:
+def _level(file: ForeignFile, document: Mapping[str, Any], run: _Serve, resolved: int) -> ServingLevel:
+    """The load, and what `PerformanceMetrics` does not have; `resolved` requests give the percentiles."""
+    rate, strategy, dataset = (document.get(key) for key in ("request_rate", "ramp_up_strategy", "dataset_name"))
+    asked = float(rate) if isinstance(rate, (int, float)) and 0 < rate <= MAX_NUMBER and not strategy else None
+    if strategy:
+        rate = f"{strategy}-{document.get('ramp_up_start_rps')}-{document.get('ramp_up_end_rps')}"
+    # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
+    label = f"rate-{rate}"
+    label += "" if run.burstiness in (None, 1) else f"-burstiness-{run.burstiness:g}"
+    label += f"-concurrency-{run.max_concurrency}" if run.max_concurrency else ""
+    if strategy:
+        arrivals = "ramp"
+    elif asked is None:
+        arrivals = "closed loop" if run.max_concurrency else "all at once"
+    else:
+        arrivals = "poisson" if run.burstiness in (None, 1) else "gamma"
+    metadata = _metadata(document)
+    speculative = next((f"{key}={value}" for key, value in metadata.items() if _SPECULATIVE.search(key)), None)
+    if speculative is None and any(str(key).startswith("spec_decode_") for key in document):
+        speculative = "used"
+    gaps = (run.total_output_tokens or 0) - (run.completed or 0)
+    return ServingLevel(
+        **summary_metrics("itl_s", max(gaps, resolved), **_times(file, document, "itl")),
+        load=f"vllm bench serve, {label}",
+        label=label.removeprefix("rate-inf-"),  # a concurrency alone: no rate was asked for
+        request_rate=asked,
+        arrivals=arrivals,
+        burstiness=run.burstiness,
+        max_concurrency=run.max_concurrency,
+        num_prompts=run.num_prompts,
+        dataset=dataset if isinstance(dataset, str) else None,
+        speculative=speculative,
+        metadata=metadata,
+        requests_per_second=run.request_throughput,
+        duration_s=run.duration,
+        total_tokens_per_second=run.total_token_throughput,
+        goodput=run.request_goodput,
+        measured_at=run.date if isinstance(run.date, str) else None,
+        repetition=_repetition(document),
+    )
+
+
+def _times(file: ForeignFile, document: Mapping[str, Any], theirs: str) -> dict[str, float | None]:
+    """The file's own summary of a time, in seconds."""
+    keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
+    found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
+    return {part: found[key] for part, key in keys.items()}
+
+
+def _metadata(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the user wrote into a result, and a sweep its parameters: texts, and numbers that were not measured."""
+    found = {}
+    for key, value in sorted(document.items()):
+        is_own = key in _SERVE_KEYS or key in _REPETITIONS or _MEASURED.search(key)
+        # Numbers are the parameters of a sweep; elsewhere they are what a newer version measures.
+        is_setting = isinstance(value, str) or (isinstance(value, (int, float)) and "run_number" in document)
+        if not is_own and is_setting and str(value):
+            found[key] = str(value)
+    return found
+
+
+def _repetition(document: Mapping[str, Any]) -> int | None:
+    for key in _REPETITIONS:
+        value = document.get(key)
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal() and len(value) < 10):
+            return int(value)
+    return None
+
+
+def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | None) -> list[RequestSample]:
     """The requests that succeeded; none without ``--save-detailed``."""
     if document.get("ttfts") is None:
         return []
@@ -271,7 +373,7 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
         if len(values) != len(run.ttfts):
             raise file.error(key, f"has {len(values)} values, 'ttfts' {len(run.ttfts)}")
     good = [index for index, error in enumerate(run.errors) if not error]
-    if len(good) != completed:
+    if completed is not None and len(good) != completed:
         raise file.error("errors", f"contains {len(good)} requests without an error, but 'completed' is {completed}")
     samples = []
     for index in good:
@@ -284,17 +386,18 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
 
 
 class VllmBench(Importer):
-    """The three benchmarks of ``vllm bench``; ``serve --append-result`` writes several results into one file."""
+    """The three benchmarks of ``vllm bench``; ``serve --append-result`` and a sweep write several into one file."""
 
     name = "vllm bench"
     companions = (f"*{_SIDECAR}",)
 
     def detects(self, file: ForeignFile) -> bool:
-        """By the number that a benchmark is about."""
-        return bool({*_OFFLINE_KEYS, "request_throughput"} & file.fields.keys())
+        """By the number that a benchmark is about; a copy of a result of ``serve`` may have its times alone."""
+        keys = file.fields.keys()
+        return bool({*_OFFLINE_KEYS, "request_throughput"} & keys or keys >= {"mean_ttft_ms", "request_rate"})
 
     def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
-        """One record per JSON document."""
+        """One record per result."""
         for document in file.objects():
             yield (_offline if _OFFLINE_KEYS & document.keys() else _serve)(file, document)
 

@@ -19,7 +19,7 @@ from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.importers import ImportReport, importer_of
 from slim_eval.results.importers import import_results as import_config
-from slim_eval.results.records import AccuracyRecord, PerformanceRecord
+from slim_eval.results.records import AccuracyRecord, PerformanceRecord, ServingRecord
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
 from slim_eval.results.variants import Variant, baseline_of
 from tests.generated import examples
@@ -69,14 +69,17 @@ def test_everything_at_once_becomes_variants(data: Path, tmp_path: Path) -> None
         [
             *(f"demo/demo_fp16/{task}{end}" for task in ("demo_gsm8k", "demo_hellaswag", "demo_mmlu")
               for end in (".json", ".samples.jsonl.gz")),
-            *(f"{setting}/demo/demo_fp16/performance{end}" for setting in (
-                "batch-2-output-8", "concurrent-1", "concurrent-2", "constant-4", "rate-inf-concurrency-2",
-                "throughput-6") for end in (".json", ".samples.jsonl.gz")),
-            "rate-4.0/demo/demo_fp16/performance.json",
+            *(f"{setting}/demo/demo_fp16/performance{end}" for setting in ("batch-2-output-8", "throughput-6")
+              for end in (".json", ".samples.jsonl.gz")),
+            *(f"demo/demo_fp16/serving{end}" for end in (".json", ".samples.jsonl.gz")),
         ]
     )  # fmt: skip
-    assert len(report.paths) == 10
-    assert len(report.variants) == 8
+    assert len(report.paths) == 6
+    assert len(report.variants) == 3
+    (record,) = (read_record(path) for path in report.paths if path.name == "serving.json")
+    assert isinstance(record, ServingRecord)
+    labels = [level.label for level in record.levels]
+    assert labels == ["constant-4", "rate-4.0", "concurrent-1", "concurrent-2", "concurrency-2"]
     results = find_results(tmp_path / "out")
     assert results.problems == ()
     assert {variant.model for variant in results.variants} == {"demo"}
@@ -196,12 +199,14 @@ def test_a_file_whose_second_half_is_bad_leaves_nothing(data: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_appended_results_are_variants_of_their_own(data: Path, tmp_path: Path) -> None:
+def test_appended_results_are_levels_of_one_record(data: Path, tmp_path: Path) -> None:
     content = json.loads((data / "vllm_serve.json").read_text(encoding="utf-8"))
     path = tmp_path / "appended.json"
-    path.write_text("\n".join(json.dumps(content | {"request_rate": rate}) for rate in (1.0, 2.0)))
+    path.write_text("\n".join(json.dumps(content | {"request_rate": rate}) for rate in (2.0, 1.0)))
     report = import_results([path], tmp_path / "out", precision="fp16")
-    assert [p.relative_to(tmp_path / "out").parts[0] for p in report.paths] == ["rate-1.0", "rate-2.0"]
+    (record,) = map(read_record, report.paths)
+    assert isinstance(record, ServingRecord)
+    assert [level.request_rate for level in record.levels] == [1.0, 2.0]
 
 
 def test_the_same_measurement_twice_is_a_problem_and_the_first_stays(data: Path, tmp_path: Path) -> None:
@@ -368,7 +373,7 @@ def import_damaged(folder: Path, damaged: Path) -> None:
     assert all(damaged.name in problem for problem in report.problems)
     assert report.paths or report.problems
     for path in report.paths:
-        assert isinstance(read_record(path), PerformanceRecord | AccuracyRecord)
+        assert isinstance(read_record(path), PerformanceRecord | AccuracyRecord | ServingRecord)
         read_samples(path.parent, path.stem)
 
 

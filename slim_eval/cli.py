@@ -240,7 +240,7 @@ def compare(config: configs.CompareConfig) -> None:
 
 @_command(configs.ImportConfig)
 def import_(config: configs.ImportConfig) -> None:
-    """Import results of lm-eval, vllm bench, guidellm or Every Eval Ever as variants for `analyze` and `compare`."""
+    """Import results of other tools (lm-eval, vllm bench, guidellm, sglang, llama-bench, …) as variants."""
     from slim_eval.results.importers import import_results
 
     _show_files(import_results(config), "not imported")

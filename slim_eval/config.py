@@ -545,9 +545,7 @@ class ImportConfig(Config):
     """Options of `slim-eval import`."""
 
     panel = "Import"
-    paths: tuple[Path, ...] = argument(
-        "Result files of lm-eval, vllm bench, guidellm or Every Eval Ever, or folders that contain them."
-    )
+    paths: tuple[Path, ...] = argument("Result files of other tools, or folders that contain them: docs/importing.md.")
     output_dir: Path = setting(Path("outputs"), "Where variants are written.")
     model: str | None = setting(None, "Name of the model; overrides the one in the files.")
     precision: str | None = setting(None, "Precision of the measured model, if a file does not contain it.")

@@ -19,7 +19,16 @@ from typing import Any
 from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.plugins import load_plugins
-from slim_eval.results.importers import every_eval_ever, guidellm, lm_eval, vllm_bench  # noqa: F401 - they register themselves
+from slim_eval.results.importers import (  # noqa: F401 - they register themselves
+    aiperf,
+    every_eval_ever,
+    guidellm,
+    llama_bench,
+    lm_eval,
+    optimum_benchmark,
+    sglang,
+    vllm_bench,
+)
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     ForeignFile,
@@ -29,12 +38,14 @@ from slim_eval.results.importers.importer import (
     MissingOptionError,
 )
 from slim_eval.results.importers.sweeps import Found, join
+from slim_eval.results.importers.unread import refusal
 from slim_eval.results.records import ErrorRecord, Record, ServingRecord
 from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
 from slim_eval.utils import slug
 
 __all__ = ["IMPORTERS", "ForeignFile", "ForeignObject", "ImportReport", "ImportedRecord", "Importer", "import_results"]
 
+_NOTHING = "nothing was imported; docs/importing.md lists the files that can be"
 _SCHEME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]*")
 
 
@@ -51,7 +62,8 @@ class ImportReport:
         """Raise a `ResultFileError` of the first problem, and how many there are, if there are any."""
         if self.problems:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-            raise ResultFileError(f"{self.problems[0]}{more}", "what could be imported was imported and is kept")
+            remedy = f"the other results were imported: {len(self.paths)} records" if self.paths else _NOTHING
+            raise ResultFileError(f"{self.problems[0]}{more}", remedy)
 
 
 def importer_of(file: ForeignFile) -> Importer | None:
@@ -78,6 +90,7 @@ def import_results(config: ImportConfig) -> ImportReport:
     require_writable(config.output_dir, "--output-dir")
     read: list[Found] = []
     problems: list[str] = []
+    skipped: list[str] = []  # files of a folder that are seldom results, such as a table or a configuration
     missing: list[MissingOptionError] = []
     tools = f"slim-eval imports results of {', '.join(IMPORTERS)}"
     for path in _files(config.paths, tools):
@@ -85,13 +98,15 @@ def import_results(config: ImportConfig) -> ImportReport:
         try:
             importer = importer_of(file)
             if importer is None:
-                raise ResultFileError(f"{path}: {_unknown(file)}; {tools}")
+                raise ResultFileError(f"{path}: {refusal(file.documents[0], file.fields, tools)}")
             made = [(imported, imported.record(file)) for imported in importer.read(file)]
             read += [Found(path, imported, record, place) for place, (imported, record) in enumerate(made)]
         except MissingOptionError as error:
             missing.append(error)
         except ResultFileError as error:
-            problems.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
+            is_other = importer is None and path not in config.paths and path.suffix != ".json"
+            wanted = skipped if is_other else problems
+            wanted.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
     if missing:
         raise MissingOptionError.of_all(missing)
     joined = join(read)
@@ -129,7 +144,7 @@ def import_results(config: ImportConfig) -> ImportReport:
         f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
         for note, names in notes.items()
     ]
-    return ImportReport(tuple(folders), tuple(written), (*lines, *joined.notes), tuple(problems))
+    return ImportReport(tuple(folders), tuple(written), (*lines, *joined.notes, *skipped), tuple(problems))
 
 
 def _files(paths: Iterable[Path], tools: str) -> list[Path]:
@@ -146,18 +161,6 @@ def _files(paths: Iterable[Path], tools: str) -> list[Path]:
             raise UsageError(f"{path}: contains no result file", tools)
         found |= {os.path.realpath(file): file for file in (below if path.is_dir() else [path])}
     return list(found.values())
-
-
-def _unknown(file: ForeignFile) -> str:
-    """What a file is that no importer recognises."""
-    document = file.documents[0]
-    if not isinstance(document, dict):
-        kind = type(document).__name__
-        return f"contains a JSON {kind}, not an object; files of arguments are read with their results"
-    if "schema_version" in document:
-        return "field 'schema_version': slim-eval's own record, which `slim-eval analyze` reads directly"
-    names = ", ".join(map(repr, list(document)[:5]))
-    return f"unknown format, first fields: {names}" if names else "contains an empty JSON object"
 
 
 def _replaces(new: Record, old: Record | ErrorRecord) -> bool:

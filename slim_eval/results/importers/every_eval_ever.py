@@ -25,6 +25,7 @@ from slim_eval.results.importers.importer import (
     Count,
     ForeignFile,
     ForeignObject,
+    Format,
     ImportedRecord,
     Importer,
     Number,
@@ -333,6 +334,7 @@ class EveryEvalEver(Importer):
 
     name = "every-eval-ever"
     companions = ("*_samples.jsonl",)
+    formats = (Format("any version of the schema", "*.json, *_samples.jsonl", "scores, settings, answers per item"),)
 
     def detects(self, file: ForeignFile) -> bool:
         """By two of its parts, which are in every version."""

@@ -20,21 +20,29 @@ becomes an error that names the file and the field. One file may contain any num
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar
 
+import yaml
 from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from slim_eval.config import ImportConfig, option_info, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.recognise import FP32, Marked, of_options, with_endings
-from slim_eval.results.records import RECORD_CLASSES, SCHEMA_VERSION, AccuracyRecord, Record, ServingLevel
+from slim_eval.results.records import (
+    RECORD_CLASSES,
+    SCHEMA_VERSION,
+    AccuracyRecord,
+    Record,
+    ServingLevel,
+)
 from slim_eval.results.store import finite, one_line
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.stats import Statistic, batches, bootstrap_interval, resolving_count, summarize
@@ -88,12 +96,22 @@ def _remedy(options: Sequence[str]) -> str:
     return f"give {_listed(flags)}; import files that differ in it one after the other"
 
 
+@dataclass(frozen=True)
+class Format:
+    """A layout of a tool's files that is read: a row of the table in docs/importing.md."""
+
+    versions: str  # of the tool: ``0.4.0 to 0.4.2``
+    files: str  # what they are called: ``results_*.json``
+    taken: str  # what is read from them, in a few words
+
+
 class Importer(Protocol):
     """Reads the result files of one tool. Members of `IMPORTERS` subclass it, which supplies the defaults."""
 
     name: str  # the tool, as messages call it
     patterns: tuple[str, ...] = ("*.json",)  # file names of its results; of a folder, only these are read
     companions: tuple[str, ...] = ()  # of files that belong to a result and are read with it, never on their own
+    formats: tuple[Format, ...] = ()  # what it reads, for the documentation
 
     def detects(self, file: ForeignFile) -> bool:
         """Whether a file is this tool's, by its content; also if the version is unknown or a field is missing."""
@@ -114,11 +132,19 @@ class ForeignFile:
 
     @functools.cached_property
     def documents(self) -> list[Any]:
-        """Its JSON documents, one after the other. Most files contain one; some tools append."""
+        """Its JSON documents, one after the other. Most files contain one; some tools append.
+
+        The name says if it is not JSON: a YAML file is one document, each row of a CSV file is one, of texts.
+        """
         try:
             text = safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig").strip()
         except (OSError, ValueError) as error:
             raise self._unreadable("cannot be read", error) from error
+        if text and (parser := _PARSERS.get(self.path.suffix.lower())):
+            try:
+                return parser(text) or self._empty()
+            except (ValueError, yaml.YAMLError, csv.Error, RecursionError) as error:
+                raise self._unreadable(f"not readable as {self.path.suffix[1:].upper()}", error) from error
         found: list[Any] = []
         start, decoder = 0, json.JSONDecoder()
         try:
@@ -130,9 +156,10 @@ class ForeignFile:
         except (ValueError, RecursionError) as error:
             reason = safe_json.too_deep() if isinstance(error, RecursionError) else error
             raise self._unreadable("not readable as JSON", reason) from error
-        if not found:
-            raise ResultFileError(f"{self.path}: is empty", _REMEDY)
-        return found
+        return found or self._empty()
+
+    def _empty(self) -> NoReturn:
+        raise ResultFileError(f"{self.path}: is empty", _REMEDY)
 
     def objects(self) -> Iterator[dict[str, Any]]:
         """Its JSON documents, each of which must be an object or a list of objects."""
@@ -142,14 +169,27 @@ class ForeignFile:
 
     @functools.cached_property
     def fields(self) -> Mapping[str, Any]:
-        """The first JSON document; empty if the file is not JSON or this is not an object. For `Importer.detects`."""
+        """The first object; empty if the file cannot be read or does not begin with one. For `Importer.detects`.
+
+        Of JSON Lines, only the first line is read: a folder may contain large files that are not results.
+        """
         try:
-            first = self.documents[0]
+            first = self._first_line() if self.path.suffix == ".jsonl" else None
+            if first is None:
+                first = self.documents[0]
         except ResultFileError:
             return {}
         if isinstance(first, list) and first:
             first = first[0]
         return first if isinstance(first, dict) else {}
+
+    def _first_line(self) -> Any:
+        """What the first line contains; None if it is not a JSON document of its own."""
+        try:
+            with self.path.open("rb") as stream:
+                return safe_json.parse(next(safe_json.lines(stream), "").removeprefix("\ufeff"))
+        except (OSError, ValueError):
+            return None
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -158,9 +198,18 @@ class ForeignFile:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def rows(self, kind: type[_Content]) -> Iterator[tuple[str, _Content]]:
-        """The objects of a JSON Lines file, one at a time, each with its place for `error`: ``line 3``."""
+        """The objects of a JSON Lines file, one at a time, each with its place for `error`: ``line 3``.
+
+        Some tools write one list of them instead, whatever the file's name.
+        """
         try:
             with self.path.open("rb") as stream:
+                is_list = stream.read(1) == b"["
+                stream.seek(0)
+                if is_list:
+                    for number, content in enumerate(self.objects(), start=1):
+                        yield (place := f"[{number - 1}]"), self.validate(kind, content, place)
+                    return
                 for number, line in enumerate(safe_json.lines(stream, max_bytes=MAX_BYTES), start=1):
                     place = f"line {number}"
                     try:
@@ -225,14 +274,59 @@ def inner(path: str, default: Any = ...) -> Any:
     return Field(default, validation_alias=AliasPath(*path.split(".")))
 
 
+def _yaml(text: str) -> list[Any]:
+    """A YAML document as JSON could contain it: not too deep, and without references, which make small files large."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_PlainLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("a YAML alias (*name) is not supported: save the report as JSON")
+        # The loader would end the process if it was nested deeper than the stack.
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > safe_json.MAX_DEPTH:
+            raise safe_json.too_deep()
+    return [yaml.load(text, Loader=_PlainLoader)]
+
+
+def _csv(text: str) -> list[Any]:
+    """The rows of a table whose first line names the columns."""
+    return list(csv.DictReader(text.splitlines(), restkey="", restval=""))
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as plain data: dates stay texts, and values of Python's own types are read as what they contain."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def plain(self, _suffix: str, node: Any) -> Any:
+        """What a node contains, without its type."""
+        if isinstance(node, yaml.SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        return self.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else node.value
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _PlainLoader.plain)
+#: Ending of a file that is not JSON -> its documents.
+_PARSERS: dict[str, Callable[[str], list[Any]]] = {".yaml": _yaml, ".yml": _yaml, ".csv": _csv}
+
+
 def _require_success(count: int) -> int:
     if not count:
         raise ValueError("is 0: no request succeeded")
     return count
 
 
+def _number_or_none(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= MAX_NUMBER else None
+
+
 #: A finite number.
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+#: A finite number; None for anything else. Of settings that may also be infinite, a text or a list.
+NumberOrNone = Annotated[float | None, BeforeValidator(_number_or_none)]
 #: A finite number above 0.
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=MAX_NUMBER)]
 #: Seconds, or None; written in ms.

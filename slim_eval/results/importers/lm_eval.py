@@ -1,8 +1,10 @@
 """lm-eval's result file, ``results_{date}.json``, with the ``samples_{task}_{date}.jsonl`` beside it.
 
-As in ``loggers/evaluation_tracker.py`` of lm-eval 0.4.13. Scores, standard errors, few-shot counts, versions and hashes
-mean the same as in slim-eval's own records, which come from the same harness. The samples contain answers as texts;
-they are converted back to numbers, so that imported items pair with slim-eval's own. Not taken is
+Older layouts are brought into today's by `lm_eval_versions`.
+
+As in ``loggers/evaluation_tracker.py`` of lm-eval 0.4.13. Scores, standard errors, few-shot counts, versions and
+hashes mean the same as in slim-eval's own records, which come from the same harness. The samples contain answers as
+texts; they are converted back to numbers, so that imported items pair with slim-eval's own. Not taken is
 ``total_evaluation_time_seconds``, which covers all tasks and the loading of the model.
 
 A record is made for each task and group that is not a member of another one.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +24,14 @@ from pydantic import AliasPath, BeforeValidator, Field
 
 from slim_eval.metrics import HEADLINE_METRICS
 from slim_eval.recognise import FP32, Marked, adapter_of, of_config, of_options
+from slim_eval.results.importers import lm_eval_versions as versions
 from slim_eval.results.importers.importer import (
     IMPORTERS,
+    MAX_NUMBER,
     Count,
     ForeignFile,
     ForeignObject,
+    Format,
     ImportedRecord,
     Importer,
     Number,
@@ -39,7 +45,6 @@ from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import safe_json
 
 _CHOICE_TYPES = {"multiple_choice", "loglikelihood", "loglikelihood_rolling"}
-_DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.\-]+)$")
 # In lm-eval's own order.
 _MODEL_KEYS = ("delta", "pretrained", "model", "path", "engine")
 _ENGINES = {"hf": "transformers", "vllm": "vllm"}
@@ -75,6 +80,12 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _whole(value: Any) -> int | None:
+    """A number of examples; None if it is not one."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value <= MAX_NUMBER and value == int(value) else None
+
+
 _NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 _Name = Annotated[str, BeforeValidator(str)]
 #: lm-eval writes it as a text, and ``auto`` if it was found while running.
@@ -84,9 +95,15 @@ _BatchSize = Annotated[
 ]
 
 
+def _filters(value: Any) -> list[str]:
+    """Names of a task's filters, in the order in which they are applied."""
+    return [str(entry.get("name")) for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 class _Task(ForeignObject):
     output_type: OptionalText = None
     first_metric: Any = Field(default=None, validation_alias=AliasPath("metric_list", 0, "metric"))
+    filters: Annotated[list[str], BeforeValidator(_filters)] = Field(default_factory=list, alias="filter_list")
 
 
 class _NumItems(ForeignObject):
@@ -97,11 +114,12 @@ class _Sample(ForeignObject, extra="allow"):
     """One item and filter of a task; scores are further fields, named in `metrics`."""
 
     doc_id: Count
-    filter: Text
-    metrics: list[Any]
-    doc_hash: Text
-    prompt_hash: Text
-    target_hash: Text
+    # The next five are not in every version: see `lm_eval_versions`.
+    filter: Text | None = None
+    metrics: list[Any] | None = None
+    doc_hash: Text | None = None
+    prompt_hash: Text | None = None
+    target_hash: Text | None = None
     target: Any = None
     resps: list[Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
     filtered_resps: list[Any]
@@ -111,18 +129,21 @@ class _Results(ForeignObject):
     """The result file; dicts are by (sub)task."""
 
     results: dict[str, Annotated[dict[str, float | None], BeforeValidator(_scores)]]
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], _NULL_AS_EMPTY] = Field(default_factory=dict)
     arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = inner("config.model_args", {})
     num_parameters: Count | None = inner("config.model_num_parameters", None)
     model_sha: OptionalText = inner("config.model_sha", None)
     batch_size: _BatchSize = inner("config.batch_size", None)
     limit: Number | None = inner("config.limit", None)
-    configs: dict[str, Annotated[_Task, _NULL_AS_EMPTY]]
-    versions: dict[str, Any]
-    num_fewshot: dict[str, Count | None] = Field(alias="n-shot")
+    configs: Annotated[dict[str, Annotated[_Task, _NULL_AS_EMPTY]], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    versions: Annotated[dict[str, Any], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    num_fewshot: Annotated[dict[str, Annotated[int | None, BeforeValidator(_whole)]], _NULL_AS_EMPTY] = Field(
+        default_factory=dict, alias="n-shot"
+    )
     # Group -> members. A task that is not a group has an empty list in some versions, and no entry in others.
     group_subtasks: Annotated[dict[str, list[_Name]], _NULL_AS_EMPTY] = Field(default_factory=dict)
-    num_items: dict[str, _NumItems] = Field(alias="n-samples")
+    # None before 0.4.3.
+    num_items: dict[str, _NumItems] | None = Field(default=None, alias="n-samples")
     task_hashes: Annotated[dict[str, OptionalText], _NULL_AS_EMPTY] = Field(default_factory=dict)
     date: Number | None = None
     lm_eval_version: OptionalText = None
@@ -207,9 +228,6 @@ def _record(
         keys = [key for key in scores if "_stderr," not in key]
         listed = f"{output.configs.get(task, _Task()).first_metric},"
         headline = next((key for key in keys if key.startswith(listed)), next(iter(keys), None))
-    if headline is not None and scores[headline] is None:
-        raw = document["results"][task][headline]
-        raise file.error(f"results.{task}.{headline}", f"is {raw}, not a finite number")
     subtasks: dict[str, dict[str, Any]] = {}
     for name in below:
         parts = output.leaves(name)
@@ -217,13 +235,15 @@ def _record(
         # As in slim-eval's own records: a subgroup lists its tasks.
         group = {"subtasks": parts} if output.group_subtasks.get(name) else {}
         subtasks[name] = {**output.results[name], **numbers, **group}
+    missing = [leaf for leaf in leaves if leaf not in samples]
+    items = [] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])]
     shots = {output.num_fewshot.get(leaf) for leaf in leaves}
     accuracy = AccuracyMetrics(
         task=task,
         accuracy=scores.get(headline or ""),
         metric=headline,
         stderr=scores.get((headline or "").replace(",", "_stderr,", 1)),
-        num_items=_num_items(file, output, leaves),
+        num_items=len(items) if items and output.num_items is None else _num_items(file, output, leaves),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
         limit=int(limit) if limit is not None and limit >= 1 else limit,
         batch_size=output.batch_size,
@@ -234,13 +254,13 @@ def _record(
         task_hashes={leaf: digest for leaf in leaves if (digest := output.task_hashes.get(leaf)) is not None},
     )
     notes = []
-    if missing := [leaf for leaf in leaves if leaf not in samples]:
+    if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         notes.append(f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired")
     if headline is None:
         notes.append(f"{task}: lm-eval computes no metric over its subtasks")
     unknown = [key for key, value in scores.items() if value is None and "_stderr," not in key]
-    notes += [f"{task}: {key} is not a finite number" for key in unknown]
+    notes += [f"{task}: {key} is {document['results'][task][key]}, not a finite number: no score" for key in unknown]
     if limit is not None and limit < 1:
         notes.append(f"{task}: limited to a share of {limit:g} of each subtask's items")
     if output.system_instruction:
@@ -253,14 +273,15 @@ def _record(
         "fewshot_as_multiturn": output.fewshot_as_multiturn,
         "system_instruction_sha": output.system_instruction_sha,
     }
-    items = [] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])]
     version, (model, scheme, marked, head) = output.lm_eval_version, _model(output)
     return ImportedRecord(
         "lm-eval", accuracy, version, model, scheme, marked, config=config, head=head, samples=items, notes=notes
     )
 
 
-def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> int:
+def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> int | None:
+    if output.num_items is None:
+        return None
     for leaf in leaves:
         if leaf not in output.num_items:
             raise file.error(f"n-samples.{leaf}", "is missing")
@@ -270,12 +291,16 @@ def _num_items(file: ForeignFile, output: _Results, leaves: Sequence[str]) -> in
 def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile) -> list[dict[str, Any]]:
     """One row per item of a (sub)task; the file has one line per item and filter."""
     is_choice = output.configs.get(leaf, _Task()).output_type in _CHOICE_TYPES
+    shown = {key.partition(",")[2] for key in output.results.get(leaf, ())}
+    filters = output.configs.get(leaf, _Task()).filters or (list(shown) if len(shown) == 1 else [])
     items: dict[int, dict[str, Any]] = {}
+    seen: Counter[int] = Counter()
     for place, sample in samples.rows(_Sample):
         item = items.get(sample.doc_id)
         if item is None:
-            keys = {"doc_id", "doc_hash", "prompt_hash", "target_hash", "target"}
-            item = items[sample.doc_id] = {"task": leaf, **sample.model_dump(include=keys)}
+            item = items[sample.doc_id] = {
+                "task": leaf, "doc_id": sample.doc_id, **_hashes(samples, place, sample), "target": sample.target,
+            }  # fmt: skip
             if not is_choice:
                 first = sample.resps[0]
                 item |= {"response": first[0] if len(first) == 1 else first, "extracted": {}}
@@ -290,43 +315,75 @@ def _items(file: ForeignFile, output: _Results, leaf: str, samples: ForeignFile)
                     except (TypeError, ValueError):
                         problem = f"contains {str(value)[:40]!r}, not a log-likelihood"
                         raise samples.error(f"{place}.resps", problem) from None
-        for metric in sample.metrics:
-            score = (sample.model_extra or {}).get(str(metric))
+        name = sample.filter
+        if name is None and sample.metrics is not None:
+            raise samples.error(f"{place}.filter", "is missing")
+        if name is None:
+            # One line per filter, in the task's order.
+            if (turn := seen[sample.doc_id]) >= len(filters):
+                if not filters:
+                    raise samples.error(f"{place}.filter", f"is missing, and {file.path.name} does not list {leaf}'s")
+                problem = f"is {sample.doc_id} again, but the number of filters of {leaf} is {len(filters)}"
+                raise samples.error(f"{place}.doc_id", problem)
+            name = filters[turn]
+            seen[sample.doc_id] += 1
+        extra = sample.model_extra or {}
+        scored = [key for key in extra if key not in versions.SAMPLE_FIELDS]
+        for metric in scored if sample.metrics is None else sample.metrics:
+            score = extra.get(str(metric))
             is_missing = isinstance(score, float) and not math.isfinite(score)
-            item[f"{metric},{sample.filter}"] = None if is_missing else score
+            item[f"{metric},{name}"] = None if is_missing else score
         if "extracted" in item:
-            item["extracted"][sample.filter] = next(iter(sample.filtered_resps), None)
-    if len(items) != (expected := _num_items(file, output, [leaf])):
+            item["extracted"][name] = next(iter(sample.filtered_resps), None)
+    if (expected := _num_items(file, output, [leaf])) is not None and len(items) != expected:
         name = samples.path.name
         raise file.error(f"n-samples.{leaf}.effective", f"is {expected}, but {name} contains {len(items)} items")
     return list(items.values())
+
+
+def _hashes(samples: ForeignFile, place: str, sample: _Sample) -> dict[str, str]:
+    """The three hashes by which items pair; computed as lm-eval does where an older version did not write them."""
+    content = {**(sample.model_extra or {}), "target": sample.target}
+    found = {
+        "doc_hash": sample.doc_hash or versions.doc_hash(content),
+        "prompt_hash": sample.prompt_hash or versions.prompt_hash(content),
+        "target_hash": sample.target_hash or versions.target_hash(content),
+    }
+    for key, value in found.items():
+        if value is None:
+            raise samples.error(f"{place}.{key}", "is missing")
+    return {key: value for key, value in found.items() if value is not None}
 
 
 class LmEval(Importer):
     """lm-eval's result file."""
 
     name = "lm-eval"
-    companions = ("samples_*.jsonl",)
+    companions = ("samples_*.jsonl", "samples_*.json", "pretrained__*.jsonl")
+    formats = (
+        Format("0.4.7 and newer", "results_*.json, samples_*.jsonl", "scores, settings, answers per item"),
+        Format("0.4.3 to 0.4.6", "results_*.json, samples_*.jsonl or .json", "the same; filters by their order"),
+        Format("0.4.0 to 0.4.2", "results.json, pretrained__*.jsonl", "the same; number of items from the samples"),
+        Format("0.3 and older", "any .json file", "scores and settings; `acc` is named `acc,none`"),
+    )
 
     def detects(self, file: ForeignFile) -> bool:
-        """By two of its parts, which are in every version."""
-        return len({"results", "versions", "configs", "n-shot"} & file.fields.keys()) >= 2
+        """By two of its parts, which are in every version; lighteval's files have them too."""
+        fields = file.fields.keys()
+        return len({"results", "versions", "configs", "n-shot"} & fields) >= 2 and "config_general" not in fields
 
     def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
         """One record per task, and per group that is not a member of another one."""
-        samples: dict[str, ForeignFile] = {}
-        if date := _DATE.search(file.path.stem):
-            # The samples' files of this run: those beside the result file that have the same date.
-            ending = f"_{date[1]}.jsonl"
-            for path in sorted(file.path.parent.glob("samples_*.jsonl")):
-                if path.name.endswith(ending):
-                    samples[path.name.removeprefix("samples_").removesuffix(ending)] = file.beside(path.name)
         for document in file.objects():
+            document = versions.upgraded(document)
             output = file.validate(_Results, document)
             members = {member for group in output.group_subtasks.values() for member in group}
             tasks = [name for name in output.results if name not in members]
             if not tasks:
                 raise file.error("results", "names no task")
+            model_arguments = output.config.get("model_args")
+            found = versions.samples_files(file.path, model_arguments)
+            samples = {task: file.beside(path.name) for task, path in found.items()}
             yield from (_record(file, document, output, task, samples) for task in tasks)
 
 

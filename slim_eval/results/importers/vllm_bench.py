@@ -35,6 +35,7 @@ from slim_eval.results.importers.importer import (
     Count,
     ForeignFile,
     ForeignObject,
+    Format,
     ImportedRecord,
     Importer,
     Number,
@@ -390,6 +391,11 @@ class VllmBench(Importer):
 
     name = "vllm bench"
     companions = (f"*{_SIDECAR}",)
+    formats = (
+        Format("0.6 and newer", "result of serve", "times and throughput; times per request with --save-detailed"),
+        Format("0.6 and newer", "result of serve --append-result, list of a sweep", "the same, each run"),
+        Format("0.6 and newer", "result of latency or throughput, *.pytorch.json", "wall times per batch"),
+    )
 
     def detects(self, file: ForeignFile) -> bool:
         """By the number that a benchmark is about; a copy of a result of ``serve`` may have its times alone."""

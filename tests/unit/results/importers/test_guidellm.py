@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord
@@ -132,10 +133,102 @@ def test_tails_of_summaries_need_enough_requests(changed: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("key", ["warmup_duration", "cooldown_duration"])
-def test_throughput_is_unknown_where_requests_were_cut(changed: Callable[..., Path], key: str) -> None:
-    (imported,), _ = read(changed("guidellm_v2.json", lambda c: c["benchmarks"][0].update({key: 0.5})))
+def test_throughput_is_unknown_where_requests_may_have_been_cut(changed: Callable[..., Path], key: str) -> None:
+    def cut(content: dict[str, Any]) -> None:
+        sampled(content)
+        content["benchmarks"][0][key] = 0.5
+
+    imported = read(changed("guidellm_v2.json", cut))[0][0]
     assert numbers(imported).tokens_per_second is None
     assert numbers(imported).ttft_s is not None
+    assert any(note.startswith("no throughput") for note in imported.notes)
+
+
+def shifted(seconds: float) -> Callable[[dict[str, Any]], None]:
+    """Ends the measured time so much earlier than the last request."""
+
+    def change(content: dict[str, Any]) -> None:
+        benchmark = content["benchmarks"][0]
+        benchmark["end_time"] -= seconds
+        benchmark["duration"] -= seconds
+
+    return change
+
+
+def test_requests_that_end_after_the_measured_time_are_not_in_the_throughput(changed: Callable[..., Path]) -> None:
+    (imported,), content = read(changed("guidellm_v2.json", shifted(0.01)))
+    benchmark = content["benchmarks"][0]
+    within = [r for r in benchmark["requests"]["successful"] if r["request_end_time"] <= benchmark["end_time"]]
+    assert len(within) == 5
+    assert numbers(imported).tokens_per_second == pytest.approx(
+        sum(r["output_tokens"] for r in within) / benchmark["duration"]
+    )
+    assert numbers(imported).num_runs == 6, "its times are still of every request"
+    assert "1 of 6 requests ended after the measured time: not in the throughput" in imported.notes
+
+
+def test_totals_that_count_late_requests_give_no_throughput(changed: Callable[..., Path]) -> None:
+    def late(content: dict[str, Any]) -> None:
+        sampled(content)
+        shifted(0.01)(content)
+
+    imported = read(changed("guidellm_v2.json", late))[0][0]
+    assert numbers(imported).tokens_per_second is None
+
+
+def test_requests_of_the_warm_up_are_left_out(changed: Callable[..., Path], data: Path) -> None:
+    def warm(content: dict[str, Any]) -> None:
+        benchmark = content["benchmarks"][0]
+        first = benchmark["requests"]["successful"][0]
+        times = {key: first[key] - 60 for key in ("request_start_time", "request_end_time")}
+        benchmark["requests"]["successful"].insert(0, {**first, **times, "time_to_first_token_ms": 9e5})
+        benchmark["warmup_duration"] = 60.0
+
+    (whole,), _ = read(data / "guidellm_v2.json")
+    (imported,), _ = read(changed("guidellm_v2.json", warm))
+    assert numbers(imported) == numbers(whole)
+    assert imported.samples == whole.samples
+    assert "1 of 7 requests are outside of the measured time" in imported.notes
+    assert not any("only a sample" in note for note in imported.notes)
+
+
+def old(content: dict[str, Any]) -> None:
+    """As guidellm 0.3 writes the same benchmark."""
+    del content["metadata"], content["config"]
+    for benchmark in content["benchmarks"]:
+        config = benchmark.pop("config")
+        del benchmark["scheduler_metrics"], benchmark["duration"]
+        benchmark["args"] = {"strategy": config["strategy"], "profile": config["strategy"]}
+        benchmark["worker"] = {"backend_type": "openai_http", "backend_model": config["backend"]["model"]}
+        benchmark["request_totals"] = benchmark["metrics"].pop("request_totals")
+        benchmark["run_stats"] = {"requests_made": benchmark["request_totals"]}
+        for request in benchmark["requests"]["successful"]:
+            for end in ("start", "end"):
+                request[f"{end}_time"] = request.pop(f"request_{end}_time")
+
+
+def test_a_report_of_guidellm_0_3_has_the_same_numbers(changed: Callable[..., Path], data: Path) -> None:
+    (new,), _ = read(data / "guidellm_v2.json")
+    (imported,), _ = read(changed("guidellm_v2.json", old))
+    assert numbers(imported) == numbers(new)
+    assert (imported.model, imported.label, imported.version) == (new.model, new.label, None)
+    assert imported.config == new.config
+
+
+def test_a_report_in_yaml_is_the_report_in_json(data: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "guidellm_v2.json").read_text(encoding="utf-8"))
+    path = tmp_path / "benchmarks.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert conftest.read(path) == conftest.read(data / "guidellm_v2.json")
+
+
+def test_a_benchmark_is_a_level_of_a_sweep(data: Path) -> None:
+    for imported in conftest.read(data / "guidellm_v1.json"):
+        level, metrics = imported.level, numbers(imported)
+        assert level is not None
+        assert (level.load, level.label) == (imported.config["load"], imported.label)
+        assert (level.arrivals, level.max_concurrency) == ("closed loop", metrics.batch_size)
+        assert level.num_errors == 0
 
 
 def test_no_values_are_none(changed: Callable[..., Path]) -> None:
@@ -184,12 +277,11 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.pop("metadata"), "field 'metadata' is missing: a report of guidellm 0.3 or older"),
         (lambda c: c["metadata"].update(version=3), "field 'metadata.version' is 3, but only 1 and 2 are supported"),
         (lambda c: c["metadata"].pop("version"), "field 'metadata.version' is missing"),
         (lambda c: c.update(benchmarks=[]), "field 'benchmarks' is empty"),
         (lambda c: c["benchmarks"][0].pop("config"), "field 'benchmarks[0].config.strategy' is missing"),
-        (drop("output_token_count"), "field 'benchmarks[0].metrics.output_token_count.successful.mean' is missing"),
+        (drop("request_totals"), "field 'benchmarks[0].metrics.request_totals.successful' is missing"),
         (
             lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(successful=0),
             "'benchmarks[0].metrics.request_totals.successful' is 0: no request succeeded",

@@ -17,7 +17,7 @@ from slim_eval.analysis.impact import impact_columns, impact_of
 from slim_eval.cli import main
 from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.results.importers import ImportReport, importer_of
+from slim_eval.results.importers import IMPORTERS, ImportReport, importer_of
 from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord, ServingRecord
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
@@ -177,17 +177,18 @@ def test_one_bad_file_does_not_stop_the_others(data: Path, tmp_path: Path) -> No
     assert files_below(tmp_path / "out") == ["demo/demo_fp16/performance.json"]
     problems = "\n".join(report.problems)
     assert len(report.problems) == 5
+    tools = ", ".join(IMPORTERS)
     assert (
-        "other.json: unknown format, first fields: 'first', 'second'; slim-eval imports results of every-eval-ever, "
-        "guidellm, lm-eval, vllm bench" in problems
+        f"other.json: unknown format, first fields: 'first', 'second'; slim-eval imports results of {tools}" in problems
     )
     assert "newer.json: field 'latencies' is missing (read as a result of vllm bench)" in problems
     assert "truncated.json: not readable as JSON" in problems
-    assert "list.json: contains a JSON list, not an object" in problems
-    assert "own.json: field 'schema_version': slim-eval's own" in problems
+    assert "list.json: contains a JSON list without objects" in problems
+    assert "own.json: slim-eval's own record: use `slim-eval analyze`" in problems
     with pytest.raises(ResultFileError, match=r"and 4 more") as failure:
         report.raise_for_problems()
     assert failure.value.exit_code == 1
+    assert failure.value.remedy == "the other results were imported: 1 records"
 
 
 def test_a_file_whose_second_half_is_bad_leaves_nothing(data: Path, tmp_path: Path) -> None:
@@ -197,6 +198,9 @@ def test_a_file_whose_second_half_is_bad_leaves_nothing(data: Path, tmp_path: Pa
     report = import_results([path], tmp_path / "out", precision="fp16")
     assert len(report.problems) == 1
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ResultFileError) as failure:
+        report.raise_for_problems()
+    assert failure.value.remedy.startswith("nothing was imported")
 
 
 def test_appended_results_are_levels_of_one_record(data: Path, tmp_path: Path) -> None:

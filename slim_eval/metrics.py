@@ -2,15 +2,18 @@
 
 Every table, figure, summary, gate, recommendation and report reads this table and repeats none of it. To add a metric,
 add a row, here or from a plugin: ``METRICS.register(Metric(...))``. The value of a metric is the field ``key`` of its
-benchmark's record, or the result of ``compute``. Accuracy has one row per task, made by `task_metric`. docs/metrics.md
-defines the numbers.
+benchmark's record, or the result of ``compute``. Accuracy has one row per task, made by `task_metric` from what the
+task says of its headline metric and, for what it does not say, from `_TASK_METRICS`. docs/metrics.md defines the
+numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal, ParamSpec
 
@@ -32,6 +35,14 @@ class Basis(Enum):
     OWN = "own"  # a plugin's benchmark: engine, hardware and kernels of its own record
 
 
+class Change(Enum):
+    """How two values of a metric are compared."""
+
+    RATIO = "ratio"  # B / A: times, sizes, energy, perplexities
+    POINTS = "points"  # percentage points: accuracies, which are shares of right answers
+    AMOUNT = "amount"  # the difference in the metric's own unit: BLEU, F1, MCC, a Brier score, an absolute error
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number of a variant.
@@ -43,7 +54,7 @@ class Metric:
         unit: Displayed unit: ``ms``; empty for a ratio or a count.
         scale: Factor from the key's unit to the displayed unit.
         decimals: Digits after the point in tables.
-        better: Which direction is better; None if neither is.
+        better: Which direction is better; None if neither is, or if that is not known.
         benchmark: Record that contains it; None for a number that is derived from others.
         basis: Settings that must agree before values are compared.
         sample: Column of the performance samples that it is computed from; None without samples.
@@ -52,6 +63,7 @@ class Metric:
         per_run: Grows with the number of requests: not comparable at different numbers of them.
         exact: Counted, not measured: it needs no interval.
         compared: Whether `slim-eval compare` shows it.
+        change: How two values are compared.
         compute: Computes it from a `results.Variant`, if no record has it as a field. None, a bool and a number that is
             not finite count as not measured.
     """
@@ -71,6 +83,7 @@ class Metric:
     per_run: bool = False
     exact: bool = False
     compared: bool = False
+    change: Change = Change.RATIO
     compute: Callable[[Any], float | None] | None = None
 
     @property
@@ -89,6 +102,16 @@ class Metric:
         return self.better == "higher"
 
     @property
+    def is_share(self) -> bool:
+        """Whether it is a share of answers: shown in %, compared in percentage points."""
+        return self.change is Change.POINTS
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is a share of right answers, so that a mean over tasks and a recovery have a meaning."""
+        return self.is_share and self.maximise
+
+    @property
     def is_energy(self) -> bool:
         """Whether the energy benchmark measured it."""
         return self.basis is Basis.ENERGY
@@ -97,10 +120,12 @@ class Metric:
         """A value in the displayed unit."""
         return value * self.scale
 
+    def loss(self, before: float, after: float) -> float | None:
+        """By how much a value is worse than the one before, in the unit of the key; None without a better direction."""
+        return None if self.better is None else before - after if self.maximise else after - before
+
     def text(self, value: float, *, unit: bool = True) -> str:
-        """A value with three significant digits and its unit: ``12.3 ms``; a task's score above 1 is not a share."""
-        if self.basis is Basis.TASK and self.scale == 100 and abs(value) > 1:
-            return number(value)
+        """A value with three significant digits and its unit: ``12.3 ms``."""
         return f"{number(self.in_unit(value))}{f' {self.unit}' if self.unit and unit else ''}"
 
 
@@ -202,7 +227,7 @@ _files("num_parameters_b", "parameters", "parameters", "B", 1.0)
 #: The mean over the same accuracy tasks in every variant; `results.variants.with_accuracy_mean` computes it.
 ACCURACY_MEAN = _row(
     "accuracy_mean", "mean accuracy", "mean accuracy", "%", 100, decimals=1, better="higher", benchmark=None,
-    basis=Basis.TASK,
+    basis=Basis.TASK, change=Change.POINTS,
 )  # fmt: skip
 
 #: Alternatives for one quantity, in the order of preference; older files contain fewer of them.
@@ -212,7 +237,8 @@ SIZES = (WEIGHTS, DISK)
 #: The objectives of the default Pareto frontier: the first measured metric of each group.
 DEFAULT_OBJECTIVES = ((ACCURACY_MEAN,), LATENCIES, ENERGIES, SIZES)
 
-#: Task -> its headline metric, by lm-eval's name. For any other task: the first metric that it lists.
+#: Task, or a pattern of tasks -> its headline metric, by lm-eval's name. Of any other task it is the first that the
+#: task lists: what lambada and truthfulqa_gen list first is not what they are known by.
 HEADLINE_METRICS = {
     "mmlu": "acc,none",
     "gsm8k": "exact_match,flexible-extract",
@@ -220,19 +246,86 @@ HEADLINE_METRICS = {
     "demo_mmlu": "acc,none",
     "demo_gsm8k": "exact_match,flexible-extract",
     "demo_hellaswag": "acc_norm,none",
+    "lambada*": "acc,none",
+    "truthfulqa*gen*": "bleu_acc,none",
 }
 
-# lm-eval's metrics for which lower is better.
-_LOSSES = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
+_SHARE: tuple[Change, Better] = (Change.POINTS, "higher")
+_SCORE: tuple[Change, Better] = (Change.AMOUNT, "higher")
+_LOSS: tuple[Change, Better] = (Change.AMOUNT, "lower")
+_PERPLEXITY: tuple[Change, Better] = (Change.RATIO, "lower")
+#: lm-eval's metric, without its filter -> how its values are compared, and the direction if the task states none. Of a
+#: metric that is not here and whose name is not that of an accuracy, only the task knows the direction. Of a group,
+#: which lists no metrics, the first in this order is the headline.
+_TASK_METRICS: dict[str, tuple[Change, Better]] = {
+    **dict.fromkeys(("acc", "acc_norm", "exact_match", "em", "accuracy", "mc1", "mc2", "math_verify"), _SHARE),
+    **dict.fromkeys(("f1", "mcc", "bleu", "chrf", "chrf++", "rouge1", "rouge2", "rougeL", "rougeLsum"), _SCORE),
+    **dict.fromkeys(("bleurt", "bert_score", "meteor", "likelihood", "precision", "recall", "r2"), _SCORE),
+    **dict.fromkeys(("pearsonr", "spearmanr", "pearson", "spearman"), _SCORE),
+    **dict.fromkeys(("word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity"), _PERPLEXITY),
+    **dict.fromkeys(("brier_score", "mae", "mse", "rmse", "ter", "wer", "cer", "ece", "likelihood_diff"), _LOSS),
+    "pct_stereotype": _LOSS,
+}
+#: Further names of a share of right answers: ``prompt_level_strict_acc``, ``pass@1``, ``numerical_match``.
+_ACCURACY_NAME = re.compile(r"(^|_)(acc|accuracy|exact_match|em|match|correct|solved|contains|pass(@\d+)?)(_|$)")
 
 
-def is_loss(metric: str | None) -> bool:
-    """Whether lower is better for an lm-eval metric, by its name: ``word_perplexity,none``."""
-    return (metric or "").split(",")[0] in _LOSSES
+def _named(metric: str) -> str:
+    """An lm-eval metric without its filter: ``acc,none`` is ``acc``."""
+    return metric.split(",")[0]
 
 
-def task_metric(task: str, metric: str | None = None) -> Metric:
-    """The row of an accuracy task and its headline metric, by lm-eval's names: ``acc,none``; None if unknown."""
-    if is_loss(metric):
-        return Metric(task, task, task, decimals=3, benchmark=task, basis=Basis.TASK)
-    return Metric(task, task, task, "%", 100, decimals=1, better="higher", benchmark=task, basis=Basis.TASK)
+def _facts(metric: str) -> tuple[Change, Better | None]:
+    """How values of an lm-eval metric are compared, and the direction if the task states none; None if not known."""
+    name = _named(metric)
+    if name in _TASK_METRICS:
+        return _TASK_METRICS[name]
+    return _SHARE if _ACCURACY_NAME.search(name) else (Change.AMOUNT, None)
+
+
+def task_metric(
+    task: str, metric: str | None = None, higher_is_better: bool | None = None, values: Iterable[float] = ()
+) -> Metric:
+    """The row of an accuracy task.
+
+    Args:
+        task: lm-eval's name.
+        metric: Its headline metric by lm-eval's name: ``acc,none``. None, in the published files, is an accuracy.
+        higher_is_better: What the task says of that metric; None if that is not recorded.
+        values: What was measured. Outside of 0 to 1 it is not a share, whatever it is called.
+    """
+    change, named = _SHARE if metric is None else _facts(metric)
+    better: Better | None = named if higher_is_better is None else "higher" if higher_is_better else "lower"
+    row = partial(Metric, task, task, task, better=better, benchmark=task, basis=Basis.TASK)
+    if change is Change.POINTS and all(0 <= value <= 1 for value in values):
+        return row("%", 100, decimals=1, change=change)
+    return row(
+        _named(metric or "score").replace("_", " "),
+        decimals=3,
+        change=Change.AMOUNT if change is Change.POINTS else change,
+    )
+
+
+def headline_metric(
+    task: str, scores: Collection[str], listed: Sequence[str] = (), filters: Sequence[str] = ()
+) -> str | None:
+    """The metric that a task or group is known by, whatever the order of `scores`; None without any.
+
+    Args:
+        task: lm-eval's name.
+        scores: lm-eval's names of its metrics with their filters; standard errors do not count.
+        listed: The metrics in the order in which the task lists them, without filters; a group lists none.
+        filters: The filters in the order in which the task applies them.
+    """
+    found = [score for score in scores if "," in score and "_stderr," not in score]
+    known = [wanted for pattern, wanted in HEADLINE_METRICS.items() if fnmatchcase(task, pattern) and wanted in found]
+
+    def place(name: str, order: Sequence[str]) -> int:
+        return order.index(name) if name in order else len(order)
+
+    def rank(score: str) -> tuple[Any, ...]:
+        name, _, used = score.partition(",")
+        by_name = place(name, listed), _facts(name)[0] is not Change.POINTS, place(name, [*_TASK_METRICS]), name
+        return *by_name, place(used, filters), used != "none", used
+
+    return known[0] if known else min(found, key=rank, default=None)

@@ -200,6 +200,8 @@ def _record_of(metric: Metric, variant: Variant) -> Record | None:
         return variant.performance
     if metric.benchmark == ServingRecord.name:
         return variant.performance  # that of its level
+    if metric.basis is Basis.TASK:
+        return variant.accuracy.get(metric.benchmark or "")
     return None if metric.benchmark is None else variant.measured.get(metric.benchmark)
 
 

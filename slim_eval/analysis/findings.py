@@ -13,8 +13,8 @@ from pathlib import Path
 
 from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
-from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, UNDERPOWERED
-from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact
+from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, IMPROVED, UNDERPOWERED
+from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact, change_words
 from slim_eval.analysis.loads import by_load, load_of
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
@@ -36,6 +36,7 @@ from slim_eval.metrics import (
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.schemes import in_order
+from slim_eval.utils import number
 
 WIDTH = 100
 _SHOWN = 10  # members of a frontier, lines of problems
@@ -48,7 +49,7 @@ _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | Non
     (lambda impact: impact.energy_reduction, "energy saved: {}", "{:.1f} %", 0.0),
     (lambda i: None if i.size_ratio is None else Estimate(i.size_ratio), "{} smaller on disk", "{:.2f}x", None),
 )
-_VERDICTS = {EQUIVALENT: "equivalent", DEGRADED: "degraded", UNDERPOWERED: "inconclusive"}
+_VERDICTS = {EQUIVALENT: "equivalent", DEGRADED: "degraded", IMPROVED: "improved", UNDERPOWERED: "inconclusive"}
 #: Ways to be best: by the first of the metrics, in the order of preference, that was measured in a group.
 _MEASURES: dict[str, tuple[Metric, ...]] = {
     "Fastest per output token": (TPOT, THROUGHPUT),
@@ -113,11 +114,14 @@ def _measured(study: Study) -> list[str]:
     made = [f"{_count(len(study.variants), 'variant')} of {_count(models, 'model')}: {each}."]
     if len(groups) == 1 and groups[0] != "all":
         made.append(f"Speed and energy: one setting, {groups[0]}.")
-    tasks = []
+    tasks: dict[bool, list[str]] = {True: [], False: []}
     for task in study.tasks:
         found = (variant.accuracy[task].metric for variant in study.variants if variant.number(task) is not None)
-        tasks.append(f"{task} ({' or '.join(dict.fromkeys(metric or 'metric unknown' for metric in found))})")
-    return [*made, f"Accuracy: {', '.join(tasks)}."] if tasks else made
+        row, names = study.metric(task), " or ".join(dict.fromkeys(metric or "metric unknown" for metric in found))
+        direction = "" if row.is_accuracy else f": {row.better} is better" if row.better else ": direction unknown"
+        tasks[row.is_share].append(f"{task} ({names}{direction})")
+    parts = {"Accuracy": tasks[True], "Scores in a unit of their own, not averaged": tasks[False]}
+    return [*made, *(f"{words}: {', '.join(named)}." for words, named in parts.items() if named)]
 
 
 def setting_findings(study: Study) -> list[str]:
@@ -195,6 +199,7 @@ def _impacts(study: Study) -> list[str]:
             parts = [
                 *_costs(study, impact, no_interval=" (no interval)" if intervals else ""),
                 *_drops(study, impact, pairs[impact.variant.directory], say_chance=verdicts),
+                *_shifts(impact, pairs[impact.variant.directory]),
                 *([f"not compared: {impact.not_comparable}"] if impact.not_comparable else []),
             ]
             made.append(f"{impact.variant.label}: {'; '.join(parts) or 'nothing to compare'}.")
@@ -246,6 +251,23 @@ def _overall(
     made += [f"accuracy drops: {', '.join(spans)} ({why})" for why, spans in reasons.items()]
     if (real := _beyond_chance(chosen, tasks, pairs)) is not None:
         made.append(real)
+
+    for task in tasks:
+        shifts = [impact.shifts[task] for impact in chosen if task in impact.shifts]
+        if not shifts:
+            continue
+        ends = [end(shifts, key=lambda shift: shift.amount) for end in (min, max)]
+        low, high = (shift.text for shift in ends)
+        verdicts = [p.verdict for i in chosen if (p := pairs[i.variant.directory].get(task)) and p.verdict]
+        counted = [f"{verdicts.count(verdict)} {word}" for verdict, word in _VERDICTS.items() if verdict in verdicts]
+        if len(verdicts) < len(shifts):
+            counted.append(f"{len(shifts) - len(verdicts)} without an interval")
+        metric = shifts[0].metric
+        words = f"{task} {metric.unit}{f' ({metric.better} is better)' if metric.better else ''}"
+        made.append(
+            f"{len(shifts)} of {len(chosen)} variants: {words} {low if low == high else f'{low} to {high}'} "
+            f"({', '.join(counted)})"
+        )
 
     confounded = [i.variant.name for i in chosen if i.length_confounded and "speedup" in i.speedups]
     if confounded:
@@ -334,6 +356,20 @@ def _drops(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], *, say
         judged.append(f"{task} drops {_pp(pair.drop_pp)} pp{span}: {word} ({margin})")
     doubt = " (no per-item outcomes, so this may be chance)" if say_chance else ""
     return [*judged, f"accuracy drops: {', '.join(bare)}{doubt}"] if bare else judged
+
+
+def _shifts(impact: Impact, pairs: Mapping[str, PairedTask]) -> list[str]:
+    """The changes of scores that are not shares of answers, in their own units."""
+    made = []
+    for task, shift in impact.shifts.items():
+        metric, pair = shift.metric, pairs.get(task)
+        values = f"{number(shift.before)} to {number(shift.after)}"
+        words = f"{task} {metric.unit}{f' ({metric.better} is better)' if metric.better else ''} {values}"
+        if pair is None or not pair.verdict or not (change := change_words(pair)):
+            made.append(f"{words}: {shift.text} (no interval)")
+        else:
+            made.append(f"{words}: {change} (95 % interval): {_VERDICTS[pair.verdict]}")
+    return made
 
 
 def _interval(found: Interval | None, unit: str, digits: int) -> str:

@@ -8,8 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slim_eval.analysis.comparability import ENERGIES, SPEEDS, lengths_differ, obstacles
-from slim_eval.metrics import AMORTISED, DISK, ENERGY, J_PER_TOKEN, PEAK_MEMORY, THROUGHPUT, TPOT, TTFT, WEIGHTS, Metric
+from slim_eval.metrics import (
+    AMORTISED,
+    DISK,
+    ENERGY,
+    J_PER_TOKEN,
+    PEAK_MEMORY,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    WEIGHTS,
+    Change,
+    Metric,
+)
+from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Estimate, Interval, Variant, metric_of
+from slim_eval.utils import number
 
 #: Name of a speed-up -> the metric that it is a ratio of; above 1 the variant is faster.
 SPEEDUPS: dict[str, Metric] = {
@@ -31,6 +45,53 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A task's score against the baseline's in a metric that is not a share of answers."""
+
+    metric: Metric
+    before: float
+    after: float
+
+    @property
+    def amount(self) -> float:
+        """Variant minus baseline, in the unit of the metric."""
+        return self.after - self.before
+
+    @property
+    def ratio(self) -> float | None:
+        """Variant / baseline; None unless both are above 0."""
+        return self.after / self.before if min(self.before, self.after) > 0 else None
+
+    @property
+    def text(self) -> str:
+        """The change in words: ``2.99x`` of a perplexity, ``-1.25`` of any other metric."""
+        if self.metric.change is Change.RATIO and self.ratio is not None:
+            return f"{number(self.ratio)}x"
+        return signed(self.amount)
+
+
+def signed(value: float) -> str:
+    """A difference in a metric's own unit, with its sign."""
+    return f"{value + 0.0:+.3g}"  # + 0.0: no negative zero
+
+
+def change_words(paired: PairedTask) -> str:
+    """A paired change in the metric's own unit with its interval: ``2.99x [2.5, 3.6]``, ``-1.25 [-2, -0.5]``.
+
+    In the metric's direction, as the values are shown: not turned so that above 0 is worse. Empty without one.
+    """
+    if paired.ratio is not None:
+        text, ends = f"{number(paired.ratio)}x", tuple(number(end) for end in paired.ratio_interval or ())
+    elif paired.loss is not None:
+        turn = -1 if paired.higher_is_better else 1
+        text = signed(turn * paired.loss)
+        ends = tuple(signed(end) for end in sorted(turn * end for end in paired.loss_interval or ()))
+    else:
+        return ""
+    return f"{text} [{', '.join(ends)}]" if ends else text
+
+
+@dataclass(frozen=True)
 class Impact:
     """A variant against its baseline; values that do not exist are None or missing, and `reasons` explains why."""
 
@@ -45,6 +106,7 @@ class Impact:
     size_ratio: float | None = None  # on disk, above 1 if the variant is smaller
     weights_ratio: float | None = None  # as loaded, likewise; None if one side was unpacked or widened
     drops: dict[str, Drop] = field(default_factory=dict)  # task -> accuracy lost
+    shifts: dict[str, Shift] = field(default_factory=dict)  # task whose metric is not a share of answers -> its change
     reasons: tuple[str, ...] = ()  # what was not compared: ``energy: energy source nvml against codecarbon``
 
     @property
@@ -72,13 +134,18 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
         ends = None if share.interval is None else ((1 - share.interval[1]) * 100, (1 - share.interval[0]) * 100)
         saved, basis = Estimate((1 - share.value) * 100, ends), BASIS_PER_TOKEN if per_token else BASIS_PER_RUN
 
-    drops, refused = {}, [("speed", speed), ("energy", energy)]
+    drops, shifts, refused = {}, {}, [("speed", speed), ("energy", energy)]
     for task in tasks:
-        why = obstacles(metric_of(task, (variant, baseline)), variant, baseline)
+        row = metric_of(task, (variant, baseline))
+        why = obstacles(row, variant, baseline)
         refused.append((task, why))
         here, there = variant.number(task), baseline.number(task)
-        if not why and here is not None and there is not None:
-            drops[task] = Drop((there - here) * 100, (there - here) / there * 100 if there else None)
+        if why or here is None or there is None:
+            continue
+        if row.is_share and (lost := row.loss(there, here)) is not None:
+            drops[task] = Drop(lost * 100, lost / there * 100 if there else None)
+        else:
+            shifts[task] = Shift(row, there, here)
 
     memory = None if obstacles(PEAK_MEMORY, variant, baseline) else _ratio(PEAK_MEMORY, variant, baseline)
     size = _ratio(DISK, baseline, variant)
@@ -95,6 +162,7 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
         None if size is None else size.value,
         None if weights is None else weights.value,
         drops,
+        shifts,
         tuple(f"{what}: {', '.join(why)}" for what, why in refused if why),
     )
 
@@ -123,7 +191,8 @@ def quotient_interval(ratio: float, above: Interval, below: Interval) -> Interva
 def impact_columns(impact: Impact, tasks: Sequence[str]) -> dict[str, Any]:
     """A row of ``quantization_impact.csv``: the predecessor's columns first, then the further ones.
 
-    The tasks given have columns, comparable or not.
+    The tasks given have columns, comparable or not; those of a metric that is not a share of answers have its
+    difference and its ratio.
     """
     variant, saved = impact.variant, impact.energy_reduction
     speedup = impact.speedups.get("speedup")
@@ -144,7 +213,10 @@ def impact_columns(impact: Impact, tasks: Sequence[str]) -> dict[str, Any]:
     for task in tasks:
         drop = impact.drops.get(task)
         row |= {f"{task}_drop_percent": drop and drop.percent, f"{task}_drop_pp": drop and drop.pp}
-    return row | {"not_comparable": impact.not_comparable}
+    row["not_comparable"] = impact.not_comparable
+    for task in (task for task in tasks if task in impact.shifts):
+        row |= {f"{task}_change": impact.shifts[task].amount, f"{task}_ratio": impact.shifts[task].ratio}
+    return row
 
 
 def _with_ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ from slim_eval.demo import TASKS_DIR
 from slim_eval.engines import memory
 from slim_eval.engines.engine import ENGINES, Engine
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
-from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.metrics import headline_metric
 from slim_eval.models import loading
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measurement
 
@@ -92,8 +92,9 @@ class Accuracy(base.Benchmark[AccuracyConfig, AccuracyRecord]):
         return config.accuracy.batch_size_of(stage)
 
     def flaw(self, record: AccuracyRecord, config: RunConfig) -> str:
-        """A record without any metric is not a result."""
-        return base.NO_NUMBERS if all(value is None for value in (record.accuracy, *record.metrics.values())) else ""
+        """A record without any metric is not a result; a group may have those of its subtasks alone."""
+        has_any = record.members() or any(value is not None for value in (record.accuracy, *record.metrics.values()))
+        return "" if has_any else base.NO_NUMBERS
 
     def check(self, config: RunConfig, stages: Sequence[str]) -> None:
         """Refuse unknown tasks and those that cannot be run here, or not with thinking; see `lm_eval_tasks`."""
@@ -414,12 +415,8 @@ def _measurement(
     }
     name = task if task in scores or len(rows_of) > 1 else next(iter(rows_of))  # a tag of one task is that task
     metrics = scores.get(name, {})
-    headline = HEADLINE_METRICS.get(task)
-    if headline not in metrics:
-        values = [key for key in metrics if "_stderr," not in key]
-        listed = configs.get(name, {}).get("metric_list") or [{}]
-        first = [key for key in values if key.startswith(f"{listed[0].get('metric')},")]
-        headline = next(iter(first + values), None)
+    headline = headline_metric(task, metrics, *_listed(configs.get(name, {})))
+    directions = output.get("higher_is_better", {})
     accuracy, stderr = metrics.get(headline or ""), metrics.get((headline or "").replace(",", "_stderr,", 1))
     clustered_stderr, interval = uncertainty(samples, headline, accuracy, stderr)
 
@@ -438,6 +435,9 @@ def _measurement(
         subtasks[part] = {**scored, "num_items": sum(counts), "num_fewshot": shots.get(part)}
         if part not in rows_of:  # a subgroup lists its members
             subtasks[part]["subtasks"] = leaves
+        if headline is None:
+            listed, filters = _listed(configs.get(part, {}))
+            subtasks[part] |= {"listed": listed, "filters": filters, "higher_is_better": directions.get(part, {})}
     # lm-eval's hash of a task's items, prompts and targets, as its own command writes it.
     hashes = {
         leaf: str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
@@ -448,6 +448,7 @@ def _measurement(
         task=task,
         accuracy=accuracy,
         metric=headline,
+        higher_is_better=directions.get(name, {}).get((headline or "").split(",")[0]),
         stderr=stderr,
         clustered_stderr=clustered_stderr,
         intervals={} if interval is None else {"accuracy": interval},
@@ -466,7 +467,9 @@ def _measurement(
         task_hashes=hashes,
         duration_seconds=duration_s,
     )
-    notes = [] if headline else [f"{task}: lm-eval computes no metric over its subtasks"]
+    notes = []
+    if headline is None:
+        notes.append(f"{task}: lm-eval computes no metric over its subtasks: they are shown in its place")
     unknown = [key for key, value in metrics.items() if value is None and "_stderr," not in key]
     notes += [f"{task}: {key} is not a finite number" for key in unknown]
     others = [f"{leaf}: {count}" for leaf, count in used.items() if count != config.num_fewshot]
@@ -475,6 +478,12 @@ def _measurement(
         notes.append(f"{task}: few-shot examples are fixed by the task ({', '.join(others[:3])}{more})")
     notes += prompts.notes(task, asked.cut, asked.window, asked.template)
     return Measurement(record, tuple(samples), tuple(notes))
+
+
+def _listed(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The metrics and the filters of a task's configuration, in their order."""
+    metrics, filters = config.get("metric_list") or (), config.get("filter_list") or ()
+    return [str(entry.get("metric")) for entry in metrics], [str(entry.get("name")) for entry in filters]
 
 
 def uncertainty(

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
+from slim_eval.metrics import task_metric
 from slim_eval.results.records import AccuracyRecord, Metadata, PerformanceRecord
 from slim_eval.results.store import record_name
 from slim_eval.results.variants import Variant
@@ -105,8 +106,11 @@ def payload(variant: Variant, config: RunConfig) -> tuple[dict[str, Any], dict[s
     for record in variant.records:
         name = record_name(record)
         if isinstance(record, AccuracyRecord):
-            metrics[f"accuracy/{name}"] = record.accuracy
-            metrics[f"accuracy/{name}_stderr"] = record.stderr
+            # W&B has no units: a perplexity among accuracies would be averaged and plotted with them.
+            row = task_metric(name, record.metric, record.higher_is_better, filter(None, [record.accuracy]))
+            kind = "accuracy" if row.is_share else "score"
+            metrics[f"{kind}/{name}"] = record.accuracy
+            metrics[f"{kind}/{name}_stderr"] = record.stderr
             metrics |= {f"accuracy/{name}/{key.replace(',', '_')}": value for key, value in record.metrics.items()}
         else:
             values = record.model_dump(mode="json", exclude=set(_HEAD))

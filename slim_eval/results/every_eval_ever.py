@@ -196,6 +196,7 @@ def _result(
         name, harness=lm_eval.LM_EVAL_HARNESS_ID, bounds_table=lm_eval.LM_EVAL_METRIC_BOUNDS
     )
     stderr = scores.get(_stderr_of(key))
+    stated = record.higher_is_better if (task, key) == (record.task, record.metric) else None
     asked = _settings(record).get("gen_kwargs")
     arguments = {
         theirs: asked[ours]
@@ -213,7 +214,7 @@ def _result(
             **fields,  # identity and range, by the package's table; the direction is by slim-eval's
             "metric_name": name,
             "evaluation_description": f"{name} (filter: {used})" if has_filter else name,
-            "lower_is_better": task_metric(task, key).better == "lower",
+            "lower_is_better": task_metric(task, key, stated).better == "lower",
             "additional_details": {**(fields["additional_details"] or {}), "metric": key},
         },
         "score_details": {

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from slim_eval.metrics import headline_metric
 from slim_eval.schemes import SCHEMES
 from slim_eval.utils.host import HostUse
 
@@ -238,11 +239,16 @@ class ServingMetrics(Metrics):
 
 
 class AccuracyMetrics(Metrics):
-    """One lm-eval task. ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``)."""
+    """One lm-eval task.
+
+    ``accuracy`` is the headline metric, named in ``metric`` as lm-eval names it (``acc,none``). It is a share of right
+    answers only if the metric is: of ``word_perplexity,none`` it is the perplexity.
+    """
 
     task: str
     accuracy: float | None = None
     metric: str | None = None
+    higher_is_better: bool | None = None  # of the headline metric, by the task; None: the task or file does not say
     stderr: float | None = None
     clustered_stderr: float | None = None  # items of one subtask may succeed and fail together
     intervals: Intervals = Field(default_factory=dict)
@@ -256,7 +262,9 @@ class AccuracyMetrics(Metrics):
     truncated_requests: int | None = None  # whose prompt was cut to fit the window; None in older and imported records
     prompts_without_turns: int | None = None  # that lack a turn which the chat template drops; None likewise
     metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
-    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> metrics, num_items
+    # Name -> metrics, num_items, num_fewshot; of a subgroup also its subtasks; in a group without a metric of its own
+    # also `listed` and `filters`, as in `metrics.headline_metric`, and `higher_is_better` by metric.
+    subtasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     task_versions: dict[str, Any] = Field(default_factory=dict)  # (sub)task -> version
     task_hashes: dict[str, str] = Field(default_factory=dict)  # (sub)task -> lm-eval's hash of its items
     duration_seconds: float | None = None
@@ -334,6 +342,40 @@ class AccuracyRecord(AccuracyMetrics, Record):
         """The task."""
         return self.task
 
+    def members(self) -> list[MemberRecord]:
+        """The tasks and subgroups with a metric of a group for which lm-eval computes none; empty for any other."""
+        if self.accuracy is not None or self.metric is not None:
+            return []
+        found: list[MemberRecord] = []
+        for task, entry in self.subtasks.items():
+            if any(task in member.leaves for member in found):
+                continue
+            metrics = {key: value for key, value in entry.items() if "," in key}
+            metric = headline_metric(task, metrics, entry.get("listed", ()), entry.get("filters", ()))
+            if metric is None or metrics[metric] is None:
+                continue
+            leaves = tuple(entry.get("subtasks") or (task,))
+            found = [member for member in found if member.task not in leaves]
+            own = {
+                "task": task, "group": self.task, "leaves": leaves,
+                "accuracy": metrics[metric], "metric": metric, "metrics": metrics,
+                "higher_is_better": entry.get("higher_is_better", {}).get(metric.split(",")[0]),
+                "stderr": metrics.get(metric.replace(",", "_stderr,", 1)), "num_items": entry.get("num_items"),
+                "num_fewshot": entry.get("num_fewshot"),
+                "subtasks": {leaf: self.subtasks[leaf] for leaf in leaves if leaf != task and leaf in self.subtasks},
+                "task_versions": {name: v for name, v in self.task_versions.items() if name in (task, *leaves)},
+                "task_hashes": {name: v for name, v in self.task_hashes.items() if name in leaves},
+            }  # fmt: skip
+            found.append(MemberRecord.model_validate(dict(self) | own))
+        return found
+
+
+class MemberRecord(AccuracyRecord):
+    """A task or subgroup of a group: part of the group's record and samples, without a file of its own."""
+
+    group: str  # the task of the group's record
+    leaves: tuple[str, ...]  # the tasks of its samples
+
 
 class ErrorRecord(Metadata):
     """`{name}.error.json`: a stage that made no number."""
@@ -357,8 +399,10 @@ RECORD_CLASSES: dict[str, type[Record]] = {
 class PairedTask(_Model):
     """One task of two variants, item by item; the first is the baseline. A drop above 0 means that the other is worse.
 
-    Percentage points are of the headline metric. With `refused` there are no numbers. With `unpaired` there were no
-    outcomes of single items: the numbers are of two independent shares, and the items may be fewer or more.
+    Percentage points are of the headline metric, if it is a share of answers. Another one has its own unit: it has a
+    `loss` or, if it is a perplexity, a `ratio`, and no margin. With `refused` there are no numbers. With `unpaired`
+    there were no outcomes of single items: the numbers are of two independent shares, and the items may be fewer or
+    more.
     """
 
     task: str
@@ -375,6 +419,12 @@ class PairedTask(_Model):
     accuracy: float | None = None
     drop_pp: float | None = None
     interval_pp: tuple[float, float] | None = None  # 95 %, paired unless `unpaired`
+    higher_is_better: bool | None = None  # of a metric in its own unit; None for shares
+    loss: float | None = None  # in the unit of the metric; above 0 the other is worse
+    loss_interval: tuple[float, float] | None = None  # 95 %, paired
+    ratio: float | None = None  # of perplexities, the other's / the baseline's
+    ratio_interval: tuple[float, float] | None = None  # 95 %, paired, from the documents' log-likelihoods
+    no_interval: str | None = None  # why a metric in its own unit has none
     lost: int | None = None  # right in the baseline, wrong here
     gained: int | None = None
     flips: float | None = None  # share of items whose correctness changed
@@ -382,7 +432,9 @@ class PairedTask(_Model):
     p_value_holm: float | None = None  # corrected over all tasks and precisions shown together
     answer_kl: float | None = None  # nats; over answer choices
     margin_pp: float | None = None
-    verdict: str | None = None  # "equivalent", "degraded", "underpowered"
+    verdict: str | None = (
+        None  # "equivalent", "degraded", "underpowered"; in its own unit: "improved" or one of the last two
+    )
     items_needed: int | None = None  # where underpowered: to see a drop of the margin at 80 % power
     needs_subtasks: bool = False  # where underpowered: no number of items of these few subtasks would suffice
 

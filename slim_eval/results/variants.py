@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Basis, Metric, is_loss, task_metric
+from slim_eval.metrics import ACCURACY_MEAN, J_PER_REQUEST, METRICS, Basis, Change, Metric, task_metric
 from slim_eval.results.records import (
     RECORD_CLASSES,
     AccuracyRecord,
@@ -68,7 +68,7 @@ def evidence_of(record: AccuracyRecord) -> Evidence | None:
     None for a metric that is not a share of right answers, and if nothing is known.
     """
     share = record.accuracy
-    if share is None or not 0 <= share <= 1 or task_metric(record.task, record.metric).scale != 100:
+    if share is None or not 0 <= share <= 1 or not task_metric(record.task, record.metric).is_share:
         return None
     from slim_eval.stats import effective_items  # with numpy, which a table of complete records does without
 
@@ -135,8 +135,11 @@ class Variant:
 
     @cached_property
     def accuracy(self) -> Mapping[str, AccuracyRecord]:
-        """Task -> its record."""
-        return {record.task: record for record in self.records if isinstance(record, AccuracyRecord)}
+        """Task -> its record; in place of a group for which lm-eval computes no metric, its members."""
+        records = [record for record in self.records if isinstance(record, AccuracyRecord)]
+        members = {record.task: record.members() for record in records}
+        found: dict[str, AccuracyRecord] = {member.task: member for parts in members.values() for member in parts}
+        return found | {record.task: record for record in records if not members[record.task]}
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
@@ -378,11 +381,26 @@ def labelled(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def metric_of(key: str, variants: Iterable[Variant]) -> Metric:
-    """The row of a metric or task by its key; a task's direction comes from the records of the variants."""
+    """The row of a metric or task by its key; a task's direction and unit come from the records of the variants.
+
+    If they were scored by metrics of different units or directions, or name opposite directions for the same one, no
+    direction is better.
+    """
     if key in METRICS:
         return METRICS[key]
-    found = (variant.accuracy[key].metric for variant in variants if key in variant.accuracy)
-    return task_metric(key, next((metric for metric in found if is_loss(metric)), None))
+    records: dict[str | None, list[AccuracyRecord]] = {}
+    for variant in variants:
+        if key in variant.accuracy and variant.accuracy[key].accuracy is not None:
+            records.setdefault(variant.accuracy[key].metric, []).append(variant.accuracy[key])
+    rows: dict[Metric, None] = {}
+    for name, mine in records.items():
+        stated = {record.higher_is_better for record in mine} - {None}
+        row = task_metric(key, name, next(iter(stated), None), [record.accuracy or 0.0 for record in mine])
+        rows[row if len(stated) < 2 else replace(row, better=None)] = None
+    if len(rows) < 2:
+        return next(iter(rows), task_metric(key))
+    units = dict.fromkeys(row.unit for row in rows)
+    return replace(next(iter(rows)), unit=" or ".join(units), scale=1.0, decimals=3, better=None, change=Change.AMOUNT)
 
 
 def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None = None) -> list[Variant]:
@@ -398,9 +416,7 @@ def with_accuracy_mean(variants: Sequence[Variant], tasks: Sequence[str] | None 
     if any(variant.mean_tasks for variant in variants):
         return list(variants)
     named = tasks_of(variants) if tasks is None else tasks
-    # A task is a loss by the headline metric that any of the variants recorded.
-    losses = {task for variant in variants for task, record in variant.accuracy.items() if is_loss(record.metric)}
-    shown = [task for task in named if task not in losses]
+    shown = [task for task in named if metric_of(task, variants).is_accuracy]
     sets = [tuple(task for task in shown if variant.number(task) is not None) for variant in variants]
     # Of two sets of one size the one that more variants have, then the first.
     mean_of = max(dict.fromkeys(sets), key=lambda found: (len(found), sets.count(found)), default=())

@@ -16,6 +16,7 @@ from slim_eval.stats.intervals import (
 )
 from slim_eval.stats.paired import (
     PairedDifference,
+    PairedRatio,
     answer_kl,
     clustered_stderr,
     holm,
@@ -24,6 +25,8 @@ from slim_eval.stats.paired import (
     mcnemar_p_value,
     minimum_detectable_drop,
     paired_difference,
+    perplexity_ratio,
+    total_ratio,
 )
 from slim_eval.stats.summary import drift_p_value, percentile, resolving_count, summarize
 from slim_eval.stats.unpaired import (
@@ -36,9 +39,10 @@ from slim_eval.stats.unpaired import (
 from slim_eval.stats.variance_components import RunValue, Variation, limit_factor, log_mean, variation
 
 __all__ = [
-    "Interval", "PairedDifference", "RunValue", "Statistic", "UnpairedDifference", "Variation", "answer_kl",
-    "batches", "bootstrap_interval", "bootstrap_ratio", "clustered_stderr", "drift_p_value", "effective_items", "holm",
-    "items_needed", "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value", "minimum_detectable_drop",
-    "paired_difference", "percentile", "resolving_count", "score_interval", "summarize", "unpaired_difference",
-    "unpaired_items_needed", "variation", "wilson_interval",
+    "Interval", "PairedDifference", "PairedRatio", "RunValue", "Statistic", "UnpairedDifference", "Variation",
+    "answer_kl", "batches", "bootstrap_interval", "bootstrap_ratio", "clustered_stderr", "drift_p_value",
+    "effective_items", "holm", "items_needed", "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value",
+    "minimum_detectable_drop", "paired_difference", "percentile", "perplexity_ratio", "resolving_count",
+    "score_interval", "summarize", "total_ratio", "unpaired_difference", "unpaired_items_needed", "variation",
+    "wilson_interval",
 ]  # fmt: skip

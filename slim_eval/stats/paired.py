@@ -79,6 +79,51 @@ def paired_difference(a: Scores, b: Scores, clusters: Sequence[Hashable] | None 
     return PairedDifference(n, difference, interval, stderr, lost, gained, flips, p_value, groups)
 
 
+@dataclass(frozen=True)
+class PairedRatio:
+    """A perplexity of run b relative to that of run a, on the same documents."""
+
+    num_items: int
+    ratio: float  # b / a
+    interval: Interval | None  # 95 %; None if the spread of the documents is unknown
+    p_value: float | None  # of a ratio of 1; None likewise
+
+
+def perplexity_ratio(a: Scores, b: Scores, weights: Scores, clusters: Sequence[Hashable] | None = None) -> PairedRatio:
+    """The ratio of two perplexities from the log-likelihoods of the same documents in the same order.
+
+    A perplexity is ``exp(-Σ log-likelihood / Σ weight)``; the weights of the documents are their words or bytes, or 1.
+    The logarithm of the ratio is ``Σ (a - b) / Σ weight``, a ratio of two sums; its standard error is that of their
+    linear approximation (Cochran 1977, "Sampling Techniques", section 6.3), its quantiles are those of t. `clusters`
+    and errors are those of `paired_difference`.
+    """
+    first, second, size = _scores(a), _scores(b), _scores(weights)
+    if not first.size == second.size == size.size:
+        raise ValueError("a, b and weights must have one entry per document")
+    total = float(size.sum())
+    log_ratio = float((first - second).sum()) / total
+    return _log_ratio(log_ratio, (first - second - log_ratio * size) / total, clusters)
+
+
+def total_ratio(a: Scores, b: Scores, clusters: Sequence[Hashable] | None = None) -> PairedRatio:
+    """The ratio of two sums over the same documents, both of one sign, such as their bits; see `perplexity_ratio`."""
+    first, second = _scores(a), _scores(b)
+    above, below = float(second.sum()), float(first.sum())
+    return _log_ratio(math.log(above / below), second / above - first / below, clusters)
+
+
+def _log_ratio(log_ratio: float, parts: FloatArray, clusters: Sequence[Hashable] | None) -> PairedRatio:
+    """A ratio with its interval, given what each document adds to the linear approximation of its logarithm."""
+    n, ratio = parts.size, math.exp(log_ratio)
+    if n > 1 and log_ratio == 0 and not parts.any():  # the same outputs: not the scores of wrong answers
+        return PairedRatio(n, 1.0, Interval(1.0, 1.0), 1.0)
+    found = paired_difference(log_ratio + n * parts, np.zeros(n), clusters)
+    ends = found.interval
+    return PairedRatio(
+        n, ratio, None if ends is None else Interval(*np.exp([ends.low, ends.high]).tolist()), found.p_value
+    )
+
+
 def mcnemar_p_value(lost: int, gained: int) -> float:
     """P-value of no difference between two runs, from the items right in the first and in the second run only.
 

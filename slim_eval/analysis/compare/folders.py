@@ -13,7 +13,7 @@ from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, 
 from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
 from slim_eval.results.store import find_results
-from slim_eval.results.variants import Variant, labelled, tasks_of
+from slim_eval.results.variants import Variant, labelled, metric_of, tasks_of
 from slim_eval.utils import short_name
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         )
     compared = {variant.directory: variant for pair in matched for variant in pair}
     alone = [variant for variant in (*a_variants, *b_variants) if variant.directory not in compared]
-    conditions = parse(config.fail_if, tasks_of(compared.values()))
+    tasks = tasks_of(compared.values())
+    conditions = parse(config.fail_if, tasks, {task: metric_of(task, compared.values()) for task in tasks})
     loaded: list[tuple[Variant, Variant]] = []
     further: list[bool] = []
     for a, b in matched:
@@ -77,9 +78,9 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         replace(pair, is_further_load=is_further, load=load_of(pair.b) if has_levels((pair.a, pair.b)) else None)
         for pair, is_further in zip(compare_all(loaded, config.margin_pp), further, strict=True)
     ]
-    tasks, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]
-    if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in tasks):
-        why = [f"{task.task}: {task.refused}" for task in tasks] + [made.reason for made in metrics if made.reason]
+    paired, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]
+    if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in paired):
+        why = [f"{task.task}: {task.refused}" for task in paired] + [made.reason for made in metrics if made.reason]
         cause = f"nothing can be compared: {'; '.join(dict.fromkeys(why))}"
         raise UsageError(cause, "measure both with the same settings")
     outcomes = [

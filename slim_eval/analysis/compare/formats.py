@@ -14,25 +14,29 @@ from slim_eval.analysis.compare.comparison import MetricComparison, VariantCompa
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED
 from slim_eval.analysis.compare.noise_floor import rough_floors
-from slim_eval.metrics import task_metric
+from slim_eval.analysis.impact import Shift, change_words
+from slim_eval.metrics import Metric
 from slim_eval.results.records import PairedTask
-from slim_eval.results.variants import Interval
+from slim_eval.results.variants import Interval, metric_of
 from slim_eval.utils import number
 
 _ABSENT = "-"
 _LONGEST_WORD = 24
 _STYLES = {
-    "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "confounded": "yellow",
+    "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "improved": "green",
+    "confounded": "yellow",
     "within noise": "dim", "no difference seen": "dim",
 }  # fmt: skip
 _GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 % interval in brackets"
-_LEFT = ("metric", "task", "verdict")
+_LEFT = ("metric", "task", "unit", "verdict")
 _METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
 _TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
 # All in one where width does not matter; a terminal of 80 columns would break words and numbers.
 _NARROW_TASK_COLUMNS = (
     ("task", "items", "A %", "B %", "drop, pp", "verdict"), ("task", "flips %", "p (Holm)", "KL, nats"),
 )  # fmt: skip
+#: Of tasks whose metric is not a share of answers.
+_SCORE_COLUMNS = ("task", "unit", "items", "A", "B", "B against A", "verdict")
 _Row = Mapping[str, str]  # header -> text
 
 
@@ -54,8 +58,10 @@ def _metric_row(made: MetricComparison) -> _Row:
 
 def _task_row(paired: PairedTask, pair: VariantComparison) -> _Row:
     a, b = pair.a.number(paired.task), pair.b.number(paired.task)
-    is_usable = all(side.counts(task_metric(paired.task)) for side in (pair.a, pair.b))
-    drop = _ABSENT if a is None or b is None or not is_usable else _points((a - b) * 100)
+    metric = metric_of(paired.task, (pair.a, pair.b))
+    lost = None if a is None or b is None else metric.loss(a, b)
+    is_usable = all(side.counts(metric) for side in (pair.a, pair.b))
+    drop = _ABSENT if lost is None or not is_usable else _points(lost * 100)
     if paired.drop_pp is not None:
         ends = [_points(end) for end in paired.interval_pp or ()]
         drop = _points(paired.drop_pp) + (f" [{', '.join(ends)}]" if ends else "")
@@ -80,6 +86,24 @@ def _task_row(paired: PairedTask, pair: VariantComparison) -> _Row:
         "p (Holm)": "<0.001" if tiny else _text(paired.p_value_holm, "{:.3f}"),
         "KL, nats": _text(paired.answer_kl, "{:.2g}"),
         "verdict": verdict,
+    }
+
+
+def _score_row(paired: PairedTask, metric: Metric, pair: VariantComparison) -> _Row:
+    """A task whose metric is not a share of answers, in its own unit."""
+    a, b = pair.a.number(paired.task), pair.b.number(paired.task)
+    change = change_words(paired)
+    if not change and a is not None and b is not None and all(side.counts(metric) for side in (pair.a, pair.b)):
+        change = Shift(metric, a, b).text
+    judged = "inconclusive" if paired.verdict == UNDERPOWERED else paired.verdict or "no interval"
+    return {
+        "task": paired.task,
+        "unit": metric.unit,
+        "items": _text(paired.num_items, "{:,}"),
+        "A": _ABSENT if a is None else number(a),
+        "B": _ABSENT if b is None else number(b),
+        "B against A": change or _ABSENT,
+        "verdict": judged if paired.refused is None else "not paired",
     }
 
 
@@ -167,9 +191,12 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
 
 
 def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Sequence[str], Sequence[_Row]]]:
-    """Columns and rows: the metrics, and the tasks once in each of the given sets of columns; none without rows."""
-    metrics, tasks = [_metric_row(made) for made in pair.metrics], [_task_row(task, pair) for task in pair.tasks]
-    found = [(_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks)]
+    """Columns and rows: the metrics, the accuracies once in each of the given sets of columns, the other scores."""
+    rows = {paired.task: metric_of(paired.task, (pair.a, pair.b)) for paired in pair.tasks}
+    metrics = [_metric_row(made) for made in pair.metrics]
+    tasks = [_task_row(paired, pair) for paired in pair.tasks if rows[paired.task].is_share]
+    others = [_score_row(paired, row, pair) for paired in pair.tasks if not (row := rows[paired.task]).is_share]
+    found = [(_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks), (_SCORE_COLUMNS, others)]
     return [(columns, rows) for columns, rows in found if rows]
 
 
@@ -204,12 +231,16 @@ def _notes(pair: VariantComparison) -> list[str]:
     for paired in pair.tasks:
         if paired.refused:
             reasons.setdefault(f"not paired: {paired.refused}", []).append(paired.task)
+        if paired.no_interval:
+            reasons.setdefault(f"no interval: {paired.no_interval}", []).append(paired.task)
         if paired.num_left_out:
             lines.append(f"{paired.task}: left out {paired.num_left_out} items that have no score on either side")
         if paired.unpaired:
             source = f"{paired.interval_from}{' (assumed: no number was recorded)' if paired.assumed else ''}"
             why = f"unpaired, from {source}: wider than on the same items; {LOG_SAMPLES}"
             reasons.setdefault(why, []).append(paired.task)
+    if any(change_words(paired) for paired in pair.tasks):
+        lines.append("B against A: B / A of a perplexity, else B - A; with 95 % interval, on the same items")
     margin = next((paired.margin_pp for paired in pair.tasks if paired.verdict), None)
     if margin is not None:
         same = "" if all(paired.unpaired for paired in pair.tasks if paired.verdict) else " on the same items"

@@ -5,7 +5,9 @@ A condition is ``METRIC OPERATOR VALUE UNIT``:
 - ``tpot_s>5%``: B's TPOT is more than 5 % above A's; any metric of `metrics.METRICS`;
 - ``tpot_s>20ms``: B's own TPOT, in the metric's unit or one beside it (ms, s, J, W, MiB, GiB);
 - ``mmlu_drop>1pp``: B is more than 1 percentage point worse than A on the items of a task; ``%``: of A's accuracy;
-- ``mmlu_flips>5%``: more than 5 % of B's answers changed from right to wrong or back.
+- ``mmlu_flips>5%``: more than 5 % of B's answers changed from right to wrong or back;
+- ``wikitext_ratio>5%``: B's perplexity is more than 5 % above A's on the same documents;
+- ``wmt_drop>0.5``: B is more than 0.5 worse than A in a metric that is not a share of answers, in its own unit.
 
 The 95 % interval decides: a condition is met if the whole interval fulfils it, not met if no part of it does, and
 otherwise inconclusive. A value that has no interval and is not exact is always inconclusive. Without outcomes of single
@@ -17,7 +19,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,7 +27,8 @@ from slim_eval import stats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict
 from slim_eval.analysis.compare.items import LOG_SAMPLES
 from slim_eval.errors import UsageError
-from slim_eval.metrics import METRICS, Basis
+from slim_eval.metrics import METRICS, Basis, Change, Metric, task_metric
+from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval
 from slim_eval.utils import did_you_mean
 
@@ -46,8 +49,12 @@ _UNITS: dict[str, dict[str, float]] = {
     "_joules": {"J": 1.0, "kJ": 1e3},
     "_second": {"tok/s": 1.0},
 }
-#: What can be asked of a task, by the ending of the condition's name -> units with their factor to shares.
-_TASK_UNITS: dict[str, tuple[str, ...]] = {"_drop": ("pp", "%"), "_flips": ("%",)}
+#: What can be asked of a task, by how its values are compared: ending of the condition's name -> units.
+_TASK_UNITS: dict[Change, dict[str, tuple[str, ...]]] = {
+    Change.POINTS: {"_drop": ("pp", "%"), "_flips": ("%",)},
+    Change.AMOUNT: {"_drop": ("",)},
+    Change.RATIO: {"_ratio": ("%",)},
+}
 
 
 class Decision(str, Enum):
@@ -60,7 +67,7 @@ class Decision(str, Enum):
 
 @dataclass(frozen=True)
 class Condition:
-    """One parsed condition. If it is about a task, `task` is set and `name` is ``_drop`` or ``_flips``."""
+    """One parsed condition. If it is about a task, `task` is set and `name` is an ending of `_TASK_UNITS`."""
 
     text: str
     name: str
@@ -85,14 +92,23 @@ class ConditionOutcome:
     where: str = ""
 
 
-def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
+def parse(texts: Iterable[str], tasks: Sequence[str], rows: Mapping[str, Metric] | None = None) -> list[Condition]:
     """Read conditions from the command line, on the metrics and on these tasks of the variants.
 
+    `rows` are the metrics of tasks; one without a row is scored by right answers.
+
     Raises:
-        UsageError: A condition is malformed, or its metric or unit is unknown; the nearest names are shown.
+        UsageError: A condition is malformed, its metric or unit is unknown (the nearest names are shown), or it asks
+            for percentage points of a metric that is not a share of answers.
     """
+    known_rows = {task: (rows or {}).get(task) or task_metric(task) for task in tasks}
     metrics = [key for key, metric in METRICS.items() if metric.compared]
-    of_tasks = {f"{task}{ending}": (task, ending) for task in tasks for ending in _TASK_UNITS}
+    units_of = {
+        (task, ending): units
+        for task, row in known_rows.items() for ending, units in _TASK_UNITS[row.change].items()
+    }  # fmt: skip
+    of_tasks = {f"{task}{ending}": (task, ending) for task, ending in units_of}
+    shares_only = {f"{task}{ending}": task for task in tasks for ending in _TASK_UNITS[Change.POINTS]}
     found = []
     for text in texts:
         match = _PATTERN.fullmatch(text)
@@ -103,17 +119,30 @@ def parse(texts: Iterable[str], tasks: Sequence[str]) -> list[Condition]:
             raise UsageError(f"--fail-if {text!r}: {value} is too large", _EXAMPLE)
         task, units = None, ("%", *(_units_of(name) or ("",)))
         if name not in metrics:
+            own = known_rows.get(shares_only.get(name, ""))
+            if own is not None and not own.is_share and (name not in of_tasks or unit or own.better is None):
+                raise _not_a_share(text, own, compare)
             if name not in of_tasks:
                 known = [*metrics, *of_tasks]
                 near = did_you_mean(name, known) or f"known: {', '.join(known)}"
                 raise UsageError(f"--fail-if {text!r}: unknown metric {name!r}", near)
             task, name = of_tasks[name]
-            units = _TASK_UNITS[name]
+            units = units_of[task, name]
         if unit not in units:
             what = f"unknown unit {unit!r}" if unit else "no unit"
             raise UsageError(f"--fail-if {text!r}: {what}", f"known here: {', '.join(filter(None, units))}")
         found.append(Condition(text, name, compare, float(value), unit, task))
     return found
+
+
+def _not_a_share(text: str, row: Metric, compare: str) -> UsageError:
+    """The refusal of a condition in shares of answers on a task that is scored otherwise."""
+    cause = f"--fail-if {text!r}: {row.key} is scored by {row.unit}, which is not a share of answers"
+    if row.better is None:
+        return UsageError(f"{cause}, and which direction is better is not known", "leave this condition out")
+    if row.change is Change.RATIO:
+        return UsageError(cause, f'write it as a ratio of B to A: "{row.key}_ratio{compare}5%"')
+    return UsageError(cause, f'write it in the unit of {row.unit}, without a sign: "{row.key}_drop{compare}0.5"')
 
 
 def _units_of(key: str) -> dict[str, float]:
@@ -130,7 +159,8 @@ def decide(condition: Condition, comparison: VariantComparison) -> ConditionOutc
         return ConditionOutcome(condition, Decision.UNDECIDED, interval)
     low, high = interval
     holds = _OPERATORS[condition.compare]
-    shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g} {condition.unit} (95 %)"
+    unit = f" {condition.unit}" if condition.unit else ""
+    shown = f"{low:.4g}{condition.unit}" if low == high else f"{low:.4g} to {high:.4g}{unit} (95 %)"
     task = next((task for task in comparison.tasks if task.task == condition.task), None)
     if task is not None and task.unpaired:
         shown += f", unpaired, from {task.interval_from}{' (assumed)' if task.assumed else ''}; {LOG_SAMPLES}"
@@ -154,11 +184,20 @@ def _metric_interval(condition: Condition, comparison: VariantComparison) -> Int
     return "no interval" if own is None else (own[0] / factor, own[1] / factor)
 
 
+def _no_interval(task: PairedTask) -> str:
+    return f"no interval: {task.no_interval}" if task.no_interval else "no interval"
+
+
 def _task_interval(condition: Condition, comparison: VariantComparison) -> Interval | str:
-    """The interval of the drop or the flips of the condition's task in the condition's unit; or why there is none."""
+    """The interval of what a condition asks of its task, in the condition's unit; or why there is none."""
     task = next((task for task in comparison.tasks if task.task == condition.task), None)
     if task is None or task.refused is not None:
         return "not measured" if task is None else (task.refused or "")
+    if condition.name == "_ratio":
+        ends = task.ratio_interval
+        return _no_interval(task) if ends is None else ((ends[0] - 1) * 100, (ends[1] - 1) * 100)
+    if condition.unit == "" and condition.name == "_drop":
+        return task.loss_interval or _no_interval(task)
     if condition.name == "_flips":
         if task.lost is None or task.gained is None or not task.num_items:
             return f"flips are not known: {LOG_SAMPLES}" if task.unpaired else "flips are undefined for graded scores"

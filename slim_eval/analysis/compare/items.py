@@ -19,7 +19,8 @@ from typing import Any
 from slim_eval import stats
 from slim_eval.analysis.comparability import obstacles
 from slim_eval.errors import ResultFileError
-from slim_eval.results.records import PairedRecord, PairedTask
+from slim_eval.metrics import Change, Metric
+from slim_eval.results.records import MemberRecord, PairedRecord, PairedTask
 from slim_eval.results.store import PAIRED, find_results, read_samples, write_paired
 from slim_eval.results.variants import Variant, by_model, evidence_of, metric_of, ordered_tasks
 from slim_eval.utils import environment, safe_json
@@ -27,7 +28,10 @@ from slim_eval.utils import environment, safe_json
 ALPHA = 0.05
 POWER = 0.8
 
-EQUIVALENT, DEGRADED, UNDERPOWERED = "equivalent", "degraded", "underpowered"
+EQUIVALENT, DEGRADED, UNDERPOWERED, IMPROVED = "equivalent", "degraded", "underpowered", "improved"
+
+_LARGEST_LOG = 700.0  # exp of more overflows
+_SAME = 1e-3  # relative; a value and what the scores of its items give
 
 #: End of the refusal of a pair if one side kept no samples.
 NO_ITEM_OUTCOMES = "no outcomes of single items"
@@ -48,25 +52,29 @@ def pair(base: Variant, variant: Variant, tasks: Sequence[str] | None = None) ->
 
 
 def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
-    why = obstacles(metric_of(task, (variant, base)), variant, base)
+    row = metric_of(task, (variant, base))
+    why = obstacles(row, variant, base)
     if why or task not in base.accuracy or task not in variant.accuracy:
         return PairedTask(task=task, refused=", ".join(why) or "measured on one side only")
     metric = variant.accuracy[task].metric
+    if row.better is None:
+        return PairedTask(task=task, metric=metric, refused=f"whether more or less {row.unit} is better is not known")
     try:
         here, there = _items(variant, task), _items(base, task)
     except ResultFileError as error:
         return PairedTask(task=task, metric=metric, refused=error.cause)
     both = [key for key in here if key in there]
     prompts = sum(there[key].get("prompt_hash") != here[key].get("prompt_hash") for key in both)
-    scores = {key: (_score(there[key], metric), _score(here[key], metric)) for key in both}
+    read = _log_likelihood if row.change is Change.RATIO else _score
+    scores = {key: (read(there[key], metric), read(here[key], metric)) for key in both}
     lopsided = sum((a is None) != (b is None) for a, b in scores.values())
     scored = {key: (a, b) for key, (a, b) in scores.items() if a is not None and b is not None}
     refused = None
     if not there or not here:
-        side = (variant if there else base).precision
-        return _unpaired(task, base, variant) or PairedTask(
-            task=task, metric=metric, refused=f"{side} has {NO_ITEM_OUTCOMES}"
-        )
+        lack = f"{(variant if there else base).precision} has {NO_ITEM_OUTCOMES}"
+        if not row.is_share:
+            return _in_own_unit(PairedTask(task=task, metric=metric, no_interval=lack), row, base, variant, {})
+        return _unpaired(task, base, variant) or PairedTask(task=task, metric=metric, refused=lack)
     if here.keys() != there.keys():
         only_there, only_here = len(there) - len(both), len(here) - len(both)
         refused = f"items differ: {only_there} only in the first, {only_here} only in the second, {len(both)} in both"
@@ -76,12 +84,20 @@ def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
         refused = f"{lopsided} of {len(scores)} items have a score on one side only"
     elif not scored:
         refused = f"no item has a score of its own for {metric}"
+        if not row.is_share:
+            return _in_own_unit(PairedTask(task=task, metric=metric, no_interval=refused), row, base, variant, {})
     if refused is not None:
         return PairedTask(task=task, metric=metric, refused=refused)
 
-    before, after = zip(*scored.values(), strict=True)
     clusters = [subtask for subtask, *_ in scored]
-    found = stats.paired_difference(before, after, clusters if len(set(clusters)) > 1 else None)
+    if not row.is_share:
+        left_out = len(scores) - len(scored)
+        made = PairedTask(task=task, metric=metric, num_left_out=left_out, num_clusters=len(set(clusters)))
+        return _in_own_unit(made, row, base, variant, scored)
+    before, after = zip(*scored.values(), strict=True)
+    # If less is better, the first of the two is the one that should be below.
+    sides = (before, after) if row.maximise else (after, before)
+    found = stats.paired_difference(*sides, clusters if len(set(clusters)) > 1 else None)
     choices = [(there[key].get("loglikelihoods"), here[key].get("loglikelihoods")) for key in scored]
     usable = [
         (p, q) for p, q in choices if p and q and len(p) == len(q) > 1 and None not in p and None not in q
@@ -133,10 +149,70 @@ def _unpaired(task: str, base: Variant, variant: Variant) -> PairedTask | None:
     )
 
 
+def _in_own_unit(
+    made: PairedTask, row: Metric, base: Variant, variant: Variant, scored: Mapping[_Key, tuple[Any, Any]]
+) -> PairedTask:
+    """A task whose metric is not a share: the ratio of two perplexities, or the loss in the unit of the metric.
+
+    It has an interval if the two values are those of its documents' log-likelihoods, or the means of its items' scores.
+    """
+    a, b = (side.number(row) for side in (base, variant))
+    if a is None or b is None:
+        return made.model_copy(update={"refused": "not measured"})
+    changes: dict[str, Any] = {"higher_is_better": row.maximise, "baseline_accuracy": a, "accuracy": b}
+    if row.change is Change.RATIO:
+        if min(a, b) <= 0:
+            return made.model_copy(update={"refused": f"a {row.unit} of 0 or less has no ratio"})
+        changes["ratio"] = b / a
+    else:
+        changes["loss"] = row.loss(a, b)
+    if made.no_interval is not None:
+        return made.model_copy(update=changes)
+    there, here = ([pair[side] for pair in scored.values()] for side in (0, 1))
+    clusters: list[str] | None = [subtask for subtask, *_ in scored]
+    clusters = clusters if len(set(clusters or ())) > 1 else None
+    found: stats.PairedRatio | stats.PairedDifference
+    if row.change is Change.RATIO:
+        (before, weights), (after, others) = zip(*there, strict=True), zip(*here, strict=True)
+        nats = [-math.fsum(side) / math.fsum(weights) for side in (before, after)]
+        in_bits = row.unit == "bits per byte"  # nats / ln 2; a perplexity is their exponential
+        own = [nat / math.log(2) if in_bits else math.exp(min(nat, _LARGEST_LOG)) for nat in nats]
+        if weights != others:
+            return made.model_copy(update={"refused": "documents differ in their numbers of words or bytes"})
+        is_same = _same(own, (a, b))
+        if is_same:
+            pair = stats.total_ratio(before, after, clusters) if in_bits else None
+            found = pair or stats.perplexity_ratio(before, after, weights, clusters)
+            changes |= {"ratio": found.ratio, "ratio_interval": _ends(found.interval)}
+    else:
+        is_same = _same([math.fsum(side) / len(scored) for side in (there, here)], (a, b))
+        if is_same:
+            found = stats.paired_difference(*((there, here) if row.maximise else (here, there)), clusters)
+            changes |= {"loss": found.difference, "loss_interval": _ends(found.interval)}
+            changes |= {"lost": found.lost, "gained": found.gained, "flips": found.flips}
+    if not is_same:
+        return made.model_copy(
+            update=changes | {"no_interval": f"{row.unit} is not the mean of scores of single items"}
+        )
+    return made.model_copy(update=changes | {"num_items": len(scored), "p_value": found.p_value})
+
+
+def _same(values: Sequence[float], recorded: Sequence[float]) -> bool:
+    return all(math.isclose(x, y, rel_tol=_SAME, abs_tol=1e-6) for x, y in zip(values, recorded, strict=True))
+
+
+def _ends(interval: stats.Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
 def _items(variant: Variant, task: str) -> _Items:
     seen: Counter[tuple[str, str]] = Counter()
     found: _Items = {}
-    for row in read_samples(variant.directory, task):
+    record = variant.accuracy[task]
+    member = record if isinstance(record, MemberRecord) else None
+    for row in read_samples(variant.directory, task if member is None else member.group):
+        if member is not None and str(row.get("task")) not in member.leaves:
+            continue
         name = (str(row.get("task", task)), str(row.get("doc_hash")))
         found[(*name, seen[name])] = row
         seen[name] += 1
@@ -146,6 +222,14 @@ def _items(variant: Variant, task: str) -> _Items:
 def _score(item: Mapping[str, Any], metric: str | None) -> float | None:
     value = item.get(metric or "")
     return float(value) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
+
+
+def _log_likelihood(item: Mapping[str, Any], metric: str | None) -> tuple[float, float] | None:
+    """The log-likelihood of a document and its weight: its words or bytes, 1 for a perplexity per document."""
+    value = item.get(metric or "")
+    parts = value if isinstance(value, list) else [value, 1.0]
+    found = [float(part) for part in parts if isinstance(part, (int, float)) and math.isfinite(part)]
+    return (found[0], found[1]) if len(parts) == len(found) == 2 and found[1] > 0 else None
 
 
 def _design_effect(found: stats.PairedDifference) -> float | None:
@@ -163,7 +247,8 @@ def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> l
     *equivalent*: the drop is below the margin with 97.5 % confidence (the upper end of the interval is). *degraded*:
     otherwise, the interval lies above 0 and the corrected p-value is at most 0.05. *underpowered*: neither;
     `items_needed` would show a drop of the margin's size with 80 % power, beside as many other comparisons. The margin
-    is in percentage points.
+    is in percentage points: a metric in its own unit has none, and is *degraded* or *improved* if the interval and the
+    p-value show it.
     """
     p_values = [task.p_value for group in groups for task in group]
     # What is significant at this level is so whatever the other p-values are.
@@ -173,6 +258,8 @@ def give_verdicts(groups: Sequence[Sequence[PairedTask]], margin_pp: float) -> l
 
 
 def _judge(task: PairedTask, p_holm: float | None, margin_pp: float, alpha: float) -> PairedTask:
+    if task.loss is not None or task.ratio is not None:
+        return task.model_copy(update={"p_value_holm": p_holm, "verdict": _direction(task, p_holm)})
     judgement = None if task.drop_pp is None else verdict(task.interval_pp, p_holm, margin_pp)
     changes: dict[str, Any] = {"margin_pp": margin_pp, "p_value_holm": p_holm, "verdict": judgement}
     if judgement == UNDERPOWERED and margin_pp > 0:
@@ -205,6 +292,20 @@ def _items_needed(task: PairedTask, effect: float, alpha: float) -> dict[str, An
     if needed is None:
         return {"needs_subtasks": True}
     return {"items_needed": needed if needed > n else None}
+
+
+def _direction(task: PairedTask, p_holm: float | None) -> str | None:
+    """The verdict on a metric in its own unit, which has no margin; None without an interval."""
+    if task.ratio_interval is not None:
+        low, high = (end - 1 for end in task.ratio_interval)
+        low, high = (-high, -low) if task.higher_is_better else (low, high)
+    elif task.loss_interval is not None:
+        low, high = task.loss_interval
+    else:
+        return None
+    if p_holm is None or p_holm > ALPHA or low <= 0 <= high:
+        return UNDERPOWERED
+    return DEGRADED if low > 0 else IMPROVED
 
 
 def verdict(interval_pp: tuple[float, float] | None, p_holm: float | None, margin_pp: float) -> str:

@@ -33,6 +33,7 @@ _RESERVES = (
     "vLLM reserves a fixed share of the device for weights and KV cache: its peak does not show what quantization "
     "saves. The weights do."
 )
+_SCORES = "Task scores by model and precision: each panel says which direction is better"
 _AMORTISED = "Amortised latency: wall time of a batch / batch size, not per-request latency."
 
 
@@ -184,11 +185,11 @@ def metric_panel(
     """Bars of a metric; words replace those of the metric."""
     axis = metric.unit or metric.label
     if metric.basis is Basis.TASK:
-        axis = f"{axis} ({lm_eval_metric(metric, study)})"
+        axis = f"{axis} ({lm_eval_metric(metric, study)})" if metric.is_share else lm_eval_metric(metric, study)
     found = [(variant, variant.estimate(metric)) for variant in variants]
     return BarPanel(
         title=title or heading(metric), hint=hint or hint_of(metric), note=note, axis=axis,
-        limit=100 if metric.basis is Basis.TASK and metric.unit == "%" else None,
+        limit=100 if metric.is_share else None,
         bars=[Bar.of(e and e.scaled(metric.scale), study.marks(variant, metric)) for variant, e in found],
     )  # fmt: skip
 
@@ -204,8 +205,12 @@ def _draw_metrics(choose: Callable[[Study], Sequence[Metric]], title: str, study
     """One panel per metric that at least one variant has."""
     variants = by_name(study.variants)
     words = {metrics.AMORTISED: {"note": _AMORTISED}, metrics.PEAK_MEMORY: _peak_words(study)}
-    panels = [metric_panel(m, study, variants, **words.get(m, {})) for m in choose(study) if study.is_measured(m)]
-    return draw_rows(title, variants, panels)
+    shown = [metric for metric in choose(study) if study.is_measured(metric)]
+    if any(metric.basis is Basis.TASK and not metric.is_accuracy for metric in shown):
+        title = _SCORES
+    return draw_rows(
+        title, variants, [metric_panel(metric, study, variants, **words.get(metric, {})) for metric in shown]
+    )
 
 
 def _peak_words(study: Study) -> dict[str, str]:

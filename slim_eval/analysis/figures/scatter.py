@@ -120,7 +120,7 @@ def _draw_points(
     across = study.first_measured(x)
     ups: list[tuple[str, Metric]] = []
     if y is None:
-        ups = [(task.title, task) for task in study.task_metrics]
+        ups = [(task.title, task) for task in study.task_metrics if task.is_accuracy]
     elif (up := study.first_measured(y)) is not None:
         ups = [("", up)]
     panels = [_panel(words, across, metric, study) for words, metric in ups if across is not None]

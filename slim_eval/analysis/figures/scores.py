@@ -152,8 +152,8 @@ class _HeatPanel(RowPanel):
 
 
 def _draw_heatmap(title: str, study: Study) -> MplFigure | None:
-    """Variants by tasks; tasks whose metric is a loss are left out: they are not shares."""
-    tasks = [metric for metric in study.task_metrics if metric.maximise and study.is_measured(metric)]
+    """Variants by tasks; those that are not scored by right answers are left out."""
+    tasks = [metric for metric in study.task_metrics if metric.is_accuracy and study.is_measured(metric)]
     if not tasks:
         return None
     variants, width = by_name(study.variants), max(2.4, 1.15 * len(tasks))

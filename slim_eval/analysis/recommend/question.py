@@ -145,6 +145,10 @@ def plan_of(question: Question, study: Study) -> Plan:
         constraints.append(Constraint(f"--preset {preset}", OF_BEST, share, False))
     known = tasks_of(study.variants)
     tasks = tuple(_task(task, known, "--accuracy-tasks") for task in question.accuracy_tasks) or known
+    for task in map(study.metric, tasks if question.accuracy_tasks else ()):
+        if not task.is_accuracy:
+            cause = f"--accuracy-tasks {task.key}: its {task.unit} is not a share of right answers, and is not averaged"
+            raise UsageError(cause, f"leave it out; --objective {task.key} ranks by it")
     return Plan(Goal(word, parts, preset), tuple(constraints), tasks)
 
 
@@ -159,8 +163,11 @@ def _constraints(question: Question, study: Study) -> list[Constraint]:
     found = [Constraint(option, metric, top / by, True, by) for option, metric, top, by in limits if top is not None]
     for text, least in question.min_accuracy.items():
         task = study.metric(_task(text, tasks_of(study.variants), "--min"))
-        if not task.maximise:
-            cause = f"--min {task.key}: lower is better for its metric"
+        if not task.is_accuracy:
+            cause = (
+                f"--min {task.key}: it is scored by {task.unit}, {'' if task.is_share else 'not '}a share of answers"
+            )
+            cause += f", and {task.better} is better" if task.better else ", and which direction is better is not known"
             raise UsageError(cause, "give a task that is scored by correct answers")
         found.append(Constraint(f"--min {task.key}", task, least, False))
     if question.min_recovery is not None:

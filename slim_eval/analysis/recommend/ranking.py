@@ -20,7 +20,7 @@ from slim_eval.analysis.pareto.frontier import Objective, value_and_ends
 from slim_eval.analysis.recommend.cost import Prices, num_gpus
 from slim_eval.analysis.recommend.question import COST, MEMORY, OF_BEST, RECOVERY, Constraint, Plan
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Basis, Metric
+from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Metric
 from slim_eval.results.variants import Estimate, Variant
 from slim_eval.schemes import SCHEMES
 from slim_eval.utils import GIB
@@ -81,8 +81,7 @@ class Table:
     def draws(self, count: int, seed: int) -> Floats:
         """The measured values redrawn from their intervals, ``(count, n, k)``."""
         least = np.where(self.values > 0, _LEAST * self.values, -np.inf)
-        tasks = np.array([metric.basis is Basis.TASK for metric in self.metrics], dtype=np.bool_)
-        most = np.where(tasks & (self.values <= 1), 1.0, np.inf)  # a task above 1 is a score, not a share
+        most = np.where([metric.is_share for metric in self.metrics], 1.0, np.inf)
         made = draws_from_intervals(self.values, self.lows, self.highs, count, seed)
         bounded: Floats = np.minimum(np.maximum(made, least), most)
         return bounded

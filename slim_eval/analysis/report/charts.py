@@ -120,7 +120,8 @@ def trade_off(study: Study, comparison: ReportTable) -> dict[str, Any]:
             "outlined": list(axis.outlined),
         }  # fmt: skip
     x = next((metric.key for metric in _DEFAULT_X if metric.key in axes), None)
-    first_y = (metrics.ACCURACY_MEAN, *study.task_metrics, metrics.DISK, *(axis.metric for axis in axes.values()))
+    accuracies = [metric for metric in study.task_metrics if metric.is_accuracy]
+    first_y = (metrics.ACCURACY_MEAN, *accuracies, metrics.DISK, *(axis.metric for axis in axes.values()))
     y = next((metric.key for metric in first_y if metric.key in axes and metric.key != x), None)
     return {
         "figure": json.loads(figure.to_json()), "points": points, "axes": embedded, "pairs": pairs, "notes": notes,

@@ -88,7 +88,9 @@ def report_caveats(study: Study, settings: Sequence[KindSettings], problems: Seq
                 add(kind, f"{kind.meaning}: {', '.join(marked[kind])}", variant.label)
         refused: dict[str, list[str]] = {}
         for pair in (pair for pair in study.paired.get(variant.directory, ()) if pair.task in study.tasks):
-            if pair.refused:
+            if pair.no_interval:
+                refused.setdefault(f"no interval: {pair.no_interval}", []).append(pair.task)
+            elif pair.refused:
                 refused.setdefault(pair.refused, []).append(pair.task)
             elif pair.verdict == UNDERPOWERED and pair.drop_pp is not None:
                 needed = f"; needs about {pair.items_needed:,} items" if pair.items_needed else ""

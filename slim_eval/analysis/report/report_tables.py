@@ -12,8 +12,9 @@ from typing import Any
 
 from slim_eval import metrics
 from slim_eval.analysis.caveats import LENGTH, MARKS, NOISE, Kind
-from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, UNDERPOWERED
-from slim_eval.analysis.impact import BASIS_PER_RUN, Impact
+from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, IMPROVED, UNDERPOWERED
+from slim_eval.analysis.impact import BASIS_PER_RUN, Impact, change_words
+from slim_eval.analysis.impact import signed as own_signed
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
@@ -31,6 +32,7 @@ VERDICTS = {
     DEGRADED: Kind(
         "degraded", "degraded", "bad", "accuracy was lost beyond chance, possibly more than the margin", "▼"
     ),
+    IMPROVED: Kind("improved", "improved", "good", "the score became better beyond chance", "▲"),
     UNDERPOWERED: Kind(
         "inconclusive", "inconclusive", "warn", "too few items to detect a drop as large as the margin", "?"
     ),
@@ -43,6 +45,7 @@ _RATIOS = {
     "speedup": f"{metrics.AMORTISED.label} ratio", "per_token_speedup": "throughput ratio",
     "ttft_speedup": f"{metrics.TTFT.label} speed-up", "tpot_speedup": f"{metrics.TPOT.label} speed-up",
 }  # fmt: skip
+_OWN_UNIT = "perplexities as a ratio, other scores as the difference from the baseline, in their own unit"
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
@@ -261,7 +264,8 @@ def impact_table(study: Study) -> ReportTable:
         for header, size in (("smaller on disk", impact.size_ratio), ("smaller in memory", impact.weights_ratio)):
             row[header] = _NOT_COMPARED if size is None else estimated(Estimate(size), 2, unit="x")
         for metric in study.task_metrics:
-            row[f"{metric.label} drop, pp"] = _drop(study, impact, metric)
+            change = "drop, pp" if metric.is_share else f"{metric.unit}, against the baseline"
+            row[f"{metric.label} {change}"] = _drop(study, impact, metric)
         noise = ", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant)))
         row["within noise"] = Field(noise or "none")
         row["why not compared with the baseline"] = Field(impact.not_comparable or "none")
@@ -270,9 +274,14 @@ def impact_table(study: Study) -> ReportTable:
 
 
 def _drop(study: Study, impact: Impact, metric: Metric) -> Field:
-    """The paired drop if items were paired, else the difference of the two accuracies."""
+    """The paired drop if items were paired, else the difference of the two accuracies; or the change of a score."""
     pair = study.pair(impact.variant, metric.key)
     marks = measured(study, impact.variant, metric).marks
+    shift = impact.shifts.get(metric.key)
+    if shift is not None:
+        if pair is not None and (text := change_words(pair)):
+            return Field(text, "", _OWN_UNIT, shift.amount, marks)
+        return Field(shift.text, "no interval", _OWN_UNIT, shift.amount, marks)
     if pair is not None and pair.drop_pp is not None:
         return _paired_drop(pair, marks)
     drop = impact.drops.get(metric.key)
@@ -320,6 +329,10 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
     pair = study.pair(variant, metric.key)
     if variant.is_baseline:
         drop, flips, verdict, kl = Field("baseline", absent=True), *(Field("", absent=True),) * 3
+    elif pair is not None and (change := change_words(pair)):
+        drop, flips, kl = Field(change, title=_OWN_UNIT, sort=pair.ratio or pair.loss), ABSENT, ABSENT
+        kind = VERDICTS.get(pair.verdict or "")
+        verdict = words(None) if kind is None else Field(kind.word, "", kind.meaning, kind.word)
     elif pair is None or pair.drop_pp is None:
         why = (pair and pair.refused) or ""
         drop, flips, verdict, kl = Field("not paired", title=why, absent=True), ABSENT, ABSENT, ABSENT
@@ -348,7 +361,7 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
         "model": words(variant.name),
         "precision": words(variant.shown_precision),
         metric.header: measured(study, variant, metric),
-        "drop, pp": drop,
+        "drop, pp" if metric.is_share else f"change, {metric.unit}": drop,
         "answers that flipped": flips,
         "verdict": verdict,
         "KL of the answers, nats": kl,
@@ -379,7 +392,8 @@ def _subjects(name: str, members: Sequence[tuple[Variant, AccuracyRecord]], metr
             row[header] = estimated(score and score.scaled(metric.scale), metric.decimals)
             if base is not None and record is not base_record:
                 change = None if score is None or before is None else (score.value - before.value) * metric.scale
-                field = ABSENT if change is None else Field(signed(change), sort=change)
+                shown = "" if change is None else signed(change) if metric.is_share else own_signed(change)
+                field = ABSENT if change is None else Field(shown, sort=change)
                 row[f"{header} - {base.precision}"] = field
         rows.append(row)
     return ReportTable(tuple(rows[0]), tuple(tuple(row.values()) for row in rows), name=name)

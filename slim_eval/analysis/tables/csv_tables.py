@@ -15,7 +15,7 @@ from slim_eval.analysis.comparability import SETTINGS, comparable_groups, confou
 from slim_eval.analysis.impact import Impact, impact_columns
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric
+from slim_eval.metrics import ACCURACY_MEAN, METRICS, Metric
 from slim_eval.results.records import EnergyMetrics, PerformanceMetrics, ServingLevel
 from slim_eval.results.variants import Variant, config_value, tasks_of
 
@@ -58,9 +58,10 @@ _COUNTS = (
 )  # fmt: skip
 _PAIRED_COLUMNS = (
     "name", "model", "precision", "task", "metric", "num_items", "num_clusters", "baseline_accuracy", "accuracy",
-    "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "lost", "gained", "flips", "p_value", "p_value_holm",
-    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "unpaired", "assumed", "interval_from",
-    "refused", "directory",
+    "drop_pp", "drop_pp_ci95_low", "drop_pp_ci95_high", "loss", "loss_ci95_low", "loss_ci95_high", "ratio",
+    "ratio_ci95_low", "ratio_ci95_high", "higher_is_better", "lost", "gained", "flips", "p_value", "p_value_holm",
+    "answer_kl", "margin_pp", "verdict", "items_needed", "num_left_out", "unpaired", "assumed",
+    "interval_from", "no_interval", "refused", "directory",
 )  # fmt: skip
 #: What `summary_statistics` describes; further measured metrics of plugins and the tasks come after it.
 _HEADLINES = (
@@ -106,7 +107,16 @@ def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
     for task in tasks:
         record = variant.accuracy.get(task)
         row[task] = record and record.accuracy
-        for key in ("metric", "stderr", "num_items", "num_fewshot", "limit", "apply_chat_template", *_ALTERED):
+        for key in (
+            "metric",
+            "higher_is_better",
+            "stderr",
+            "num_items",
+            "num_fewshot",
+            "limit",
+            "apply_chat_template",
+            *_ALTERED,
+        ):
             row[f"{task}_{key}"] = record and getattr(record, key)
         row[f"{task}_version"] = record and record.task_versions.get(task)
         row[f"{task}_items_hash"] = record and _ITEMS_HASH.read(record)
@@ -150,8 +160,10 @@ def impact_rows(study: Study) -> list[dict[str, Any]]:
 
 def quantization_impact(study: Study) -> pd.DataFrame:
     """`impact_rows` as a table, with its columns even without rows."""
+    rows, last = impact_rows(study), ("within_noise", "directory")
     nothing = impact_columns(Impact(study.variants[0], None), study.tasks) if study.variants else {}
-    return pd.DataFrame(impact_rows(study), columns=[*nothing, "within_noise", "directory"])
+    columns = dict.fromkeys(key for row in (nothing, *rows) for key in row if key not in last)
+    return pd.DataFrame(rows, columns=[*columns, *last])
 
 
 def paired_accuracy(study: Study) -> pd.DataFrame:
@@ -160,8 +172,13 @@ def paired_accuracy(study: Study) -> pd.DataFrame:
     for variant in study.variants:
         head = {"name": variant.name, "model": variant.model, "precision": variant.precision}
         for pair in study.paired.get(variant.directory, ()):
-            low, high = pair.interval_pp or (None, None)
-            row = head | pair.model_dump() | {"drop_pp_ci95_low": low, "drop_pp_ci95_high": high}
+            row = head | pair.model_dump()
+            for key, ends in (
+                ("drop_pp", pair.interval_pp),
+                ("loss", pair.loss_interval),
+                ("ratio", pair.ratio_interval),
+            ):
+                row[f"{key}_ci95_low"], row[f"{key}_ci95_high"] = ends or (None, None)
             rows += [row | {"directory": str(variant.directory)}] if pair.task in study.tasks else []
     return _whole_counts(pd.DataFrame(rows, columns=list(_PAIRED_COLUMNS)))
 
@@ -181,8 +198,8 @@ def summary_statistics(study: Study) -> pd.DataFrame:
     for metric in (*map(study.metric, _HEADLINES), *plugins, *study.task_metrics, *means):
         # The unit of the key, in which files have the number, not the one shown.
         unit = next((unit for ending, unit in _KEY_UNITS.items() if metric.key.endswith(ending)), metric.unit)
-        if metric.basis is Basis.TASK:
-            unit = "share" if metric.maximise else "loss"
+        if metric.is_share:
+            unit = "share"
         measured = [variant for variant in study.variants if variant.number(metric) is not None]
         for group, members in comparable_groups(measured, [metric]).members(measured).items():
             parts: dict[str, list[Variant]] = {}

@@ -17,9 +17,9 @@ from slim_eval import metrics
 from slim_eval.analysis.caveats import PROMPTS
 from slim_eval.analysis.compare.noise_floor import answer, floor_words, remarks
 from slim_eval.analysis.study import Study
-from slim_eval.metrics import METRICS, Basis, Metric, task_metric
+from slim_eval.metrics import METRICS, Basis, Change, Metric, task_metric
 from slim_eval.results.records import NoiseRecord
-from slim_eval.results.variants import Variant
+from slim_eval.results.variants import Variant, metric_of
 from slim_eval.schemes import INEXACT_KERNELS
 from slim_eval.utils import number, wrapped_name
 
@@ -58,7 +58,8 @@ def comparison_table(
     Args:
         study: What was measured. Numbers within the noise floor are shown in grey.
         tasks: Tasks to show; those of the study by default. Each shows accuracy in %, its standard error, and in
-            brackets the difference to the baseline in percentage points, if the two may be compared.
+            brackets the difference to the baseline in percentage points, if the two may be compared. Another metric
+            is shown in its own unit, with the ratio to the baseline's perplexity or the difference.
         width: Columns of the terminal; found out by default. What does not fit beside the rest is shown below it, with
             model and precision again, so that nothing is cut.
         reused: For each variant, which of its numbers an earlier run measured; empty if none.
@@ -84,7 +85,7 @@ def comparison_table(
     shown_tasks = study.tasks if tasks is None else [task for task in tasks if task in study.tasks]
     for task in shown_tasks:
         fields = [_accuracy(study, variant, task) for variant in variants]
-        columns.append(_Column(f"{task}\n% (pp)", fields, [task in found for found in noise]))
+        columns.append(_Column(f"{task}\n{_task_unit(study.metric(task))}", fields, [task in found for found in noise]))
     if any(reused):
         columns.append(_Column("reused", [text or _ABSENT for text in reused], left=True))
     columns = [column for column in columns if set(column.fields) - {_ABSENT}]
@@ -101,6 +102,10 @@ def comparison_table(
     notes = []
     if any("(pp)" in column.header for column in columns):
         notes.append("% (pp): accuracy ± its standard error (difference from the baseline in percentage points)")
+    others = [metric for task in shown_tasks if not (metric := study.metric(task)).is_accuracy]
+    notes += [f"{metric.key}: {metric.better} is better" for metric in others if metric.better is not None]
+    if any(metric.change is Change.RATIO for metric in others):
+        notes.append("(B/A): the perplexity divided by the baseline's")
     if any(PROMPTS in study.marks(v, study.metric(task)) for v in variants for task in shown_tasks):
         notes.append(f"{PROMPTS.sign} {PROMPTS.meaning}")
     if any(any(column.grey) for column in columns):
@@ -124,6 +129,13 @@ def _number(variant: Variant, metric: Metric) -> str:
     return shown + (" (invalid)" if invalid else "")
 
 
+def _task_unit(metric: Metric) -> str:
+    """The unit of a task's column, and in brackets that of the difference from the baseline."""
+    if metric.is_share:
+        return "% (pp)"
+    return f"{metric.unit} ({'B/A' if metric.change is Change.RATIO else 'difference'})"
+
+
 def _accuracy(study: Study, variant: Variant, task: str) -> str:
     value = variant.number(study.metric(task))
     if value is None:
@@ -131,8 +143,14 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     error, impact = variant.accuracy[task].stderr, study.impact(variant)
     mark = PROMPTS.sign if PROMPTS in study.marks(variant, study.metric(task)) else ""
     drop = None if impact is None else impact.drops.get(task)
+    metric = metric_of(task, (variant,))  # of a task that the variants know by different metrics, its own
+    if not (metric.is_share and study.metric(task).is_share):
+        shown = f"{number(value)}{mark}" + (f" ±{number(error)}" if error is not None else "")
+        shift = None if impact is None else impact.shifts.get(task)
+        change = "" if shift is None else f" ({shift.text})"
+        return f"{shown} (inexact)" if variant.used_inexact_kernels(metric) else f"{shown}{change}"
     shown = f"{value * 100:.1f}{mark}" + (f" ±{error * 100:.1f}" if error is not None else "")
-    if variant.used_inexact_kernels(study.metric(task)):
+    if variant.used_inexact_kernels(metric):
         return f"{shown} (inexact)"
     return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
 

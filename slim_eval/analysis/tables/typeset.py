@@ -63,7 +63,7 @@ def documents(study: Study) -> dict[str, str]:
     rows = [(v.name, v.shown_precision, [_field(study, v, metric) for metric in columns]) for v in study.variants]
     fields = [field for *_, line in rows for field in line]
     names = [m.key if m.basis is Basis.TASK else m.label[0].upper() + m.label[1:] for m in columns]
-    units = [metric.unit or "loss" for metric in columns]
+    units = [metric.unit for metric in columns]
     headers = [("Model", ""), ("Precision", ""), *zip(names, units, strict=True)]
     notes = ["±: half of the 95 % interval"] if any(field.half for field in fields) else []
     if any(field.value == MISSING for field in fields):

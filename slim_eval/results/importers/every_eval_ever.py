@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, Json, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.metrics import headline_metric
 from slim_eval.results.every_eval_ever import SETTING_DETAILS, SOURCE, module
 from slim_eval.results.importers.importer import (
     IMPORTERS,
@@ -265,8 +265,8 @@ def _record(
 ) -> ImportedRecord:
     """A task and, if it is a group, its subtasks."""
     marked = (metric for metric, result in results.items() if _facts(result).headline == "true")
-    usual = HEADLINE_METRICS.get(task)
-    metric = next(marked, usual if usual in results else next(iter(results), None))
+    usual = headline_metric(task, results, [metric.split(",")[0] for metric in results])
+    metric = next(marked, usual or next(iter(results), None))
     headline = None if metric is None else results[metric]
     first = headline or next(iter(next(iter(parts.values())).values()))
     settings, found, notes = _settings(first), _facts(headline), list[str]()
@@ -289,6 +289,7 @@ def _record(
         task=task,
         accuracy=None if headline is None else headline.score * headline.factor,
         metric=metric,
+        higher_is_better=None if headline is None else not headline.lower_is_better,
         stderr=None if headline is None or headline.stderr is None else headline.stderr * headline.factor,
         clustered_stderr=found.clustered_stderr,
         intervals={} if interval is None else {"accuracy": interval},

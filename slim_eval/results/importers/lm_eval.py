@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasPath, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from slim_eval.metrics import HEADLINE_METRICS
+from slim_eval.metrics import headline_metric
 from slim_eval.recognise import FP32, Marked, adapter_of, of_config, of_options
 from slim_eval.results.importers import lm_eval_versions as versions
 from slim_eval.results.importers.importer import (
@@ -86,6 +86,10 @@ def _whole(value: Any) -> int | None:
     return int(value) if is_number and 0 <= value <= MAX_NUMBER and value == int(value) else None
 
 
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 _NULL_AS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 _Name = Annotated[str, BeforeValidator(str)]
 #: lm-eval writes it as a text, and ``auto`` if it was found while running.
@@ -95,15 +99,20 @@ _BatchSize = Annotated[
 ]
 
 
-def _filters(value: Any) -> list[str]:
-    """Names of a task's filters, in the order in which they are applied."""
-    return [str(entry.get("name")) for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
-
-
 class _Task(ForeignObject):
     output_type: OptionalText = None
-    first_metric: Any = Field(default=None, validation_alias=AliasPath("metric_list", 0, "metric"))
-    filters: Annotated[list[str], BeforeValidator(_filters)] = Field(default_factory=list, alias="filter_list")
+    metric_list: Any = None
+    filter_list: Any = None
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """Its metrics in their order, each with whether higher is better: None if the task does not say."""
+        return {str(entry.get("metric")): entry.get("higher_is_better") for entry in _objects(self.metric_list)}
+
+    @property
+    def filters(self) -> list[str]:
+        """Its filters in their order."""
+        return [str(entry.get("name")) for entry in _objects(self.filter_list)]
 
 
 class _NumItems(ForeignObject):
@@ -142,6 +151,8 @@ class _Results(ForeignObject):
     )
     # Group -> members. A task that is not a group has an empty list in some versions, and no entry in others.
     group_subtasks: Annotated[dict[str, list[_Name]], _NULL_AS_EMPTY] = Field(default_factory=dict)
+    # (Sub)task -> metric -> whether higher is better; null for a group whose tasks disagree.
+    directions: Annotated[dict[str, Any], _NULL_AS_EMPTY] = Field(default_factory=dict, alias="higher_is_better")
     # None before 0.4.3.
     num_items: dict[str, _NumItems] | None = Field(default=None, alias="n-samples")
     task_hashes: Annotated[dict[str, OptionalText], _NULL_AS_EMPTY] = Field(default_factory=dict)
@@ -164,6 +175,20 @@ class _Results(ForeignObject):
                 found[member] = None
                 waiting = [*self.group_subtasks.get(member, ()), *waiting]
         return [member for member in found if member in self.results]
+
+    def higher_is_better(self, task: str, metric: str) -> bool | None:
+        """What the file says of a task's metric, given without its filter; None if nothing, or if tasks disagree."""
+        stated = self.directions.get(task)
+        own = stated.get(metric) if isinstance(stated, dict) else None
+        parts = (task, *self.leaves(task))
+        found = {own} if isinstance(own, bool) else {self.configs.get(p, _Task()).listed.get(metric) for p in parts}
+        known = [value for value in found if isinstance(value, bool)]
+        return known[0] if len(known) == 1 else None
+
+    def headline(self, task: str) -> str | None:
+        """The metric that a task or group is known by; None if it has none."""
+        config = self.configs.get(task, _Task())
+        return headline_metric(task, self.results[task], [*config.listed], config.filters)
 
     def leaves(self, name: str) -> list[str]:
         """The tasks of a group that are not groups; the task itself if it is not a group."""
@@ -222,12 +247,7 @@ def _record(
 ) -> ImportedRecord:
     """A task or group with its items; `samples` by (sub)task."""
     scores, below, leaves, limit = output.results[task], output.below(task), output.leaves(task), output.limit
-    # The metric that a task is known by, else the first that it lists; None if it has none.
-    headline = HEADLINE_METRICS.get(task)
-    if headline not in scores:
-        keys = [key for key in scores if "_stderr," not in key]
-        listed = f"{output.configs.get(task, _Task()).first_metric},"
-        headline = next((key for key in keys if key.startswith(listed)), next(iter(keys), None))
+    headline = output.headline(task)
     subtasks: dict[str, dict[str, Any]] = {}
     for name in below:
         parts = output.leaves(name)
@@ -235,6 +255,13 @@ def _record(
         # As in slim-eval's own records: a subgroup lists its tasks.
         group = {"subtasks": parts} if output.group_subtasks.get(name) else {}
         subtasks[name] = {**output.results[name], **numbers, **group}
+        if headline is None:
+            listed = dict.fromkeys(key.split(",")[0] for key in output.results[name])
+            member = output.configs.get(name, _Task())
+            subtasks[name] |= {
+                "listed": [*member.listed], "filters": member.filters,
+                "higher_is_better": {metric: output.higher_is_better(name, metric) for metric in listed},
+            }  # fmt: skip
     missing = [leaf for leaf in leaves if leaf not in samples]
     items = [] if missing else [item for leaf in leaves for item in _items(file, output, leaf, samples[leaf])]
     shots = {output.num_fewshot.get(leaf) for leaf in leaves}
@@ -242,6 +269,7 @@ def _record(
         task=task,
         accuracy=scores.get(headline or ""),
         metric=headline,
+        higher_is_better=output.higher_is_better(task, headline.split(",")[0]) if headline else None,
         stderr=scores.get((headline or "").replace(",", "_stderr,", 1)),
         num_items=len(items) if items and output.num_items is None else _num_items(file, output, leaves),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
@@ -258,7 +286,7 @@ def _record(
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         notes.append(f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired")
     if headline is None:
-        notes.append(f"{task}: lm-eval computes no metric over its subtasks")
+        notes.append(f"{task}: lm-eval computes no metric over its subtasks: they are shown in its place")
     unknown = [key for key, value in scores.items() if value is None and "_stderr," not in key]
     notes += [f"{task}: {key} is {document['results'][task][key]}, not a finite number: no score" for key in unknown]
     if limit is not None and limit < 1:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from slim_eval.benchmarks import accuracy, prompts
+from slim_eval.benchmarks.accuracy import Accuracy
 from slim_eval.benchmarks.base import no_progress
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.demo import TASKS
 from slim_eval.errors import BenchmarkError, EngineError, UsageError
-from slim_eval.results.records import AccuracyMetrics, Measurement
+from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measurement
+from slim_eval.results.variants import Variant
 
 pytest.importorskip("lm_eval")
 
@@ -85,7 +87,27 @@ metric_list:
     higher_is_better: true
 """
 
+ROLLING_YAML = """task: own_rolling
+dataset_path: json
+dataset_kwargs:
+  data_files: {folder}/generate.jsonl
+test_split: train
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{question}}}} is {{{{answer}}}}"
+metric_list:
+  - metric: word_perplexity
+  - metric: byte_perplexity
+  - metric: bits_per_byte
+"""
+
+ERROR_YAML = NAN_YAML.replace("own_nan", "own_error").replace("nan.process_results", "nan.absolute_error").replace(
+    "metric: oddness", "metric: mae"
+).replace("higher_is_better: true", "higher_is_better: false")  # fmt: skip
+
 FILES = {
+    "own_rolling.yaml": ROLLING_YAML,
+    "own_error.yaml": ERROR_YAML,
     "own_choice.yaml": "task: own_choice\ntag: own_tag" + CHOICE_YAML,
     "own_other.yaml": "task: own_other\ntag: own_tag" + CHOICE_YAML.replace("choice.test", "other.test"),
     "own_group.yaml": "group: own_group\ntask: [own_choice, own_other]\n"
@@ -97,6 +119,7 @@ FILES = {
     "own_nan.yaml": NAN_YAML,
     "nan.py": "import datasets\n\n"
     'def process_results(doc, results):\n    return {{"oddness": float("nan")}}\n\n'
+    'def absolute_error(doc, results):\n    return {{"mae": abs(len(results[0]) - 3.0)}}\n\n'
     'def no_items(**_):\n    return {{"train": datasets.Dataset.from_dict({{"question": []}})}}\n',
     "own_empty.yaml": GENERATE_YAML.replace("own_generate", "own_empty").replace("generate.jsonl", "empty.jsonl"),
     "own_empty_split.yaml": GENERATE_YAML.replace("own_generate", "own_empty_split").replace(
@@ -174,7 +197,7 @@ class RuleEngine:
                 return self._answer("loglikelihood", requests, lambda text, end: (score(text, end), False))
 
             def loglikelihood_rolling(self, requests: Any) -> Any:
-                raise NotImplementedError
+                return self._answer("loglikelihood_rolling", requests, lambda text: 10 * score(text, ""))
 
             def generate_until(self, requests: Any) -> Any:
                 return self._answer("generate_until", requests, lambda text, _: reply(text))
@@ -289,6 +312,33 @@ def test_tasks_without_a_common_score_get_none(folder: Path, name: str) -> None:
     assert metrics.num_items == 8
     assert metrics.subtasks["own_choice"]["acc,none"] is not None
     assert "no metric" in measured.notes[0]
+
+
+@pytest.mark.parametrize("name", ["own_tag", "own_bare_group"])
+def test_in_their_place_their_tasks_are_shown(folder: Path, name: str) -> None:
+    record = AccuracyRecord(model="m", precision="fp16", **_metrics(_run(name, folder)).model_dump())
+    assert Accuracy().flaw(record, RunConfig(models=("m",))) == ""
+    variant = Variant.of(folder, [record])
+    assert {task: (found.metric, found.num_items) for task, found in variant.accuracy.items()} == {
+        "own_choice": ("acc_norm,none", 6), "own_other": ("acc_norm,none", 2),
+    }  # fmt: skip
+    assert {found.higher_is_better for found in variant.accuracy.values()} == {True}
+
+
+def test_a_perplexity_knows_its_direction_and_keeps_words_and_log_likelihoods(folder: Path) -> None:
+    measured = _run("own_rolling", folder, num_fewshot=0)
+    metrics = _metrics(measured)
+    assert (metrics.metric, metrics.higher_is_better) == ("word_perplexity,none", False)
+    pairs = [item["word_perplexity,none"] for item in measured.samples]
+    total, words = (sum(part) for part in zip(*pairs, strict=True))
+    assert metrics.accuracy == pytest.approx(math.exp(-total / words))
+    assert words == 20  # five words in each of four documents
+    assert [item["loglikelihoods"] for item in measured.samples] == [[value] for value, _ in pairs]
+
+
+def test_an_error_of_which_less_is_better_says_so(folder: Path) -> None:
+    metrics = _metrics(_run("own_error", folder, num_fewshot=0))
+    assert (metrics.metric, metrics.higher_is_better) == ("mae,none", False)
 
 
 def test_a_metric_that_is_no_number_is_none(folder: Path) -> None:

@@ -30,7 +30,7 @@ HEAD = {
 FULL = {
     **HEAD, "revision": "abc123", "base_model": "org/Base", "baseline": "fp16", "num_parameters": 135_000_000,
     "num_parameters_b": 0.135, "model_size_gb": 0.25, "engine": "vllm", "engine_version": "0.32.0",
-    "dtype": "bfloat16", "kernels": "inexact", "kernel_error": 0.02, "notes": ("a note",),
+    "higher_is_better": True, "dtype": "bfloat16", "kernels": "inexact", "kernel_error": 0.02, "notes": ("a note",),
     "environment": {"gpus": [{"name": "NVIDIA H100"}], "packages": {"lm_eval": "0.4.13"}, "slim_eval": "0.2.0"},
     "config": {"accuracy": {"gen_kwargs": {"temperature": 0.0, "max_gen_toks": 64, "until": ["\n"]}}},
     "task": "group", "accuracy": 0.625, "metric": "acc_norm,none", "stderr": 0.1, "clustered_stderr": 0.2,
@@ -199,7 +199,8 @@ def test_any_record_comes_back(
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.mktemp("any")
     head = {**HEAD, "model": model, "precision": precision, "quantization_scheme": None}
-    record = AccuracyRecord(**{**head, "task": "quiz", "accuracy": accuracy, "metric": metric, **more})
+    task = {"task": "quiz", "accuracy": accuracy, "metric": metric, "higher_is_better": True}
+    record = AccuracyRecord(**{**head, **task, **more})
     write_record(folder / "o" / "a", record)
     assert export(folder / "o", folder / "x").problems == ()
     (again,) = read_back(folder / "x", folder / "i").values()

@@ -19,6 +19,7 @@ from scipy.special import rel_entr, softmax
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from slim_eval import stats
 from slim_eval.stats import (
     Interval,
     PairedDifference,
@@ -384,3 +385,63 @@ def test_divergence_is_never_negative_and_none_from_itself(items: list[list[floa
     other = answer_kl(items, [row[::-1] for row in items])
     assert other is not None
     assert other >= 0
+
+
+def _documents(rng: np.random.Generator, n: int, effect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-likelihoods of two runs on n documents of very different lengths; the second needs `effect` nats more a word.
+
+    A document of many words differs by more, and some documents suffer more than others.
+    """
+    words = np.ceil(rng.lognormal(5, 1, n))
+    first = -words * rng.normal(3, 0.4, n)
+    own = rng.normal(effect, 0.05, n)
+    return first, first - words * own, words
+
+
+def test_the_interval_of_a_ratio_of_perplexities_covers_the_true_one() -> None:
+    rng = np.random.default_rng(7)
+    covered = bits_covered = 0
+    for _ in range(400):
+        a, b, words = _documents(rng, 62, 0.02)
+        found = stats.perplexity_ratio(a, b, words)
+        assert found.interval is not None
+        covered += math.exp(0.02) in found.interval
+        bits = stats.total_ratio(a, b)
+        assert bits.interval is not None
+        bits_covered += (1 + 0.02 / 3) in bits.interval
+    assert 0.91 <= covered / 400 <= 0.985
+    assert 0.91 <= bits_covered / 400 <= 0.985
+
+
+def test_a_ratio_of_perplexities_is_that_of_the_perplexities() -> None:
+    a, b, words = _documents(np.random.default_rng(1), 30, 0.1)
+    perplexity = [math.exp(-side.sum() / words.sum()) for side in (a, b)]
+    found = stats.perplexity_ratio(a, b, words)
+    assert found.ratio == pytest.approx(perplexity[1] / perplexity[0])
+    back = stats.perplexity_ratio(b, a, words)
+    assert found.interval is not None
+    assert back.interval is not None
+    assert back.interval.low == pytest.approx(1 / found.interval.high)
+    assert stats.total_ratio(a, b).ratio == pytest.approx(b.sum() / a.sum())
+
+
+def test_the_same_log_likelihoods_have_a_ratio_of_exactly_one() -> None:
+    a, _, words = _documents(np.random.default_rng(1), 30, 0.1)
+    for found in (stats.perplexity_ratio(a, a, words), stats.total_ratio(a, a)):
+        assert (found.ratio, found.interval, found.p_value) == (1.0, stats.Interval(1.0, 1.0), 1.0)
+
+
+def test_one_document_has_no_interval() -> None:
+    found = stats.perplexity_ratio([-10.0], [-11.0], [5.0])
+    assert found.ratio == pytest.approx(math.exp(0.2))
+    assert (found.interval, found.p_value) == (None, None)
+
+
+def test_documents_of_one_cluster_widen_the_interval() -> None:
+    a, _, words = _documents(np.random.default_rng(3), 40, 0.0)
+    clusters = [n // 10 for n in range(40)]
+    b = a - words * np.array([0.02 * (1 + cluster) for cluster in clusters])
+    single, grouped = stats.perplexity_ratio(a, b, words), stats.perplexity_ratio(a, b, words, clusters)
+    assert single.interval is not None
+    assert grouped.interval is not None
+    assert grouped.interval.half_width > 2 * single.interval.half_width

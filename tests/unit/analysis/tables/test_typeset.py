@@ -134,7 +134,7 @@ def test_extreme_values_keep_the_table(make_variant: MakeCell) -> None:
 def test_a_loss_is_no_percentage(make_variant: MakeCell) -> None:
     task = {"accuracy": 12.3456, "metric": "word_perplexity,none", "stderr": None}
     text = markdown_table(Study.of([make_variant(tasks={"wikitext": task})], ("wikitext",)))
-    assert "wikitext (loss)" in text
+    assert "wikitext (word perplexity)" in text
     assert "12.346" in text
 
 

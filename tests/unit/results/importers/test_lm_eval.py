@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord
 from slim_eval.results.records import AccuracyMetrics
+from slim_eval.results.variants import Variant
 from tests.unit.results.importers import conftest
 
 NAME = "lm_eval/results_2026-11-24T14-46-58.266836.json"
@@ -289,3 +292,109 @@ def test_groups_that_contain_each_other_end(changed: Callable[..., Path]) -> Non
         content["group_subtasks"] = {"demo_mmlu": ["demo_gsm8k"], "demo_gsm8k": ["demo_hellaswag", "demo_gsm8k"]}
 
     assert "demo_mmlu" in read(changed(NAME, knotted))
+
+
+# Metrics that are not shares of right answers, and groups
+
+
+def document(tmp_path: Path, results: dict[str, dict[str, Any]], name: str = "results", **more: Any) -> Path:
+    """A small result file of lm-eval 0.4.12."""
+    tasks = [task for task in results if not more.get("group_subtasks", {}).get(task)]
+    content = {
+        "results": results, "configs": {task: {} for task in tasks}, "versions": dict.fromkeys(results, 1),
+        "n-shot": dict.fromkeys(results, 0), "config": {"model": "hf", "model_args": "pretrained=org/T"},
+        "n-samples": {task: {"original": 3, "effective": 3} for task in tasks}, "lm_eval_version": "0.4.12", **more,
+    }  # fmt: skip
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_direction_is_what_the_file_says_of_the_headline(tmp_path: Path) -> None:
+    results = {"t": {"own_error,none": 2.5}, "u": {"own_error,none": 2.5}, "v": {"own_error,none": 2.5}}
+    configs = {
+        "t": {"metric_list": [{"metric": "own_error"}]},
+        "u": {"metric_list": [{"metric": "own_error", "higher_is_better": False}]},
+        "v": {"metric_list": [{"metric": "own_error"}]},
+    }
+    found = read(document(tmp_path, results, configs=configs, higher_is_better={"t": {"own_error": True}}))
+    assert {task: numbers(each).higher_is_better for task, each in found.items()} == {"t": True, "u": False, "v": None}
+
+
+def test_a_group_of_which_the_tasks_disagree_has_no_direction(tmp_path: Path) -> None:
+    results = {"g": {"s,none": 1.0}, "t": {"s,none": 1.0}, "u": {"s,none": 1.0}}
+    stated = {"t": {"s": True}, "u": {"s": False}, "g": {"s": None}}
+    configs = {task: {"metric_list": [{"metric": "s", "higher_is_better": stated[task]["s"]}]} for task in "tu"}
+    groups = {"g": ["t", "u"]}
+    path = document(tmp_path, results, configs=configs, higher_is_better=stated, group_subtasks=groups)
+    assert numbers(read(path)["g"]).higher_is_better is None
+
+
+@given(data=st.data())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_order_of_keys_changes_nothing(tmp_path: Path, data: st.DataObject) -> None:
+    scores = {
+        "glue": {"mcc,none": 0.1, "mcc_stderr,none": 0.03, "f1,none": 0.7, "acc,none": 0.9, "acc_stderr,none": 0.01},
+        "cola": {"mcc,none": 0.1, "mcc_stderr,none": 0.03},
+        "sst2": {"acc,none": 0.9, "acc_stderr,none": 0.01},
+        "math": {"exact_match,strict": 0.2, "exact_match,flexible": 0.4},
+        "wiki": {"word_perplexity,none": 17.25, "byte_perplexity,none": 1.7, "bits_per_byte,none": 0.8},
+    }
+    configs = {"math": {"metric_list": [{"metric": "exact_match"}], "filter_list": [{"name": "strict"}]}}
+    shuffled = {
+        task: dict(data.draw(st.permutations(list(scores[task].items()))))
+        for task in data.draw(st.permutations(list(scores)))
+    }
+    found = read(document(tmp_path, shuffled, configs=configs, group_subtasks={"glue": ["cola", "sst2"]}))
+    shown = {task: numbers(each) for task, each in found.items()}
+    assert {task: (one.metric, one.accuracy, one.stderr) for task, one in shown.items()} == {
+        "glue": ("acc,none", 0.9, 0.01), "math": ("exact_match,strict", 0.2, None),
+        "wiki": ("word_perplexity,none", 17.25, None),
+    }  # fmt: skip
+
+
+def imported_variant(path: Path) -> Variant:
+    """The variant that an import of the file makes, without the files."""
+    records = [each.record(conftest.foreign(path, model="m", precision="fp16")) for each in conftest.read(path)]
+    return Variant.of(path.parent, records)
+
+
+def test_a_group_without_a_metric_shows_its_members(tmp_path: Path) -> None:
+    results: dict[str, dict[str, Any]] = {
+        "bench": {" ": " ", "alias": "bench"},
+        "inner": {"acc,none": 0.6, "acc_stderr,none": 0.02},
+        "one": {"acc,none": 0.5}, "two": {"acc,none": 0.7},
+        "hella": {"acc,none": 0.3, "acc_norm,none": 0.4, "acc_norm_stderr,none": 0.01},
+        "gen": {"own_error,none": 3.5}, "empty": {"alias": "empty"},
+    }  # fmt: skip
+    configs = {"hella": {"metric_list": [{"metric": "acc_norm"}]}}
+    groups = {"bench": ["inner", "hella", "gen", "empty"], "inner": ["one", "two"]}
+    stated = {"gen": {"own_error": False}}
+    for order in (1, -1):
+        shuffled = dict(list(results.items())[::order])
+        path = document(tmp_path, shuffled, configs=configs, group_subtasks=groups, higher_is_better=stated)
+        variant = imported_variant(path)
+        shown = {task: (record.metric, record.accuracy, record.num_items) for task, record in variant.accuracy.items()}
+        assert shown == {
+            "inner": ("acc,none", 0.6, 6), "hella": ("acc_norm,none", 0.4, 3), "gen": ("own_error,none", 3.5, 3),
+        }  # fmt: skip
+        assert set(variant.accuracy["inner"].subtasks) == {"one", "two"}
+        assert variant.accuracy["gen"].higher_is_better is False
+        assert list(variant.measured) == ["bench"]
+
+
+def test_rolling_log_likelihoods_keep_their_words(tmp_path: Path) -> None:
+    results = {"wiki": {"word_perplexity,none": 3.5}}
+    stated, configs = {"wiki": {"word_perplexity": False}}, {"wiki": {"output_type": "loglikelihood_rolling"}}
+    path = document(tmp_path, results, "results_2026-01-01T00-00-00.0", higher_is_better=stated, configs=configs)
+    rows = [
+        {"doc_id": n, "filter": "none", "metrics": ["word_perplexity"], "word_perplexity": [-10.5 - n, 8],
+         "doc_hash": f"d{n}", "prompt_hash": "p", "target_hash": "t", "resps": [[str(-10.5 - n)]],
+         "filtered_resps": [-10.5 - n]}
+        for n in range(3)
+    ]  # fmt: skip
+    samples = tmp_path / "samples_wiki_2026-01-01T00-00-00.0.jsonl"
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    imported = read(path)["wiki"]
+    assert [item["word_perplexity,none"] for item in imported.samples] == [[-10.5, 8], [-11.5, 8], [-12.5, 8]]
+    assert numbers(imported).higher_is_better is False

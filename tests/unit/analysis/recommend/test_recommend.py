@@ -465,7 +465,7 @@ def _study(metrics: Sequence[tuple[float, ...]]) -> Study:
         made = [
             PerformanceRecord(**head, tpot_s=tpot, weights_gb=size),
             EnergyRecord(**head, joules_per_output_token=joules),
-            AccuracyRecord(**head, task="mmlu", accuracy=accuracy),
+            AccuracyRecord(**head, task="mmlu", accuracy=accuracy / 1000),  # a share; ratios stay what they are
         ]
         variants.append(Variant.of(Path(f"variant{index}"), made))
     return Study.of(variants)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, Json, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from slim_eval.metrics import headline_metric
+from slim_eval.recognise import of_name, says_quantized
 from slim_eval.results.every_eval_ever import SETTING_DETAILS, SOURCE, module
 from slim_eval.results.importers.importer import (
     IMPORTERS,
@@ -38,8 +39,6 @@ from slim_eval.results.records import AccuracyMetrics
 from slim_eval.schemes import DEFAULT_BASELINE
 
 _SIXTEEN_BIT = re.compile(r"(torch\.)?(b?float16|half|[fb]p?16)$", re.IGNORECASE)
-#: In names of quantized checkpoints, whose 16-bit dtype is that of activations.
-_QUANTIZED = re.compile(r"w\d+a\d+|int[48]|fp[48]|nf4|gptq|awq|gguf|bnb|hqq|quant|[48][-_]?bit", re.IGNORECASE)
 #: lm-eval's hashes of an item, as its converter keeps them.
 _HASHES = ("doc_hash", "prompt_hash", "target_hash")
 _SAME_MEAN = 1e-6
@@ -201,7 +200,8 @@ def _model(log: _Log) -> tuple[str, str | None, dict[str, Any]]:
     elif scheme is None or _SIXTEEN_BIT.match(scheme):
         stated = scheme or facts.dtype or ""
         is_quantized = (facts.quantization or "none").lower() not in ("none", "no", "false")
-        is_plain = _SIXTEEN_BIT.match(stated) and not is_quantized and not _QUANTIZED.search(model)
+        is_quantized |= of_name(model) is not None or says_quantized(model)  # then the dtype is that of activations
+        is_plain = _SIXTEEN_BIT.match(stated) and not is_quantized
         scheme = DEFAULT_BASELINE if is_plain else None
     evaluated = log.evaluated
     if evaluated is not None and re.fullmatch(r"\d+(\.\d+)?", evaluated):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from slim_eval.config import ImportConfig
-from slim_eval.errors import ResultFileError, UsageError
+from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord, import_results
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord
 from slim_eval.results.store import find_results, read_samples
@@ -247,8 +247,10 @@ def test_a_file_that_says_that_nothing_was_quantized(quantization: str, written:
 
 def test_a_quantized_name_is_not_the_baseline(written: Callable[[Change], Path], tmp_path: Path) -> None:
     path = written(lambda log, result: log["model_info"].update(id="org/Tiny-AWQ"))
-    with pytest.raises(UsageError, match="precision"):
-        import_results(ImportConfig(paths=(path,), output_dir=tmp_path / "o"))
+    import_results(ImportConfig(paths=(path,), output_dir=tmp_path / "o"))
+    (variant,) = find_results(tmp_path / "o").variants
+    assert variant.precision == "w4a16-awq"
+    assert not variant.is_baseline
 
 
 @pytest.mark.parametrize(

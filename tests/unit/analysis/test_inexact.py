@@ -82,7 +82,7 @@ def test_its_speed_is_that_of_the_hardware(pair: list[Variant]) -> None:
 
 def test_every_table_says_so_with_the_size_of_the_error(pair: list[Variant]) -> None:
     (caveat,) = (each for each in find_caveats(pair) if each.kind is INEXACT)
-    assert "0.27 nats" in caveat.text
+    assert "0.069 nats per token" in caveat.text
     assert "1.6 % (root mean square)" in caveat.text
     assert caveat.variants == (pair[1].label,)
     shown = show(pair)

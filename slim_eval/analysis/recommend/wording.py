@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -152,16 +155,12 @@ def _plain(value: float | None) -> str:
     return _ABSENT if value is None else number(value)
 
 
-def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) -> Table:
+def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) -> _Table:
     """Every variant of the setting, best first; columns are headers, each with one text per variant.
 
     The standing is one or two words; the sentences above the table explain why a variant was ruled out.
     """
-    table = Table()
-    table.add_column("variant", no_wrap=True)
-    table.add_column("standing", overflow="fold")
-    for header, _ in columns:
-        table.add_column(header, justify="right", overflow="fold")
+    rows = []
     for index, candidate in enumerate(found.ranking.candidates):
         role = ("pick", "runner-up")[index] if index < 2 else ""
         unsure = ", ".join(check.constraint.metric.title for check in candidate.checks_in(CheckState.INCONCLUSIVE))
@@ -169,6 +168,65 @@ def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) 
         style = "" if index else "bold"
         if candidate.excluded is not None:
             standing, style = "out", "bright_black"
-        name = f"{wrapped_name(candidate.variant.name)} {candidate.variant.precision}"
-        table.add_row(*map(escape, [name, standing, *(texts[index] for _, texts in columns)]), style=style)
-    return table
+        name = f"{wrapped_name(candidate.variant.name)} {candidate.variant.shown_precision}"
+        rows.append(_Row(style, name, standing, [texts[index] for _, texts in columns]))
+    return _Table([header for header, _ in columns], rows)
+
+
+@dataclass(frozen=True)
+class _Row:
+    style: str
+    name: str
+    standing: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table that breaks no word: on a narrow terminal intervals go below values and the last columns are left out."""
+
+    headers: Sequence[str]
+    rows: Sequence[_Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = Table()
+        wide.add_column("variant", no_wrap=True)
+        wide.add_column("standing")
+        for header in self.headers:
+            wide.add_column(header, justify="right")
+        for row in self.rows:
+            wide.add_row(*map(escape, [row.name, row.standing, *row.cells]), style=row.style)
+        if Measurement.get(console, options.update_width(_UNBOUNDED), wide).maximum <= options.max_width:
+            yield wide
+            return
+        names = [f"{row.name}\n{row.standing}".strip() for row in self.rows]
+        columns = [[_stacked(row.cells[place]) for row in self.rows] for place in range(len(self.headers))]
+        widths = [_longest_word(texts) for texts in (["variant", *names], *map(_with, self.headers, columns))]
+        count = len(self.headers)
+        while count > 1 and sum(widths[: count + 1]) + 3 * (count + 1) + 1 > options.max_width:
+            count -= 1
+        narrow = Table()
+        narrow.add_column("variant", width=widths[0])
+        for header, width in zip(self.headers[:count], widths[1:], strict=False):
+            narrow.add_column(header, justify="right", width=width)
+        for place, row in enumerate(self.rows):
+            narrow.add_row(*map(escape, [names[place], *(texts[place] for texts in columns[:count])]), style=row.style)
+        yield narrow
+
+
+_UNBOUNDED = 10_000
+_DASH = "\u2013"
+
+
+def _stacked(cell: str) -> str:
+    """A value above its interval, of ``57.0 [56.0, 57.9]``."""
+    value, _, interval = cell.partition(" [")
+    return f"{value}\n{interval.removesuffix(']').replace(', ', _DASH)}".strip()
+
+
+def _with(header: str, texts: Sequence[str]) -> list[str]:
+    return [header, *texts]
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max(cell_len(word) for text in texts for word in text.split())

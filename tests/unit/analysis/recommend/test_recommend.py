@@ -798,6 +798,19 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_var
         assert part in shown
 
 
+def head_of(text: str) -> set[str]:
+    """The words in the head of the first table."""
+    return set(text[text.index("┏") : text.index("┡")].translate(dict.fromkeys(map(ord, "┏━┳┓┃"), " ")).split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_no_word_of_the_head_is_broken(rows: list[Variant], width: int) -> None:
+    advice = choose(rows, min_recovery=0.9)
+    narrow, wide = head_of(text_of(advice, width)), head_of(text_of(advice, 400))
+    assert narrow <= wide
+    assert len(narrow & wide) > 3
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_text_fits_any_terminal(rows: list[Variant], width: int) -> None:
     shown = text_of(choose(rows, min_recovery=0.9, price_per_gpu_hour=1), width)

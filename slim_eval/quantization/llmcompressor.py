@@ -325,9 +325,9 @@ def _groups(recipe: Recipe) -> dict[str, Any]:
 
     targets = list(recipe.targets)
     held = preset_name_to_scheme(recipe.scheme, targets)
-    if held.weights.group_size == recipe.group_size and recipe.format is None:
+    if recipe.group_size in (None, held.weights.group_size) and recipe.format is None:
         return {"scheme": recipe.scheme, "targets": targets}
-    held.weights.group_size, held.format = recipe.group_size, recipe.format
+    held.weights.group_size, held.format = recipe.group_size or held.weights.group_size, recipe.format
     return {"config_groups": {"group_0": held}}
 
 

@@ -62,4 +62,4 @@ def test_without_the_plugin_its_name_is_unknown(tmp_path: Path) -> None:
     process = run_command(*RUN, cwd=tmp_path)
     assert process.returncode == 2
     assert "unknown precision 'w8a16-rtn'" in process.stderr
-    assert "fp16, int8, int4" in process.stderr
+    assert "did you mean int8-rtn" in process.stderr

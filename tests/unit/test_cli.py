@@ -11,7 +11,6 @@ import pytest
 
 from slim_eval import __version__, cli
 from slim_eval.config import AnalysisConfig, RunConfig
-from slim_eval.schemes import SCHEMES
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_every_new_option(parsed: list[Any]) -> None:
         "none", "--energy-batch-size", "2", "--include-path", "tasks", "--apply-chat-template", "--no-wandb-enabled",
         "--accuracy-batch-size-mmlu", "4", "--accuracy-batch-size-my-task=2", "--accuracy-batch-size", "16",
     )  # fmt: skip
-    assert config.precision == tuple(SCHEMES)
+    assert config.precision == ("fp16", "int8", "int4")
     assert config.tasks == ("energy", "performance")
     assert config.engine.engine == "vllm"
     assert config.engine.tensor_parallel_size == 2
@@ -99,8 +98,8 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
     [
         (["run"], "--models"),
         (["run", "--models", ""], "--models: no value was given"),
-        (["run", "--models", "demo", "--precision", "fp8"], "unknown precision 'fp8'"),
-        (["run", "--models", "demo", "--precision", "fp8"], "fp16, int8, int4"),
+        (["run", "--models", "demo", "--precision", "int3"], "unknown precision 'int3'"),
+        (["run", "--models", "demo", "--precision", "int3"], "did you mean int8, int4"),
         (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),
         (["run", "--models", "demo", "--engine", "onnx"], "vllm"),
         (["run", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),

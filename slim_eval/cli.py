@@ -31,7 +31,7 @@ from slim_eval.utils.redaction import redact, show_traceback
 
 if TYPE_CHECKING:
     from slim_eval.analysis import AnalysisReport
-    from slim_eval.results.every_eval_ever import ExportReport
+    from slim_eval.results.exchange import ExportReport
     from slim_eval.results.importers import ImportReport
 
 _INTERRUPTED = 130
@@ -249,7 +249,7 @@ def import_(config: configs.ImportConfig) -> None:
 @_command(configs.ExportConfig)
 def export(config: configs.ExportConfig) -> None:
     """Export accuracy results in the schema of Every Eval Ever, each file validated by its own package."""
-    from slim_eval.results.every_eval_ever import export_results
+    from slim_eval.results.exchange import export_results
 
     _show_files(export_results(config), "not exported")
 

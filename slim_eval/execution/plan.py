@@ -20,11 +20,14 @@ from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEval
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
 from slim_eval.models import checkpoint_checks
-from slim_eval.models.origin import base_model_of
+from slim_eval.models.hub import optional_file
+from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.quantization import cache
-from slim_eval.recognise import of_name
+from slim_eval.recognise import base_model, of_name
 from slim_eval.schemes import AS_IS, DEFAULT_BASELINE, as_is_name, in_order, is_quantized, scheme, scheme_of
-from slim_eval.utils import GIB, environment, short_name
+from slim_eval.utils import GIB, environment, safe_json, short_name
+
+_CARD_FILE, _CARD_LIMIT = "README.md", 10**6  # of a model, and how many bytes of it are read at most
 
 # No checkpoint of 4-bit weights is smaller than this share of its 16-bit one, and no 16-bit one than this share of
 # pickled weights, which may be in 32 bit and contain a tensor twice.
@@ -152,6 +155,29 @@ def notes_on(config: RunConfig, source: models.ModelSource, precisions: Sequence
         precision: tuple(finding.cause for finding in found if finding.precision in (None, precision))
         for precision in precisions
     }
+
+
+def base_model_of(source: models.ModelSource) -> str | None:
+    """The model that a checkpoint was made from; None if neither slim-eval's own record nor the model's card says so.
+
+    The card is ``README.md``, whose front matter names the ``base_model``. Of a model on the hub it is fetched; without
+    the hub, nothing is known.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no such record, or another file of that name
+        return str(safe_json.read_json(source.config_dir / QUANTIZATION_RECORD)["model"])
+    card: Path | None = source.config_dir / _CARD_FILE
+    if source.kind == "hub":
+        card = optional_file(source.name, _CARD_FILE, source.revision)
+    if card is None or not card.is_file() or card.stat().st_size > _CARD_LIMIT:
+        return None
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
+
+    try:
+        front = metadata_load(card)
+    except (OSError, ValueError, YAMLError):
+        return None
+    return base_model(front) if isinstance(front, dict) else None
 
 
 def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, ...]]:

@@ -278,7 +278,7 @@ def items_to_decide(
     less with further items: the variance of the difference is ``σ² (1 / n + (design_effect - 1) / num_items)``.
 
     None if no number of items suffices: there are too few clusters. A `ValueError` is raised as by `items_needed`, and
-    if there is no item, less than two clusters, or a design effect below 1.
+    if there is no item, fewer than two clusters, or a design effect below 1.
     """
     _check_plan(flip_rate, power, alpha)
     if not 0 < effect <= 1:

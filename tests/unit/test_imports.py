@@ -28,7 +28,7 @@ DOORS = {
     "scipy": {"stats/"},
     "statsmodels": {"stats/"},
     "datasets": {"quantization/", "benchmarks/accuracy.py"},
-    "every_eval_ever": {"results/every_eval_ever.py"},
+    "every_eval_ever": {"results/exchange.py"},
 }
 HEAVY = (
     "torch",

@@ -139,7 +139,7 @@ def _unpaired(task: str, base: Variant, variant: Variant) -> PairedTask | None:
         assumed=before.assumed or after.assumed,
         interval_from=" and ".join(dict.fromkeys((before.source, after.source))),
         num_items=min(counts) if len(counts) == 2 else None,
-        # Items that depend on each other count less. Graded scores may count more, which is no effect of the design.
+        # Items that depend on each other count less. That graded scores may count more does not come from the design.
         design_effect=max([1.0, *(e.num_items / e.items for e in (before, after) if e.num_items is not None)]),
         baseline_accuracy=first.accuracy,
         accuracy=second.accuracy,

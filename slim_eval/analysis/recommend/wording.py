@@ -76,11 +76,12 @@ def sentences(found: Recommendation) -> list[str]:
     for other in found.others:
         if other.load is None or other.load == ranking.load:
             continue
-        count = len(other.running)
-        among = f"the best of {count}" if count > 1 else "the only one"
-        answer = f"none of {len(other.candidates)} qualifies"
+        count, total = len(other.running), len(other.candidates)
+        answer = f"none of {total} qualifies"
         if other.pick is not None:
-            answer = f"{other.pick.name}, {_readings(other.pick)}; {among} of {len(other.candidates)} variants"
+            among = f"the best of {count} that qualify, of {total} variants" if count > 1 else "the only one"
+            among += f" that qualifies, of {total} variants" if count == 1 < total else ""
+            answer = f"{other.pick.name}, {_readings(other.pick)}; {among}"
         lines.append(f"At load {other.load}: {answer}.")
     out: dict[str, list[str]] = {}  # constraint or missing number -> the variants that it ruled out
     for candidate in ranking.candidates:
@@ -201,7 +202,8 @@ class _Table:
             return
         names = [f"{row.name}\n{row.standing}".strip() for row in self.rows]
         columns = [[_stacked(row.cells[place]) for row in self.rows] for place in range(len(self.headers))]
-        widths = [_longest_word(texts) for texts in (["variant", *names], *map(_with, self.headers, columns))]
+        heads = ["variant", *self.headers]
+        widths = [_longest_word([head, *texts]) for head, texts in zip(heads, [names, *columns], strict=True)]
         count = len(self.headers)
         while count > 1 and sum(widths[: count + 1]) + 3 * (count + 1) + 1 > options.max_width:
             count -= 1
@@ -222,10 +224,6 @@ def _stacked(cell: str) -> str:
     """A value above its interval, of ``57.0 [56.0, 57.9]``."""
     value, _, interval = cell.partition(" [")
     return f"{value}\n{interval.removesuffix(']').replace(', ', _DASH)}".strip()
-
-
-def _with(header: str, texts: Sequence[str]) -> list[str]:
-    return [header, *texts]
 
 
 def _longest_word(texts: Iterable[str]) -> int:

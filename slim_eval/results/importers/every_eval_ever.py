@@ -2,7 +2,7 @@
 
 The package every-eval-ever validates a file of its own schema version; a file of another version is read by the fields
 that it shares with that one. Its converters make such files of the logs of Inspect AI, HELM and lm-eval. Of what
-slim-eval exported (`results.every_eval_ever`), the record comes back.
+slim-eval exported (`results.exchange`), the record comes back.
 
 The outcomes of single items are in ``{name}_samples.jsonl`` beside a file. An item is known by lm-eval's hash of its
 document if the converter kept it, else by the schema's hash of prompt and reference. They are left out if they do not
@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, Json, ValidationError, ValidatorFun
 
 from slim_eval.metrics import headline_metric
 from slim_eval.recognise import of_name, says_quantized
-from slim_eval.results.every_eval_ever import SETTING_DETAILS, SOURCE, module
+from slim_eval.results.exchange import SETTING_DETAILS, SOURCE, module
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     Count,

@@ -414,6 +414,10 @@ class RequestSample:
     output_tokens: int | None = None
 
 
+#: Note on what a client of a server measured.
+OVER_HTTP = "measured by a client over HTTP: times include the network and waiting in the server's queue"
+
+
 def request_metrics(samples: Sequence[RequestSample]) -> dict[str, Any]:
     """Fields of `PerformanceMetrics` over requests, computed as slim-eval's own performance benchmark does.
 
@@ -447,6 +451,32 @@ def summary_metrics(
     std = None if std is None or count < 2 else std * (count / (count - 1)) ** 0.5
     known = {f"p{q}_{name}": value for q, value in ((95, p95), (99, p99)) if count >= resolving_count(q)}
     return {name: mean, f"median_{name}": median, f"std_{name}": std, **known}
+
+
+def own_summary(file: ForeignFile, document: Mapping[str, Any], theirs: str) -> dict[str, float | None]:
+    """The summary of a time in a file of vLLM's or sglang's client, such as ``mean_ttft_ms``, in seconds."""
+    keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
+    found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
+    return {part: found[key] for part, key in keys.items()}
+
+
+def client_metrics(
+    file: ForeignFile, document: Mapping[str, Any], samples: Sequence[RequestSample], count: int, e2e: str
+) -> dict[str, Any]:
+    """Times of vLLM's or sglang's client: over its requests if the file has them, else its own summary of `count`.
+
+    `e2e` is what the tool calls the end-to-end latency.
+    """
+    if samples:
+        return request_metrics(samples)
+    metrics: dict[str, Any] = {}
+    for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), (e2e, "e2e_latency_s")):
+        times = own_summary(file, document, theirs)
+        if theirs == "tpot":
+            # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
+            times["std"] = None
+        metrics |= summary_metrics(name, count, **times)
+    return metrics
 
 
 def few_samples_notes(count: int, unit: str) -> list[str]:

@@ -20,6 +20,7 @@ from slim_eval.recognise import of_options
 from slim_eval.results.importers import vllm_bench  # noqa: F401 - registered before this one, which is asked first
 from slim_eval.results.importers.importer import (
     IMPORTERS,
+    OVER_HTTP,
     Count,
     ForeignFile,
     ForeignObject,
@@ -31,10 +32,10 @@ from slim_eval.results.importers.importer import (
     OptionalText,
     Positive,
     RequestSample,
-    Seconds,
     Succeeded,
+    client_metrics,
     few_samples_notes,
-    request_metrics,
+    own_summary,
     summary_metrics,
 )
 from slim_eval.results.records import PerformanceMetrics, ServingLevel
@@ -113,18 +114,9 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         document = {key: value for key, value in document.items() if key != "server_info"}
     run = file.validate(_Run, document)
     server, count, samples = run.server, run.completed, _samples(file, document, run.completed)
-    notes = ["measured by a client over HTTP: times include the network and waiting in the server's queue"]
-    metrics: dict[str, Any] = {}
-    if samples:
-        metrics = request_metrics(samples)
-        notes += few_samples_notes(count, "requests")
-    else:
-        for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2e_latency", "e2e_latency_s")):
-            times = _times(file, document, theirs)
-            if theirs == "tpot":
-                # Requests of a single token have none, and their number is not in the file.
-                times["std"] = None
-            metrics |= summary_metrics(name, count, **times)
+    notes = [OVER_HTTP]
+    metrics = client_metrics(file, document, samples, count, "e2e_latency")
+    notes += few_samples_notes(count, "requests") if samples else []
     performance = PerformanceMetrics(
         **metrics,
         tokens_per_second=run.output_throughput or None,
@@ -149,7 +141,7 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     }
     gaps = (run.total_output_tokens or 0) - count
     level = ServingLevel(
-        **summary_metrics("itl_s", max(gaps, count), **_times(file, document, "itl")),
+        **summary_metrics("itl_s", max(gaps, count), **own_summary(file, document, "itl")),
         load=config["load"],
         label=load,
         request_rate=asked,
@@ -180,13 +172,6 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         head=head, samples=[vars(sample) for sample in samples],
         notes=notes, level=level,
     )  # fmt: skip
-
-
-def _times(file: ForeignFile, document: Mapping[str, Any], theirs: str) -> dict[str, float | None]:
-    """The file's own summary of a time, in seconds."""
-    keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
-    found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
-    return {part: found[key] for part, key in keys.items()}
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:

@@ -32,6 +32,7 @@ from slim_eval.recognise import of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     MAX_NUMBER,
+    OVER_HTTP,
     Count,
     ForeignFile,
     ForeignObject,
@@ -42,11 +43,11 @@ from slim_eval.results.importers.importer import (
     OptionalText,
     Positive,
     RequestSample,
-    Seconds,
     Succeeded,
+    client_metrics,
     few_samples_notes,
     inner,
-    request_metrics,
+    own_summary,
     summary_metrics,
 )
 from slim_eval.results.records import PerformanceMetrics, ServingLevel
@@ -254,23 +255,14 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     count = len(samples) or run.completed
     lengths = {sample.output_tokens for sample in samples}
     failed = run.failed or max((run.num_prompts or 0) - (count or run.num_prompts or 0), 0)
-    notes = ["measured by a client over HTTP: times include the network and waiting in the server's queue"]
+    notes = [OVER_HTTP]
     if count is None:
         notes.append("the file does not contain how many requests succeeded: all are assumed to have")
     elif failed:
         notes.append(f"{failed} of {failed + count} requests failed and are not in the numbers")
     resolved = count or run.num_prompts or 1  # requests that the percentiles are of
-    metrics: dict[str, Any] = {}
-    if samples:
-        metrics = request_metrics(samples)
-        notes += few_samples_notes(resolved, "requests")
-    else:
-        for theirs, name in (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("e2el", "e2e_latency_s")):
-            times = _times(file, document, theirs)
-            if theirs == "tpot":
-                # Requests of a single token have no TPOT, and their number is not in the file: no deviation over n - 1.
-                times["std"] = None
-            metrics |= summary_metrics(name, resolved, **times)
+    metrics = client_metrics(file, document, samples, resolved, "e2el")
+    notes += few_samples_notes(resolved, "requests") if samples else []
     performance = PerformanceMetrics(
         **metrics,
         tokens_per_second=run.output_throughput,
@@ -316,7 +308,7 @@ def _level(file: ForeignFile, document: Mapping[str, Any], run: _Serve, resolved
         speculative = "used"
     gaps = (run.total_output_tokens or 0) - (run.completed or 0)
     return ServingLevel(
-        **summary_metrics("itl_s", max(gaps, resolved), **_times(file, document, "itl")),
+        **summary_metrics("itl_s", max(gaps, resolved), **own_summary(file, document, "itl")),
         load=f"vllm bench serve, {label}",
         label=label.removeprefix("rate-inf-"),  # a concurrency alone: no rate was asked for
         request_rate=asked,
@@ -334,13 +326,6 @@ def _level(file: ForeignFile, document: Mapping[str, Any], run: _Serve, resolved
         measured_at=run.date if isinstance(run.date, str) else None,
         repetition=_repetition(document),
     )
-
-
-def _times(file: ForeignFile, document: Mapping[str, Any], theirs: str) -> dict[str, float | None]:
-    """The file's own summary of a time, in seconds."""
-    keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
-    found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
-    return {part: found[key] for part, key in keys.items()}
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, str]:

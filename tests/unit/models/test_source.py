@@ -358,7 +358,7 @@ from pathlib import Path
 from slim_eval import models
 from slim_eval.errors import SlimEvalError
 from slim_eval.models import fetch
-from slim_eval.models.origin import base_model_of
+from slim_eval.execution.plan import base_model_of
 for name, revision in json.loads(sys.argv[1]):
     try:
         source = models.resolve(name, revision)

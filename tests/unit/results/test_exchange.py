@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slim_eval.cli import main
 from slim_eval.config import ExportConfig, ImportConfig, Relationship
 from slim_eval.errors import UsageError
-from slim_eval.results.every_eval_ever import ExportReport, export_results, model_id
+from slim_eval.results.exchange import ExportReport, export_results, model_id
 from slim_eval.results.importers import import_results
 from slim_eval.results.records import AccuracyRecord, EnergyRecord
 from slim_eval.results.store import find_results, read_record, write_record

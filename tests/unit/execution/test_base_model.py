@@ -10,8 +10,8 @@ import pytest
 
 from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import UsageError
+from slim_eval.execution.plan import base_model_of
 from slim_eval.models import describe_config, resolve
-from slim_eval.models.origin import base_model_of
 
 
 @pytest.fixture

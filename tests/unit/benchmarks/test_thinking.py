@@ -12,6 +12,7 @@ from slim_eval.benchmarks.accuracy import Accuracy
 from slim_eval.cli import main
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.errors import BenchmarkError
+from tests.commands import Command
 from tests.standins.tiny_models import make_checkpoint
 from tests.unit.benchmarks.test_accuracy import RuleEngine, _metrics, _run, folder  # noqa: F401 - a fixture
 
@@ -63,14 +64,14 @@ SWITCH = "{% for turn in messages %}{{ turn.content }}{% endfor %}{% if enable_t
     ],
 )
 def test_what_cannot_think_is_refused_before_anything_runs(
-    template: str, task: str, thinking: str, cause: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    template: str, task: str, thinking: str, cause: str, tmp_path: Path, slim_eval_command: Command
 ) -> None:
     model = make_checkpoint(tmp_path / "Model")
     (model / "chat_template.jinja").write_text(template)
-    code = main([
+    done = slim_eval_command(
         "run", "--models", str(model), "--tasks", "accuracy", "--accuracy-tasks", task, "--apply-chat-template",
-        "--thinking", thinking, "--engine", "transformers", "--dry-run", "--output-dir", str(tmp_path / "outputs"),
-    ])  # fmt: skip
-    shown = " ".join(capfd.readouterr().err.split())
-    assert code == (2 if cause else 0), shown
+        "--thinking", thinking, "--engine", "transformers", "--dry-run",
+    )  # fmt: skip
+    shown = " ".join(done.stderr.split())
+    assert done.returncode == (2 if cause else 0), shown
     assert cause in shown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from slim_eval.analysis.loads import served_of, shown_at
 from slim_eval.errors import UsageError
-from slim_eval.results.store import Results, find_results, require_writable
+from slim_eval.results.store import Results, find_results, require_folder, require_writable
 from slim_eval.results.variants import Variant, labelled, tasks_of
 from slim_eval.utils import did_you_mean, write_text
 
@@ -147,8 +147,7 @@ def load_results(path: str | Path) -> pd.DataFrame:
 
 
 def _measured(folder: Path) -> tuple[Results, list[Variant]]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", _NOTHING_FOUND)
+    require_folder(folder, _NOTHING_FOUND)
     results = find_results(folder)
     variants = [variant for variant in results.variants if variant.records]
     if not variants:

@@ -28,7 +28,7 @@ from slim_eval.config import ExportConfig
 from slim_eval.errors import MissingPackageError, ResultFileError, UsageError
 from slim_eval.metrics import task_metric
 from slim_eval.results.records import AccuracyRecord
-from slim_eval.results.store import find_results, has_samples, one_line, require_writable
+from slim_eval.results.store import find_results, has_samples, one_line, require_folder, require_writable
 from slim_eval.results.variants import Variant, labelled
 from slim_eval.schemes import is_quantized
 from slim_eval.utils import short_name, write_text
@@ -86,8 +86,7 @@ def export_results(config: ExportConfig) -> ExportReport:
     variants: list[Variant] = []
     problems: list[str] = []
     for folder in config.paths:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder", "name a folder with results, such as --output-dir of a run")
+        require_folder(folder, "name a folder with results, such as --output-dir of a run")
         found = find_results(folder)
         variants += found.variants
         problems += found.problems

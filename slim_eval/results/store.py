@@ -314,6 +314,17 @@ def require_writable(folder: Path, option: str) -> None:
         raise UsageError(f"{option} {folder}: {existing} cannot be written", "choose a folder that you can write to")
 
 
+def require_folder(folder: Path, remedy: str) -> None:
+    """Raise a `UsageError` if there is no such folder of results, with `remedy` unless it is a file."""
+    if folder.is_file():
+        raise UsageError(
+            f"{folder}: is a file; results are read from folders",
+            f"give the folder that contains it, or import another tool's file first: slim-eval import {folder}",
+        )
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", remedy)
+
+
 def finite(value: Any) -> Any:
     """NaN and infinities as None, at any depth: JSON has no word for them."""
     if isinstance(value, float):

@@ -12,7 +12,7 @@ from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, co
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
 from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
-from slim_eval.results.store import find_results
+from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, labelled, metric_of, tasks_of
 from slim_eval.utils import short_name
 
@@ -96,8 +96,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
 
 def _variants(folder: Path) -> tuple[list[Variant], tuple[str, ...]]:
     """The variants with measurements, and the problems of files that could not be read."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", "give a variant's folder, or a folder of results")
+    require_folder(folder, "give a variant's folder, or a folder of results")
     found = find_results(folder)
     variants = [variant for variant in found.variants if variant.records]
     if not variants:

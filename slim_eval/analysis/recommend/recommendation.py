@@ -43,7 +43,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import UsageError
 from slim_eval.metrics import AMORTISED, DISK, E2E, J_PER_REQUEST, THROUGHPUT, TPOT, Basis, Metric
-from slim_eval.results.store import find_results
+from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, with_accuracy_mean
 from slim_eval.schemes import SCHEMES
 
@@ -58,8 +58,7 @@ def recommend_from(config: RecommendConfig) -> Recommendation:
     Raises:
         UsageError: The folder is missing or has no measurements, or the question contains something unknown.
     """
-    if not config.input_dir.is_dir():
-        raise UsageError(f"{config.input_dir}: no such folder", _NOTHING_FOUND)
+    require_folder(config.input_dir, _NOTHING_FOUND)
     results = find_results(config.input_dir)
     variants = [variant for variant in results.variants if variant.records]
     if not variants:

@@ -917,6 +917,7 @@ def test_the_command_ends_with_1_where_nothing_fits_and_still_shows_why(
         (["--max-tpot-ms", "0"], "greater than 0"),
         (["--preset", "energy", "--objective", "mmlu"], "--preset and --objective cannot be combined"),
         (["--input-dir", "nowhere"], "nowhere: no such folder"),
+        (["--input-dir", __file__], "is a file; results are read from folders"),
     ],
 )
 def test_the_command_refuses_nonsense_with_2(

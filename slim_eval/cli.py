@@ -300,13 +300,40 @@ def doctor(config: configs.DoctorConfig) -> None:
     report.raise_for_problems()
 
 
+@_command(configs.SetupConfig)
+def setup(config: configs.SetupConfig) -> None:
+    """Make the two environments that a run needs, one with vLLM and one with llm-compressor; `run` then uses them.
+
+    They are kept in the user's cache folder (SLIM_EVAL_HOME chooses another). The command can be repeated: what is
+    ready stays, and what was interrupted goes on.
+    """
+    from slim_eval import environments, power
+
+    if config.remove:
+        _print(f"removed, {environments.remove() / 2**30:.1f} GiB are free again")
+        return
+    kind: environments.Kind = "gpu" if config.gpu or (not config.cpu and power.list_gpus()) else "cpu"
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"environments for a {kind.upper()}") as status:
+
+        def show(text: str, *, done: bool = True) -> None:
+            if done:
+                console.print(text, markup=False)
+            else:
+                status.update(text)
+
+        made = environments.set_up(kind, show)
+    _print(f"slim-eval run now uses\n  {made.serve} to measure\n  {made.quantize} to quantize")
+
+
 @_command(configs.SchemesConfig)
 def schemes(config: configs.SchemesConfig) -> None:
     """List the schemes that --precision accepts, how each is made, and which engine runs it on this machine."""
     from slim_eval.doctor import scheme_list
     from slim_eval.doctor.facts import gather
+    from slim_eval.environments import complete
 
-    facts = gather(configs.DoctorConfig(engine=config.engine, serve_python=config.serve_python))
+    facts = gather(configs.DoctorConfig(engine=config.engine, serve_python=complete(config).serve_python))
     scheme_list.show(list(scheme_list.lines(facts)), as_json=config.as_json)
 
 
@@ -378,8 +405,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return problem.exit_code
     if code == _INTERRUPTED:  # Typer turns KeyboardInterrupt into this code
         typer.echo("interrupted", err=True)
-        if words[0] in ("run", "demo"):
-            typer.echo(f"  finished measurements are kept; to continue: {_resume_command(words)}", err=True)
+        if words[0] in ("run", "demo", "setup"):
+            kept = "what is installed is" if words[0] == "setup" else "finished measurements are"
+            typer.echo(f"  {kept} kept; to continue: {_resume_command(words)}", err=True)
     return code if isinstance(code, int) else 0
 
 

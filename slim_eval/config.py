@@ -532,6 +532,16 @@ class DoctorConfig(Config):
         return tuple(dict.fromkeys((*self.model, *self.models)))
 
 
+class SetupConfig(Config):
+    """Options of `slim-eval setup`."""
+
+    panel = "Options"
+    exclusive = ("gpu", "cpu")
+    gpu: bool = setting(False, "For NVIDIA GPUs; the default where there is one.", "--gpu")
+    cpu: bool = setting(False, "For a CPU; the default without a GPU.", "--cpu")
+    remove: bool = setting(False, "Remove the environments that setup has made.", "--remove")
+
+
 class SchemesConfig(Config):
     """Options of `slim-eval schemes`."""
 

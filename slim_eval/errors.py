@@ -21,8 +21,8 @@ from slim_eval.utils.redaction import redact
 
 #: The command that installs everything a GPU machine needs.
 INSTALL_GPU = 'pip install "slim-eval[all]"'
-#: The same, with the command for a machine without a GPU.
-INSTALL = f'{INSTALL_GPU} (without a GPU: pip install "slim-eval[cpu]")'
+#: What makes environments for the stages, and what installs everything in this one.
+INSTALL = f'slim-eval setup, or in one environment: {INSTALL_GPU} (without a GPU: pip install "slim-eval[cpu]")'
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

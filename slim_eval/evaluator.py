@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from slim_eval import models, power, results
+from slim_eval import environments, models, power, results
 from slim_eval.benchmarks.base import benchmarks_of
 from slim_eval.config import NoiseConfig, RunConfig, TrackingConfig
 from slim_eval.errors import SlimEvalError
@@ -43,6 +43,7 @@ def evaluate(config: RunConfig) -> RunReport:
         MissingPackageError: The interpreter of a stage lacks a package.
         BusyError: Another run is measuring one of the variants.
     """
+    config = environments.complete(config)
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
@@ -60,6 +61,7 @@ def measure_noise(config: NoiseConfig) -> RunReport:
     """Measure one variant per model anew several times, and write its noise floor; raises as `evaluate`."""
     from slim_eval.analysis.compare.repeats import noise_record
 
+    config = environments.complete(config)
     planned, gpus = lay_out(config)
     folders = {variant.directory.parent: results.noise_directory(variant.directory.parent) for variant in planned}
     variants = [

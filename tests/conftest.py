@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
     """Hand files of tests out in their order, each to the next free process, whatever ``--dist`` says."""
     return ByFile(config, log)
+
+
+# No test uses the environments of the user's own `slim-eval setup`.
+os.environ["SLIM_EVAL_HOME"] = str(Path(tempfile.gettempdir(), "slim-eval-without-environments"))
 
 
 @pytest.fixture

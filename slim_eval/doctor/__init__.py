@@ -9,12 +9,14 @@ from slim_eval.doctor import checks, network
 from slim_eval.doctor.check_results import CheckResult, Report
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.engines import engines_for
+from slim_eval.environments import complete
 from slim_eval.schemes import AS_IS, scheme
 
 #: Sections of the report, in order.
 CHECKS: dict[str, Callable[[Facts], Iterable[CheckResult]]] = {
     "Quantization": checks.check_quantizing,
     "Measurement": checks.check_serving,
+    "Environments": checks.check_environments,
     "Machine": checks.check_machine,
     "GPU": checks.check_gpus,
     "Precisions": checks.check_precisions,
@@ -30,5 +32,5 @@ def examine(config: DoctorConfig) -> Report:
     for name in config.precision:
         if name != AS_IS:
             scheme(name)
-    facts = gather(config)
+    facts = gather(complete(config))
     return Report({title: found for title, check in CHECKS.items() if (found := tuple(check(facts)))})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slim_eval import models, results
+from slim_eval import environments, models, results
 from slim_eval.config import AUTO_ENGINE, EngineConfig, RunConfig
 from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult
 from slim_eval.doctor.facts import Facts, Interpreter
@@ -52,6 +52,24 @@ def check_serving(facts: Facts) -> Iterator[CheckResult]:
         optional["codecarbon"] = (absent, prefix + 'pip install "codecarbon>=3.3"')
     for module, (absent, remedy) in optional.items():
         yield _package(module, interpreter) or CheckResult(module, WARNING, absent, remedy)
+
+
+def check_environments(facts: Facts) -> Iterator[CheckResult]:
+    """The environments that `slim-eval setup` made; nothing without any."""
+    made = environments.remembered()
+    if made is None:
+        return
+    current = {each.python for each in environments.environments(made.kind)}
+    for name, python, used in (
+        ("quantize", made.quantize, facts.config.quantize_python), ("serve", made.serve, facts.config.serve_python)
+    ):  # fmt: skip
+        if used != python:
+            yield CheckResult(name, OK, f"{python}: made by slim-eval setup, not used: another one is given")
+        elif python not in current:
+            cause = f"{python}: made by slim-eval setup of another version, with other packages"
+            yield CheckResult(name, WARNING, cause, "slim-eval setup")
+        else:
+            yield CheckResult(name, OK, f"{python}: made by slim-eval setup --{made.kind}")
 
 
 def _stage(

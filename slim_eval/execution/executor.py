@@ -17,6 +17,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -37,7 +38,7 @@ from slim_eval.utils.registry import Registry
 #: Bytes of a log, and of the older part that is kept beside it as ``run.log.1``.
 MAX_LOG_BYTES = 8 * 2**20
 
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
 _GRACE_S = 10.0
 _STACKS_S = 1.0  # for a hanging worker to log its stacks
 _POLL_S = 0.5
@@ -153,12 +154,34 @@ def executor(name: str) -> Executor:
 
 @contextlib.contextmanager
 def _worker(python: Path | None, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(_started(python, environment, stack.enter_context(_import_path(python))))
+
+
+@contextlib.contextmanager
+def _import_path(python: Path | None) -> Iterator[Path]:
+    """A folder from which an interpreter imports this package, installed there or not.
+
+    For another interpreter it contains nothing else: the folder that this package is installed in contains packages of
+    this interpreter, which would replace the other one's own.
+    """
+    if python is None:
+        yield _PACKAGE.parent
+        return
+    with tempfile.TemporaryDirectory(prefix="slim-eval-") as folder:
+        Path(folder, _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _started(
+    python: Path | None, environment: Mapping[str, str], import_path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     lifeline, own_end = os.pipe()
-    paths = [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(import_path), os.environ.get("PYTHONPATH", "")]
     variables = {
         # Logging to W&B is done in this process: no engine and no code of a model gets the key.
         **{name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"},
-        # Another interpreter finds this package even if it is not installed there.
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),

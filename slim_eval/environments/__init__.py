@@ -1,0 +1,285 @@
+"""The environments that `slim-eval setup` makes and a run then uses: one that serves, one that quantizes.
+
+The newest vLLM and llm-compressor cannot share an environment, because they pin different compressed-tensors. The
+package carries a list of exact versions for each environment; installing is left to uv where it is there, else to pip.
+An environment is ready when its packages have been imported once. What a setup that was interrupted has installed is
+kept, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar, get_args
+
+from filelock import FileLock, Timeout
+
+from slim_eval._version import __version__
+from slim_eval.config import DoctorConfig, RunConfig, SchemesConfig
+from slim_eval.errors import BusyError, MissingPackageError, SlimEvalError, UsageError
+
+Kind = Literal["cpu", "gpu"]
+Stage = Literal["serve", "quantize"]
+
+#: Variable with the folder that the environments are kept in; by default ``slim-eval`` in the user's cache folder.
+HOME = "SLIM_EVAL_HOME"
+
+_LISTS = Path(__file__).parent
+_PYTHON = "3.11"  # for which the versions were resolved
+_READY = "slim-eval.json"
+_GIB = 2**30
+_POLL_S = 1.0
+#: What is imported once before an environment counts as ready.
+_IMPORTS: dict[Stage, tuple[str, ...]] = {
+    "serve": ("torch", "transformers", "lm_eval", "vllm"), "quantize": ("torch", "transformers", "llmcompressor"),
+}  # fmt: skip
+#: Variables by which a user has told uv where packages are; without one, uv takes torch's CPU build from torch's index.
+_UV_SOURCES = ("UV_FIND_LINKS", "UV_TORCH_BACKEND", "UV_INDEX", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_NO_INDEX")
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig | DoctorConfig | SchemesConfig)
+
+
+class Show(Protocol):
+    """Is called with each step that is done, and about each second with the progress of the one under way."""
+
+    def __call__(self, text: str, *, done: bool = True) -> None:
+        """Show one line; with `done` it stays."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment: a virtual environment of its own."""
+
+    kind: Kind
+    stage: Stage
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def requirements(self) -> Path:
+        """The list of exact versions that it is made from."""
+        return _LISTS / f"{self.kind}-{self.stage}.txt"
+
+    def made_by(self) -> str | None:
+        """The version of slim-eval that made it; None if it is not ready."""
+        try:
+            version = json.loads((self.folder / _READY).read_text(encoding="utf-8"))["slim_eval"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return str(version) if self.python.exists() else None  # the Python that it was made with may be gone
+
+
+@dataclass(frozen=True)
+class Interpreters:
+    """The interpreters that a run uses unless it is told others."""
+
+    kind: Kind
+    serve: Path
+    quantize: Path
+
+
+def home() -> Path:
+    """The folder that the environments are kept in."""
+    if given := os.environ.get(HOME):
+        return Path(given).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "slim-eval"
+
+
+def environments(kind: Kind) -> list[Environment]:
+    """The environments of a kind of machine, made or not. Another list of versions is another environment."""
+    found = []
+    for stage in get_args(Stage):
+        versions = (_LISTS / f"{kind}-{stage}.txt").read_bytes()
+        digest = hashlib.sha256(versions).hexdigest()[:12]
+        found.append(Environment(kind, stage, home() / "environments" / f"{kind}-{stage}-{digest}"))
+    return found
+
+
+def set_up(kind: Kind, show: Show) -> Interpreters:
+    """Make the environments of a kind of machine, or finish making them, and remember them.
+
+    Args:
+        kind: ``gpu`` for a machine with NVIDIA GPUs.
+        show: Is told what happens.
+
+    Raises:
+        UsageError: The versions do not exist for this system.
+        BusyError: Another process is at it.
+        SlimEvalError: A package could not be installed, or does not work.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise UsageError(
+            f"setup: the versions are for Linux on x86-64, and this is {sys.platform} on {platform.machine()}",
+            "make two environments by hand, and give their interpreters with --serve-python and --quantize-python",
+        )
+    with _locked():
+        made = environments(kind)
+        for environment in made:
+            if environment.made_by() is not None:
+                show(f"{environment.stage}: ready ({_size(environment.folder) / _GIB:.1f} GiB)")
+                continue
+            start = time.monotonic()
+            _make(environment, show)
+            seconds, size = time.monotonic() - start, _size(environment.folder)
+            show(f"{environment.stage}: made in {seconds:.0f} s ({size / _GIB:.1f} GiB)")
+        interpreters = {environment.stage: environment.python for environment in made}
+        found = Interpreters(kind, interpreters["serve"], interpreters["quantize"])
+        text = json.dumps({name: str(value) for name, value in asdict(found).items()}, indent=2)
+        beside = _remembered_in().with_suffix(".new")
+        beside.write_text(f"{text}\n", encoding="utf-8")
+        beside.replace(_remembered_in())
+        return found
+
+
+def remove() -> int:
+    """Remove every environment, and forget them; the bytes that were freed.
+
+    Raises:
+        BusyError: Another process is making them.
+    """
+    folder = home() / "environments"
+    with _locked():
+        freed = _size(folder)
+        _remembered_in().unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+    return freed
+
+
+def remembered() -> Interpreters | None:
+    """The interpreters of the last setup; None if there was none, or if they are gone."""
+    try:
+        found = json.loads(_remembered_in().read_text(encoding="utf-8"))
+        interpreters = Interpreters(found["kind"], Path(found["serve"]), Path(found["quantize"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return interpreters if interpreters.serve.exists() and interpreters.quantize.exists() else None
+
+
+def complete(config: AnyConfig) -> AnyConfig:
+    """The config with the interpreters of the last setup where it names none."""
+    known = remembered()
+    if known is None:
+        return config
+    found = {"serve_python": known.serve, "quantize_python": known.quantize}
+    return config.model_copy(update={name: path for name, path in found.items() if getattr(config, name, path) is None})
+
+
+def _remembered_in() -> Path:
+    return home() / "environments.json"
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "setup.lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError("another slim-eval setup is at work", "wait until it has ended") from None
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}", f"set {HOME} to another folder") from error
+    with lock:
+        yield
+
+
+def _make(environment: Environment, show: Show) -> None:
+    uv = shutil.which("uv")
+    if uv is None and platform.python_version_tuple()[:2] != tuple(_PYTHON.split(".")):
+        raise UsageError(
+            f"setup: the versions are for Python {_PYTHON}, and this is Python {platform.python_version()}",
+            f"install uv, which brings Python {_PYTHON} (pip install uv), or run slim-eval with Python {_PYTHON}",
+        )
+    if uv is None and find_spec("pip") is None:
+        raise MissingPackageError("pip", "slim-eval setup", "uv, or pip for this Python: python -m ensurepip")
+    folder, python = environment.folder, environment.python
+    if not python.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # begun with a Python that is gone
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = (
+            [uv, "venv", "--quiet", "--python", _PYTHON] if uv else [sys.executable, "-m", "venv", "--without-pip"]
+        )
+        _run([*command, str(folder)], environment, show)
+    # Every package is in the list: nothing is left to resolve.
+    wanted = ["--no-deps", "--requirement", str(environment.requirements)]
+    if uv is None and environment.kind == "cpu":
+        show("pip may take torch's CUDA build, which is larger and works as well; uv takes the CPU build", done=True)
+    if uv:
+        command = [uv, "pip", "install", "--python", str(python)]
+        if environment.kind == "cpu" and not any(name in os.environ for name in _UV_SOURCES):
+            wanted += ["--torch-backend", "cpu"]
+    else:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+        command = [*pip, "install", "--no-compile"]
+    _run([*command, *wanted], environment, show)
+    # Compiled modules are made here: the first import takes longest.
+    imports = "; ".join(f"import {name}" for name in _IMPORTS[environment.stage])
+    _run([str(python), "-c", imports], environment, show)
+    ready = {"slim_eval": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    (folder / _READY).write_text(json.dumps(ready), encoding="utf-8")
+
+
+def _run(command: list[str], environment: Environment, show: Show) -> None:
+    """Run a command; its output goes to the log of the environment. A SlimEvalError if it fails."""
+    log = environment.folder.with_name(f"{environment.folder.name}.log")
+    # The environment is not to see packages of this one, nor pip a virtual environment that is active.
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    start = time.monotonic()
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables)
+        except OSError as error:
+            raise MissingPackageError(command[0], "slim-eval setup", f"a working {command[0]}") from error
+        try:
+            while True:
+                try:
+                    status = process.wait(_POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    size = _size(environment.folder) / _GIB
+                    show(f"{environment.stage}: {size:.1f} GiB after {time.monotonic() - start:.0f} s", done=False)
+        finally:
+            if process.poll() is None:  # interrupted
+                process.terminate()
+                process.wait()
+    if status != 0:
+        raise SlimEvalError(
+            f"setup: the environment that {environment.stage}s could not be made: {_reason(log)}",
+            f"the same command goes on where it stopped; the whole output is in {log}",
+        )
+
+
+def _reason(log: Path) -> str:
+    """The line of an installer's output that says why it failed, else its last one."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.casefold()]
+    return (errors or lines or ["no output"])[-1]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; those that vanish meanwhile count nothing."""
+    total = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += Path(directory, name).lstat().st_size
+            except OSError:
+                continue
+    return total

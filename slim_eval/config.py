@@ -537,7 +537,7 @@ class SetupConfig(Config):
 
     panel = "Options"
     exclusive = ("gpu", "cpu")
-    gpu: bool = setting(False, "For NVIDIA GPUs; the default where there is one.", "--gpu")
+    gpu: bool = setting(False, "For NVIDIA GPUs; the default if there is one.", "--gpu")
     cpu: bool = setting(False, "For a CPU; the default without a GPU.", "--cpu")
     remove: bool = setting(False, "Remove the environments that setup has made.", "--remove")
 

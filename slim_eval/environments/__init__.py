@@ -1,7 +1,7 @@
 """The environments that `slim-eval setup` makes and a run then uses: one that serves, one that quantizes.
 
 The newest vLLM and llm-compressor cannot share an environment, because they pin different compressed-tensors. The
-package carries a list of exact versions for each environment; installing is left to uv where it is there, else to pip.
+package carries a list of exact versions for each environment; installing is left to uv if it is installed, else to pip.
 An environment is ready when its packages have been imported once. What a setup that was interrupted has installed is
 kept, and the same command goes on from there.
 """

@@ -51,6 +51,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     pages = {
         "reference/cli.md": command_reference(),
+        "reference/python.md": _python_reference(),
         "decisions/index.md": _decision_list(),
         "changelog.md": _moved("CHANGELOG.md"),
         "contributing.md": _moved("CONTRIBUTING.md"),
@@ -132,6 +133,9 @@ _EXIT_CODES = """\
 """
 
 
+_BAR = r"\|"  # within a cell of a table
+
+
 def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
@@ -145,7 +149,8 @@ def _table(options: list[Any]) -> Iterator[str]:
         meaning = " ".join((option.help or "").split())
         if variable := getattr(option, "envvar", None):
             meaning += f" `{variable}` has the same effect."
-        yield f"| {', '.join(f'`{name}`' for name in names)} | {_default(option)} | {meaning.replace('|', chr(92) + '|')} |"
+        shown = ", ".join(f"`{name}`" for name in names)
+        yield f"| {shown} | {_default(option)} | {meaning.replace('|', _BAR)} |"
 
 
 def _default(option: Any) -> str:
@@ -166,16 +171,28 @@ def _decisions() -> list[Path]:
 
 
 def _decision_list() -> str:
-    lines = [
-        "# Decisions",
-        "",
-        "Each page states a problem, the alternatives, the choice, and the test that enforces it.",
-        "",
-    ]
+    about = "Each page states a problem, the alternatives, the choice, and the test that enforces it."
+    lines = ["# Decisions", "", about, ""]
     for path in _decisions():
         number, _, title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(": ")
         lines.append(f"- [{number}]({path.name}): {title}")
     return "\n".join(lines) + "\n"
+
+
+def _python_reference() -> str:
+    """A section for each public name, rendered from its docstring by mkdocstrings."""
+    import slim_eval
+
+    about = "Fields of the configs are the options of the [commands](cli.md), with underscores."
+    parts = ["# Python API", f"The public names of the package `slim_eval`. {about}"]
+    names = [name for name in slim_eval.__all__ if not name.startswith("_")]
+    paths = [f"{getattr(slim_eval, name).__module__}.{name}" for name in names]
+    parts += [f"::: {path}" for path in dict.fromkeys((*paths, *_RETURNED))]
+    return "\n\n".join(parts) + "\n"
+
+
+#: What public functions return, if it has no public name.
+_RETURNED = ("slim_eval.execution.progress.RunReport", "slim_eval.analysis.AnalysisReport")
 
 
 def _moved(name: str) -> str:

@@ -103,7 +103,7 @@ def command_reference() -> str:
     from slim_eval.cli import app
 
     group: Any = typer.main.get_command(app)
-    parts = ["# Commands and options", *_LISTS, f"```text\n{_EXIT_CODES}```"]
+    parts = ["# Commands and options", *_LISTS, _EXIT_CODES]
     for name, command in group.commands.items():
         parts += [f"## slim-eval {name}", re.sub(r"(?<!`)(--[a-z][\w-]+)", r"`\1`", _paragraphs(command.help))]
         panels: dict[str, list[Any]] = {}
@@ -123,14 +123,15 @@ _LISTS = (
     "Every command ends with one of these exit codes:",
 )
 _EXIT_CODES = """\
-0    done
-1    the run failed wholly or in part (measured results are kept), doctor found problems,
-     or no variant meets the limits of recommend
-2    invalid command or options
-3    a --fail-if condition is met
-4    a --fail-if condition is inconclusive
-130  interrupted
-"""
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the run failed wholly or in part (measured results are kept), `doctor` found problems, or no variant meets the \
+limits of `recommend` |
+| 2 | invalid command or options |
+| 3 | a `--fail-if` condition is met |
+| 4 | a `--fail-if` condition is inconclusive |
+| 130 | interrupted |"""
 
 
 _BAR = r"\|"  # within a cell of a table

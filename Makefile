@@ -82,4 +82,4 @@ bench: setup  ## Run the benchmarks of slim-eval itself; each prints a ratio to 
 	$(BIN)/python bench/overhead.py
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build site *.egg-info

@@ -37,6 +37,7 @@ _ENVIRONMENT = {
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^(?P=indent)```\s*$", re.M | re.S)
 _OPERATORS = frozenset({"&&", "||", "|", ";", ">", ">>", "2>", "<"})
 _MEASURING = frozenset({"run", "noise", "demo"})
+_WRITTEN = ("output", "junit", "quantized_models")  # starts of the names of options whose paths need not exist
 
 
 def pages() -> list[Path]:
@@ -152,7 +153,7 @@ def reason_not_to_run(words: tuple[str, ...], folder: Path) -> str | None:
         return "it reads files of other tools, or needs their packages"
     for name, value in values.items():
         for path in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(path, Path) and not name.startswith(("output", "junit")) and not (folder / path).exists():
+            if isinstance(path, Path) and not name.startswith(_WRITTEN) and not (folder / path).exists():
                 return f"it reads {path}, a reader's own"
     return "it needs a token" if "--push" in words else None
 
@@ -216,6 +217,9 @@ def _rewrite(page: Path, folder: Path) -> None:
             continue
         body = block.body
         for example in _console(page, block):
+            if reason := reason_not_to_run(example.words, folder):
+                print(f"{example}: not run: {reason}")  # noqa: T201
+                continue
             status, printed = output(example.words, folder)
             if status != example.status:
                 print(f"{example}: exit status {status}, the page shows {example.status}")  # noqa: T201

@@ -8,18 +8,26 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no
 # One environment in two stages: what the demo needs, then vLLM and the development tools.
 DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
+# The site alone needs neither torch nor an engine.
+DOCS_READY := $(VENV)/.docs-ready
 
 # Compiled modules are kept, whatever the shell says: without them, each of many processes compiles torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo check test browser lint types bench clean
+.PHONY: help setup demo docs check test browser lint types bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(DEMO_READY): pyproject.toml constraints.txt
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "slim-eval is set up with Python 3.11; run: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
+
+$(DOCS_READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -c constraints.txt -e '.[docs]'
+	touch $@
+
+$(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) torch -c constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[cpu]'
 	touch $@
@@ -34,6 +42,11 @@ $(READY): $(DEMO_READY) $(wildcard requirements/*.txt)
 demo: $(DEMO_READY)  ## Run the whole job on the embedded model, in a few minutes
 	$(BIN)/slim-eval demo
 
+# Material for MkDocs prints an announcement unless this variable is set.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS_READY)  ## Build the documentation's site into site/; a warning or a broken link is an error
+	PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --clean --quiet
+
 setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm-eval and the tools
 
 # Processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or more
@@ -44,7 +57,7 @@ check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests, without those marked large
 	$(BIN)/python -m pytest tests/unit -n 2 --no-loadscope-reorder --hypothesis-profile=check -m 'not large'
 
-test: setup lint types browser  ## Run every check and every test; continuous integration runs this
+test: setup lint types browser docs  ## Run every check and every test; continuous integration runs this
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 browser:  # Chromium, for the tests of report.html; without it they are skipped with a reason
@@ -69,4 +82,4 @@ bench: setup  ## Run the benchmarks of slim-eval itself; each prints a ratio to 
 	$(BIN)/python bench/overhead.py
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build site *.egg-info

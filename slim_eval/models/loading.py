@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,22 @@ def require_weights(checkpoint: Path, architecture: str | None, *, trust_remote_
     options = {"trust_remote_code": trust_remote_code, "device_map": "meta"}
     with suppress(*FAILURES):
         load(checkpoint, kind=getattr(transformers, architecture or "", None), **options)
+
+
+def token_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Log-probabilities, in nats, of each token of a text but its first, given those before it, from a loaded model.
+
+    The softmax is computed in float32, whatever the model computes in.
+    """
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for ids in token_ids:
+            row = torch.tensor([list(ids)], device=model.device)
+            logprobs = model(row).logits[0, :-1].float().log_softmax(-1)
+            found.append([float(value) for value in logprobs.gather(-1, row[0, 1:, None])[:, 0].cpu()])
+    return found
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from slim_eval import engines
 from slim_eval.benchmarks import performance
 from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
-from slim_eval.engines import ENGINES, LoadRequest
+from slim_eval.engines import ENGINES, LoadRequest, agreement
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError, SlimEvalError
 from slim_eval.models.source import resolve
@@ -191,6 +191,41 @@ def test_requests_do_not_read_the_prefix_cache(engine: engines.Engine, monkeypat
     assert seen == [0] * 6
     reading = original([PROMPT], SamplingParams(max_tokens=1), use_tqdm=False)
     assert reading[0].num_cached_tokens > 0  # the cache is there, for accuracy
+
+
+def test_the_receipt_of_kernels(engine: engines.Engine, checkpoint: Path, request: pytest.FixtureRequest) -> None:
+    """What quantization stored beside the checkpoint is what the engine serves, but for rounding."""
+    name, precision = request.node.callspec.params["engine"]
+    found = agreement.receipt(engine, checkpoint, trust_remote_code=False)
+    assert found.failure == ""
+    record = found.record
+    assert record.agreement_tokens == len(found.rows) > 400
+    if precision == "fp16":
+        assert record.agreement_mean is None  # no reference: none is made for 16 bit alone
+    else:
+        assert record.agreement_mean is not None
+        assert record.agreement_max is not None
+        assert record.agreement_mean <= record.agreement_max < 0.1  # of a model with nearly equal probabilities
+    if name == "vllm" and precision != "fp16":
+        assert record.quantized_kernel
+        assert all(kernel.endswith("Kernel") for kernel in record.quantized_kernel)
+    else:
+        assert record.quantized_kernel is None
+
+
+def test_log_probabilities_are_those_of_lm_eval(engine: engines.Engine) -> None:
+    """Token by token what both engines' lm-eval adapters sum up, whether or not a prefix is cached."""
+    from lm_eval.api.instance import Instance
+
+    context, answer = PROMPT, " one of them"
+    ids = [list(_token_ids(engine, text)) for text in (context + answer, context)]
+    for _ in range(2):
+        whole, first = engine.token_logprobs(ids)  # type: ignore[attr-defined]
+        assert (len(whole), len(first)) == (len(ids[0]) - 1, len(ids[1]) - 1)
+        assert list(whole[: len(first)]) == pytest.approx(list(first), abs=0.05)
+    request = Instance("loglikelihood", {}, (context, answer), 0)
+    ((expected, _),) = engine.lm_eval_model(1).loglikelihood([request])
+    assert sum(whole[len(first) :]) == pytest.approx(expected, rel=0.02)
 
 
 def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: dict[str, Path]) -> None:

@@ -50,7 +50,7 @@ def in_words(receipt: KernelReceipt, rounding: float | None = None) -> str:
     )
     if rounding is not None:
         text += f" (at 16 bit {number(rounding)} on average)"
-    text += f"; the text is {number(receipt.agreement_loss)} nats per token less likely"
+    text += f"; loss by the kernels {number(receipt.agreement_loss)} nats per token"
     if (ends := receipt.agreement_loss_interval) is not None:
         text += f" ({number(ends[0])} to {number(ends[1])})"
     if receipt.agreement_served is not None and receipt.agreement_reference is not None:

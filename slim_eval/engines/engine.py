@@ -138,7 +138,8 @@ class Capabilities:
 
     local_weights: bool = True  # serves a checkpoint folder on this machine, as every scheme with a recipe needs
     streaming: bool = True  # reports the time of each request's first token
-    token_logprobs: bool = True  # returns log-probabilities of prompt tokens, as multiple-choice tasks need
+    #: Returns log-probabilities of prompt tokens, as multiple-choice tasks need; itself too if it is a `TokenScorer`.
+    token_logprobs: bool = True
     memory: bool = True  # reports its memory
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
     # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no

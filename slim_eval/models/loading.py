@@ -15,6 +15,7 @@ from slim_eval.models.source import ModelSource
 FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError, AttributeError, TypeError)
 
 _EXPERTS_LACK = "lacks weights of experts, which would be random"
+_POSITIONS = 16  # whose logits are in float32 at a time
 _MATCHING = "use a checkpoint that matches the architecture in its config.json"
 
 
@@ -101,8 +102,12 @@ def token_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> list[list[
     with torch.inference_mode():
         for ids in token_ids:
             row = torch.tensor([list(ids)], device=model.device)
-            logprobs = model(row).logits[0, :-1].float().log_softmax(-1)
-            found.append([float(value) for value in logprobs.gather(-1, row[0, 1:, None])[:, 0].cpu()])
+            logits, following = model(row).logits[0, :-1], row[0, 1:, None]
+            values = list[float]()
+            # In small parts: copies of all logits would raise the peak of memory, which is measured.
+            for part, wanted in zip(logits.split(_POSITIONS), following.split(_POSITIONS), strict=True):
+                values += part.float().log_softmax(-1).gather(-1, wanted.to(part.device))[:, 0].tolist()
+            found.append(values)
     return found
 
 

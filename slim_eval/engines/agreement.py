@@ -174,9 +174,7 @@ def receipt(engine: Engine, checkpoint: Path, *, trust_remote_code: bool) -> Rec
 def _texts_of(checkpoint: Path, trust_remote_code: bool) -> list[list[int]]:
     """The excerpts as a checkpoint's own tokenizer reads them."""
     try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=trust_remote_code)
+        tokenizer = loading.tokenizer_of(str(checkpoint), trust_remote_code=trust_remote_code)
         return excerpts(tokenizer, describe(checkpoint).max_position_embeddings)
     except loading.FAILURES as error:
         raise EngineError(f"the tokenizer cannot be loaded: {loading.reason(error)}", loading.remedy(error)) from error

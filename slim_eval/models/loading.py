@@ -65,10 +65,15 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
 
 def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a model; its files are downloaded if they are not on this machine."""
-    from transformers import AutoTokenizer
-
     place = source.path or source.pickled
     name, revision = (source.name, source.revision) if place is None else (str(place), None)
+    return tokenizer_of(name, revision, trust_remote_code=trust_remote_code)
+
+
+def tokenizer_of(name: str, revision: str | None = None, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a folder or hub id; one of `FAILURES` if there is none that Transformers can load."""
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 

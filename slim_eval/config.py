@@ -31,7 +31,7 @@ from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_s
 AUTO_ENGINE = "auto"
 
 #: Names of other files of a variant, of a checkpoint and of an analysis: no record can have them.
-RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results"})
+RESERVED_FILES = frozenset({"paired", "noise", "quantization", "complete_results", "kernel_agreement"})
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 SomeNames = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(split_list)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slim_eval.analysis import receipts
 from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
 from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
 from slim_eval.results.records import AccuracyRecord, ObservedMetrics, PairedTask
@@ -59,6 +60,7 @@ INEXACT = Kind(
     "not that of the scheme and is not compared: on SmolLM2-135M int8 costs 0.069 nats per token so, and 0.033 with "
     "exact sums (decision 026). Measure accuracy with --engine transformers", "#", r"\#",
 )  # fmt: skip
+KERNELS = Kind("kernel agreement", "kernels", "bad")
 LOW_BIT_SHARE = Kind("low-bit share", "partly 16 bit", "warn")
 ENGINES_DIFFER = Kind(
     "engines", "other engine", "warn",
@@ -137,6 +139,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_energy(variants),
         *busy_hosts(variants),
         *_inexact(variants),
+        *_kernels(variants),
         *_low_bit_shares(variants),
         *_engines(variants),
         *_prompts(variants),
@@ -300,6 +303,20 @@ def _inexact(variants: Sequence[Variant]) -> Iterable[Caveat]:
         error = variant.fact("kernel_error")
         size = "" if error is None else f". Here its products differ by {100 * error:.1f} % (root mean square)"
         yield Caveat(INEXACT, INEXACT.meaning + size, (variant.label,))
+
+
+def _kernels(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    """Engines whose answers to the text of the receipt are not those of the variant that they should serve."""
+    for group in by_model(variants).values():
+        for variant in group:
+            rounding = receipts.rounding_at_16_bit(variant, group)
+            for receipt in receipts.receipts_of(variant):
+                if receipts.is_beyond_rounding(receipt, rounding):
+                    where = f"on {receipt.engine}, {receipts.in_words(receipt, rounding)}, so its accuracy is not "
+                    yield Caveat(KERNELS, f"{where}that of its scheme (decision 035)", (variant.label,))
+            if receipts.is_unrelated(share := receipts.unexplained_by_source(variant, group)):
+                text = f"{100 * (share or 0):.0f} % of its next-token log-probabilities' variation is not explained by "
+                yield Caveat(KERNELS, f"{text}its baseline: it is not the same model", (variant.label,))
 
 
 def _low_bit_shares(variants: Sequence[Variant]) -> Iterable[Caveat]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slim_eval.analysis import receipts
 from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
 from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, IMPROVED, UNDERPOWERED
@@ -34,7 +35,7 @@ from slim_eval.metrics import (
     Metric,
 )
 from slim_eval.results.records import PairedTask
-from slim_eval.results.variants import Estimate, Interval, Variant
+from slim_eval.results.variants import Estimate, Interval, Variant, by_model
 from slim_eval.schemes import in_order
 from slim_eval.utils import number
 
@@ -81,6 +82,7 @@ def find(study: Study, frontiers: Sequence[Frontier] = (), problems: Sequence[st
         Section("What was measured", tuple(_measured(study))),
         Section("What differs between the measurements", tuple(setting_findings(study))),
         Section("Quantized against the baseline", tuple(impacts)),
+        Section("Kernels against their reference", tuple(_kernels(study))),
         Section("Best by each measure", tuple(_best(study))),
         Section("Servers under load", tuple(_under_load(study))),
         Section("Pareto frontier", tuple(text for each in frontiers for text in _frontier(each))),
@@ -142,6 +144,17 @@ def setting_findings(study: Study) -> list[str]:
             if len(values) > 1:
                 made.append(f"{name}: {words} differ ({', '.join(values)}); the variants are still compared.")
     return made
+
+
+def _kernels(study: Study) -> list[str]:
+    """The receipt of each loaded engine, beside what the engine and the reference differ by at 16 bit."""
+    return [
+        f"{variant.label} on {record.engine}: {text}."
+        for group in by_model(study.variants).values()
+        for variant in group
+        for record in receipts.receipts_of(variant)
+        if (text := receipts.in_words(record, receipts.rounding_at_16_bit(variant, group)))
+    ]
 
 
 def _about(study: Study, labels: Sequence[str], text: str) -> str:

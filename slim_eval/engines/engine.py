@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from slim_eval.config import AUTO_ENGINE, Dtype, EngineConfig
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
@@ -117,13 +117,29 @@ class Engine(Protocol):
         """Stop the engine and its processes."""
 
 
+@runtime_checkable
+class TokenScorer(Protocol):
+    """An engine that returns log-probabilities of prompt tokens: its answers can be compared with a reference."""
+
+    def token_logprobs(self, token_ids: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Log-probabilities, in nats, of each token of a text given those before it, from a float32 softmax.
+
+        Of n tokens there are n - 1 values: the first token is given. Texts have at least two tokens, and leave room for
+        one more in the context window.
+
+        Raises:
+            EngineError: The engine stopped or ran out of memory.
+        """
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an engine can do."""
 
     local_weights: bool = True  # serves a checkpoint folder on this machine, as every scheme with a recipe needs
     streaming: bool = True  # reports the time of each request's first token
-    token_logprobs: bool = True  # returns log-probabilities of prompt tokens, as multiple-choice tasks need
+    #: Returns log-probabilities of prompt tokens, as multiple-choice tasks need; itself too if it is a `TokenScorer`.
+    token_logprobs: bool = True
     memory: bool = True  # reports its memory
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
     # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no

@@ -180,6 +180,10 @@ class TransformersEngine:
             done.append(Generation(len(tokens), count, text, times[0], times[count - 1], decode_s))
         return done
 
+    def token_logprobs(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of prompt tokens, one forward pass per text; see `TokenScorer.token_logprobs`."""
+        return loading.token_logprobs(self._loaded(), token_ids)
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt; see `Engine.count_tokens`."""
         return len(self._encode(prompt))

@@ -60,6 +60,8 @@ _REPACKED = (
 )
 _INEXACT = "vLLM's int8 kernel saturates on a CPU without VNNI: its products differ from the scheme's"
 _USE_TRANSFORMERS = "speed is valid; measure accuracy with --engine transformers in another --output-dir"
+#: Class of an object that multiplies quantized matrices: ``MarlinLinearKernel``, in older versions ``Fp8LinearOp``.
+_KERNEL = re.compile(r"Kernel$|LinearOp$")
 _ROWS = 64  # of activations with which the kernel's error is measured
 _ENGINE_GB = 1.5  # GiB of memory that vLLM's processes take on a CPU before a model is loaded
 
@@ -273,6 +275,28 @@ class MemoryProbe:
             "used": torch.cuda.memory_reserved(self.device) if on_gpu else None,
         }
 
+    def slim_eval_kernels(self) -> list[str]:
+        """Class names of what computes this worker's quantized layers: kernels or, without any, vLLM's methods."""
+        found = set[str]()
+        for module in self.model_runner.get_model().modules():
+            method = getattr(module, "quant_method", None)
+            # Layers at 16 bit, and the KV cache of attention, have methods too.
+            if method is None or re.search(r"Unquantized|KVCache", type(method).__name__):
+                continue
+            # Compressed-tensors keeps the kernel in a scheme of the layer, the other formats in the method itself.
+            scheme = getattr(module, "scheme", None)
+            parts = [
+                part
+                for holder in (method, scheme)
+                if holder is not None
+                for part in vars(holder).values()
+                if _KERNEL.search(type(part).__name__)
+            ]
+            experts = (getattr(getattr(part, "impl", part), "fused_experts", part) for part in parts)
+            names = {type(part).__name__ for part in experts}
+            found |= names or {type(scheme or method).__name__}
+        return sorted(found)
+
 
 class VllmEngine:
     """One `vllm.LLM`. Prefix caching is on, for accuracy; the requests of `generate` do not use it."""
@@ -304,6 +328,8 @@ class VllmEngine:
             size = "" if error is None else f" (by {100 * error:.1f} %, root mean square)"
             self.notes = (*self.notes, f"{_INEXACT}{size}: {_USE_TRANSFORMERS}")
         self._llm: Any = fitted.engine
+        names: list[list[str]] = self._llm.collective_rpc("slim_eval_kernels")
+        self.quantized_kernel = tuple(sorted({name for worker in names for name in worker})) or None
         self._request, self._start_again, self._ran_out = request, start_again, False
         self._log, self._processes = LogTail(), _engine_processes()
 
@@ -332,6 +358,25 @@ class VllmEngine:
                 e2e_s, decode_s = ttft_s + between, between if count > 1 else None
             done.append(Generation(len(output.prompt_token_ids), count, completion.text, ttft_s, e2e_s, decode_s))
         return done
+
+    def token_logprobs(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of prompt tokens, from vLLM's float32 log-softmax; see `TokenScorer.token_logprobs`."""
+        from vllm import SamplingParams
+
+        # With 0, the token itself is the only one per position. A request that reads the prefix cache has none of its
+        # prompt's logits.
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, skip_reading_prefix_cache=True)
+        inputs = [{"prompt_token_ids": list(ids)} for ids in token_ids]
+        if getattr(self._loaded().llm_engine.vllm_config.cache_config, "kv_sharing_fast_prefill", False):
+            raise EngineError("vLLM has no log-probabilities of prompts with kv_sharing_fast_prefill")  # it would stop
+        try:
+            outputs = self._loaded().generate(inputs, sampling, use_tqdm=False)
+        except _failures() as error:
+            raise self._stopped(error) from error
+        return [
+            [float(found[token].logprob) for token, found in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
+            for ids, output in zip(token_ids, outputs, strict=True)
+        ]
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt; see `Engine.count_tokens`."""

@@ -27,12 +27,12 @@ from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
 from slim_eval.config import Dtype
 from slim_eval.engines.engine import Engine
-from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
+from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
-from slim_eval.results.store import write_record
+from slim_eval.results.store import RECEIPT, write_record, write_samples
 from slim_eval.schemes import DEFAULT_BASELINE
 from slim_eval.utils import GIB, environment
 from slim_eval.utils.host import HostUse, HostWindow
@@ -166,6 +166,8 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
 
 def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
     from slim_eval import engines
+    from slim_eval.analysis import receipts
+    from slim_eval.engines import agreement
 
     config = job.config.engine
     claimed = _claim_gpus(config.gpu_index, config.tensor_parallel_size)
@@ -179,8 +181,21 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
         precision=job.precision,
     )
     engine = engines.ENGINES[decision.name].load(request)
+    try:
+        receipt = agreement.receipt(engine, job.checkpoint, trust_remote_code=config.trust_remote_code)
+        write_samples(job.directory, RECEIPT, receipt.rows)
+    except SlimEvalError:
+        engine.close()
+        raise
+    except OSError as error:
+        engine.close()
+        cause = f"{job.directory}: the receipt of kernels could not be written: {error.strerror or error}"
+        raise EngineError(cause, "free some space or fix the folder, and run the command again") from error
+    if text := receipts.in_words(receipt.record) or (receipt.failure and f"no receipt of kernels: {receipt.failure}"):
+        emit(messages.Note(text=text))
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-    return _Loaded(engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus))
+    head = _metadata(job, engine, decision.reason, gpus) | receipt.record.model_dump()
+    return _Loaded(engine, gpus, fingerprints.device_name(claimed), head)
 
 
 def _record(

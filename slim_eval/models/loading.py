@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from slim_eval.models.source import ModelSource
 FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError, AttributeError, TypeError)
 
 _EXPERTS_LACK = "lacks weights of experts, which would be random"
+_POSITIONS = 16  # whose logits are in float32 at a time
 _MATCHING = "use a checkpoint that matches the architecture in its config.json"
 
 
@@ -63,10 +65,15 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
 
 def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a model; its files are downloaded if they are not on this machine."""
-    from transformers import AutoTokenizer
-
     place = source.path or source.pickled
     name, revision = (source.name, source.revision) if place is None else (str(place), None)
+    return tokenizer_of(name, revision, trust_remote_code=trust_remote_code)
+
+
+def tokenizer_of(name: str, revision: str | None = None, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a folder or hub id; one of `FAILURES` if there is none that Transformers can load."""
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
@@ -87,6 +94,26 @@ def require_weights(checkpoint: Path, architecture: str | None, *, trust_remote_
     options = {"trust_remote_code": trust_remote_code, "device_map": "meta"}
     with suppress(*FAILURES):
         load(checkpoint, kind=getattr(transformers, architecture or "", None), **options)
+
+
+def token_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Log-probabilities, in nats, of each token of a text but its first, given those before it, from a loaded model.
+
+    The softmax is computed in float32, whatever the model computes in.
+    """
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for ids in token_ids:
+            row = torch.tensor([list(ids)], device=model.device)
+            logits, following = model(row).logits[0, :-1], row[0, 1:, None]
+            values = list[float]()
+            # In small parts: copies of all logits would raise the peak of memory, which is measured.
+            for part, wanted in zip(logits.split(_POSITIONS), following.split(_POSITIONS), strict=True):
+                values += part.float().log_softmax(-1).gather(-1, wanted.to(part.device))[:, 0].tolist()
+            found.append(values)
+    return found
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
     {root}/{model}_{precision}/            a loadable checkpoint, complete from the moment it has this name
         quantization.json                  how it was made; without it the folder was made elsewhere
+        reference_logprobs.json            what it predicts with emulated arithmetic: see `engines.agreement`
 
 Light on purpose: the evaluator calls `cached` before it starts a worker, so nothing here imports torch.
 """

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from slim_eval.engines import memory
+from slim_eval.engines import agreement, memory
 from slim_eval.errors import (
     INSTALL,
     EngineError,
@@ -108,6 +108,8 @@ def _make(
     stage("predicting with the source model")
     texts = fidelity.excerpts([tokenizer(_TEXT)["input_ids"]] if calibration is None else calibration.token_ids)
     expected, beyond = fidelity.source_predictions(model, texts, _untraced())
+    scored = agreement.excerpts(tokenizer, facts.max_position_embeddings)
+    before = loading.token_logprobs(model, scored)
     beyond = [name for name in beyond if not recipe.ignores(name)]
     recipe = replace(recipe, ignore=(*recipe.ignore, *beyond))
     if missed := [name for name in beyond if not OTHER_PARTS.search(name)]:
@@ -136,8 +138,11 @@ def _make(
     _check_tensors(folder, source)
     found = describe(folder)
     _check_size(found, facts, layers, request.precision, recipe)
-    agreement = fidelity.compare(expected, _run(folder, texts, request.trust_remote_code))
-    agreement.require()
+    found_again, after = _run(folder, texts, scored, request.trust_remote_code)
+    likeness = fidelity.compare(expected, found_again)
+    likeness.require()
+    if (reference := agreement.Reference.of(scored, before, after)) is not None:
+        reference.write(folder)
     finished = datetime.now(timezone.utc)
     size = sum(file.stat().st_size for file in weight_files(folder))
     return cache.QuantizationRecord(
@@ -157,9 +162,9 @@ def _make(
         started=started.isoformat(timespec="seconds"),
         finished=finished.isoformat(timespec="seconds"),
         duration_s=(finished - started).total_seconds(),
-        fidelity=agreement,
+        fidelity=likeness,
         low_bit_share=share,
-        notes=(*(calibration.notes if calibration is not None else ()), *warnings, str(agreement)),
+        notes=(*(calibration.notes if calibration is not None else ()), *warnings, str(likeness)),
     )
 
 
@@ -398,8 +403,14 @@ def _check_size(
         )
 
 
-def _run(folder: Path, texts: Sequence[Sequence[int]], trust_remote_code: bool) -> Any:
-    """Load a new checkpoint and let it generate; returns its `fidelity.predictions`."""
+def _run(
+    folder: Path, texts: Sequence[Sequence[int]], scored: Sequence[Sequence[int]], trust_remote_code: bool
+) -> tuple[Any, list[list[float]]]:
+    """Load a new checkpoint and let it generate.
+
+    Returns:
+        Its `fidelity.predictions` for the texts, and the log-probabilities of the tokens of those that are scored.
+    """
     import torch
 
     prompt = texts[0][:_PROMPT_TOKENS]
@@ -420,7 +431,7 @@ def _run(folder: Path, texts: Sequence[Sequence[int]], trust_remote_code: bool) 
         raise QuantizationError(f"the quantized checkpoint {cause}", _AT_16_BIT) from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
         raise QuantizationError("the quantized checkpoint produced non-finite logits", "see the log")
-    return fidelity.predictions(model, texts)
+    return fidelity.predictions(model, texts), loading.token_logprobs(model, scored)
 
 
 def _versions() -> dict[str, str]:

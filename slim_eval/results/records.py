@@ -28,7 +28,26 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Metadata(_Model):
+class KernelReceipt(_Model):
+    """Log-probabilities of a fixed text as the engine served it, against a reference; in nats per token.
+
+    The reference is what Transformers computes with the same checkpoint, its quantized arithmetic emulated; the source
+    is the model that the checkpoint was made from, by Transformers in its 16-bit type. ``None`` is "not known".
+    """
+
+    quantized_kernel: tuple[str, ...] | None = None  # classes of the engine's kernels of quantized layers
+    agreement_tokens: int | None = None  # that were scored
+    agreement_nll: float | None = None  # mean negative log-likelihood as served
+    agreement_mean: float | None = None  # |served - reference|
+    agreement_max: float | None = None  # the largest |served - reference| of a token
+    agreement_loss: float | None = None  # by how much the text is less likely as served than by the reference
+    agreement_loss_interval: tuple[float, float] | None = None  # 95 %, paired
+    agreement_served: float | None = None  # mean |served - source|
+    agreement_reference: float | None = None  # mean |reference - source|
+    agreement_excess_interval: tuple[float, float] | None = None  # of the difference of these two; 95 %, paired
+
+
+class Metadata(KernelReceipt):
     """What was measured, with what, where: the head of every record. ``None`` is "not known"."""
 
     schema_version: int = 0  # 0: a file published before slim-eval had a schema

@@ -3,6 +3,7 @@
     {output_dir}/{model}/{model}_{precision}/
         performance.json   energy.json   {task}.json      one record each, written the moment its benchmark ends
         {name}.samples.jsonl.gz                           every raw sample behind the record
+        kernel_agreement.samples.jsonl.gz                 log-probabilities behind the receipt of kernels
         {name}.error.json                                 a benchmark that failed: cause, remedy, where its log is
         paired.json                                       this variant against the 16-bit one, item by item
         run.log                                           the engine's own output
@@ -48,6 +49,8 @@ from slim_eval.utils.redaction import redact
 RUN_LOG = "run.log"
 PAIRED = "paired.json"
 NOISE = "noise.json"
+#: Name of the samples behind `records.KernelReceipt`.
+RECEIPT = "kernel_agreement"
 _ERROR_SUFFIX = ".error.json"
 _SAMPLES_SUFFIX = ".samples.jsonl.gz"
 _OTHER_FILES = {"complete_results.json", "quantization.json", PAIRED, NOISE}
@@ -97,16 +100,21 @@ def variant_directory(root: Path, model: str, precision: str, models: Iterable[s
 def write_record(directory: Path, record: Record, samples: Iterable[Mapping[str, Any]] = ()) -> Path:
     """Write a record and its samples, samples first: a record on disk always has them. Clears an earlier error."""
     name = record_name(record)
-    rows = list(samples)
-    samples_path = directory / f"{name}{_SAMPLES_SUFFIX}"
-    if rows:
-        with atomic_path(samples_path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
-            lines.writelines(redact(json.dumps(finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
-    else:
-        samples_path.unlink(missing_ok=True)
+    write_samples(directory, name, samples)
     path = _write(directory / f"{name}.json", record)
     (directory / f"{name}{_ERROR_SUFFIX}").unlink(missing_ok=True)
     return path
+
+
+def write_samples(directory: Path, name: str, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write raw samples in place of those that a name has; without any, remove these."""
+    rows = list(samples)
+    path = directory / f"{name}{_SAMPLES_SUFFIX}"
+    if rows:
+        with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
+            lines.writelines(redact(json.dumps(finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:

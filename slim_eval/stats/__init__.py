@@ -14,6 +14,7 @@ from slim_eval.stats.intervals import (
     bootstrap_ratio,
     wilson_interval,
 )
+from slim_eval.stats.logprobs import Departure, departure, excess_distance
 from slim_eval.stats.paired import (
     PairedDifference,
     PairedRatio,
@@ -39,10 +40,10 @@ from slim_eval.stats.unpaired import (
 from slim_eval.stats.variance_components import RunValue, Variation, limit_factor, log_mean, variation
 
 __all__ = [
-    "Interval", "PairedDifference", "PairedRatio", "RunValue", "Statistic", "UnpairedDifference", "Variation",
-    "answer_kl", "batches", "bootstrap_interval", "bootstrap_ratio", "clustered_stderr", "drift_p_value",
-    "effective_items", "holm", "items_needed", "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value",
-    "minimum_detectable_drop", "paired_difference", "percentile", "perplexity_ratio", "resolving_count",
-    "score_interval", "summarize", "total_ratio", "unpaired_difference", "unpaired_items_needed", "variation",
-    "wilson_interval",
+    "Departure", "Interval", "PairedDifference", "PairedRatio", "RunValue", "Statistic", "UnpairedDifference",
+    "Variation", "answer_kl", "batches", "bootstrap_interval", "bootstrap_ratio", "clustered_stderr",
+    "departure", "drift_p_value", "effective_items", "excess_distance", "holm", "items_needed",
+    "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value", "minimum_detectable_drop",
+    "paired_difference", "percentile", "perplexity_ratio", "resolving_count", "score_interval", "summarize",
+    "total_ratio", "unpaired_difference", "unpaired_items_needed", "variation", "wilson_interval",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ also the script of slim-eval's side: ``python test_accuracy_real_tasks.py JOB``.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -55,16 +56,16 @@ def _child(arguments: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def _load(model: str) -> Any:
-    """The Transformers engine over a model id, as the worker loads it."""
+def _load(model: str, engine: str = "transformers") -> Any:
+    """An engine over a model id, as the worker loads it."""
     from slim_eval import engines, models
     from slim_eval.config import EngineConfig
     from slim_eval.models import fetch
 
     source = fetch(models.resolve(model))
     assert source.path is not None
-    decision = engines.choose("transformers", "fp16")
-    config = EngineConfig()
+    decision = engines.choose(engine, "fp16")
+    config = EngineConfig(enforce_eager=engine == "vllm")
     return engines.ENGINES[decision.name].load(engines.LoadRequest(source.path, config, max_model_len=CONTEXT))
 
 
@@ -85,7 +86,9 @@ def _measure(job: dict[str, Any]) -> None:
     from slim_eval.errors import SlimEvalError
     from slim_eval.results.store import write_record
 
-    engine: Any = _load(job["model"]) if job["model"] else None  # tasks that fail to load never ask for it
+    engine: Any = (
+        _load(job["model"], job.get("engine", "transformers")) if job["model"] else None
+    )  # tasks that fail to load never ask for it
     config = AccuracyConfig(tasks=tuple(job["tasks"]), batch_size=BATCH_SIZE, include_path=job.get("include_path"))
     outcome: dict[str, Any] = {}
     for task in job["tasks"]:
@@ -98,6 +101,8 @@ def _measure(job: dict[str, Any]) -> None:
         record = AccuracyRecord(schema_version=1, model=MODEL, precision="fp16", **measured.metrics.model_dump())
         write_record(Path(job["directory"]), record, measured.samples)
         outcome[task] = {"progress": [calls.seen[0], calls.seen[-1]], "notes": measured.notes}
+    if engine is not None:
+        engine.close()
     sys.stdout.write(json.dumps(outcome))
 
 
@@ -223,6 +228,31 @@ def test_every_item_equals_that_of_lm_evals_own_command(
                 expected = [float(choice[0][0]) for choice in row["resps"]]
                 assert sample["loglikelihoods"] == expected
                 assert len(expected) == 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.skipif(not FILL.is_file(), reason="the real items (../shared/real) are not here")
+def test_both_engines_give_the_real_items_the_same_likelihoods(
+    environment: dict[str, str], ours: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Every choice of every real item of hellaswag, and the same answers of gsm8k, on vLLM as on Transformers."""
+    job = {"model": MODEL, "engine": "vllm", "tasks": ("hellaswag", "gsm8k"), "directory": str(tmp_path)}
+    quick = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    lines = _child([__file__, json.dumps(job)], environment | quick).splitlines()  # vLLM logs to stdout too
+    (printed,) = (json.loads(line) for line in lines if line.startswith('{"'))
+    assert {task: outcome["progress"][1] for task, outcome in printed.items()} == {
+        "hellaswag": [40, 40], "gsm8k": [3, 3],
+    }  # fmt: skip
+    for task in ("hellaswag", "gsm8k"):
+        here, there = ({row["doc_id"]: row for row in read_samples(folder, task)} for folder in (tmp_path, ours[0]))
+        assert here.keys() == there.keys()
+        for doc, row in here.items():
+            assert row["prompt_hash"] == there[doc]["prompt_hash"]
+            if task == "hellaswag":
+                within = 1e-3 if DTYPE == "float32" else 0.05
+                assert row["loglikelihoods"] == pytest.approx(there[doc]["loglikelihoods"], rel=within)
+    if DTYPE == "float32":
+        assert _record((tmp_path, {}), "hellaswag").metrics == pytest.approx(_record(ours, "hellaswag").metrics)
 
 
 @pytest.mark.skipif(not FILL.is_file(), reason="the real items (../shared/real) are not here")

@@ -15,7 +15,7 @@ import pytest
 from slim_eval import engines
 from slim_eval.benchmarks import performance
 from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
-from slim_eval.engines import ENGINES, LoadRequest
+from slim_eval.engines import ENGINES, LoadRequest, TokenScorer, agreement
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError, SlimEvalError
 from slim_eval.models.source import resolve
@@ -191,6 +191,39 @@ def test_requests_do_not_read_the_prefix_cache(engine: engines.Engine, monkeypat
     assert seen == [0] * 6
     reading = original([PROMPT], SamplingParams(max_tokens=1), use_tqdm=False)
     assert reading[0].num_cached_tokens > 0  # the cache is there, for accuracy
+
+
+def test_the_receipt_of_kernels(engine: engines.Engine, checkpoint: Path, request: pytest.FixtureRequest) -> None:
+    """What quantization stored beside the checkpoint is what the engine serves, but for rounding."""
+    name, precision = request.node.callspec.params["engine"]
+    found = agreement.receipt(engine, checkpoint, trust_remote_code=False)
+    assert found.failure == ""
+    record = found.record
+    assert record.agreement_tokens == len(found.rows) > 400
+    if precision == "fp16":
+        assert record.agreement_mean is None  # no reference: none is made for 16 bit alone
+    else:
+        assert record.agreement_mean is not None
+        assert record.agreement_max is not None
+        assert record.agreement_mean <= record.agreement_max < 0.1  # of a model with nearly equal probabilities
+    if name == "vllm" and precision != "fp16":
+        assert record.quantized_kernel
+        assert all(kernel.endswith("Kernel") for kernel in record.quantized_kernel)
+    else:
+        assert record.quantized_kernel is None
+
+
+def test_log_probabilities_of_a_prompt_do_not_depend_on_what_follows_or_is_cached(
+    engine: engines.Engine,
+) -> None:
+    assert isinstance(engine, TokenScorer)
+    ids = [_token_ids(engine, PROMPT + " one of them"), _token_ids(engine, PROMPT)]
+    for _ in range(2):  # the second time, vLLM has cached the prefix
+        whole, first = engine.token_logprobs(ids)
+        assert (len(whole), len(first)) == (len(ids[0]) - 1, len(ids[1]) - 1)
+        shared = min(map(len, (whole, first))) - 1  # the last token may be a special one that ends a text
+        assert list(whole[:shared]) == pytest.approx(list(first[:shared]), abs=0.1)
+        assert all(value < 0 for value in whole)
 
 
 def test_memory_report(engine: engines.Engine, checkpoint: Path, checkpoints: dict[str, Path]) -> None:

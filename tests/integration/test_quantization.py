@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slim_eval.config import QuantizationConfig
+from slim_eval.engines.agreement import Reference
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import loading
 from slim_eval.models.source import describe, resolve
@@ -119,6 +121,10 @@ def test_experts_are_quantized_and_served(architecture: str, precision: str, tmp
     assert made.record.fidelity is not None
     assert made.record.fidelity.mean_kl < 0.2 * made.record.fidelity.context_kl
     assert str(made.record.fidelity) in made.notes
+    reference = Reference.read(made.path)  # the experts are split and quantized in one of both, and predict the same
+    assert reference is not None
+    source, emulated = (list(chain.from_iterable(side)) for side in (reference.source, reference.emulated))
+    assert 0 < max(abs(a - b) for a, b in zip(source, emulated, strict=True)) < 1
 
     with safe_open(made.path / "model.safetensors", "pt") as tensors:
         names = set(tensors.keys())

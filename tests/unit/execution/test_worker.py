@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from slim_eval import power
 from slim_eval.config import RunConfig
 from slim_eval.demo import MODEL_DIR
+from slim_eval.engines import ENGINES, EngineType, LoadRequest
+from slim_eval.engines.agreement import Reference
 from slim_eval.errors import BenchmarkError, UsageError
 from slim_eval.execution import messages, worker
 from slim_eval.results.records import PerformanceRecord
-from slim_eval.results.store import Variant
+from slim_eval.results.store import RECEIPT, Variant, read_samples
 from tests.standins.engine import PlannedEngine
 
 
@@ -91,6 +94,50 @@ def test_a_checkpoint_that_came_quantized_is_never_its_own_baseline(
     assert (variant.precision, variant.baseline) == (precision, "fp16")
     assert head["base_model"] == (base if quantization else "acme/tiny")
     assert variant.is_baseline is (quantization is None)
+
+
+@pytest.mark.parametrize("is_another_model", [False, True])
+def test_each_loaded_engine_makes_one_receipt_for_all_its_records(
+    is_another_model: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, checkpoint)
+    ids, values = [list(range(2, 40))], [[-1.0, -2.5] * 18 + [-1.0]]
+    reference = Reference.of(ids, values, values)
+    assert reference is not None
+    reference.write(checkpoint)
+    made: list[PlannedEngine] = []
+
+    class Scoring(PlannedEngine):
+        def token_logprobs(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+            return [[-9.0] * 37] if is_another_model else [[value - 0.01 for value in values[0]]]
+
+    class Planned(EngineType):
+        name = label = "planned"
+        quantized_kernels = "emulated"
+
+        def load(self, request: LoadRequest) -> PlannedEngine:
+            made.append(Scoring())
+            return made[0]
+
+    monkeypatch.setitem(ENGINES._members, "planned", Planned())
+    job = messages.MeasureJob(
+        model="acme/tiny", revision=None, source=checkpoint, checkpoint=checkpoint, precision="int8",
+        quantization_scheme="GPTQ (W8A8)", stages=("performance",), directory=tmp_path / "outputs", max_model_len=64,
+        config=RunConfig(models="acme/tiny", engine={"engine": "planned"}),
+    )  # fmt: skip
+    events: list[Any] = []
+    loaded = worker._attempt("engine", lambda: worker._load(job, events.append), events.append)
+    if is_another_model:
+        assert loaded is None
+        assert "is not this checkpoint" in events[-1].cause
+        assert made[0].closed
+        return
+    assert loaded is not None
+    record = PerformanceRecord(**loaded.head)
+    assert (record.agreement_tokens, record.agreement_mean) == (37, pytest.approx(0.01))
+    assert [row["token"] for row in read_samples(tmp_path / "outputs", RECEIPT)] == ids[0][1:]
+    assert any("0.0100 nats per token on average" in getattr(event, "text", "") for event in events)
 
 
 def test_a_worker_hides_all_gpus_but_those_it_computes_on(monkeypatch: pytest.MonkeyPatch) -> None:

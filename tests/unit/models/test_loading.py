@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,3 +131,23 @@ def test_an_expert_without_one_of_its_weights_is_named(architecture: str, tmp_pa
     _change(folder, lose)
     with pytest.raises(SlimEvalError, match=f"lacks weights of experts, which would be random: {lost[0]}"):
         loading.require_weights(folder, None, trust_remote_code=False)
+
+
+def test_log_probabilities_are_of_the_next_token_and_in_float32() -> None:
+    """Against the whole softmax at once, for texts longer than one part and as short as two tokens."""
+    import torch
+
+    logits = torch.randn(1, 40, 11, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    class Model:
+        device = torch.device("cpu")
+
+        def __call__(self, row: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=logits[:, : row.shape[1]])
+
+    texts = [[*range(1, 11)] * 4, [3, 4]]
+    found = loading.token_logprobs(Model(), texts)
+    assert [len(values) for values in found] == [39, 1]
+    expected = logits[0].float().log_softmax(-1)
+    assert found[0] == pytest.approx([float(expected[place, token]) for place, token in enumerate(texts[0][1:])])
+    assert len({round(value, 3) for value in found[0]}) > 30

@@ -249,7 +249,7 @@ def import_(config: configs.ImportConfig) -> None:
 
 @_command(configs.ExportConfig)
 def export(config: configs.ExportConfig) -> None:
-    """Export results: accuracy in the schema of Every Eval Ever, validated by its own package, or all as one archive."""
+    """Export accuracy results in the schema of Every Eval Ever, validated by its package, or a study as one archive."""
     from slim_eval.results.exchange import export_results
 
     _show_files(export_results(config), "not exported")

@@ -124,8 +124,11 @@ def _run(
                     continue
                 report.variants += (measured,)
                 report.reused[variant.directory] = tuple(name for name in variant.benchmarks if name in variant.reused)
+                report.related = tuple(dict.fromkeys((*report.related, *_family(variant, variants))))
                 if run.finished:
-                    track(measured, variant.config)
+                    is_tracked = tracking.why_off(config.tracking) is None
+                    verdict = report.current_verdict().of(measured) if is_tracked and not variant.label else None
+                    track(measured, variant.config, verdict)
                 if "accuracy" in variant.config.tasks:
                     from slim_eval.analysis.compare.items import update_paired
 
@@ -139,7 +142,6 @@ def _run(
                 pool.shutdown(wait=False, cancel_futures=True)
                 runner.cancel()
             raise
-        report.related = tuple(dict.fromkeys(folder for each in variants for folder in _family(each, variants)))
         if conclude is not None:
             conclude(report)
         display.close(report)

@@ -41,6 +41,12 @@ class AnalysisReport:
     caveats: tuple[str, ...] = ()  # reasons to doubt the results, each kind once
     folder: Path = Path()  # that contains the files
 
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
+
     @property
     def num_variants(self) -> int:
         """Variants with at least one measurement."""
@@ -87,6 +93,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     problems = [*_problems(results), *study.problems]
     sections = findings.find(study, frontiers, problems)
     verdict = verdict_of(study)
+    title = config.input_dir.resolve().name.removesuffix(".tar.gz")
     texts = {
         "complete_results.json": _complete_json(unpacked(config.input_dir), problems, study, frontiers, verdict),
         "executive_summary.txt": findings.executive_summary(verdict, study, problems),
@@ -98,9 +105,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         "summary_statistics.csv": csv_tables.to_csv(csv_tables.summary_statistics(study)),
         **({"serving_levels.csv": csv_tables.to_csv(serving_levels(study.served))} if study.served else {}),
         "pareto.csv": csv_tables.to_csv(csv_tables.pareto_table(frontiers)),
-        "report.html": report_html(
-            study, frontiers, sections, problems, config.input_dir.resolve().name.removesuffix(".tar.gz"), verdict
-        ),
+        "report.html": report_html(study, frontiers, sections, problems, title, verdict),
     }
     paths: list[Path] = []
     for name, text in texts.items():
@@ -151,12 +156,17 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         UsageError: The folder is missing, or has no measurement.
     """
+    from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables.csv_tables import tidy_table
+    from slim_eval.analysis.verdict import verdict_of
 
     results, variants = _measured(Path(path))
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
-    return tidy_table(shown_at(labelled(variants)).variants)
+    shown = shown_at(labelled(variants)).variants
+    frame = tidy_table(shown)
+    frame.attrs["verdict"] = verdict_of(Study.read(shown)).answer
+    return frame
 
 
 def _measured(path: Path) -> tuple[Results, list[Variant]]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: The section is replaced, and everything around it kept, when a card is made again.
 BEGIN, END = "<!-- slim-eval: begin -->", "<!-- slim-eval: end -->"
-_ABSENT = "–"
+_ABSENT = "-"
 _CARD = "README.md"
 
 

@@ -67,19 +67,27 @@ class RunReport:
     @cached_property
     def verdict(self) -> Verdict | None:
         """What to deploy, and one verdict per variant; None if nothing was measured, or no benchmark has a baseline."""
+        return None if not self.variants or self.floors else self.current_verdict()
+
+    def current_verdict(self) -> Verdict:
+        """The verdict on the variants measured so far, with the baselines that earlier runs measured."""
         from slim_eval.analysis.study import Study
         from slim_eval.analysis.verdict import verdict_of
         from slim_eval.results.store import find_results
         from slim_eval.results.variants import labelled
 
-        if not self.variants or self.floors:
-            return None
         known = {variant.directory for variant in self.variants}
         bases = {variant.base_model for variant in self.variants}
         earlier = [variant for folder in self.related for variant in find_results(folder).variants]
         baselines = {v.directory: v for v in earlier if v.is_baseline and v.records and v.base_model in bases}
         added = [variant for folder, variant in baselines.items() if folder not in known]
         return verdict_of(Study.read(labelled([*added, *self.variants]), margin_pp=self.margin_pp))
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
 
     def invalid(self) -> list[tuple[Variant, str, ObservedMetrics]]:
         """The records that do not count, with their variant and name."""

@@ -48,15 +48,18 @@ def write_archive(folders: Sequence[Path], archive: Path) -> int:
         for file in sorted(_files_of(root)):
             files[str(PurePosixPath(top, root.name, file.relative_to(root).as_posix()))] = file
     try:
-        with atomic_path(archive) as temporary, temporary.open("wb") as raw:
+        with (
+            atomic_path(archive) as temporary,
+            temporary.open("wb") as raw,
             # Neither times nor owners, so that the same results make the same file.
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                    for name, file in files.items():
-                        entry = tarfile.TarInfo(name)
-                        entry.size = file.stat().st_size
-                        with file.open("rb") as content:
-                            tar.addfile(entry, content)
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for name, file in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = file.stat().st_size
+                with file.open("rb") as content:
+                    tar.addfile(entry, content)
     except OSError as error:
         cause = f"--archive {archive}: cannot be written ({error.strerror or error})"
         raise UsageError(cause, "name another file") from error

@@ -3,8 +3,9 @@
     root/models/{owner}/{name}/…      root/datasets/{owner}/{name}/…      one folder per repository, any files
     root/models/{owner}/{name}@v1/…   the same repository at branch or tag `v1`
 
-It also takes pushes with its token. It serves what those libraries request: repository info, tree, paths-info, refs, and `resolve` with HEAD, GET, ETag,
-commit and byte ranges. `LoopbackHub.fail` makes a repository gated, missing, broken, silent, truncated or cut off.
+It accepts pushes with its token, and serves what those libraries request: repository info, tree, paths-info, refs,
+and `resolve` with HEAD, GET, ETag, commit and byte ranges. `LoopbackHub.fail` makes a repository gated, missing,
+broken, silent, truncated or cut off.
 """
 
 from __future__ import annotations

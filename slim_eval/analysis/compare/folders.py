@@ -39,6 +39,12 @@ class ComparisonReport:
 
         return verdict_of_comparison(self)
 
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return html_of(self.verdict)
+
     def raise_for_conditions(self) -> None:
         """Raise if a condition is met or inconclusive.
 

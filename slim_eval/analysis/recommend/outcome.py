@@ -217,6 +217,12 @@ class Recommendation:
 
         return None if self.study is None else verdict_on(self, self.study)
 
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
+
     @cached_property
     def closest(self) -> Relaxation | None:
         """If nothing fits: of variants with every number, the one whose worst breach is the least share of a limit."""

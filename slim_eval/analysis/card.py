@@ -184,7 +184,7 @@ def section_of(study: Study, verdict: VariantVerdict) -> list[str]:
     """The section in Markdown: the verdict, the table of recoveries, what else changed, and how it was measured."""
     variant = verdict.variant
     base = study.baseline(variant)
-    lines = ["## Evaluation", "", f"**Verdict: {verdict.word.value}.** {_sentence(verdict)}", ""]
+    lines = ["## Evaluation", "", f"**Verdict: {verdict.word.value}**: {_sentence(verdict)}", ""]
     rows: list[Sequence[str]] = []
     shares = []
     for pair in _paired(study, verdict):
@@ -217,8 +217,8 @@ def section_of(study: Study, verdict: VariantVerdict) -> list[str]:
 
 
 def _sentence(verdict: VariantVerdict) -> str:
-    text = verdict.reason + (f"; to decide: {verdict.needs}" if verdict.needs else "")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    needs = f" To decide: {verdict.needs}." if verdict.needs else ""
+    return f"{verdict.reason}.{needs}" if verdict.reason else needs.strip()
 
 
 def _score(value: float, is_share: bool) -> str:

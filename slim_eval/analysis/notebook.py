@@ -12,7 +12,7 @@ from slim_eval.utils.redaction import redact
 def html_of(verdict: Verdict) -> str:
     """The answer, the sentences below it, and one row per variant."""
     parts = [f"<p><b>{escape(verdict.answer)}</b></p>"]
-    listed = [f"<li>Condition {escape(text)}</li>" for text in verdict.asked]
+    listed = [f"<li>{escape(text)}</li>" for text in verdict.asked]
     listed += [f"<li>{escape(heading)}: {escape(text)}</li>" for heading, text in verdict.parts]
     parts += [f"<ul>{''.join(listed)}</ul>"] if listed else []
     head = "".join(f"<th>{escape(header)}</th>" for header in (*HEADERS, "reason"))

@@ -597,7 +597,7 @@ def verdict_on(found: Recommendation, study: Study) -> Verdict:
     if own is not None and not own.is_reference:
         gains = f"Against its baseline: {_effects_text(own, Tone.BETTER, Tone.UNSURE)}."
         worse = _effects_text(own, Tone.WORSE)
-        accuracy = f"accuracy: {own.reason}" if own.word is not Word.SAFE else f"accuracy is safe: {own.reason}"
+        accuracy = f"accuracy is {own.word.value}: {own.reason}"
         costs = "; ".join(filter(None, (worse, accuracy)))
         costs = f"{costs[:1].upper()}{costs[1:]}."
     change = "" if found.next_measurement is None else found.next_measurement.text
@@ -617,7 +617,7 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
         lacking = [task for task in pair.a.accuracy if task not in pair.b.accuracy]
         judged.append(_judge(pair.b, shared, effects, lacking, pair.names[1]))
     asked = tuple(
-        f"{outcome.condition.text}{outcome.where}: {outcome.decision.value} ({outcome.reason})"
+        f"fail if {outcome.condition.text}{outcome.where}: {outcome.decision.value} — {outcome.reason}"
         for outcome in report.outcomes
     )
     if several:

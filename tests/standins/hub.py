@@ -303,7 +303,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"url": f"{self.hub.url}/{name}", "id": name})
         elif match is not None and match[2] == "preupload":
             files = [
-                {"path": each["path"], "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular"}
+                {
+                    "shouldIgnore": False,
+                    "path": each["path"],
+                    "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
                 for each in json.loads(body)["files"]
             ]
             self._send_json({"files": files})

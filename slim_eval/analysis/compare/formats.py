@@ -31,6 +31,8 @@ _GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 %
 _LEFT = ("metric", "task", "unit", "verdict")
 _METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
 _TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
+# On a narrow terminal the last columns are in a second table: the verdict is in the first.
+_TERMINAL_TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "verdict", "flips %", "p (Holm)", "KL, nats")
 #: Of tasks whose metric is not a share of answers.
 _SCORE_COLUMNS = ("task", "unit", "items", "A", "B", "B against A", "verdict")
 _Row = Mapping[str, str]  # header -> text
@@ -128,13 +130,13 @@ def renderable(report: ComparisonReport) -> RenderableType:
     notes: dict[str, None] = {}
     for pair in report.pairs:
         parts.append(Text("A: {}   B: {}".format(*pair.names), style="bold"))
-        parts += [_table(columns, rows) for columns, rows in _tables(pair, _TASK_COLUMNS)]
+        parts += [_table(columns, rows) for columns, rows in _tables(pair, _TERMINAL_TASK_COLUMNS)]
         notes |= dict.fromkeys(_notes(pair))
-    caveats, conditions = _ends(report)
+    caveats, _ = _ends(report)  # the panel has the conditions
     parts += [Text(line, style="dim") for line in notes]
     parts += [Text(f"caveat: {text}", style="yellow") for text in caveats]
     parts += [Text(f"note: {text}") for text in report.notes]
-    return Group(*parts, *map(Text, conditions))
+    return Group(*parts)
 
 
 def to_markdown(report: ComparisonReport) -> str:
@@ -206,7 +208,7 @@ def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Seq
 
 
 def _table(columns: Sequence[str], rows: Sequence[_Row]) -> WordTable:
-    key, verdict = columns[0], columns[-1]
+    key, verdict = columns[0], "verdict"
     styles = [_STYLES.get(row[verdict].split(" (")[0], "") for row in rows]
     return WordTable(
         [

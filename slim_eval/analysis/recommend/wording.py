@@ -193,4 +193,8 @@ def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) 
         Column("variant", names, left=True, key=True, styles=styles),
         Column("standing", standings, left=True, styles=styles),
     ]
+    judged = {} if found.verdict is None else {v.variant.directory: v.word.value for v in found.verdict.variants}
+    words = [judged.get(candidate.variant.directory, "") for candidate in candidates]
+    if any(words):
+        head.append(Column("verdict", words, left=True))
     return WordTable([*head, *(Column(header, texts, styles=styles) for header, texts in columns)])

@@ -36,7 +36,7 @@ class _Framed:
         width = max(options.max_width - _FRAME, 20)
         text = Text(wrap(self._verdict.answer, width), style="bold")
         for line in self._verdict.asked:
-            text.append(f"\n{wrap(f'Condition {line}', width)}", style="not bold")
+            text.append(f"\n{wrap(line, width)}", style="not bold")
         for heading, sentence in self._verdict.parts:
             text.append(f"\n{wrap(f'{heading}: {sentence}', width)}", style="not bold")
         yield Panel(text, title=self._title, title_align="left")
@@ -102,7 +102,6 @@ def _cut(line: str, width: int) -> str:
 def markdown(verdict: Verdict) -> list[str]:
     """The verdict as Markdown, nothing left out."""
     lines = [f"**{verdict.answer}**", ""]
-    lines += [f"- Condition {text}" for text in verdict.asked]
     lines += [f"- {heading}: {sentence}" for heading, sentence in verdict.parts]
     lines += [""] if lines[-1] else []
     lines += markdown_table((*HEADERS, "reason"), (_markdown_row(each) for each in verdict.variants))

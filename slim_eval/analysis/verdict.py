@@ -21,7 +21,7 @@ from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, IMPROVED, LOG
 from slim_eval.analysis.impact import Impact, change_words
 from slim_eval.metrics import DISK, ENERGY, J_PER_REQUEST, J_PER_TOKEN, PEAK_MEMORY, THROUGHPUT, TPOT, WEIGHTS, Metric
 from slim_eval.results.variants import Interval, Variant, by_model
-from slim_eval.utils import number
+from slim_eval.utils import number, short_name
 
 if TYPE_CHECKING:
     from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
@@ -615,7 +615,7 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
         effects = _effects_between(pair)
         shared = [task for task in pair.tasks if task.task in pair.b.accuracy and task.task in pair.a.accuracy]
         lacking = [task for task in pair.a.accuracy if task not in pair.b.accuracy]
-        judged.append(_judge(pair.b, shared, effects, lacking, pair.names[1]))
+        judged.append(_judge(pair.b, shared, effects, lacking, _names_of(pair)[1]))
     asked = tuple(
         f"fail if {outcome.condition.text}{outcome.where}: {outcome.decision.value} — {outcome.reason}"
         for outcome in report.outcomes
@@ -627,7 +627,7 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
         change = _measure_more(open_ones) if open_ones else ""
         return Verdict(answer, "", "", "", change, tuple(judged), asked)
     (only,) = judged
-    a, b = pairs[0].names
+    a, b = _names_of(pairs[0])
     better, worse = (_effects_text(only, tone) for tone in (Tone.BETTER, Tone.WORSE))
     better = "" if better == "nothing was shown" else better
     if only.word is Word.DEGRADED:
@@ -652,6 +652,12 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
         answer, f"{better}." if better else "", f"{costs[:1].upper()}{costs[1:]}." if costs else "", confidence, change,
         (only,), asked,
     )  # fmt: skip
+
+
+def _names_of(pair: VariantComparison) -> tuple[str, str]:
+    """What the two are called; those of one name by their letters, because their folders may be long."""
+    a, b = (f"{short_name(variant.model)} {variant.shown_precision}" for variant in (pair.a, pair.b))
+    return (a, b) if a != b else (f"{a} (A)", f"{b} (B)")
 
 
 def _listed(texts: Iterable[str], joint: str = ", ", shown: int = _SHOWN) -> str:

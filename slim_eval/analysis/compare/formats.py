@@ -22,6 +22,7 @@ from slim_eval.utils import number
 from slim_eval.utils.word_table import Column, WordTable
 
 _ABSENT = "-"
+_LONG_NAME = 36
 _STYLES = {
     "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "improved": "green",
     "confounded": "yellow",
@@ -129,7 +130,8 @@ def renderable(report: ComparisonReport) -> RenderableType:
         parts.append(verdict_table.variants_table(report.verdict))
     notes: dict[str, None] = {}
     for pair in report.pairs:
-        parts.append(Text("A: {}   B: {}".format(*pair.names), style="bold"))
+        title = "A: {}   B: {}" if max(map(len, pair.names)) < _LONG_NAME else "A: {}\nB: {}"
+        parts.append(Text(title.format(*pair.names), style="bold", no_wrap=True, overflow="ignore"))
         parts += [_table(columns, rows) for columns, rows in _tables(pair, _TERMINAL_TASK_COLUMNS)]
         notes |= dict.fromkeys(_notes(pair))
     caveats, _ = _ends(report)  # the panel has the conditions

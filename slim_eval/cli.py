@@ -296,15 +296,12 @@ def recommend(config: configs.RecommendConfig) -> None:
     """
     from slim_eval.analysis.recommend.outcome import to_json
     from slim_eval.analysis.recommend.recommendation import recommend_from
-    from slim_eval.analysis.recommend.wording import renderable, title_of
-    from slim_eval.analysis.tables.verdict_table import panel
+    from slim_eval.analysis.recommend.wording import renderable
 
     found = recommend_from(config)
     if config.as_json:
         sys.stdout.write(to_json(found))
     else:
-        if found.verdict is not None:
-            _print(panel(found.verdict, f"Recommendation: {title_of(found)}"))
         _print(renderable(found))
     found.raise_if_nothing_fits()
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 DEFAULT = DisplayConfig()
 _PLAIN_EVERY_S = 15.0
-_LISTED = 4  # folders that a line names; more are counted
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class Display:
             if lines:
                 lines.append("rerunning the command measures what is invalid again")
             lines += [f"busy host: {each.text} ({', '.join(each.variants)})" for each in busy_hosts(report.variants)]
-            lines.append(f"results: {report.output_dir} ({_folders(report)})")
+            lines.append(_where(report))
             if count := sum(map(len, reused)):
                 lines.append(f"reused {count} of {sum(totals)} stages; --force measures them again")
             for line in lines:
@@ -185,10 +184,10 @@ class Display:
             out.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
-def _folders(report: RunReport) -> str:
-    """The folders of the variants below the folder of results, as few words as name them all."""
-    names = [variant.directory.relative_to(report.output_dir).as_posix() for variant in report.variants]
-    return ", ".join(names) if len(names) <= _LISTED else f"{len(names)} variants"
+def _where(report: RunReport) -> str:
+    """One line with the folder of the results."""
+    first, *others = [variant.directory for variant in report.variants]
+    return f"results: {report.output_dir} ({1 + len(others)} variants)" if others else f"results: {first}"
 
 
 def open_display(config: DisplayConfig = DEFAULT) -> Display:

@@ -307,7 +307,6 @@ class _Handler(BaseHTTPRequestHandler):
                     "shouldIgnore": False,
                     "path": each["path"],
                     "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
                 }
                 for each in json.loads(body)["files"]
             ]

@@ -10,6 +10,8 @@ from rich.text import Text
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.outcome import Candidate, CheckState, Reading, Recommendation
 from slim_eval.analysis.recommend.question import COST
+from slim_eval.analysis.tables.verdict_table import panel
+from slim_eval.analysis.verdict import Verdict
 from slim_eval.metrics import Metric
 from slim_eval.utils import number, wrapped_name
 from slim_eval.utils.word_table import Column, WordTable
@@ -18,7 +20,8 @@ _ABSENT = "-"
 
 
 def renderable(found: Recommendation) -> RenderableType:
-    """The evidence: all variants as tables of the deciding numbers and the costs, sentences, and the caveats."""
+    """The verdict, all variants as a table of the deciding numbers and the costs, sentences, and the caveats."""
+    verdict = found.verdict or Verdict(answer_of(found), "", "", confidence_of(found), change_of(found), ())
     rows = found.ranking.candidates
     readings: dict[Metric, list[str]] = {}
     for candidate in rows:
@@ -34,6 +37,7 @@ def renderable(found: Recommendation) -> RenderableType:
     ]
     filled = [column for column in dict(criteria).items() if set(column[1]) != {_ABSENT}]
     return Group(
+        panel(verdict, f"Recommendation: {title_of(found)}"),
         _table(found, filled),
         *(Text(text) for text in evidence_of(found)),
         *(Text(f"caveat: {text}", style="yellow") for text in found.caveats),

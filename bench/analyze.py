@@ -96,9 +96,9 @@ def synthetic() -> None:
     """Print the minimum over several rounds of each step on the synthetic variants, in this process."""
     from slim_eval.analysis import findings
     from slim_eval.analysis.pareto.frontier import find_frontiers
-    from slim_eval.analysis.verdict import verdict_of
-from slim_eval.analysis.study import Study
+    from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables import csv_tables, typeset
+    from slim_eval.analysis.verdict import verdict_of
 
     study = Study.of(synthetic_variants(), TASKS)
     found, (wall, user) = best(lambda: find_frontiers(study))

@@ -834,7 +834,8 @@ def test_the_json_holds_everything(make_variant: MakeCell) -> None:
     made = json.loads(to_json(advice))
     assert set(made) == {
         "schema_version", "goal", "constraints", "tasks", "pick", "runner_up", "sureness", "decisive_measurement",
-        "closest", "caveats", "verdict", "setting", "objectives", "resamples", "unfulfilled", "candidates", "other_settings",
+        "closest", "caveats", "verdict", "setting", "objectives", "resamples", "unfulfilled", "candidates",
+        "other_settings",
     }  # fmt: skip
     assert made["schema_version"] == 1
     assert made["goal"] == {"preset": None, "objective": "latency"}

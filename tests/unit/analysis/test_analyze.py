@@ -23,7 +23,8 @@ from tests.planted import items, outcomes
 
 FILES = {
     "complete_results.json", "executive_summary.txt", "findings.md", "results_table.csv", "results_table.tex",
-    "results_table.md", "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv", "report.html",
+    "results_table.md", "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv",
+    "report.html",
 }  # fmt: skip
 PLOTS = {
     f"{name}_comparison.{ending}" for name in ("latency", "memory", "energy", "accuracy") for ending in ("png", "pdf")

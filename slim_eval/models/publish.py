@@ -100,10 +100,11 @@ def push_checkpoint(folder: Path, repo_id: str, card: str, *, private: bool = Fa
     operations = [CommitOperationAdd(name.as_posix(), folder / name) for name in kept]
     operations.append(CommitOperationAdd("README.md", card.encode()))
     api = HfApi()
+    refusals: tuple[type[Exception], ...] = (*http_errors(), errors.HFValidationError, ValueError)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.create_commit(repo_id, operations, commit_message="Checkpoint and evaluation by slim-eval")
-    except (*http_errors(), errors.HFValidationError, ValueError) as error:
+    except refusals as error:
         remedy = "export HF_TOKEN with a token that may write to this repository, and check its name"
         raise HubError(f"the hub did not accept {repo_id!r}: {reason_of(error)}", remedy) from error
     return str(commit.commit_url)

@@ -43,7 +43,7 @@ def test_another_machine_reads_the_same_study(make_variant: Callable[..., Varian
     assert here.verdict is not None
     assert there.verdict is not None
     assert there.verdict.to_json() == here.verdict.to_json()
-    for name in ("results_table.csv", "quantization_impact.csv", "findings.md"):
+    for name in ("results_table.csv", "findings.md"):
         assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text(), name
     assert len(load_results(archive)) == 3
     assert len(compare(archive, archive).pairs) == 3

@@ -98,6 +98,7 @@ def synthetic() -> None:
     from slim_eval.analysis.pareto.frontier import find_frontiers
     from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables import csv_tables, typeset
+    from slim_eval.analysis.verdict import verdict_of
 
     study = Study.of(synthetic_variants(), TASKS)
     found, (wall, user) = best(lambda: find_frontiers(study))
@@ -114,7 +115,7 @@ def synthetic() -> None:
         wall, user = wall + took[0], user + took[1]
         print(f"  {name}: {took[0]:.2f} s, {took[1]:.2f} s of user CPU")
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    _, took = best(lambda: findings.executive_summary(findings.find(study, found)))
+    _, took = best(lambda: findings.findings_markdown(verdict_of(study), findings.find(study, found)))
     print(
         f"{COUNT:,} variants in memory, tables and frontier: {wall:.2f} s, {user:.2f} s of user CPU "
         f"(target: at most 5 s), peak {peak_gb:.2f} GiB (target: under 1 GB); plus {took[0]:.2f} s for findings"

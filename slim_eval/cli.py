@@ -7,6 +7,7 @@ one is inconclusive, 130 interrupted.
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import signal
 import sys
@@ -248,22 +249,42 @@ def import_(config: configs.ImportConfig) -> None:
 
 @_command(configs.ExportConfig)
 def export(config: configs.ExportConfig) -> None:
-    """Export accuracy results in the schema of Every Eval Ever, each file validated by its own package."""
+    """Export accuracy results in the schema of Every Eval Ever, validated by its package, or a study as one archive."""
     from slim_eval.results.exchange import export_results
 
     _show_files(export_results(config), "not exported")
+
+
+@_command(configs.CardConfig)
+def card(config: configs.CardConfig) -> None:
+    """Make the model card of a quantized checkpoint: recovery per task with interval and verdict, and its metadata.
+
+    With --push, checkpoint and card become one commit in a repository of the hub (HF_TOKEN).
+    """
+    from slim_eval.analysis.card import make_card
+
+    made = make_card(config)
+    if made.path is None:
+        sys.stdout.write(made.text)
+    else:
+        _print(f"written: {made.path}")
+    if made.url is not None:
+        _print(redact(f"pushed: {made.url}"))
 
 
 @_command(configs.DemoConfig)
 def demo(config: configs.DemoConfig) -> None:
     """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
     from slim_eval.analysis import analyze as analyze_results
+    from slim_eval.analysis.tables import verdict_table
     from slim_eval.evaluator import evaluate
 
-    report = evaluate(config.run())
+    report = evaluate(config.run(), with_verdict=False)
     if report.variants:
         analysis = analyze_results(configs.AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
-        _show_analysis(analysis, table=False)  # the run has just shown it
+        _show_remarks(analysis)
+        if analysis.verdict is not None:  # the last thing on the screen
+            _print(verdict_table.renderable(analysis.verdict))
     report.raise_for_failures()
 
 
@@ -343,9 +364,11 @@ def _print(content: Any, *, err: bool = False, style: str | None = None) -> None
 
 
 def _show_files(report: ImportReport | ExportReport, failed: str) -> None:
-    """Print the files that were written, what a reader must know of them, and what went wrong; raise for that."""
-    for path in report.paths:
-        _print(redact(str(path)))
+    """Print where the files are, what a reader must know of them, and what went wrong; raise for that."""
+    if len(report.paths) == 1:
+        _print(redact(f"written: {report.paths[0]}"))
+    elif report.paths:
+        _print(redact(f"written: {len(report.paths)} files in {os.path.commonpath(report.paths)}"))
     for note in report.notes:
         _print(redact(f"note: {note}"), err=True)
     for problem in report.problems:
@@ -353,18 +376,25 @@ def _show_files(report: ImportReport | ExportReport, failed: str) -> None:
     report.raise_for_problems()
 
 
-def _show_analysis(report: AnalysisReport, *, table: bool = True) -> None:
-    for text in (*report.problems, *report.warnings):
-        _print(redact(f"warning: {text}"), err=True, style="yellow")
-    if table:
-        from slim_eval.analysis.tables.serving_tables import levels_table
-        from slim_eval.analysis.tables.terminal import comparison_table
+def _show_analysis(report: AnalysisReport) -> None:
+    """The verdict, the evidence, then the caveats and where the files are: each once."""
+    from slim_eval.analysis.tables import verdict_table
+    from slim_eval.analysis.tables.serving_tables import levels_table
+    from slim_eval.analysis.tables.terminal import comparison_table
 
-        _print(comparison_table(report.study))
-        if report.study.served:
-            _print(levels_table(report.study.served))
-    for path in report.paths:
-        _print(f"wrote {path}")
+    if report.verdict is not None:
+        _print(verdict_table.renderable(report.verdict))
+    _print(comparison_table(report.study))
+    if report.study.served:
+        _print(levels_table(report.study.served))
+    _show_remarks(report)
+
+
+def _show_remarks(report: AnalysisReport) -> None:
+    for text in (*report.problems, *report.caveats):
+        _print(redact(f"warning: {text}"), err=True, style="yellow")
+    if report.paths:
+        _print(f"written: {report.folder} ({len(report.paths)} files; start with report.html)")
 
 
 def main(args: Sequence[str] | None = None) -> int:

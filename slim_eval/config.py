@@ -105,7 +105,7 @@ class Config(BaseModel):
 # Options of several commands.
 _MARGIN_TEXT = "Drop in percentage points that still counts as equivalent"
 _MARGIN = setting(1.0, f"{_MARGIN_TEXT} to fp16.", "--margin", gt=0, le=100)
-_INPUT_DIR = setting(Path("outputs"), "Folder with results, at any depth.")
+_INPUT_DIR = setting(Path("outputs"), "Folder with results, at any depth, or an archive of them.")
 _JSON = setting(False, "Print JSON.", "--json")
 _QUANTIZE_PYTHON = setting(
     None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
@@ -551,6 +551,19 @@ class SchemesConfig(Config):
     as_json: bool = _JSON
 
 
+class CardConfig(Config):
+    """Options of `slim-eval card`."""
+
+    panel = "Model card"
+    path: Path = argument("Folder of one quantized variant, or of results with one; or an archive of them.")
+    precision: str | None = setting(None, "Scheme of the variant, if the folder has several.")
+    checkpoint: Path | None = setting(None, "Folder of the checkpoint: its README.md is updated.")
+    output: Path | None = setting(None, "Write the card to this file; by default it is printed, or the checkpoint's.")
+    push: str | None = setting(None, "Push checkpoint and card to this repository of the hub: OWNER/NAME.")
+    private: bool = setting(False, "Make a new repository private.")
+    margin_pp: float = _MARGIN
+
+
 class ImportConfig(Config):
     """Options of `slim-eval import`."""
 
@@ -584,6 +597,9 @@ class ExportConfig(Config):
 
     panel = "Export"
     paths: tuple[Path, ...] = argument("Folders with results, at any depth.")
+    archive: Path | None = setting(
+        None, "Write all results as one FILE.tar.gz instead, which other commands read in place of a folder."
+    )
     format: ExportFormat = setting(ExportFormat.EVERY_EVAL_EVER, "Format of the files.")
     output_dir: Path = setting(Path("exports"), "Where the files are written.")
     organization: str = setting("unknown", "Name of the organization that ran the evaluations.", min_length=1)

@@ -34,8 +34,10 @@ _Costs = Callable[[str], Sequence[str]]  # the records that the failure of a sta
 _DISK_REMEDY = "free some space, or choose writable folders with --output-dir and --quantized-models-dir"
 
 
-def evaluate(config: RunConfig) -> RunReport:
+def evaluate(config: RunConfig, *, with_verdict: bool = True) -> RunReport:
     """Quantize and measure every variant of a config, except what an earlier run with the same settings has measured.
+
+    The closing table is followed by the verdict, unless the caller shows it later.
 
     Raises, before anything is started:
         UsageError: The config is invalid, or earlier results were measured with other settings.
@@ -54,7 +56,7 @@ def evaluate(config: RunConfig) -> RunReport:
     with locks.lock_folders(variant.directory for variant in variants if variant.todo):
         # Another run may have finished some of the work before the folders were locked.
         variants = resume.survey(planned, gpus, force=config.force)
-        return _run(config, variants, gpus)
+        return _run(config, variants, gpus, with_verdict=with_verdict)
 
 
 def measure_noise(config: NoiseConfig) -> RunReport:
@@ -92,13 +94,15 @@ def _run(
     variants: list[PlannedVariant],
     gpus: tuple[power.Gpu, ...],
     conclude: Callable[[RunReport], None] | None = None,
+    *,
+    with_verdict: bool = True,
 ) -> RunReport:
     """Do what each variant still needs, as many at a time as the executor takes, and show the closing table.
 
     `conclude` completes the report before it is shown.
     """
     runner = executor(config.executor)
-    report = RunReport(config.output_dir)
+    report = RunReport(config.output_dir, margin_pp=config.accuracy.margin_pp, with_verdict=with_verdict)
     cancelled = threading.Event()
     with open_display(config.display) as display, contextlib.ExitStack() as stack:
         track = tracking.open_tracker(config.tracking, display.note)
@@ -122,8 +126,11 @@ def _run(
                     continue
                 report.variants += (measured,)
                 report.reused[variant.directory] = tuple(name for name in variant.benchmarks if name in variant.reused)
+                report.related = tuple(dict.fromkeys((*report.related, *_family(variant, variants))))
                 if run.finished:
-                    track(measured, variant.config)
+                    is_tracked = tracking.why_off(config.tracking) is None
+                    verdict = report.current_verdict().of(measured) if is_tracked and not variant.label else None
+                    track(measured, variant.config, verdict)
                 if "accuracy" in variant.config.tasks:
                     from slim_eval.analysis.compare.items import update_paired
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from slim_eval.analysis.loads import served_of, shown_at
 from slim_eval.errors import UsageError
+from slim_eval.results.archive import unpacked
 from slim_eval.results.store import Results, find_results, require_folder, require_writable
 from slim_eval.results.variants import Variant, labelled, tasks_of
 from slim_eval.utils import did_you_mean, write_text
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from slim_eval.analysis.pareto.frontier import Frontier
     from slim_eval.analysis.study import Study
+    from slim_eval.analysis.verdict import Verdict
     from slim_eval.config import AnalysisConfig
 
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that contains its results with --input-dir"
@@ -34,7 +36,16 @@ class AnalysisReport:
     paths: tuple[Path, ...]  # files written
     problems: tuple[str, ...]  # files that could not be read and benchmarks that failed, one line each
     warnings: tuple[str, ...]  # what readers of the tables must know, one line each
-    findings: tuple[str, ...] = ()  # the sentences of `executive_summary.txt`, in order
+    findings: tuple[str, ...] = ()  # the sentences of `findings.md`, in order
+    verdict: Verdict | None = None  # what to deploy, and one verdict per variant
+    caveats: tuple[str, ...] = ()  # reasons to doubt the results, each kind once
+    folder: Path = Path()  # that contains the files
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
 
     @property
     def num_variants(self) -> int:
@@ -65,6 +76,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables import csv_tables, typeset
     from slim_eval.analysis.tables.serving_tables import serving_levels
+    from slim_eval.analysis.verdict import verdict_of
 
     tasks = tasks_of(variants)
     advice: list[str] = []
@@ -80,9 +92,12 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
     frontiers = find_frontiers(study, config.objectives)
     problems = [*_problems(results), *study.problems]
     sections = findings.find(study, frontiers, problems)
+    verdict = verdict_of(study)
+    title = config.input_dir.resolve().name.removesuffix(".tar.gz")
     texts = {
-        "complete_results.json": _complete_json(config.input_dir, problems, study, frontiers),
-        "executive_summary.txt": findings.executive_summary(sections),
+        "complete_results.json": _complete_json(unpacked(config.input_dir), problems, study, frontiers, verdict),
+        "executive_summary.txt": findings.executive_summary(verdict, study, problems),
+        "findings.md": findings.findings_markdown(verdict, sections),
         "results_table.csv": csv_tables.to_csv(csv_tables.results_table(study)),
         **typeset.documents(study),
         "quantization_impact.csv": csv_tables.to_csv(csv_tables.quantization_impact(study)),
@@ -90,7 +105,7 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         "summary_statistics.csv": csv_tables.to_csv(csv_tables.summary_statistics(study)),
         **({"serving_levels.csv": csv_tables.to_csv(serving_levels(study.served))} if study.served else {}),
         "pareto.csv": csv_tables.to_csv(csv_tables.pareto_table(frontiers)),
-        "report.html": report_html(study, frontiers, sections, problems, config.input_dir.resolve().name),
+        "report.html": report_html(study, frontiers, sections, problems, title, verdict),
     }
     paths: list[Path] = []
     for name, text in texts.items():
@@ -118,6 +133,9 @@ def analyze(config: AnalysisConfig) -> AnalysisReport:
         problems=tuple(problems),
         warnings=(*advice, *findings.setting_findings(study), *_warnings(study)),
         findings=tuple(sentence for section in sections for sentence in section.sentences),
+        verdict=verdict,
+        caveats=(*advice, *findings.setting_findings(study), *caveat_lines(study)),
+        folder=config.output_dir,
     )
 
 
@@ -138,15 +156,21 @@ def load_results(path: str | Path) -> pd.DataFrame:
     Raises:
         UsageError: The folder is missing, or has no measurement.
     """
+    from slim_eval.analysis.study import Study
     from slim_eval.analysis.tables.csv_tables import tidy_table
+    from slim_eval.analysis.verdict import verdict_of
 
     results, variants = _measured(Path(path))
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
-    return tidy_table(shown_at(labelled(variants)).variants)
+    shown = shown_at(labelled(variants)).variants
+    frame = tidy_table(shown)
+    frame.attrs["verdict"] = verdict_of(Study.read(shown)).answer
+    return frame
 
 
-def _measured(folder: Path) -> tuple[Results, list[Variant]]:
+def _measured(path: Path) -> tuple[Results, list[Variant]]:
+    folder = unpacked(path)
     require_folder(folder, _NOTHING_FOUND)
     results = find_results(folder)
     variants = [variant for variant in results.variants if variant.records]
@@ -183,8 +207,25 @@ def _warnings(study: Study) -> list[str]:
     return [f"{', '.join(dict.fromkeys(labels))}: {reason}" for reason, labels in reasons.items()]
 
 
-def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontiers: Sequence[Frontier]) -> str:
-    """Everything that was read, the comparison over all tasks, and the frontiers."""
+def caveat_lines(study: Study) -> list[str]:
+    """The reasons to doubt the results and to leave out comparisons: each kind in one line, with whom it concerns."""
+    from slim_eval.analysis.caveats import NOT_COMPARED, NOT_PAIRED, Caveat, lines_of
+    from slim_eval.analysis.compare.items import NO_ITEM_OUTCOMES
+
+    found = list(study.caveats)
+    for impact in study.impacts:
+        found += [Caveat(NOT_COMPARED, reason, (impact.variant.label,)) for reason in impact.reasons]
+    for variant in study.variants:
+        for pair in study.paired.get(variant.directory, ()):
+            if pair.refused and pair.task in study.tasks and not pair.refused.endswith(NO_ITEM_OUTCOMES):
+                found.append(Caveat(NOT_PAIRED, f"{pair.task}: {pair.refused}", (variant.label,)))
+    return lines_of(found, len(study.variants))
+
+
+def _complete_json(
+    folder: Path, problems: Sequence[str], study: Study, frontiers: Sequence[Frontier], verdict: Verdict
+) -> str:
+    """Everything that was read, the verdict, the comparison over all tasks, and the frontiers."""
     from slim_eval.analysis.tables.csv_tables import impact_rows
 
     variants = []
@@ -206,6 +247,7 @@ def _complete_json(folder: Path, problems: Sequence[str], study: Study, frontier
         })  # fmt: skip
     content = {
         "schema_version": 1,
+        "verdict": verdict.to_json(),
         "problems": problems,
         "cells": variants,
         "quantization_impact": impact_rows(replace(study, tasks=tasks_of(study.variants))),

@@ -22,6 +22,7 @@ _BYTES_PER_PARAMETER_16_BIT = 2
 _PARAMETER_TOLERANCE = 0.05  # heads and buffers that a file has beside the counted parameters
 _RESERVED_TOLERANCE = 0.05  # peaks within this of each other, while the weights shrink, are one reservation
 _LOW_BIT_SHARE = 0.9  # from here on a variant counts as quantized throughout
+_NAMED = 3  # variants that a line names; more are counted
 _SHRINKS = 0.95  # at most this share of the 16-bit weights counts as smaller
 
 
@@ -383,3 +384,30 @@ def _zeros(variants: Sequence[Variant]) -> list[Caveat]:
             found.setdefault(", ".join(names), []).append(variant)
     why = "stored as 0, which is how SLiM-Eval 0.1.3 records a failure: not measured"
     return [caveat for names, those in found.items() for caveat in _shared(ZEROS, those, f"{names}: {why}")]
+
+
+def grouped(caveats: Iterable[Caveat]) -> list[Caveat]:
+    """Caveats by kind, each once with all whom it concerns, in the order of their first; of several texts the first."""
+    texts: dict[Kind, dict[str, None]] = {}
+    labels: dict[Kind, dict[str, None]] = {}
+    for caveat in caveats:
+        texts.setdefault(caveat.kind, {})[caveat.text] = None
+        labels.setdefault(caveat.kind, {}).update(dict.fromkeys(caveat.variants))
+    made = []
+    for kind, found in texts.items():
+        text = next(iter(found))
+        if len(found) > 1:
+            text = kind.meaning or f"{text} (and {len(found) - 1} more of this kind)"
+        made.append(Caveat(kind, text, tuple(labels[kind])))
+    return made
+
+
+def lines_of(caveats: Iterable[Caveat], num_variants: int) -> list[str]:
+    """`grouped` caveats, one line each, with the variants unless they are all of them."""
+    made = []
+    for caveat in grouped(caveats):
+        count = len(caveat.variants)
+        names = ", ".join(caveat.variants) if count <= _NAMED else f"{count} variants"
+        where = "" if count in (0, num_variants) else f" ({names})"
+        made.append(f"{caveat.kind.word}: {caveat.text}{where}")
+    return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 import textwrap
 from collections import Counter
@@ -20,6 +19,8 @@ from slim_eval.analysis.loads import by_load, load_of
 from slim_eval.analysis.pareto.dominance import FrontierState
 from slim_eval.analysis.pareto.frontier import Frontier, Standing
 from slim_eval.analysis.study import Study
+from slim_eval.analysis.tables.verdict_table import markdown, summary_lines
+from slim_eval.analysis.verdict import Verdict
 from slim_eval.metrics import (
     ACCURACY_MEAN,
     AMORTISED,
@@ -40,6 +41,8 @@ from slim_eval.schemes import in_order
 from slim_eval.utils import number
 
 WIDTH = 100
+#: Lines of the executive summary, at most.
+SUMMARY_LINES = 25
 _SHOWN = 10  # members of a frontier, lines of problems
 _SHOWN_VARIANTS, _SHOWN_IMPACTS, _SHOWN_GROUPS, _SHOWN_NAMES = 6, 8, 4, 5
 _HEADLINES = (TTFT, TPOT, E2E, THROUGHPUT, WEIGHTS, PEAK_MEMORY, J_PER_TOKEN, DISK)
@@ -93,19 +96,27 @@ def find(study: Study, frontiers: Sequence[Frontier] = (), problems: Sequence[st
     return [section for section in found if section.sentences]
 
 
-def executive_summary(found: Sequence[Section]) -> str:
-    """Sections as plain text of at most `WIDTH` columns; longer names are not broken."""
-    fill = textwrap.TextWrapper(
-        WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    ).fill
-    parts = ["slim-eval: executive summary\n============================"]
+def executive_summary(verdict: Verdict, study: Study, problems: Sequence[str] = ()) -> str:
+    """The verdict and the kinds of caveats as plain text: at most `SUMMARY_LINES` lines of `WIDTH` columns."""
+    kinds = list(dict.fromkeys(caveat.kind.word for caveat in study.caveats))
+    ends = []
+    if kinds:
+        ends.append(f"Caveats ({len(kinds)}): {listed(kinds, 8)}.")
+    if problems:
+        ends.append(f"{_count(len(problems), 'problem')}: {problems[0].rstrip('.')}.")
+    ends.append("Evidence, caveats and notes: findings.md; figures and tables: report.html.")
+    ends = [line for text in ends for line in textwrap.wrap(text, WIDTH, break_on_hyphens=False)[:2]]
+    title = ["slim-eval: executive summary", "============================"]
+    most = SUMMARY_LINES - len(title) - len(ends) - 1
+    return "\n".join([*title, *summary_lines(verdict, most, WIDTH), "", *ends]) + "\n"
+
+
+def findings_markdown(verdict: Verdict, found: Sequence[Section]) -> str:
+    """`findings.md`: the verdict with every variant, then all sections."""
+    lines = ["# slim-eval: findings", "", *markdown(verdict), ""]
     for section in found:
-        lines = [section.heading, "-" * len(section.heading)]
-        for sentence in section.sentences:  # a number keeps its unit beside it
-            whole = re.sub(r"(?<=\d) (?=(%|pp|ms|GiB|J|x)\b|%)", "\u00a0", sentence)
-            lines.append(fill(whole).replace("\u00a0", " "))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        lines += [f"## {section.heading}", "", *(f"- {sentence}" for sentence in section.sentences), ""]
+    return "\n".join(lines)
 
 
 def _measured(study: Study) -> list[str]:

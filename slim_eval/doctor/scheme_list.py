@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from slim_eval.doctor.facts import Facts
 from slim_eval.engines import engines_for
 from slim_eval.schemes import INEXACT_KERNELS, SCHEMES, Scheme
+from slim_eval.utils.word_table import WordTable, columns_of
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,17 @@ def show(found: Sequence[Line], *, as_json: bool = False) -> None:
         sys.stdout.write(json.dumps([asdict(line) for line in found], indent=2, ensure_ascii=False) + "\n")
         return
     names = list(dict.fromkeys(served.engine for line in found for served in line.engines))
-    table = Table("scheme", "format", "made by", *names)
+    rows: list[tuple[str, ...]] = []
     reasons: dict[str, list[str]] = {}
     for line in found:
         cells = {served.engine: served.kernels or "no" for served in line.engines}
         made_by = line.made_by or "the model's own weights"
-        table.add_row(*map(escape, (line.name, line.label, made_by, *(cells.get(name, "") for name in names))))
+        rows.append((line.name, line.label, made_by, *(cells.get(name, "") for name in names)))
         for served in line.engines:
             if served.reason:
                 reasons.setdefault(served.reason, []).append(line.name)
     out = Console(highlight=False)
-    out.print(table)
+    out.print(WordTable(columns_of(("scheme", "format", "made by", *names), rows)))
     for reason, schemes in reasons.items():
         out.print(f"{', '.join(schemes)}: {reason}", markup=False)
     if not names:

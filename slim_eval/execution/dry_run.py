@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 
 from slim_eval import models, power, results
 from slim_eval.config import AUTO_ENGINE, RunConfig
@@ -20,12 +19,12 @@ from slim_eval.engines import ENGINES, engines_for, memory
 from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
-from slim_eval.execution.progress import escape
 from slim_eval.models import checkpoint_checks
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
 from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized, scheme_of
 from slim_eval.utils import GIB, number
+from slim_eval.utils.word_table import WordTable, columns_of
 
 _UNKNOWN = "not known"
 _SCALE_BYTES = 2  # of a quantized weight's scales, which are in the model's 16-bit dtype
@@ -170,14 +169,14 @@ def show(variants: Sequence[VariantForecast], notes: Iterable[str] = ()) -> None
     """Print what a run would do: a table per variant with its memory, then notes and the time of all of them."""
     out = Console(highlight=False)
     for variant in variants:
-        table = Table("stage", "plan", "time", title=escape(variant.name), title_justify="left")
+        rows: list[tuple[str, str, str]] = []
         for stage in variant.stages:
             plan = {"quantize": "quantize", "engine": "load"}.get(stage.name, "measure")
             if stage.reason:
                 plan = f"{plan} again: {stage.reason}"
             shown = ("reuse", "-") if stage.reused else (plan, _duration(stage.seconds))
-            table.add_row(*map(escape, (stage.name, *shown)))
-        out.print(table)
+            rows.append((stage.name, *shown))
+        out.print(WordTable(columns_of(("stage", "plan", "time"), rows), variant.name))
         weights, kv_cache = (
             _UNKNOWN if size is None else f"{number(size / GIB)} GiB"
             for size in (variant.weight_bytes, variant.kv_cache_bytes)

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape as escape_markup
-from rich.table import Table
 from rich.text import Text
 
 from slim_eval.config import DisplayConfig, LogFormat
@@ -27,6 +27,10 @@ from slim_eval.results.records import NoiseRecord, ObservedMetrics
 from slim_eval.results.variants import Variant
 from slim_eval.utils.environment import now
 from slim_eval.utils.redaction import redact
+from slim_eval.utils.word_table import WordTable, columns_of
+
+if TYPE_CHECKING:
+    from slim_eval.analysis.verdict import Verdict
 
 DEFAULT = DisplayConfig()
 _PLAIN_EVERY_S = 15.0
@@ -55,6 +59,34 @@ class RunReport:
     #: Noise floors and their files, of the models that `measure_noise` measured at least twice.
     floors: list[tuple[NoiseRecord, Path]] = field(default_factory=list)
     resumes: bool = True  # whether the same command would keep what was measured
+    margin_pp: float = 1.0  # drop in accuracy that counts as equivalent
+    related: tuple[Path, ...] = ()  # folders that may contain the baselines of variants, measured earlier
+    with_verdict: bool = True  # whether the closing shows it
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What to deploy, and one verdict per variant; None if nothing was measured, or no benchmark has a baseline."""
+        return None if not self.variants or self.floors else self.current_verdict()
+
+    def current_verdict(self) -> Verdict:
+        """The verdict on the variants measured so far, with the baselines that earlier runs measured."""
+        from slim_eval.analysis.study import Study
+        from slim_eval.analysis.verdict import verdict_of
+        from slim_eval.results.store import find_results
+        from slim_eval.results.variants import labelled
+
+        known = {variant.directory for variant in self.variants}
+        bases = {variant.base_model for variant in self.variants}
+        earlier = [variant for folder in self.related for variant in find_results(folder).variants]
+        baselines = {v.directory: v for v in earlier if v.is_baseline and v.records and v.base_model in bases}
+        added = [variant for folder, variant in baselines.items() if folder not in known]
+        return verdict_of(Study.read(labelled([*added, *self.variants]), margin_pp=self.margin_pp))
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
 
     def invalid(self) -> list[tuple[Variant, str, ObservedMetrics]]:
         """The records that do not count, with their variant and name."""
@@ -128,17 +160,20 @@ class Display:
             if lines:
                 lines.append("rerunning the command measures what is invalid again")
             lines += [f"busy host: {each.text} ({', '.join(each.variants)})" for each in busy_hosts(report.variants)]
-            lines += [f"results: {variant.directory}" for variant in report.variants]
+            lines.append(_where(report))
             if count := sum(map(len, reused)):
                 lines.append(f"reused {count} of {sum(totals)} stages; --force measures them again")
             for line in lines:
                 out.print(line, markup=False, soft_wrap=True)
         if report.failures:
-            columns = ("variant", "stage", "cause", "remedy")
-            table = Table(*columns, title="Failed", title_style="bold red", show_lines=True)
-            for failed in report.failures:
-                table.add_row(*map(escape, (failed.variant, failed.stage, failed.cause, failed.remedy)))
+            headers = ("variant", "stage", "cause", "remedy")
+            rows = [[redact(getattr(failed, name)) for name in headers] for failed in report.failures]
+            table = WordTable(columns_of(headers, rows), title="Failed", sections=range(1, len(report.failures)))
             Console(stderr=True, highlight=False).print(table)
+        if report.with_verdict and report.verdict is not None:
+            from slim_eval.analysis.tables import verdict_table
+
+            Console(highlight=False).print(verdict_table.renderable(report.verdict))
 
     def _show_floors(self, report: RunReport) -> None:
         out = Console(highlight=False)
@@ -147,6 +182,12 @@ class Display:
 
             out.print(noise_table(record))
             out.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _where(report: RunReport) -> str:
+    """One line with the folder of the results."""
+    first, *others = [variant.directory for variant in report.variants]
+    return f"results: {report.output_dir} ({1 + len(others)} variants)" if others else f"results: {first}"
 
 
 def open_display(config: DisplayConfig = DEFAULT) -> Display:
@@ -239,7 +280,11 @@ class JsonDisplay(Display):
             for variant, name, record in report.invalid()
         ]
         results = [str(variant.directory) for variant in report.variants]
-        self._write("closed", results=results, failures=failures, invalid=invalid)
+        verdict = report.verdict
+        self._write(
+            "closed", results=results, failures=failures, invalid=invalid,
+            verdict=None if verdict is None else verdict.to_json(),
+        )  # fmt: skip
 
     def _write(self, event: str, variant: str | None = None, **content: Any) -> None:
         line = {"time": now(), "event": event, **({"cell": variant} if variant else {}), **content}

@@ -7,7 +7,7 @@ import netrc
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 from slim_eval.config import RunConfig, TrackingConfig
@@ -18,6 +18,14 @@ from slim_eval.results.variants import Variant
 from slim_eval.utils import short_name
 from slim_eval.utils.redaction import redact, redact_all, remember
 
+if TYPE_CHECKING:
+    from slim_eval.analysis.verdict import VariantVerdict
+
+
+class _Tracker(Protocol):
+    def __call__(self, variant: Variant, run: RunConfig, verdict: VariantVerdict | None = None) -> None: ...
+
+
 _HEAD = frozenset(Metadata.model_fields)
 _KEY_IS_VISIBLE = (
     "--wandb-api-key: a key given as an option is visible in the process list and in the shell history; "
@@ -26,8 +34,8 @@ _KEY_IS_VISIBLE = (
 _NOT_LOGGED = {"config", "measured_with", "stage_duration_s", "notes", "timestamp"}
 
 
-def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callable[[Variant, RunConfig], None]:
-    """The tracker of a run, to be called with each finished variant and its config.
+def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> _Tracker:
+    """The tracker of a run, to be called with each finished variant, its config, and the verdict on it if known.
 
     `note` is called with one line if nothing will be logged, and with one for each variant that W&B refuses.
     """
@@ -35,13 +43,13 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callabl
     if reason is not None:
         if config.enabled:
             note(f"Weights & Biases logging is off: {reason}")
-        return lambda variant, run: None
+        return lambda variant, run, verdict=None: None
     if config.api_key is not None:
         note(_KEY_IS_VISIBLE)
         # wandb reads the key from the environment; workers are started without it.
         os.environ["WANDB_API_KEY"] = config.api_key.get_secret_value()
 
-    def track(variant: Variant, run: RunConfig) -> None:
+    def track(variant: Variant, run: RunConfig, verdict: VariantVerdict | None = None) -> None:
         import wandb
 
         settings, metrics = payload(variant, run)
@@ -62,12 +70,21 @@ def open_tracker(config: TrackingConfig, note: Callable[[str], None]) -> Callabl
                 reinit="finish_previous",
             )
             logged.log(metrics)
-            logged.summary.update(metrics)
+            logged.summary.update({**metrics, **summary_of(verdict)})
             logged.finish()
         except (wandb.Error, OSError) as error:
             note(f"Weights & Biases refused {name}: {' '.join(str(error).split())}")
 
     return track
+
+
+def summary_of(verdict: VariantVerdict | None) -> dict[str, Any]:
+    """The verdict on a variant against its baseline as W&B's summary has it; empty if it has none yet."""
+    if verdict is None or verdict.is_reference:
+        return {}
+    # What is chosen is known only after the last variant: until then it is safe.
+    word = "safe" if verdict.word.value == "deploy" else verdict.word.value
+    return redact_all({"verdict": word, "verdict_reason": verdict.reason})
 
 
 def why_off(config: TrackingConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""Publishing a checkpoint folder atomically: written beside its final name, flushed to disk, then renamed.
+"""Publishing a checkpoint: on disk, written beside its final name, flushed and renamed; on the hub, as one commit.
 
 {root}/{name}            complete from the moment it has this name
 {root}/.{name}.tmp-…     being written, or left behind by a process that was killed
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slim_eval.errors import HubError
 from slim_eval.models.source import WANTED
 from slim_eval.utils import slug
 
@@ -79,3 +80,31 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def push_checkpoint(folder: Path, repo_id: str, card: str, *, private: bool = False) -> str:
+    """Push a checkpoint and its card to the hub as one commit, and return the address of the commit.
+
+    The repository is made if there is none. Hidden files and the card in the folder are left out.
+
+    Raises:
+        HubError: The hub cannot be reached or refuses it.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
+
+    from slim_eval.models.hub import http_errors, reason_of
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
+    names = [path.relative_to(folder) for path in files]
+    kept = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    operations = [CommitOperationAdd(name.as_posix(), folder / name) for name in kept]
+    operations.append(CommitOperationAdd("README.md", card.encode()))
+    api = HfApi()
+    refusals: tuple[type[Exception], ...] = (*http_errors(), errors.HFValidationError, ValueError)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.create_commit(repo_id, operations, commit_message="Checkpoint and evaluation by slim-eval")
+    except refusals as error:
+        remedy = "export HF_TOKEN with a token that may write to this repository, and check its name"
+        raise HubError(f"the hub did not accept {repo_id!r}: {reason_of(error)}", remedy) from error
+    return str(commit.commit_url)

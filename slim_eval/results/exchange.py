@@ -27,6 +27,7 @@ from slim_eval._version import __version__
 from slim_eval.config import ExportConfig
 from slim_eval.errors import MissingPackageError, ResultFileError, UsageError
 from slim_eval.metrics import task_metric
+from slim_eval.results.archive import write_archive
 from slim_eval.results.records import AccuracyRecord
 from slim_eval.results.store import find_results, has_samples, one_line, require_folder, require_writable
 from slim_eval.results.variants import Variant, labelled
@@ -79,8 +80,11 @@ def export_results(config: ExportConfig) -> ExportReport:
     """Write the accuracy records below folders as files of Every Eval Ever; what `slim-eval export` does.
 
     The files are in the layout of its datastore, ``data/{task}/{developer}/{model}/{uuid}.json``. The name depends on
-    the record alone: exporting it again replaces its file.
+    the record alone: exporting it again replaces its file. With `archive`, everything is written as one file instead.
     """
+    if config.archive is not None:
+        count = write_archive(config.paths, config.archive)
+        return ExportReport((config.archive,), (f"{count} files; logs are not in it",))
     require_writable(config.output_dir, "--output-dir")
     module("validator")
     variants: list[Variant] = []

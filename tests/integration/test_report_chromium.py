@@ -37,6 +37,8 @@ CHROMIUM = os.environ.get("SLIM_EVAL_CHROMIUM") or shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed: apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+#: Waits until what it states is true: what follows an action may take a moment on a slow machine.
+expect = playwright.expect
 
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-component-update",
@@ -225,16 +227,16 @@ def test_a_heading_sorts_both_ways_with_the_missing_last(key: str, opened: Opene
     press = heading.click if key == "click" else lambda: heading.locator("[role=button]").press("Enter")
     assert heading.get_attribute("aria-sort") is None
     press()
-    assert heading.get_attribute("aria-sort") == "ascending"
+    expect(heading).to_have_attribute("aria-sort", "ascending")
     assert opened.column("#overview", "energy, J/token") == [
         "0.280", "0.360", "0.500", "0.800", "0.900", "0.910", "1.200", "not measured",
     ]  # fmt: skip
     press()
-    assert heading.get_attribute("aria-sort") == "descending"
+    expect(heading).to_have_attribute("aria-sort", "descending")
     assert opened.column("#overview", "energy, J/token") == [
         "1.200", "0.910", "0.900", "0.800", "0.500", "0.360", "0.280", "not measured",
     ]  # fmt: skip
-    assert page.locator("#overview th[aria-sort=descending], #overview th[aria-sort=ascending]").count() == 1
+    expect(page.locator("#overview th[aria-sort=descending], #overview th[aria-sort=ascending]")).to_have_count(1)
 
 
 def test_filters_narrow_the_table_and_the_charts(opened: Opened, report: Path) -> None:
@@ -242,7 +244,7 @@ def test_filters_narrow_the_table_and_the_charts(opened: Opened, report: Path) -
     everything = places_drawn(page)
     page.fill("#find", "LARGE int")
     assert opened.column("#overview", "precision") == ["int8", "int4"]
-    assert page.locator("#shown").inner_text() == f"2 of {len(CELLS)} variants"
+    expect(page.locator("#shown")).to_have_text(f"2 of {len(CELLS)} variants")
     assert set(places_drawn(page)) < set(everything)
     assert len(places_drawn(page)) == 2
     page.select_option("#only-precision", "int4")
@@ -269,10 +271,10 @@ def test_groups_of_columns_are_hidden_and_shown(opened: Opened, report: Path) ->
     before = page.locator("#overview tbody tr:first-child td:visible").count()
     assert heading.is_visible()
     page.uncheck("input[data-group=energy]")
-    assert not heading.is_visible()
+    expect(heading).to_be_hidden()
     assert page.locator("#overview tbody tr:first-child td:visible").count() < before
     page.check("input[data-group=settings]")
-    assert page.locator("#overview thead tr:last-child th", has_text="engine").first.is_visible()
+    expect(page.locator("#overview thead tr:last-child th", has_text="engine").first).to_be_visible()
 
 
 def test_other_axes_draw_other_numbers(opened: Opened, report: Path) -> None:
@@ -282,7 +284,7 @@ def test_other_axes_draw_other_numbers(opened: Opened, report: Path) -> None:
     assert sorted(values_drawn(page, "x")) == [0.7, 1.1, 2.0, 2.1, 3.0, 3.1, 3.2, 6.0]
     page.select_option("#axis-y", "joules_per_output_token")
     assert sorted(values_drawn(page, "y")) == [0.28, 0.36, 0.5, 0.8, 0.9, 0.91, 1.2]
-    assert "1 without one of them" in page.locator("#pareto-note").inner_text()
+    expect(page.locator("#pareto-note")).to_contain_text("1 without one of them")
     assert page.evaluate("document.getElementById('pareto').layout.xaxis.title.text").startswith("on disk, GiB")
     assert page.evaluate("document.getElementById('pareto').layout.xaxis.type") == "linear"
     page.check("#log-x")
@@ -387,6 +389,39 @@ def test_a_phone_scrolls_only_downwards(opened: Opened, report: Path) -> None:
     assert page.evaluate("innerWidth") == 360
     box = page.locator("#comparison .box")
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")  # the table scrolls in its own box
+
+
+@pytest.mark.parametrize("width", [390, 1300])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_screen_has_the_verdict(width: int, scheme: Any, opened: Opened, report: Path) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 844})
+    opened.page.emulate_media(color_scheme=scheme)
+    page = opened.load(report)
+    answer, cards = page.locator("#verdict .answer"), page.locator("#verdict .card")
+    assert "Deploy Small-1B int8" in answer.inner_text()
+    for shown in (answer, page.locator("#verdict .parts")):
+        expect(shown).to_be_in_viewport()
+    assert cards.locator("svg.interval").count() > 4
+    assert [text.split()[0] for text in cards.all_inner_texts()[:4]] == ["speed", "energy", "memory", "accuracy"]
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    colours = cards.first.evaluate("c => [getComputedStyle(c).color, getComputedStyle(document.body).backgroundColor]")
+    assert colours == (
+        ["rgb(29, 35, 41)", "rgb(255, 255, 255)"] if scheme == "light" else ["rgb(230, 234, 238)", "rgb(20, 24, 29)"]
+    )
+
+
+def test_the_data_of_a_chart_is_one_click_away(opened: Opened, report: Path) -> None:
+    page = opened.load(report)
+    with page.expect_download() as download:
+        page.click("button.csv[data-chart=pareto]")
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert download.value.suggested_filename == "pareto.csv"
+    header, *rows = text.splitlines()
+    assert header.startswith('series,name,"') or header.startswith("series,name,")
+    assert sum("Small-1B int8" in row for row in rows) == 1
+    with page.expect_download() as download:
+        page.click("button.csv[data-chart=forest]")
+    assert len(Path(download.value.path()).read_text(encoding="utf-8").splitlines()) > 3
 
 
 def test_it_prints(opened: Opened, report: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
     root/models/{owner}/{name}/…      root/datasets/{owner}/{name}/…      one folder per repository, any files
     root/models/{owner}/{name}@v1/…   the same repository at branch or tag `v1`
 
-It serves what those libraries request: repository info, tree, paths-info, refs, and `resolve` with HEAD, GET, ETag,
-commit and byte ranges. `LoopbackHub.fail` makes a repository gated, missing, broken, silent, truncated or cut off.
+It accepts pushes with its token, and serves what those libraries request: repository info, tree, paths-info, refs,
+and `resolve` with HEAD, GET, ETag, commit and byte ranges. `LoopbackHub.fail` makes a repository gated, missing,
+broken, silent, truncated or cut off.
 """
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import hashlib
 import json
@@ -129,11 +131,13 @@ class LoopbackHub:
         root: Folder with `models/` and `datasets/`.
         token: A token that opens gated repositories.
         requests: Every request served, as ``METHOD path``, in order.
+        uploaded: Large files that were pushed, by their SHA-256.
     """
 
     root: Path
     token: str = "hf_loopback"
     requests: list[str] = field(default_factory=list)
+    uploaded: dict[str, bytes] = field(default_factory=dict)
     _faults: dict[str, list[Fault]] = field(default_factory=dict)
     _server: ThreadingHTTPServer | None = None
     closing: threading.Event = field(default_factory=threading.Event)
@@ -230,12 +234,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length).decode() if length else ""
+        raw = self._body()
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
+        if self.command in ("POST", "PUT") and self._pushed(path, raw):
+            return
+        body = raw.decode()
         match = _API.match(path) or _RESOLVE.match(path)
         if match is None:
             self._refuse(404, "EntryNotFound", "Not found")
@@ -253,6 +262,71 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(repo, file, fault)
         else:
             self._send_api(repo, parts, body or url.query)
+
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            length = int(self.headers.get("Content-Length") or 0)
+            return self.rfile.read(length) if length else b""
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _pushed(self, path: str, body: bytes) -> bool:
+        """Answer a request of a push; return whether it was one. Without the hub's token it is refused."""
+        if path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []})
+            return True
+        if path.startswith("/lfs/"):
+            self.hub.uploaded[path.removeprefix("/lfs/")] = body
+            self._send_json({})
+            return True
+        match = re.match(r"^(?:/api/repos/create|/api/models/([^/]+/[^/]+)/(preupload|commit)/main)$", path)
+        batch = re.match(r"^/([^/]+/[^/]+)\.git/info/lfs/objects/batch$", path)
+        if match is None and batch is None:
+            return False
+        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self._refuse(401, "", "Invalid username or password.")
+            return True
+        if batch is not None:
+            objects = [
+                {**entry, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{entry['oid']}"}}}
+                for entry in json.loads(body)["objects"]
+            ]
+            self._send_json({"transfer": "basic", "objects": objects})
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            (self.hub.root / "models" / name).mkdir(parents=True, exist_ok=True)
+            self._send_json({"url": f"{self.hub.url}/{name}", "id": name})
+        elif match is not None and match[2] == "preupload":
+            files = [
+                {
+                    "shouldIgnore": False,
+                    "path": each["path"],
+                    "uploadMode": "lfs" if each["path"].endswith(".safetensors") else "regular",
+                }
+                for each in json.loads(body)["files"]
+            ]
+            self._send_json({"files": files})
+        elif match is not None:
+            folder = self.hub.root / "models" / match[1]
+            for line in body.splitlines():
+                entry = json.loads(line)
+                value = entry["value"]
+                if entry["key"] == "file":
+                    content = base64.b64decode(value["content"])
+                elif entry["key"] == "lfsFile":
+                    content = self.hub.uploaded[value["oid"]]
+                else:
+                    continue
+                (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / value["path"]).write_bytes(content)
+            oid = _Repo("models", match[1], folder).commit()
+            self._send_json({"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{match[1]}/commit/{oid}"})
+        return True
 
     def _spoiled(self, fault: FaultKind | None, *, is_file: bool) -> bool:
         """Answer for a fault that leaves nothing to serve; return whether it did."""

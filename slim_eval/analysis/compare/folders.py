@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, co
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
 from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
+from slim_eval.results.archive import unpacked
 from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, labelled, metric_of, tasks_of
 from slim_eval.utils import short_name
 
 if TYPE_CHECKING:
+    from slim_eval.analysis.verdict import Verdict as Judgement
     from slim_eval.config import CompareConfig
 
 
@@ -28,6 +31,19 @@ class ComparisonReport:
     outcomes: tuple[ConditionOutcome, ...]  # one per condition and pair
     caveats: tuple[Caveat, ...]
     notes: tuple[str, ...]  # variants without a partner, and files that could not be read
+
+    @cached_property
+    def verdict(self) -> Judgement:
+        """Which variant of a pair to deploy, and one verdict per pair."""
+        from slim_eval.analysis.verdict import verdict_of_comparison
+
+        return verdict_of_comparison(self)
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return html_of(self.verdict)
 
     def raise_for_conditions(self) -> None:
         """Raise if a condition is met or inconclusive.
@@ -96,6 +112,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
 
 def _variants(folder: Path) -> tuple[list[Variant], tuple[str, ...]]:
     """The variants with measurements, and the problems of files that could not be read."""
+    folder = unpacked(folder)
     require_folder(folder, "give a variant's folder, or a folder of results")
     found = find_results(folder)
     variants = [variant for variant in found.variants if variant.records]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from slim_eval.analysis.caveats import lines_of
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED
@@ -19,9 +19,10 @@ from slim_eval.metrics import Metric
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Interval, metric_of
 from slim_eval.utils import number
+from slim_eval.utils.word_table import Column, WordTable
 
 _ABSENT = "-"
-_LONGEST_WORD = 24
+_LONG_NAME = 36
 _STYLES = {
     "better": "green", "worse": "red", "degraded": "red", "equivalent": "green", "improved": "green",
     "confounded": "yellow",
@@ -31,10 +32,8 @@ _GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 %
 _LEFT = ("metric", "task", "unit", "verdict")
 _METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
 _TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
-# All in one where width does not matter; a terminal of 80 columns would break words and numbers.
-_NARROW_TASK_COLUMNS = (
-    ("task", "items", "A %", "B %", "drop, pp", "verdict"), ("task", "flips %", "p (Holm)", "KL, nats"),
-)  # fmt: skip
+# On a narrow terminal the last columns are in a second table: the verdict is in the first.
+_TERMINAL_TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "verdict", "flips %", "p (Holm)", "KL, nats")
 #: Of tasks whose metric is not a share of answers.
 _SCORE_COLUMNS = ("task", "unit", "items", "A", "B", "B against A", "verdict")
 _Row = Mapping[str, str]  # header -> text
@@ -123,21 +122,30 @@ def _points(value: float) -> str:
 
 
 def renderable(report: ComparisonReport) -> RenderableType:
-    """The comparison for a terminal."""
-    parts: list[RenderableType] = []
+    """The comparison for a terminal: the verdict, the tables, then notes and caveats, each once."""
+    from slim_eval.analysis.tables import verdict_table
+
+    parts: list[RenderableType] = [verdict_table.panel(report.verdict)]
+    if len(report.verdict.variants) > 1:
+        parts.append(verdict_table.variants_table(report.verdict))
+    notes: dict[str, None] = {}
     for pair in report.pairs:
-        parts.append(Text("A: {}   B: {}".format(*pair.names), style="bold"))
-        parts += [_table(columns, rows) for columns, rows in _tables(pair, *_NARROW_TASK_COLUMNS)]
-        parts += [Text(line, style="dim") for line in _notes(pair)]
-    caveats, conditions = _ends(report)
+        title = "A: {}   B: {}" if max(map(len, pair.names)) < _LONG_NAME else "A: {}\nB: {}"
+        parts.append(Text(title.format(*pair.names), style="bold", no_wrap=True, overflow="ignore"))
+        parts += [_table(columns, rows) for columns, rows in _tables(pair, _TERMINAL_TASK_COLUMNS)]
+        notes |= dict.fromkeys(_notes(pair))
+    caveats, _ = _ends(report)  # the panel has the conditions
+    parts += [Text(line, style="dim") for line in notes]
     parts += [Text(f"caveat: {text}", style="yellow") for text in caveats]
     parts += [Text(f"note: {text}") for text in report.notes]
-    return Group(*parts, *map(Text, conditions))
+    return Group(*parts)
 
 
 def to_markdown(report: ComparisonReport) -> str:
-    """The comparison as Markdown."""
-    lines: list[str] = []
+    """The comparison as Markdown, with the verdict first."""
+    from slim_eval.analysis.tables import verdict_table
+
+    lines: list[str] = [*verdict_table.markdown(report.verdict), ""]
     for pair in report.pairs:
         lines += ["## A: {}   B: {}".format(*pair.names), ""]
         for columns, rows in _tables(pair, _TASK_COLUMNS):
@@ -155,6 +163,7 @@ def to_json(report: ComparisonReport) -> str:
     """The comparison as JSON at full precision; missing values are null."""
     content = {
         "schema_version": 1,
+        "verdict": report.verdict.to_json(),
         "pairs": [_pair_json(pair) for pair in report.pairs],
         "conditions": [
             {"condition": outcome.condition.text, "decision": outcome.decision.value, "reason": outcome.reason}
@@ -200,18 +209,21 @@ def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Seq
     return [(columns, rows) for columns, rows in found if rows]
 
 
-def _table(columns: Sequence[str], rows: Sequence[_Row]) -> Table:
-    table = Table()
-    for column in columns:
-        # Lines are broken between words alone: no column is narrower than its longest one, but for very long names.
-        words = (word for row in rows for word in row[column].split())
-        longest = min(_LONGEST_WORD, max(map(len, (column, *words))))
-        table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold", min_width=longest)
-    for row in rows:
-        *texts, last = (Text(row[column]) for column in columns)  # not markup: names may contain brackets
-        last.style = _STYLES.get(row[columns[-1]].split(" (")[0], "")
-        table.add_row(*texts, last)
-    return table
+def _table(columns: Sequence[str], rows: Sequence[_Row]) -> WordTable:
+    key, verdict = columns[0], "verdict"
+    styles = [_STYLES.get(row[verdict].split(" (")[0], "") for row in rows]
+    return WordTable(
+        [
+            Column(
+                column,
+                [row[column] for row in rows],
+                left=column in _LEFT,
+                key=column == key,
+                styles=styles if column == verdict else (),
+            )
+            for column in columns
+        ]
+    )
 
 
 def _notes(pair: VariantComparison) -> list[str]:
@@ -253,7 +265,7 @@ def _notes(pair: VariantComparison) -> list[str]:
 
 def _ends(report: ComparisonReport) -> tuple[list[str], list[str]]:
     """The caveats, and the outcomes of the conditions, in words."""
-    return [f"{', '.join(caveat.variants)}: {caveat.text}" for caveat in report.caveats], [
+    return lines_of(report.caveats, 2 * len(report.pairs)), [
         f"fail if {outcome.condition.text}{outcome.where}: {outcome.decision.value} — {outcome.reason}"
         for outcome in report.outcomes
     ]

@@ -6,10 +6,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import Costs
@@ -17,6 +17,10 @@ from slim_eval.analysis.recommend.question import Constraint, Goal
 from slim_eval.errors import NothingFitsError
 from slim_eval.metrics import Metric
 from slim_eval.results.variants import Variant
+
+if TYPE_CHECKING:
+    from slim_eval.analysis.study import Study
+    from slim_eval.analysis.verdict import Verdict
 
 
 class CheckState(Enum):
@@ -188,6 +192,8 @@ class Recommendation:
     others: tuple[Ranking, ...]  # the other settings, which are not compared with this one
     next_measurement: NextMeasurement | None  # None if none is known to change the answer
     caveats: tuple[str, ...] = ()  # what the numbers do not carry
+    #: The study that the question was put to; None if the variants came without their folders.
+    study: Study | None = field(default=None, repr=False)
 
     @property
     def pick(self) -> Candidate | None:
@@ -203,6 +209,19 @@ class Recommendation:
     def confidence(self) -> float | None:
         """Share of the resamples that the pick wins; None if no uncertainty is known."""
         return None if self.pick is None else self.pick.wins
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """The pick with what it gains and costs against its baseline; None without a study."""
+        from slim_eval.analysis.verdict import verdict_on
+
+        return None if self.study is None else verdict_on(self, self.study)
+
+    def _repr_html_(self) -> str:
+        """The verdict and its table, in a notebook."""
+        from slim_eval.analysis.notebook import html_of
+
+        return "" if self.verdict is None else html_of(self.verdict)
 
     @cached_property
     def closest(self) -> Relaxation | None:
@@ -251,6 +270,7 @@ def to_json(found: Recommendation) -> str:
         "sureness": found.confidence,
         "decisive_measurement": found.next_measurement and asdict(found.next_measurement),
         "closest": found.closest and asdict(found.closest),
+        "verdict": found.verdict and found.verdict.to_json(),
         "caveats": found.caveats,
         **_ranking_json(found.ranking),
         "other_settings": [{**_ranking_json(r), "pick": r.pick and _name_json(r.pick)} for r in found.others],

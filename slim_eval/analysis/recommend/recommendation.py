@@ -43,6 +43,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import UsageError
 from slim_eval.metrics import AMORTISED, DISK, E2E, J_PER_REQUEST, THROUGHPUT, TPOT, Basis, Metric
+from slim_eval.results.archive import unpacked
 from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, with_accuracy_mean
 from slim_eval.schemes import SCHEMES
@@ -58,13 +59,15 @@ def recommend_from(config: RecommendConfig) -> Recommendation:
     Raises:
         UsageError: The folder is missing or has no measurements, or the question contains something unknown.
     """
-    require_folder(config.input_dir, _NOTHING_FOUND)
-    results = find_results(config.input_dir)
+    folder = unpacked(config.input_dir)
+    require_folder(folder, _NOTHING_FOUND)
+    results = find_results(folder)
     variants = [variant for variant in results.variants if variant.records]
     if not variants:
         raise UsageError(f"{config.input_dir}: contains no measurements", _NOTHING_FOUND)
-    found = recommend(Study.of(variants), config.question)
-    return replace(found, caveats=(*found.caveats, *results.problems))
+    study = Study.read(variants)
+    found = recommend(study, config.question)
+    return replace(found, caveats=(*found.caveats, *results.problems), study=study)
 
 
 def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int = 0) -> Recommendation:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.panel import Panel
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.outcome import Candidate, CheckState, Reading, Recommendation
 from slim_eval.analysis.recommend.question import COST
+from slim_eval.analysis.tables.verdict_table import panel
+from slim_eval.analysis.verdict import Verdict
 from slim_eval.metrics import Metric
 from slim_eval.utils import number, wrapped_name
+from slim_eval.utils.word_table import Column, WordTable
 
 _ABSENT = "-"
 
 
 def renderable(found: Recommendation) -> RenderableType:
-    """The findings as sentences, all variants as tables of the deciding numbers and the costs, and the caveats."""
-    aim = found.goal.preset or " and ".join(_best(objective) for objective in found.ranking.objectives)
+    """The verdict, all variants as a table of the deciding numbers and the costs, sentences, and the caveats."""
+    verdict = found.verdict or Verdict(answer_of(found), "", "", confidence_of(found), change_of(found), ())
     rows = found.ranking.candidates
     readings: dict[Metric, list[str]] = {}
     for candidate in rows:
@@ -33,46 +30,72 @@ def renderable(found: Recommendation) -> RenderableType:
     criteria = [
         *((metric.header, texts) for metric, texts in readings.items()),
         ("balance", [_plain(candidate.balance) for candidate in rows]),
-        ("wins", [_ABSENT if candidate.wins is None else _share(candidate.wins) for candidate in rows]),
-    ]
-    costs = [
+        ("wins", [_ABSENT if candidate.wins is None else share_words(candidate.wins) for candidate in rows]),
         ("J / correct answer", [_plain(candidate.costs.joules_per_correct_answer) for candidate in rows]),
         ("money / correct answer", [_plain(candidate.costs.money_per_correct_answer) for candidate in rows]),
         (COST.header, [_plain(candidate.costs.money_per_million_tokens) for candidate in rows]),
     ]
-    filled = [[column for column in columns if set(column[1]) != {_ABSENT}] for columns in (criteria, costs)]
+    filled = [column for column in dict(criteria).items() if set(column[1]) != {_ABSENT}]
     return Group(
-        Panel(Text("\n".join(sentences(found))), title=f"Recommendation: {aim}", title_align="left"),
-        *(_table(found, columns) for columns in filled if columns),
+        panel(verdict, f"Recommendation: {title_of(found)}"),
+        _table(found, filled),
+        *(Text(text) for text in evidence_of(found)),
         *(Text(f"caveat: {text}", style="yellow") for text in found.caveats),
     )
 
 
+def title_of(found: Recommendation) -> str:
+    """What was asked for: a preset, or what should be best."""
+    return found.goal.preset or " and ".join(_best(objective) for objective in found.ranking.objectives)
+
+
 def sentences(found: Recommendation) -> list[str]:
     """The pick, the runner-up, the confidence, why the others were ruled out, and what could change the answer."""
-    ranking, pick, second = found.ranking, found.pick, found.runner_up
-    lines = [f"Constraints: {'; '.join(map(str, found.constraints))}."] if found.constraints else []
-    if pick is None:
+    evidence, confidence = evidence_of(found), confidence_of(found)
+    head, rest = (evidence[:1], evidence[1:]) if found.constraints else ([], evidence)
+    runner_up, others = (rest[:1], rest[1:]) if found.pick is not None else ([], rest)
+    confident = [f"Confidence: {confidence}"] if confidence else []
+    return [*head, answer_of(found), *runner_up, *confident, *others, change_of(found)]
+
+
+def answer_of(found: Recommendation) -> str:
+    """The variant to deploy, its numbers, and what it is the best of."""
+    if found.pick is None:
         closest = "" if found.closest is None else f" T{found.closest.text[1:]}."
-        lines.append(f"Pick: none of the {len(ranking.candidates)} variants qualifies.{closest}")
-    else:
-        lines.append(_pick(found, pick))
+        return f"Pick: none of the {len(found.ranking.candidates)} variants qualifies.{closest}"
+    return _pick(found, found.pick)
+
+
+def confidence_of(found: Recommendation) -> str:
+    """With what confidence the pick is the best; empty without a pick."""
+    ranking, pick = found.ranking, found.pick
+    if pick is None:
+        return ""
+    if pick.wins is None or ranking.resamples is None:
+        return "unknown. None of the deciding values has an interval, so the order may be chance."
+    confidence = f"it wins {share_words(pick.wins)} of {ranking.resamples:,} resamples within the 95 % intervals"
+    rivals = [candidate for candidate in ranking.running if candidate is not pick and candidate.wins]
+    best = max(rivals, key=lambda candidate: candidate.wins or 0, default=None)
+    confidence += "." if best is None else f"; {best.name} wins {share_words(best.wins or 0)}."
+    readings = [r for candidate in ranking.running for r in candidate.objectives if r.value is not None]
+    varied = {r.metric.title for r in readings if r.low is not None}
+    fixed = dict.fromkeys(r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact)
+    return confidence + (f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else "")
+
+
+def change_of(found: Recommendation) -> str:
+    """What could change the answer."""
+    if found.next_measurement is None:
+        return "No single measurement is known to change this answer."
+    return f"What could change the answer: {found.next_measurement.text}"
+
+
+def evidence_of(found: Recommendation) -> list[str]:
+    """The constraints, the runner-up, the answers at other loads, and why the others were ruled out."""
+    ranking, second = found.ranking, found.runner_up
+    lines = [f"Constraints: {'; '.join(map(str, found.constraints))}."] if found.constraints else []
+    if found.pick is not None:
         lines.append("Runner-up: none." if second is None else f"Runner-up: {second.name}: {_readings(second)}.")
-        confidence = "Confidence: unknown. None of the deciding values has an interval, so the order may be chance."
-        if pick.wins is not None and ranking.resamples is not None:
-            confidence = (
-                f"Confidence: it wins {_share(pick.wins)} of {ranking.resamples:,} resamples within the 95 % intervals"
-            )
-            rivals = [candidate for candidate in ranking.running if candidate is not pick and candidate.wins]
-            best = max(rivals, key=lambda candidate: candidate.wins or 0, default=None)
-            confidence += "." if best is None else f"; {best.name} wins {_share(best.wins or 0)}."
-            readings = [r for candidate in ranking.running for r in candidate.objectives if r.value is not None]
-            varied = {r.metric.title for r in readings if r.low is not None}
-            fixed = dict.fromkeys(
-                r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact
-            )
-            confidence += f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else ""
-        lines.append(confidence)
     for other in found.others:
         if other.load is None or other.load == ranking.load:
             continue
@@ -93,9 +116,7 @@ def sentences(found: Recommendation) -> list[str]:
     everyone = len(ranking.candidates)
     for why, names in out.items():
         lines.append(f"{why}: {f'all {everyone}' if len(names) == everyone else ', '.join(names)}.")
-    if found.next_measurement is None:
-        return [*lines, "No single measurement is known to change this answer."]
-    return [*lines, f"What could change the answer: {found.next_measurement.text}"]
+    return lines
 
 
 def _pick(found: Recommendation, pick: Candidate) -> str:
@@ -141,7 +162,7 @@ def _value(reading: Reading, *, unit: bool = True) -> str:
     return f"{text} [{reading.metric.text(reading.low, unit=False)}, {reading.metric.text(reading.high, unit=False)}]"
 
 
-def _share(share: float) -> str:
+def share_words(share: float) -> str:
     """A share of draws in percent; 0 and 100 % only if exact."""
     if 0 < share < 0.001 or 0.999 < share < 1:
         return "less than 0.1 %" if share < 0.5 else "more than 99.9 %"
@@ -156,75 +177,28 @@ def _plain(value: float | None) -> str:
     return _ABSENT if value is None else number(value)
 
 
-def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) -> _Table:
+def _table(found: Recommendation, columns: Sequence[tuple[str, Sequence[str]]]) -> WordTable:
     """Every variant of the setting, best first; columns are headers, each with one text per variant.
 
-    The standing is one or two words; the sentences above the table explain why a variant was ruled out.
+    The standing is one or two words; the sentences below the table explain why a variant was ruled out.
     """
-    rows = []
-    for index, candidate in enumerate(found.ranking.candidates):
+    candidates = found.ranking.candidates
+    names, standings, styles = [], [], []
+    for index, candidate in enumerate(candidates):
         role = ("pick", "runner-up")[index] if index < 2 else ""
-        unsure = ", ".join(check.constraint.metric.title for check in candidate.checks_in(CheckState.INCONCLUSIVE))
-        standing = "; ".join(filter(None, (role, f"inconclusive: {unsure}" if unsure else "")))
-        style = "" if index else "bold"
+        unsure = candidate.checks_in(CheckState.INCONCLUSIVE)
+        standing, style = "; ".join(filter(None, (role, "inconclusive" if unsure else ""))), "" if index else "bold"
         if candidate.excluded is not None:
             standing, style = "out", "bright_black"
-        name = f"{wrapped_name(candidate.variant.name)} {candidate.variant.shown_precision}"
-        rows.append(_Row(style, name, standing, [texts[index] for _, texts in columns]))
-    return _Table([header for header, _ in columns], rows)
-
-
-@dataclass(frozen=True)
-class _Row:
-    style: str
-    name: str
-    standing: str
-    cells: Sequence[str]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table that breaks no word: on a narrow terminal intervals go below values and the last columns are left out."""
-
-    headers: Sequence[str]
-    rows: Sequence[_Row]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = Table()
-        wide.add_column("variant", no_wrap=True)
-        wide.add_column("standing")
-        for header in self.headers:
-            wide.add_column(header, justify="right")
-        for row in self.rows:
-            wide.add_row(*map(escape, [row.name, row.standing, *row.cells]), style=row.style)
-        if Measurement.get(console, options.update_width(_UNBOUNDED), wide).maximum <= options.max_width:
-            yield wide
-            return
-        names = [f"{row.name}\n{row.standing}".strip() for row in self.rows]
-        columns = [[_stacked(row.cells[place]) for row in self.rows] for place in range(len(self.headers))]
-        heads = ["variant", *self.headers]
-        widths = [_longest_word([head, *texts]) for head, texts in zip(heads, [names, *columns], strict=True)]
-        count = len(self.headers)
-        while count > 1 and sum(widths[: count + 1]) + 3 * (count + 1) + 1 > options.max_width:
-            count -= 1
-        narrow = Table()
-        narrow.add_column("variant", width=widths[0])
-        for header, width in zip(self.headers[:count], widths[1:], strict=False):
-            narrow.add_column(header, justify="right", width=width)
-        for place, row in enumerate(self.rows):
-            narrow.add_row(*map(escape, [names[place], *(texts[place] for texts in columns[:count])]), style=row.style)
-        yield narrow
-
-
-_UNBOUNDED = 10_000
-_DASH = "\u2013"
-
-
-def _stacked(cell: str) -> str:
-    """A value above its interval, of ``57.0 [56.0, 57.9]``."""
-    value, _, interval = cell.partition(" [")
-    return f"{value}\n{interval.removesuffix(']').replace(', ', _DASH)}".strip()
-
-
-def _longest_word(texts: Iterable[str]) -> int:
-    return max(cell_len(word) for text in texts for word in text.split())
+        names.append(f"{wrapped_name(candidate.variant.name)} {candidate.variant.shown_precision}")
+        standings.append(standing)
+        styles.append(style)
+    head = [
+        Column("variant", names, left=True, key=True, styles=styles),
+        Column("standing", standings, left=True, styles=styles),
+    ]
+    judged = {} if found.verdict is None else {v.variant.directory: v.word.value for v in found.verdict.variants}
+    words = [judged.get(candidate.variant.directory, "") for candidate in candidates]
+    if any(words):
+        head.append(Column("verdict", words, left=True))
+    return WordTable([*head, *(Column(header, texts, styles=styles) for header, texts in columns)])

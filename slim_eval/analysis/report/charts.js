@@ -101,6 +101,31 @@
     const { data: traces, layout } = data.plugins[chart.dataset.plugin];
     Plotly.newPlot(chart, traces, layout, config);
   }
+  // What a chart draws, as it is drawn: one row per point, with the ends of its intervals.
+  function csvOf(chart) {
+    const quoted = (value) => (/[",\n\r]/.test(value) ? `"${value.replace(/"/g, '""')}"` : value);
+    const end = (values, error, place, sign) => (error?.array ? Number(values[place]) + sign
+      * Number((sign < 0 ? error.arrayminus ?? error.array : error.array)[place]) : "");
+    const axis = (name) => chart.layout[`${name}axis`]?.title?.text || name;
+    const rows = [["series", "name", axis("x"), "x low", "x high", axis("y"), "y low", "y high"]];
+    for (const { name, x = [], y = [], customdata, error_x: wide, error_y: high } of chart.data) {
+      for (const place of Array.from(x).keys()) {
+        const point = chart.id === "pareto" ? data.trade_off.points[customdata?.[place]] : null;
+        rows.push([name ?? "", point ? `${point.name} ${point.precision}` : "", x[place], end(x, wide, place, -1), end(x, wide, place, 1),
+          y[place], end(y, high, place, -1), end(y, high, place, 1)]);
+      }
+    }
+    return rows.map((row) => row.map((value) => quoted(String(value ?? ""))).join(",")).join("\r\n") + "\r\n";
+  }
+  for (const button of document.querySelectorAll("button.csv")) {
+    button.addEventListener("click", () => {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([csvOf(field(button.dataset.chart))], { type: "text/csv" }));
+      link.download = `${button.dataset.chart}.csv`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  }
   document.addEventListener("filter", redraw);
   matchMedia("(max-width: 640px)").addEventListener("change", redraw);
   const resize = (change) => document.querySelectorAll(".js-plotly-plot").forEach((chart) => Plotly.relayout(chart, change));

@@ -21,6 +21,7 @@ from slim_eval._version import __version__
 from slim_eval.analysis.findings import Section
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
+from slim_eval.analysis.verdict import Verdict
 from slim_eval.utils.redaction import Redacted, redact
 
 
@@ -30,15 +31,19 @@ def report_html(
     sections: Sequence[Section] = (),
     problems: Sequence[str] = (),
     title: str = "slim-eval",
+    verdict: Verdict | None = None,
 ) -> str:
     """The whole report as one HTML file, with the frontiers of the study under a heading.
 
     Sections of findings with a part of their own in the report are not repeated. `problems` has a line for each file
-    that could not be read and each benchmark that failed.
+    that could not be read and each benchmark that failed. The verdict is made here if it is not given.
     """
     from jinja2 import Environment, StrictUndefined
 
-    from slim_eval.analysis.report import charts, provenance, report_tables
+    from slim_eval.analysis.report import cards, charts, provenance, report_tables
+    from slim_eval.analysis.verdict import verdict_of
+
+    verdict = verdict or verdict_of(study)
 
     comparison = report_tables.comparison_table(study, frontiers)
     plugin_figures = charts.plugin_figures(study)
@@ -52,6 +57,9 @@ def report_html(
         "title": title,
         "version": __version__,
         "study": study,
+        "verdict": verdict,
+        "cards": cards.cards_of(verdict),
+        "word_tone": cards.word_tone,
         "findings": [section for section in sections if not section.apart],
         "caveats": provenance.report_caveats(study, settings, problems),
         "comparison": comparison,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from slim_eval.analysis.loads import asked, by_load, load_of, order
 from slim_eval.metrics import ITL, METRICS, REQUEST_RATE, THROUGHPUT, TPOT, TTFT
 from slim_eval.results.records import ServingLevel
 from slim_eval.results.variants import Variant, config_value
 from slim_eval.utils import wrapped_name
+from slim_eval.utils.word_table import Column, WordTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,29 +56,23 @@ def serving_levels(variants: Iterable[Variant]) -> pd.DataFrame:
     )
 
 
-def levels_table(variants: Sequence[Variant]) -> Table:
+def levels_table(variants: Sequence[Variant]) -> WordTable:
     """What `slim-eval analyze` prints of servers under load."""
     views = levels_of(variants)
     metrics = [metric for metric in _SHOWN if any(view.number(metric) is not None for view in views)]
-    table = Table(title="servers under load", title_justify="left")
-    names = dict.fromkeys(view.name for view in views)
-    if len(names) > 1:
-        table.add_column("model", overflow="fold")
-    table.add_column("precision", no_wrap=True)
-    table.add_column("load", overflow="fold")
+    who = [(view.name, view.precision) for view in views]
+    starts = [place == 0 or who[place - 1] != each for place, each in enumerate(who)]
+    columns = []
+    if len({name for name, _ in who}) > 1:
+        names = [wrapped_name(view.name) if first else "" for view, first in zip(views, starts, strict=True)]
+        columns.append(Column("model", names, left=True, key=True))
+    precisions = [view.precision if first else "" for view, first in zip(views, starts, strict=True)]
+    columns.append(Column("precision", precisions, left=True, key=True))
+    columns.append(Column("load", [load_of(view) or _ABSENT for view in views], left=True, key=True))
     for metric in metrics:
-        table.add_column("\n".join(filter(None, (metric.label, metric.unit))), justify="right", no_wrap=True)
-    previous = None
-    for view in views:
-        who = (view.name, view.precision)
-        if previous is not None and who != previous:
-            table.add_section()
-        head = ([wrapped_name(view.name)] if len(names) > 1 else []) + [view.precision]
-        shown = head if who != previous else [""] * len(head)
-        previous = who
-        numbers = [(metric, view.number(metric)) for metric in metrics]
-        fields = [_ABSENT if value is None else metric.text(value, unit=False) for metric, value in numbers]
-        table.add_row(*map(escape, [*shown, load_of(view) or _ABSENT, *fields]))
-    table.caption = "levels of different loads are not compared; every number with its interval: serving_levels.csv"
-    table.caption_justify = "left"
-    return table
+        found = [view.number(metric) for view in views]
+        cells = [_ABSENT if value is None else metric.text(value, unit=False) for value in found]
+        columns.append(Column("\n".join(filter(None, (metric.label, metric.unit))), cells))
+    caption = "levels of different loads are not compared; every number with its interval: serving_levels.csv"
+    sections = [place for place, first in enumerate(starts) if first and place]
+    return WordTable(columns, "servers under load", caption, sections)

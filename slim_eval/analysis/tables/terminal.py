@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
-from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.text import Text
 
 from slim_eval import metrics
@@ -22,8 +17,10 @@ from slim_eval.results.records import NoiseRecord
 from slim_eval.results.variants import Variant, metric_of
 from slim_eval.schemes import INEXACT_KERNELS
 from slim_eval.utils import number, wrapped_name
+from slim_eval.utils.word_table import Column, WordTable, columns_of
 
 _ABSENT = "-"
+_GREY = "bright_black"
 _NOISE_LEGEND = (
     "within, between: standard deviation of one run's value due to its iterations, and due to its process. "
     "noise floor: 95 % of differences between two single runs are smaller"
@@ -35,24 +32,9 @@ _METRICS = (
 _THREE_DECIMALS = (metrics.DISK, metrics.WEIGHTS)  # of small models
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column with its fields, and which of them are shown in grey; words are on the left, numbers on the right."""
-
-    header: str
-    fields: list[str]
-    grey: Sequence[bool] = ()
-    left: bool = False
-
-    @cached_property
-    def width(self) -> int:
-        """Columns of the terminal that it takes, with its padding and one border."""
-        return 3 + max(cell_len(line) for text in (self.header, *self.fields) for line in text.splitlines())
-
-
 def comparison_table(
     study: Study, *, tasks: Sequence[str] | None = None, width: int | None = None, reused: Sequence[str] = ()
-) -> Table:
+) -> RenderableType:
     """The table that ends `slim-eval run` and `slim-eval analyze`.
 
     Args:
@@ -60,45 +42,37 @@ def comparison_table(
         tasks: Tasks to show; those of the study by default. Each shows accuracy in %, its standard error, and in
             brackets the difference to the baseline in percentage points, if the two may be compared. Another metric
             is shown in its own unit, with the ratio to the baseline's perplexity or the difference.
-        width: Columns of the terminal; found out by default. What does not fit beside the rest is shown below it, with
-            model and precision again, so that nothing is cut.
+        width: Columns of the terminal; found out by default.
         reused: For each variant, which of its numbers an earlier run measured; empty if none.
 
     Returns:
-        A rich table; columns without any value are left out, and ``-`` marks what was not measured.
+        A table that breaks no word; columns without any value are left out, and ``-`` marks what was not measured.
     """
     variants = study.variants
     if not variants:
-        return Table()
+        return Text("")
     names = [variant.name for variant in variants]
-    head = [_Column("precision", [variant.shown_precision for variant in variants], left=True)]
+    starts = [index == 0 or names[index - 1] != name for index, name in enumerate(names)]
+    head = [Column("precision", [variant.shown_precision for variant in variants], left=True, key=True)]
     if len(set(names)) > 1:
-        head.insert(0, _Column("model", [wrapped_name(name) for name in names], left=True))
+        shown = [wrapped_name(name) if first else "" for name, first in zip(names, starts, strict=True)]
+        head.insert(0, Column("model", shown, left=True, key=True))
     marked = {"emulated": " (emulated)", INEXACT_KERNELS: " (inexact)"}
     engines = [f"{v.engine or _ABSENT}{marked.get(v.kernels or '', '')}" for v in variants]
-    columns = [_Column("engine", engines, left=True)]
+    columns = [Column("engine", engines, left=True)]
     noise = [study.within_noise(variant) for variant in variants]
     for metric in (*_METRICS, *(metric for metric in METRICS.values() if metric.basis is Basis.OWN)):
         fields = [_number(variant, metric) for variant in variants]
-        grey = [metric.key in found for found in noise]
-        columns.append(_Column("\n".join(filter(None, (metric.label, metric.unit))), fields, grey))
+        grey = [_GREY if metric.key in found else "" for found in noise]
+        columns.append(Column("\n".join(filter(None, (metric.label, metric.unit))), fields, styles=grey))
     shown_tasks = study.tasks if tasks is None else [task for task in tasks if task in study.tasks]
     for task in shown_tasks:
         fields = [_accuracy(study, variant, task) for variant in variants]
-        columns.append(_Column(f"{task}\n{_task_unit(study.metric(task))}", fields, [task in found for found in noise]))
+        grey = [_GREY if task in found else "" for found in noise]
+        columns.append(Column(f"{task}\n{_task_unit(study.metric(task))}", fields, styles=grey))
     if any(reused):
-        columns.append(_Column("reused", [text or _ABSENT for text in reused], left=True))
-    columns = [column for column in columns if set(column.fields) - {_ABSENT}]
-    # As few tables as fit the width, with at least one column each.
-    blocks: list[list[_Column]] = [[]]
-    limit = width or Console().width
-    for column in columns:
-        if blocks[-1] and 1 + sum(c.width for c in (*head, *blocks[-1], column)) > limit:
-            blocks.append([])
-        blocks[-1].append(column)
-    tables = [_table([*head, *block], names) for block in blocks]
-    if len(set(names)) == 1:
-        tables[0].title, tables[0].title_justify = names[0], "left"
+        columns.append(Column("reused", [text or _ABSENT for text in reused], left=True))
+    columns = [column for column in columns if set(column.cells) - {_ABSENT}]
     notes = []
     if any("(pp)" in column.header for column in columns):
         notes.append("% (pp): accuracy ± its standard error (difference from the baseline in percentage points)")
@@ -108,16 +82,12 @@ def comparison_table(
         notes.append("(B/A): the perplexity divided by the baseline's")
     if any(PROMPTS in study.marks(v, study.metric(task)) for v in variants for task in shown_tasks):
         notes.append(f"{PROMPTS.sign} {PROMPTS.meaning}")
-    if any(any(column.grey) for column in columns):
+    if any(any(column.styles) for column in columns):
         notes.append("grey: the difference from the baseline does not exceed the noise floor")
-    if notes:
-        tables[-1].caption, tables[-1].caption_justify = "\n".join(notes), "left"
-    if len(tables) == 1:
-        return tables[0]
-    stack = Table.grid()
-    for table in tables:
-        stack.add_row(table)
-    return stack
+    sections = [index for index, first in enumerate(starts) if first and index]
+    title = names[0] if len(set(names)) == 1 else ""
+    table = WordTable([*head, *columns], title, "\n".join(notes), sections)
+    return table if width is None else Constrain(table, width)
 
 
 def _number(variant: Variant, metric: Metric) -> str:
@@ -155,33 +125,13 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
 
 
-def _table(columns: Sequence[_Column], names: Sequence[str]) -> Table:
-    """A table with a line between models, each named in its first row."""
-    table = Table()
-    for column in columns:
-        justify: Literal["left", "right"] = "left" if column.left else "right"
-        table.add_column(column.header, justify=justify, overflow="fold", no_wrap=not column.left)
-    for index, name in enumerate(names):
-        first = index == 0 or names[index - 1] != name
-        if first and index:
-            table.add_section()
-        texts = [c.fields[index] if first or c.header != "model" else "" for c in columns]
-        grey = ["bright_black" if c.grey and c.grey[index] else "" for c in columns]
-        table.add_row(*map(Text.assemble, zip(texts, grey, strict=True)))
-    return table
-
-
 def noise_table(record: NoiseRecord) -> RenderableType:
     """What `slim-eval noise` prints: which differences are noise, a row per metric and task, and what is uncertain."""
     runs = max((len(entry.values) for entry in (*record.metrics.values(), *record.tasks.values())), default=0)
     lines = [Text(answer(record))]
     if not runs:
         return lines[0]
-    title = f"the same variant, measured {runs} times, each in a fresh process"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric", overflow="fold")
-    for header in ("mean", "within\nprocess", "between\nprocesses", "noise\nfloor", "its 95 %\ninterval"):
-        table.add_column(header, justify="right", no_wrap=True)
+    rows: list[Sequence[str]] = []
     for key, entry in (*record.metrics.items(), *record.tasks.items()):
         is_task = key in record.tasks
         metric = task_metric(key) if is_task else METRICS[key]
@@ -191,7 +141,10 @@ def noise_table(record: NoiseRecord) -> RenderableType:
         )
         mean = _ABSENT if entry.mean is None else number(metric.in_unit(entry.mean))
         floor, _, ends = floor_words(record, key).partition(" [")
-        table.add_row(escape(metric.header), mean, *parts, floor, f"[{ends}" if ends else _ABSENT)
+        rows.append((metric.header, mean, *parts, floor, f"[{ends}" if ends else _ABSENT))
+    headers = ("metric", "mean", "within process", "between processes", "noise floor", "its 95 % interval")
+    columns = columns_of(headers, rows, headers[:1])
+    table = WordTable(columns, f"the same variant, measured {runs} times, each in a fresh process")
     notes = [_NOISE_LEGEND, *remarks(record)]
     notes += [
         f"{task}: {number(share * 100)} % of the answers changed between two runs at most"

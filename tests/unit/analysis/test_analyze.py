@@ -22,8 +22,9 @@ from slim_eval.utils import short_name
 from tests.planted import items, outcomes
 
 FILES = {
-    "complete_results.json", "executive_summary.txt", "results_table.csv", "results_table.tex", "results_table.md",
-    "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv", "report.html",
+    "complete_results.json", "executive_summary.txt", "findings.md", "results_table.csv", "results_table.tex",
+    "results_table.md", "quantization_impact.csv", "paired_accuracy.csv", "summary_statistics.csv", "pareto.csv",
+    "report.html",
 }  # fmt: skip
 PLOTS = {
     f"{name}_comparison.{ending}" for name in ("latency", "memory", "energy", "accuracy") for ending in ("png", "pdf")
@@ -246,9 +247,9 @@ def test_the_command_takes_objectives_as_words_and_refuses_unknown_ones(
     assert not (tmp_path / "other").exists()
 
 
-def test_findings_are_the_sentences_of_the_summary(outputs: Path) -> None:
+def test_findings_are_the_sentences_of_the_file(outputs: Path) -> None:
     report = analyze(config(outputs))
-    text = (outputs.parent / "analysis" / "executive_summary.txt").read_text(encoding="utf-8")
+    text = (outputs.parent / "analysis" / "findings.md").read_text(encoding="utf-8")
     flat = " ".join(text.replace("\n- ", "\n").split())
     assert len(report.findings) > 5
     for sentence in report.findings:
@@ -298,7 +299,7 @@ def test_old_and_new_files_stand_in_one_analysis(tmp_path: Path, make_variant: C
     report = analyze(config(tmp_path / "outputs"))
     assert report.num_variants == 2
     assert [problem for problem in report.problems if "newer than this slim-eval" in problem]
-    summary = (tmp_path / "analysis" / "executive_summary.txt").read_text(encoding="utf-8")
+    summary = (tmp_path / "analysis" / "findings.md").read_text(encoding="utf-8")
     assert "engine not known against vllm" in " ".join(summary.split())
     assert "Problem:" in summary
 

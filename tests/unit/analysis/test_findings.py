@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
-from slim_eval.analysis.findings import WIDTH, Section, executive_summary, find, is_better, listed
+from slim_eval.analysis.findings import (
+    SUMMARY_LINES,
+    WIDTH,
+    Section,
+    executive_summary,
+    find,
+    findings_markdown,
+    is_better,
+    listed,
+)
 from slim_eval.analysis.pareto.frontier import find_frontiers
 from slim_eval.analysis.study import Study
+from slim_eval.analysis.verdict import verdict_of
 from slim_eval.results.variants import Estimate, Variant
 from tests.planted import items, outcomes
 
@@ -273,16 +283,18 @@ def test_the_text_is_plain_wrapped_and_the_same_each_time(make_variant: MakeCell
         make_variant("org/B", tasks={"mmlu": 0.5}),
     ]
     found = sections(variants)
-    text = executive_summary(found)
-    assert text == executive_summary(sections(variants))
+    study = Study.of(variants)
+    verdict = verdict_of(study)
+    text = executive_summary(verdict, study)
+    assert text == executive_summary(verdict_of(study), study)
     assert text.startswith("slim-eval: executive summary\n=====")
-    assert "\n\nWhat was measured\n-----------------\n- 3 variants of 3 models: 2 at fp16, 1 at int8.\n" in text
+    assert len(text.splitlines()) <= SUMMARY_LINES
     long = [line for line in text.splitlines() if len(line) > WIDTH]
     assert all("name-name" in line for line in long)  # a name is never broken
-    flat = " ".join(text.split())
+    whole = findings_markdown(verdict, found)
+    assert "\n## What was measured\n\n- 3 variants of 3 models: 2 at fp16, 1 at int8.\n" in whole
     for sentence in (sentence for section in found for sentence in section.sentences):
-        assert " ".join(sentence.split()) in flat.replace(" - ", " ")
-    assert "\u00a0" not in text
+        assert f"- {sentence}\n" in whole
 
 
 def test_nothing_to_compare_is_said(make_variant: MakeCell) -> None:

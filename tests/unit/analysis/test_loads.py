@@ -173,7 +173,7 @@ def test_analyze_shows_the_load_that_most_have_and_lists_all(
     assert {cell["load"] for cell in content["cells"]} == {"concurrency-8"}
     assert [len(cell["serving"]["levels"]) for cell in content["cells"]] == [3, 2, 2]
     assert "At load concurrency-1, lowest time per output token: Tiny int4" in " ".join(
-        (out / "executive_summary.txt").read_text(encoding="utf-8").split()
+        (out / "findings.md").read_text(encoding="utf-8").split()
     )
 
 

@@ -155,7 +155,7 @@ def test_what_they_cannot_support_is_worked_out(study: Study) -> None:
 def test_the_analysis_says_what_it_cannot_conclude(tmp_path: Path) -> None:
     report = analyze(AnalysisConfig(input_dir=FOLDER, output_dir=tmp_path, plots=False))
     assert (report.num_variants, report.problems) == (13, ())
-    text = " ".join((tmp_path / "executive_summary.txt").read_text(encoding="utf-8").split())
+    text = " ".join((tmp_path / "findings.md").read_text(encoding="utf-8").split())
     for sentence in (
         "13 variants of 5 models: 5 at fp16, 4 at int8, 4 at int4.",
         "Speed and energy: one setting, NVIDIA A100.",

@@ -22,13 +22,14 @@ from slim_eval.analysis.compare.folders import compare_folders
 from slim_eval.analysis.compare.formats import to_json, to_markdown
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.items import DEGRADED, IMPROVED, UNDERPOWERED, update_paired
-from slim_eval.analysis.findings import executive_summary, find
+from slim_eval.analysis.findings import find, findings_markdown
 from slim_eval.analysis.pareto.frontier import default_objectives, find_frontiers, parse_objectives
 from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import paired_accuracy, quantization_impact, summary_statistics
 from slim_eval.analysis.tables.terminal import comparison_table
 from slim_eval.analysis.tables.typeset import documents
+from slim_eval.analysis.verdict import verdict_of
 from slim_eval.config import AnalysisConfig, CompareConfig, Question, RunConfig
 from slim_eval.errors import UsageError
 from slim_eval.execution.tracking import payload
@@ -110,7 +111,8 @@ def test_tables_show_it_in_its_own_unit(make_variant: MakeVariant, name: str) ->
 @EACH_IN_OWN_UNIT
 def test_the_findings_say_unit_direction_and_change(make_variant: MakeVariant, name: str) -> None:
     study = Study.of(pair(make_variant, name))
-    text = " ".join(executive_summary(find(study, find_frontiers(study, ()))).split())
+    sections = find(study, find_frontiers(study, ()))
+    text = " ".join(findings_markdown(verdict_of(study), sections).split())
     metric, _, before, after = KINDS[name]
     better = study.metric("t").better
     assert f"own, not averaged: t ({metric}: {better} is better)" in text
@@ -309,7 +311,7 @@ def test_the_whole_analysis_of_a_perplexity(make_variant: MakeVariant, tmp_path:
     (record,) = update_paired(made[0].directory.parent, 1.0)
     assert record.tasks[0].verdict == DEGRADED
     done = analyze(AnalysisConfig(input_dir=tmp_path / "outputs", output_dir=tmp_path / "out"))
-    summary = " ".join((tmp_path / "out" / "executive_summary.txt").read_text().split())
+    summary = " ".join((tmp_path / "out" / "findings.md").read_text().split())
     assert "word perplexity (lower is better) 7.4" in summary
     assert "(95 % interval): degraded" in summary
     assert "accuracy drops" not in summary

@@ -799,7 +799,7 @@ def test_the_text_names_the_pick_how_sure_and_what_ruled_out_the_others(make_var
 
 
 def head_of(text: str) -> set[str]:
-    """The words in the head of the first table."""
+    """The words in the head of the first table, which a narrow terminal may split."""
     return set(text[text.index("┏") : text.index("┡")].translate(dict.fromkeys(map(ord, "┏━┳┓┃"), " ")).split())
 
 
@@ -834,7 +834,8 @@ def test_the_json_holds_everything(make_variant: MakeCell) -> None:
     made = json.loads(to_json(advice))
     assert set(made) == {
         "schema_version", "goal", "constraints", "tasks", "pick", "runner_up", "sureness", "decisive_measurement",
-        "closest", "caveats", "setting", "objectives", "resamples", "unfulfilled", "candidates", "other_settings",
+        "closest", "caveats", "verdict", "setting", "objectives", "resamples", "unfulfilled", "candidates",
+        "other_settings",
     }  # fmt: skip
     assert made["schema_version"] == 1
     assert made["goal"] == {"preset": None, "objective": "latency"}

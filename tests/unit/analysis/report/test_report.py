@@ -141,8 +141,8 @@ def test_the_page_has_every_section_and_its_numbers(three: list[Variant]) -> Non
     page = page_of(three, sections=told("Half of it is said."), problems=("x.json: skipped",))
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == [
-        "findings", "caveats", "comparison", "trade-offs", "drops", "impact", "tasks", "environment", "noise",
-        "methods", "notes",
+        "verdict", "findings", "caveats", "comparison", "trade-offs", "drops", "impact", "tasks", "environment",
+        "noise", "methods", "notes",
     ]  # fmt: skip
     for words in ("Half of it is said.", "x.json: skipped", "Title", "3 variants of 1 model", "Test GPU, Test CPU"):
         assert words in page.text

@@ -152,6 +152,7 @@ class Vllm(EngineType):
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
             **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
             **config.further_args,
+            **served.served_with.get(self.name, {}),
         }
 
         def start(share: float) -> Any:

@@ -152,7 +152,7 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
-    held = SCHEMES[precision]
+    held = scheme_of(precision)
     widths = {} if held.recipe is None else checkpoint_checks.linear_inputs(found, facts, held.recipe)
     group = None if held.recipe is None else held.recipe.fitting(widths)
     total = 0.0

@@ -22,7 +22,7 @@ from slim_eval.execution.executor import executor
 from slim_eval.models import checkpoint_checks
 from slim_eval.models.hub import optional_file
 from slim_eval.models.publish import QUANTIZATION_RECORD
-from slim_eval.quantization import cache
+from slim_eval.quantization import cache, recipe_files
 from slim_eval.recognise import base_model, of_name
 from slim_eval.schemes import AS_IS, DEFAULT_BASELINE, as_is_name, in_order, is_quantized, scheme, scheme_of
 from slim_eval.utils import GIB, environment, safe_json, short_name
@@ -192,6 +192,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
     engines_for(engine.engine)
+    recipe_files.register(config.precision, config.quantize_python)
     for name in config.precision:
         if name != AS_IS and of_name(name) is None:
             scheme(name)  # refuses an unknown name, before the hub is asked for anything
@@ -232,7 +233,7 @@ def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
     found = []
     for name in asked:
         known = DEFAULT_BASELINE if name in (AS_IS, own) else scheme(name).name
-        found.append(as_is_name(own) if own is not None and not is_quantized(known) else known)
+        found.append(as_is_name(own) if own is not None and not scheme(known).needs_plain_weights else known)
     return in_order(found)
 
 
@@ -319,8 +320,24 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
             raise UsageError(cause, "give its path") from error
         if missing:
             raise MissingPackageError(missing[0], purpose, install_command(python))
+    _check_recipes(config, [variant for variant in busy if variant.source in to_quantize])
     precisions = tuple(dict.fromkeys(variant.precision for variant in busy))
     return _check(config, precisions, stages, _served(busy), config.executor)
+
+
+def _check_recipes(config: RunConfig, variants: Iterable[PlannedVariant]) -> None:
+    """Let llm-compressor read the recipes of the user's own from which checkpoints are to be made."""
+    held = {variant.precision: scheme_of(variant.precision).recipe for variant in variants}
+    names = tuple(name for name, recipe in held.items() if recipe is not None and recipe.file is not None)
+    if not names:
+        return
+    job = messages.RecipeJob(precisions=names)
+    with contextlib.closing(_submit(job, config.executor, config.quantize_python)) as events:
+        for event in events:
+            if isinstance(event, messages.Failed):
+                raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
+            if isinstance(event, messages.Outcome) and event.died:
+                raise SlimEvalError(f"the recipes could not be checked: {event.describe()}", f"fix it with: {INSTALL}")
 
 
 def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
-from slim_eval.config import Dtype
+from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
@@ -33,7 +33,7 @@ from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.results.store import write_record
-from slim_eval.schemes import DEFAULT_BASELINE
+from slim_eval.schemes import DEFAULT_BASELINE, ONLINE, scheme_of
 from slim_eval.utils import GIB, environment
 from slim_eval.utils.host import HostUse, HostWindow
 
@@ -119,6 +119,7 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
             engine = engines.ENGINES[decision.name]
             engine.check(job.config.engine)
+            _refuse_contradictions(job.config.engine, precision, engine.name)
             if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
                 raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
             if "accuracy" in job.stages and not engine.capabilities.lm_eval:
@@ -129,6 +130,12 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
         for name, served in job.models.items():
             for model in served:
                 BENCHMARKS[name].check_model(job.config, model)
+        return None
+    if isinstance(job, messages.RecipeJob):
+        from slim_eval.quantization.llmcompressor import modifiers_of
+
+        for precision in job.precisions:
+            modifiers_of(cache.recipe_of(precision))
         return None
     if isinstance(job, messages.PreviewJob):
         for name, served in job.models.items():
@@ -150,6 +157,16 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
     from slim_eval.quantization.llmcompressor import quantize
 
     return quantize(job.request, lambda text: emit(messages.Note(text=text)), progress).path
+
+
+def _refuse_contradictions(config: EngineConfig, precision: str, engine: str) -> None:
+    """Refuse engine arguments that would make the variant another one than its scheme says."""
+    for name in scheme_of(precision).served_with.get(engine, {}):
+        if name in config.engine_args:
+            raise UsageError(f"--engine-arg {name}: --precision {precision} sets it", "leave one of them out")
+    if precision == DEFAULT_BASELINE and (method := config.engine_args.get("quantization")):
+        cause = f"--engine-arg quantization={method}: {precision} would be served quantized, under a false name"
+        raise UsageError(cause, f"use --precision {ONLINE}{method}")
 
 
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:

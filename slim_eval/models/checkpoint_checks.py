@@ -455,6 +455,8 @@ def group_size(source: ModelSource, recipe: Recipe, asked: int | None = None) ->
 
     None if the recipe has no groups, or if the shapes of the model's layers are not known yet.
     """
+    if recipe.file is not None:  # it says itself, and --group-size is for the other schemes
+        return recipe.group_size
     if recipe.group_size is None or asked is not None:
         return recipe.group_size and asked
     checkpoint = Checkpoint(source, Use())

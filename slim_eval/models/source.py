@@ -21,7 +21,7 @@ from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models.hub import Progress, config_file, download, hub_errors, optional_file
 from slim_eval.recognise import adapter_base, of_config, of_name
-from slim_eval.schemes import AS_IS, is_quantized
+from slim_eval.schemes import AS_IS, scheme_of
 from slim_eval.utils import MIB, files_hash, safe_json
 
 #: The name of the embedded model.
@@ -276,7 +276,7 @@ def describe(folder: Path) -> CheckpointFacts:
 
 def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
     """Refuse, with a UsageError, to quantize a checkpoint that is quantized already."""
-    if is_quantized(precision) and facts.is_quantized:
+    if scheme_of(precision).needs_plain_weights and facts.is_quantized:
         raise UsageError(
             f"model {source.name!r} is already quantized ({facts.scheme}) and cannot be quantized to {precision}",
             f"measure it as it is with --precision {AS_IS}, or give the unquantized model",

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from slim_eval.metrics import headline_metric
-from slim_eval.schemes import SCHEMES
+from slim_eval.schemes import find
 from slim_eval.utils.host import HostUse
 
 SCHEMA_VERSION = 1
@@ -293,7 +293,7 @@ class Record(Metadata):
     @property
     def is_prequantized(self) -> bool:
         """Whether the model came quantized: its own method stands in place of its scheme's."""
-        found = SCHEMES.get(self.precision)
+        found = find(self.precision)
         if found is None or found.is_quantized:
             return False
         return self.quantization_scheme not in (None, found.recorded_as)

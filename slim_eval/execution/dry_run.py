@@ -109,7 +109,7 @@ def _stages(
 ) -> list[StageForecast]:
     """The stages of a variant, with their times in earlier records of the same model."""
     stages = []
-    if variant.todo and variant.source.pickled is not None:
+    if variant.todo and (variant.source.pickled is not None or variant.source.base is not None):
         conversion = cache.conversion(variant.source, variant.config.quantized_models_dir)
         stages.append(StageForecast("convert", conversion.is_done))
     if variant.todo and is_quantized(variant.precision):

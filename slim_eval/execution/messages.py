@@ -103,6 +103,7 @@ class MeasureJob(_JobOfSchemes):
     checkpoint: Path  # folder of the one to serve
     precision: SchemeName
     base_model: str | None = None  # what a checkpoint that came quantized was made from; None if unknown
+    adapter: str | None = None  # the LoRA adapter that was merged into the base model; None without one
     quantization_scheme: str
     stages: tuple[str, ...]  # the records to make, in the order of measuring
     directory: Path  # where records are written

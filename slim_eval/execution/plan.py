@@ -75,7 +75,7 @@ class PlannedVariant:
     @property
     def stages(self) -> list[str]:
         """The stages to do in their order, as shown on the terminal; none if every record is done."""
-        converted = [] if self.source.pickled is None else ["convert"]
+        converted = [] if self.source.pickled is None and self.source.base is None else ["convert"]
         quantized = ["quantize"] if is_quantized(self.precision) else []
         return [*converted, *quantized, "engine", *self.todo] if self.todo else []
 
@@ -198,7 +198,10 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
             scheme(name)  # refuses an unknown name, before the hub is asked for anything
     power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
+    sources = [
+        models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)
+        for name in config.models
+    ]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     variants = []
@@ -241,16 +244,18 @@ def _base_models(
     config: RunConfig, sources: Sequence[models.ModelSource], facts: Mapping[str, models.ConfigFacts]
 ) -> dict[str, str]:
     """Model that came quantized -> what it was made from, if that is known, by the name that it has in this run."""
-    quantized = [source for source in sources if facts[source.name].is_quantized]
-    if config.base_model is not None and not quantized:
-        raise UsageError(f"--base-model {config.base_model}: no model of this run is quantized already", "leave it out")
+    derived = [source for source in sources if facts[source.name].is_quantized or source.base is not None]
+    if config.base_model is not None and not derived:
+        cause = f"--base-model {config.base_model}: no model of this run is quantized already, or an adapter"
+        raise UsageError(cause, "leave it out")
     found = {}
-    for source in quantized:
-        base = config.base_model or base_model_of(source)
+    for source in derived:
+        own = base_model_of(source) if source.base is None else source.base.name
+        base = config.base_model or own
         if base is None:
             continue
         # A folder is called by its path, and by its card's id where a quantized checkpoint names it.
-        folders = [other.name for other in sources if other.kind == "local" and not facts[other.name].is_quantized]
+        folders = [other.name for other in sources if other.kind == "local" and other not in derived]
         same = [name for name in folders if short_name(name).casefold() == short_name(base).casefold()]
         found[source.name] = same[0] if len(same) == 1 and not config.base_model else base
     return found
@@ -312,6 +317,8 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
     _check_space(folder, to_quantize + to_convert)
     if to_quantize:
         needs.insert(0, (QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python"))
+    if any(variant.source.base is not None for variant in busy):
+        needs.append((("torch", "transformers", "peft"), "merging an adapter", config.serve_python, "--serve-python"))
     for modules, purpose, python, option in needs:
         try:
             missing = environment.missing_modules(modules, python)

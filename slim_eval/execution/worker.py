@@ -30,7 +30,7 @@ from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
-from slim_eval.quantization import cache
+from slim_eval.quantization import cache, written
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.results.store import write_record
 from slim_eval.schemes import DEFAULT_BASELINE, ONLINE, scheme_of
@@ -144,14 +144,19 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
         return None
     if isinstance(job, messages.FetchJob):
         source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
-        return source.path or source.pickled
+        return source.path or source.pickled or source.adapter
     progress = _progress(job.kind, emit)
     if isinstance(job, messages.ConvertJob):
         from slim_eval.engines import memory
         from slim_eval.models import pickles
 
-        memory.require_in_ram(models.bytes_here(job.source), pickles.LIBRARIES_GB)
         trust = job.trust_remote_code
+        if job.source.base is not None:
+            from slim_eval.models import adapters
+
+            memory.require_in_ram(models.bytes_here(job.source.base), pickles.LIBRARIES_GB)
+            return adapters.merge(job.source, job.directory, job.identity, progress, trust_remote_code=trust)
+        memory.require_in_ram(models.bytes_here(job.source), pickles.LIBRARIES_GB)
         return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=trust)
     _claim_gpus(job.gpu_index, job.num_gpus)  # before torch is imported
     from slim_eval.quantization.llmcompressor import quantize
@@ -283,8 +288,9 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         precision=job.precision,
         # Of a checkpoint that came quantized, its own method.
         quantization_scheme=source.quantization or job.quantization_scheme,
+        adapter=job.adapter,
         group_size=groups,
-        low_bit_share=None if made is None else made.low_bit_share,
+        low_bit_share=_low_bit_share(job, source) if made is None else made.low_bit_share,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
         model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,
@@ -300,6 +306,14 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         notes=(*job.notes, *engine.notes),
     )
     return head.model_dump()
+
+
+def _low_bit_share(job: messages.MeasureJob, source: models.ConfigFacts) -> float | None:
+    """The share of low-bit weights of a checkpoint that another tool quantized; None for formats that are not read."""
+    if source.quantization != "compressed-tensors":
+        return None
+    found = written.read(job.checkpoint)
+    return found.low_bit_share if found.layers else None
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

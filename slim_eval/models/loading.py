@@ -65,6 +65,8 @@ def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a model; its files are downloaded if they are not on this machine."""
     from transformers import AutoTokenizer
 
+    if source.path is None and source.base is not None:
+        return tokenizer(source.base, trust_remote_code=trust_remote_code)
     place = source.path or source.pickled
     name, revision = (source.name, source.revision) if place is None else (str(place), None)
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)

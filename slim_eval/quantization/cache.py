@@ -26,7 +26,7 @@ from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.quantization.fidelity import Fidelity
 from slim_eval.quantization.written import Written
 from slim_eval.schemes import KV8, SCHEMES, Recipe, SchemeName, scheme
-from slim_eval.utils import full_name, safe_json, short_name, slug
+from slim_eval.utils import files_hash, full_name, safe_json, short_name, slug
 from slim_eval.utils.redaction import redact, redact_all
 
 _NOT_DEFAULT = (
@@ -153,6 +153,11 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
 def identity(source: ModelSource) -> dict[str, Any]:
     """The state of a model, wherever it is: its commit on the hub, else hashes of its weights and its other files."""
+    if source.base is not None and source.adapter is not None:
+        own = {"revision": source.revision}
+        if source.kind != "hub":
+            own = {"adapter": f"sha256:{files_hash(source.adapter, sorted(source.adapter.glob('adapter_*')))}"}
+        return {**own, "base": identity(source.base)}
     if source.kind == "hub":
         return {"revision": source.revision}
     folder = source.config_dir

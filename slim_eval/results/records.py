@@ -39,6 +39,7 @@ class Metadata(_Model):
     precision: str  # name of the scheme
     baseline: str | None = None  # name of the scheme that this variant is compared with; None: the default one
     quantization_scheme: str | None = None
+    adapter: str | None = None  # the LoRA adapter that was merged into `base_model`; None without one
     group_size: int | None = None  # input columns that share a scale, if that is not the scheme's own number
     low_bit_share: float | None = None  # of the linear weights that are quantized; None if not recorded
     timestamp: str | None = None  # ISO 8601, UTC

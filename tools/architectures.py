@@ -2,7 +2,7 @@
 
     python -m tools.architectures MODELS [--check]
 
-MODELS is a folder with one small checkpoint per architecture. Nothing is quantized: the checks that every run begins with
+MODELS is a folder with one small checkpoint per architecture. Nothing is quantized: the checks before every run
 (`slim_eval.models.checkpoint_checks`) decide. --check only compares.
 """
 
@@ -31,7 +31,7 @@ def rows(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def answer(model: Path, precision: str) -> str:
-    """``runs``, with what is noted, or the line with which a run is refused; the model is called by its folder."""
+    """``accepted``, with what is noted, or the line with which a run is refused; the model is called by its folder."""
     config = RunConfig(models=(str(model),), precision=(precision,))
     try:
         source = models.resolve(str(model))
@@ -41,7 +41,7 @@ def answer(model: Path, precision: str) -> str:
         return f"refused: {_plain(error.cause, model)}"
     if refusal := next((finding for finding in findings if finding.is_refusal), None):
         return f"refused: {_plain(refusal.cause, model)}"
-    named = "runs" if schemes == [precision] else f"runs as {schemes[0]}"
+    named = "accepted" if schemes == [precision] else f"accepted as {schemes[0]}"
     notes = dict.fromkeys(re.sub(r"^\w+: ", "", _plain(finding.cause, model)) for finding in findings)
     return "; ".join((named, *notes))
 

@@ -227,7 +227,7 @@ class EngineType(Protocol):
             return f"{self.label} cannot serve checkpoints that are stored on this machine"
         if scheme.served_with and self.name not in scheme.served_with:
             known = [ENGINES[name].label for name in scheme.served_with if name in ENGINES]
-            return f"{self.label} cannot serve {scheme.name}, only {' and '.join(known)} can"
+            return f"{self.label} cannot serve it, only {' and '.join(known)} can"
         try:
             platform = platform or self.platform()
         except EngineError as error:

@@ -353,7 +353,9 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
             ": ".join(lines[1:3]) if len(lines) > 2 and "validation error" in lines[0] else (lines or [repr(error)])[0]
         )
         told = re.sub(r"\s*\[type=.*", "", told)
-        raise UsageError(f"llm-compressor refuses the recipe {recipe.name}: {told}", "correct the file") from error
+        raise UsageError(
+            f"llm-compressor refuses the recipe {recipe.name.partition(':')[0]}: {told}", "correct the file"
+        ) from error
     return found
 
 

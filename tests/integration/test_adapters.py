@@ -14,7 +14,7 @@ from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import UsageError
 from slim_eval.execution.plan import lay_out
 from slim_eval.models import adapters, loading, resolve
-from slim_eval.models.source import ADAPTER_FILE, ADAPTER_WEIGHTS
+from slim_eval.models.source import ADAPTER_FILE, ADAPTER_WEIGHTS, describe
 from slim_eval.quantization import cache
 from slim_eval.results import find_results
 from tests.commands import SHORT, run_command
@@ -52,10 +52,11 @@ def logits(model: Any) -> Any:
 def test_merged_it_is_what_peft_computes(adapter: Path, tmp_path: Path) -> None:
     source = resolve(str(adapter))
     final = adapters.merge(source, tmp_path / "merged", cache.identity(source))
-    base = loading.load(MODEL_DIR, dtype=torch.bfloat16)
+    dtype = getattr(torch, describe(MODEL_DIR).dtype)
+    base = loading.load(MODEL_DIR, dtype=dtype)
     plain = logits(base)
     expected = logits(peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload())
-    ours = logits(loading.load(final, dtype=torch.bfloat16))
+    ours = logits(loading.load(final, dtype=dtype))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     assert (ours - plain).abs().max() > 0.1, "the adapter changes the model"
 

@@ -58,8 +58,8 @@ def test_the_cache_is_a_setting_of_the_checkpoint_and_of_its_folder(tmp_path: ob
         (VLLM, "fp16+kv8", AVX512, None),
         (VLLM, "w4a16+kv8 g128", AVX2, "needs AVX-512"),
         (TRANSFORMERS, "int8+kv8", AVX2, None),
-        (TRANSFORMERS, "fp16+kv8", AVX2, "Transformers cannot serve fp16+kv8, only vLLM can"),
-        (TRANSFORMERS, "online:fp8", AVX2, "Transformers cannot serve online:fp8, only vLLM can"),
+        (TRANSFORMERS, "fp16+kv8", AVX2, "Transformers cannot serve it, only vLLM can"),
+        (TRANSFORMERS, "online:fp8", AVX2, "Transformers cannot serve it, only vLLM can"),
         (VLLM, "online:fp8", AVX2, "no W8A8-FP8 kernel for CPUs"),
         (VLLM, "online:fp8", HOPPER, None),
         (VLLM, "online:mxfp8", HOPPER, "needs compute capability 10.0"),
@@ -75,9 +75,7 @@ def test_a_plugins_engine_that_says_nothing_of_the_cache_serves_none() -> None:
         name, label = "silent", "Silent"
 
     assert Silent().obstacle(scheme("int8"), HOPPER) is None
-    assert Silent().obstacle(scheme("int8+kv8"), HOPPER) == (
-        "Silent cannot serve int8+kv8, only vLLM and Transformers can"
-    )
+    assert Silent().obstacle(scheme("int8+kv8"), HOPPER) == ("Silent cannot serve it, only vLLM and Transformers can")
 
 
 def test_online_quantization_makes_no_checkpoint() -> None:

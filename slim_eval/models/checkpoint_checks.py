@@ -325,7 +325,7 @@ def _parts(checkpoint: Checkpoint) -> Iterator[Finding]:
     layers = {int(match[1]) for name in names if (match := _LAYER.search(name))}
     if layers and count is not None and (lacking := sorted(set(range(count)) - layers)):
         yield Finding(
-            f"{checkpoint.name}: config.json says {count} layers, but the weight files have none of number {lacking[0]}",
+            f"{checkpoint.name}: config.json says {count} layers, but the weight files lack number {lacking[0]}",
             "download the model again, with the config.json that belongs to these weights",
         )
     is_causal = str(facts.architecture).endswith("ForCausalLM")

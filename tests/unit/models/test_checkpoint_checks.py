@@ -569,7 +569,7 @@ def test_layers_that_the_weights_lack_are_refused(demo: Path) -> None:
     configure(demo, num_hidden_layers=count + 1)
     found = [each for each in look(demo, Use()) if each.check == "layers"]
     assert [each.cause for each in found] == [
-        f"{demo}: config.json says {count + 1} layers, but the weight files have none of number {count}"
+        f"{demo}: config.json says {count + 1} layers, but the weight files lack number {count}"
     ]
 
 

@@ -1,7 +1,7 @@
 """Recipes of the user's own: ``--precision recipe:FILE.yaml`` is a scheme that llm-compressor makes by that file.
 
 What a run must know before it starts (formats, calibration, mistakes) is read from the file here, without
-llm-compressor; `slim_eval.quantization.llmcompressor.check_recipe` then asks llm-compressor itself, before anything is
+llm-compressor; `slim_eval.quantization.llmcompressor.modifiers_of` then asks llm-compressor itself, before anything is
 loaded. The text travels with every job: a worker may run where the file is not.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,6 @@ def of_text(stem: str, text: str, where: str, python: Path | None = None) -> Sch
         "config_groups": {group.get("preset", number): group for number, group in groups.items()},
         "kv_cache_scheme": held_cache,
     })  # fmt: skip
-    named = scheme_of(formats)
-    plain = next((scheme_of(each) for each in (formats.removesuffix(KV8),)), named)
     weights, activations = bits_of(formats)
     first, *rest = formats.split()
     label = " ".join((first.upper(), *rest))
@@ -107,14 +106,12 @@ def of_text(stem: str, text: str, where: str, python: Path | None = None) -> Sch
             targets=tuple(dict.fromkeys(targets)),
             ignore=tuple(dict.fromkeys(each for options in quantizing for each in _listed(options.get("ignore")))),
         ),
-        kernels=plain.kernels if not held_cache else named.kernels,
+        kernels=scheme_of(formats).kernels,
         served_with=served,
     )
 
 
 def _replace(made: Scheme, alias: str = "") -> None:
-    from dataclasses import replace
-
     SCHEMES.unregister(made.name)
     SCHEMES.register(replace(made, aliases=(alias,) if alias and alias != made.name else ()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from slim_eval.config import EngineConfig
@@ -10,6 +12,7 @@ from slim_eval.engines.engine import EngineType, Platform
 from slim_eval.errors import UsageError
 from slim_eval.execution.plan import served_schemes
 from slim_eval.execution.worker import _refuse_contradictions
+from slim_eval.models import architectures
 from slim_eval.quantization import cache
 from slim_eval.schemes import KV8, ONLINE, SCHEMES, find, in_order, is_quantized, scheme, scheme_of
 from tests.unit.quantization.test_cache import request
@@ -36,10 +39,8 @@ def test_every_scheme_has_a_variant_with_an_fp8_cache(name: str) -> None:
         assert scheme_of(name).recipe == plain.recipe, "the plain scheme is unchanged"
 
 
-def test_the_cache_is_a_setting_of_the_checkpoint_and_of_its_folder(tmp_path: object) -> None:
-    from pathlib import Path
-
-    asked = {name: request(Path(str(tmp_path)), precision=name) for name in ("fp8", "fp8+kv8")}
+def test_the_cache_is_a_setting_of_the_checkpoint_and_of_its_folder(tmp_path: Path) -> None:
+    asked = {name: request(tmp_path, precision=name) for name in ("fp8", "fp8+kv8")}
     settings = {name: cache.settings(each) for name, each in asked.items()}
     assert "kv_cache" not in settings["fp8"], "older checkpoints are still found"
     assert settings["fp8+kv8"]["kv_cache"] is True
@@ -87,6 +88,19 @@ def test_online_quantization_makes_no_checkpoint() -> None:
         assert scheme(name).recorded_as != "FP16"
     with pytest.raises(UsageError, match="unknown precision 'online:awq'"):
         scheme("online:awq")
+
+
+@pytest.mark.parametrize(("methods", "obstacle"), [("'awq', 'fp8'", None), ("'awq'", "has no quantization 'fp8'")])
+def test_online_methods_are_those_of_the_installed_vllm(
+    methods: str, obstacle: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model_executor" / "layers" / "quantization" / "__init__.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"QuantizationMethods = Literal[{methods}]\n")
+    monkeypatch.setattr(architectures.environment, "module_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(type(VLLM), "platform", lambda _: HOPPER)
+    found = VLLM.obstacle(scheme("online:fp8"))
+    assert found is None if obstacle is None else obstacle in str(found)
 
 
 def test_what_needs_16_bit_weights_is_not_taken_for_the_checkpoints_own_scheme() -> None:

@@ -326,14 +326,16 @@ class RunConfig(Config):
     """Options of `slim-eval run`."""
 
     panel = "Model & precision"
-    models: SomeNames = setting(..., "Hub ids or local folders; `demo` is the embedded model.")
+    models: SomeNames = setting(..., "Hub ids or folders of models or LoRA adapters; `demo` is the embedded model.")
     precision: SomeNames = setting(
-        ("fp16",), "Schemes, e.g. fp16, int8, int4; as-is, like fp16, measures an already quantized model unchanged."
+        ("fp16",),
+        "Schemes, e.g. fp16, int8, int4+kv8, recipe:FILE.yaml; slim-eval schemes lists them. as-is, like fp16, "
+        "measures an already quantized model unchanged.",
     )
     base_model: str | None = setting(
         None,
-        "What already quantized models of this run were made from: they are compared with its baseline. By default the "
-        "base_model of the model's card.",
+        "What already quantized models and LoRA adapters of this run were made from: they are compared with its "
+        "baseline. By default the base_model of the model's card, or what the adapter names.",
         min_length=1,
     )
     tasks: SomeNames = setting(("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.")

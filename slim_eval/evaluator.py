@@ -24,7 +24,7 @@ from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution.executor import Executor, executor
 from slim_eval.execution.plan import PlannedVariant, check, check_stages, lay_out, notes_on, preview, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
-from slim_eval.models import pickles
+from slim_eval.models import adapters, pickles
 from slim_eval.quantization import cache
 from slim_eval.results import records
 from slim_eval.schemes import is_quantized, scheme_of
@@ -220,7 +220,9 @@ class _VariantRun:
         Downloads run in a worker because a hub may stall; the worker is then stopped like any other that hangs.
         """
         config, source = self.variant.config, self.variant.source
-        if source.path is None and source.pickled is None:
+        if source.base is not None:
+            source = self._fetch_with_base(source, source.base)
+        elif source.path is None and source.pickled is None:
             fetch = messages.FetchJob(source=source, allow_pickle=config.allow_pickle)
             source = models.fetched(source, self._make("download", fetch))
             # Before the download, only its configuration was known.
@@ -236,8 +238,17 @@ class _VariantRun:
                 identity, trust = conversion.identity, config.engine.trust_remote_code
                 job = messages.ConvertJob(source=source, directory=folder, identity=identity, trust_remote_code=trust)
                 folder = self._make("convert", job, config.serve_python)
-        self._keep_notes([pickles.NOTE])
+        self._keep_notes([pickles.NOTE if source.base is None else adapters.NOTE])
         return source.model_copy(update={"path": folder})
+
+    def _fetch_with_base(self, source: models.ModelSource, base: models.ModelSource) -> models.ModelSource:
+        """An adapter with its own files and those of its base model on this machine."""
+        if base.path is None:
+            base = models.fetched(base, self._make("download", messages.FetchJob(source=base, allow_pickle=False)))
+        adapter = source.adapter
+        if source.kind == "hub":
+            adapter = self._make("download", messages.FetchJob(source=source, allow_pickle=False))
+        return source.model_copy(update={"base": base, "adapter": adapter})
 
     def _quantize(self, source: models.ModelSource) -> Path:
         """The checkpoint to serve, quantized now if it is not in the cache."""
@@ -293,6 +304,7 @@ class _VariantRun:
                 checkpoint=checkpoint,
                 precision=variant.precision,
                 base_model=variant.base_model,
+                adapter=None if source.base is None else source.name,
                 quantization_scheme=variant.recorded_as(source),
                 stages=tuple(remaining),
                 directory=variant.directory,

@@ -20,6 +20,11 @@ from slim_eval.utils.registry import Registry
 #: `kernels` in records and engines: a native kernel whose products differ from the scheme's beyond rounding.
 INEXACT_KERNELS = "inexact"
 
+#: Ending of a scheme's name: keys and values of the cache in 8-bit floating point. `recognise` writes it too.
+KV8 = "+kv8"
+#: Beginning of the name of a scheme whose recipe is a file of the user's own: ``recipe:w4a16-mine``.
+RECIPE_FILE = "recipe:"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -33,6 +38,8 @@ class Recipe:
     format: str | None = None  # of the weights on disk, as compressed-tensors names it; None for what it would choose
     transform: str | None = None  # modifier that changes the weights first, e.g. SmoothQuantModifier; None without one
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the modifier, which JSON can represent
+    kv_cache: bool = False  # whether scales of an FP8 KV cache are calibrated
+    file: str | None = None  # text of a recipe of the user's own, in YAML; the fields above then only describe it
     needs_calibration: bool = True  # whether the modifier needs data
     targets: tuple[str, ...] = ("Linear",)  # classes of the modules that are quantized
     #: Modules that are not quantized, by name or ``re:`` pattern: the output layer and vision parts.
@@ -53,6 +60,10 @@ class Recipe:
         if size in (None, self.group_size):
             return self
         return replace(self, name=f"{self.name.removesuffix(')')} g{size})", group_size=size, smaller_groups=())
+
+    def with_kv8(self) -> Recipe:
+        """The recipe that also calibrates the scales of an FP8 KV cache."""
+        return replace(self, name=f"{self.name.removesuffix(')')}+KV8)", kv_cache=True, needs_calibration=True)
 
     def fitting(self, widths: Mapping[str, int]) -> int | None:
         """The group size for layers of these input widths: the largest that fits all; its own if none does."""
@@ -78,6 +89,18 @@ class Kernel:
     cpu_dtypes: tuple[str, ...] = ()  # types of activations that it computes in on a CPU; empty for any
     on_cpu: bool = True  # whether there is one for CPUs
 
+    def along_with(self, other: Kernel) -> Kernel:
+        """What an engine needs to run both."""
+        lowest = [each.min_capability for each in (self, other) if each.min_capability is not None]
+        ends = [each.end_capability for each in (self, other) if each.end_capability is not None]
+        return replace(
+            self,
+            min_capability=max(lowest, default=None),
+            end_capability=min(ends, default=None),
+            cpu_flag=self.cpu_flag or other.cpu_flag,
+            on_cpu=self.on_cpu and other.on_cpu,
+        )
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -94,11 +117,38 @@ class Scheme:
     aliases: tuple[str, ...] = ()  # further names that `--precision` accepts
     #: Engine name -> hardware that it needs; slim-eval knows no requirement of other engines.
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    #: Engine name -> the arguments with which it serves the scheme, and no other engine does: one that knows nothing of
+    #: an FP8 KV cache would hold it in 16 bit. Empty if any engine serves it, as its checkpoint is.
+    served_with: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def is_quantized(self) -> bool:
         """Whether slim-eval makes a checkpoint; without a recipe the model's own weights are served."""
         return self.recipe is not None
+
+    @property
+    def needs_plain_weights(self) -> bool:
+        """Whether it applies to 16-bit weights only: a checkpoint that came quantized cannot be served under it."""
+        return self.is_quantized or bool(self.served_with)
+
+    def with_kv8(self) -> Scheme:
+        """The same weights and activations with an FP8 KV cache.
+
+        Its scales come with the checkpoint if there is a recipe, and Transformers then emulates it. Without a recipe
+        the engine holds keys and values unscaled.
+        """
+        emulated = {} if self.recipe is None else {"transformers": dict[str, Any]()}
+        return replace(
+            self,
+            name=f"{self.name}{KV8}",
+            label=f"{self.label}{KV8.upper()}",
+            kv_cache_bits=8,
+            recipe=None if self.recipe is None else self.recipe.with_kv8(),
+            colour=_darker(self.colour),
+            aliases=(),
+            kernels={**self.kernels, "vllm": self.kernels.get("vllm", Kernel()).along_with(_KV8)},
+            served_with={"vllm": {**self.served_with.get("vllm", {}), "kv_cache_dtype": "fp8"}, **emulated},
+        )
 
     @property
     def stored_bits(self) -> float:
@@ -112,8 +162,15 @@ class Scheme:
         return self.recipe.name if self.recipe is not None else self.name.upper()
 
 
+def _darker(colour: str) -> str:
+    """A colour of ``#rrggbb`` mixed with as much black."""
+    return "#" + "".join(f"{int(colour[start : start + 2], 16) * 11 // 20:02X}" for start in (1, 3, 5))
+
+
 SCHEMES: Registry[Scheme] = Registry("precision")
 
+#: Beginning of the name of a scheme without a checkpoint of its own; vLLM's name of the method follows.
+ONLINE = "online:"
 #: In `--precision`: the model's own weights, whatever they are. It becomes the name of what they are.
 AS_IS = "as-is"
 
@@ -130,8 +187,14 @@ _INT8 = {
 }  # fmt: skip
 _FP8 = {"vllm": Kernel((8, 0), on_cpu=False)}
 _W4A8 = {"vllm": Kernel((9, 0), (10, 0), on_cpu=False)}  # CUTLASS, for Hopper alone
-_FP4, _WEIGHTS_FP4 = {"vllm": Kernel((10, 0), on_cpu=False)}, {"vllm": Kernel((8, 0), on_cpu=False)}
+#: compressed-tensors unpacks these weights to 16 bit, whatever the type of the activations.
+_UNPACKED = {"transformers": Kernel(cpu_dtypes=("float16", "bfloat16"))}
+_FP4 = {"vllm": Kernel((10, 0), on_cpu=False), **_UNPACKED}
+_WEIGHTS_FP4 = {"vllm": Kernel((8, 0), on_cpu=False), **_UNPACKED}
 _INT4 = {"vllm": Kernel((7, 5), cpu_flag="avx512f", cpu_dtypes=("float16", "bfloat16"))}
+#: vLLM's attention with keys and values in FP8: below capability 8.9 only FlashInfer converts them; on CPUs it needs
+#: AVX-512.
+_KV8 = Kernel((8, 9), cpu_flag="avx512f")
 _RTN, _AWQ, _SMOOTH = "QuantizationModifier", "AWQModifier", "SmoothQuantModifier"
 _GROUPS: dict[str, Any] = {"group_size": 128, "smaller_groups": (64, 32)}
 
@@ -171,8 +234,31 @@ for _member in (
            recipe=_rounded("RTN", "NVFP4A16", group_size=16)),
     Scheme("mxfp4", "W4A4-MXFP4", 4, activation_bits=4, colour="#E3A9C9", marker="D", kernels=_FP4,
            recipe=_rounded("RTN", "MXFP4", group_size=32)),
+    *(
+        # vLLM quantizes the linear layers while it loads a 16-bit checkpoint. Its methods that only quantize experts
+        # are not here: of a model without experts they would leave everything in 16 bit.
+        Scheme(f"{ONLINE}{method}", label, bits, activation_bits=bits, colour=colour, marker=marker,
+               kernels={"vllm": Kernel(capability, on_cpu=False)}, served_with={"vllm": {"quantization": method}})
+        for method, label, bits, capability, colour, marker in (
+            ("fp8", "W8A8-FP8", 8, (8, 0), "#7A3300", "v"),
+            ("fp8_per_channel", "W8A8-FP8", 8, (8, 0), "#C97B4A", "<"),
+            ("fp8_per_block", "W8A8-FP8", 8, (8, 0), "#E0A98A", ">"),
+            ("mxfp8", "W8A8-MXFP8", 8, (10, 0), "#6A5ACD", "p"),
+            ("mxfp4", "W4A4-MXFP4", 4, (10, 0), "#B39DDB", "h"),
+        )
+    ),
 ):  # fmt: skip
     SCHEMES.register(_member)
+
+
+def find(name: str) -> Scheme | None:
+    """The scheme with a name or alias, with an FP8 KV cache if it ends in ``+kv8``; None if no scheme has that name."""
+    plain = name.removesuffix(KV8)
+    found = SCHEMES.get(plain) or next((member for member in SCHEMES.values() if plain in member.aliases), None)
+    if found is None or plain == name:
+        return found
+    # A recipe of the user's own says itself how the cache is held.
+    return None if found.name.startswith(RECIPE_FILE) else found.with_kv8()
 
 
 def scheme(name: str) -> Scheme:
@@ -181,10 +267,11 @@ def scheme(name: str) -> Scheme:
     Raises:
         UsageError: No scheme has that name.
     """
-    found = next((member for member in SCHEMES.values() if name in member.aliases), None)
-    if found is None and name not in SCHEMES:
-        raise unknown_name("precision", name, [*SCHEMES, AS_IS])
-    return found or SCHEMES[name]
+    if (found := find(name)) is not None:
+        return found
+    if name.startswith(RECIPE_FILE) and name.endswith(KV8):
+        raise UsageError(f"{name}: a recipe says itself how the KV cache is held", "add kv_cache_scheme to the recipe")
+    raise unknown_name("precision", name, [*SCHEMES, AS_IS])
 
 
 def scheme_of(name: str) -> Scheme:
@@ -193,19 +280,22 @@ def scheme_of(name: str) -> Scheme:
     The latter is worked out from its name, see `recognise`: nothing is made, the model's own weights are served. The
     formats of compressed-tensors run on the same kernels as slim-eval's own checkpoints.
     """
-    try:
-        return scheme(name)
-    except UsageError:
-        pass
+    if (found := find(name)) is not None:
+        return found
     weights, activations = bits_of(name)
     plain = name.split()[0]
-    own = SCHEMES.get(plain) or next((each for each in SCHEMES.values() if each.label.casefold() == plain), None)
+    format_ = plain.removesuffix(KV8)
+    own = SCHEMES.get(format_) or next((each for each in SCHEMES.values() if each.label.casefold() == format_), None)
+    if own is None and re.fullmatch(r"w[48]a16(-asym)?", format_):
+        own = SCHEMES.get("int4")  # vLLM has one family of kernels for integer weights alone
+    if KV8 in name:
+        own = (own or Scheme("", "", 16)).with_kv8()
     return Scheme(
         name,
         plain.upper(),
         weights if weights is not None else 16,
         activation_bits=activations,
-        kv_cache_bits=8 if "+kv8" in name else 16,
+        kv_cache_bits=8 if KV8 in name else 16,
         kernels={} if own is None else own.kernels,
     )
 
@@ -215,7 +305,7 @@ def as_is_name(own: str) -> str:
 
     It is that of its scheme; ``fp8 as-is`` if slim-eval has a scheme of that name, which it would make itself.
     """
-    return f"{own} {AS_IS}" if own in SCHEMES else own
+    return own if find(own) is None else f"{own} {AS_IS}"
 
 
 def bits_of(name: str) -> tuple[float | None, float]:
@@ -231,13 +321,14 @@ def bits_of(name: str) -> tuple[float | None, float]:
 
 def scheme_order(name: str) -> tuple[int, str]:
     """Sort key: registered schemes in the order of the table, then others by name."""
-    names = list(SCHEMES)
-    return (names.index(name) if name in SCHEMES else len(names), name)
+    names, plain = list(SCHEMES), name.removesuffix(KV8)
+    return (names.index(plain) if plain in SCHEMES else len(names), name)
 
 
 def is_quantized(name: str) -> bool:
     """Whether slim-eval quantizes for a scheme; not if a checkpoint came quantized and is measured as it is."""
-    return name in SCHEMES and SCHEMES[name].is_quantized
+    found = find(name)
+    return name.startswith(RECIPE_FILE) if found is None else found.is_quantized
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from slim_eval.doctor.check_results import CheckResult, Report
 from slim_eval.doctor.facts import Facts, gather
 from slim_eval.engines import engines_for
 from slim_eval.environments import complete
+from slim_eval.quantization import recipe_files
 from slim_eval.schemes import AS_IS, scheme
 
 #: Sections of the report, in order.
@@ -29,6 +30,7 @@ CHECKS: dict[str, Callable[[Facts], Iterable[CheckResult]]] = {
 def examine(config: DoctorConfig) -> Report:
     """Examine everything that a run depends on; a UsageError for a scheme or engine that is not registered."""
     engines_for(config.engine)
+    recipe_files.register(config.precision, config.quantize_python)
     for name in config.precision:
         if name != AS_IS:
             scheme(name)

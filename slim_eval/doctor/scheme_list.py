@@ -11,8 +11,10 @@ from rich.console import Console
 
 from slim_eval.doctor.facts import Facts
 from slim_eval.engines import engines_for
-from slim_eval.schemes import INEXACT_KERNELS, SCHEMES, Scheme
+from slim_eval.schemes import INEXACT_KERNELS, KV8, ONLINE, SCHEMES, Scheme, scheme
 from slim_eval.utils.word_table import WordTable, columns_of
+
+_WITH_KV8 = ("fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,24 @@ class Line:
 
     name: str
     label: str
-    made_by: str | None  # None if the model's own weights are served
+    made_by: str | None  # ``vLLM, while loading`` without a checkpoint; None if the model's own weights are served
     group_size: int | None
     needs_calibration: bool
     engines: tuple[Served, ...]
 
 
 def lines(facts: Facts) -> Iterator[Line]:
-    """Every registered scheme, in the order of the table, on the engines that the serving interpreter has."""
-    for name, held in SCHEMES.items():
+    """Every registered scheme, in the order of the table, on the engines that the serving interpreter has.
+
+    Two stand for all those with an FP8 KV cache: without and with a checkpoint of their own.
+    """
+    for held in (*SCHEMES.values(), *(scheme(name + KV8) for name in _WITH_KV8)):
         recipe = held.recipe
+        online = held.name.startswith(ONLINE)
         yield Line(
-            name=name,
+            name=held.name,
             label=held.label,
-            made_by=None if recipe is None else recipe.name,
+            made_by="vLLM, while loading" if online else None if recipe is None else recipe.name,
             group_size=None if recipe is None else recipe.group_size,
             needs_calibration=recipe is not None and recipe.needs_calibration,
             engines=tuple(_served(facts, held)),
@@ -81,6 +87,7 @@ def show(found: Sequence[Line], *, as_json: bool = False) -> None:
                 reasons.setdefault(served.reason, []).append(line.name)
     out = Console(highlight=False)
     out.print(WordTable(columns_of(("scheme", "format", "made by", *names), rows)))
+    out.print(f"every scheme with {KV8}, e.g. int4{KV8}: an FP8 KV cache; recipe:FILE.yaml: your own", markup=False)
     for reason, schemes in reasons.items():
         out.print(f"{', '.join(schemes)}: {reason}", markup=False)
     if not names:

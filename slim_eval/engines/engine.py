@@ -241,6 +241,9 @@ class EngineType(Protocol):
         """The reason why this engine cannot serve a scheme on a platform, this machine by default; None if it can."""
         if scheme.is_quantized and not self.capabilities.local_weights:
             return f"{self.label} cannot serve checkpoints that are stored on this machine"
+        if scheme.served_with and self.name not in scheme.served_with:
+            known = [ENGINES[name].label for name in scheme.served_with if name in ENGINES]
+            return f"{self.label} cannot serve it, only {' and '.join(known)} can"
         try:
             platform = platform or self.platform()
         except EngineError as error:
@@ -295,9 +298,8 @@ class EngineType(Protocol):
             return str(asked.value)
         kernel = scheme.kernels.get(self.name, Kernel())
         takes_float32 = not kernel.cpu_dtypes or Dtype.FLOAT32.value in kernel.cpu_dtypes
-        needs_16_bit = facts.quantization not in (None, "compressed-tensors") or (
-            self.quantized_kernels == "native" and (facts.is_packed or not takes_float32)
-        )
+        needs_16_bit = facts.quantization not in (None, "compressed-tensors") or not takes_float32
+        needs_16_bit = needs_16_bit or (self.quantized_kernels == "native" and facts.is_packed)
         if not on_cpu or needs_16_bit or cpu_computes_in(facts.dtype, cpu_flags()):
             return facts.dtype
         return Dtype.FLOAT32.value

@@ -34,7 +34,7 @@ from slim_eval.engines.engine import (
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import CONFIG_FILE, ConfigFacts, describe, read_header, weight_files
-from slim_eval.schemes import INEXACT_KERNELS, scheme, scheme_of
+from slim_eval.schemes import INEXACT_KERNELS, Scheme, scheme, scheme_of
 from slim_eval.utils import GIB, MIB, did_you_mean
 from slim_eval.utils.log_tail import LogTail
 
@@ -105,6 +105,15 @@ class Vllm(EngineType):
             return Platform("other")
         return Platform("none") if gpu is None else Platform("cuda", gpu.compute_capability)
 
+    def obstacle(self, scheme: Scheme, platform: Platform | None = None) -> str | None:
+        """As of every engine; and whether the installed vLLM has the method that quantizes while it loads."""
+        found = super().obstacle(scheme, platform)
+        method = scheme.served_with.get(self.name, {}).get("quantization")
+        if found is None and method is not None and platform is None:
+            known = architectures.vllm_quantizations(None)
+            found = None if known is None or method in known else f"this version of vLLM has no quantization {method!r}"
+        return found
+
     def check(self, config: EngineConfig) -> None:
         """Refuse engine arguments that vLLM does not know, or that slim-eval sets itself; see `EngineType.check`."""
         if not config.further_args:
@@ -154,6 +163,7 @@ class Vllm(EngineType):
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
             **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
             **config.further_args,
+            **served.served_with.get(self.name, {}),
         }
 
         def start(share: float) -> Any:

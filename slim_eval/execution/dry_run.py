@@ -108,7 +108,7 @@ def _stages(
 ) -> list[StageForecast]:
     """The stages of a variant, with their times in earlier records of the same model."""
     stages = []
-    if variant.todo and variant.source.pickled is not None:
+    if variant.todo and (variant.source.pickled is not None or variant.source.base is not None):
         conversion = cache.conversion(variant.source, variant.config.quantized_models_dir)
         stages.append(StageForecast("convert", conversion.is_done))
     if variant.todo and is_quantized(variant.precision):
@@ -151,7 +151,7 @@ def weight_bytes(found: models.Tensors, precision: str, facts: models.ConfigFact
     """
     if facts.is_quantized:
         return float(sum(models.tensor_bytes(kind, shape) for kind, shape in found.values()))
-    held = SCHEMES[precision]
+    held = scheme_of(precision)
     widths = {} if held.recipe is None else checkpoint_checks.linear_inputs(found, facts, held.recipe)
     group = None if held.recipe is None else held.recipe.fitting(widths)
     total = 0.0

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from slim_eval.benchmarks.base import ServedModel
 from slim_eval.config import RunConfig
 from slim_eval.models.source import ModelSource
+from slim_eval.quantization import recipe_files
 from slim_eval.quantization.cache import QuantizeRequest
 from slim_eval.schemes import SchemeName
 
@@ -28,7 +29,19 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CheckJob(_Message):
+class _JobOfSchemes(_Message):
+    """A job that names schemes: recipes of the user's own travel with it, and are registered where it is read."""
+
+    recipes: dict[str, str] = Field(default_factory=recipe_files.texts)  # name -> text of the file
+
+    @model_validator(mode="after")
+    def _register(self) -> _JobOfSchemes:
+        known = recipe_files.texts()
+        recipe_files.register_texts({name: text for name, text in self.recipes.items() if known.get(name) != text})
+        return self
+
+
+class CheckJob(_JobOfSchemes):
     """Check, before hours of work, that every scheme can be served and the stages of every benchmark measured."""
 
     kind: Literal["check"] = "check"
@@ -36,6 +49,13 @@ class CheckJob(_Message):
     precisions: tuple[SchemeName, ...]
     stages: dict[str, tuple[str, ...]]  # of each benchmark
     models: dict[str, tuple[ServedModel, ...]] = {}  # benchmark -> the models with their own stages of it
+
+
+class RecipeJob(_JobOfSchemes):
+    """Let llm-compressor read recipes of the user's own, before anything is loaded."""
+
+    kind: Literal["recipe"] = "recipe"
+    precisions: tuple[SchemeName, ...]
 
 
 class PreviewJob(_Message):
@@ -46,7 +66,7 @@ class PreviewJob(_Message):
     models: dict[str, tuple[ServedModel, ...]]  # benchmark -> the models, each with the stages in question
 
 
-class QuantizeJob(_Message):
+class QuantizeJob(_JobOfSchemes):
     """Make one quantized checkpoint on `num_gpus` GPUs from the one with `gpu_index` among those visible."""
 
     kind: Literal["quantize"] = "quantize"
@@ -73,7 +93,7 @@ class ConvertJob(_Message):
     trust_remote_code: bool
 
 
-class MeasureJob(_Message):
+class MeasureJob(_JobOfSchemes):
     """Load one checkpoint once and run benchmarks on it."""
 
     kind: Literal["measure"] = "measure"
@@ -83,6 +103,7 @@ class MeasureJob(_Message):
     checkpoint: Path  # folder of the one to serve
     precision: SchemeName
     base_model: str | None = None  # what a checkpoint that came quantized was made from; None if unknown
+    adapter: str | None = None  # the LoRA adapter that was merged into the base model; None without one
     quantization_scheme: str
     stages: tuple[str, ...]  # the records to make, in the order of measuring
     directory: Path  # where records are written
@@ -93,7 +114,7 @@ class MeasureJob(_Message):
     settings: dict[str, dict[str, Any]] = {}
 
 
-PrepareJob = CheckJob | PreviewJob | FetchJob | ConvertJob | QuantizeJob
+PrepareJob = CheckJob | RecipeJob | PreviewJob | FetchJob | ConvertJob | QuantizeJob
 Job = Annotated[PrepareJob | MeasureJob, Field(discriminator="kind")]
 
 

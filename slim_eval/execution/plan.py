@@ -22,7 +22,7 @@ from slim_eval.execution.executor import executor
 from slim_eval.models import checkpoint_checks
 from slim_eval.models.hub import optional_file
 from slim_eval.models.publish import QUANTIZATION_RECORD
-from slim_eval.quantization import cache
+from slim_eval.quantization import cache, recipe_files
 from slim_eval.recognise import base_model, of_name
 from slim_eval.schemes import AS_IS, DEFAULT_BASELINE, as_is_name, in_order, is_quantized, scheme, scheme_of
 from slim_eval.utils import GIB, environment, safe_json, short_name
@@ -75,7 +75,7 @@ class PlannedVariant:
     @property
     def stages(self) -> list[str]:
         """The stages to do in their order, as shown on the terminal; none if every record is done."""
-        converted = [] if self.source.pickled is None else ["convert"]
+        converted = [] if self.source.pickled is None and self.source.base is None else ["convert"]
         quantized = ["quantize"] if is_quantized(self.precision) else []
         return [*converted, *quantized, "engine", *self.todo] if self.todo else []
 
@@ -192,12 +192,16 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
     engines_for(engine.engine)
+    recipe_files.register(config.precision, config.quantize_python)
     for name in config.precision:
         if name != AS_IS and of_name(name) is None:
             scheme(name)  # refuses an unknown name, before the hub is asked for anything
     power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    sources = [models.resolve(name, config.revision, allow_pickle=config.allow_pickle) for name in config.models]
+    sources = [
+        models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)
+        for name in config.models
+    ]
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     variants = []
@@ -232,7 +236,7 @@ def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
     found = []
     for name in asked:
         known = DEFAULT_BASELINE if name in (AS_IS, own) else scheme(name).name
-        found.append(as_is_name(own) if own is not None and not is_quantized(known) else known)
+        found.append(as_is_name(own) if own is not None and not scheme(known).needs_plain_weights else known)
     return in_order(found)
 
 
@@ -240,16 +244,18 @@ def _base_models(
     config: RunConfig, sources: Sequence[models.ModelSource], facts: Mapping[str, models.ConfigFacts]
 ) -> dict[str, str]:
     """Model that came quantized -> what it was made from, if that is known, by the name that it has in this run."""
-    quantized = [source for source in sources if facts[source.name].is_quantized]
-    if config.base_model is not None and not quantized:
-        raise UsageError(f"--base-model {config.base_model}: no model of this run is quantized already", "leave it out")
+    derived = [source for source in sources if facts[source.name].is_quantized or source.base is not None]
+    if config.base_model is not None and not derived:
+        cause = f"--base-model {config.base_model}: no model of this run is quantized already, or an adapter"
+        raise UsageError(cause, "leave it out")
     found = {}
-    for source in quantized:
-        base = config.base_model or base_model_of(source)
+    for source in derived:
+        own = base_model_of(source) if source.base is None else source.base.name
+        base = config.base_model or own
         if base is None:
             continue
         # A folder is called by its path, and by its card's id where a quantized checkpoint names it.
-        folders = [other.name for other in sources if other.kind == "local" and not facts[other.name].is_quantized]
+        folders = [other.name for other in sources if other.kind == "local" and other not in derived]
         same = [name for name in folders if short_name(name).casefold() == short_name(base).casefold()]
         found[source.name] = same[0] if len(same) == 1 and not config.base_model else base
     return found
@@ -311,6 +317,8 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
     _check_space(folder, to_quantize + to_convert)
     if to_quantize:
         needs.insert(0, (QUANTIZING_MODULES, "quantization", config.quantize_python, "--quantize-python"))
+    if any(variant.source.base is not None for variant in busy):
+        needs.append((("torch", "transformers", "peft"), "merging an adapter", config.serve_python, "--serve-python"))
     for modules, purpose, python, option in needs:
         try:
             missing = environment.missing_modules(modules, python)
@@ -319,8 +327,24 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
             raise UsageError(cause, "give its path") from error
         if missing:
             raise MissingPackageError(missing[0], purpose, install_command(python))
+    _check_recipes(config, [variant for variant in busy if variant.source in to_quantize])
     precisions = tuple(dict.fromkeys(variant.precision for variant in busy))
     return _check(config, precisions, stages, _served(busy), config.executor)
+
+
+def _check_recipes(config: RunConfig, variants: Iterable[PlannedVariant]) -> None:
+    """Let llm-compressor read the recipes of the user's own from which checkpoints are to be made."""
+    held = {variant.precision: scheme_of(variant.precision).recipe for variant in variants}
+    names = tuple(name for name, recipe in held.items() if recipe is not None and recipe.file is not None)
+    if not names:
+        return
+    job = messages.RecipeJob(precisions=names)
+    with contextlib.closing(_submit(job, config.executor, config.quantize_python)) as events:
+        for event in events:
+            if isinstance(event, messages.Failed):
+                raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
+            if isinstance(event, messages.Outcome) and event.died:
+                raise SlimEvalError(f"the recipes could not be checked: {event.describe()}", f"fix it with: {INSTALL}")
 
 
 def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> None:

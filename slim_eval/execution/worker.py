@@ -25,15 +25,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from slim_eval import models, power
 from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
-from slim_eval.config import Dtype
+from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
-from slim_eval.quantization import cache
+from slim_eval.quantization import cache, written
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.results.store import RECEIPT, write_record, write_samples
-from slim_eval.schemes import DEFAULT_BASELINE
+from slim_eval.schemes import DEFAULT_BASELINE, ONLINE, scheme_of
 from slim_eval.utils import GIB, environment
 from slim_eval.utils.host import HostUse, HostWindow
 
@@ -119,6 +119,7 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
             engine = engines.ENGINES[decision.name]
             engine.check(job.config.engine)
+            _refuse_contradictions(job.config.engine, precision, engine.name)
             if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
                 raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
             if "accuracy" in job.stages and not engine.capabilities.lm_eval:
@@ -130,6 +131,12 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             for model in served:
                 BENCHMARKS[name].check_model(job.config, model)
         return None
+    if isinstance(job, messages.RecipeJob):
+        from slim_eval.quantization.llmcompressor import modifiers_of
+
+        for precision in job.precisions:
+            modifiers_of(cache.recipe_of(precision))
+        return None
     if isinstance(job, messages.PreviewJob):
         for name, served in job.models.items():
             for text in BENCHMARKS[name].preview(job.config, served):
@@ -137,19 +144,34 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
         return None
     if isinstance(job, messages.FetchJob):
         source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
-        return source.path or source.pickled
+        return source.path or source.pickled or source.adapter
     progress = _progress(job.kind, emit)
     if isinstance(job, messages.ConvertJob):
         from slim_eval.engines import memory
         from slim_eval.models import pickles
 
-        memory.require_in_ram(models.bytes_here(job.source), pickles.LIBRARIES_GB)
         trust = job.trust_remote_code
+        if job.source.base is not None:
+            from slim_eval.models import adapters
+
+            memory.require_in_ram(models.bytes_here(job.source.base), pickles.LIBRARIES_GB)
+            return adapters.merge(job.source, job.directory, job.identity, progress, trust_remote_code=trust)
+        memory.require_in_ram(models.bytes_here(job.source), pickles.LIBRARIES_GB)
         return pickles.convert(job.source, job.directory, job.identity, progress, trust_remote_code=trust)
     _claim_gpus(job.gpu_index, job.num_gpus)  # before torch is imported
     from slim_eval.quantization.llmcompressor import quantize
 
     return quantize(job.request, lambda text: emit(messages.Note(text=text)), progress).path
+
+
+def _refuse_contradictions(config: EngineConfig, precision: str, engine: str) -> None:
+    """Refuse engine arguments that would make the variant another one than its scheme says."""
+    for name in scheme_of(precision).served_with.get(engine, {}):
+        if name in config.engine_args:
+            raise UsageError(f"--engine-arg {name}: --precision {precision} sets it", "leave one of them out")
+    if precision == DEFAULT_BASELINE and (method := config.engine_args.get("quantization")):
+        cause = f"--engine-arg quantization={method}: {precision} would be served quantized, under a false name"
+        raise UsageError(cause, f"use --precision {ONLINE}{method}")
 
 
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
@@ -281,8 +303,9 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         precision=job.precision,
         # Of a checkpoint that came quantized, its own method.
         quantization_scheme=source.quantization or job.quantization_scheme,
+        adapter=job.adapter,
         group_size=groups,
-        low_bit_share=None if made is None else made.low_bit_share,
+        low_bit_share=_low_bit_share(job, source) if made is None else made.low_bit_share,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
         model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,
@@ -298,6 +321,14 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         notes=(*job.notes, *engine.notes),
     )
     return head.model_dump()
+
+
+def _low_bit_share(job: messages.MeasureJob, source: models.ConfigFacts) -> float | None:
+    """The share of low-bit weights of a checkpoint that another tool quantized; None for formats that are not read."""
+    if source.quantization != "compressed-tensors":
+        return None
+    found = written.read(job.checkpoint)
+    return found.low_bit_share if found.layers else None
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

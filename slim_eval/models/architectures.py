@@ -75,6 +75,19 @@ def vllm(python: Path | None) -> Library | None:
     return None if folder is None else _vllm(folder)
 
 
+def vllm_quantizations(python: Path | None) -> frozenset[str] | None:
+    """The methods that an interpreter's vLLM accepts as ``quantization``; None if they are not known."""
+    folder = environment.module_folder("vllm", python)
+    if folder is None:
+        return None
+    file = folder / "model_executor" / "layers" / "quantization" / "__init__.py"
+    parts = (node for value in _assigned(file, "QuantizationMethods") for node in ast.walk(value))
+    return (
+        frozenset(node.value for node in parts if isinstance(node, ast.Constant) and isinstance(node.value, str))
+        or None
+    )
+
+
 @cache
 def _transformers(folder: Path) -> Library | None:
     auto = folder / "models" / "auto"

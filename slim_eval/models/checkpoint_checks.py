@@ -41,6 +41,9 @@ from slim_eval.utils import environment
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embeddings?|tok_embeddings)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+#: Any name of an output layer, packed ones too, and the number of a layer in the name of a tensor.
+_OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|output|head|proj_out|score)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _NO_LINEAR = re.compile(r"(^|\.)([^.]*embed[^.]*|wte|wpe)\.weight$")  # embeddings of any kind, and a head of that name
 #: Experts of one layer in one tensor (experts, out, in), which llm-compressor splits into linear layers.
 _FUSED_EXPERTS = re.compile(r"\bexperts\.(gate_up|gate|up|down)_proj$|_moe\.(input|output)_linear\.weight$")
@@ -311,6 +314,30 @@ def _weight_files(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
+def _parts(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Layers and an output layer that the weight files lack: an engine would fill them with random numbers."""
+    facts, config = checkpoint.facts, checkpoint.config(CONFIG_FILE)
+    names = [name for name in checkpoint.tensors if not OTHER_PARTS.search(name)]
+    if not names or facts.has_own_code:
+        return
+    merged = {**config, **(config.get("text_config") or {})}
+    count = next((merged[key] for key in ("num_hidden_layers", "n_layer") if isinstance(merged.get(key), int)), None)
+    layers = {int(match[1]) for name in names if (match := _LAYER.search(name))}
+    if layers and count is not None and (lacking := sorted(set(range(count)) - layers)):
+        yield Finding(
+            f"{checkpoint.name}: config.json says {count} layers, but the weight files lack number {lacking[0]}",
+            "download the model again, with the config.json that belongs to these weights",
+        )
+    is_causal = str(facts.architecture).endswith("ForCausalLM")
+    has_own_head = facts.tied_stated and not facts.tied_embeddings
+    if is_causal and has_own_head and checkpoint.embedding and not any(_OUTPUT.search(name) for name in names):
+        yield Finding(
+            f"{checkpoint.name}: config.json says that the output layer is not tied to the embeddings, but the weight "
+            "files have none",
+            "set tie_word_embeddings to true in config.json if it is tied, else download the model again",
+        )
+
+
 def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:
     for precision in checkpoint.use.precisions:
         require_plain(checkpoint.source, checkpoint.facts, precision)
@@ -455,6 +482,8 @@ def group_size(source: ModelSource, recipe: Recipe, asked: int | None = None) ->
 
     None if the recipe has no groups, or if the shapes of the model's layers are not known yet.
     """
+    if recipe.file is not None:  # it says itself, and --group-size is for the other schemes
+        return recipe.group_size
     if recipe.group_size is None or asked is not None:
         return recipe.group_size and asked
     checkpoint = Checkpoint(source, Use())
@@ -518,6 +547,7 @@ CHECKS = (
     Check("architecture", "config.json, and the models that Transformers and vLLM know", _architecture),
     Check("adapter", "adapter_config.json and adapter_model files", _adapter),
     Check("weight files", "safetensors files and their index", _weight_files),
+    Check("layers", "config.json and the names of the weights", _parts),
     Check("quantized already", "config.json", _quantized),
     Check("packages", "config.json, the model's own code, --engine-arg", _packages),
     Check("output layer", "config.json and both embedding tensors", _tied_head),

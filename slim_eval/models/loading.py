@@ -65,6 +65,8 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
 
 def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a model; its files are downloaded if they are not on this machine."""
+    if source.path is None and source.base is not None:
+        return tokenizer(source.base, trust_remote_code=trust_remote_code)
     place = source.path or source.pickled
     name, revision = (source.name, source.revision) if place is None else (str(place), None)
     return tokenizer_of(name, revision, trust_remote_code=trust_remote_code)

@@ -42,7 +42,7 @@ class Conversion:
         """Whether the folder contains a complete conversion of this state of the model."""
         try:
             record = safe_json.read_json(self.folder / CONVERSION_RECORD)
-            return bool(record == redact_all(_record(self.folder, self.identity)))
+            return bool(record == redact_all(conversion_record(self.folder, self.identity)))
         except (OSError, ValueError, UsageError):
             return False
 
@@ -92,7 +92,7 @@ def convert(
             with report_growth(folder, progress):
                 loading.save(model, folder)
             copy_small_files(source.pickled, folder)
-            write_text(folder / CONVERSION_RECORD, json.dumps(_record(folder, identity), indent=2) + "\n")
+            write_text(folder / CONVERSION_RECORD, json.dumps(conversion_record(folder, identity), indent=2) + "\n")
     except (*loading.FAILURES, pickle.UnpicklingError) as error:
         if any(isinstance(each, pickle.UnpicklingError) for each in causes(error)):
             cause = (
@@ -105,5 +105,6 @@ def convert(
     return final
 
 
-def _record(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+def conversion_record(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside a converted checkpoint: the state that it was made from, and its size."""
     return {**identity, "bytes_on_disk": describe(folder).weight_bytes}

@@ -21,7 +21,7 @@ from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models.hub import Progress, config_file, download, hub_errors, optional_file
 from slim_eval.recognise import adapter_base, of_config, of_name
-from slim_eval.schemes import AS_IS, is_quantized
+from slim_eval.schemes import AS_IS, scheme_of
 from slim_eval.utils import MIB, files_hash, safe_json
 
 #: The name of the embedded model.
@@ -29,6 +29,8 @@ DEMO = "demo"
 CONFIG_FILE = "config.json"
 #: What a LoRA adapter of peft has in place of it.
 ADAPTER_FILE = "adapter_config.json"
+#: The weights of an adapter.
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 #: How ModelOpt quantized a checkpoint; older versions of it say it nowhere else.
 PRODUCER_FILE = "hf_quant_config.json"
 #: The weights of a checkpoint without an index, and the index of one with several files.
@@ -74,6 +76,8 @@ class ModelSource(Frozen):
     path: Path | None = None  # the whole checkpoint; None until it is fetched and, if pickled, converted
     pickled: Path | None = None  # with pickled weights that must be converted; None without such
     revision: str | None = None  # commit on the hub; None for a model from elsewhere
+    base: ModelSource | None = None  # of a LoRA adapter: the model that it changes; `config_dir` is then that model's
+    adapter: Path | None = None  # folder of a LoRA adapter; of one on the hub, its weights may not be there yet
 
 
 class ConfigFacts(Frozen):
@@ -111,11 +115,13 @@ class CheckpointFacts(ConfigFacts):
     language_bytes: int  # of the tensors of the language part, those of an unquantized one at 16 bit
 
 
-def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = False) -> ModelSource:
+def resolve(
+    name: str, revision: str | None = None, *, allow_pickle: bool = False, base: str | None = None
+) -> ModelSource:
     """Find a model: ``demo``, a folder, or a hub id such as ``org/name``, of which only ``config.json`` is fetched.
 
     Only hub models have a `revision` (branch, tag or commit). With `allow_pickle` a folder may have only pickled
-    weights.
+    weights. A LoRA adapter is a model too, if its base model is found: `base`, else the one that it names.
 
     Raises:
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
@@ -126,6 +132,8 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         try:
             there = (folder / CONFIG_FILE).is_file()
             what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+            if not there and (folder / ADAPTER_FILE).is_file():
+                return _adapter(name, folder.resolve(), None, base, allow_pickle=allow_pickle)
             what += _contents(folder) if folder.is_dir() and not there else ""
         except OSError as error:
             there, what = False, f"cannot be read ({error.strerror})"
@@ -135,19 +143,57 @@ def resolve(name: str, revision: str | None = None, *, allow_pickle: bool = Fals
         pickled = allow_pickle and not has_safetensors(folder) and pickled_files(folder)
         source = ModelSource(name=name, kind="demo" if name == DEMO else "local", config_dir=folder)
         return source.model_copy(update={"pickled": folder} if pickled else {"path": folder})
+    from huggingface_hub.errors import EntryNotFoundError
+
     with hub_errors(name, revision):
-        config = config_file(name, revision)
+        try:
+            config = config_file(name, revision)
+        except EntryNotFoundError:
+            if (file := optional_file(name, ADAPTER_FILE, revision)) is None:
+                raise
+            return _adapter(name, file.parent, file.parent.name, base, allow_pickle=allow_pickle)
     # The cache's layout is public: snapshots/{commit}/{file}.
     if of_name(name) is not None:
         optional_file(name, PRODUCER_FILE, config.parent.name)
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
 
 
+def _adapter(name: str, folder: Path, revision: str | None, base: str | None, *, allow_pickle: bool) -> ModelSource:
+    """A LoRA adapter, with its base model; a UsageError if it is another kind, or its base model cannot be used."""
+    config = read_json(folder / ADAPTER_FILE)
+    kind = str(config.get("peft_type") or "LORA").upper()
+    if kind != "LORA":
+        raise UsageError(f"adapter {name!r} is of kind {kind}", "merge it by hand: slim-eval merges LoRA adapters only")
+    asked = base or adapter_base(config)
+    remedy = "give --base-model with the model that it was trained on: a folder or a hub id"
+    if asked is None:
+        raise UsageError(f"adapter {name!r} names no base model", remedy)
+    try:
+        found = resolve(asked, allow_pickle=allow_pickle)
+    except (HubError, UsageError) as error:
+        raise UsageError(f"adapter {name!r}: its base model cannot be used: {error.cause}", remedy) from error
+    if found.base is not None or found.pickled is not None:
+        what = "an adapter itself" if found.base is not None else "pickled"
+        raise UsageError(f"adapter {name!r}: its base model {asked!r} is {what}", "merge or convert that one first")
+    if (own := describe_config(found.config_dir).scheme) is not None:
+        cause = f"adapter {name!r}: its base model {asked!r} is quantized ({own}), and adapters are merged in 16 bit"
+        raise UsageError(cause, "give --base-model with the 16-bit model")
+    if revision is None:
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise UsageError(f"adapter {name!r} has no {ADAPTER_WEIGHTS}", "save it with save_pretrained() of peft")
+        read_header(folder / ADAPTER_WEIGHTS)
+    return ModelSource(
+        name=name,
+        kind="local" if revision is None else "hub",
+        config_dir=found.config_dir,
+        revision=revision,
+        base=found,
+        adapter=folder,
+    )
+
+
 def _contents(folder: Path) -> str:
-    """What else a folder without ``config.json`` is: an adapter, or a GGUF model."""
-    if (folder / ADAPTER_FILE).is_file():
-        base = adapter_base(read_json(folder / ADAPTER_FILE))
-        return f": it is an adapter (LoRA) of {base or 'an unknown model'}, which must be merged into it"
+    """What else a folder without ``config.json`` is: a GGUF model."""
     file = next(iter(sorted(folder.glob("*.gguf"))), None)
     return "" if file is None else f": {file.name} is a GGUF file ({of_name(file.name)}), which no engine here serves"
 
@@ -162,6 +208,11 @@ def fetch(
     """
     if source.path is not None or source.pickled is not None:
         return source
+    if source.base is not None:
+        folder = download(source.name, source.revision, ("adapter_*.json", ADAPTER_WEIGHTS), progress)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise HubError(f"adapter {source.name!r} has no {ADAPTER_WEIGHTS} on the hub", "choose another adapter")
+        return source.model_copy(update={"adapter": folder})
     folder = download(source.name, source.revision, WANTED, progress)
     usable = has_safetensors(folder)
     if allow_pickle and not usable:
@@ -276,7 +327,7 @@ def describe(folder: Path) -> CheckpointFacts:
 
 def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> None:
     """Refuse, with a UsageError, to quantize a checkpoint that is quantized already."""
-    if is_quantized(precision) and facts.is_quantized:
+    if scheme_of(precision).needs_plain_weights and facts.is_quantized:
         raise UsageError(
             f"model {source.name!r} is already quantized ({facts.scheme}) and cannot be quantized to {precision}",
             f"measure it as it is with --precision {AS_IS}, or give the unquantized model",
@@ -359,6 +410,8 @@ def read_tensors(source: ModelSource) -> Tensors:
         UsageError: A file is missing, truncated, or not what its name says.
     """
     folder = source.path
+    if folder is None and source.base is not None:  # merged, it has the same
+        return read_tensors(source.base)
     # The hub's cache may have the files already: snapshots/{commit}.
     if folder is None and source.config_dir.name == source.revision and has_safetensors(source.config_dir):
         with suppress(UsageError):

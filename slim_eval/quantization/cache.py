@@ -9,6 +9,7 @@ Light on purpose: the evaluator calls `cached` before it starts a worker, so not
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,8 +25,9 @@ from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.models.source import CONFIG_FILE, Frozen, ModelSource, describe, fingerprint, small_files_hash
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.quantization.fidelity import Fidelity
-from slim_eval.schemes import SCHEMES, Recipe, SchemeName, scheme
-from slim_eval.utils import full_name, safe_json, short_name
+from slim_eval.quantization.written import Written
+from slim_eval.schemes import KV8, SCHEMES, Recipe, SchemeName, scheme
+from slim_eval.utils import files_hash, full_name, safe_json, short_name, slug
 from slim_eval.utils.redaction import redact, redact_all
 
 _NOT_DEFAULT = (
@@ -33,12 +35,13 @@ _NOT_DEFAULT = (
     "targets",
     "arguments",
     "transform",
+    "kv_cache",
 )  # settings if they differ from `Recipe`'s: older records have none
 
 #: Names of the settings that a recipe and its calibration add to a checkpoint: what `settings` returns besides the
 #: model and the seed.
 SETTINGS = frozenset({
-    *_NOT_DEFAULT, "scheme", "ignore", "group_size", "skip_unfit", "calibration_dataset", "calibration_split",
+    *_NOT_DEFAULT, "recipe", "scheme", "ignore", "group_size", "skip_unfit", "calibration_dataset", "calibration_split",
     "num_calibration_samples",
     "max_sequence_length",
 })  # fmt: skip
@@ -88,6 +91,7 @@ class QuantizationRecord(BaseModel):
     finished: str
     duration_s: float
     fidelity: Fidelity | None = None  # against the source; None in records before 0.3
+    written: Written | None = None  # what its files contain; None in records before 0.4
     low_bit_share: float | None = None  # of the weights of linear layers, the output layer left out; None likewise
     notes: tuple[str, ...] = ()
 
@@ -110,11 +114,11 @@ def checkpoint_directory(request: QuantizeRequest) -> Path:
     short = short_name(model)
     rivals = any(other != model and short_name(other).casefold() == short.casefold() for other in request.models)
     owners = set()
-    for precision in SCHEMES:
+    for precision in (slug(f"{name}{ending}") for name in SCHEMES for ending in ("", KV8)):
         with suppress(OSError, ValueError, KeyError, TypeError):  # no record, or not a readable one
             owners.add(str(safe_json.read_json(request.directory / f"{short}_{precision}" / RECORD_FILE)["model"]))
     name = full_name(model) if rivals or owners - {redact(model)} else short
-    return request.directory / f"{name}_{request.precision}"
+    return request.directory / f"{name}_{slug(request.precision)}"
 
 
 def settings(request: QuantizeRequest) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
     found = {
         **identity(request.source),
         **{name: getattr(recipe, name) for name in _NOT_DEFAULT if getattr(recipe, name) != getattr(defaults, name)},
+        **({} if recipe.file is None else {"recipe": f"sha256:{hashlib.sha256(recipe.file.encode()).hexdigest()}"}),
         "scheme": recipe.scheme,
         "ignore": recipe.ignore,
         # Both came later: records without them were made with the recipe's own size, which fitted.
@@ -149,6 +154,11 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
 def identity(source: ModelSource) -> dict[str, Any]:
     """The state of a model, wherever it is: its commit on the hub, else hashes of its weights and its other files."""
+    if source.base is not None and source.adapter is not None:
+        own = {"revision": source.revision}
+        if source.kind != "hub":
+            own = {"adapter": f"sha256:{files_hash(source.adapter, sorted(source.adapter.glob('adapter_*')))}"}
+        return {**own, "base": identity(source.base)}
     if source.kind == "hub":
         return {"revision": source.revision}
     folder = source.config_dir
@@ -260,7 +270,7 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
         "arguments",
         "needs_calibration",
         "smaller_groups",
-        *(n for n in ("transform", "format") if not getattr(recipe, n)),
+        *(n for n in ("transform", "format", "kv_cache", "file") if not getattr(recipe, n)),
     )
     shown = {key: value for key, value in asdict(recipe).items() if key not in left_out}
     return {**shown, **recipe.arguments, **lists}

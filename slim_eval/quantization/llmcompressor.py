@@ -28,8 +28,9 @@ from slim_eval.errors import (
 from slim_eval.models import checkpoint_checks, experts, loading
 from slim_eval.models.publish import copy_small_files, new_checkpoint, recover
 from slim_eval.models.source import CONFIG_FILE, OTHER_PARTS, CheckpointFacts, describe, require_plain, weight_files
-from slim_eval.quantization import cache, fidelity
+from slim_eval.quantization import cache, fidelity, written
 from slim_eval.quantization.calibration import Calibration, load_texts
+from slim_eval.recognise import of_config
 from slim_eval.schemes import Recipe, scheme
 from slim_eval.utils import safe_json, write_text
 
@@ -44,6 +45,8 @@ _TEXT = (
 _PROMPT_TOKENS = 8  # length of the prompt for which a new checkpoint must generate
 _SCALE_BYTES, _ORDER_BYTES, _SHAPE_BYTES = 4, 4, 64  # at most, per scale, per input column, and per layer
 _AT_16_BIT = "measure this model at 16 bit; llm-compressor and Transformers do not agree on its architecture"
+#: Keys and values in 8-bit floating point, one calibrated scale for those of a layer: what vLLM reads.
+_FP8_CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 _LIBRARIES_GB = 0.5  # memory that torch and llm-compressor take before a model is loaded
 
 
@@ -81,6 +84,8 @@ def _make(
     """Quantize the checkpoint in `source` into `folder`, and check what came out."""
     started = datetime.now(timezone.utc)
     recipe = request.recipe
+    if recipe.file is not None:
+        modifiers_of(recipe)  # a mistake in it is told before the model is loaded
     try:
         memory.require_in_ram(memory.served_bytes(source), _LIBRARIES_GB)
     except EngineError as error:
@@ -125,7 +130,6 @@ def _make(
     recipe, layers = _layers_to_quantize(model, request, recipe)
     request = request.model_copy(update={"group_size": recipe.group_size})
     stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
-    share = _low_bit_share(model, layers)
     warnings += _oneshot(model, tokenizer, calibration, recipe, len(layers), progress)
     stage("writing the checkpoint")
     loading.save(model, folder, save_compressed=True)
@@ -137,7 +141,10 @@ def _make(
     stage("checking the checkpoint")
     _check_tensors(folder, source)
     found = describe(folder)
-    _check_size(found, facts, layers, request.precision, recipe)
+    held = written.read(folder)
+    written.require(held, *_asked(recipe), sum(rows * columns for rows, columns in layers.values()))
+    if recipe.file is None:
+        _check_size(found, facts, layers, request.precision, recipe)
     found_again, after = _run(folder, texts, scored, request.trust_remote_code)
     likeness = fidelity.compare(expected, found_again)
     likeness.require()
@@ -163,7 +170,8 @@ def _make(
         finished=finished.isoformat(timespec="seconds"),
         duration_s=(finished - started).total_seconds(),
         fidelity=likeness,
-        low_bit_share=share,
+        low_bit_share=held.low_bit_share,
+        written=held,
         notes=(*(calibration.notes if calibration is not None else ()), *warnings, str(likeness)),
     )
 
@@ -203,11 +211,7 @@ def _layers_to_quantize(
     import torch
 
     name = request.source.name
-    layers = {
-        layer: module
-        for layer, module in model.named_modules()
-        if type(module).__name__ in recipe.targets and not recipe.ignores(layer)
-    }
+    layers = _targeted(model, recipe)
     if not layers:
         raise QuantizationError(f"model {name!r} has no {' or '.join(recipe.targets)} layer to quantize")
     for parameter, values in model.named_parameters():
@@ -229,18 +233,38 @@ def _layers_to_quantize(
     return replace(recipe, ignore=(*recipe.ignore, *unfit)), shapes
 
 
-def _low_bit_share(model: Any, layers: Mapping[str, tuple[int, int]]) -> float:
-    """The share of a model's linear weights, experts among them, that is quantized; the output layer is left out."""
+def _targeted(model: Any, recipe: Recipe) -> dict[str, Any]:
+    """The linear layers that a recipe quantizes; those of a recipe of the user's own by compressed-tensors' rules."""
+    if recipe.file is None:
+        return {
+            layer: module
+            for layer, module in model.named_modules()
+            if type(module).__name__ in recipe.targets and not recipe.ignores(layer)
+        }
     import torch
+    from compressed_tensors.utils import match_named_modules
 
-    head = model.get_output_embeddings()
-    linear: int = sum(
-        module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and not OTHER_PARTS.search(name)
-    )
-    fused: int = sum(values.numel() for name, values in model.named_parameters() if experts.is_fused(name, values))
-    return sum(rows * columns for rows, columns in layers.values()) / (linear + fused)
+    found: dict[str, Any] = {}
+    for modifier in modifiers_of(recipe):
+        if hasattr(modifier, "resolved_targets"):
+            matched = match_named_modules(model, modifier.resolved_targets, modifier.ignore)
+            found.update((layer, module) for layer, module in matched if isinstance(module, torch.nn.Linear))
+    return found
+
+
+def _asked(recipe: Recipe) -> tuple[str, frozenset[str]]:
+    """What a recipe asks for: the scheme as `recognise` names it, and the formats of weights, as `written` does."""
+    groups: dict[str, Any] = {}
+    cache_scheme = None
+    for modifier in modifiers_of(recipe):
+        if hasattr(modifier, "resolved_config"):
+            config = json.loads(modifier.resolved_config.model_dump_json())
+            groups |= {f"{len(groups)}-{name}": group for name, group in config["config_groups"].items()}
+            cache_scheme = config.get("kv_cache_scheme") or cache_scheme
+    named = of_config({"quant_method": "compressed-tensors", "config_groups": groups, "kv_cache_scheme": cache_scheme})
+    weights = [group["weights"] for group in groups.values() if group.get("weights")]
+    formats = frozenset(written.format_name(float(each["num_bits"]), each.get("group_size")) for each in weights)
+    return named, formats
 
 
 def _untraced() -> Sequence[str]:
@@ -290,8 +314,7 @@ def _oneshot(
     handlers = [logger.add(sys.stderr, level="INFO"), logger.add(follow, level="INFO", format="{message}")]
     try:
         _pin_no_memory_without_an_accelerator()
-        made = [_modifier(recipe.transform)] if recipe.transform else []
-        made.append(_modifier(recipe.modifier, ignore=list(recipe.ignore), **_groups(recipe), **recipe.arguments))
+        made = modifiers_of(recipe)
         # Without a folder of logs: older versions leave one in the working directory.
         oneshot(model=model, processor=tokenizer, recipe=made, log_dir=None, **options)
     except (*loading.FAILURES, AssertionError) as error:
@@ -304,6 +327,41 @@ def _oneshot(
     if done < layers:  # not every modifier names its layers
         progress(layers, layers, "layers")
     return warnings
+
+
+def modifiers_of(recipe: Recipe) -> list[Any]:
+    """llm-compressor's modifiers of a recipe, in their order.
+
+    Raises:
+        UsageError: llm-compressor does not accept a recipe of the user's own.
+        MissingPackageError: llm-compressor is not installed.
+    """
+    if recipe.file is None:
+        made = [_modifier(recipe.transform)] if recipe.transform else []
+        return [*made, _modifier(recipe.modifier, ignore=list(recipe.ignore), **_groups(recipe), **recipe.arguments)]
+    try:
+        from llmcompressor.recipe import Recipe as RecipeFile
+
+        found: list[Any] = list(RecipeFile.create_instance(recipe.file).modifiers)
+        for modifier in found:
+            if hasattr(modifier, "ignore"):
+                own = [modifier.ignore] if isinstance(modifier.ignore, str) else list(modifier.ignore)
+                modifier.ignore = list(dict.fromkeys((*own, *recipe.ignore)))
+            if hasattr(modifier, "resolved_config"):
+                _ = modifier.resolved_config  # refuses presets and formats that compressed-tensors does not know
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+        # pydantic's first line only counts the errors: the next two name the argument and what is wrong.
+        told = (
+            ": ".join(lines[1:3]) if len(lines) > 2 and "validation error" in lines[0] else (lines or [repr(error)])[0]
+        )
+        told = re.sub(r"\s*\[type=.*", "", told)
+        raise UsageError(
+            f"llm-compressor refuses the recipe {recipe.name.partition(':')[0]}: {told}", "correct the file"
+        ) from error
+    return found
 
 
 def _modifier(name: str, **options: Any) -> Any:
@@ -330,10 +388,11 @@ def _groups(recipe: Recipe) -> dict[str, Any]:
 
     targets = list(recipe.targets)
     held = preset_name_to_scheme(recipe.scheme, targets)
+    cache = {"kv_cache_scheme": dict(_FP8_CACHE)} if recipe.kv_cache else {}
     if recipe.group_size in (None, held.weights.group_size) and recipe.format is None:
-        return {"scheme": recipe.scheme, "targets": targets}
+        return {"scheme": recipe.scheme, "targets": targets, **cache}
     held.weights.group_size, held.format = recipe.group_size or held.weights.group_size, recipe.format
-    return {"config_groups": {"group_0": held}}
+    return {"config_groups": {"group_0": held}, **cache}
 
 
 def _name_plain_layers(model: Any, folder: Path) -> None:

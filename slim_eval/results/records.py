@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from slim_eval.metrics import headline_metric
-from slim_eval.schemes import SCHEMES
+from slim_eval.schemes import find
 from slim_eval.utils.host import HostUse
 
 SCHEMA_VERSION = 1
@@ -58,6 +58,7 @@ class Metadata(KernelReceipt):
     precision: str  # name of the scheme
     baseline: str | None = None  # name of the scheme that this variant is compared with; None: the default one
     quantization_scheme: str | None = None
+    adapter: str | None = None  # the LoRA adapter that was merged into `base_model`; None without one
     group_size: int | None = None  # input columns that share a scale, if that is not the scheme's own number
     low_bit_share: float | None = None  # of the linear weights that are quantized; None if not recorded
     timestamp: str | None = None  # ISO 8601, UTC
@@ -312,7 +313,7 @@ class Record(Metadata):
     @property
     def is_prequantized(self) -> bool:
         """Whether the model came quantized: its own method stands in place of its scheme's."""
-        found = SCHEMES.get(self.precision)
+        found = find(self.precision)
         if found is None or found.is_quantized:
             return False
         return self.quantization_scheme not in (None, found.recorded_as)

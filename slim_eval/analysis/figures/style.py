@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.colors import to_hex, to_rgb
 
-from slim_eval.schemes import SCHEMES, Scheme, in_order
+from slim_eval.schemes import Scheme, find, in_order
 
 # Okabe and Ito's palette, which is readable with any colour vision (https://jfly.uni-koeln.de/color/), without the
 # colours that the table of schemes uses. Colours and markers repeat at different counts, so that pairs differ.
@@ -36,7 +36,7 @@ SETTINGS: dict[Any, Any] = {
 
 def looks(precisions: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker (readable without colour) per scheme, in the order of their table, the same in every figure."""
-    schemes = {name: SCHEMES.get(name, _PLAIN) for name in in_order(precisions)}
+    schemes = {name: find(name) or _PLAIN for name in in_order(precisions)}
     colours, markers = cycle(_FURTHER_COLOURS), cycle(_FURTHER_MARKERS)
     return {
         name: (next(colours) if scheme.colour == _PLAIN.colour else scheme.colour,

@@ -22,7 +22,7 @@ from slim_eval.analysis.recommend.question import COST, MEMORY, OF_BEST, RECOVER
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, DISK, J_PER_TOKEN, THROUGHPUT, WEIGHTS, Metric
 from slim_eval.results.variants import Estimate, Variant
-from slim_eval.schemes import SCHEMES
+from slim_eval.schemes import find
 from slim_eval.utils import GIB
 
 #: Metrics by key, each ``(draws, variants)``, NaN if unknown.
@@ -259,7 +259,7 @@ def with_computed_sizes(study: Study) -> list[Variant]:
     """
     made = []
     for variant in study.variants:
-        scheme, base = SCHEMES.get(variant.precision), study.baseline(variant)
+        scheme, base = find(variant.precision), study.baseline(variant)
         bits = (
             None if scheme is None or variant.is_baseline != (scheme.name == variant.baseline) else scheme.stored_bits
         )
@@ -274,7 +274,7 @@ def with_computed_sizes(study: Study) -> list[Variant]:
 def _parameters_of(variant: Variant, base: Variant | None) -> float | None:
     """The number of parameters of a model: by the size of its baseline on disk, else as recorded."""
     whole = None if base is None else base.number(DISK)
-    scheme = None if base is None else SCHEMES.get(base.precision)
+    scheme = None if base is None else find(base.precision)
     if whole is not None and scheme is not None and not scheme.is_quantized:
         return whole * GIB * 8 / scheme.weight_bits
     recorded = (side.fact("num_parameters") for side in (variant, base) if side is not None)

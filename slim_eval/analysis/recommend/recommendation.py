@@ -46,7 +46,7 @@ from slim_eval.metrics import AMORTISED, DISK, E2E, J_PER_REQUEST, THROUGHPUT, T
 from slim_eval.results.archive import unpacked
 from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, with_accuracy_mean
-from slim_eval.schemes import SCHEMES
+from slim_eval.schemes import find, scheme_of
 
 DRAWS = 4000
 _NOTHING_FOUND = "run `slim-eval run` first, or give the folder that contains its results with --input-dir"
@@ -285,7 +285,7 @@ def _caveats_of_memory(found: Recommendation, study: Study) -> Iterable[str]:
     yield "memory covers the weights only; the KV cache needs more, up to what the engine's settings allow"
     computed = [c for c in found.ranking.compared if is_computed(c.variant, MEMORY)]
     if computed:
-        stored = {c.variant.precision: SCHEMES[c.variant.precision].stored_bits for c in computed}
+        stored = {c.variant.precision: scheme_of(c.variant.precision).stored_bits for c in computed}
         shown = ", ".join(f"{name} {bits:g}" for name, bits in stored.items())
         yield (
             f"size on disk was not recorded but computed from parameters and bits per weight ({shown}), for "
@@ -301,10 +301,11 @@ def _caveats_of_memory(found: Recommendation, study: Study) -> Iterable[str]:
         # Impossible sizes on disk: fewer bits than the scheme has.
         base, size = study.baseline(variant), variant.number(DISK)
         loaded = variant.performance is not None and variant.performance.weights_gb is not None
-        if base is None or not {variant.precision, base.precision} <= set(SCHEMES) or loaded or not size:
+        own, compared = find(variant.precision), None if base is None else find(base.precision)
+        if base is None or own is None or compared is None or loaded or not size:
             continue
-        bits, whole = SCHEMES[variant.precision].weight_bits, base.number(DISK) or 0.0
-        least = whole * bits / SCHEMES[base.precision].weight_bits
+        bits, whole = own.weight_bits, base.number(DISK) or 0.0
+        least = whole * bits / compared.weight_bits
         if size < (1 - _SIZE_TOLERANCE) * least:
             yield (
                 f"{variant.label} is recorded with {MEMORY.text(size)} on disk, but at {bits:g} bits per "

@@ -25,7 +25,7 @@ from slim_eval.analysis.pareto.dominance import non_dominated
 from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown_metrics, signed, span
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import Basis, Metric
-from slim_eval.schemes import SCHEMES, in_order
+from slim_eval.schemes import find, in_order
 
 #: Points and rows that a chart draws at most; the rest is counted in words.
 MAX_POINTS, MAX_DROPS, MAX_FRONTIERS = 600, 60, 20
@@ -311,7 +311,7 @@ def _styles(precisions: Iterable[str]) -> dict[str, dict[str, Any]]:
     colours, symbols = cycle(_FURTHER_COLOURS), cycle(_FURTHER_SYMBOLS)
     found = {}
     for name in in_order(precisions):
-        scheme = SCHEMES.get(name)
+        scheme = find(name)
         colour = scheme.colour if scheme else next(colours)
         symbol = _SYMBOLS.get(scheme.marker, "diamond") if scheme else next(symbols)
         found[name] = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": _GREY, "width": 1}}

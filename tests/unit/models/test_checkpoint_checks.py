@@ -385,7 +385,7 @@ def test_each_quantized_width_is_a_multiple_of_the_group_size(
     demo: Path, kind: str, name: str, shape: tuple[int, ...], width: int, fits: int | None
 ) -> None:
     (demo / "tokenizer.json").unlink()
-    configure(demo, model_type=kind, tie_word_embeddings=False)
+    configure(demo, model_type=kind, tie_word_embeddings=False, num_hidden_layers=1)
     tensors: dict[str, tuple[tuple[int, ...], None]] = {key: (value, None) for key, value in PLAIN.items()}
     tensors["model.embed_tokens.weight"] = tensors["lm_head.weight"] = ((4, 100), None)
     write_weights(demo / "model.safetensors", tensors)
@@ -562,3 +562,20 @@ def test_an_adapter_without_the_weights_of_a_model_is_refused(demo: Path) -> Non
     assert found.is_refusal
     assert found.cause.endswith("contains an adapter of acme/base (adapter_config.json) and no weights of a model")
     assert found.remedy.startswith("merge it into acme/base")
+
+
+def test_layers_that_the_weights_lack_are_refused(demo: Path) -> None:
+    count = json.loads((demo / "config.json").read_text())["num_hidden_layers"]
+    configure(demo, num_hidden_layers=count + 1)
+    found = [each for each in look(demo, Use()) if each.check == "layers"]
+    assert [each.cause for each in found] == [
+        f"{demo}: config.json says {count + 1} layers, but the weight files lack number {count}"
+    ]
+
+
+def test_an_output_layer_of_its_own_must_be_there(demo: Path) -> None:
+    assert not [each for each in look(demo, Use()) if each.check == "layers"]
+    configure(demo, tie_word_embeddings=False)
+    found = [each for each in look(demo, Use()) if each.check == "layers"]
+    assert len(found) == 1
+    assert "the weight files have none" in found[0].cause

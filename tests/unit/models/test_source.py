@@ -36,7 +36,7 @@ CONFIG = {
 
 def write_safetensors(file: Path, tensors: Tensors) -> Path:
     """A safetensors file of zeros, made by hand from the format's definition."""
-    sizes = {"BF16": 2, "F16": 2, "F32": 4, "I64": 8, "I32": 4, "I8": 1, "BOOL": 1}
+    sizes = {"BF16": 2, "F16": 2, "F32": 4, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in tensors.items():

@@ -1,0 +1,71 @@
+"""LoRA adapters of peft: found with their base model, and merged into it once, in 16 bit, for every engine and scheme.
+
+A merged adapter is a checkpoint like any other, so that it is served by every engine, and quantized by every scheme.
+It is kept where conversions are, see `pickles`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError
+from slim_eval.models import loading
+from slim_eval.models.hub import Progress, report_growth
+from slim_eval.models.pickles import conversion_record
+from slim_eval.models.publish import CONVERSION_RECORD, copy_small_files, new_checkpoint, recover
+from slim_eval.models.source import ADAPTER_WEIGHTS, ModelSource, describe, read_header
+from slim_eval.utils import write_text
+
+NOTE = "the adapter was merged into its base model, in 16 bit"
+_OTHER = "give --base-model with the model that the adapter was trained on"
+
+
+def merge(
+    source: ModelSource,
+    final: Path,
+    identity: Mapping[str, Any],
+    progress: Progress = lambda done, total, unit: None,
+    *,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Merge the adapter of a source into its base model, whose checkpoint is here, and publish the result as `final`.
+
+    Raises:
+        UsageError: `final` contains something else.
+        SlimEvalError: The adapter does not fit its base model, or is damaged.
+        MissingPackageError: peft or transformers is not installed.
+    """
+    assert source.base is not None
+    assert source.base.path is not None
+    assert source.adapter is not None
+    try:
+        import torch
+        from peft import PeftModel, get_peft_model_state_dict
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "peft", "merging an adapter", INSTALL) from error
+    recover(final)
+    if final.exists() and any(final.iterdir()) and not (final / CONVERSION_RECORD).is_file():
+        raise UsageError(f"{final} was not made by slim-eval", "move it away, or set --quantized-models-dir")
+    facts = describe(source.base.path)
+    stored = set(read_header(source.adapter / ADAPTER_WEIGHTS))
+    try:
+        dtype = getattr(torch, facts.dtype)
+        model = loading.load(source.base.path, dtype=dtype, trust_remote_code=trust_remote_code)
+        adapted = PeftModel.from_pretrained(model, str(source.adapter))
+        # peft only warns of what it does not find: that part of the adapter would be random, or left out.
+        if other := sorted(stored ^ set(get_peft_model_state_dict(adapted))):
+            cause = f"adapter {source.name!r} does not fit {source.base.name!r}: {len(other)} tensors, e.g. {other[0]}"
+            raise SlimEvalError(cause, _OTHER)
+        merged = adapted.merge_and_unload(safe_merge=True)
+        with new_checkpoint(final) as folder:
+            with report_growth(folder, progress):
+                loading.save(merged.to(dtype), folder)
+            copy_small_files(source.base.path, folder)
+            write_text(folder / CONVERSION_RECORD, json.dumps(conversion_record(folder, identity), indent=2) + "\n")
+    except loading.FAILURES as error:
+        cause = f"adapter {source.name!r} cannot be merged into {source.base.name!r}: {loading.reason(error)}"
+        raise SlimEvalError(cause, _OTHER) from error
+    return final

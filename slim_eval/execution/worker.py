@@ -177,10 +177,14 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
         max_model_len=job.max_model_len,
         seed=job.config.seed,
         precision=job.precision,
+        model=job.model,
+        revision=job.revision,
+        parallel=max((each.batch_size(job.config, stage) for stage, each in stages_of(job.config).items()), default=1),
     )
     engine = engines.ENGINES[decision.name].load(request)
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-    return _Loaded(engine, gpus, fingerprints.device_name(claimed), _metadata(job, engine, decision.reason, gpus))
+    device = None if config.remote_url is not None else fingerprints.device_name(claimed)
+    return _Loaded(engine, gpus, device, _metadata(job, engine, decision.reason, gpus))
 
 
 def _record(
@@ -200,7 +204,7 @@ def _record(
         "benchmark": benchmark.name,
         "timestamp": environment.now(),
         "stage_duration_s": duration_s,
-        "notes": (*head["notes"], *measurement.notes),
+        "notes": tuple(dict.fromkeys((*head["notes"], *engine.notes, *measurement.notes))),
     }
     if (settings := job.settings.get(stage)) is not None:
         here = {"device": device} if "device" in settings else {}
@@ -254,23 +258,25 @@ def measure_in_quiet(
 
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
-    source = models.describe(job.source)
-    parameters = source.num_parameters
+    # Of a model at an endpoint, the files here need not be what is served.
+    source = None if job.config.engine.base_url is not None else models.describe(job.source)
+    own = None if source is None else source.quantization
+    parameters = None if source is None else source.num_parameters
     made = cache.read_record(job.checkpoint) if (job.checkpoint / cache.RECORD_FILE).is_file() else None
     groups = None if made is None else made.settings.get("group_size")
     head = Metadata(
         schema_version=1,
         model=job.model,
-        base_model=job.base_model or (None if source.quantization else job.model),
+        base_model=job.base_model or (None if own else job.model),
         baseline=DEFAULT_BASELINE,
         precision=job.precision,
         # Of a checkpoint that came quantized, its own method.
-        quantization_scheme=source.quantization or job.quantization_scheme,
+        quantization_scheme=own or job.quantization_scheme,
         group_size=groups,
         low_bit_share=None if made is None else made.low_bit_share,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
-        model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,
+        model_size_gb=None if source is None else models.describe(job.checkpoint).language_bytes / GIB,
         revision=job.revision,
         engine=engine.name,
         engine_version=engine.version,

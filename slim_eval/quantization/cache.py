@@ -148,6 +148,8 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
 
 def identity(source: ModelSource) -> dict[str, Any]:
     """The state of a model, wherever it is: its commit on the hub, else hashes of its weights and its other files."""
+    if source.kind == "endpoint":  # its weights are not known: the endpoint is a setting of its own
+        return {}
     if source.kind == "hub":
         return {"revision": source.revision}
     folder = source.config_dir

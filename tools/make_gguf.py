@@ -1,7 +1,7 @@
 """Make GGUF files of a Llama-shaped checkpoint, for tests and for the numbers in the documentation.
 
 ``python tools/make_gguf.py CHECKPOINT OUT.gguf --type q4_k_m``. llama.cpp's own converter is not in a wheel, so its
-layout is written here with the package ``gguf``: names, the order of rotary halves, a byte-level BPE tokenizer. K-quants
+layout is written here with the package ``gguf``: names, the order of rotary halves, a byte-level BPE tokenizer. Blocks
 are packed by ``ggml_quantize_chunk`` of the library in the wheel ``xllamacpp``, with llama.cpp's mix for ``q4_k_m``.
 """
 
@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15}
 _NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 _BLOCK = 256  # weights of a super-block of the K-quants
 

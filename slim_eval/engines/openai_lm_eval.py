@@ -87,9 +87,8 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
             if (ended := engine.ended()) is not None:
                 raise ended from error
             cause = f"a request to the endpoint failed: {' '.join(str(error).split()) or type(error).__name__}"
-            raise EngineError(
-                cause, "see the server's log, and lower --accuracy-batch-size or --max-model-len"
-            ) from error
+            remedy = "see the server's log, and lower --accuracy-batch-size or --max-model-len"
+            raise EngineError(cause, remedy) from error
         except (KeyError, TypeError, AssertionError, ValueError) as error:
             cause = f"the endpoint's answer is not one of the completions API ({type(error).__name__}: {error})"
             raise EngineError(cause, "see the server's log") from error
@@ -147,10 +146,8 @@ def prompt_logprobs(engine: OpenAiEngine, tokens: Sequence[int]) -> list[float]:
     if not isinstance(values, list):
         raise EngineError("the endpoint returns no log-probabilities of a prompt: it ignores echo or logprobs", _TASKS)
     if len(values) != len(tokens) + 1:  # the generated token is the last
-        cause = (
-            f"the endpoint returned {len(values)} log-probabilities for a prompt of {len(tokens)} tokens and one more"
-        )
-        raise EngineError(f"{cause}: it ignores echo", _TASKS)
+        cause = f"the endpoint returned {len(values)} log-probabilities for a prompt of {len(tokens)} tokens"
+        raise EngineError(f"{cause} and one more: it ignores echo", _TASKS)
     found = values[1:-1]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) and value <= 1e-3 for value in found):
         raise EngineError("the endpoint's log-probabilities of a prompt are not log-probabilities", _TASKS)

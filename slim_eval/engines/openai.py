@@ -48,9 +48,10 @@ SERVERS = {
         sys.executable, "-m", "slim_eval.engines.llamacpp", "--model", MODEL, "--port", PORT, "--context", _CONTEXT,
         "--parallel", _PARALLEL,
     ),
+    # Not ``vllm serve``: that command fails in vLLM's CPU build, whose distribution has another name.
     "vllm": (
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", MODEL, "--port", PORT, "--host", "127.0.0.1",
-        "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL, "--no-enable-prefix-caching",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--port", PORT, "--host",
+        "127.0.0.1", "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL, "--no-enable-prefix-caching",
     ),
 }  # fmt: skip
 #: Fields that other servers than OpenAI's know; those that refuse a field do without. Each request of a benchmark does

@@ -41,22 +41,22 @@ _TASKS = "measure tasks with generated answers, or use a server with echo log-pr
 class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
     """lm-eval's adapter over an engine's endpoint; its failures become `EngineError`s."""
 
-    def __init__(self, engine: OpenAiEngine, concurrent: int, **options: Any) -> None:
+    def __init__(self, engine: OpenAiEngine, concurrent: int) -> None:
         self._engine = engine
         self._is_checked = False
         super().__init__(
             base_url=f"{engine.endpoint.base_url}/completions",
             pretrained=engine.endpoint.served_model,
-            tokenizer_backend="huggingface",
+            tokenizer_backend="None",  # it would load one by the name that the endpoint has for the model
             batch_size=1,
             num_concurrent=concurrent,
             max_retries=1,  # what fails is said, not tried again until it looks right
             max_length=engine.max_model_len + 1,  # it takes one off
             header=engine.endpoint.headers,
             timeout=3600,
-            **options,
         )
-        self.tokenizer = engine.tokenizer
+        self.tokenizer, self.tokenizer_backend = engine.tokenizer, "huggingface"
+        self.tokenized_requests = engine.takes_tokens
 
     @property
     def tokenizer_name(self) -> str:
@@ -96,7 +96,7 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
 
 def adapter(engine: OpenAiEngine, batch_size: int) -> CompletionsAPI:
     """The adapter of an endpoint that answers `batch_size` requests at once."""
-    return CompletionsAPI(engine, batch_size, tokenized_requests=engine.takes_tokens)
+    return CompletionsAPI(engine, batch_size)
 
 
 def require_prompt_logprobs(engine: OpenAiEngine) -> None:

@@ -162,6 +162,8 @@ def notes_on(config: RunConfig, source: models.ModelSource, precisions: Sequence
         if config.engine.engine != OPENAI.name:
             cause = f"{source.name} is a GGUF file ({models.facts_of(source).scheme}), which llama.cpp serves"
             raise UsageError(cause, "add --engine openai --server llama.cpp")
+        for precision in precisions:
+            models.require_plain(source, models.facts_of(source), precision)
         return dict.fromkeys(precisions, (gguf.read(source.config_dir).note,))
     found = checkpoint_checks.require(source, intended_use(config, source, precisions))
     return {

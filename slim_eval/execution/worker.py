@@ -284,11 +284,17 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         dtype=engine.dtype,
         kernels=engine.kernels,
         kernel_error=getattr(engine, "kernel_error", None),  # engines of plugins need not state it
-        environment=environment.collect(power.gpu_facts(gpus)),
+        environment=_environment(job.config.engine.remote_url, gpus),
         config=job.config.model_dump(mode="json", include=_RECORDED),
         notes=(*job.notes, *engine.notes),
     )
     return head.model_dump()
+
+
+def _environment(remote_url: str | None, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
+    """What computes, and the packages here; of a remote endpoint its address in place of this machine's devices."""
+    found = environment.collect(() if remote_url is not None else power.gpu_facts(gpus))
+    return found if remote_url is None else {**found, "cpu": None, "endpoint": remote_url}
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

@@ -82,12 +82,21 @@ class Engine(Protocol):
     """A loaded model that generates, made by `EngineType.load` and closed by the caller."""
 
     name: str  # of its type, as in ``--engine`` and in records
-    version: str | None  # of the engine's package
-    dtype: str | None  # of weights and activations as loaded, e.g. ``bfloat16``
     device: str  # ``cuda`` or ``cpu``
-    kernels: str | None  # ``native``, ``emulated`` if arithmetic is imitated, ``inexact`` if it is wrong here
     max_model_len: int  # context window in tokens
     load_time_s: float  # from start to ready
+
+    @property
+    def version(self) -> str | None:
+        """Of the engine's package."""
+
+    @property
+    def dtype(self) -> str | None:
+        """Of weights and activations as loaded, e.g. ``bfloat16``."""
+
+    @property
+    def kernels(self) -> str | None:
+        """``native``, ``emulated`` if quantized arithmetic is imitated, ``inexact`` if it is wrong here."""
 
     @property
     def notes(self) -> tuple[str, ...]:

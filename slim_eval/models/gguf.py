@@ -109,8 +109,8 @@ def _read(file: Path, size: int, changed_ns: int) -> Header:
         for part in parts_of(file):
             fields, tensors, start = _parse(part)
             facts = facts or fields
-            for name, (shape, number, offset) in tensors.items():
-                kind, elements = GGMLQuantizationType(number), math.prod(shape)
+            for name, (shape, type_number, offset) in tensors.items():
+                kind, elements = GGMLQuantizationType(type_number), math.prod(shape)
                 block, block_bytes = GGML_QUANT_SIZES[kind]
                 bytes_ = elements // block * block_bytes
                 if start + offset + bytes_ > part.stat().st_size:

@@ -337,8 +337,12 @@ def describe(folder: Path) -> CheckpointFacts:
     if gguf.is_gguf(folder):
         header = gguf.read(folder)
         size = sum(file.stat().st_size for file in files)
-        counts = {"num_parameters": header.parameters, "weight_bytes": size, "language_bytes": header.weight_bytes}
-        return CheckpointFacts(**facts.model_dump(), **counts)
+        return CheckpointFacts(
+            **facts.model_dump(),
+            num_parameters=header.parameters,
+            weight_bytes=size,
+            language_bytes=header.weight_bytes,
+        )
     tensors: Tensors = {}
     for file in files:
         tensors.update(read_header(file))

@@ -144,7 +144,7 @@ class Capabilities:
     dtype: bool = True  # knows the data type that it computes in
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
     # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no
-    # room in the context window: 1 if the last token is only predicted.
+    # room in the context window: 1 if the last token is only predicted, -1 if it also needs room for an answer.
     lm_eval_unread: int = 0
 
 

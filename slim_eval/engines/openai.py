@@ -67,7 +67,7 @@ class OpenAi(EngineType):
     label = "the OpenAI-compatible API"
     modules = ("aiohttp",)
     settings = frozenset({"server", "served_model", "tokenizer", "remote_url"})
-    capabilities = Capabilities(exact_lengths=False, dtype=False)
+    capabilities = Capabilities(exact_lengths=False, dtype=False, lm_eval_unread=-1)
 
     def check(self, config: EngineConfig) -> None:
         """Refuse options that contradict each other, and an endpoint that does not answer; see `EngineType.check`."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import requests
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from slim_eval.errors import EngineError
@@ -49,9 +48,9 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
             pretrained=engine.endpoint.served_model,
             tokenizer_backend="None",  # it would load one by the name that the endpoint has for the model
             batch_size=1,
-            num_concurrent=concurrent,
+            num_concurrent=max(concurrent, 2),  # one alone would go another way, through proxies
             max_retries=1,  # what fails is said, not tried again until it looks right
-            max_length=engine.max_model_len + 1,  # it takes one off
+            max_length=engine.max_model_len,  # it leaves room for the token that it must ask for
             header=engine.endpoint.headers,
             timeout=3600,
         )
@@ -66,6 +65,27 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template that prompts are rendered with, here rather than by the endpoint."""
         return getattr(self.tokenizer, "chat_template", None) and str(self.tokenizer.get_chat_template())
+
+    def tok_encode(
+        self,
+        string: Any,
+        left_truncate_len: int | None = None,
+        add_special_tokens: bool | None = None,
+        **_: Any,
+    ) -> Any:
+        """Token ids as lm-eval's adapters in process make them: with the tokenizer's special tokens, never twice.
+
+        Its own adapter leaves them out, and a model that was trained with a first token then scores otherwise.
+        """
+        if not isinstance(string, str):
+            return [self.tok_encode(each, left_truncate_len, add_special_tokens) for each in string]
+        if not string:
+            return []
+        if add_special_tokens is None:
+            bos = self.tokenizer.bos_token
+            add_special_tokens = not (bos and string.startswith(bos))
+        encoded = list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
+        return encoded[-left_truncate_len:] if left_truncate_len else encoded
 
     def _loglikelihood_tokens(self, asked: Any, **options: Any) -> Any:
         if not self._is_checked:
@@ -82,7 +102,7 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
 
         try:
             return call(*args, **options)
-        except (aiohttp.ClientError, requests.RequestException, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             engine = self._engine
             if (ended := engine.ended()) is not None:
                 raise ended from error

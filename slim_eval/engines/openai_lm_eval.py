@@ -7,6 +7,7 @@ first: its log-probabilities must be right in number, in order and, with the wei
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
 
         try:
             return call(*args, **options)
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             engine = self._engine
             if (ended := engine.ended()) is not None:
                 raise ended from error

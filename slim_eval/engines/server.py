@@ -29,7 +29,8 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 from slim_eval.engines import memory
 from slim_eval.errors import EngineError, UsageError
-from slim_eval.utils import did_you_mean, is_loopback
+from slim_eval.utils import did_you_mean
+from slim_eval.utils import is_loopback as is_loopback
 from slim_eval.utils.redaction import redact
 
 #: Placeholders of a server command: where the checkpoint's path goes, and the port to listen on.
@@ -90,7 +91,7 @@ def normal_url(url: str) -> str:
     """A base URL as `Endpoint` has it; without a path it gets ``/v1``.
 
     Raises:
-        UsageError: It is no address of an API.
+        UsageError: It is not the address of an API.
     """
     parts = urlsplit(url.strip())
     try:

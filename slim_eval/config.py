@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from slim_eval.errors import UsageError
-from slim_eval.utils import slug
+from slim_eval.utils import is_loopback, slug
 from slim_eval.utils.host import MAX_CONTENTION
 from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
 
@@ -210,7 +210,29 @@ class EngineConfig(Config):
     """How the model is served."""
 
     panel = "Engine"
-    engine: str = setting(AUTO_ENGINE, "Engine that serves the model: auto, vllm, transformers, or a plugin's engine.")
+    engine: str = setting(
+        AUTO_ENGINE,
+        "Engine that serves the model: auto, vllm, transformers, openai (an OpenAI-compatible API), or a plugin's "
+        "engine.",
+    )
+    base_url: str | None = setting(
+        None, "With --engine openai: address of a running server's API, e.g. http://127.0.0.1:8000/v1.", min_length=1
+    )
+    served_model: str | None = setting(
+        None, "Name of the model in that API; by default the name in --models, or the only one served.", min_length=1
+    )
+    server: str | None = setting(
+        None,
+        "With --engine openai: command that serves {model} on {port}, which slim-eval starts and ends; or llama.cpp "
+        "or vllm for a ready-made one.",
+        min_length=1,
+    )
+    server_timeout_s: float = setting(
+        600.0, "Seconds that a server may take to load its model.", "--server-timeout", gt=0
+    )
+    tokenizer: str | None = setting(
+        None, "With --engine openai: hub id or folder of the tokenizer, if not the model's own.", min_length=1
+    )
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(
         8192, "Context window in tokens; the default is lowered to what the model supports.", ge=1
@@ -233,6 +255,19 @@ class EngineConfig(Config):
         if (given := value.get("dtype", Dtype.AUTO.value)) not in (*known, *_DTYPE_NAMES):
             raise ValueError(f"dtype={given}: unknown data type, known: {', '.join(known)}")
         return value
+
+    @model_validator(mode="after")
+    def _one_server(self) -> EngineConfig:
+        if self.base_url is not None and self.server is not None:
+            raise ValueError("--base-url and --server cannot be combined")
+        if self.served_model is not None and self.base_url is None and self.server is None:
+            raise ValueError("--served-model needs --base-url or --server")
+        return self
+
+    @property
+    def remote_url(self) -> str | None:
+        """`base_url` if it is not on this machine, whose ports mean nothing."""
+        return None if self.base_url is None or is_loopback(self.base_url) else self.base_url.rstrip("/")
 
     @model_validator(mode="after")
     def _one_dtype(self) -> EngineConfig:

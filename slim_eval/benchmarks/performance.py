@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_eval.benchmarks import base
 from slim_eval.config import PerformanceConfig, RunConfig
-from slim_eval.engines.engine import Engine, Generation, MemoryReport
+from slim_eval.engines.engine import ENGINES, Engine, Generation, MemoryReport
 from slim_eval.errors import BenchmarkError
 from slim_eval.power import gpu_facts
 from slim_eval.results.records import Intervals, Measurement, PerformanceMetrics, PerformanceRecord
@@ -128,6 +128,7 @@ def run(
     """
     _check_prompt_fits(engine, config, seed)
     size = config.batch_size
+    exact = engine.name not in ENGINES or ENGINES[engine.name].capabilities.exact_lengths
     planned, most = base.full_batches(config.num_warmup, size), base.full_batches(config.num_runs, size)
     warmup = planned  # iterations that are not measured, those given back included
     measured: list[Iteration] = []
@@ -137,7 +138,7 @@ def run(
         start = clock()
         generations = engine.generate(batch, max_new_tokens=config.max_new_tokens, ignore_eos=True)
         wall_s = clock() - start
-        _check_work(generations, size, config.max_new_tokens)
+        _check_work(generations, size, config.max_new_tokens, exact=exact)
         return Iteration(wall_s, generations)
 
     def report(total: int) -> None:
@@ -218,9 +219,13 @@ def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> 
         raise BenchmarkError(cause, remedy)
 
 
-def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: int) -> None:
+def _check_work(generations: list[Generation], batch_size: int, max_new_tokens: int, *, exact: bool = True) -> None:
     lengths = [generation.output_tokens for generation in generations]
-    if lengths != [max_new_tokens] * batch_size:
+    if not exact:  # said in a note, and their number is in the record
+        if len(lengths) != batch_size or not all(0 < length <= max_new_tokens for length in lengths):
+            cause = f"{batch_size} requests of {max_new_tokens} tokens returned {lengths} tokens"
+            raise BenchmarkError(cause, "see the server's log: an answer has no token, or more than were asked for")
+    elif lengths != [max_new_tokens] * batch_size:
         asked = f"{batch_size} requests of {max_new_tokens} tokens each"
         returned = f"returned {sorted(set(lengths))} tokens in {len(lengths)} answers"
         cause = f"{asked} {returned}: schemes would not be compared on equal work"
@@ -419,6 +424,9 @@ def _notes(metrics: PerformanceMetrics, config: PerformanceConfig) -> Iterator[s
             yield f"every p{q} equals the maximum: {iterations} iterations, {resolving_count(q)} needed"
     if batch_size > 1:
         yield f"TTFT includes queueing: {batch_size} requests start at once"
+    if metrics.output_tokens is not None and metrics.output_tokens < config.max_new_tokens:
+        asked = f"not the {config.max_new_tokens} asked for: lengths differ, and with them the work"
+        yield f"requests generated {metrics.output_tokens:.1f} tokens on average, {asked}"
     if metrics.warmup_stable is False:
         yield f"times still drifted after {metrics.num_warmup} requests of warm-up: the engine had not settled"
     if metrics.stop_reason == TARGET_MISSED and iterations < MIN_ITERATIONS:

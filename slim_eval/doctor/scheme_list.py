@@ -67,6 +67,8 @@ def _served(facts: Facts, held: Scheme) -> Iterator[Served]:
         kernels: str = engine.quantized_kernels if held.is_quantized else "native"
         if engine.is_inexact(held, platform):
             kernels = INEXACT_KERNELS
+        if not engine.capabilities.dtype:
+            kernels = "unknown"  # whatever the server has
         yield Served(engine.name, None if reason else kernels, reason)
 
 

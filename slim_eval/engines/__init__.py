@@ -1,5 +1,6 @@
 """Inference engines. `ENGINES` is the registry; importing this package imports none of the engines' own packages."""
 
+from slim_eval.engines import openai as openai
 from slim_eval.engines import transformers as transformers
 from slim_eval.engines import vllm as vllm
 from slim_eval.engines.engine import ENGINES as ENGINES

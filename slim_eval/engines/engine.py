@@ -35,6 +35,9 @@ class LoadRequest:
     max_model_len: int  # context window in tokens: the one in `config`, lowered to what the model supports
     seed: int = 0  # generation is greedy, so it does not affect results
     precision: str = DEFAULT_BASELINE  # the scheme of the checkpoint
+    model: str = ""  # its name, as the user gave it
+    revision: str | None = None  # commit on the hub
+    parallel: int = 8  # most requests at once
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,25 @@ class Engine(Protocol):
     """A loaded model that generates, made by `EngineType.load` and closed by the caller."""
 
     name: str  # of its type, as in ``--engine`` and in records
-    version: str  # of the engine's package
-    dtype: str  # of weights and activations as loaded, e.g. ``bfloat16``
     device: str  # ``cuda`` or ``cpu``
-    kernels: str  # ``native``, ``emulated`` if quantized arithmetic is imitated, ``inexact`` if it is wrong here
     max_model_len: int  # context window in tokens
     load_time_s: float  # from start to ready
-    notes: tuple[str, ...]  # what a reader of its numbers must know, one line each
+
+    @property
+    def version(self) -> str | None:
+        """Of the engine's package."""
+
+    @property
+    def dtype(self) -> str | None:
+        """Of weights and activations as loaded, e.g. ``bfloat16``."""
+
+    @property
+    def kernels(self) -> str | None:
+        """``native``, ``emulated`` if quantized arithmetic is imitated, ``inexact`` if it is wrong here."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers must know, one line each."""
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once, one request each, without reuse of cached prefixes.
@@ -141,9 +156,11 @@ class Capabilities:
     #: Returns log-probabilities of prompt tokens, as multiple-choice tasks need; itself too if it is a `TokenScorer`.
     token_logprobs: bool = True
     memory: bool = True  # reports its memory
+    exact_lengths: bool = True  # generates as many tokens as asked; otherwise answers may end early
+    dtype: bool = True  # knows the data type that it computes in
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
     # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no
-    # room in the context window: 1 if the last token is only predicted.
+    # room in the context window: 1 if the last token is only predicted, -1 if it also needs room for an answer.
     lm_eval_unread: int = 0
 
 

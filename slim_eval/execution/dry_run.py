@@ -19,7 +19,7 @@ from slim_eval.engines import ENGINES, engines_for, memory
 from slim_eval.errors import HubError, UsageError
 from slim_eval.execution import fingerprints
 from slim_eval.execution.plan import PlannedVariant
-from slim_eval.models import checkpoint_checks
+from slim_eval.models import checkpoint_checks, gguf
 from slim_eval.quantization import cache
 from slim_eval.results.records import Record
 from slim_eval.schemes import DEFAULT_BASELINE, SCHEMES, is_quantized, scheme_of
@@ -73,7 +73,7 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         is_to_quantize = is_quantized(variant.precision) and variant.todo
         cached = cache.cached(variant.quantize_request(variant.source)) if is_to_quantize else None
         earlier = [record for found in known for record in found.records if record.model == variant.source.name]
-        facts = models.describe_config(variant.source.config_dir)
+        facts = models.facts_of(variant.source)
         weights: float | None = None
         per_token: int | None = None
         # An engine that emulates quantized kernels unpacks the weights.
@@ -82,7 +82,9 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         width = memory.float_bytes(variant.dtypes(on_cpu=not gpus).get(likely, facts.dtype))
         if cached is not None and not emulated:
             weights = float(memory.served_bytes(cached.path, "float32" if width == 4 else facts.dtype))
-        else:
+        elif gguf.is_gguf(variant.source.config_dir):
+            weights = float(gguf.read(variant.source.config_dir).weight_bytes)
+        elif variant.source.kind != "endpoint":
             with suppress(HubError, UsageError):
                 tensors = models.read_tensors(variant.source)
                 weights = weight_bytes(tensors, DEFAULT_BASELINE if emulated else variant.precision, facts, width)

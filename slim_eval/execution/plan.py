@@ -16,10 +16,11 @@ from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, ServedModel, benchm
 from slim_eval.config import AUTO_ENGINE, Dtype, RunConfig, TrackingConfig
 from slim_eval.demo import CALIBRATION_FILE, TASKS
 from slim_eval.engines import ENGINES, engines_for
+from slim_eval.engines.openai import OPENAI, require_endpoint
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import executor
-from slim_eval.models import checkpoint_checks
+from slim_eval.models import checkpoint_checks, gguf
 from slim_eval.models.hub import optional_file
 from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.quantization import cache, recipe_files
@@ -81,7 +82,8 @@ class PlannedVariant:
 
     def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
         """What each record's numbers depend on; `fingerprints.served_by` adds the engine. No GPUs stand for the CPU."""
-        device = fingerprints.device_name(gpus)
+        # What computes for a remote endpoint is known by its address alone.
+        device = None if self.config.engine.remote_url is not None else fingerprints.device_name(gpus)
         stages = fingerprints.stage_settings(
             self.config, max_model_len=self.max_model_len, device=device, dtypes=self.dtypes(on_cpu=not gpus)
         )
@@ -91,13 +93,14 @@ class PlannedVariant:
     def dtypes(self, *, on_cpu: bool) -> dict[str, str]:
         """Engine -> the data type in which it would compute; empty if only weights that are not here name it."""
         asked, served = self.config.engine.asked_dtype, scheme_of(self.precision)
-        facts = models.describe_config(self.source.config_dir)
+        facts = models.facts_of(self.source)
         if not facts.dtype_stated and asked is Dtype.AUTO:
             try:
                 facts = models.describe(self.source.path or self.source.config_dir)  # the hub's cache, once fetched
             except UsageError:
                 return {}
-        return {name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu) for name, engine in ENGINES.items()}
+        known = {name: engine for name, engine in ENGINES.items() if engine.capabilities.dtype}
+        return {name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu) for name, engine in known.items()}
 
     def recorded_as(self, source: models.ModelSource) -> str:
         """`quantization_scheme` of its records, with the group size if that is not the scheme's own."""
@@ -149,7 +152,19 @@ def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequ
 
 
 def notes_on(config: RunConfig, source: models.ModelSource, precisions: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Scheme -> the warnings of `models.checkpoint_checks` on a model; a `SlimEvalError` if it refuses the model."""
+    """Scheme -> the warnings of `models.checkpoint_checks` on a model; a `SlimEvalError` if it refuses the model.
+
+    Neither a model at an endpoint nor a GGUF file is one of its checkpoints.
+    """
+    if source.kind == "endpoint":
+        return dict.fromkeys(precisions, ())
+    if gguf.is_gguf(source.config_dir):
+        if config.engine.engine != OPENAI.name:
+            cause = f"{source.name} is a GGUF file ({models.facts_of(source).scheme}), which llama.cpp serves"
+            raise UsageError(cause, "add --engine openai --server llama.cpp")
+        for precision in precisions:
+            models.require_plain(source, models.facts_of(source), precision)
+        return dict.fromkeys(precisions, (gguf.read(source.config_dir).note,))
     found = checkpoint_checks.require(source, intended_use(config, source, precisions))
     return {
         precision: tuple(finding.cause for finding in found if finding.precision in (None, precision))
@@ -163,6 +178,10 @@ def base_model_of(source: models.ModelSource) -> str | None:
     The card is ``README.md``, whose front matter names the ``base_model``. Of a model on the hub it is fetched; without
     the hub, nothing is known.
     """
+    if source.kind == "endpoint":
+        return None
+    if gguf.is_gguf(source.config_dir):
+        return gguf.read(source.config_dir).base_model
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no such record, or another file of that name
         return str(safe_json.read_json(source.config_dir / QUANTIZATION_RECORD)["model"])
     card: Path | None = source.config_dir / _CARD_FILE
@@ -198,15 +217,32 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
             scheme(name)  # refuses an unknown name, before the hub is asked for anything
     power.check_energy_source(config.energy.source)
     gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    sources = [
-        models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)
-        for name in config.models
-    ]
+    if engine.engine != OPENAI.name and (engine.base_url or engine.server or engine.tokenizer):
+        given = "--base-url" if engine.base_url else "--server" if engine.server else "--tokenizer"
+        raise UsageError(f"{given} is for --engine openai", "add --engine openai")
+    if engine.base_url is not None:
+        sources = [models.at_endpoint(name, config.revision) for name in config.models]
+    else:
+        sources = [
+            models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)
+            for name in config.models
+        ]
+    if engine.engine == OPENAI.name:
+        require_endpoint(engine, sources, config.precision)
+        if engine.remote_url is not None and "energy" in config.tasks:
+            cause = "the energy of a server on another machine cannot be measured from here"
+            raise UsageError(cause, "leave energy out of --tasks")
     if config.revision and all(source.kind != "hub" for source in sources):
         raise UsageError(f"--revision {config.revision}: none of the models is from the hub", "leave it out")
     variants = []
-    facts_of = {source.name: models.describe_config(source.config_dir) for source in sources}
-    schemes = {name: served_schemes(config.precision, facts.scheme) for name, facts in facts_of.items()}
+    facts_of = {source.name: models.facts_of(source) for source in sources}
+    stated = config.precision if "precision" in config.model_fields_set else (AS_IS,)
+    schemes = {
+        name: [_at_endpoint(stated[0], facts.scheme)]
+        if engine.base_url is not None
+        else served_schemes(config.precision, facts.scheme)
+        for name, facts in facts_of.items()
+    }
     notes = {source.name: notes_on(config, source, schemes[source.name]) for source in sources}
     bases = _base_models(config, sources, facts_of)
     for source, precision in ((each, name) for each in sources for name in schemes[each.name]):
@@ -240,11 +276,27 @@ def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
     return in_order(found)
 
 
+def _at_endpoint(stated: str, own: str | None) -> str:
+    """Name of the scheme that an endpoint serves: what was stated of it, never that it must be 16 bit.
+
+    Args:
+        stated: What `--precision` names, or ``as-is``.
+        own: What the model's configuration or name says; None if neither says anything.
+    """
+    if stated == AS_IS:
+        return as_is_name(own) if own is not None else AS_IS
+    return as_is_name(stated) if is_quantized(stated) else stated
+
+
 def _base_models(
     config: RunConfig, sources: Sequence[models.ModelSource], facts: Mapping[str, models.ConfigFacts]
 ) -> dict[str, str]:
     """Model that came quantized -> what it was made from, if that is known, by the name that it has in this run."""
-    derived = [source for source in sources if facts[source.name].is_quantized or source.base is not None]
+    derived = [
+        source
+        for source in sources
+        if facts[source.name].is_quantized or source.base is not None or source.kind == "endpoint"
+    ]
     if config.base_model is not None and not derived:
         cause = f"--base-model {config.base_model}: no model of this run is quantized already, or an adapter"
         raise UsageError(cause, "leave it out")

@@ -201,6 +201,9 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
         max_model_len=job.max_model_len,
         seed=job.config.seed,
         precision=job.precision,
+        model=job.model,
+        revision=job.revision,
+        parallel=max((each.batch_size(job.config, stage) for stage, each in stages_of(job.config).items()), default=1),
     )
     engine = engines.ENGINES[decision.name].load(request)
     try:
@@ -216,8 +219,9 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
     if text := receipts.in_words(receipt.record) or (receipt.failure and f"no receipt of kernels: {receipt.failure}"):
         emit(messages.Note(text=text))
     gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
+    device = None if config.remote_url is not None else fingerprints.device_name(claimed)
     head = _metadata(job, engine, decision.reason, gpus) | receipt.record.model_dump()
-    return _Loaded(engine, gpus, fingerprints.device_name(claimed), head)
+    return _Loaded(engine, gpus, device, head)
 
 
 def _record(
@@ -237,7 +241,7 @@ def _record(
         "benchmark": benchmark.name,
         "timestamp": environment.now(),
         "stage_duration_s": duration_s,
-        "notes": (*head["notes"], *measurement.notes),
+        "notes": tuple(dict.fromkeys((*head["notes"], *engine.notes, *measurement.notes))),
     }
     if (settings := job.settings.get(stage)) is not None:
         here = {"device": device} if "device" in settings else {}
@@ -291,24 +295,26 @@ def measure_in_quiet(
 
 
 def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
-    source = models.describe(job.source)
-    parameters = source.num_parameters
+    # Of a model at an endpoint, the files here need not be what is served.
+    source = None if job.config.engine.base_url is not None else models.describe(job.source)
+    own = None if source is None else source.quantization
+    parameters = None if source is None else source.num_parameters
     made = cache.read_record(job.checkpoint) if (job.checkpoint / cache.RECORD_FILE).is_file() else None
     groups = None if made is None else made.settings.get("group_size")
     head = Metadata(
         schema_version=1,
         model=job.model,
-        base_model=job.base_model or (None if source.quantization else job.model),
+        base_model=job.base_model or (None if own else job.model),
         baseline=DEFAULT_BASELINE,
         precision=job.precision,
         # Of a checkpoint that came quantized, its own method.
-        quantization_scheme=source.quantization or job.quantization_scheme,
+        quantization_scheme=own or job.quantization_scheme,
         adapter=job.adapter,
         group_size=groups,
         low_bit_share=_low_bit_share(job, source) if made is None else made.low_bit_share,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
-        model_size_gb=models.describe(job.checkpoint).language_bytes / GIB,
+        model_size_gb=None if source is None else models.describe(job.checkpoint).language_bytes / GIB,
         revision=job.revision,
         engine=engine.name,
         engine_version=engine.version,
@@ -316,19 +322,25 @@ def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple
         dtype=engine.dtype,
         kernels=engine.kernels,
         kernel_error=getattr(engine, "kernel_error", None),  # engines of plugins need not state it
-        environment=environment.collect(power.gpu_facts(gpus)),
+        environment=_environment(job.config.engine.remote_url, gpus),
         config=job.config.model_dump(mode="json", include=_RECORDED),
         notes=(*job.notes, *engine.notes),
     )
     return head.model_dump()
 
 
-def _low_bit_share(job: messages.MeasureJob, source: models.ConfigFacts) -> float | None:
+def _low_bit_share(job: messages.MeasureJob, source: models.CheckpointFacts | None) -> float | None:
     """The share of low-bit weights of a checkpoint that another tool quantized; None for formats that are not read."""
-    if source.quantization != "compressed-tensors":
+    if source is None or source.quantization != "compressed-tensors":
         return None
     found = written.read(job.checkpoint)
     return found.low_bit_share if found.layers else None
+
+
+def _environment(remote_url: str | None, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
+    """What computes, and the packages here; of a remote endpoint its address in place of this machine's devices."""
+    found = environment.collect(() if remote_url is not None else power.gpu_facts(gpus))
+    return found if remote_url is None else {**found, "cpu": None, "endpoint": remote_url}
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
+from slim_eval.models import gguf
 from slim_eval.models.hub import Progress, config_file, download, hub_errors, optional_file
 from slim_eval.recognise import adapter_base, of_config, of_name
 from slim_eval.schemes import AS_IS, scheme_of
@@ -71,8 +73,8 @@ class ModelSource(Frozen):
     """A model that exists."""
 
     name: str  # as the user gave it
-    kind: Literal["demo", "local", "hub"]
-    config_dir: Path  # with config.json; for the hub it may contain nothing else yet
+    kind: Literal["demo", "local", "hub", "endpoint"]  # endpoint: somebody else serves it, from weights unknown here
+    config_dir: Path  # with config.json; for the hub it may contain nothing else yet; a GGUF file itself
     path: Path | None = None  # the whole checkpoint; None until it is fetched and, if pickled, converted
     pickled: Path | None = None  # with pickled weights that must be converted; None without such
     revision: str | None = None  # commit on the hub; None for a model from elsewhere
@@ -110,7 +112,7 @@ class ConfigFacts(Frozen):
 class CheckpointFacts(ConfigFacts):
     """Contents of a whole checkpoint."""
 
-    num_parameters: int | None  # of the language part, tied ones once; None for a quantized one, which is packed
+    num_parameters: int | None  # of the language part, tied ones once; None for one that packs its quantized weights
     weight_bytes: int  # size of the weight files
     language_bytes: int  # of the tensors of the language part, those of an unquantized one at 16 bit
 
@@ -129,12 +131,13 @@ def resolve(
     """
     if name == DEMO or is_path(name):
         folder = MODEL_DIR if name == DEMO else Path(name).expanduser()
+        if (file := _gguf_file(folder)) is not None:
+            return ModelSource(name=name, kind="local", config_dir=file, path=file)
         try:
             there = (folder / CONFIG_FILE).is_file()
             what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
             if not there and (folder / ADAPTER_FILE).is_file():
                 return _adapter(name, folder.resolve(), None, base, allow_pickle=allow_pickle)
-            what += _contents(folder) if folder.is_dir() and not there else ""
         except OSError as error:
             there, what = False, f"cannot be read ({error.strerror})"
         if not there:
@@ -192,10 +195,35 @@ def _adapter(name: str, folder: Path, revision: str | None, base: str | None, *,
     )
 
 
-def _contents(folder: Path) -> str:
-    """What else a folder without ``config.json`` is: a GGUF model."""
-    file = next(iter(sorted(folder.glob("*.gguf"))), None)
-    return "" if file is None else f": {file.name} is a GGUF file ({of_name(file.name)}), which no engine here serves"
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF model that a path names: the file, or the only one of a folder without a checkpoint; None without one.
+
+    Raises:
+        UsageError: There are several.
+    """
+    with suppress(OSError):
+        if gguf.is_gguf(path) and path.is_file():
+            return path.resolve()
+        if path.is_dir() and not (path / CONFIG_FILE).exists() and (files := gguf.files_in(path)):
+            if len(files) == 1:
+                return files[0].resolve()
+            names = ", ".join(file.name for file in files[:6])
+            cause = f"model folder {str(path)!r} has {len(files)} GGUF files: {names}"
+            raise UsageError(cause, "name one or more of the files in --models")
+    return None
+
+
+def at_endpoint(name: str, revision: str | None = None) -> ModelSource:
+    """A model that an endpoint serves, by the name to record; its configuration is found if `resolve` finds the model.
+
+    Its weights are never read: they need not be those that the endpoint serves.
+    """
+    try:
+        found = resolve(name, revision, allow_pickle=True)
+    except (UsageError, HubError):
+        nowhere = Path(os.devnull)
+        return ModelSource(name=name, kind="endpoint", config_dir=nowhere, path=nowhere)
+    return found.model_copy(update={"kind": "endpoint", "path": found.config_dir, "pickled": None})
 
 
 def fetch(
@@ -244,8 +272,49 @@ def pickled_files(folder: Path) -> list[Path]:
     return sorted(path for pattern in PICKLED if pattern.endswith(".bin") for path in folder.glob(pattern))
 
 
+def facts_of(source: ModelSource) -> ConfigFacts:
+    """The configuration of a model; of one at an endpoint what is known of it here, which is not how it is quantized.
+
+    A UsageError if it cannot be read.
+    """
+    if source.kind != "endpoint":
+        return describe_config(source.config_dir)
+    if gguf.is_gguf(source.config_dir) or (source.config_dir / CONFIG_FILE).is_file():
+        facts = describe_config(source.config_dir)
+    else:
+        facts = ConfigFacts(
+            architecture=None, model_type=None, dtype="bfloat16", dtype_stated=True, max_position_embeddings=None,
+            tied_embeddings=False, quantization=None,
+        )  # fmt: skip
+    return facts.model_copy(update={"dtype_stated": True, "scheme": facts.scheme or of_name(source.name)})
+
+
+def _gguf_config(file: Path) -> ConfigFacts:
+    """The same of a GGUF file."""
+    header = gguf.read(file)
+    return ConfigFacts(
+        architecture=header.architecture,
+        model_type=header.architecture,
+        dtype="float16",
+        dtype_stated=True,
+        max_position_embeddings=header.context,
+        tied_embeddings=header.tied,
+        quantization="gguf",
+        scheme=header.scheme,
+        attention_layers=header.layers,
+        kv_heads=header.kv_heads,
+        head_size=header.head_size,
+        vocabulary=header.vocabulary,
+    )
+
+
 def describe_config(folder: Path) -> ConfigFacts:
-    """Read ``config.json``; a UsageError if it is missing, or not of the form that Transformers writes."""
+    """Read ``config.json``; a UsageError if it is missing, or not of the form that Transformers writes.
+
+    Of a GGUF file, its header.
+    """
+    if gguf.is_gguf(folder) and folder.is_file():
+        return _gguf_config(folder)
     config = read_json(folder / CONFIG_FILE)
 
     def first(mappings: Sequence[Mapping[str, Any]], *keys: str) -> Any:
@@ -310,6 +379,15 @@ def describe(folder: Path) -> CheckpointFacts:
     """
     facts = describe_config(folder)
     files = weight_files(folder)
+    if gguf.is_gguf(folder):
+        header = gguf.read(folder)
+        size = sum(file.stat().st_size for file in files)
+        return CheckpointFacts(
+            **facts.model_dump(),
+            num_parameters=header.parameters,
+            weight_bytes=size,
+            language_bytes=header.weight_bytes,
+        )
     tensors: Tensors = {}
     for file in files:
         tensors.update(read_header(file))
@@ -337,8 +415,10 @@ def require_plain(source: ModelSource, facts: ConfigFacts, precision: str) -> No
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, sorted by name: those listed in its index, else all.
 
-    A UsageError if there are none, or a listed one is missing.
+    A UsageError if there are none, or a listed one is missing. Of a GGUF file, its parts.
     """
+    if gguf.is_gguf(folder):
+        return gguf.parts_of(folder)
     index = folder / INDEX_FILE
     if index.exists():
         names = sorted(set((read_json(index).get("weight_map") or {}).values()))
@@ -412,6 +492,8 @@ def read_tensors(source: ModelSource) -> Tensors:
     folder = source.path
     if folder is None and source.base is not None:  # merged, it has the same
         return read_tensors(source.base)
+    if folder is not None and gguf.is_gguf(folder):
+        raise UsageError(f"model {source.name!r} is a GGUF file, which has no such header")
     # The hub's cache may have the files already: snapshots/{commit}.
     if folder is None and source.config_dir.name == source.revision and has_safetensors(source.config_dir):
         with suppress(UsageError):
@@ -471,8 +553,9 @@ def fingerprint(folder: Path) -> str:
     Files up to 64 MiB are read whole; of larger ones 64 blocks of 1 MiB at even distances, which distinguishes two
     trained states without reading hundreds of gigabytes.
     """
-    digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
-    for file in weight_files(folder) if has_safetensors(folder) else pickled_files(folder):
+    is_gguf = gguf.is_gguf(folder)
+    digest = hashlib.sha256(b"" if is_gguf else (folder / CONFIG_FILE).read_bytes())
+    for file in weight_files(folder) if is_gguf or has_safetensors(folder) else pickled_files(folder):
         size = file.stat().st_size
         digest.update(f"\0{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:

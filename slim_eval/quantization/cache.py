@@ -159,6 +159,8 @@ def identity(source: ModelSource) -> dict[str, Any]:
         if source.kind != "hub":
             own = {"adapter": f"sha256:{files_hash(source.adapter, sorted(source.adapter.glob('adapter_*')))}"}
         return {**own, "base": identity(source.base)}
+    if source.kind == "endpoint":  # its weights are not known: the endpoint is a setting of its own
+        return {}
     if source.kind == "hub":
         return {"revision": source.revision}
     folder = source.config_dir

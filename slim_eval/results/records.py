@@ -303,6 +303,8 @@ class Record(Metadata):
     def hardware(self) -> str | None:
         """GPU and CPU names as one text: ``2 x NVIDIA A100, AMD EPYC 7763``. None if not recorded."""
         environment = self.environment or {}
+        if environment.get("endpoint"):  # what computes there is not known
+            return f"endpoint {environment['endpoint']}"
         gpus = environment.get("gpus") or ()
         found = Counter(str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus)
         names = [f"{count} x {name}" if count > 1 else name for name, count in sorted(found.items())]

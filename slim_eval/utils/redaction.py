@@ -21,7 +21,10 @@ from urllib.parse import quote
 
 REDACTED = "[redacted]"
 #: Environment variables whose values are secret.
-VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
+VARIABLES = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY",
+    "SLIM_EVAL_API_KEY",
+)  # fmt: skip
 #: A shorter value is not a key, and occurs as a part of words.
 MIN_LENGTH = 8
 

@@ -18,8 +18,8 @@ PACKAGE = Path(slim_eval.__file__).parent
 DOORS = {
     "vllm": {"engines/vllm.py"},
     "llmcompressor": {"quantization/llmcompressor.py", "models/experts.py"},
-    "lm_eval": {"benchmarks/accuracy.py", "engines/vllm.py", "engines/transformers.py"},
-    "transformers": {"engines/transformers.py", "quantization/llmcompressor.py", "models/"},
+    "lm_eval": {"benchmarks/accuracy.py", "engines/vllm.py", "engines/transformers.py", "engines/openai_lm_eval.py"},
+    "transformers": {"engines/transformers.py", "engines/openai.py", "quantization/llmcompressor.py", "models/"},
     "pynvml": {"power/"},
     "codecarbon": {"power/codecarbon.py"},
     "wandb": {"execution/tracking.py"},

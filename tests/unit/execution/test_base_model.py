@@ -56,7 +56,7 @@ def test_modelopts_own_file_makes_a_checkpoint_a_quantized_one(folder: Path) -> 
     assert (facts.scheme, facts.quantization, facts.is_quantized) == ("nvfp4", "modelopt", True)
 
 
-def test_adapters_and_gguf_files_are_refused_as_what_they_are(tmp_path: Path) -> None:
+def test_adapters_are_refused_and_gguf_files_found(tmp_path: Path) -> None:
     adapter = tmp_path / "lora"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/Tiny"}))
@@ -65,5 +65,9 @@ def test_adapters_and_gguf_files_are_refused_as_what_they_are(tmp_path: Path) ->
     gguf = tmp_path / "gguf"
     gguf.mkdir()
     (gguf / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UsageError, match=r"tiny-Q4_K_M\.gguf is a GGUF file \(q4_k_m\)"):
+    assert resolve(str(gguf)).path == gguf / "tiny-Q4_K_M.gguf"  # what it contains, its header says
+    with pytest.raises(UsageError, match="ends early or its header is damaged"):
+        describe_config(gguf / "tiny-Q4_K_M.gguf")
+    (gguf / "tiny-Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match=r"has 2 GGUF files: tiny-Q4_K_M\.gguf, tiny-Q8_0\.gguf"):
         resolve(str(gguf))

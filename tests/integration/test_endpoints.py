@@ -1,0 +1,162 @@
+"""``slim-eval run --engine openai``: against a stand-in that misbehaves, vLLM's own server, and llama.cpp's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import ON_A_BUSY_HOST, run_command
+from tests.standins.endpoint import KEY, StandIn, running
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--num-runs", "4", "--num-warmup", "4", "--batch-size", "4", "--max-new-tokens", "8", "--no-wandb-enabled",
+    *ON_A_BUSY_HOST,
+)  # fmt: skip
+needs_llama_cpp = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs xllamacpp")
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+
+
+def measure(folder: Path, *args: str, env: dict[str, str] | None = None) -> Any:
+    variables = {"PYTHONPATH": str(ROOT), **(env or {})}
+    return run_command("run", "--engine", "openai", *SMALL, *args, cwd=folder, env=variables)
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("outputs/*/*/*.json")}
+
+
+def test_an_endpoint_is_recorded_as_what_is_known_of_it(tmp_path: Path) -> None:
+    with running(StandIn("served", fault="gated")) as url:
+        asked = ("--models", "demo", "--base-url", url, "--served-model", "served", "--tasks", "performance")
+        done = measure(tmp_path, *asked, env={"OPENAI_API_KEY": KEY})
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = measure(tmp_path, *asked, env={"OPENAI_API_KEY": KEY})
+        assert "reused: performance" in again.stdout + again.stderr
+        # Another model under the same name is measured anew.
+        other = measure(tmp_path, *asked[:-2], "--tasks", "performance", "--tokenizer", "demo-model", "--dry-run")
+    record = records(tmp_path)["performance"]
+    assert (record["model"], record["precision"], record["engine"]) == ("demo", "as-is", "openai")
+    unknown = ("model_size_gb", "num_parameters", "kernels", "dtype", "weights_gb", "mean_peak_mem_mb")
+    assert {key: record[key] for key in unknown} == dict.fromkeys(unknown)
+    assert record["tokens_per_second"] > 0
+    assert record["ttft_s"] > 0
+    assert record["tpot_s"] > 0
+    assert record["measured_with"]["served_model"] == "served"
+    assert "401" in other.stderr + other.stdout  # without the key
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".log"))
+    assert KEY not in written + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "args", "cause", "remedy"),
+    [
+        ("gated", (), "HTTP status 401", "OPENAI_API_KEY"),
+        ("html", (), "does not answer like an OpenAI-compatible API", "below /v1"),
+        (None, ("--served-model", "servd"), "does not serve 'servd'; it serves served", "did you mean served?"),
+        (None, ("--precision", "fp16 int4"), "one endpoint serves a model under one scheme", "as-is"),
+        (None, ("--server", "x {model} {port}"), "--base-url and --server cannot be combined", ""),
+    ],
+)
+def test_an_endpoint_that_is_refused_leaves_nothing(
+    fault: str | None, args: tuple[str, ...], cause: str, remedy: str, tmp_path: Path
+) -> None:
+    with running(StandIn("served", fault=fault)) as url:
+        done = measure(tmp_path, "--models", "some/model", "--base-url", url, "--tasks", "performance", *args)
+    shown = re.sub(r"\s+", " ", done.stderr + done.stdout)
+    assert done.returncode in (1, 2)
+    assert cause in shown
+    assert remedy in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_short_answers_are_measured_and_said(tmp_path: Path) -> None:
+    with running(StandIn("demo", fault="short")) as url:
+        done = measure(tmp_path, "--models", "demo", "--base-url", url, "--precision", "int4", "--tasks", "performance")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = records(tmp_path)["performance"]
+    assert record["precision"] == "int4 as-is"  # as stated; slim-eval made nothing
+    assert record["output_tokens"] == 3
+    assert any("requests generated 3.0 tokens on average, not the 8 asked for" in note for note in record["notes"])
+
+
+def test_a_server_that_does_not_start_is_a_failure_with_its_cause(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tests.standins.endpoint --model {{model}} --port {{port}} --fault exit"
+    done = measure(tmp_path, "--models", "demo", "--server", command, "--tasks", "performance")
+    assert done.returncode == 1
+    error = records(tmp_path)["performance.error"]
+    assert error["cause"] == "the server exited with status 3: ValueError: unsupported architecture 'Gizmo'"
+
+
+@needs_llama_cpp
+def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path) -> None:
+    """Two files of the embedded model: real speeds, and its own answers from 32-bit weights."""
+    from slim_eval.demo import MODEL_DIR
+    from tools.make_gguf import make
+
+    for kind in ("f32", "q8_0"):
+        make(MODEL_DIR, tmp_path / f"tiny-{kind}.gguf", kind)
+    done = measure(
+        tmp_path, "--models", f"{tmp_path}/tiny-f32.gguf {tmp_path}/tiny-q8_0.gguf", "--precision", "as-is", "--server",
+        "llama.cpp", "--tokenizer", str(MODEL_DIR), "--tasks", "performance,accuracy", "--accuracy-tasks",
+        "demo_gsm8k,demo_hellaswag", "--accuracy-limit", "8", "--num-fewshot", "2", "--accuracy-batch-size", "4",
+    )  # fmt: skip
+    found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/performance.json")}
+    assert {record["precision"] for record in found.values()} == {"gguf-f32", "q8_0"}, done.stdout + done.stderr
+    for record in found.values():
+        assert record["tokens_per_second"] > 0
+        assert record["mean_peak_mem_mb"] > 1
+        assert record["model_size_gb"] > 0
+        assert any("bits per weight" in note for note in record["notes"])
+    scores = [json.loads(path.read_text())["accuracy"] for path in tmp_path.glob("outputs/*/*/demo_gsm8k.json")]
+    assert len(scores) == 2
+    assert min(scores) >= 0.75  # the embedded model knows them all
+    # llama.cpp has no log-probabilities of a prompt: refused, not scored like chance.
+    refused = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/demo_hellaswag.error.json")]
+    assert len(refused) == 2
+    assert "log-probabilities" in refused[0]["cause"]
+    assert done.returncode == 1
+
+
+@needs_vllm
+def test_vllms_server_answers_like_vllm_in_process(tmp_path: Path) -> None:
+    """One variant through the API and one in process: the same scores, item by item."""
+    common = (
+        "--models", "demo", "--tasks", "accuracy", "--num-fewshot", "2", "--accuracy-limit", "12",
+        "--accuracy-batch-size", "8", "--no-wandb-enabled", "--engine-arg", "dtype=float32",
+    )  # fmt: skip
+    api = run_command(
+        "run", "--engine", "openai", "--server", "vllm", "--engine-arg", "enforce_eager=true", *common,
+        "--output-dir", "api", cwd=tmp_path,
+    )  # fmt: skip
+    own = run_command("run", "--engine", "vllm", "--enforce-eager", *common, "--output-dir", "own", cwd=tmp_path)
+    assert api.returncode == 0, api.stdout + api.stderr
+    assert own.returncode == 0, own.stdout + own.stderr
+    compare(tmp_path / "api", tmp_path / "own")
+
+
+def compare(one: Path, other: Path) -> None:
+    tasks = {path.name for path in one.rglob("*.samples.jsonl.gz")}
+    assert len(tasks) == 3
+    for task in tasks:
+        first, second = (list(samples(next(folder.rglob(task)))) for folder in (one, other))
+        assert len(first) == len(second) > 0
+        for item, twin in zip(first, second, strict=True):
+            assert item["doc_hash"] == twin["doc_hash"]
+            assert item.get("response") == twin.get("response")
+            if "loglikelihoods" in item:
+                assert item["loglikelihoods"] == pytest.approx(twin["loglikelihoods"], abs=0.01)
+
+
+def samples(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt") as lines:
+        yield from map(json.loads, lines)

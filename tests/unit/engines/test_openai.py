@@ -1,0 +1,194 @@
+"""``--engine openai`` against a server that misbehaves in each way, and the canary for log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slim_eval.config import EngineConfig
+from slim_eval.demo import MODEL_DIR
+from slim_eval.engines import LoadRequest
+from slim_eval.engines.openai import OPENAI, OpenAiEngine, server_command
+from slim_eval.errors import EngineError, UsageError
+from tests.standins.endpoint import KEY, StandIn, logprob, running
+
+NOWHERE = Path("/dev/null")
+
+
+@contextmanager
+def engine_of(stand_in: StandIn, *, tokenizer: bool = True, precision: str = "as-is") -> Iterator[OpenAiEngine]:
+    with running(stand_in) as url:
+        config = EngineConfig(
+            engine="openai", base_url=url, max_model_len=512, tokenizer=str(MODEL_DIR) if tokenizer else None
+        )
+        engine = OPENAI.load(LoadRequest(NOWHERE, config, 512, precision=precision, model="some/model"))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def test_a_batch_is_streamed_at_once_with_the_servers_count_of_tokens() -> None:
+    stand_in = StandIn(tokens_per_second=50)
+    with engine_of(stand_in) as engine:
+        assert engine.device == "cpu"
+        assert engine.dtype is None
+        assert engine.kernels is None
+        assert engine.memory().weights_gb is None
+        stand_in.requests.clear()
+        tokens = tuple(engine.ordinary_tokens()[:7])
+        done = engine.generate([tokens, "Hello"], max_new_tokens=5)
+        assert [(each.prompt_tokens, each.output_tokens) for each in done] == [(7, 5), (5, 5)]
+        assert done[0].text == " the quick brown fox jumps"
+        for each in done:
+            assert each.ttft_s is not None
+            assert each.e2e_s is not None
+            assert each.decode_s is not None
+            assert each.ttft_s + each.decode_s == pytest.approx(each.e2e_s)
+            assert 0.06 < each.decode_s < 2  # four gaps of 20 ms
+        first, second = stand_in.requests
+        assert sorted([first["prompt"], second["prompt"]], key=str) == ["Hello", list(tokens)]
+        assert first["ignore_eos"]
+        assert first["temperature"] == 0
+        assert first["cache_salt"] != second["cache_salt"]  # neither may use what the other has computed
+        assert engine.count_tokens("Hello there") == 11
+        assert engine.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("cut", r"a request to the endpoint failed: (truncated|connection lost)"),
+        ("error-in-stream", r"a request to the endpoint failed: server error: .*CUDA out of memory"),
+        ("no-usage", r"does not count tokens \(usage\) at the end of a stream"),
+        ("gated", "HTTP status 401"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_when_it_is_loaded(fault: str, cause: str) -> None:
+    with pytest.raises(EngineError, match=cause) as caught, engine_of(StandIn(fault=fault)):
+        pytest.fail("it was loaded")
+    assert caught.value.remedy
+    assert "\n" not in caught.value.cause
+
+
+def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIM_EVAL_API_KEY", KEY)
+    with engine_of(StandIn(fault="gated")) as engine:
+        assert engine.generate(["Hello"], max_new_tokens=2)[0].output_tokens == 2
+
+
+def test_what_a_server_does_not_know_is_left_out_and_said() -> None:
+    with engine_of(StandIn(fault="text-only")) as engine:
+        assert engine.notes == ("the endpoint takes no token ids: prompts are sent as text",)
+        assert engine.generate(["Hello"], max_new_tokens=3)[0].output_tokens == 3
+        with pytest.raises(EngineError, match="takes no token ids"):
+            engine.ordinary_tokens()
+    stand_in = StandIn(fault="strict")
+    with engine_of(stand_in) as engine:
+        assert "ignore_eos" in engine.notes[0]
+        stand_in.requests.clear()
+        engine.generate(["Hello"], max_new_tokens=3)
+        assert not {"ignore_eos", "cache_salt", "cache_prompt"} & stand_in.requests[0].keys()
+
+
+def test_without_a_tokenizer_text_is_measured_and_accuracy_refused() -> None:
+    with engine_of(StandIn(), tokenizer=False) as engine:
+        assert engine.generate(["Hello"], max_new_tokens=2)[0].output_tokens == 2
+        with pytest.raises(EngineError, match="no tokenizer of some/model is known here"):
+            engine.lm_eval_model(1)
+
+
+def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="needs a server"):
+        OPENAI.check(EngineConfig(engine="openai"))
+    with pytest.raises(UsageError, match="--engine-arg has no meaning"):
+        OPENAI.check(EngineConfig(engine="openai", server="x {model} {port}", engine_args={"threads": 2}))
+    with pytest.raises(ValueError, match="cannot be combined"):
+        EngineConfig(engine="openai", server="x {model} {port}", base_url="http://x")
+
+
+def test_a_ready_made_server_gets_what_the_run_needs() -> None:
+    config = EngineConfig(engine="openai", server="vllm", engine_args={"dtype": "float32", "enforce_eager": True})
+    words = server_command(LoadRequest(NOWHERE, config, 512, parallel=4))
+    assert words[words.index("--max-model-len") + 1] == "512"
+    assert words[words.index("--max-num-seqs") + 1] == "4"
+    assert words[-3:] == ["--dtype", "float32", "--enforce-eager"]
+    llama = EngineConfig(engine="openai", server="llama.cpp")
+    with pytest.raises(EngineError, match="not a GGUF file"):
+        server_command(LoadRequest(NOWHERE, llama, 512))
+
+
+def rule(tokens: list[int]) -> list[float]:
+    """What `StandIn` returns for a prompt, after its first token."""
+    return [logprob(token, place) for place, token in enumerate(tokens)][1:]
+
+
+def asked(adapter: Any, context: str, continuation: str) -> tuple[float, bool]:
+    from lm_eval.api.instance import Instance
+
+    request = Instance("loglikelihood", {}, (context, continuation), 0)
+    (answer,) = adapter.loglikelihood([request], disable_tqdm=True)
+    return answer
+
+
+def test_log_likelihoods_are_those_of_the_server() -> None:
+    with engine_of(StandIn()) as engine:
+        adapter = engine.lm_eval_model(2)
+        whole = adapter.tok_encode("The cat sat on the mat")
+        known = adapter.tok_encode("The cat sat on")
+        value, _ = asked(adapter, "The cat sat on", " the mat")
+        assert value == pytest.approx(sum(rule(whole)[len(known) - 1 :]))
+        assert any("were not checked" in note for note in engine.notes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("echo-ignored", r"1 log-probabilities for a prompt of \d+ tokens and one more: it ignores echo"),
+        ("echo-refused", "returns no log-probabilities of a prompt: .*echo is not supported"),
+        ("echo-absent", "ignores echo or logprobs"),
+        ("echo-positive", "are not log-probabilities"),
+        ("echo-reversed", "not in the order of its tokens"),
+        ("echo-shifted", "not in the order of its tokens"),
+        ("echo-scaled", r"differ by \d\.\d\d nats per token from those of the weights at hand"),
+        ("text-only", "takes no token ids"),
+    ],
+)
+def test_the_canary_catches_a_server_that_lies(fault: str, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slim_eval.engines import openai_lm_eval
+
+    monkeypatch.setattr(openai_lm_eval, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
+    with engine_of(StandIn(fault=fault)) as engine:
+        adapter = engine.lm_eval_model(1)
+        with pytest.raises(EngineError, match=cause) as caught:
+            asked(adapter, "The cat sat on", " the mat")
+        assert caught.value.remedy
+
+
+def test_the_canary_passes_a_server_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from slim_eval.engines import openai_lm_eval
+
+    monkeypatch.setattr(openai_lm_eval, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
+    with engine_of(StandIn()) as engine:
+        assert asked(engine.lm_eval_model(1), "The cat sat on", " the mat")[0] < 0
+        assert engine.notes == ()
+
+
+def test_the_reference_is_the_model_itself() -> None:
+    import torch
+
+    from slim_eval.engines.openai_lm_eval import reference_logprobs
+    from slim_eval.models import loading
+
+    values = reference_logprobs(MODEL_DIR, [5, 9, 30], trust_remote_code=False)
+    model = loading.load(MODEL_DIR, dtype=torch.float32)
+    with torch.inference_mode():
+        last = model(torch.tensor([[5, 9]])).logits[0, -1].log_softmax(-1)
+    assert values is not None
+    assert len(values) == 2
+    assert values[1] == pytest.approx(float(last[30]), abs=1e-4)
+    assert reference_logprobs(NOWHERE, [1, 2], trust_remote_code=False) is None

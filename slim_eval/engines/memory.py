@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +50,14 @@ class ResidentMemory(NamedTuple):
     used_mb: float  # now
 
 
-def resident_memory() -> ResidentMemory | None:
-    """Resident memory of this process and all its descendants; None without ``/proc``."""
+def resident_memory(processes: Iterable[Any] | None = None) -> ResidentMemory | None:
+    """Resident memory of processes, by default this one and all its descendants; None without ``/proc``."""
     import psutil
 
+    if processes is None:
+        processes = (psutil.Process(), *psutil.Process().children(recursive=True))
     peaks, used = [], []
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+    for process in processes:
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
         except OSError:  # it ended meanwhile

@@ -238,19 +238,19 @@ def full_batches(requests: int, batch_size: int) -> int:
 def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_size: int, seed: int = 0) -> list[Prompt]:
     """The prompts of one iteration; call it outside whatever is timed.
 
-    Without `config.input_len` each is `config.prompt`. With it, each is that many random token ids: a function of
+    Without `config.prompt_len` each is `config.prompt`. With it, each is that many random token ids: a function of
     `seed`, `iteration` (number of the batch within the run, warm-up included, from 0), the request and the model's
     vocabulary, so that every scheme of a model gets the same ones. No two of a run are equal, as far as the vocabulary
     allows (its size to the power of `input_len`). They differ from the first token on, so that not even a cache of
     common prefixes could help. Every batch of a run has the same `batch_size`. A BenchmarkError says that the tokenizer
     has no token that a synthetic prompt may contain.
     """
-    if config.input_len is None:
+    if config.prompt_len is None:
         return [config.prompt] * batch_size
     vocabulary = engine.ordinary_tokens()
     if not vocabulary:
         raise BenchmarkError("the tokenizer has no ordinary tokens for synthetic prompts", "use --prompt")
-    counting = min(config.input_len, _COUNTING_TOKENS)
+    counting = min(config.prompt_len, _COUNTING_TOKENS)
     made: list[Prompt] = []
     for request in range(batch_size):
         # The number of the request in tokens, lowest digit first, then random ones. Seeded by a text, Python's
@@ -258,13 +258,13 @@ def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_siz
         number = iteration * batch_size + request
         digits = [vocabulary[number // len(vocabulary) ** place % len(vocabulary)] for place in range(counting)]
         generator = random.Random(f"{seed} {iteration} {request}")
-        made.append((*digits, *generator.choices(vocabulary, k=config.input_len - counting)))
+        made.append((*digits, *generator.choices(vocabulary, k=config.prompt_len - counting)))
     return made
 
 
 def workload_settings(config: RunConfig) -> dict[str, Any]:
     """Settings of what each request is; a synthetic prompt depends on the seed, greedy generation does not."""
     part = config.performance
-    if part.input_len is None:
+    if part.prompt_len is None:
         return {"prompt": part.prompt, "max_new_tokens": part.max_new_tokens}
-    return {"input_len": part.input_len, "prompt_seed": config.seed, "max_new_tokens": part.max_new_tokens}
+    return {"input_len": part.prompt_len, "prompt_seed": config.seed, "max_new_tokens": part.max_new_tokens}

@@ -11,7 +11,6 @@ opened.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from slim_eval.engines.engine import Prompt
+from slim_eval.engines.server import is_loopback
 from slim_eval.errors import MissingPackageError
 from slim_eval.utils.redaction import redact
 
@@ -113,15 +113,6 @@ def completions_url(base_url: str) -> str:
     """The address of the completions of a server: ``http://host:8000`` and ``http://host:8000/v1`` are the same."""
     base = base_url.rstrip("/")
     return f"{base}/completions" if urlsplit(base).path.endswith("/v1") else f"{base}/v1/completions"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is of this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class StreamingClient:

@@ -14,7 +14,6 @@ from slim_eval.engines.streaming import (
     ErrorKind,
     StreamingClient,
     completions_url,
-    is_loopback,
 )
 from tests.standins.completions import Plan, served
 
@@ -150,6 +149,3 @@ def test_addresses() -> None:
         == "http://host:8000/v1/completions"
     )
     assert completions_url("https://host/api/v1/").endswith("/api/v1/completions")
-    assert is_loopback("http://127.0.0.1:8000")
-    assert is_loopback("http://localhost/v1")
-    assert not is_loopback("https://api.example.com")

@@ -223,6 +223,18 @@ class StreamingClient:
             completion.ended_s = self._clock()
         return completion
 
+    async def fetch(self, url: str) -> str | None:
+        """The text at another address of the server; None if there is none."""
+        import aiohttp
+
+        if self._session is None:
+            raise RuntimeError("the client is not open: use it as a context manager")
+        try:
+            async with self._session.get(url) as response:
+                return await response.text(errors="replace") if response.status == 200 else None
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            return None
+
     def _fail(self, completion: Completion, kind: ErrorKind, text: str) -> None:
         completion.error, completion.error_text = kind, redact(" ".join(text.split())[:_QUOTED])
         completion.ended_s = self._clock()

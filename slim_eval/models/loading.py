@@ -63,11 +63,16 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
 
 def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a model; its files are downloaded if they are not on this machine."""
+    place = source.path or source.pickled
+    name, revision = (source.name, source.revision) if place is None else (place, None)
+    return tokenizer_of(name, revision, trust_remote_code=trust_remote_code)
+
+
+def tokenizer_of(model: str | Path, revision: str | None = None, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a folder, or of a model of the hub."""
     from transformers import AutoTokenizer
 
-    place = source.path or source.pickled
-    name, revision = (source.name, source.revision) if place is None else (str(place), None)
-    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return AutoTokenizer.from_pretrained(str(model), revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _shown(names: list[str]) -> str:

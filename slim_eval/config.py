@@ -504,6 +504,12 @@ class Question(Config):
         "Load of the server, if several were measured: concurrent requests or requests per second, e.g. 8, "
         "concurrency-8, rate-8. By default, each load has an answer of its own.",
     )
+    slo: Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_objectives)] = setting(
+        (), "Objectives of a server under load, e.g. 'ttft_p95:500ms tpot_p95:50ms'."
+    )
+    max_goodput: bool = setting(
+        False, "Recommend the variant with the most requests per second at the highest load that keeps --slo."
+    )
     max_tpot_ms: float | None = setting(None, "Maximum time per output token, in ms.", gt=0)
     max_ttft_ms: float | None = setting(None, "Maximum time to the first token, in ms.", gt=0)
     max_latency_ms: float | None = setting(
@@ -524,6 +530,14 @@ class Question(Config):
     price_per_kwh: float | None = setting(
         None, "Price of 1 kWh; omit it if the GPU-hour price includes electricity.", ge=0
     )
+
+    @model_validator(mode="after")
+    def _goodput_needs_objectives(self) -> Question:
+        if self.max_goodput and not self.slo:
+            raise ValueError("--max-goodput needs --slo")
+        if self.max_goodput and (self.preset or self.objective or self.load):
+            raise ValueError("--max-goodput and --preset, --objective or --load cannot be combined")
+        return self
 
 
 class RecommendConfig(Config):

@@ -190,6 +190,10 @@ TOTAL_THROUGHPUT = _served(
 )  # fmt: skip
 REQUEST_RATE = _served("requests_per_second", "requests", "requests per second that succeeded", "1/s", better="higher")
 GOODPUT = _served("goodput", "goodput", "requests per second that keep every objective", "1/s", better="higher")
+#: Of a variant at the highest of its loads that keeps the objectives asked for: `recommend` computes it.
+MAX_GOODPUT = _row(
+    "max_goodput", "max. goodput", "highest goodput", "1/s", better="higher", benchmark="serving", basis=Basis.OWN,
+)  # fmt: skip
 
 J_PER_TOKEN = _energy(
     "joules_per_output_token", "energy", "energy per output token", "J/token", decimals=3, compared=True

@@ -31,6 +31,7 @@ from slim_eval.engines.engine import ServedEngine
 from slim_eval.engines.streaming import STALL_TIMEOUT_S, Completion, CompletionRequest, ErrorKind, StreamingClient
 from slim_eval.errors import BenchmarkError
 from slim_eval.power import EnergyReading, Meter, NoMeter, integral_joules, open_meter
+from slim_eval.results.goodput import Goodput, highest_goodput, size_of
 from slim_eval.results.records import Intervals, Measurement, ServingLevel, ServingMetrics, ServingRecord
 from slim_eval.slo import Objective, keeps_all, parse
 from slim_eval.utils.host import HostUse, HostWindow
@@ -125,11 +126,6 @@ def loads(options: ServingConfig) -> list[Load]:
 def is_final(level: ServingLevel) -> bool:
     """Whether a level is not to be measured again: it is valid, or the server itself was at its end."""
     return level.valid is not False or bool(level.saturated)
-
-
-def size_of(level: ServingLevel) -> float:
-    """Its load, as `Load.size`."""
-    return level.request_rate or float(level.max_concurrency or 0)
 
 
 class Sweep:
@@ -320,9 +316,10 @@ class Sweep:
             notes.append(f"energy was not measured: {cast(NoMeter, self._meter).reason}")
         if ended not in (None, _ALL_DONE):
             notes.append(f"higher levels were not measured: {ended}")
+        best = highest_goodput(order, self._objectives) if self._objectives and ended is not None else Goodput()
         metrics = ServingMetrics(
             levels=tuple(order), ended=ended, load_time_s=self._server.load_time_s, idle_power_watts=self._idle_watts,
-            **(highest_goodput(order, self._objectives) if self._objectives and ended is not None else {}),
+max_goodput=best.rate, max_goodput_interval=best.interval, goodput_load=best.load,
         )  # fmt: skip
         rows = [row for level in order for row in self._samples.get(level.label, ())]
         return Measurement(metrics, tuple(rows), tuple(notes))
@@ -429,7 +426,9 @@ def _judged(
         words = ", ".join(f"{count} {kind}" for kind, count in failed.items())
         text = f"{sum(failed.values())} of {len(ended)} requests failed: {words}"
         if sum(failed.values()) > ERROR_LIMIT * len(ended):
-            saturated = failed.get(ErrorKind.REFUSED.value, 0) * 2 > sum(failed.values())
+            # At a rate, requests that wait until they time out are a queue too.
+            kinds = [ErrorKind.REFUSED] if load.rate is None else [ErrorKind.REFUSED, ErrorKind.TIMEOUT]
+            saturated = 2 * sum(failed.get(kind.value, 0) for kind in kinds) > sum(failed.values())
             reasons.append(text)
         else:
             notes.append(text)
@@ -650,39 +649,3 @@ def samples_of(load: Load, run: LoadRun) -> Iterator[dict[str, Any]]:
             "error": None if completion.error is None else completion.error.value,
             "token_times_s": [round(moment - begin, 6) for moment in completion.token_times_s],
         }
-
-
-# --- The highest load that keeps the objectives ---
-
-
-def highest_goodput(levels: Sequence[ServingLevel], objectives: Sequence[Objective]) -> dict[str, Any]:
-    """The highest rate of requests at which the objectives are kept, and the rates between which it lies.
-
-    At the lower end every objective is kept with confidence, at the upper end one is missed with confidence: by the
-    intervals of the statistics that the objectives name.
-    """
-    up = [level for level in levels if " down" not in level.label and level.requests_per_second is not None]
-    missed = [level for level in up if level.slo_met is False]
-    limit = min((size_of(level) for level in missed), default=math.inf)
-    met = [level for level in up if level.slo_met and size_of(level) < limit]
-    if not met:
-        return {"goodput_load": "none" if missed else None}
-
-    def certain(level: ServingLevel, keeps: bool) -> bool:
-        if keeps:
-            known = [(level.intervals.get(each.key), each.limit_s) for each in objectives]
-            return all(ends is not None and ends[1] <= limit_s for ends, limit_s in known)
-        # A percentile above the median is at least as large.
-        known = [
-            (level.intervals.get(key), each.limit_s)
-            for each in objectives
-            for key in ((each.key, f"median_{each.time}") if each.key.startswith("p9") else (each.key,))
-        ]
-        return level.valid is False or any(ends is not None and ends[0] > limit_s for ends, limit_s in known)
-
-    best = max(met, key=size_of)
-    low = max((level.requests_per_second or 0.0 for level in met if certain(level, True)), default=0.0)
-    high = min((level.requests_per_second or 0.0 for level in missed if certain(level, False)), default=None)
-    value = best.requests_per_second or 0.0
-    interval = None if high is None else (min(low, value), max(high, value))
-    return {"max_goodput": value, "max_goodput_interval": interval, "goodput_load": best.label}

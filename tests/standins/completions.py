@@ -144,7 +144,7 @@ class _Server:
 def served(plan: Plan | None = None) -> Iterator[str]:
     """The base URL of a server in a process of its own."""
     command = [sys.executable, str(Path(__file__)), json.dumps(asdict(plan or Plan()))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         try:
@@ -161,7 +161,7 @@ async def main(plan: Plan, port: int) -> None:
         web.get("/health", server.health), web.get("/v1/models", server.models), web.get("/metrics", server.metrics),
         web.post("/v1/completions", server.completions),
     ])  # fmt: skip
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from slim_eval.errors import UsageError
+from slim_eval.slo import check_objectives
 from slim_eval.utils import is_loopback, slug
 from slim_eval.utils.host import MAX_CONTENTION
 from slim_eval.utils.parsing import parse_key_values, refuse_secrets, remember_secret, split_list
@@ -53,6 +54,26 @@ def require_task_files(tasks: tuple[str, ...]) -> tuple[str, ...]:
             raise UsageError(cause, "measure only one of them, or use a separate --output-dir for the other")
         seen[plain] = task
     return tasks
+
+
+def parse_length(value: Any) -> Any:
+    """A number of tokens, ``512``, as an integer, or a range, ``256:1024``, as a text; a ValueError refuses others."""
+    if not isinstance(value, str):
+        return value
+    low, colon, high = value.strip().partition(":")
+    if not low.isdecimal() or int(low) < 1 or (colon and (not high.isdecimal() or int(high) < int(low))):
+        raise ValueError(f"{value!r} is neither a number of tokens (512) nor a range (256:1024)")
+    return f"{int(low)}:{int(high)}" if colon and int(high) > int(low) else int(low)
+
+
+#: Tokens per request: a number, or a range as ``LOW:HIGH`` from which each length is drawn.
+Length = Annotated[str | int | None, BeforeValidator(parse_length)]
+
+
+def length_range(value: str | int) -> tuple[int, int]:
+    """The shortest and the longest of a `Length`."""
+    low, _, high = str(value).partition(":")
+    return int(low), int(high or low)
 
 
 def whole_or_share(value: float | None) -> float | None:
@@ -124,8 +145,10 @@ class PerformanceConfig(Config):
     num_runs: int = setting(500, "Number of measured requests, rounded up to full batches.", ge=1)
     batch_size: int = setting(8, "Concurrent requests per iteration.", ge=1)
     prompt: str = setting("Explain one interesting fact about large language models.", "Input prompt.", min_length=1)
-    input_len: int | None = setting(
-        None, "Use random prompts of this many tokens, all different, instead of --prompt.", ge=1
+    input_len: Length = setting(
+        None,
+        "Use random prompts of this many tokens, all different, instead of --prompt; for serving also a range, e.g. "
+        "256:1024.",
     )
     max_new_tokens: int = setting(256, "Exact number of tokens to generate per request.", ge=1)
     target_ci: float | None = setting(
@@ -135,6 +158,18 @@ class PerformanceConfig(Config):
         gt=0,
         lt=1,
     )
+
+    @field_validator("input_len")
+    @classmethod
+    def _at_least_one_token(cls, value: str | int | None) -> str | int | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1 token")
+        return value
+
+    @property
+    def prompt_len(self) -> int | None:
+        """Tokens of every synthetic prompt; None without them. Only the serving benchmark has prompts of a range."""
+        return self.input_len if isinstance(self.input_len, int) else None
 
 
 class EnergyConfig(Config):
@@ -149,6 +184,55 @@ class EnergyConfig(Config):
     sampling_interval_s: float = setting(
         0.05, "Seconds between power samples.", "--energy-sampling-interval", gt=0, le=10
     )
+
+
+class Arrivals(str, Enum):
+    """How the requests of a rate arrive."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+
+
+class ServingConfig(Config):
+    """How a server under load is measured; prompt and output length are by default those of the performance benchmark.
+
+    With ``--target-ci`` a level ends as soon as its intervals are that narrow, and the duration is the maximum.
+    """
+
+    panel = "Serving benchmark"
+    exclusive = ("concurrency", "request_rate")
+    concurrency: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(split_list)] = setting(
+        (), "Numbers of requests in flight, e.g. '1 2 4 8'; doubled until saturation or --max-concurrency by default."
+    )
+    max_concurrency: int = setting(64, "Most requests in flight, where the levels are not given.", ge=1, le=4096)
+    request_rate: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], BeforeValidator(split_list)
+    ] = setting((), "Requests per second, e.g. '0.5 1 2', instead of --concurrency.")
+    arrivals: Arrivals = setting(Arrivals.POISSON, "How the requests of a rate arrive: poisson or constant.")
+    duration_s: float = setting(30.0, "Seconds of steady state per level.", "--serving-duration", gt=0)
+    output_len: Length = setting(
+        None, "Tokens to generate per request, a number or a range, e.g. 64:256; --max-new-tokens by default."
+    )
+    prompt_file: Path | None = setting(
+        None, "File of prompts: .jsonl with `prompt` or a conversation, or ShareGPT's JSON; used in its order."
+    )
+    slo: Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_objectives)] = setting(
+        (), "Objectives of every request, e.g. 'ttft_p95:500ms tpot_p95:50ms'; goodput counts those that keep all."
+    )
+    find_goodput: bool = setting(False, "Search the highest load that keeps --slo, by doubling and bisection.")
+    check_hysteresis: bool = setting(False, "Measure the levels upwards and downwards again: heat and caches show.")
+    request_timeout_s: float = setting(600.0, "Seconds after which a request has failed.", "--request-timeout", gt=0)
+
+    @field_validator("request_rate", "concurrency")
+    @classmethod
+    def _rising(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _goodput_needs_objectives(self) -> ServingConfig:
+        if self.find_goodput and not self.slo:
+            raise ValueError("--find-goodput needs --slo")
+        return self
 
 
 class Thinking(str, Enum):
@@ -373,7 +457,9 @@ class RunConfig(Config):
         "baseline. By default the base_model of the model's card, or what the adapter names.",
         min_length=1,
     )
-    tasks: SomeNames = setting(("performance", "accuracy", "energy"), "Benchmarks: performance, energy, accuracy.")
+    tasks: SomeNames = setting(
+        ("performance", "accuracy", "energy"), "Benchmarks: performance, energy, serving, accuracy."
+    )
     benchmark_options: KeyValues = setting(
         {}, "Option of a plugin's benchmark, as NAME.OPTION=VALUE (repeatable).", "--benchmark-option"
     )
@@ -394,12 +480,20 @@ class RunConfig(Config):
     )
     performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
     accuracy: AccuracyConfig = Field(default_factory=AccuracyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     quantization: QuantizationConfig = Field(default_factory=QuantizationConfig)
     host: HostConfig = Field(default_factory=HostConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     display: DisplayConfig = Field(default_factory=DisplayConfig)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RunConfig:
+        batches = {"performance", "energy"}.intersection(self.tasks)
+        if isinstance(self.performance.input_len, str) and batches:
+            raise ValueError(f"--input-len {self.performance.input_len}: a range is for serving, not for batches")
+        return self
 
 
 class DemoConfig(Config):
@@ -447,6 +541,12 @@ class Question(Config):
         "Load of the server, if several were measured: concurrent requests or requests per second, e.g. 8, "
         "concurrency-8, rate-8. By default, each load has an answer of its own.",
     )
+    slo: Annotated[tuple[str, ...], BeforeValidator(split_list), AfterValidator(check_objectives)] = setting(
+        (), "Objectives of a server under load, e.g. 'ttft_p95:500ms tpot_p95:50ms'."
+    )
+    max_goodput: bool = setting(
+        False, "Recommend the variant with the most requests per second at the highest load that keeps --slo."
+    )
     max_tpot_ms: float | None = setting(None, "Maximum time per output token, in ms.", gt=0)
     max_ttft_ms: float | None = setting(None, "Maximum time to the first token, in ms.", gt=0)
     max_latency_ms: float | None = setting(
@@ -467,6 +567,14 @@ class Question(Config):
     price_per_kwh: float | None = setting(
         None, "Price of 1 kWh; omit it if the GPU-hour price includes electricity.", ge=0
     )
+
+    @model_validator(mode="after")
+    def _goodput_needs_objectives(self) -> Question:
+        if self.max_goodput and not self.slo:
+            raise ValueError("--max-goodput needs --slo")
+        if self.max_goodput and (self.preset or self.objective or self.load):
+            raise ValueError("--max-goodput and --preset, --objective or --load cannot be combined")
+        return self
 
 
 class RecommendConfig(Config):
@@ -553,7 +661,9 @@ class DoctorConfig(Config):
     model: Names = argument("Hub ids or local folders whose checkpoints are checked; the same as --models.", ())
     models: Names = setting((), "Hub ids or local folders; if none needs the hub, an unreachable hub is not a problem.")
     precision: SomeNames = setting(("fp16", "int8", "int4"), "Schemes, e.g. fp16, int8, int4.")
-    tasks: SomeNames = setting(("performance", "energy", "accuracy"), "Benchmarks: performance, energy, accuracy.")
+    tasks: SomeNames = setting(
+        ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, serving, accuracy."
+    )
     engine: str = setting(
         AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or a plugin's engine."
     )

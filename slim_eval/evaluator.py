@@ -343,8 +343,10 @@ class _VariantRun:
                 if isinstance(event, messages.Outcome):
                     outcome = event
                 elif isinstance(event, messages.Failed):
-                    lost.update(costs(event.stage))
-                    self._fail(event.stage, event.cause, event.remedy, costs(event.stage))
+                    # A server may fail to start after other stages were measured on the loaded engine.
+                    names = [name for name in costs(event.stage) if name not in finished]
+                    lost.update(names)
+                    self._fail(event.stage, event.cause, event.remedy, names)
                 else:
                     self._show(event)
                     if isinstance(event, messages.Finished):

@@ -182,12 +182,18 @@ MAX_CONCURRENCY = _row(
 _served = partial(_row, benchmark="serving", compared=True)  # of a server under load
 ITL = _served("itl_s", "ITL", "inter-token latency", "ms", 1000)
 _served("p95_itl_s", "ITL p95", "inter-token latency, p95", "ms", 1000)
+for _key, _title in (("median", "median"), ("p99", "p99")):
+    _row(f"{_key}_itl_s", f"ITL {_title}", f"inter-token latency, {_title}", "ms", 1000, benchmark="serving")
 TOTAL_THROUGHPUT = _served(
     "total_tokens_per_second", "total throughput", "throughput, prompts included", "tokens/s", decimals=1,
     better="higher",
 )  # fmt: skip
 REQUEST_RATE = _served("requests_per_second", "requests", "requests per second that succeeded", "1/s", better="higher")
-_served("goodput", "goodput", "requests per second that keep every objective", "1/s", better="higher")
+GOODPUT = _served("goodput", "goodput", "requests per second that keep every objective", "1/s", better="higher")
+#: Of a variant at the highest of its loads that keeps the objectives asked for: `recommend` computes it.
+MAX_GOODPUT = _row(
+    "max_goodput", "max. goodput", "highest goodput", "1/s", better="higher", benchmark="serving", basis=Basis.OWN,
+)  # fmt: skip
 
 J_PER_TOKEN = _energy(
     "joules_per_output_token", "energy", "energy per output token", "J/token", decimals=3, compared=True

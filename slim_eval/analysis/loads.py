@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from slim_eval import slo
 from slim_eval.analysis.comparability import NOT_MEASURED, SPEEDS, comparable_groups, differences
 from slim_eval.errors import UsageError
-from slim_eval.metrics import TPOT
-from slim_eval.results.records import PerformanceRecord, ServingRecord
-from slim_eval.results.variants import Variant, config_value
+from slim_eval.metrics import MAX_GOODPUT, TPOT
+from slim_eval.results.goodput import highest_goodput, size_of
+from slim_eval.results.records import EnergyRecord, PerformanceRecord, ServingRecord
+from slim_eval.results.variants import Estimate, Variant, config_value
 
 _NUMBER = re.compile(r"(?:(?P<kind>concurren(?:cy|t)|rate)[\s=:-]*)?(?P<value>\d+(?:\.\d*)?|\.\d+)")
 
@@ -80,6 +82,22 @@ def at_load(variants: Sequence[Variant], load: str) -> list[Variant]:
     """The views of variants at a load, as `views_at`; a variant without one stays, without its speed."""
     found = zip(variants, views_at(variants, load), strict=True)
     return [view for variant, mine in found for view in (mine or [without_speed(variant)])]
+
+
+def at_highest_goodput(variant: Variant, objectives: Sequence[str]) -> Variant:
+    """A variant at the highest of its loads that keeps the objectives, with that goodput; else at the lowest.
+
+    A variant without levels stays as it is.
+    """
+    levels = () if variant.serving is None else variant.serving.levels
+    if not levels:
+        return variant
+    found = highest_goodput(levels, slo.parse(objectives))
+    best = next((level for level in levels if level.label == found.load), min(levels, key=size_of))
+    view = variant.at(best)
+    if found.rate is None:
+        return view
+    return replace(view, derived={**view.derived, MAX_GOODPUT.key: Estimate(found.rate, found.interval)})
 
 
 def _tests(load: str) -> list[_Test]:
@@ -208,6 +226,8 @@ def pairs_at(a: Variant, b: Variant, load: str | None = None) -> list[tuple[Vari
 def speed_alone(variant: Variant) -> Variant:
     """A view with its speed and nothing else: the rest is the same at every load."""
     kept = (PerformanceRecord.name, ServingRecord.name)
+    if variant.level is not None and variant.level.joules_per_output_token is not None:
+        kept = (*kept, EnergyRecord.name)
     return replace(variant, measured={name: record for name, record in variant.measured.items() if name in kept})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -54,6 +54,14 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What a run that did not end left behind, made with the same settings."""
+
+    record: Record
+    samples: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class BenchmarkContext(Generic[OptionsT]):
     """What a benchmark measures with."""
 
@@ -63,6 +71,8 @@ class BenchmarkContext(Generic[OptionsT]):
     gpus: tuple[Gpu, ...]  # that the engine computes on; empty on a CPU
     stage: str  # the record to make: one of `Benchmark.stages`
     progress: Progress = no_progress
+    earlier: Earlier | None = None  # of a benchmark that `resumes`
+    keep: Callable[[Measurement], None] = lambda measurement: None  # writes what is measured so far
 
     @property
     def seed(self) -> int:
@@ -79,6 +89,8 @@ class Benchmark(ABC, Generic[OptionsT, RecordT]):
     modules: tuple[str, ...] = ()  # packages that the measuring interpreter needs for it
     needs_quiet: bool = False  # whether other work on the host distorts it, so that a run may wait until that ends
     keeps_samples: bool = False  # whether each record has raw samples; one without them is then measured again
+    over_http: bool = False  # whether `BenchmarkContext.engine` is a `ServedEngine`: a server, not a loaded engine
+    resumes: bool = False  # whether it continues a record of its own that `flaw` finds incomplete
 
     @abstractmethod
     def run(self, context: BenchmarkContext[OptionsT]) -> Measurement:
@@ -238,33 +250,38 @@ def full_batches(requests: int, batch_size: int) -> int:
 def prompts(engine: Engine, config: PerformanceConfig, iteration: int, batch_size: int, seed: int = 0) -> list[Prompt]:
     """The prompts of one iteration; call it outside whatever is timed.
 
-    Without `config.input_len` each is `config.prompt`. With it, each is that many random token ids: a function of
+    Without `config.prompt_len` each is `config.prompt`. With it, each is that many random token ids: a function of
     `seed`, `iteration` (number of the batch within the run, warm-up included, from 0), the request and the model's
     vocabulary, so that every scheme of a model gets the same ones. No two of a run are equal, as far as the vocabulary
     allows (its size to the power of `input_len`). They differ from the first token on, so that not even a cache of
     common prefixes could help. Every batch of a run has the same `batch_size`. A BenchmarkError says that the tokenizer
     has no token that a synthetic prompt may contain.
     """
-    if config.input_len is None:
+    if config.prompt_len is None:
         return [config.prompt] * batch_size
     vocabulary = engine.ordinary_tokens()
     if not vocabulary:
         raise BenchmarkError("the tokenizer has no ordinary tokens for synthetic prompts", "use --prompt")
-    counting = min(config.input_len, _COUNTING_TOKENS)
-    made: list[Prompt] = []
-    for request in range(batch_size):
-        # The number of the request in tokens, lowest digit first, then random ones. Seeded by a text, Python's
-        # generator gives the same numbers on every platform.
-        number = iteration * batch_size + request
-        digits = [vocabulary[number // len(vocabulary) ** place % len(vocabulary)] for place in range(counting)]
-        generator = random.Random(f"{seed} {iteration} {request}")
-        made.append((*digits, *generator.choices(vocabulary, k=config.input_len - counting)))
-    return made
+    # Seeded by a text, Python's generator gives the same numbers on every platform.
+    return [
+        synthetic_prompt(
+            vocabulary, config.prompt_len, iteration * batch_size + request,
+            random.Random(f"{seed} {iteration} {request}"),
+        )
+        for request in range(batch_size)
+    ]  # fmt: skip
+
+
+def synthetic_prompt(vocabulary: Sequence[int], length: int, number: int, draw: random.Random) -> tuple[int, ...]:
+    """The number of a request in tokens, lowest digit first, then random ones."""
+    counting = min(length, _COUNTING_TOKENS)
+    digits = [vocabulary[number // len(vocabulary) ** place % len(vocabulary)] for place in range(counting)]
+    return (*digits, *draw.choices(vocabulary, k=length - counting))
 
 
 def workload_settings(config: RunConfig) -> dict[str, Any]:
     """Settings of what each request is; a synthetic prompt depends on the seed, greedy generation does not."""
     part = config.performance
-    if part.input_len is None:
+    if part.prompt_len is None:
         return {"prompt": part.prompt, "max_new_tokens": part.max_new_tokens}
-    return {"input_len": part.input_len, "prompt_seed": config.seed, "max_new_tokens": part.max_new_tokens}
+    return {"input_len": part.prompt_len, "prompt_seed": config.seed, "max_new_tokens": part.max_new_tokens}

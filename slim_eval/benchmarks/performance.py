@@ -211,7 +211,7 @@ def _check_prompt_fits(engine: Engine, config: PerformanceConfig, seed: int) -> 
     tokens = engine.count_tokens(base.prompts(engine, config, 0, 1, seed)[0])
     new, window = config.max_new_tokens, engine.max_model_len
     if tokens + new > window:
-        shorten = "shorten --prompt" if config.input_len is None else "lower --input-len"
+        shorten = "shorten --prompt" if config.prompt_len is None else "lower --input-len"
         remedy = f"raise --max-model-len to {tokens + new} or {shorten}"
         if tokens < window:
             remedy += f", or lower --max-new-tokens to {window - tokens}"
@@ -357,7 +357,7 @@ def _metrics(
         num_runs=len(measured) * config.batch_size,
         num_iterations=len(measured),
         target_ci=config.target_ci,
-        input_len=config.input_len,
+        input_len=config.prompt_len,
     )
     together = tokens is not None and tokens // context >= config.batch_size
     if together and engine.device != "cpu" and engine.kernels == "native":

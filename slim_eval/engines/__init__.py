@@ -13,6 +13,7 @@ from slim_eval.engines.engine import LoadRequest as LoadRequest
 from slim_eval.engines.engine import MemoryReport as MemoryReport
 from slim_eval.engines.engine import Platform as Platform
 from slim_eval.engines.engine import Prompt as Prompt
+from slim_eval.engines.engine import ServedEngine as ServedEngine
 from slim_eval.engines.engine import TokenScorer as TokenScorer
 from slim_eval.engines.engine import choose as choose
 from slim_eval.engines.engine import engines_for as engines_for

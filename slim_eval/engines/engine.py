@@ -20,6 +20,7 @@ from slim_eval.schemes import DEFAULT_BASELINE, Kernel, Scheme, scheme_of
 from slim_eval.utils.registry import Registry
 
 if TYPE_CHECKING:
+    from slim_eval.engines.server import Endpoint
     from slim_eval.power import GpuCapabilities
 
 #: A prompt: text, or token ids that the engine takes as they are, without adding special tokens.
@@ -147,6 +148,33 @@ class TokenScorer(Protocol):
         """
 
 
+class ServedEngine(Protocol):
+    """A server that generates for clients over HTTP, made by `EngineType.serve` and closed by the caller.
+
+    What it has in common with an `Engine` means the same.
+    """
+
+    name: str
+    version: str
+    dtype: str
+    device: str
+    kernels: str
+    max_model_len: int
+    load_time_s: float
+    notes: tuple[str, ...]
+    endpoint: Endpoint  # where requests go
+    is_ours: bool  # whether slim-eval started it, on this machine: its devices and processes are known
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """As that of an `Engine`; empty if the vocabulary is not known."""
+
+    def stopped(self) -> EngineError | None:
+        """Why it has exited; None if it runs, or if that is not known."""
+
+    def close(self) -> None:
+        """Stop the server, if it is ours."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What an engine can do."""
@@ -158,6 +186,7 @@ class Capabilities:
     memory: bool = True  # reports its memory
     exact_lengths: bool = True  # generates as many tokens as asked; otherwise answers may end early
     dtype: bool = True  # knows the data type that it computes in
+    serving: bool = False  # serves clients over HTTP, as the serving benchmark needs
     lm_eval: bool = True  # has an lm-eval adapter; the accuracy benchmark needs one
     # Tokens of a log-likelihood request that its lm-eval adapter does not feed to the model, and that therefore need no
     # room in the context window: 1 if the last token is only predicted, -1 if it also needs room for an answer.
@@ -236,6 +265,10 @@ class EngineType(Protocol):
             SlimEvalError: The weights of the checkpoint are not those of the model.
             MissingPackageError: A package that it needs is not installed.
         """
+
+    def serve(self, request: LoadRequest) -> ServedEngine:
+        """Start a server of a checkpoint, of an engine with the capability `serving`. Raises as `load`."""
+        raise EngineError(f"{self.label} has no server", "use --engine vllm for serving")
 
     def platform(self) -> Platform:
         """The hardware that the installed engine would run on.

@@ -67,7 +67,7 @@ class OpenAi(EngineType):
     label = "the OpenAI-compatible API"
     modules = ("aiohttp",)
     settings = frozenset({"server", "served_model", "tokenizer", "remote_url"})
-    capabilities = Capabilities(exact_lengths=False, dtype=False, lm_eval_unread=-1)
+    capabilities = Capabilities(serving=True, exact_lengths=False, dtype=False, lm_eval_unread=-1)
 
     def check(self, config: EngineConfig) -> None:
         """Refuse options that contradict each other, and an endpoint that does not answer; see `EngineType.check`."""
@@ -107,6 +107,11 @@ class OpenAi(EngineType):
             engine.close()
             raise
         return engine
+
+
+    def serve(self, request: LoadRequest) -> OpenAiEngine:
+        """The same: it is a server already; see `EngineType.serve`."""
+        return self.load(request)
 
 
 OPENAI = ENGINES.register(OpenAi())
@@ -275,13 +280,18 @@ class OpenAiEngine:
             raise EngineError(f"{url} does not answer like an OpenAI-compatible API", "correct --base-url")
         return content
 
-    def ended(self) -> EngineError | None:
+    @property
+    def is_ours(self) -> bool:
+        """Whether slim-eval started the server."""
+        return self._server is not None
+
+    def stopped(self) -> EngineError | None:
         """The error for a server that has exited; None if it runs, or was not started here."""
         return None if self._server is None or self._server.alive() else self._server.stopped()
 
     def _failed(self, answer: Completion) -> EngineError:
-        if (ended := self.ended()) is not None:
-            return ended
+        if (stopped := self.stopped()) is not None:
+            return stopped
         kind, text = answer.error or ErrorKind.GARBAGE, answer.error_text
         remedy = {
             ErrorKind.REFUSED: "lower --batch-size to what the endpoint serves at once",

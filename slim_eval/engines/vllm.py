@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from slim_eval.config import EngineConfig
 from slim_eval.engines import memory
 from slim_eval.engines.engine import (
     ENGINES,
+    Capabilities,
     EngineType,
     Generation,
     LoadRequest,
@@ -31,11 +33,12 @@ from slim_eval.engines.engine import (
     cpu_flags,
     ordinary_tokens,
 )
+from slim_eval.engines.server import MODEL, PORT, Server
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
 from slim_eval.models import architectures, loading
 from slim_eval.models.source import CONFIG_FILE, ConfigFacts, describe, read_header, weight_files
 from slim_eval.schemes import INEXACT_KERNELS, Scheme, scheme, scheme_of
-from slim_eval.utils import GIB, MIB, did_you_mean
+from slim_eval.utils import GIB, MIB, did_you_mean, safe_json
 from slim_eval.utils.log_tail import LogTail
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class Vllm(EngineType):
     modules = ("torch", "transformers", "vllm")
     settings = frozenset({"dtype", "gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
     auto_rank = 0
+    capabilities = Capabilities(serving=True)
     #: vLLM's own kernels read them; the others need the packages that Transformers needs.
     own_formats = frozenset({
         "awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "mxfp4", "quark", "auto-round",
@@ -189,8 +193,96 @@ class Vllm(EngineType):
         again = functools.partial(start, fitted.share)
         return VllmEngine(fitted, request, again, on_cpu=on_cpu, is_inexact=is_inexact)
 
+    def serve(self, request: LoadRequest) -> VllmServer:
+        """Start vLLM's OpenAI-compatible server on a checkpoint, without a cache of prefixes; see `EngineType.serve`.
+
+        It gets the arguments that `load` gives the engine, as options of the server.
+        """
+        config, kind = request.config, self.platform().kind
+        on_cpu = kind == "cpu"
+        self.check(config)
+        facts, served = describe(request.checkpoint), scheme_of(request.precision)
+        dtype = self.computing_dtype(config.asked_dtype, facts, served, on_cpu=on_cpu)
+        loading.require_weights(request.checkpoint, facts.architecture, trust_remote_code=config.trust_remote_code)
+        weights = memory.served_bytes(request.checkpoint, dtype)
+        variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if on_cpu:
+            variables |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
+            variables |= {"TORCH_COMPILE_DISABLE": "1"} if config.enforce_eager else {}
+            memory.require_in_ram(weights, _ENGINE_GB, cpu_kv_cache_gb())
+        elif kind == "cuda":
+            memory.require_on_gpus(weights, config.tensor_parallel_size)
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_model_len": request.max_model_len,
+            "seed": request.seed,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enforce_eager": config.enforce_eager,
+            "trust_remote_code": config.trust_remote_code,
+            "enable_prefix_caching": False,
+            **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
+            **config.further_args,
+        }
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", MODEL, "--port", PORT]
+        server = Server(
+            [*command, "--host", "127.0.0.1", *_flags(options)], model=str(request.checkpoint), environment=variables
+        )
+        is_inexact = self.is_inexact(scheme("int8"), self.platform()) and _int8_weight(request.checkpoint) is not None
+        return VllmServer(server, request, dtype, on_cpu=on_cpu, is_inexact=is_inexact)
+
 
 VLLM = ENGINES.register(Vllm())
+
+
+def _flags(options: Mapping[str, Any]) -> list[str]:
+    """Engine arguments as options of ``vllm serve``."""
+    found = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
+    return found
+
+
+class VllmServer:
+    """``vllm serve`` of one checkpoint, in processes of its own; an `engine.ServedEngine`."""
+
+    name = "vllm"
+    is_ours = True
+
+    def __init__(
+        self, server: Server, request: LoadRequest, dtype: str, *, on_cpu: bool, is_inexact: bool = False
+    ) -> None:
+        import vllm
+
+        self.version: str = vllm.__version__
+        self.dtype, self.device = dtype, "cpu" if on_cpu else "cuda"
+        self.max_model_len = request.max_model_len
+        self.kernels = INEXACT_KERNELS if is_inexact else "native"
+        self.kernel_error = int8_kernel_error(request.checkpoint) if is_inexact else None
+        self.notes: tuple[str, ...] = (f"{_INEXACT}: {_USE_TRANSFORMERS}",) if is_inexact else ()
+        self._server, self._request = server, request
+        server.__enter__()
+        self.endpoint, self.load_time_s = server.endpoint, server.load_time_s
+
+    def ordinary_tokens(self) -> Sequence[int]:
+        """See `Engine.ordinary_tokens`."""
+        trust = self._request.config.trust_remote_code
+        tokenizer = loading.tokenizer_of(self._request.checkpoint, trust_remote_code=trust)
+        config = safe_json.read_json(self._request.checkpoint / CONFIG_FILE)
+        config = config.get("text_config") or config
+        return ordinary_tokens(tokenizer, int(config.get("vocab_size") or len(tokenizer)))
+
+    def stopped(self) -> EngineError | None:
+        """Why it has exited; None while it runs."""
+        return None if self._server.alive() else self._server.stopped()
+
+    def close(self) -> None:
+        """Stop the server and everything that it started."""
+        self._server.close()
 
 
 def _send_no_statistics() -> None:

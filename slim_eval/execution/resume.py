@@ -54,6 +54,8 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
                     options = "--force --requantize"
                 if is_quantized(variant.precision) and variant.config.quantization.requantize:
                     differences.append("checkpoint: recorded with the cached one, --requantize requests a new one")
+            if flaw and not differences:
+                continue  # what is missing is added to it
             if differences:
                 differing[results.record_path(variant.directory, stage)] = differences
             else:
@@ -69,7 +71,10 @@ def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, for
 
 
 def _read(variant: PlannedVariant, stage: str) -> tuple[Record | None, str]:
-    """The record of a stage if it is a complete result; else None, and why it is measured again (empty: it is new)."""
+    """The record of a stage if it is a complete result; else None, and why it is measured again (empty: it is new).
+
+    An incomplete record is returned too if its benchmark continues it.
+    """
     path = results.record_path(variant.directory, stage)
     if not path.exists():
         return None, "it failed before" if results.has_error(variant.directory, stage) else ""
@@ -89,7 +94,7 @@ def _read(variant: PlannedVariant, stage: str) -> tuple[Record | None, str]:
     expected = benchmark.keeps_samples and record.measured_with is not None
     if not flaw and expected and not results.has_samples(variant.directory, stage):
         flaw = "its samples are missing"
-    return None if flaw else record, flaw
+    return None if flaw and not (benchmark.resumes and record.measured_with) else record, flaw
 
 
 def refuse_other_engines(variants: Sequence[PlannedVariant], chosen: Mapping[str, str]) -> None:

@@ -21,30 +21,30 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from slim_eval import models, power
-from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Progress, stages_of
+from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, Earlier, Progress, stages_of
 from slim_eval.config import Dtype, EngineConfig
-from slim_eval.engines.engine import Engine
-from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
+from slim_eval.engines.engine import Engine, ServedEngine
+from slim_eval.errors import BenchmarkError, EngineError, ResultFileError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache, written
-from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
-from slim_eval.results.store import RECEIPT, write_record, write_samples
+from slim_eval.results.records import ErrorRecord, Measurement, Metadata, ObservedMetrics, Record
+from slim_eval.results.store import RECEIPT, read_record, read_samples, record_path, write_record, write_samples
 from slim_eval.schemes import DEFAULT_BASELINE, ONLINE, scheme_of
 from slim_eval.utils import GIB, environment
 from slim_eval.utils.host import HostUse, HostWindow
 
 _ADVANCE_EVERY_S = 0.2
-_RECORDED = {"seed", "revision", "performance", "energy", "accuracy", "benchmark_options", "engine", "host"}
+_RECORDED = {"seed", "revision", "performance", "energy", "serving", "accuracy", "benchmark_options", "engine", "host"}
 _Emit = Callable[[messages.Event], None]
 _Result = TypeVar("_Result")
 
 
 class _Loaded(NamedTuple):
-    engine: Engine
+    engine: Engine | ServedEngine
     gpus: tuple[power.Gpu, ...]  # that it computes on
     device: str | None  # name of what computes
     head: dict[str, Any]  # what the head of every record contains
@@ -122,6 +122,10 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
             _refuse_contradictions(job.config.engine, precision, engine.name)
             if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
                 raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
+            if not engine.capabilities.serving and (over := [n for n in job.stages if BENCHMARKS[n].over_http]):
+                cause = f"{engine.label} has no server, which {', '.join(over)} needs"
+                remedy = f"use --engine vllm, or leave {', '.join(over)} out of --tasks"
+                raise UsageError(cause, remedy)
             if "accuracy" in job.stages and not engine.capabilities.lm_eval:
                 raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
             emit(messages.Chosen(precision=precision, engine=decision.name))
@@ -175,21 +179,24 @@ def _refuse_contradictions(config: EngineConfig, precision: str, engine: str) ->
 
 
 def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
-    loaded = _attempt("engine", partial(_load, job, emit), emit)
-    if loaded is None:
-        return
-    try:
-        for stage, benchmark in stages_of(job.config).items():
-            if stage in job.stages:
+    """Measure on the loaded engine, then on a server: both at once would share a device."""
+    stages = {stage: benchmark for stage, benchmark in stages_of(job.config).items() if stage in job.stages}
+    for over_http in (False, True):
+        mine = {stage: benchmark for stage, benchmark in stages.items() if benchmark.over_http is over_http}
+        if not mine:
+            continue
+        loaded = _attempt("engine", partial(_load, job, emit, over_http=over_http), emit)
+        if loaded is None:
+            return
+        try:
+            for stage, benchmark in mine.items():
                 _attempt(stage, partial(_record, job, stage, benchmark, loaded, _progress(stage, emit), emit), emit)
-    finally:
-        loaded.engine.close()
+        finally:
+            loaded.engine.close()
 
 
-def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
+def _load(job: messages.MeasureJob, emit: _Emit, *, over_http: bool = False) -> _Loaded:
     from slim_eval import engines
-    from slim_eval.analysis import receipts
-    from slim_eval.engines import agreement
 
     config = job.config.engine
     claimed = _claim_gpus(config.gpu_index, config.tensor_parallel_size)
@@ -205,9 +212,24 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
         revision=job.revision,
         parallel=max((each.batch_size(job.config, stage) for stage, each in stages_of(job.config).items()), default=1),
     )
-    engine = engines.ENGINES[decision.name].load(request)
+    kind = engines.ENGINES[decision.name]
+    engine = kind.serve(request) if over_http else kind.load(request)
+    # A server returns what the engine of the same checkpoint does; clients are not given log-probabilities.
+    checked = {} if over_http else _receipt(job, cast(Engine, engine), emit)
+    gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
+    device = None if config.remote_url is not None else fingerprints.device_name(claimed)
+    head = _metadata(job, engine, decision.reason, gpus) | checked
+    return _Loaded(engine, gpus, device, head)
+
+
+def _receipt(job: messages.MeasureJob, engine: Engine, emit: _Emit) -> dict[str, Any]:
+    """Whether the engine serves the checkpoint as it was made, as fields of every record; it is closed if not."""
+    from slim_eval.analysis import receipts
+    from slim_eval.engines import agreement
+
+    trust = job.config.engine.trust_remote_code
     try:
-        receipt = agreement.receipt(engine, job.checkpoint, trust_remote_code=config.trust_remote_code)
+        receipt = agreement.receipt(engine, job.checkpoint, trust_remote_code=trust)
         write_samples(job.directory, RECEIPT, receipt.rows)
     except SlimEvalError:
         engine.close()
@@ -218,10 +240,7 @@ def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
         raise EngineError(cause, "free some space or fix the folder, and run the command again") from error
     if text := receipts.in_words(receipt.record) or (receipt.failure and f"no receipt of kernels: {receipt.failure}"):
         emit(messages.Note(text=text))
-    gpus = () if engine.device == "cpu" else claimed  # an engine may compute on the CPU although there are GPUs
-    device = None if config.remote_url is not None else fingerprints.device_name(claimed)
-    head = _metadata(job, engine, decision.reason, gpus) | receipt.record.model_dump()
-    return _Loaded(engine, gpus, device, head)
+    return receipt.record.model_dump()
 
 
 def _record(
@@ -234,31 +253,60 @@ def _record(
 ) -> Path:
     """Measure one stage, and write its record the moment it ends."""
     engine, gpus, device, head = loaded
-    options = benchmark.options_of(job.config)
-    context = BenchmarkContext(engine, options, job.config, gpus, stage, progress)
-    measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
-    own: dict[str, Any] = {
-        "benchmark": benchmark.name,
-        "timestamp": environment.now(),
-        "stage_duration_s": duration_s,
-        "notes": tuple(dict.fromkeys((*head["notes"], *engine.notes, *measurement.notes))),
-    }
+    own: dict[str, Any] = {"benchmark": benchmark.name}
     if (settings := job.settings.get(stage)) is not None:
         here = {"device": device} if "device" in settings else {}
         own["measured_with"] = fingerprints.served_by({**settings, **here}, engine.name, engine.dtype)
         own["fingerprint"] = fingerprints.fingerprint(own["measured_with"])
-    record: Record = benchmark.record(**head | own, **measurement.metrics.model_dump())
-    if record.name != stage:  # a benchmark of several stages whose class does not name them itself
-        record = record.model_copy(update={"stage": stage})
-    try:
-        written = write_record(job.directory, record, measurement.samples)
-    except OSError as error:
-        cause = f"{job.directory}: the record could not be written: {error.strerror or error}"
-        remedy = "free some space or fix the folder; rerunning the command measures it again"
-        raise BenchmarkError(cause, remedy) from error
+
+    def write(measurement: Measurement, duration_s: float | None = None) -> tuple[Path, Record]:
+        further = {
+            "timestamp": environment.now(),
+            "stage_duration_s": duration_s,
+            "notes": tuple(dict.fromkeys((*head["notes"], *engine.notes, *measurement.notes))),
+        }
+        record: Record = benchmark.record(**head | own | further, **measurement.metrics.model_dump())
+        if record.name != stage:  # a benchmark of several stages whose class does not name them itself
+            record = record.model_copy(update={"stage": stage})
+        try:
+            return write_record(job.directory, record, measurement.samples), record
+        except OSError as error:
+            cause = f"{job.directory}: the record could not be written: {error.strerror or error}"
+            remedy = "free some space or fix the folder; rerunning the command measures it again"
+            raise BenchmarkError(cause, remedy) from error
+
+    def keep(measurement: Measurement) -> None:
+        write(measurement)
+
+    context = BenchmarkContext(
+        cast(Engine, engine),  # a `ServedEngine` for a benchmark that asks for one
+        benchmark.options_of(job.config),
+        job.config,
+        gpus,
+        stage,
+        progress,
+        _earlier(job, stage, own.get("fingerprint")) if benchmark.resumes else None,
+        keep,
+    )
+    measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
+    written, record = write(measurement, duration_s)
     if isinstance(record, ObservedMetrics) and record.valid is False:
         emit(messages.Note(text=f"{stage} is invalid and does not count: {record.invalidity}"))
     return written
+
+
+def _earlier(job: messages.MeasureJob, stage: str, fingerprint: str | None) -> Earlier | None:
+    """What an earlier run of the same settings left of a stage; None with ``--force``."""
+    path = record_path(job.directory, stage)
+    if job.config.force or not path.is_file():
+        return None
+    try:
+        record, samples = read_record(path), read_samples(job.directory, stage)
+    except ResultFileError:
+        return None
+    if isinstance(record, ErrorRecord) or fingerprint is None or record.fingerprint != fingerprint:
+        return None
+    return Earlier(record, samples)
 
 
 def measure_in_quiet(
@@ -294,7 +342,9 @@ def measure_in_quiet(
         note(f"{stage} was disturbed and is measured again: {'; '.join(measurement.disturbances)}")
 
 
-def _metadata(job: messages.MeasureJob, engine: Engine, reason: str, gpus: tuple[power.Gpu, ...]) -> dict[str, Any]:
+def _metadata(
+    job: messages.MeasureJob, engine: Engine | ServedEngine, reason: str, gpus: tuple[power.Gpu, ...]
+) -> dict[str, Any]:
     # Of a model at an endpoint, the files here need not be what is served.
     source = None if job.config.engine.base_url is not None else models.describe(job.source)
     own = None if source is None else source.quantization

@@ -222,6 +222,15 @@ class ServingLevel(ObservedMetrics):
     tokens_per_second: float | None = None  # output tokens
     total_tokens_per_second: float | None = None  # prompt tokens too
     goodput: float | None = None  # requests per second that keep every objective
+    slo: tuple[str, ...] = ()  # the objectives
+    slo_met: bool | None = None  # whether the statistic that each objective names is within its limit
+    saturated: bool | None = None  # whether more load gave no more work: the queue grew, or requests were refused
+    errors: dict[str, int] = Field(default_factory=dict)  # what failed -> requests
+    stop_reason: str | None = None  # why the window closed
+    client_cpu_share: float | None = None  # of one CPU that the client used: near 1, it was the limit
+    client_delay_s: float | None = None  # by which the client was late, p99
+    kv_cache_usage: float | None = None  # share in use, mean, as the server reports it
+    queue_length: float | None = None  # requests that wait in the server, mean, likewise
     ttft_s: float | None = None  # mean over requests, as are tpot_s and e2e_latency_s
     median_ttft_s: float | None = None
     p95_ttft_s: float | None = None
@@ -242,6 +251,12 @@ class ServingLevel(ObservedMetrics):
     p95_e2e_latency_s: float | None = None
     p99_e2e_latency_s: float | None = None
     std_e2e_latency_s: float | None = None
+    # Energy of the devices that compute, over the same window.
+    energy_joules: float | None = None
+    joules_per_output_token: float | None = None
+    avg_power_watts: float | None = None
+    energy_source: str | None = None  # as in the energy record
+    energy_reasons: tuple[str, ...] = ()  # why there is no energy
     intervals: Intervals = Field(default_factory=dict)
     # Where it comes from, if it was imported.
     measured_at: str | None = None  # as the tool writes it
@@ -256,6 +271,12 @@ class ServingMetrics(Metrics):
     """One server under one load or several."""
 
     levels: tuple[ServingLevel, ...] = ()  # by request rate, then by concurrency
+    ended: str | None = None  # why no further level was measured; None: imported, or not yet ended
+    load_time_s: float | None = None  # of the server
+    idle_power_watts: float | None = None  # with the server loaded
+    max_goodput: float | None = None  # requests per second at the highest load that keeps the objectives
+    max_goodput_interval: tuple[float, float] | None = None  # rates between which the limit lies with confidence
+    goodput_load: str | None = None  # label of that load; "none" if none keeps them
 
 
 class AccuracyMetrics(Metrics):
@@ -354,6 +375,17 @@ class ServingRecord(ServingMetrics, Record):
             **head, **values, **concurrency, "benchmark": PerformanceRecord.name, "config": config,
             "timestamp": self.timestamp, "notes": (*self.notes, *level.notes),
         })  # fmt: skip
+
+    def energy_at(self, level: ServingLevel) -> EnergyRecord | None:
+        """The energy of one level in the form in which energy is compared; None if it was not measured."""
+        if level.joules_per_output_token is None:
+            return None
+        shared = EnergyMetrics.model_fields.keys() & ServingLevel.model_fields.keys()
+        speed = self.at(level)
+        head = {key: getattr(speed, key) for key in Metadata.model_fields}
+        count = {"batch_size": level.max_concurrency, "duration_seconds": level.duration_s}
+        values = {key: getattr(level, key) for key in shared}
+        return EnergyRecord(**{**head, **values, **count, "benchmark": EnergyRecord.name})
 
 
 class AccuracyRecord(AccuracyMetrics, Record):

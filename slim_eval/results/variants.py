@@ -129,9 +129,11 @@ class Variant:
     def at(self, level: ServingLevel) -> Variant:
         """The same variant with the numbers of one level of its serving record in the place of its speed."""
         assert self.serving is not None, "only a variant with levels can be read at one"
-        speed = PerformanceRecord.name
-        others = {name: record for name, record in self.measured.items() if name != speed}
-        return replace(self, measured={speed: self.serving.at(level), **others}, level=level)
+        here: dict[str, Record] = {PerformanceRecord.name: self.serving.at(level)}
+        if (energy := self.serving.energy_at(level)) is not None:
+            here[EnergyRecord.name] = energy
+        others = {name: record for name, record in self.measured.items() if name not in here}
+        return replace(self, measured={**here, **others}, level=level)
 
     @cached_property
     def accuracy(self) -> Mapping[str, AccuracyRecord]:

@@ -1,11 +1,12 @@
 """Pure numerics: arrays in, numbers out, without knowledge of benchmarks, files or engines.
 
 `summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items,
-`unpaired` two shares without the outcomes of items, `variance_components` describes how much runs of the same work
-differ.
+`unpaired` two shares without the outcomes of items, `crossover` two curves over the load, `variance_components`
+describes how much runs of the same work differ.
 SciPy and statsmodels are imported by the functions that use them: measuring alone needs no statsmodels.
 """
 
+from slim_eval.stats.crossover import Crossing, Crossovers, Curve, crossovers
 from slim_eval.stats.intervals import (
     Interval,
     Statistic,
@@ -40,10 +41,10 @@ from slim_eval.stats.unpaired import (
 from slim_eval.stats.variance_components import RunValue, Variation, limit_factor, log_mean, variation
 
 __all__ = [
-    "Departure", "Interval", "PairedDifference", "PairedRatio", "RunValue", "Statistic", "UnpairedDifference",
-    "Variation", "answer_kl", "batches", "bootstrap_interval", "bootstrap_ratio", "clustered_stderr",
-    "departure", "drift_p_value", "effective_items", "excess_distance", "holm", "items_needed",
-    "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value", "minimum_detectable_drop",
+    "Crossing", "Crossovers", "Curve", "Departure", "Interval", "PairedDifference", "PairedRatio", "RunValue",
+    "Statistic", "UnpairedDifference", "Variation", "answer_kl", "batches", "bootstrap_interval", "bootstrap_ratio",
+    "clustered_stderr", "crossovers", "departure", "drift_p_value", "effective_items", "excess_distance", "holm",
+    "items_needed", "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value", "minimum_detectable_drop",
     "paired_difference", "percentile", "perplexity_ratio", "resolving_count", "score_interval", "summarize",
     "total_ratio", "unpaired_difference", "unpaired_items_needed", "variation", "wilson_interval",
 ]  # fmt: skip

@@ -6,13 +6,18 @@ device that it says it is on.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from slim_eval.engines import ENGINES, EngineType, Generation, LoadRequest, MemoryReport, Prompt
+from slim_eval.engines import ENGINES, Capabilities, EngineType, Generation, LoadRequest, MemoryReport, Prompt
+from slim_eval.engines.server import MODEL, PORT, Server
+from slim_eval.errors import EngineError
 from slim_eval.models.source import describe
 from slim_eval.utils import GIB
 
@@ -84,16 +89,47 @@ class Instant:
         """Nothing is open."""
 
 
+class InstantServer(Instant):
+    """The server of `tests.standins.completions`, with the plan that ``INSTANT_SERVER`` contains as JSON.
+
+    A plan per precision is below its name.
+    """
+
+    is_ours = True
+
+    def __init__(self, request: LoadRequest) -> None:
+        super().__init__(request)
+        plan = json.loads(os.environ.get("INSTANT_SERVER", "{}"))
+        script = str(Path(__file__).with_name("completions.py"))
+        text = json.dumps(plan.get(request.precision, plan))
+        self._server = Server([sys.executable, script, text, PORT, MODEL], model="stand-in")
+        self._server.__enter__()
+        self.endpoint, self.load_time_s = self._server.endpoint, self._server.load_time_s
+
+    def stopped(self) -> EngineError | None:
+        """Why it has exited."""
+        return None if self._server.alive() else self._server.stopped()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.close()
+
+
 class InstantType(EngineType):
     """The engine for ``--engine instant``."""
 
     name = "instant"
     label = "Instant"
     quantized_kernels = "emulated"  # so that it serves every scheme
+    capabilities = Capabilities(serving=True)
 
     def load(self, request: LoadRequest) -> Instant:
         """Load nothing."""
         return Instant(request)
+
+    def serve(self, request: LoadRequest) -> InstantServer:
+        """Start a server that has no model."""
+        return InstantServer(request)
 
 
 ENGINES.register(InstantType())

@@ -18,6 +18,7 @@ from slim_eval import stats
 from slim_eval.analysis.comparability import lengths_differ, obstacles
 from slim_eval.analysis.compare.items import give_verdicts, pair
 from slim_eval.analysis.compare.noise_floor import noise_floor
+from slim_eval.analysis.crossover import MetricCrossover
 from slim_eval.analysis.impact import quotient_interval
 from slim_eval.analysis.loads import load_of
 from slim_eval.metrics import METRICS, THROUGHPUT, WEIGHTS, Basis, Metric
@@ -80,6 +81,7 @@ class VariantComparison:
     load: str | None = None  # that both speeds are of, in words, if several were measured
     #: Whether it compares speed at a further load, and nothing else: the first pair of the two has the rest.
     is_further_load: bool = False
+    crossovers: tuple[MetricCrossover, ...] = ()  # between their loads; of the first pair
 
     @property
     def names(self) -> tuple[str, str]:
@@ -127,7 +129,10 @@ def compare_all(pairs: Sequence[tuple[Variant, Variant]], margin_pp: float) -> l
 def _iterations(variant: Variant) -> _Iterations:
     if variant.level is not None:
         label = variant.level.label
-        rows = [row for row in read_samples(variant.directory, "serving") if row.get("level") == label]
+        rows = [
+            row for row in read_samples(variant.directory, "serving")
+            if row.get("level") == label and row.get("in_window") is not False and row.get("error") is None
+        ]  # fmt: skip
     else:
         rows = read_samples(variant.directory, "performance") if variant.performance is not None else []
     if all(row.get("iteration") is None for row in rows):  # another tool's requests, which had no iterations
@@ -201,15 +206,21 @@ def _obstacle(metric: Metric, a: Variant, b: Variant) -> str | None:
 def _interval(made: MetricComparison, ratio: float, samples: tuple[_Iterations, _Iterations]) -> Interval | None:
     """The interval of B / A, from the samples of both runs or, if a run kept none, from their own intervals."""
     metric = made.metric
-    if metric.sample is None or not all(samples):
+
+    def of_intervals() -> Interval | None:
         if made.a_interval is None or made.b_interval is None:
             return None
         return quotient_interval(ratio, made.b_interval, made.a_interval)
+
+    if metric.sample is None or not all(samples):
+        return of_intervals()
     sides: list[list[list[float]]] = []
     for iterations in samples:
         # Wall time is one value per iteration.
         rows = [rows[:1] for rows in iterations] if metric.sample == "wall_s" else iterations
         made_of = [[row.get(metric.sample) for row in iteration] for iteration in rows]
+        if all(value is None for values in made_of for value in values):  # requests under load have no wall time
+            return of_intervals()
         if all(row.get("iteration") is None for iteration in iterations for row in iteration):
             # A request of a single token has no time per output token.
             made_of = [known for values in made_of if (known := [value for value in values if value is not None])]

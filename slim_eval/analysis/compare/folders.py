@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from slim_eval.analysis.caveats import Caveat, find_caveats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
+from slim_eval.analysis.crossover import crossovers_of
 from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
 from slim_eval.results.archive import unpacked
@@ -91,7 +92,12 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         loaded += [first, *((speed_alone(here), speed_alone(there)) for here, there in others)]
         further += [False] + [True] * len(others)
     pairs = [
-        replace(pair, is_further_load=is_further, load=load_of(pair.b) if has_levels((pair.a, pair.b)) else None)
+        replace(
+            pair,
+            is_further_load=is_further,
+            load=load_of(pair.b) if has_levels((pair.a, pair.b)) else None,
+            crossovers=() if is_further else tuple(crossovers_of(pair.a, pair.b)),
+        )
         for pair, is_further in zip(compare_all(loaded, config.margin_pp), further, strict=True)
     ]
     paired, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]

@@ -14,6 +14,7 @@ from slim_eval.analysis.compare.comparison import MetricComparison, VariantCompa
 from slim_eval.analysis.compare.folders import ComparisonReport
 from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED
 from slim_eval.analysis.compare.noise_floor import rough_floors
+from slim_eval.analysis.crossover import MetricCrossover
 from slim_eval.analysis.impact import Shift, change_words
 from slim_eval.metrics import Metric
 from slim_eval.results.records import PairedTask
@@ -29,11 +30,12 @@ _STYLES = {
     "within noise": "dim", "no difference seen": "dim",
 }  # fmt: skip
 _GAIN_NOTE = "gain: B relative to A, above 1x is better (for power: B / A); 95 % interval in brackets"
-_LEFT = ("metric", "task", "unit", "verdict")
+_LEFT = ("metric", "task", "unit", "verdict", "below it", "above it")
 _METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
 _TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
 # On a narrow terminal the last columns are in a second table: the verdict is in the first.
 _TERMINAL_TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "verdict", "flips %", "p (Holm)", "KL, nats")
+_CROSSOVER_COLUMNS = ("metric", "crossover", "below it", "above it")
 #: Of tasks whose metric is not a share of answers.
 _SCORE_COLUMNS = ("task", "unit", "items", "A", "B", "B against A", "verdict")
 _Row = Mapping[str, str]  # header -> text
@@ -196,7 +198,20 @@ def _pair_json(pair: VariantComparison) -> dict[str, Any]:
         for paired in pair.tasks
     }  # fmt: skip
     load = {} if pair.load is None else {"load": pair.load}
-    return {**sides, **load, "metrics": metrics, "tasks": tasks}
+    found = [
+        {
+            "metric": each.metric.key, "unit": each.unit, "loads": each.loads, "better": each.better,
+            "crossings": [{"load": c.load, "interval": (c.interval.low, c.interval.high)} for c in each.crossings],
+            "words": each.words("A", "B"),
+        }
+        for each in pair.crossovers
+    ]  # fmt: skip
+    return {**sides, **load, "metrics": metrics, "tasks": tasks, **({"crossovers": found} if found else {})}
+
+
+def _crossover_row(each: MetricCrossover) -> _Row:
+    below, above = each.sides("A", "B")
+    return {"metric": each.metric.label, "crossover": each.place, "below it": below, "above it": above}
 
 
 def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Sequence[str], Sequence[_Row]]]:
@@ -205,7 +220,11 @@ def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Seq
     metrics = [_metric_row(made) for made in pair.metrics]
     tasks = [_task_row(paired, pair) for paired in pair.tasks if rows[paired.task].is_share]
     others = [_score_row(paired, row, pair) for paired in pair.tasks if not (row := rows[paired.task]).is_share]
-    found = [(_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks), (_SCORE_COLUMNS, others)]
+    crossings = [_crossover_row(each) for each in pair.crossovers]
+    found = [
+        (_METRIC_COLUMNS, metrics), *((columns, tasks) for columns in of_tasks), (_SCORE_COLUMNS, others),
+        (_CROSSOVER_COLUMNS, crossings),
+    ]  # fmt: skip
     return [(columns, rows) for columns, rows in found if rows]
 
 
@@ -229,6 +248,11 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> WordTable:
 def _notes(pair: VariantComparison) -> list[str]:
     """The meaning of the columns, and reasons for missing verdicts, each once."""
     lines = [_GAIN_NOTE] if pair.metrics else []
+    if pair.crossovers:
+        lines.append(
+            f"crossover: {pair.crossovers[0].unit} at which one overtakes the other, with 95 % interval; none is named "
+            "unless each is better on its side with confidence"
+        )
     widened = [made.metric.label for made in pair.metrics if made.floor is not None]
     if widened:
         lines.append(f"intervals widened by the noise floor that `slim-eval noise` measured: {', '.join(widened)}")

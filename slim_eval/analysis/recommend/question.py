@@ -19,6 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
+from slim_eval import slo
 from slim_eval.analysis.pareto.frontier import Objective, parse_objectives
 from slim_eval.analysis.study import Study
 from slim_eval.config import Question
@@ -29,6 +30,8 @@ from slim_eval.metrics import (
     ENERGIES,
     J_PER_TOKEN,
     LATENCIES,
+    MAX_GOODPUT,
+    METRICS,
     THROUGHPUT,
     TPOT,
     TTFT,
@@ -101,7 +104,10 @@ class Constraint:
         # Rounded to the side that allows it; the first rounding takes off what is only binary noise.
         steps = round(shown / step, 6)
         wide = (math.ceil(steps) if self.at_most else math.floor(steps)) * step
-        return f"{self.option}{'=' if self.option.startswith('--min ') else ' '}{float(f'{wide:.6g}'):g}"
+        value = f"{float(f'{wide:.6g}'):g}"
+        if self.option.startswith("--slo "):
+            return f"{self.option}:{value}ms"
+        return f"{self.option}{'=' if self.option.startswith('--min ') else ' '}{value}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ def plan_of(question: Question, study: Study) -> Plan:
         UsageError: A preset, objective or task is unknown, or cost is the objective and no price is given.
     """
     preset, word, share = None, question.objective, None
+    if question.max_goodput:
+        word = MAX_GOODPUT.key
     if word is None or word == _BALANCED:
         name = question.preset or _BALANCED
         preset = _SHORT.get(name, name)
@@ -131,6 +139,8 @@ def plan_of(question: Question, study: Study) -> Plan:
     if word == _BALANCED or word in _WORDS:
         words = _BALANCED_PARTS if word == _BALANCED else (word,)
         parts = tuple(tuple(Objective(metric, metric.maximise) for metric in _WORDS[part]) for part in words)
+    elif question.max_goodput:
+        parts = ((Objective(MAX_GOODPUT, True),),)
     elif len(word.split()) != 1:
         cause = f"--objective {word!r}: contains {len(word.split())} objectives"
         raise UsageError(cause, "give exactly one, or weigh several with --preset balanced")
@@ -161,6 +171,9 @@ def _constraints(question: Question, study: Study) -> list[Constraint]:
         ("--max-energy-j", J_PER_TOKEN, question.max_energy_j, 1.0),
     )
     found = [Constraint(option, metric, top / by, True, by) for option, metric, top, by in limits if top is not None]
+    for each in slo.parse(question.slo):
+        option = f"--slo {each.text.partition(':')[0]}"
+        found.append(Constraint(option, METRICS[each.key], each.limit_s, True, 1000.0))
     for text, least in question.min_accuracy.items():
         task = study.metric(_task(text, tasks_of(study.variants), "--min"))
         if not task.is_accuracy:

@@ -23,7 +23,7 @@ import numpy as np
 
 from slim_eval.analysis.caveats import EMULATED, ENGINES_DIFFER, INEXACT, find_caveats
 from slim_eval.analysis.comparability import LENGTH_TOLERANCE, lengths_differ
-from slim_eval.analysis.loads import at_load, has_levels, load_of, views
+from slim_eval.analysis.loads import at_highest_goodput, at_load, has_levels, load_of, views
 from slim_eval.analysis.pareto.dominance import Floats, affordable_draws
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import Costs, Prices, num_gpus
@@ -42,7 +42,7 @@ from slim_eval.analysis.recommend.sensitivity import find_next_measurement
 from slim_eval.analysis.study import Study
 from slim_eval.config import Question, RecommendConfig
 from slim_eval.errors import UsageError
-from slim_eval.metrics import AMORTISED, DISK, E2E, J_PER_REQUEST, THROUGHPUT, TPOT, Basis, Metric
+from slim_eval.metrics import AMORTISED, DISK, E2E, J_PER_REQUEST, MAX_GOODPUT, THROUGHPUT, TPOT, Basis, Metric
 from slim_eval.results.archive import unpacked
 from slim_eval.results.store import find_results, require_folder
 from slim_eval.results.variants import Variant, with_accuracy_mean
@@ -86,7 +86,9 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     bare = [replace(variant, derived={}, mean_tasks=()) for variant in study.variants]
     asked = [objective.metric for part in plan.goal.parts for objective in part]
     asked += [constraint.metric for constraint in plan.constraints]
-    if question.load is not None:
+    if question.max_goodput:
+        bare = [at_highest_goodput(variant, question.slo) for variant in bare]
+    elif question.load is not None:
         bare = at_load(bare, question.load)
     elif any(metric.basis is Basis.SPEED for metric in asked):
         bare = [view for variant in bare for view in views(variant)]
@@ -100,7 +102,9 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
         ranking = _rank(choice_set, setting, made)
         members_at = [c.variant for c in ranking.candidates if load_of(c.variant) is not None]
         # If only one load of each was measured, it is like any other setting.
-        load = load_of(members_at[0]) if has_levels(study.variants) and members_at else None
+        load = (
+            load_of(members_at[0]) if not question.max_goodput and has_levels(study.variants) and members_at else None
+        )
         ranked.append((replace(ranking, load=load), choice_set))
     ranked.sort(key=lambda pair: (-len(pair[0].running), -len(pair[0].candidates)))
     ranking, choice_set = ranked[0]
@@ -108,6 +112,7 @@ def recommend(study: Study, question: Question, *, draws: int = DRAWS, seed: int
     decisive = find_next_measurement(choice_set, ranking, made)
     found = Recommendation(plan.goal, plan.constraints, table.tasks, ranking, others, decisive)
     caveats = (
+        *_loads_of_goodput(found),
         *_caveats_of_load(found),
         *_caveats_of_work(found),
         *_caveats_of_settings(found),
@@ -209,6 +214,17 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
 
 
 # Caveats: claims that the numbers do not support
+
+
+def _loads_of_goodput(found: Recommendation) -> Iterable[str]:
+    """At which load each variant has its highest goodput."""
+    at = [
+        f"{candidate.name} at {load_of(candidate.variant)}"
+        for candidate in found.ranking.candidates
+        if candidate.variant.number(MAX_GOODPUT) is not None
+    ]
+    if at:
+        yield f"the highest load that keeps the objectives: {', '.join(at)}; each variant is shown at its own"
 
 
 def _caveats_of_load(found: Recommendation) -> Iterable[str]:

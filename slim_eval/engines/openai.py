@@ -108,7 +108,6 @@ class OpenAi(EngineType):
             raise
         return engine
 
-
     def serve(self, request: LoadRequest) -> OpenAiEngine:
         """The same: it is a server already; see `EngineType.serve`."""
         return self.load(request)

@@ -175,7 +175,7 @@ def remembered() -> Interpreters | None:
 def complete(config: AnyConfig) -> AnyConfig:
     """The config with the interpreters of the last setup where it names none."""
     known = remembered()
-    if known is None:
+    if known is None or (isinstance(config, RunConfig) and config.executor != "local"):  # other machines have their own
         return config
     found = {"serve_python": known.serve, "quantize_python": known.quantize}
     return config.model_copy(update={name: path for name, path in found.items() if getattr(config, name, path) is None})

@@ -28,7 +28,7 @@ from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, E
 from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines.engine import Engine, ServedEngine
 from slim_eval.errors import BenchmarkError, EngineError, ResultFileError, SlimEvalError, UsageError
-from slim_eval.execution import fingerprints, messages
+from slim_eval.execution import fingerprints, messages, turns
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache, written
 from slim_eval.results.records import ErrorRecord, Measurement, Metadata, ObservedMetrics, Record
@@ -68,7 +68,8 @@ def main() -> int:
     if isinstance(job, messages.MeasureJob):
         _measure(job, emit)
     else:
-        _attempt("download" if job.kind == "fetch" else job.kind, partial(_prepare, job, emit), emit)
+        stage = "download" if job.kind == "fetch" else job.kind
+        _attempt(stage, partial(_prepare_in_turn, job, stage, emit), emit)
     return 0
 
 
@@ -107,6 +108,15 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.visible_name for gpu in gpus)
     return gpus
+
+
+def _prepare_in_turn(job: messages.PrepareJob, stage: str, emit: _Emit) -> Path | None:
+    """Do a job that measures nothing; while it uses the machine, nothing there is measured alone."""
+    if isinstance(job, (messages.CheckJob, messages.PreviewJob)):  # before any variant is begun
+        return _prepare(job, emit)
+    source = job.request.source if isinstance(job, messages.QuantizeJob) else job.source
+    with turns.turn(f"{source.name}: {stage}", alone=False, waiting=_waiting(stage, emit)):
+        return _prepare(job, emit)
 
 
 def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
@@ -196,6 +206,11 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
 
 
 def _load(job: messages.MeasureJob, emit: _Emit, *, over_http: bool = False) -> _Loaded:
+    with turns.turn(f"{job.model} {job.precision}: engine", alone=False, waiting=_waiting("engine", emit)):
+        return _load_now(job, emit, over_http=over_http)
+
+
+def _load_now(job: messages.MeasureJob, emit: _Emit, *, over_http: bool) -> _Loaded:
     from slim_eval import engines
 
     config = job.config.engine
@@ -288,7 +303,11 @@ def _record(
         _earlier(job, stage, own.get("fingerprint")) if benchmark.resumes else None,
         keep,
     )
-    measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
+    is_quiet = benchmark.needs_quiet and not job.config.machines.share_node
+    what = f"{job.model} {job.precision}: {stage}"
+    with turns.turn(what, alone=is_quiet, waiting=_waiting(stage, emit)) as beside:
+        measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
+        own["beside"] = beside() if benchmark.needs_quiet else None
     written, record = write(measurement, duration_s)
     if isinstance(record, ObservedMetrics) and record.valid is False:
         emit(messages.Note(text=f"{stage} is invalid and does not count: {record.invalidity}"))
@@ -391,6 +410,12 @@ def _environment(remote_url: str | None, gpus: tuple[power.Gpu, ...]) -> dict[st
     """What computes, and the packages here; of a remote endpoint its address in place of this machine's devices."""
     found = environment.collect(() if remote_url is not None else power.gpu_facts(gpus))
     return found if remote_url is None else {**found, "cpu": None, "endpoint": remote_url}
+
+
+def _waiting(stage: str, emit: _Emit) -> Callable[[float], None]:
+    """Reports how long a stage has waited for its turn: a worker that waits is not hung."""
+    progress = _progress(stage, emit)
+    return lambda seconds: progress(int(seconds), None, "s, waiting for a turn")
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

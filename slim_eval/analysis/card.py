@@ -104,22 +104,20 @@ def _card(study: Study, verdict: VariantVerdict, name: str, before: str) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     card = ModelCard(before) if before else ModelCard("---\n{}\n---\n")
-    data: ModelCardData = card.data
-    data.model_name = name.rpartition("/")[2]
-    data.eval_results = _eval_results(study, verdict)
-    variant = verdict.variant
-    values = data.to_dict()
+    variant, model_name = verdict.variant, name.rpartition("/")[2]
+    values: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     values.setdefault("base_model", variant.base_model)
     values.setdefault("base_model_relation", "quantized" if is_quantized(variant.precision) else "finetune")
     values["tags"] = list(dict.fromkeys([*(values.get("tags") or []), "slim-eval", variant.precision]))
-    card.data = ModelCardData(**{key: value for key, value in values.items() if key != "model-index"})
-    card.data.model_name, card.data.eval_results = data.model_name, data.eval_results
+    values.pop("model-index", None)  # replaced by these results
+    results = _eval_results(study, verdict)
+    card.data = ModelCardData(**values | {"model_name": model_name, "eval_results": results})
     section = "\n".join([BEGIN, *section_of(study, verdict), END])
     text = card.text.strip()
     if BEGIN in text and END in text:
         text = text[: text.index(BEGIN)] + section + text[text.index(END) + len(END) :]
     else:
-        text = "\n\n".join(filter(None, (text or f"# {data.model_name}", section)))
+        text = "\n\n".join(filter(None, (text or f"# {model_name}", section)))
     card.text = text
     return f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n"
 

@@ -211,7 +211,7 @@ def _effects_of(study: Study, impact: Impact) -> list[Effect]:
     """Speed, energy and memory of a variant against its baseline."""
     refused = dict(reason.split(": ", 1) for reason in impact.reasons if ": " in reason)
     noisy = study.within_noise(impact.variant)
-    found = []
+    found: list[Effect] = []
     for name, metric in _SPEEDS:
         ratio = impact.speedups.get(name)
         if ratio is not None and not found:
@@ -358,7 +358,7 @@ def judge(study: Study) -> list[VariantVerdict]:
             found.append(VariantVerdict(variant, Word.BASELINE))
             continue
         if impact.baseline is None:
-            found.append(VariantVerdict(variant, Word.NOT_COMPARABLE, *impact.reasons[:1]))
+            found.append(VariantVerdict(variant, Word.NOT_COMPARABLE, impact.not_comparable or ""))
             continue
         pairs = [pair for pair in study.paired.get(variant.directory, ()) if pair.task in study.tasks]
         lacking = [t for t in study.tasks if t in impact.baseline.accuracy and t not in variant.accuracy]

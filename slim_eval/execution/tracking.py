@@ -84,7 +84,7 @@ def summary_of(verdict: VariantVerdict | None) -> dict[str, Any]:
         return {}
     # What is chosen is known only after the last variant: until then it is safe.
     word = "safe" if verdict.word.value == "deploy" else verdict.word.value
-    return redact_all({"verdict": word, "verdict_reason": verdict.reason})
+    return {"verdict": word, "verdict_reason": redact(verdict.reason)}
 
 
 def why_off(config: TrackingConfig) -> str | None:

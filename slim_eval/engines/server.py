@@ -7,7 +7,6 @@ library and psutil are needed here: the checks run before anything else, also wi
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from slim_eval.engines import memory
 from slim_eval.errors import EngineError, UsageError
 from slim_eval.utils import did_you_mean
+from slim_eval.utils import is_loopback as is_loopback
 from slim_eval.utils.redaction import redact
 
 #: Placeholders of a server command: where the checkpoint's path goes, and the port to listen on.
@@ -87,20 +87,11 @@ class Endpoint:
         return is_loopback(self.base_url)
 
 
-def is_loopback(url: str) -> bool:
-    """Whether an address names this machine: proxies are not asked then."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def normal_url(url: str) -> str:
     """A base URL as `Endpoint` has it; without a path it gets ``/v1``.
 
     Raises:
-        UsageError: It is no address of an API.
+        UsageError: It is not the address of an API.
     """
     parts = urlsplit(url.strip())
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from slim_eval.utils.redaction import redact
 
@@ -101,6 +103,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
         return f"did you mean {', '.join(near)}?"
     return f"known: {', '.join(names)}" if len(names) <= 12 else ""
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address names this machine, for which no proxy is asked."""
+    with suppress(ValueError):
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    return False
 
 
 def number(value: float) -> str:

@@ -34,9 +34,12 @@ FAULTS: Final = (
     "no-usage",  # does not count tokens
     "error-in-stream",  # reports an error as an event of a stream
     "short",  # ignores `ignore_eos`, and stops after some tokens
+    "strict",  # refuses fields that OpenAI does not have
     "text-only",  # takes no token ids as a prompt
     "echo-ignored",  # returns the answer's log-probabilities in place of the prompt's
     "echo-refused",
+    "echo-absent",  # returns no log-probabilities
+    "echo-positive",  # returns probabilities in their place
     "echo-reversed",
     "echo-shifted",
     "echo-scaled",
@@ -93,9 +96,13 @@ class StandIn:
             )
         is_chat = "messages" in body
         prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
+        if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+            prompt = prompt[0]  # a batch of one, as lm-eval sends it
         tokens = prompt if isinstance(prompt, list) else [ord(letter) for letter in prompt]
         if isinstance(prompt, list) and self.fault == "text-only":
             return web.json_response({"error": {"message": "prompt must be a string"}}, status=400)
+        if self.fault == "strict" and (unknown := {"ignore_eos", "cache_salt", "cache_prompt"} & body.keys()):
+            return web.json_response({"error": {"message": f"Unknown parameter: {min(unknown)}"}}, status=400)
         if body.get("echo") and self.fault == "echo-refused":
             return web.json_response({"error": {"message": "echo is not supported"}}, status=400)
         count = int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
@@ -138,7 +145,7 @@ class StandIn:
             choice: dict[str, Any] = {"message": {"role": "assistant", "content": "".join(pieces)}}
             return {"choices": [{"index": 0, "finish_reason": "length", **choice}], "usage": usage}
         choice = {"index": 0, "text": "".join(pieces), "finish_reason": "length"}
-        if body.get("logprobs") is not None:
+        if body.get("logprobs") is not None and self.fault != "echo-absent":
             answered = [-1.5] * len(pieces)
             echoed: list[float | None] = [None, *(logprob(token, place) for place, token in enumerate(tokens) if place)]
             if self.fault == "echo-reversed":
@@ -147,6 +154,8 @@ class StandIn:
                 echoed = [None, *echoed[2:], -2.0]
             if self.fault == "echo-scaled":
                 echoed = [None if each is None else each * 0.5 for each in echoed]
+            if self.fault == "echo-positive":
+                echoed = [None if each is None else -each for each in echoed]
             is_echo = body.get("echo") and self.fault != "echo-ignored"
             values = [*(echoed if is_echo else []), *answered]
             texts = [*(map(str, tokens) if is_echo else []), *pieces]

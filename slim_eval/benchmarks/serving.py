@@ -29,7 +29,7 @@ from slim_eval.benchmarks.workload import Workload, workload
 from slim_eval.config import RunConfig, ServingConfig
 from slim_eval.engines.engine import ServedEngine
 from slim_eval.engines.streaming import STALL_TIMEOUT_S, Completion, CompletionRequest, ErrorKind, StreamingClient
-from slim_eval.errors import BenchmarkError
+from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import EnergyReading, Meter, NoMeter, integral_joules, open_meter
 from slim_eval.results.goodput import Goodput, highest_goodput, size_of
 from slim_eval.results.records import Intervals, Measurement, ServingLevel, ServingMetrics, ServingRecord
@@ -153,7 +153,11 @@ class Sweep:
             BenchmarkError: The server died, or no request succeeded; the levels before are kept.
         """
         window = self._server.max_model_len
-        requests = workload(self._context.config, self._server.ordinary_tokens(), window)
+        try:
+            vocabulary = self._server.ordinary_tokens()
+        except EngineError:  # it takes no token ids, or its tokenizer is not here: prompts are texts
+            vocabulary = ()
+        requests = workload(self._context.config, vocabulary, window)
         requests = asyncio.run(self._probed(requests))
         self._meter = self._open_meter()
         if isinstance(self._meter, Meter) and self._idle_watts is None:
@@ -217,7 +221,7 @@ class Sweep:
 
     def _raise(self, cause: str) -> None:
         """Raise what went wrong: that the server has exited, if it has."""
-        if (stopped := self._server.stopped()) is not None:
+        if (stopped := self._server.ended()) is not None:
             raise BenchmarkError(f"{cause}; {stopped.cause}", stopped.remedy) from stopped
         remedy = "see the server's log; rerunning the command continues with this level"
         raise BenchmarkError(cause.rstrip(": "), remedy)

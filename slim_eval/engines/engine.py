@@ -166,9 +166,13 @@ class ServedEngine(Protocol):
     is_ours: bool  # whether slim-eval started it, on this machine: its devices and processes are known
 
     def ordinary_tokens(self) -> Sequence[int]:
-        """As that of an `Engine`; empty if the vocabulary is not known."""
+        """As that of an `Engine`; empty if the vocabulary is not known.
 
-    def stopped(self) -> EngineError | None:
+        Raises:
+            EngineError: The server takes no token ids.
+        """
+
+    def ended(self) -> EngineError | None:
         """Why it has exited; None if it runs, or if that is not known."""
 
     def close(self) -> None:

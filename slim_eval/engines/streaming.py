@@ -123,7 +123,7 @@ class StreamingClient:
         model: The name under which the server has the model.
         api_key: Sent as a bearer token; it is in no message.
         stall_timeout_s: A request fails if nothing comes for so long, seconds.
-        timeout_s: A request fails if it takes longer; None is no limit.
+        timeout_s: A request fails if it takes longer; without a limit if None.
         clock: Seconds, monotonic.
     """
 

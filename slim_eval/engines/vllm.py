@@ -278,7 +278,7 @@ class VllmServer:
         config = config.get("text_config") or config
         return ordinary_tokens(tokenizer, int(config.get("vocab_size") or len(tokenizer)))
 
-    def stopped(self) -> EngineError | None:
+    def ended(self) -> EngineError | None:
         """Why it has exited; None while it runs."""
         return None if self._server.alive() else self._server.stopped()
 

@@ -106,7 +106,7 @@ class InstantServer(Instant):
         self._server.__enter__()
         self.endpoint, self.load_time_s = self._server.endpoint, self._server.load_time_s
 
-    def stopped(self) -> EngineError | None:
+    def ended(self) -> EngineError | None:
         """Why it has exited."""
         return None if self._server.alive() else self._server.stopped()
 

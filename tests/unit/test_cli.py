@@ -100,7 +100,7 @@ def test_the_originals_analyze_command_works_as_written(parsed: list[Any]) -> No
         (["run", "--models", ""], "--models: no value was given"),
         (["run", "--models", "demo", "--precision", "int3"], "unknown precision 'int3'"),
         (["run", "--models", "demo", "--precision", "int3"], "did you mean int8, int4"),
-        (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, accuracy"),
+        (["run", "--models", "demo", "--tasks", "speed"], "performance, energy, serving, accuracy"),
         (["run", "--models", "demo", "--engine", "onnx"], "vllm"),
         (["run", "--models", "demo", "--executor", "slurm"], "unknown executor 'slurm'"),
         (["run", "--models", "demo", "--executor", "slurm"], "known: local"),

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, cast, get_args
 
 from filelock import FileLock, Timeout
 
@@ -175,10 +175,12 @@ def remembered() -> Interpreters | None:
 def complete(config: AnyConfig) -> AnyConfig:
     """The config with the interpreters of the last setup where it names none."""
     known = remembered()
-    if known is None or (isinstance(config, RunConfig) and config.executor != "local"):  # other machines have their own
+    is_elsewhere = isinstance(config, RunConfig) and config.executor != "local"  # other machines have their own
+    if known is None or is_elsewhere:
         return config
     found = {"serve_python": known.serve, "quantize_python": known.quantize}
-    return config.model_copy(update={name: path for name, path in found.items() if getattr(config, name, path) is None})
+    missing = {name: path for name, path in found.items() if getattr(config, name, path) is None}
+    return cast(AnyConfig, config.model_copy(update=missing))
 
 
 def _remembered_in() -> Path:

@@ -29,6 +29,7 @@ from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines.engine import Engine, ServedEngine
 from slim_eval.errors import BenchmarkError, EngineError, ResultFileError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages, turns
+from slim_eval.models.source import CheckpointFacts
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache, written
 from slim_eval.results.records import ErrorRecord, Measurement, Metadata, ObservedMetrics, Record
@@ -398,7 +399,7 @@ def _metadata(
     return head.model_dump()
 
 
-def _low_bit_share(job: messages.MeasureJob, source: models.CheckpointFacts | None) -> float | None:
+def _low_bit_share(job: messages.MeasureJob, source: CheckpointFacts | None) -> float | None:
     """The share of low-bit weights of a checkpoint that another tool quantized; None for formats that are not read."""
     if source is None or source.quantization != "compressed-tensors":
         return None

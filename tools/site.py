@@ -15,10 +15,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
-#: Pages of features that are being written: listed in the navigation as soon as they exist.
-_TO_COME = frozenset({
-    "serving.md", "endpoints.md", "many-gpus.md", "publishing.md", "schemes.md", "architectures.md", "python.md",
-})  # fmt: skip
 #: What pages link to outside ``docs``, and where the site has it.
 _OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
@@ -29,20 +25,10 @@ _PUBLISHED = ROOT / "analysis_results" / "published-a100"
 
 
 def on_config(config: Any) -> Any:
-    """Leave out pages that do not exist yet, and list every decision."""
-    config.nav = list(_existing(config.nav))
+    """List every decision."""
     decisions: list[Any] = next(entry["Project"] for entry in config.nav if "Project" in entry)
     decisions[-1] = {"Decisions": ["decisions/index.md", *(f"decisions/{path.name}" for path in _decisions())]}
     return config
-
-
-def _existing(entries: list[Any]) -> Iterator[Any]:
-    for entry in entries:
-        ((title, target),) = entry.items()
-        if isinstance(target, list):
-            yield {title: list(_existing(target))}
-        elif target not in _TO_COME or (DOCS / target).exists():
-            yield entry
 
 
 def on_files(files: Any, config: Any) -> Any:

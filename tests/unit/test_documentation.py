@@ -6,7 +6,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic.fields import FieldInfo
@@ -174,13 +173,3 @@ def test_wrong_commands_are_refused(words: tuple[str, ...]) -> None:
 )
 def test_pages_that_fetch_from_other_hosts_are_found(html: str, fetched: list[str]) -> None:
     assert site.fetched_elsewhere(html) == fetched
-
-
-def test_pages_that_do_not_exist_yet_are_left_out_and_others_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(site, "DOCS", tmp_path)
-    monkeypatch.setattr(site, "_TO_COME", frozenset({"later.md", "now.md"}))
-    (tmp_path / "now.md").touch()
-    entries: list[Any] = [{"A": "later.md"}, {"B": [{"C": "now.md"}, {"D": "typo.md"}]}]
-    assert list(site._existing(entries)) == [{"B": [{"C": "now.md"}, {"D": "typo.md"}]}]

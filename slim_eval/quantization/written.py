@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -72,14 +73,17 @@ def read(folder: Path) -> Written:
         tensors.update(read_header(file))
         columns.update(_packed_columns(file))
     config = safe_json.read_json(folder / CONFIG_FILE)
-    named = of_config(config.get("quantization_config") or {})
+    quantization = config.get("quantization_config") or {}
+    named = of_config(quantization)
+    groups = (quantization.get("config_groups") or {}).values()
+    sizes = {(group.get("weights") or {}).get("group_size") for group in groups if isinstance(group, dict)}
     own: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = defaultdict(dict)
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         own[module][part] = tensor
     layers: dict[str, Layers] = {}
     for module, parts in own.items():
-        if (found := _format(parts, columns.get(module))) is None:
+        if (found := _format(parts, columns.get(module), sizes)) is None:
             continue
         name, weights = found
         size = sum(tensor_bytes(kind, shape) for part, (kind, shape) in parts.items() if part.startswith("weight"))
@@ -131,8 +135,13 @@ def format_name(bits: float, group: int | None) -> str:
     return f"{bits:g}-bit g{group}" if group else f"{bits:g}-bit"
 
 
-def _format(parts: dict[str, tuple[str, tuple[int, ...]]], columns: int | None) -> tuple[str, int] | None:
-    """The format of a module's weights and their number; None if they are not quantized."""
+def _format(
+    parts: dict[str, tuple[str, tuple[int, ...]]], columns: int | None, sizes: Collection[int | None]
+) -> tuple[str, int] | None:
+    """The format of a module's weights and their number; None if they are not quantized.
+
+    One scale per row is a group if the row is as long as one of the configured `sizes`.
+    """
     scale = parts.get("weight_scale")
     kind, shape = parts.get("weight_packed") or parts.get("weight") or ("", ())
     if scale is None or len(shape) != 2 or kind in _PLAIN_KINDS:
@@ -147,7 +156,8 @@ def _format(parts: dict[str, tuple[str, tuple[int, ...]]], columns: int | None) 
         bits = float(packed // width)  # a row is filled up to whole integers
     # One scale for a tensor, one per row, or groups of a row; fewer rows of scales belong to blocks.
     groups = scale[1][1] if len(scale[1]) == 2 and scale[1][0] == rows else 1
-    return format_name(bits, None if groups == 1 else math.ceil(width / groups)), rows * width
+    is_grouped = groups > 1 or (len(scale[1]) == 2 and scale[1][0] == rows and width in sizes)
+    return format_name(bits, math.ceil(width / groups) if is_grouped else None), rows * width
 
 
 def _packed_columns(file: Path) -> dict[str, int]:

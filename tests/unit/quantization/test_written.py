@@ -103,3 +103,9 @@ def test_a_cache_without_scales(tmp_path: Path) -> None:
     scales = {"model.layers.0.self_attn": {"k_scale": ("BF16", [1]), "v_scale": ("BF16", [1])}}
     found = read(planted(tmp_path, {**parts, **scales}, W4, **kv))
     assert found.cache_scales == 2
+
+
+def test_a_layer_as_wide_as_a_group_has_one_scale_per_row(tmp_path: Path) -> None:
+    narrow = {"weight_packed": ("I32", [ROWS, 64 // 8]), "weight_scale": ("BF16", [ROWS, 1])}
+    found = read(planted(tmp_path, {LAYERS[0]: INT4, LAYERS[1]: narrow}, W4))
+    assert set(found.layers) == {"4-bit g64"}

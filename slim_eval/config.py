@@ -308,6 +308,38 @@ class HostConfig(Config):
     )
 
 
+class MachinesConfig(Config):
+    """On which GPUs and machines variants are measured at the same time."""
+
+    panel = "Many GPUs"
+    gpus: Names = setting(
+        (),
+        "Measure several variants at the same time on these GPUs of this machine: `all`, or indices among the visible "
+        "ones, e.g. 0,1,2,3. Each variant takes --tensor-parallel-size of them.",
+    )
+    share_node: bool = setting(
+        False,
+        "Also measure speed and energy while other variants work on the same machine; otherwise these stages take "
+        "turns. Such numbers are only compared with others of their kind.",
+    )
+    ray_address: str | None = setting(
+        None, "Ray cluster of --executor ray: HOST:PORT, or auto (the default) for the one of this machine."
+    )
+    accelerator: str | None = setting(
+        None, "Use only nodes of the Ray cluster with this type of GPU, as Ray calls it, e.g. A100."
+    )
+    max_retries: int = setting(1, "Number of times a variant is submitted again after its node died.", ge=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _all_or_indices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and value != ("all",) and not all(entry.isdecimal() for entry in value):
+            raise ValueError(f"{', '.join(value)}: neither `all` nor indices of GPUs")
+        if len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(value)}: an index is repeated")
+        return value
+
+
 class QuantizationConfig(Config):
     """How a 16-bit model becomes a quantized one."""
 
@@ -386,7 +418,9 @@ class RunConfig(Config):
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints are kept.")
     quantize_python: Path | None = _QUANTIZE_PYTHON
     serve_python: Path | None = _SERVE_PYTHON
-    executor: str = setting("local", "Where workers run: `local` is this machine; plugins add others.")
+    executor: str = setting(
+        "local", "Where workers run: `local` is this machine, `ray` a Ray cluster; plugins add others."
+    )
     force: bool = setting(False, "Measure everything again and replace earlier results.")
     dry_run: bool = setting(False, "Show the plan, with time and memory if known, without running it.")
     stage_timeout_s: float = setting(
@@ -398,6 +432,7 @@ class RunConfig(Config):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     quantization: QuantizationConfig = Field(default_factory=QuantizationConfig)
     host: HostConfig = Field(default_factory=HostConfig)
+    machines: MachinesConfig = Field(default_factory=MachinesConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     display: DisplayConfig = Field(default_factory=DisplayConfig)
 

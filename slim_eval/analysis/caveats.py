@@ -23,6 +23,7 @@ _PARAMETER_TOLERANCE = 0.05  # heads and buffers that a file has beside the coun
 _RESERVED_TOLERANCE = 0.05  # peaks within this of each other, while the weights shrink, are one reservation
 _LOW_BIT_SHARE = 0.9  # from here on a variant counts as quantized throughout
 _NAMED = 3  # variants that a line names; more are counted
+_NEIGHBOURS = 3  # are named
 _SHRINKS = 0.95  # at most this share of the 16-bit weights counts as smaller
 
 
@@ -55,6 +56,7 @@ EMULATED = Kind(
     "performance", "¶", r"\P",
 )  # fmt: skip
 BUSY_HOST = Kind("busy host", "busy host", "warn")
+SHARED_NODE = Kind("shared node", "shared node", "warn")
 INEXACT = Kind(
     "inexact", "inexact kernel", "bad",
     "vLLM's int8 kernel is inexact on this CPU: without VNNI instructions its sums saturate at 16 bit. The accuracy is "
@@ -139,6 +141,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_reserved_memory(variants),
         *_energy(variants),
         *busy_hosts(variants),
+        *_shared_nodes(variants),
         *_inexact(variants),
         *_kernels(variants),
         *_low_bit_shares(variants),
@@ -297,6 +300,17 @@ def busy_hosts(variants: Iterable[Variant]) -> Iterable[Caveat]:
             if found := record.host.disturbances():
                 accepted = "" if record.max_contention is None else f" (--max-contention {record.max_contention:g})"
                 yield Caveat(BUSY_HOST, f"{name}, accepted{accepted}: {'; '.join(found)}", (variant.label,))
+
+
+def _shared_nodes(variants: Iterable[Variant]) -> Iterable[Caveat]:
+    """Records of speed and energy that were measured beside other variants of the run."""
+    for variant in variants:
+        for name, record in variant.measured.items():
+            if record.beside:
+                named, more = ", ".join(record.beside[:_NEIGHBOURS]), len(record.beside) - _NEIGHBOURS
+                rest = f" and {more} more" if more > 0 else ""
+                text = f"{name} was measured beside other work on the same machine (--share-node): {named}{rest}"
+                yield Caveat(SHARED_NODE, text, (variant.label,))
 
 
 def _inexact(variants: Sequence[Variant]) -> Iterable[Caveat]:

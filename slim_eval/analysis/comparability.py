@@ -115,6 +115,11 @@ def _served_tokens(record: Record) -> float | None:
     return getattr(record, "output_tokens", None) if config_value(record, "load") is not None else None
 
 
+def _shared_node(record: Record) -> str | None:
+    """Whether other variants were worked on beside it; one run measures one at a time unless asked for more."""
+    return None if record.beside is None else "yes" if record.beside else "no"
+
+
 def _workload(basis: Basis) -> tuple[Setting, ...]:
     """The settings of a benchmark that generates: of speed and of energy alike."""
     return (
@@ -137,6 +142,7 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
             alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
         ),
         Setting("kernels", "kernels", basis, _kernels),
+        Setting("shared_node", "shared node", basis, _shared_node, strict=False),
         _dtype(basis),
     )  # fmt: skip
 
@@ -177,6 +183,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("engine", "engine", Basis.OWN, _field("engine")),
     Setting("hardware", "hardware", Basis.OWN, _field("hardware")),
     Setting("kernels", "kernels", Basis.OWN, _kernels),
+    Setting("shared_node", "shared node", Basis.OWN, _shared_node, strict=False),
     _dtype(Basis.OWN),
 )  # fmt: skip
 _SETTINGS_OF = {

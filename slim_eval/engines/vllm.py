@@ -156,6 +156,8 @@ class Vllm(EngineType):
             "max_model_len": request.max_model_len,
             "seed": request.seed,
             "tensor_parallel_size": config.tensor_parallel_size,
+            # Its GPUs are in this machine; in a task of a Ray cluster it would otherwise use Ray to start them.
+            **({"distributed_executor_backend": "mp"} if config.tensor_parallel_size > 1 else {}),
             "enforce_eager": config.enforce_eager,
             "trust_remote_code": config.trust_remote_code,
             "disable_log_stats": False,  # the times of each request come with the statistics

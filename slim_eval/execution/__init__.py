@@ -1,1 +1,1 @@
-"""Running a plan: planning, resuming, workers and their executor, progress, tracking."""
+"""Running a plan: planning, resuming, machines and executors, workers, turns, progress, tracking."""

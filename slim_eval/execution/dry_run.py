@@ -63,7 +63,9 @@ class VariantForecast:
         return [stage for stage in self.stages if not stage.reused]
 
 
-def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu]) -> list[VariantForecast]:
+def forecast(
+    config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu] | None
+) -> list[VariantForecast]:
     """What a run of these variants would do; `SlimEvalError` if a cached checkpoint was made with other settings."""
     known = results.find_results(config.output_dir).variants if config.output_dir.is_dir() else ()
     forecasts = []
@@ -79,7 +81,7 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
         # An engine that emulates quantized kernels unpacks the weights.
         emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
         likely = engines_for(own.engine.engine)[0].name
-        width = memory.float_bytes(variant.dtypes(on_cpu=not gpus).get(likely, facts.dtype))
+        width = memory.float_bytes(variant.dtypes(on_cpu=gpus is not None and not gpus).get(likely, facts.dtype))
         if cached is not None and not emulated:
             weights = float(memory.served_bytes(cached.path, "float32" if width == 4 else facts.dtype))
         elif gguf.is_gguf(variant.source.config_dir):
@@ -106,7 +108,12 @@ def forecast(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequen
 
 
 def _stages(
-    variant: PlannedVariant, gpus: Sequence[power.Gpu], engine: str | None, earlier: list[Record], *, is_cached: bool
+    variant: PlannedVariant,
+    gpus: Sequence[power.Gpu] | None,
+    engine: str | None,
+    earlier: list[Record],
+    *,
+    is_cached: bool,
 ) -> list[StageForecast]:
     """The stages of a variant, with their times in earlier records of the same model."""
     stages = []

@@ -1,6 +1,8 @@
 """Executors: where jobs run. The evaluator hands every job to one of them and knows no other way to start work.
 
 `--executor` names one. A further executor is one class, registered by a plugin: ``EXECUTORS.register(MyExecutor())``.
+An `Executor` runs single jobs near this process, which then sees the files that they make. A `Cluster` runs whole
+variants on other machines, which need not share any file with this one.
 
 The local one starts a child process per job, reads its events, logs its output and stops it. The worker leads a process
 group. When it ends, for whatever reason, everything left in the group is killed: processes of an engine never outlive
@@ -19,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
@@ -34,6 +38,11 @@ from slim_eval.utils.environment import oom_kills
 from slim_eval.utils.log_tail import RUN_LOG
 from slim_eval.utils.redaction import redact
 from slim_eval.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from slim_eval.config import RunConfig
+    from slim_eval.execution.machines import Machines
+    from slim_eval.execution.plan import PlannedVariant
 
 #: Bytes of a log, and of the older part that is kept beside it as ``run.log.1``.
 MAX_LOG_BYTES = 8 * 2**20
@@ -83,11 +92,28 @@ class Executor(Protocol):
         ...
 
 
+class Cluster(ABC):
+    """Runs variants on other machines, each from its first job to its last on one of them."""
+
+    name: str  # on the command line
+
+    @abstractmethod
+    def check_options(self, config: RunConfig) -> None:
+        """Refuse, before anything is started, options that it does not support; a `SlimEvalError`."""
+
+    @abstractmethod
+    def open(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> AbstractContextManager[Machines]:
+        """The machines for a run of these variants; `SlimEvalError` if they cannot be reached or can never do it."""
+
+
 class LocalExecutor:
     """Runs jobs on this machine, one variant at a time."""
 
     name = "local"
     parallel = 1
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def submit(
         self,
@@ -104,7 +130,9 @@ class LocalExecutor:
         running: str | None = None
         hung = False
         variables = {RUN_LOG: str(log.resolve()), **(environment or {})}
-        with RunLog(log, echo) as run_log, _worker(python, variables) as process:
+        with RunLog(log, echo) as run_log, _worker(python, variables) as process, contextlib.ExitStack() as stack:
+            self._running.add(process)
+            stack.callback(self._running.discard, process)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(job.model_dump_json().encode())
@@ -138,14 +166,22 @@ class LocalExecutor:
             yield Outcome(status, running, cause, silence_s if hung else None, out_of_memory)
 
     def cancel(self) -> None:
-        """Nothing to do: the only job runs in the calling thread, and closing its generator stops it."""
+        """Stop the workers, all at once: each job ends as if its worker had died."""
+        running = tuple(self._running)
+        for process in running:
+            _signal_group(process, signal.SIGTERM)
+        end = time.monotonic() + _GRACE_S
+        while any(process.poll() is None for process in running) and time.monotonic() < end:
+            time.sleep(_POLL_S / 10)
+        for process in running:
+            _signal_group(process, signal.SIGKILL)
 
 
-EXECUTORS: Registry[Executor] = Registry("executor")
+EXECUTORS: Registry[Executor | Cluster] = Registry("executor")
 EXECUTORS.register(LocalExecutor())
 
 
-def executor(name: str) -> Executor:
+def executor(name: str) -> Executor | Cluster:
     """The executor of that name; `UsageError` if there is none."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)

@@ -57,8 +57,13 @@ def stage_settings(
     names = ("engine_args", "trust_remote_code", *sorted(_engine_settings()))
     served = {"max_model_len": max_model_len, **{name: getattr(config.engine, name) for name in names}}
     served["dtype"] = config.engine.asked_dtype if dtypes is None else dict(dtypes)
-    stages = stages_of(config)
-    return {stage: _plain({**served, **stages[stage].settings(config, stage, device)}) for stage in stages}
+    shared = {"share_node": True} if config.machines.share_node else {}
+    return {
+        stage: _plain(
+            {**served, **benchmark.settings(config, stage, device), **(shared if benchmark.needs_quiet else {})}
+        )
+        for stage, benchmark in stages_of(config).items()
+    }
 
 
 def device_name(gpus: Sequence[power.Gpu]) -> str | None:
@@ -85,7 +90,8 @@ def served_by(settings: Mapping[str, Any], engine: str | None, dtype: str | None
 def of_record(record: Record, now: Mapping[str, Any]) -> Settings:
     """The settings of a record, in terms of the settings now.
 
-    In older records the data type is not among them: what was used is in the head.
+    In older records the data type is not among them: what was used is in the head. A device that is not known now,
+    because the variant runs on whichever machine is free, cannot differ.
     """
     then = dict(record.measured_with or {})
     if then.get("precision") == DEFAULT_BASELINE and record.precision != DEFAULT_BASELINE:
@@ -96,6 +102,8 @@ def of_record(record: Record, now: Mapping[str, Any]) -> Settings:
         then["engine_args"] = _without_dtype(then.get("engine_args") or {})
     else:  # it will be known when the weights are here
         then.pop("dtype", None)
+    if "device" not in now:
+        then.pop("device", None)
     return then
 
 

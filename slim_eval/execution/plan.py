@@ -19,7 +19,7 @@ from slim_eval.engines import ENGINES, engines_for
 from slim_eval.engines.openai import OPENAI, require_endpoint
 from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEvalError, UsageError
 from slim_eval.execution import fingerprints, messages
-from slim_eval.execution.executor import executor
+from slim_eval.execution.executor import EXECUTORS, Cluster, LocalExecutor, executor
 from slim_eval.models import checkpoint_checks, gguf
 from slim_eval.models.hub import optional_file
 from slim_eval.models.publish import QUANTIZATION_RECORD
@@ -80,15 +80,24 @@ class PlannedVariant:
         quantized = ["quantize"] if is_quantized(self.precision) else []
         return [*converted, *quantized, "engine", *self.todo] if self.todo else []
 
-    def settings(self, gpus: Sequence[power.Gpu]) -> dict[str, fingerprints.Settings]:
-        """What each record's numbers depend on; `fingerprints.served_by` adds the engine. No GPUs stand for the CPU."""
+    def settings(self, gpus: Sequence[power.Gpu] | None) -> dict[str, fingerprints.Settings]:
+        """What each record's numbers depend on; `fingerprints.served_by` adds the engine.
+
+        No GPUs stand for the CPU; None for a device that is not known yet, and is then no setting.
+        """
         # What computes for a remote endpoint is known by its address alone.
-        device = None if self.config.engine.remote_url is not None else fingerprints.device_name(gpus)
+        is_remote = self.config.engine.remote_url is not None
+        device = None if gpus is None or is_remote else fingerprints.device_name(gpus)
+        dtypes = {} if gpus is None else self.dtypes(on_cpu=not gpus)
         stages = fingerprints.stage_settings(
-            self.config, max_model_len=self.max_model_len, device=device, dtypes=self.dtypes(on_cpu=not gpus)
+            self.config, max_model_len=self.max_model_len, device=device, dtypes=dtypes
         )
         checkpoint = fingerprints.checkpoint_settings(self.quantize_request(self.source))
-        return {stage: {**checkpoint, **settings} for stage, settings in stages.items()}
+        unknown = {"device"} if gpus is None else set()
+        return {
+            stage: {**checkpoint, **{key: value for key, value in settings.items() if key not in unknown}}
+            for stage, settings in stages.items()
+        }
 
     def dtypes(self, *, on_cpu: bool) -> dict[str, str]:
         """Engine -> the data type in which it would compute; empty if only weights that are not here name it."""
@@ -146,6 +155,7 @@ def intended_use(config: RunConfig, source: models.ModelSource, precisions: Sequ
         trust_remote_code=config.engine.trust_remote_code,
         serve_python=config.serve_python,
         quantize_python=config.quantize_python,
+        elsewhere=config.executor in EXECUTORS and isinstance(EXECUTORS[config.executor], Cluster),
         group_size=config.quantization.group_size,
         skip_unfit=config.quantization.skip_unfit,
     )
@@ -199,16 +209,33 @@ def base_model_of(source: models.ModelSource) -> str | None:
     return base_model(front) if isinstance(front, dict) else None
 
 
-def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, ...]]:
+def places(config: RunConfig) -> list[tuple[power.Gpu, ...]]:
+    """The GPUs of each variant that this machine measures at the same time; one place without any is the CPU.
+
+    A UsageError refuses GPUs that do not exist, and options that belong to another executor.
+    """
+    asked, engine, visible = config.machines, config.engine, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked.gpus and config.executor != LocalExecutor.name:
+        raise UsageError(f"--gpus: --executor {config.executor} chooses the GPUs", "leave it out")
+    if asked.gpus and engine.gpu_index:
+        raise UsageError("--gpus and --gpu-index cannot be combined", "give only one of them")
+    if asked.gpus:
+        return power.group_gpus(asked.gpus, engine.tensor_parallel_size, visible)
+    return [power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, visible)]
+
+
+def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, ...] | None]:
     """The variants, model by model, the baseline first, and the GPUs; nothing is started or written.
 
-    The GPUs are those that a worker on this machine will use. They are resolved here only to forecast (a dry run, and
-    which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError` as `evaluate`.
+    The GPUs are those that a worker will use: None if that is not known before it starts, because it runs on whichever
+    machine of a cluster is free, or because this machine has GPUs of several kinds. They are resolved here only to
+    forecast (a dry run, and which records are done); a worker resolves its own, on its machine. Raises `SlimEvalError`
+    as `evaluate`.
     """
     for benchmark in benchmarks_of(config.tasks):
         config = benchmark.resolved(config)
     engine = config.engine
-    executor(config.executor)  # refuses an unknown name, as do the next two
+    where = executor(config.executor)  # refuses an unknown name, as do the next two
     check_options(config)
     engines_for(engine.engine)
     recipe_files.register(config.precision, config.quantize_python)
@@ -216,7 +243,14 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
         if name != AS_IS and of_name(name) is None:
             scheme(name)  # refuses an unknown name, before the hub is asked for anything
     power.check_energy_source(config.energy.source)
-    gpus = power.resolve_gpus(engine.gpu_index, engine.tensor_parallel_size, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus: tuple[power.Gpu, ...] | None = None
+    if isinstance(where, Cluster):
+        where.check_options(config)
+    else:
+        if config.machines.ray_address or config.machines.accelerator:
+            raise UsageError("--ray-address and --accelerator need --executor ray", "add it, or leave them out")
+        here = places(config)
+        gpus = here[0] if len({tuple(gpu.name for gpu in group) for group in here}) == 1 else None
     if engine.engine != OPENAI.name and (engine.base_url or engine.server or engine.tokenizer):
         given = "--base-url" if engine.base_url else "--server" if engine.server else "--tokenizer"
         raise UsageError(f"{given} is for --engine openai", "add --engine openai")
@@ -465,7 +499,9 @@ def _submit(
     """The events of a job whose log nobody keeps."""
     with tempfile.TemporaryDirectory(prefix="slim-eval-") as logs:
         log = Path(logs, f"{job.kind}.log")
-        events = executor(where).submit(job, log=log, python=python, silence_s=silence_s)
+        runner = executor(where)
+        assert not isinstance(runner, Cluster), "a cluster checks on its own machines"
+        events = runner.submit(job, log=log, python=python, silence_s=silence_s)
         with contextlib.closing(events):
             yield from events
 

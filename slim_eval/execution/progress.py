@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape as escape_markup
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from slim_eval.config import DisplayConfig, LogFormat
@@ -190,23 +193,63 @@ def _where(report: RunReport) -> str:
     return f"results: {report.output_dir} ({1 + len(others)} variants)" if others else f"results: {first}"
 
 
-def open_display(config: DisplayConfig = DEFAULT) -> Display:
-    """Live bars if stderr is a terminal, plain lines if not, or what the config requires."""
+def open_display(config: DisplayConfig = DEFAULT, at_a_time: int = 1) -> Display:
+    """Live bars if stderr is a terminal, plain lines if not, or what the config requires.
+
+    `at_a_time` is how many variants may run at the same time.
+    """
     console = Console(stderr=True, highlight=False)
     if config.log_format is LogFormat.JSON:
-        return JsonDisplay(console.file, config)
+        return JsonDisplay(console.file, config, Tally() if at_a_time > 1 else None)
     # Bars and the output of engines would overwrite each other.
     if console.is_terminal and not config.verbose and not config.quiet:
-        return LiveDisplay(console)
-    return PlainDisplay(console, config)
+        return LiveDisplay(console) if at_a_time == 1 else ManyDisplay(console)
+    return PlainDisplay(console, config, Tally() if at_a_time > 1 else None)
+
+
+class Tally:
+    """How far a run of many variants is, in one line; thread-safe enough for a display."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.running: set[str] = set()
+        self.done: set[str] = set()
+        self.failed = 0  # stages
+        self._said = time.monotonic()
+
+    def begin(self, variant: str, total: int) -> None:
+        """A variant begins."""
+        self.total = total
+        self.running.add(variant)
+
+    def end(self, variant: str) -> None:
+        """A variant is finished."""
+        self.running.discard(variant)
+        self.done.add(variant)
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} stage{'s' * (self.failed > 1)} failed" if self.failed else ""
+        return f"{len(self.done)} of {self.total} variants done, {len(self.running)} running{failed}"
+
+    def is_due(self) -> bool:
+        """Whether the line was last shown long enough ago; it is then taken as shown now."""
+        if is_due := time.monotonic() - self._said >= _PLAIN_EVERY_S:
+            self._said = time.monotonic()
+        return is_due
 
 
 class PlainDisplay(Display):
-    """One line per event, and for the progress of a stage every 15 s; with `quiet` only failures."""
+    """One line per event, and for the progress of a stage every 15 s; with `quiet` only failures.
 
-    def __init__(self, console: Console, config: DisplayConfig = DEFAULT) -> None:
+    With a `tally`, of many variants at the same time, progress is one line for all of them, and a note that concerns
+    many is shown once.
+    """
+
+    def __init__(self, console: Console, config: DisplayConfig = DEFAULT, tally: Tally | None = None) -> None:
         self._console = console
         self._config = config
+        self._tally = tally
+        self._noted: set[str] = set()
         self._heads: dict[str, str] = {}
         self._started: dict[tuple[str, str], float] = {}
         self._advanced: dict[str, float] = {}
@@ -214,6 +257,8 @@ class PlainDisplay(Display):
     def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
         """Print a line."""
         self._heads[variant] = f"[{number}/{total}] {variant}"
+        if self._tally is not None:
+            self._tally.begin(variant, total)
         self._print(f"{self._heads[variant]}: {', '.join(stages) or 'nothing to do'}")
 
     def handle(self, variant: str, event: messages.Event) -> None:
@@ -223,21 +268,36 @@ class PlainDisplay(Display):
             self._started[variant, event.stage] = self._advanced[variant] = clock
             self._print(f"{head}: {event.stage} …")
         elif isinstance(event, messages.Advanced):
-            if clock - self._advanced.get(variant, 0.0) >= _PLAIN_EVERY_S:
+            if self._tally is not None:
+                if self._tally.is_due():
+                    self._print(str(self._tally))
+            elif clock - self._advanced.get(variant, 0.0) >= _PLAIN_EVERY_S:
                 self._advanced[variant] = clock
                 of_total = "" if event.total is None else f"/{event.total}"
                 self._print(f"{head}: {event.stage} {event.done}{of_total} {event.unit}")
         elif isinstance(event, messages.Finished):
             self._print(f"{head}: {event.stage} {_duration(self._started.get((variant, event.stage)))}")
         elif isinstance(event, messages.Failed):
+            if self._tally is not None:
+                self._tally.failed += 1
             self._print(f"{head}: {event.stage} FAILED: {event.cause}", always=True)
         elif isinstance(event, messages.Note):
-            self._print(f"note: {event.text}")
+            if self._tally is None:
+                self._print(f"note: {event.text}")
+            elif event.text not in self._noted:
+                self._noted.add(event.text)
+                self._print(f"{head}: {event.text}" if head else f"note: {event.text}")
 
     def chatter(self, variant: str, line: str) -> None:
-        """Print the line with --verbose."""
+        """Print the line with --verbose, and of many variants with its own."""
         if self._config.verbose:
-            self._print(line)
+            self._print(line if self._tally is None else f"{self._heads.get(variant, variant)} | {line}")
+
+    def end(self, variant: str) -> None:
+        """Print how far a run of many variants is."""
+        if self._tally is not None:
+            self._tally.end(variant)
+            self._print(str(self._tally))
 
     def _print(self, text: str, *, always: bool = False) -> None:
         if always or not self._config.quiet:
@@ -245,15 +305,21 @@ class PlainDisplay(Display):
 
 
 class JsonDisplay(Display):
-    """One JSON object per line, for programs: events with their time and, under the key ``cell``, their variant."""
+    """One JSON object per line, for programs: events with their time and, under the key ``cell``, their variant.
 
-    def __init__(self, stream: IO[str], config: DisplayConfig) -> None:
+    With a `tally`, of many variants at the same time, ``progress`` says how many are done and running.
+    """
+
+    def __init__(self, stream: IO[str], config: DisplayConfig, tally: Tally | None = None) -> None:
         self._stream = stream
         self._config = config
+        self._tally = tally
         self._lock = threading.Lock()
 
     def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
         """Write a line."""
+        if self._tally is not None:
+            self._tally.begin(variant, total)
         self._write("cell", variant, number=number, total=total, stages=list(stages))
 
     def handle(self, variant: str, event: messages.Event) -> None:
@@ -262,6 +328,21 @@ class JsonDisplay(Display):
         kind = content.pop("event")
         if kind == "failed" or not (self._config.quiet or (kind == "advanced" and not self._config.verbose)):
             self._write(kind, variant, **content)
+        if self._tally is not None:
+            self._tally.failed += kind == "failed"
+            if kind == "advanced" and self._tally.is_due():
+                self._write_tally(self._tally)
+
+    def end(self, variant: str) -> None:
+        """Write how far a run of many variants is."""
+        if self._tally is not None:
+            self._tally.end(variant)
+            self._write_tally(self._tally)
+
+    def _write_tally(self, tally: Tally) -> None:
+        if not self._config.quiet:
+            done, running = len(tally.done), len(tally.running)
+            self._write("progress", done=done, running=running, total=tally.total, failed=tally.failed)
 
     def chatter(self, variant: str, line: str) -> None:
         """Write the line with --verbose."""
@@ -347,6 +428,121 @@ class LiveDisplay(Display):
 
     def _print(self, markup: str) -> None:
         self._progress.console.print(markup, soft_wrap=True)
+
+
+class ManyDisplay(Display):
+    """Many variants at the same time: a row per running one, a bar for all, and a line above per finished variant."""
+
+    def __init__(self, console: Console) -> None:
+        self._tally = Tally()
+        self._lock = threading.Lock()
+        self._rows: dict[str, _Row] = {}
+        self._numbers: dict[str, int] = {}
+        self._noted: set[str] = set()
+        self._began = time.monotonic()
+        self._console = console
+        self._live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def begin(self, variant: str, number: int, total: int, stages: Sequence[str]) -> None:
+        """Add a row; a variant with nothing to do gets none."""
+        with self._lock:
+            self._tally.begin(variant, total)
+            if stages:
+                self._rows[variant] = _Row()
+        self._live.start()
+
+    def handle(self, variant: str, event: messages.Event) -> None:
+        """Update the row; print failures, and each note once."""
+        if isinstance(event, messages.Note):
+            with self._lock:
+                is_new = event.text not in self._noted
+                self._noted.add(event.text)
+            if is_new:
+                self._print(f"[dim]{escape(f'{variant}: ' if variant else '')}{escape(event.text)}[/]")
+            return
+        with self._lock:
+            row = self._rows.get(variant)
+            if row is not None and isinstance(event, (messages.Started, messages.Advanced)):
+                if row.stage != event.stage:
+                    row.stage, row.since, row.done, row.total, row.unit = event.stage, time.monotonic(), 0, None, ""
+                if isinstance(event, messages.Advanced):
+                    row.done, row.total, row.unit = event.done, event.total, event.unit
+            elif isinstance(event, messages.Failed):
+                self._tally.failed += 1
+        if isinstance(event, messages.Failed):
+            with self._lock:
+                if row is not None:
+                    row.failed = True
+            self._print(f"[red]✗[/] {escape(variant)}: {escape(event.stage)}: {escape(event.cause)}")
+
+    def end(self, variant: str) -> None:
+        """Replace the row by a line above."""
+        with self._lock:
+            row = self._rows.pop(variant, None)
+            self._tally.end(variant)
+        if row is not None:
+            mark = "[red]✗[/]" if row.failed else "[green]✓[/]"
+            self._print(f"{mark} {escape(variant)} [dim]{_clock(time.monotonic() - row.begun)}[/]")
+
+    def close(self, report: RunReport) -> None:
+        """Remove the rows, then show the closing table and the failed stages."""
+        self._live.stop()
+        super().close(report)
+
+    def _print(self, markup: str) -> None:
+        self._console.print(markup, soft_wrap=True)
+
+    def _render(self) -> Group:
+        """The rows that fit into the terminal, and the bar."""
+        now = time.monotonic()
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
+        table.add_column(no_wrap=True, justify="right")
+        table.expand = True
+        with self._lock:
+            rows, tally = list(self._rows.items()), self._tally
+            room = max(1, self._console.size.height - 4)
+            for variant, row in rows[:room]:
+                table.add_row(escape(variant), escape(row.stage), escape(row.progress), _clock(now - row.since))
+            hidden = len(rows) - room
+            # Finished stages of what still runs count nothing: a variant is done or not.
+            bar = ProgressBar(total=max(1, tally.total), completed=len(tally.done), width=20)
+            text = f"{tally}, {_clock(now - self._began)}"
+        more = [Text(f"… and {hidden} more", style="dim")] if hidden > 0 else []
+        summary = Table.grid(padding=(0, 1))
+        summary.add_row(bar, text)
+        return Group(table, *more, summary)
+
+
+@dataclass
+class _Row:
+    """What is shown of a running variant."""
+
+    stage: str = ""
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    failed: bool = False
+    since: float = field(default_factory=time.monotonic)  # of the stage
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def progress(self) -> str:
+        """How far the stage is."""
+        if self.total is None:
+            return f"{self.done} {self.unit}" if self.unit else "…"
+        return f"{self.done}/{self.total} {self.unit}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class _CountColumn(bars.ProgressColumn):

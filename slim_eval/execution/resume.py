@@ -23,7 +23,9 @@ _NAMED = 3
 _KEEP = "another --output-dir keeps both"
 
 
-def survey(variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu], *, force: bool) -> list[PlannedVariant]:
+def survey(
+    variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu] | None, *, force: bool
+) -> list[PlannedVariant]:
     """The variants, each with its stages that are done already; with `force` none is.
 
     Raises `UsageError` for earlier results with other settings, `NewerResultError` for a record of a newer version.

@@ -28,7 +28,7 @@ from slim_eval.benchmarks.base import BENCHMARKS, Benchmark, BenchmarkContext, P
 from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines.engine import Engine
 from slim_eval.errors import BenchmarkError, EngineError, SlimEvalError, UsageError
-from slim_eval.execution import fingerprints, messages
+from slim_eval.execution import fingerprints, messages, turns
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import cache, written
 from slim_eval.results.records import Measurement, Metadata, ObservedMetrics, Record
@@ -68,7 +68,8 @@ def main() -> int:
     if isinstance(job, messages.MeasureJob):
         _measure(job, emit)
     else:
-        _attempt("download" if job.kind == "fetch" else job.kind, partial(_prepare, job, emit), emit)
+        stage = "download" if job.kind == "fetch" else job.kind
+        _attempt(stage, partial(_prepare_in_turn, job, stage, emit), emit)
     return 0
 
 
@@ -107,6 +108,15 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.visible_name for gpu in gpus)
     return gpus
+
+
+def _prepare_in_turn(job: messages.PrepareJob, stage: str, emit: _Emit) -> Path | None:
+    """Do a job that measures nothing; while it uses the machine, nothing there is measured alone."""
+    if isinstance(job, (messages.CheckJob, messages.PreviewJob, messages.RecipeJob)):  # before any variant is begun
+        return _prepare(job, emit)
+    source = job.request.source if isinstance(job, messages.QuantizeJob) else job.source
+    with turns.turn(f"{source.name}: {stage}", alone=False, waiting=_waiting(stage, emit)):
+        return _prepare(job, emit)
 
 
 def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
@@ -187,6 +197,11 @@ def _measure(job: messages.MeasureJob, emit: _Emit) -> None:
 
 
 def _load(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
+    with turns.turn(f"{job.model} {job.precision}: engine", alone=False, waiting=_waiting("engine", emit)):
+        return _load_now(job, emit)
+
+
+def _load_now(job: messages.MeasureJob, emit: _Emit) -> _Loaded:
     from slim_eval import engines
     from slim_eval.analysis import receipts
     from slim_eval.engines import agreement
@@ -236,11 +251,16 @@ def _record(
     engine, gpus, device, head = loaded
     options = benchmark.options_of(job.config)
     context = BenchmarkContext(engine, options, job.config, gpus, stage, progress)
-    measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
+    is_quiet = benchmark.needs_quiet and not job.config.machines.share_node
+    what = f"{job.model} {job.precision}: {stage}"
+    with turns.turn(what, alone=is_quiet, waiting=_waiting(stage, emit)) as beside:
+        measurement, duration_s = measure_in_quiet(benchmark, context, lambda text: emit(messages.Note(text=text)))
+        neighbours = beside() if benchmark.needs_quiet else None
     own: dict[str, Any] = {
         "benchmark": benchmark.name,
         "timestamp": environment.now(),
         "stage_duration_s": duration_s,
+        "beside": neighbours,
         "notes": tuple(dict.fromkeys((*head["notes"], *engine.notes, *measurement.notes))),
     }
     if (settings := job.settings.get(stage)) is not None:
@@ -341,6 +361,12 @@ def _environment(remote_url: str | None, gpus: tuple[power.Gpu, ...]) -> dict[st
     """What computes, and the packages here; of a remote endpoint its address in place of this machine's devices."""
     found = environment.collect(() if remote_url is not None else power.gpu_facts(gpus))
     return found if remote_url is None else {**found, "cpu": None, "endpoint": remote_url}
+
+
+def _waiting(stage: str, emit: _Emit) -> Callable[[float], None]:
+    """Reports how long a stage has waited for its turn: a worker that waits is not hung."""
+    progress = _progress(stage, emit)
+    return lambda seconds: progress(int(seconds), None, "s, waiting for a turn")
 
 
 def _progress(stage: str, emit: _Emit) -> Callable[..., None]:

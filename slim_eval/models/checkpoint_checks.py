@@ -103,6 +103,7 @@ class Use:
     trust_remote_code: bool = False
     serve_python: Path | None = None  # interpreter that measures; None for this one
     quantize_python: Path | None = None  # likewise, that quantizes
+    elsewhere: bool = False  # whether other machines will do it, whose packages are not known here
     group_size: int | None = None  # ``--group-size``
     skip_unfit: bool = False  # ``--skip-unfit``
 
@@ -230,6 +231,8 @@ def _configuration(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _architecture(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if checkpoint.use.elsewhere:
+        return
     facts, use, trust = checkpoint.facts, checkpoint.use, checkpoint.use.trust_remote_code
     labels = [server.label for server in use.servers]
     answers = [server.knows(facts, use.serve_python, trust_remote_code=trust) for server in use.servers]
@@ -345,6 +348,8 @@ def _quantized(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _packages(checkpoint: Checkpoint) -> Iterator[Finding]:
+    if checkpoint.use.elsewhere:
+        return
     use, quantization = checkpoint.use, checkpoint.facts.quantization
     needs: dict[str, tuple[_Package, ...]] = {}  # why -> what
     reads = [server.own_formats is None or quantization in server.own_formats for server in use.servers]

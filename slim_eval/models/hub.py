@@ -146,6 +146,13 @@ def optional_file(name: str, file: str, revision: str | None) -> Path | None:
         return None
 
 
+def download_place(name: str) -> Path:
+    """A path for the lock of a model's download: of several processes that share the hub's cache, one downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, ".locks", f"slim-eval--{name.replace('/', '--')}")
+
+
 def download(name: str, revision: str | None, patterns: Sequence[str], progress: Progress) -> Path:
     """Download the files of a model that match the patterns, and return their folder; errors as `hub_errors`."""
     from huggingface_hub import constants, snapshot_download, utils

@@ -14,6 +14,7 @@ from slim_eval.power.gpus import GpuMemory as GpuMemory
 from slim_eval.power.gpus import gpu_capabilities as gpu_capabilities
 from slim_eval.power.gpus import gpu_facts as gpu_facts
 from slim_eval.power.gpus import gpu_memory as gpu_memory
+from slim_eval.power.gpus import group_gpus as group_gpus
 from slim_eval.power.gpus import list_gpus as list_gpus
 from slim_eval.power.gpus import resolve_gpus as resolve_gpus
 from slim_eval.power.meter import METERS as METERS

@@ -6,7 +6,7 @@ does not give is None.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,6 +156,45 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
     Raises:
         UsageError: There is no such GPU.
     """
+    usable, on_machine = _usable(visible)
+    if not usable and (gpu_index, count) == (0, 1):
+        return ()  # also if CUDA_VISIBLE_DEVICES hides every GPU: the usual way to select the CPU
+    if gpu_index + count > len(usable):
+        wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
+        raise _too_few(wanted, usable, on_machine, visible)
+    chosen = tuple(usable[gpu_index : gpu_index + count])
+    _refuse_several_slices(chosen)
+    return chosen
+
+
+def group_gpus(wanted: Sequence[str], count: int, visible: str | None) -> list[tuple[Gpu, ...]]:
+    """Groups of `count` GPUs each, for as many variants at the same time.
+
+    Args:
+        wanted: ``all``, or indices, 0-based, among the visible ones.
+        count: How many GPUs share a model.
+        visible: As of `resolve_gpus`.
+
+    Raises:
+        UsageError: There is no such GPU, or there are fewer than `count`.
+    """
+    usable, on_machine = _usable(visible)
+    option = f"--gpus {','.join(wanted)}"
+    indices = range(len(usable)) if tuple(wanted) == ("all",) else [int(entry) for entry in wanted]
+    if not usable or any(index >= len(usable) for index in indices):
+        raise _too_few(option, usable, on_machine, visible)
+    chosen = [usable[index] for index in indices]
+    if len(chosen) < count:
+        cause = f"{option}: a variant takes {count} GPUs (--tensor-parallel-size), but there are {len(chosen)}"
+        raise UsageError(cause, "lower --tensor-parallel-size, or name more GPUs")
+    groups = [tuple(chosen[first : first + count]) for first in range(0, len(chosen) - count + 1, count)]
+    for group in groups:
+        _refuse_several_slices(group)
+    return groups
+
+
+def _usable(visible: str | None) -> tuple[list[Gpu], int]:
+    """The GPUs that CUDA may use, in its order, and how many the machine has."""
     gpus = list_gpus()
     usable = list(gpus)
     if gpus and visible is not None:
@@ -179,18 +218,20 @@ def resolve_gpus(gpu_index: int, count: int, visible: str | None) -> tuple[Gpu, 
             cause = f"GPU {gpu.index} ({gpu.name}) is in MIG mode and has no slices"
             raise UsageError(cause, "create one with nvidia-smi mig, or choose another GPU with CUDA_VISIBLE_DEVICES")
         usable[place] = gpu.slices[0] if gpu.slices else gpu
-    if not usable and (gpu_index, count) == (0, 1):
-        return ()  # also if CUDA_VISIBLE_DEVICES hides every GPU: the usual way to select the CPU
-    if gpu_index + count > len(usable):
-        hidden = f" ({len(gpus)} on the machine; CUDA_VISIBLE_DEVICES={visible})" if len(usable) < len(gpus) else ""
-        wanted = f"--gpu-index {gpu_index}" + (f" --tensor-parallel-size {count}" if count > 1 else "")
-        remedy = "choose one of these, or change CUDA_VISIBLE_DEVICES" if gpus else "omit it to use the CPU"
-        raise UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; indices start at 0", remedy)
-    chosen = tuple(usable[gpu_index : gpu_index + count])
-    if count > 1 and any(gpu.parent is not None for gpu in chosen):
+    return usable, len(gpus)
+
+
+def _too_few(wanted: str, usable: Sequence[Gpu], on_machine: int, visible: str | None) -> UsageError:
+    is_hidden = len(usable) < on_machine
+    hidden = f" ({on_machine} on the machine; CUDA_VISIBLE_DEVICES={visible})" if is_hidden else ""
+    remedy = "choose one of these, or change CUDA_VISIBLE_DEVICES" if on_machine else "omit it to use the CPU"
+    return UsageError(f"{wanted}: the number of GPUs is {len(usable)}{hidden}; indices start at 0", remedy)
+
+
+def _refuse_several_slices(chosen: Sequence[Gpu]) -> None:
+    if len(chosen) > 1 and any(gpu.parent is not None for gpu in chosen):
         remedy = "leave --tensor-parallel-size at 1, or use GPUs without MIG"
-        raise UsageError(f"--tensor-parallel-size {count}: CUDA uses only one MIG slice per process", remedy)
-    return chosen
+        raise UsageError(f"--tensor-parallel-size {len(chosen)}: CUDA uses only one MIG slice per process", remedy)
 
 
 @contextmanager

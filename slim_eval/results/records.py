@@ -78,6 +78,8 @@ class Metadata(KernelReceipt):
     fingerprint: str | None = None  # SHA-256 over measured_with
     measured_with: dict[str, Any] | None = None  # exactly what the numbers depend on, as `fingerprints` names it
     stage_duration_s: float | None = None  # wall time of the whole stage, warm-up and all
+    # Other stages of slim-eval on the same machine meanwhile, if the number depends on them; None if not known.
+    beside: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     # What a file of schema 0 stores as 0, its word for a failure: the record's name, or fields. Not written.
     zeros: tuple[str, ...] = Field(default=(), exclude=True)
@@ -500,6 +502,7 @@ class NoiseRecord(_Model):
     kernels: str | None = None
     dtype: str | None = None
     hardware: str | None = None
+    shared_node: str | None = None  # "yes" if other variants were worked on beside it, else "no"; None if not recorded
     batch_size: int | None = None
     max_new_tokens: int | None = None
     prompt_tokens: float | None = None  # per request, mean

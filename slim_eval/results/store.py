@@ -117,6 +117,23 @@ def write_samples(directory: Path, name: str, samples: Iterable[Mapping[str, Any
         path.unlink(missing_ok=True)
 
 
+def record_files(directory: Path, name: str) -> dict[str, bytes]:
+    """The files of a stage's record by their names, samples first: what `receive_record` writes elsewhere."""
+    samples = (directory / f"{own}{_SAMPLES_SUFFIX}" for own in (RECEIPT, slug(name)))
+    paths = (*samples, record_path(directory, name))
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+def receive_record(directory: Path, name: str, files: Mapping[str, bytes]) -> Path:
+    """Write the files of a record that another machine made. Clears an earlier error."""
+    (directory / f"{slug(name)}{_SAMPLES_SUFFIX}").unlink(missing_ok=True)
+    for file, content in files.items():
+        with atomic_path(directory / Path(file).name) as temporary:
+            temporary.write_bytes(content)
+    (directory / f"{slug(name)}{_ERROR_SUFFIX}").unlink(missing_ok=True)
+    return record_path(directory, name)
+
+
 def write_error(directory: Path, name: str, record: ErrorRecord) -> Path:
     """Write ``{name}.error.json``; an earlier good record of the same name stays."""
     return _write(directory / f"{slug(name)}{_ERROR_SUFFIX}", record)

@@ -66,4 +66,4 @@ def test_an_interrupt_stops_both_and_fails_none(tmp_path: Path) -> None:
 def test_without_the_plugin_the_name_is_unknown(tmp_path: Path) -> None:
     process = run_command("run", "--models", "demo", "--executor", "nice-pair", cwd=tmp_path)
     assert process.returncode == 2
-    assert process.stderr == "error: unknown executor 'nice-pair'\n  fix: known: local\n"
+    assert process.stderr == "error: unknown executor 'nice-pair'\n  fix: known: local, ray\n"

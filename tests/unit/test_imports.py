@@ -23,6 +23,7 @@ DOORS = {
     "pynvml": {"power/"},
     "codecarbon": {"power/codecarbon.py"},
     "wandb": {"execution/tracking.py"},
+    "ray": {"execution/ray.py"},
     "matplotlib": {"analysis/"},
     "pandas": {"analysis/", "__init__.py"},
     "scipy": {"stats/"},
@@ -43,6 +44,7 @@ HEAVY = (
     "numpy",
     "scipy",
     "statsmodels",
+    "ray",
 )
 
 

@@ -71,6 +71,7 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
             "hardware": {"environment": {"gpus": [{"name": "Other GPU"}]}},
             "kernels": {"kernels": "emulated"},
             "dtype": {"dtype": "float32"},
+            "shared_node": {"beside": ["org/other int8: accuracy"]},
         }.items()
     },
     **{(basis, "dtype"): {"head": {"dtype": "float32"}} for basis in (Basis.TASK, Basis.LOADED)},
@@ -145,6 +146,7 @@ def made(make_variant: MakeVariant, model: str, precision: str, change: dict[str
         head={
             "kernels": "native",
             "dtype": "bfloat16",
+            "beside": [],
             "config": {"performance": {"max_new_tokens": 100}, "energy": {"max_new_tokens": 100}},
         }
         | change.get("head", {}),
@@ -273,7 +275,7 @@ def test_a_noise_floor_of_another_setting_is_not_used(setting: Setting, make_var
         base.directory.parent,
         NoiseRecord(
             model="org/Tiny", precision="fp16", timestamp="", engine="vllm", hardware="Test GPU, Test CPU",
-            dtype="bfloat16", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
+            dtype="bfloat16", shared_node="no", batch_size=8, max_new_tokens=100, prompt_tokens=12.0,
         ),
     )  # fmt: skip
     assert noise_floor(base) is not None

@@ -13,7 +13,16 @@ from rich.console import Console
 
 from slim_eval.config import DisplayConfig
 from slim_eval.execution import messages
-from slim_eval.execution.progress import Display, Failure, JsonDisplay, LiveDisplay, PlainDisplay, RunReport
+from slim_eval.execution.progress import (
+    Display,
+    Failure,
+    JsonDisplay,
+    LiveDisplay,
+    ManyDisplay,
+    PlainDisplay,
+    RunReport,
+    Tally,
+)
 from slim_eval.results.records import PerformanceRecord
 from slim_eval.results.variants import Variant
 
@@ -149,3 +158,60 @@ def test_two_variants_at_the_same_time_are_kept_apart() -> None:
     assert [(line["cell"], line["event"]) for line in lines[-4:]] == [
         ("demo fp16", "advanced"), ("demo int8", "advanced"), ("demo int8", "finished"), ("demo fp16", "failed")
     ]  # fmt: skip
+
+
+def test_many_variants_have_a_row_each_and_one_bar() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=80, height=9, color_system=None)
+    display = ManyDisplay(console)
+    names = [f"org/a-model-with-a-rather-long-name-{number} int8" for number in range(8)]
+    with display:
+        for number, name in enumerate(names, start=1):
+            display.begin(name, number, 30, ["engine", "mmlu"])
+            display.handle(name, messages.Started(stage="engine"))
+            display.handle(name, messages.Note(text="the same for all"))
+        display.handle(names[0], messages.Advanced(stage="mmlu", done=340, total=1400, unit="requests"))
+        display.handle(names[1], messages.Advanced(stage="energy", done=12, total=None, unit="s of waiting"))
+        display.handle(names[7], messages.Failed(stage="engine", cause="no [memory]", remedy=""))
+        display.end(names[7])
+        live = Console(file=io.StringIO(), width=80, color_system=None)
+        live.print(display._render())
+        shown = live.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(shown) == 7  # 5 rows fit into 9 lines, with the number of others and the bar
+    assert all(len(line) <= 80 for line in shown)
+    assert "mmlu" in shown[0]
+    assert "340/1400 requests" in shown[0]
+    assert "12 s of waiting" in shown[1]
+    assert "… and 2 more" in shown[5]
+    assert "1 of 30 variants done, 7 running, 1 stage failed" in shown[6]
+    assert output.getvalue().count("the same for all") == 1
+    assert "no [memory]" in output.getvalue()
+
+
+def test_without_a_terminal_many_variants_share_one_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr("slim_eval.execution.progress.time.monotonic", lambda: next(clock))
+    output = io.StringIO()
+    display = PlainDisplay(Console(file=output, width=200), tally=Tally())
+    for name in ("a", "b"):
+        display.begin(name, 1, 5, ["mmlu"])
+    for done in range(50):
+        for name in ("a", "b"):
+            display.handle(name, messages.Advanced(stage="mmlu", done=done, total=50, unit="requests"))
+    display.end("a")
+    lines = output.getvalue().splitlines()
+    assert not [line for line in lines if "requests" in line]
+    assert 10 < lines.count("0 of 5 variants done, 2 running") < 70
+    assert lines[-1] == "1 of 5 variants done, 1 running"
+
+
+def test_programs_are_told_how_far_many_variants_are() -> None:
+    output = io.StringIO()
+    display = JsonDisplay(output, DisplayConfig(), Tally())
+    display.begin("a", 1, 2, ["mmlu"])
+    display.handle("a", messages.Failed(stage="mmlu", cause="no", remedy=""))
+    display.end("a")
+    last = json.loads(output.getvalue().splitlines()[-1])
+    assert {**last, "time": ""} == {
+        "time": "", "event": "progress", "done": 1, "running": 0, "total": 2, "failed": 1
+    }  # fmt: skip

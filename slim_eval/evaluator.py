@@ -13,12 +13,14 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from slim_eval import environments, results
 from slim_eval.benchmarks.base import benchmarks_of
 from slim_eval.config import NoiseConfig, RunConfig
 from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution import ray as _ray  # noqa: F401  # registers its executor
+from slim_eval.execution.executor import EXECUTORS, Cluster
 from slim_eval.execution.machines import Machines, open_machines
 from slim_eval.execution.plan import PlannedVariant, check_stages, lay_out, preview, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
@@ -26,6 +28,8 @@ from slim_eval.execution.variant_run import system_error
 from slim_eval.results import records
 from slim_eval.schemes import scheme_of
 from slim_eval.utils import environment
+
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
 
 
 def evaluate(config: RunConfig, *, with_verdict: bool = True) -> RunReport:
@@ -39,7 +43,7 @@ def evaluate(config: RunConfig, *, with_verdict: bool = True) -> RunReport:
         MissingPackageError: The interpreter of a stage lacks a package.
         BusyError: Another run is measuring one of the variants.
     """
-    config = environments.complete(config)
+    config = _complete(config)
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
@@ -58,7 +62,7 @@ def measure_noise(config: NoiseConfig) -> RunReport:
     """Measure one variant per model anew several times, and write its noise floor; raises as `evaluate`."""
     from slim_eval.analysis.compare.repeats import noise_record
 
-    config = environments.complete(config)
+    config = _complete(config)
     planned, gpus = lay_out(config)
     folders = {variant.directory.parent: results.noise_directory(variant.directory.parent) for variant in planned}
     variants = [
@@ -146,6 +150,11 @@ def _run(
             conclude(report)
         display.close(report)
     return report
+
+
+def _complete(config: AnyRun) -> AnyRun:
+    """The config with the interpreters of this machine; machines of a cluster complete it with their own."""
+    return config if isinstance(EXECUTORS.get(config.executor), Cluster) else environments.complete(config)
 
 
 def _family(variant: PlannedVariant, variants: Iterable[PlannedVariant]) -> list[Path]:

@@ -175,8 +175,7 @@ def remembered() -> Interpreters | None:
 def complete(config: AnyConfig) -> AnyConfig:
     """The config with the interpreters of the last setup where it names none."""
     known = remembered()
-    is_elsewhere = isinstance(config, RunConfig) and config.executor != "local"  # other machines have their own
-    if known is None or is_elsewhere:
+    if known is None:
         return config
     found = {"serve_python": known.serve, "quantize_python": known.quantize}
     missing = {name: path for name, path in found.items() if getattr(config, name, path) is None}

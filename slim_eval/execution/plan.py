@@ -246,8 +246,6 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     gpus: tuple[power.Gpu, ...] | None = None
     if isinstance(where, Cluster):
         where.check_options(config)
-        if engine.engine == OPENAI.name:
-            raise UsageError("--executor ray cannot use --engine openai", "run it without --executor")
     else:
         if config.machines.ray_address or config.machines.accelerator:
             raise UsageError("--ray-address and --accelerator need --executor ray", "add it, or leave them out")

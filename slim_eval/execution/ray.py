@@ -31,7 +31,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slim_eval import models, power, results
+from slim_eval import environments, models, power, results
 from slim_eval._version import __version__
 from slim_eval.config import RunConfig, TrackingConfig
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
@@ -41,6 +41,7 @@ from slim_eval.execution.machines import Machines
 from slim_eval.execution.plan import PlannedVariant
 from slim_eval.execution.variant_run import VariantRun, Watcher, system_error
 from slim_eval.plugins import load_plugins
+from slim_eval.quantization import recipe_files
 
 INSTALL = 'pip install "slim-eval[ray]"'
 _ACCELERATOR = "ray.io/accelerator-type"  # label that Ray gives to nodes with GPUs
@@ -88,6 +89,7 @@ class _Setting:
     outputs: _Folder
     checkpoints: _Folder
     environment: dict[str, str]
+    recipes: dict[str, str]  # the user's own schemes, as `recipe_files` keeps them
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class RayExecutor(Cluster):
                     for key, value in os.environ.items()
                     if key.startswith("SLIM_EVAL_") and key not in _DRIVER_ONLY
                 }
-                setting = _Setting(Path.cwd(), outputs, checkpoints, environment)
+                setting = _Setting(Path.cwd(), outputs, checkpoints, environment, dict(recipe_files.texts()))
                 yield RayMachines(ray, config, nodes, setting)
         finally:
             if own:
@@ -414,7 +416,7 @@ def _check(config: RunConfig, variants: Sequence[PlannedVariant], setting: _Sett
     try:
         own = [_localised(variant, setting) for variant in variants]
         folder = own[0].config.quantized_models_dir
-        return plan.check(config.model_copy(update={"quantized_models_dir": folder}), own)
+        return plan.check(environments.complete(config).model_copy(update={"quantized_models_dir": folder}), own)
     except SlimEvalError as error:
         cause = f"on node {socket.gethostname()}: {error.cause}"
         return _Refusal(cause, error.remedy, isinstance(error, UsageError))
@@ -424,7 +426,7 @@ def _preview(config: RunConfig, variants: Sequence[PlannedVariant], setting: _Se
     """`plan.preview` on this node."""
     _settle(setting)
     try:
-        return list(plan.preview(config, [_localised(variant, setting) for variant in variants]))
+        return list(plan.preview(environments.complete(config), [_localised(variant, setting) for variant in variants]))
     except SlimEvalError as error:
         return [f"whether all prompts fit the context window could not be checked: {error.cause}"]
 
@@ -439,18 +441,21 @@ def _settle(setting: _Setting) -> None:
     if setting.cwd.is_dir():
         os.chdir(setting.cwd)
     load_plugins()
+    recipe_files.register_texts(setting.recipes)
 
 
 def _localised(variant: PlannedVariant, setting: _Setting) -> PlannedVariant:
     """A variant with the paths of this node; a `SlimEvalError` if its model is not here."""
-    source, config = variant.source, variant.config
+    source, config = variant.source, environments.complete(variant.config)
+    if source.kind == "endpoint":
+        return replace(variant, config=config)
     if source.kind == "demo":
         source = models.resolve(source.name)
     elif not source.config_dir.is_dir():
         if source.kind != "hub":
             cause = f"model folder {source.config_dir} does not exist"
             raise UsageError(cause, "put the model on storage that all nodes see, or on the hub")
-        source = models.resolve(source.name, source.revision, allow_pickle=config.allow_pickle)
+        source = models.resolve(source.name, source.revision, allow_pickle=config.allow_pickle, base=config.base_model)
     if not setting.checkpoints.is_here():
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "slim-eval", "quantized-models")
         config = config.model_copy(update={"quantized_models_dir": cache})

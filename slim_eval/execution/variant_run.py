@@ -97,7 +97,8 @@ class VariantRun:
         if source.base is not None:
             source = self._fetch_with_base(source, source.base)
         elif source.path is None and source.pickled is None:
-            source = models.fetched(source, self._fetch(source, allow_pickle=config.allow_pickle))
+            fetch = messages.FetchJob(source=source, allow_pickle=config.allow_pickle)
+            source = models.fetched(source, self._download(fetch))
             # Before the download, only its configuration was known.
             self._keep_notes(notes_on(config, source, [self.variant.precision])[self.variant.precision])
         if source.path is not None:
@@ -114,21 +115,21 @@ class VariantRun:
         self._keep_notes([pickles.NOTE if source.base is None else adapters.NOTE])
         return source.model_copy(update={"path": folder})
 
-    def _fetch(self, source: models.ModelSource, *, allow_pickle: bool) -> Path:
-        """Download a model once, however many variants of this machine need it."""
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # into a cache that cannot be written, nothing is downloaded
-                stack.enter_context(locks.wait_for_lock(hub.download_place(source.name), self._note))
-            return self._make("download", messages.FetchJob(source=source, allow_pickle=allow_pickle))
-
     def _fetch_with_base(self, source: models.ModelSource, base: models.ModelSource) -> models.ModelSource:
         """An adapter with its own files and those of its base model on this machine."""
         if base.path is None:
-            base = models.fetched(base, self._fetch(base, allow_pickle=False))
+            base = models.fetched(base, self._download(messages.FetchJob(source=base, allow_pickle=False)))
         adapter = source.adapter
         if source.kind == "hub":
-            adapter = self._fetch(source, allow_pickle=False)
+            adapter = self._download(messages.FetchJob(source=source, allow_pickle=False))
         return source.model_copy(update={"base": base, "adapter": adapter})
+
+    def _download(self, job: messages.FetchJob) -> Path:
+        """Download a model; of several variants that share the hub's cache, one does."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # into a cache that cannot be written, nothing is downloaded
+                stack.enter_context(locks.wait_for_lock(hub.download_place(job.source.name), self._note))
+            return self._make("download", job)
 
     def _quantize(self, source: models.ModelSource) -> Path:
         """The checkpoint to serve, quantized now if it is not in the cache."""

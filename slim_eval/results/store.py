@@ -119,7 +119,8 @@ def write_samples(directory: Path, name: str, samples: Iterable[Mapping[str, Any
 
 def record_files(directory: Path, name: str) -> dict[str, bytes]:
     """The files of a stage's record by their names, samples first: what `receive_record` writes elsewhere."""
-    paths = (directory / f"{slug(name)}{_SAMPLES_SUFFIX}", record_path(directory, name))
+    samples = (directory / f"{own}{_SAMPLES_SUFFIX}" for own in (RECEIPT, slug(name)))
+    paths = (*samples, record_path(directory, name))
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slim_eval.analysis.comparability import differences, lengths_differ
@@ -122,8 +121,6 @@ def _common(a: Variant, b: Variant) -> list[tuple[Variant, Variant, float]]:
             continue
         found.setdefault(size, (here, there, size))
     # Loads of one kind: rates and numbers in flight are not on one axis.
-    kinds: Sequence[list[float]] = (
-        [size for size, (here, _, _) in found.items() if asked(here)[0] is None],
-        [size for size, (here, _, _) in found.items() if asked(here)[0] is not None],
-    )
-    return [found[size] for size in sorted(max(kinds, key=len))]
+    in_flight = sorted(size for size, (here, _, _) in found.items() if asked(here)[0] is None)
+    rates = sorted(size for size in found if size not in in_flight)
+    return [found[size] for size in (in_flight if len(in_flight) >= len(rates) else rates)]

@@ -226,7 +226,7 @@ class Vllm(EngineType):
             **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
             **config.further_args,
         }
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", MODEL, "--port", PORT]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--port", PORT]
         server = Server(
             [*command, "--host", "127.0.0.1", *_flags(options)], model=str(request.checkpoint), environment=variables
         )
@@ -238,7 +238,7 @@ VLLM = ENGINES.register(Vllm())
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
-    """Engine arguments as options of ``vllm serve``."""
+    """Engine arguments as options of the server."""
     found = []
     for name, value in options.items():
         flag = name.replace("_", "-")

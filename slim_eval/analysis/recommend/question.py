@@ -104,10 +104,10 @@ class Constraint:
         # Rounded to the side that allows it; the first rounding takes off what is only binary noise.
         steps = round(shown / step, 6)
         wide = (math.ceil(steps) if self.at_most else math.floor(steps)) * step
-        value = f"{float(f'{wide:.6g}'):g}"
+        allowed = f"{float(f'{wide:.6g}'):g}"
         if self.option.startswith("--slo "):
-            return f"{self.option}:{value}ms"
-        return f"{self.option}{'=' if self.option.startswith('--min ') else ' '}{value}"
+            return f"{self.option}:{allowed}ms"
+        return f"{self.option}{'=' if self.option.startswith('--min ') else ' '}{allowed}"
 
 
 @dataclass(frozen=True)

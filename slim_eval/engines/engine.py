@@ -156,9 +156,9 @@ class ServedEngine(Protocol):
 
     name: str
     version: str
-    dtype: str
+    dtype: str | None
     device: str
-    kernels: str
+    kernels: str | None
     max_model_len: int
     load_time_s: float
     notes: tuple[str, ...]

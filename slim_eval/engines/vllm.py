@@ -273,7 +273,7 @@ class VllmServer:
     def ordinary_tokens(self) -> Sequence[int]:
         """See `Engine.ordinary_tokens`."""
         trust = self._request.config.trust_remote_code
-        tokenizer = loading.tokenizer_of(self._request.checkpoint, trust_remote_code=trust)
+        tokenizer = loading.tokenizer_of(str(self._request.checkpoint), trust_remote_code=trust)
         config = safe_json.read_json(self._request.checkpoint / CONFIG_FILE)
         config = config.get("text_config") or config
         return ordinary_tokens(tokenizer, int(config.get("vocab_size") or len(tokenizer)))

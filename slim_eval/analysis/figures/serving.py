@@ -158,10 +158,10 @@ def _over_load(metric: Metric) -> Callable[[str, Study], MplFigure | None]:
 
 def crossover_rows(study: Study) -> list[tuple[str, MetricCrossover]]:
     """Every metric of each variant against its baseline: the name of the variant, and where they cross."""
-    found = []
+    found: list[tuple[str, MetricCrossover]] = []
     for variant in study.variants:
         base = study.baseline(variant)
-        if base is not None and base is not variant:
+        if base is not None and base is not variant and len(found) < _MAX_ROWS:
             found += [(f"{variant.label} against {base.precision}", each) for each in crossovers_of(base, variant)]
     return found[:_MAX_ROWS]
 

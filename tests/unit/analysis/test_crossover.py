@@ -1,0 +1,100 @@
+"""Two sweeps compared: their crossovers in words, and the variant with the highest goodput."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from slim_eval.analysis.crossover import crossovers_of
+from slim_eval.analysis.figures.serving import _crossover_map, crossover_rows
+from slim_eval.analysis.loads import at_highest_goodput
+from slim_eval.analysis.recommend.recommendation import recommend
+from slim_eval.analysis.study import Study
+from slim_eval.config import Question
+from slim_eval.metrics import MAX_GOODPUT, TPOT
+from slim_eval.results.records import ServingLevel, ServingRecord
+from slim_eval.results.variants import Variant
+
+LOADS = (1, 2, 4, 8, 16, 32)
+
+
+def _served(precision: str, tpot_ms: Callable[[int], float], where: Path, *, spread: float = 0.01) -> Variant:
+    found = []
+    for load in LOADS:
+        tpot = tpot_ms(load) / 1000
+        rate = load / (100 * tpot)
+        found.append(
+            ServingLevel(
+                load=f"slim-eval, concurrency-{load}", label=f"concurrency-{load}", max_concurrency=load,
+                arrivals="closed loop", tpot_s=tpot, p95_tpot_s=tpot, median_tpot_s=tpot, requests_per_second=rate,
+                tokens_per_second=100 * rate, output_tokens=100, prompt_tokens=10, max_new_tokens=100, valid=True,
+                joules_per_output_token=100 / (100 * rate), energy_source="nvml-counter",
+                intervals={
+                    key: (value * (1 - spread), value * (1 + spread))
+                    for key, value in (
+                        ("tpot_s", tpot), ("p95_tpot_s", tpot), ("tokens_per_second", 100 * rate),
+                        ("joules_per_output_token", 1 / rate),
+                    )
+                },
+            )
+        )  # fmt: skip
+    record = ServingRecord(
+        schema_version=1, model="m", base_model="m", precision=precision, baseline="fp16", engine="vllm",
+        environment={"cpu": "Test CPU"}, levels=tuple(found),
+    )  # fmt: skip
+    return Variant.of(where / f"m_{precision}", [record])
+
+
+def _pair(where: Path, spread: float = 0.01) -> tuple[Variant, Variant]:
+    return (
+        _served("fp16", lambda load: 10 + load, where, spread=spread),
+        _served("int8", lambda load: 16 + load / 2, where, spread=spread),
+    )
+
+
+def test_each_metric_has_its_crossover_and_who_is_better_on_which_side(tmp_path: Path) -> None:
+    found = {each.metric.key: each for each in crossovers_of(*_pair(tmp_path))}
+    for key in ("tpot_s", "p95_tpot_s", "tokens_per_second", "joules_per_output_token"):
+        assert 12 in found[key].crossings[0].interval
+        assert found[key].sides("fp16", "int8") == ("fp16 better", "int8 better")
+    assert found["tpot_s"].words("fp16", "int8").startswith("time per output token: fp16 better below 12.0 [")
+    assert found["tpot_s"].unit == "concurrent requests"
+
+
+def test_without_a_crossover_the_range_is_named(tmp_path: Path) -> None:
+    a, _ = _pair(tmp_path)
+    slower = _served("int8", lambda load: 1.5 * (10 + load), tmp_path)
+    found = next(each for each in crossovers_of(a, slower) if each.metric is TPOT)
+    assert found.words("A", "B") == (
+        "time per output token: no crossover between 1 and 32 concurrent requests: A better"
+    )
+    same = next(each for each in crossovers_of(a, _served("int8", lambda load: 10 + load, tmp_path)))
+    assert same.sides("A", "B") == ("no difference seen", "no difference seen")
+
+
+def test_other_loads_and_wide_intervals_claim_nothing(tmp_path: Path) -> None:
+    a, b = _pair(tmp_path)
+    assert not any(each.crossings for each in crossovers_of(*_pair(tmp_path, spread=0.9)))
+    assert b.serving is not None
+    levels = tuple(level.model_copy(update={"load": f"guidellm, {level.label}"}) for level in b.serving.levels)
+    other = Variant.of(b.directory, [b.serving.model_copy(update={"levels": levels})])
+    assert crossovers_of(a, other) == []
+
+
+def test_the_highest_goodput_is_at_a_load_of_each_variant(tmp_path: Path) -> None:
+    a, b = _pair(tmp_path)
+    shown = at_highest_goodput(a, ("tpot_p95:20ms",))  # 10 + load: up to 8
+    assert shown.level is not None
+    assert (shown.level.label, shown.number(MAX_GOODPUT)) == ("concurrency-8", 8 / 1.8)
+    assert shown.interval(MAX_GOODPUT) == (8 / 1.8, 16 / 2.6)
+    found = recommend(Study.of([a, b]), Question(max_goodput=True, slo=("tpot_p95:30ms",)))
+    assert found.pick is not None
+    assert found.pick.variant.precision == "int8"  # 16 requests at 24 ms, against 16 at 26 ms
+    assert any("int8 at concurrency-16" in text for text in found.caveats)
+
+
+def test_the_map_has_a_row_per_metric(tmp_path: Path) -> None:
+    study = Study.of(_pair(tmp_path))
+    assert {each.metric.key for _, each in crossover_rows(study)} >= {"tpot_s", "tokens_per_second"}
+    assert _crossover_map("title", study) is not None
+    assert _crossover_map("title", Study.of(_pair(tmp_path)[:1])) is None

@@ -113,7 +113,7 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
 
 def _prepare_in_turn(job: messages.PrepareJob, stage: str, emit: _Emit) -> Path | None:
     """Do a job that measures nothing; while it uses the machine, nothing there is measured alone."""
-    if isinstance(job, (messages.CheckJob, messages.PreviewJob)):  # before any variant is begun
+    if isinstance(job, (messages.CheckJob, messages.RecipeJob, messages.PreviewJob)):  # before any variant is begun
         return _prepare(job, emit)
     source = job.request.source if isinstance(job, messages.QuantizeJob) else job.source
     with turns.turn(f"{source.name}: {stage}", alone=False, waiting=_waiting(stage, emit)):

@@ -155,15 +155,30 @@ class ServedEngine(Protocol):
     """
 
     name: str
-    version: str
-    dtype: str | None
     device: str
-    kernels: str | None
     max_model_len: int
     load_time_s: float
-    notes: tuple[str, ...]
     endpoint: Endpoint  # where requests go
-    is_ours: bool  # whether slim-eval started it, on this machine: its devices and processes are known
+
+    @property
+    def version(self) -> str | None:
+        """As that of an `Engine`."""
+
+    @property
+    def dtype(self) -> str | None:
+        """As that of an `Engine`."""
+
+    @property
+    def kernels(self) -> str | None:
+        """As those of an `Engine`."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As those of an `Engine`."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether slim-eval started it, on this machine: its devices and processes are known."""
 
     def ordinary_tokens(self) -> Sequence[int]:
         """As that of an `Engine`; empty if the vocabulary is not known.

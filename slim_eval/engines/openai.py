@@ -284,13 +284,13 @@ class OpenAiEngine:
         """Whether slim-eval started the server."""
         return self._server is not None
 
-    def stopped(self) -> EngineError | None:
+    def ended(self) -> EngineError | None:
         """The error for a server that has exited; None if it runs, or was not started here."""
         return None if self._server is None or self._server.alive() else self._server.stopped()
 
     def _failed(self, answer: Completion) -> EngineError:
-        if (stopped := self.stopped()) is not None:
-            return stopped
+        if (ended := self.ended()) is not None:
+            return ended
         kind, text = answer.error or ErrorKind.GARBAGE, answer.error_text
         remedy = {
             ErrorKind.REFUSED: "lower --batch-size to what the endpoint serves at once",

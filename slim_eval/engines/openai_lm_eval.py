@@ -105,7 +105,7 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
             return call(*args, **options)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             engine = self._engine
-            if (ended := engine.stopped()) is not None:
+            if (ended := engine.ended()) is not None:
                 raise ended from error
             cause = f"a request to the endpoint failed: {' '.join(str(error).split()) or type(error).__name__}"
             remedy = "see the server's log, and lower --accuracy-batch-size or --max-model-len"

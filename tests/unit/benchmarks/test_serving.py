@@ -211,7 +211,8 @@ def test_truncated_streams_are_errors(fault: str) -> None:
     assert set(level.errors) == {"truncated"}
     assert level.valid is False  # a fifth of the requests
     assert level.num_runs
-    assert f"{level.num_errors} of {level.num_runs + level.num_errors} requests failed" in " ".join(level.invalid_reasons)
+    words = f"{level.num_errors} of {level.num_runs + level.num_errors} requests failed"
+    assert words in " ".join(level.invalid_reasons)
 
 
 def test_tokens_that_come_at_once_have_no_time_between_them() -> None:

@@ -115,7 +115,7 @@ def test_a_folder_without_results_is_a_usage_error(kind: str, tmp_path: Path) ->
             call()
         assert caught.value.exit_code == 2
         assert str(folder) in caught.value.cause
-        assert "--input-dir" in caught.value.remedy
+        assert ("slim-eval import" if kind == "file" else "--input-dir") in caught.value.remedy
         assert ("performance.json" in caught.value.cause) == (kind == "only rubbish")
     assert not (tmp_path / "analysis").exists()
 

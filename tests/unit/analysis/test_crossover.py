@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slim_eval.analysis.crossover import crossovers_of
+from slim_eval.analysis.figures.drawing import write_figures
+from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.serving import _crossover_map, crossover_rows
 from slim_eval.analysis.loads import at_highest_goodput
 from slim_eval.analysis.recommend.recommendation import recommend
@@ -98,3 +100,15 @@ def test_the_map_has_a_row_per_metric(tmp_path: Path) -> None:
     assert {each.metric.key for _, each in crossover_rows(study)} >= {"tpot_s", "tokens_per_second"}
     assert _crossover_map("title", study) is not None
     assert _crossover_map("title", Study.of(_pair(tmp_path)[:1])) is None
+
+
+def test_the_figures_of_servers_are_written_and_have_each_variant_as_a_curve(tmp_path: Path) -> None:
+    study = Study.of(_pair(tmp_path))
+    names = ("latency_throughput", "goodput_by_load", "energy_by_load", "crossover_map")
+    written, empty = write_figures(study, tmp_path / "plots", [FIGURES[name] for name in names])
+    assert empty == ["goodput_by_load"]  # no objectives were given
+    assert {path.stem for path in written} == set(names) - set(empty)
+    made = FIGURES["energy_by_load"].draw(study)
+    assert made is not None
+    curves = [line for axes in made.axes for line in axes.get_lines() if len(line.get_xdata()) == len(LOADS)]
+    assert len(curves) >= 2

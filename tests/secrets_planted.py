@@ -29,6 +29,8 @@ VALUES = {
     "HUGGING_FACE_HUB_TOKEN": 'planted"two\\<&>',
     "HUGGINGFACE_HUB_TOKEN": "planted_three_é",
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "OPENAI_API_KEY": "planted key of an endpoint",
+    "SLIM_EVAL_API_KEY": "planted-key/of another+endpoint",
 }
 ALL = tuple(secret for _, secret in PLANTED.values()) + tuple(VALUES.values())
 TEXT = " | ".join((*(text for text, _ in PLANTED.values()), *(f"<{value}>" for value in VALUES.values())))

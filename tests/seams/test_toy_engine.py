@@ -67,7 +67,7 @@ def test_without_the_plugin_its_name_is_unknown(tmp_path: Path) -> None:
     process = run_command(*RUN, cwd=tmp_path)
     assert process.returncode == 2
     assert "unknown engine 'echo'" in process.stderr
-    assert "auto, transformers, vllm" in process.stderr
+    assert "auto, openai, transformers, vllm" in process.stderr
 
 
 def test_doctor_lists_it(tmp_path: Path) -> None:

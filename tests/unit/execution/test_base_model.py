@@ -56,12 +56,18 @@ def test_modelopts_own_file_makes_a_checkpoint_a_quantized_one(folder: Path) -> 
     assert (facts.scheme, facts.quantization, facts.is_quantized) == ("nvfp4", "modelopt", True)
 
 
-def test_adapters_are_refused_and_gguf_files_found(tmp_path: Path) -> None:
+def test_an_adapter_without_its_base_model_is_refused(tmp_path: Path) -> None:
     adapter = tmp_path / "lora"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/Tiny"}))
-    with pytest.raises(UsageError, match=r"no config\.json: it is an adapter \(LoRA\) of org/Tiny"):
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "Tiny")}))
+    with pytest.raises(
+        UsageError, match=r"its base model cannot be used: model folder .*Tiny' does not exist"
+    ) as caught:
         resolve(str(adapter))
+    assert "--base-model" in caught.value.remedy
+
+
+def test_gguf_files_are_found(tmp_path: Path) -> None:
     gguf = tmp_path / "gguf"
     gguf.mkdir()
     (gguf / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")

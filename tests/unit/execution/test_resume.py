@@ -271,7 +271,7 @@ def test_the_same_run_starts_no_worker_and_shows_what_there_is(
     assert [len(variant.records) for variant in again.variants] == [4]
     assert list(again.reused.values()) == [tuple(ALL)]
     out = capsys.readouterr().out
-    assert out.strip().splitlines()[-1] == "reused 4 of 4 stages; --force measures them again"
+    assert "reused 4 of 4 stages; --force measures them again" in out.splitlines()
     assert " all " in out
 
 

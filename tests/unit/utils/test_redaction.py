@@ -281,5 +281,5 @@ def test_errors_are_what_they_were_without_a_secret() -> None:
     assert error.args == (f"commit {COMMIT}",)
 
 
-def test_the_variables_are_those_that_the_hub_and_wandb_read() -> None:
+def test_the_variables_are_those_that_the_hub_wandb_and_endpoints_read() -> None:
     assert set(VALUES) == set(redaction.VARIABLES)

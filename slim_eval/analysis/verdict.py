@@ -630,7 +630,13 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
     a, b = _names_of(pairs[0])
     better, worse = (_effects_text(only, tone) for tone in (Tone.BETTER, Tone.WORSE))
     better = "" if better == "nothing was shown" else better
-    if only.word is Word.DEGRADED:
+    crossed = [each.words(a, b) for each in pairs[0].crossovers if each.crossings]
+    if pairs[0].b.level is not None and len(report.pairs) > 1:  # of a sweep, the numbers here are of one load
+        at = f" at {pairs[0].b.level.label}"
+        better, worse = (text and f"{text}{at}" for text in (better, worse))
+    if only.word is Word.SAFE and crossed:
+        answer = f"{b} is safe, as accurate as {a}; which of them is better depends on the load."
+    elif only.word is Word.DEGRADED:
         answer = f"Keep {a}: {b} is degraded."
     elif only.word is Word.SAFE and better and not worse:
         answer, only = f"Deploy {b}: as accurate as {a}, and better.", replace(only, word=Word.DEPLOY)
@@ -647,6 +653,8 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
     costs = "; ".join(filter(None, (worse, accuracy)))
     unsure = _effects_text(only, Tone.UNSURE)
     confidence = f"Not beyond chance: {unsure}." if unsure and unsure != "nothing was shown" else ""
+    if crossed:
+        confidence = f"{confidence} The load decides: {'; '.join(crossed)}.".strip()
     change = _measure_more([only]) if only.word is Word.INCONCLUSIVE else ""
     return Verdict(
         answer, f"{better}." if better else "", f"{costs[:1].upper()}{costs[1:]}." if costs else "", confidence, change,

@@ -35,6 +35,8 @@ _METRIC_COLUMNS = ("metric", "A", "B", "gain", "verdict")
 _TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "flips %", "p (Holm)", "KL, nats", "verdict")
 # On a narrow terminal the last columns are in a second table: the verdict is in the first.
 _TERMINAL_TASK_COLUMNS = ("task", "items", "A %", "B %", "drop, pp", "verdict", "flips %", "p (Holm)", "KL, nats")
+#: Left out of a terminal's table if no row has a value.
+_SOMETIMES = frozenset({"flips %", "p (Holm)", "KL, nats"})
 _CROSSOVER_COLUMNS = ("metric", "crossover", "below it", "above it")
 #: Of tasks whose metric is not a share of answers.
 _SCORE_COLUMNS = ("task", "unit", "items", "A", "B", "B against A", "verdict")
@@ -230,7 +232,7 @@ def _tables(pair: VariantComparison, *of_tasks: Sequence[str]) -> list[tuple[Seq
 
 def _table(columns: Sequence[str], rows: Sequence[_Row]) -> WordTable:
     key, verdict = columns[0], "verdict"
-    styles = [_STYLES.get(row[verdict].split(" (")[0], "") for row in rows]
+    styles = [_STYLES.get(row.get(verdict, "").split(" (")[0], "") for row in rows]  # crossovers have no verdict
     return WordTable(
         [
             Column(
@@ -241,6 +243,7 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> WordTable:
                 styles=styles if column == verdict else (),
             )
             for column in columns
+            if column not in _SOMETIMES or any(row[column] != "-" for row in rows)
         ]
     )
 

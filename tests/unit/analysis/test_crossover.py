@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
+from slim_eval.analysis.compare.folders import compare_folders
+from slim_eval.analysis.compare.formats import renderable
 from slim_eval.analysis.crossover import crossovers_of
 from slim_eval.analysis.figures.drawing import write_figures
 from slim_eval.analysis.figures.figure import FIGURES
@@ -12,9 +16,10 @@ from slim_eval.analysis.figures.serving import _crossover_map, crossover_rows
 from slim_eval.analysis.loads import at_highest_goodput
 from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.study import Study
-from slim_eval.config import Question
+from slim_eval.config import CompareConfig, Question
 from slim_eval.metrics import MAX_GOODPUT, TPOT
 from slim_eval.results.records import ServingLevel, ServingRecord
+from slim_eval.results.store import write_record
 from slim_eval.results.variants import Variant
 
 LOADS = (1, 2, 4, 8, 16, 32)
@@ -112,3 +117,17 @@ def test_the_figures_of_servers_are_written_and_have_each_variant_as_a_curve(tmp
     assert made is not None
     curves = [line for axes in made.axes for line in axes.get_lines() if len(line.get_xdata()) == len(LOADS)]
     assert len(curves) >= 2
+
+
+def test_the_verdict_on_two_sweeps_names_the_load_and_the_crossover(tmp_path: Path) -> None:
+    for variant in _pair(tmp_path):
+        for record in variant.records:
+            write_record(variant.directory, record, [])
+    report = compare_folders(CompareConfig(a=tmp_path / "m_fp16", b=tmp_path / "m_int8"))
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(renderable(report))
+    shown = " ".join(captured.get().replace("\u2502", " ").split())
+    assert "energy +50 % [+48, +52] (energy per output token) at concurrency-1" in shown
+    assert "The load decides: time per output token: m fp16 better below 12.0 [" in shown
+    assert "TPOT 12.0 [11.6, 12.4] A better B better" in shown

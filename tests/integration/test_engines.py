@@ -205,7 +205,8 @@ def test_the_receipt_of_kernels(engine: engines.Engine, checkpoint: Path, reques
     else:
         assert record.agreement_mean is not None
         assert record.agreement_max is not None
-        assert record.agreement_mean <= record.agreement_max < 0.1  # of a model with nearly equal probabilities
+        # Of a model with nearly equal probabilities. Kernels that saturate (a CPU without VNNI) differ by 0.1.
+        assert record.agreement_mean <= record.agreement_max < (0.1 if engine.kernels != "inexact" else 0.3)
     if name == "vllm" and precision != "fp16":
         assert record.quantized_kernel
         assert all(kernel.endswith("Kernel") for kernel in record.quantized_kernel)

@@ -42,17 +42,16 @@ def test_a_failure_is_shown_even_if_quiet(tmp_path: Path) -> None:
 def test_the_doctor_says_what_a_run_would_and_warnings_do_not_block(tmp_path: Path) -> None:
     """Exit 0 if `run` would work, though with a note; else 1, with the cause and the remedy of `run`."""
     model = Path(shutil.copytree(MODEL_DIR, tmp_path / "model"))
-    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/base"}))
     words = ("--engine", "instant", "--tasks", "performance")
     variables = {**WITH_INSTANT, "HF_HUB_OFFLINE": "1"}
 
     sound = run_command("doctor", str(model), "--precision", "fp16", *words, cwd=tmp_path, env=variables)
     assert sound.returncode == 0, sound.stdout + sound.stderr
-    assert "an adapter beside the weights (adapter_config.json) is not applied" in " ".join(sound.stdout.split())
+    assert "! NVML" in sound.stdout  # no GPU, which blocks nothing
     run = run_command("run", "--models", str(model), *INSTANT, "--tasks", "performance", cwd=tmp_path, env=variables)
     assert run.returncode == 0, run.stderr
-    assert "is not applied" in " ".join(run.stderr.split())
 
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "acme/base"}))
     (model / "model.safetensors").rename(model / "adapter_model.safetensors")
     ill = run_command("doctor", str(model), "--precision", "fp16", *words, cwd=tmp_path, env=variables)
     run = run_command("run", "--models", str(model), *INSTANT, "--tasks", "performance", cwd=tmp_path, env=variables)

@@ -6,7 +6,7 @@ Every command shows the same one. It has no rules of its own: a variant's word f
 - *safe*: every task that has a margin is equivalent to the baseline's or improved, and none is degraded;
 - *degraded*: a task is degraded beyond chance;
 - *inconclusive*: neither, with what it would take;
-- *not comparable*: there is no baseline, or no task may be compared with it;
+- *not comparable*: its model has no baseline, or no task may be compared with it;
 - *deploy*: the choice among the baseline and the safe variants of a model.
 """
 
@@ -52,7 +52,7 @@ class Tone(str, Enum):
     BETTER = "better"
     WORSE = "worse"
     UNSURE = "unsure"
-    NONE = "none"  # there is no number
+    NONE = "none"  # not measured, or not comparable
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Effect:
     interval: Interval | None = None  # 95 %
     unit: str = ""  # ``x``: a ratio, no change is 1; ``%`` and ``pp``: a difference, no change is 0
     tone: Tone = Tone.NONE
-    note: str = ""  # why there is no number, or what limits it
+    note: str = ""  # why the number is missing, or what limits it
 
     @property
     def neutral(self) -> float:

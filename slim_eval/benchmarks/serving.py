@@ -106,7 +106,7 @@ class Serving(base.Benchmark[ServingConfig, ServingRecord]):
         return f"it has no level {', '.join(missing)}" if missing and explicit else ""
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
-        """Without objectives there is no goodput."""
+        """Goodput needs objectives (--slo)."""
         return () if config.serving.slo else ("goodput is not measured: it needs objectives (--slo)",)
 
 

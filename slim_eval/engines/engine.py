@@ -79,8 +79,8 @@ def ordinary_tokens(tokenizer: Any, embeddings: int) -> tuple[int, ...]:
     return tuple(sorted({token for token in tokenizer.get_vocab().values() if token < embeddings} - control))
 
 
-class Engine(Protocol):
-    """A loaded model that generates, made by `EngineType.load` and closed by the caller."""
+class Loaded(Protocol):
+    """What an engine and a server of a checkpoint have in common."""
 
     name: str  # of its type, as in ``--engine`` and in records
     device: str  # ``cuda`` or ``cpu``
@@ -103,6 +103,23 @@ class Engine(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a reader of its numbers must know, one line each."""
 
+    def ordinary_tokens(self) -> Sequence[int]:
+        """Token ids for synthetic prompts, ascending and identical for every scheme of a model.
+
+        These are the ids of the tokenizer's own vocabulary that the model has an embedding for. Special and other added
+        tokens are left out because they may control the model. Empty if the vocabulary of a server is not known.
+
+        Raises:
+            EngineError: The server takes no token ids.
+        """
+
+    def close(self) -> None:
+        """Stop the engine or the server, and its processes, if slim-eval started it."""
+
+
+class Engine(Loaded, Protocol):
+    """A loaded model that generates, made by `EngineType.load` and closed by the caller."""
+
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once, one request each, without reuse of cached prefixes.
 
@@ -116,21 +133,11 @@ class Engine(Protocol):
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens in a prompt as this engine sees it, including special tokens added to a text."""
 
-    def ordinary_tokens(self) -> Sequence[int]:
-        """Token ids for synthetic prompts, ascending and identical for every scheme of a model.
-
-        These are the ids of the tokenizer's own vocabulary that the model has an embedding for. Special and other added
-        tokens are left out because they may control the model.
-        """
-
     def memory(self) -> MemoryReport:
         """Memory now; never raises because something is unknown."""
 
     def lm_eval_model(self, batch_size: int) -> Any:
         """lm-eval's own adapter (an `lm_eval.api.model.LM`) over the same loaded weights."""
-
-    def close(self) -> None:
-        """Stop the engine and its processes."""
 
 
 @runtime_checkable
@@ -148,50 +155,17 @@ class TokenScorer(Protocol):
         """
 
 
-class ServedEngine(Protocol):
-    """A server that generates for clients over HTTP, made by `EngineType.serve` and closed by the caller.
+class ServedEngine(Loaded, Protocol):
+    """A server that generates for clients over HTTP, made by `EngineType.serve` and closed by the caller."""
 
-    What it has in common with an `Engine` means the same.
-    """
-
-    name: str
-    device: str
-    max_model_len: int
-    load_time_s: float
     endpoint: Endpoint  # where requests go
-
-    @property
-    def version(self) -> str | None:
-        """As that of an `Engine`."""
-
-    @property
-    def dtype(self) -> str | None:
-        """As that of an `Engine`."""
-
-    @property
-    def kernels(self) -> str | None:
-        """As those of an `Engine`."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """As those of an `Engine`."""
 
     @property
     def is_ours(self) -> bool:
         """Whether slim-eval started it, on this machine: its devices and processes are known."""
 
-    def ordinary_tokens(self) -> Sequence[int]:
-        """As that of an `Engine`; empty if the vocabulary is not known.
-
-        Raises:
-            EngineError: The server takes no token ids.
-        """
-
     def ended(self) -> EngineError | None:
         """Why it has exited; None if it runs, or if that is not known."""
-
-    def close(self) -> None:
-        """Stop the server, if it is ours."""
 
 
 @dataclass(frozen=True)

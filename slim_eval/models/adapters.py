@@ -6,18 +6,14 @@ It is kept where conversions are, see `pickles`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError, UsageError
-from slim_eval.models import loading
-from slim_eval.models.hub import Progress, report_growth
-from slim_eval.models.pickles import conversion_record
-from slim_eval.models.publish import CONVERSION_RECORD, copy_small_files, new_checkpoint, recover
+from slim_eval.errors import INSTALL, MissingPackageError, SlimEvalError
+from slim_eval.models import loading, pickles
+from slim_eval.models.hub import Progress
 from slim_eval.models.source import ADAPTER_WEIGHTS, ModelSource, describe, read_header
-from slim_eval.utils import write_text
 
 NOTE = "the adapter was merged into its base model, in 16 bit"
 _OTHER = "give --base-model with the model that the adapter was trained on"
@@ -46,9 +42,7 @@ def merge(
         from peft import PeftModel, get_peft_model_state_dict
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "peft", "merging an adapter", INSTALL) from error
-    recover(final)
-    if final.exists() and any(final.iterdir()) and not (final / CONVERSION_RECORD).is_file():
-        raise UsageError(f"{final} was not made by slim-eval", "move it away, or set --quantized-models-dir")
+    pickles.require_place(final)
     facts = describe(source.base.path)
     stored = set(read_header(source.adapter / ADAPTER_WEIGHTS))
     try:
@@ -60,11 +54,7 @@ def merge(
             cause = f"adapter {source.name!r} does not fit {source.base.name!r}: {len(other)} tensors, e.g. {other[0]}"
             raise SlimEvalError(cause, _OTHER)
         merged = adapted.merge_and_unload(safe_merge=True)
-        with new_checkpoint(final) as folder:
-            with report_growth(folder, progress):
-                loading.save(merged.to(dtype), folder)
-            copy_small_files(source.base.path, folder)
-            write_text(folder / CONVERSION_RECORD, json.dumps(conversion_record(folder, identity), indent=2) + "\n")
+        pickles.save(merged.to(dtype), final, like=source.base.path, identity=identity, progress=progress)
     except loading.FAILURES as error:
         cause = f"adapter {source.name!r} cannot be merged into {source.base.name!r}: {loading.reason(error)}"
         raise SlimEvalError(cause, _OTHER) from error

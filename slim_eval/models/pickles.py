@@ -77,9 +77,7 @@ def convert(
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "transformers", "conversion", INSTALL) from error
-    recover(final)
-    if final.exists() and any(final.iterdir()) and not (final / CONVERSION_RECORD).is_file():
-        raise UsageError(f"{final} was not made by slim-eval", "move it away, or set --quantized-models-dir")
+    require_place(final)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             source.pickled, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True,
@@ -88,11 +86,7 @@ def convert(
         if missing := sorted(found["missing_keys"]):
             cause = f"{len(missing)} tensors are missing in the pickled weights of {source.name!r}, e.g. {missing[0]}"
             raise SlimEvalError(cause, "download the model again")
-        with new_checkpoint(final) as folder:
-            with report_growth(folder, progress):
-                loading.save(model, folder)
-            copy_small_files(source.pickled, folder)
-            write_text(folder / CONVERSION_RECORD, json.dumps(conversion_record(folder, identity), indent=2) + "\n")
+        save(model, final, like=source.pickled, identity=identity, progress=progress)
     except (*loading.FAILURES, pickle.UnpicklingError) as error:
         if any(isinstance(each, pickle.UnpicklingError) for each in causes(error)):
             cause = (
@@ -103,6 +97,22 @@ def convert(
         cause = f"model {source.name!r} cannot be converted: {loading.reason(error)}"
         raise SlimEvalError(cause, loading.remedy(error)) from error
     return final
+
+
+def require_place(final: Path) -> None:
+    """Recover an earlier conversion; a UsageError if the folder contains something else."""
+    recover(final)
+    if final.exists() and any(final.iterdir()) and not (final / CONVERSION_RECORD).is_file():
+        raise UsageError(f"{final} was not made by slim-eval", "move it away, or set --quantized-models-dir")
+
+
+def save(model: Any, final: Path, *, like: Path, identity: Mapping[str, Any], progress: Progress) -> None:
+    """Publish a model as a conversion, with the small files of the checkpoint that it was made from (`like`)."""
+    with new_checkpoint(final) as folder:
+        with report_growth(folder, progress):
+            loading.save(model, folder)
+        copy_small_files(like, folder)
+        write_text(folder / CONVERSION_RECORD, json.dumps(conversion_record(folder, identity), indent=2) + "\n")
 
 
 def conversion_record(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -351,7 +351,7 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
                 _ = modifier.resolved_config  # refuses presets and formats that compressed-tensors does not know
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # of a file that is wrong
         lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
         # pydantic's first line only counts the errors: the next two name the argument and what is wrong.
         told = (

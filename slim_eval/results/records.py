@@ -258,7 +258,7 @@ class ServingLevel(ObservedMetrics):
     joules_per_output_token: float | None = None
     avg_power_watts: float | None = None
     energy_source: str | None = None  # as in the energy record
-    energy_reasons: tuple[str, ...] = ()  # why there is no energy
+    energy_reasons: tuple[str, ...] = ()  # why energy is missing
     intervals: Intervals = Field(default_factory=dict)
     # Where it comes from, if it was imported.
     measured_at: str | None = None  # as the tool writes it

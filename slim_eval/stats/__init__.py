@@ -6,7 +6,7 @@ describes how much runs of the same work differ.
 SciPy and statsmodels are imported by the functions that use them: measuring alone needs no statsmodels.
 """
 
-from slim_eval.stats.crossover import Crossing, Crossovers, Curve, crossovers
+from slim_eval.stats.curves import Crossing, Crossovers, Curve, crossovers
 from slim_eval.stats.intervals import (
     Interval,
     Statistic,

@@ -21,7 +21,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure as MplFigure
 
 # Each registers its figures.
-from slim_eval.analysis.figures import bars, distributions, radar, scatter, scores, serving, style  # noqa: F401
+from slim_eval.analysis.figures import bars, distributions, load_curves, radar, scatter, scores, style  # noqa: F401
 from slim_eval.analysis.figures.figure import FIGURES, Figure
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS

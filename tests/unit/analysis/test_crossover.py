@@ -12,7 +12,7 @@ from slim_eval.analysis.compare.formats import renderable
 from slim_eval.analysis.crossover import crossovers_of
 from slim_eval.analysis.figures.drawing import write_figures
 from slim_eval.analysis.figures.figure import FIGURES
-from slim_eval.analysis.figures.serving import _crossover_map, crossover_rows
+from slim_eval.analysis.figures.load_curves import _crossover_map, crossover_rows
 from slim_eval.analysis.loads import at_highest_goodput
 from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.study import Study

@@ -128,6 +128,18 @@ _MARGIN_TEXT = "Drop in percentage points that still counts as equivalent"
 _MARGIN = setting(1.0, f"{_MARGIN_TEXT} to fp16.", "--margin", gt=0, le=100)
 _INPUT_DIR = setting(Path("outputs"), "Folder with results, at any depth, or an archive of them.")
 _JSON = setting(False, "Print JSON.", "--json")
+_BASE_URL = setting(
+    None, "With --engine openai: address of a running server's API, e.g. http://127.0.0.1:8000/v1.", min_length=1
+)
+_SERVED_MODEL = setting(
+    None, "Name of the model in that API; by default the name in --models, or the only one served.", min_length=1
+)
+_SERVER = setting(
+    None,
+    "With --engine openai: command that serves {model} on {port}, which slim-eval starts and ends; or llama.cpp "
+    "or vllm for a ready-made one.",
+    min_length=1,
+)
 _QUANTIZE_PYTHON = setting(
     None, "Python interpreter for quantization; the current one by default.", env="SLIM_EVAL_QUANTIZE_PYTHON"
 )
@@ -290,6 +302,14 @@ class Dtype(str, Enum):
 _DTYPE_NAMES = {"half": Dtype.FLOAT16, "float": Dtype.FLOAT32}
 
 
+def _refuse_two_servers(config: EngineConfig | DoctorConfig) -> EngineConfig | DoctorConfig:
+    if config.base_url is not None and config.server is not None:
+        raise ValueError("--base-url and --server cannot be combined")
+    if config.served_model is not None and config.base_url is None and config.server is None:
+        raise ValueError("--served-model needs --base-url or --server")
+    return config
+
+
 class EngineConfig(Config):
     """How the model is served."""
 
@@ -299,18 +319,9 @@ class EngineConfig(Config):
         "Engine that serves the model: auto, vllm, transformers, openai (an OpenAI-compatible API), or a plugin's "
         "engine.",
     )
-    base_url: str | None = setting(
-        None, "With --engine openai: address of a running server's API, e.g. http://127.0.0.1:8000/v1.", min_length=1
-    )
-    served_model: str | None = setting(
-        None, "Name of the model in that API; by default the name in --models, or the only one served.", min_length=1
-    )
-    server: str | None = setting(
-        None,
-        "With --engine openai: command that serves {model} on {port}, which slim-eval starts and ends; or llama.cpp "
-        "or vllm for a ready-made one.",
-        min_length=1,
-    )
+    base_url: str | None = _BASE_URL
+    served_model: str | None = _SERVED_MODEL
+    server: str | None = _SERVER
     server_timeout_s: float = setting(
         600.0, "Seconds that a server may take to load its model.", "--server-timeout", gt=0
     )
@@ -340,13 +351,7 @@ class EngineConfig(Config):
             raise ValueError(f"dtype={given}: unknown data type, known: {', '.join(known)}")
         return value
 
-    @model_validator(mode="after")
-    def _one_server(self) -> EngineConfig:
-        if self.base_url is not None and self.server is not None:
-            raise ValueError("--base-url and --server cannot be combined")
-        if self.served_model is not None and self.base_url is None and self.server is None:
-            raise ValueError("--served-model needs --base-url or --server")
-        return self
+    _one_server = model_validator(mode="after")(_refuse_two_servers)
 
     @property
     def remote_url(self) -> str | None:
@@ -700,13 +705,18 @@ class DoctorConfig(Config):
         ("performance", "energy", "accuracy"), "Benchmarks: performance, energy, serving, accuracy."
     )
     engine: str = setting(
-        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, or a plugin's engine."
+        AUTO_ENGINE, "Engine that would serve the model: auto, vllm, transformers, openai, or a plugin's engine."
     )
+    base_url: str | None = _BASE_URL
+    served_model: str | None = _SERVED_MODEL
+    server: str | None = _SERVER
     output_dir: Path = setting(Path("outputs"), "Where results would be written.")
     quantized_models_dir: Path = setting(Path("quantized-models"), "Where quantized checkpoints would be kept.")
     quantize_python: Path | None = _QUANTIZE_PYTHON
     serve_python: Path | None = _SERVE_PYTHON
     as_json: bool = _JSON
+
+    _one_server = model_validator(mode="after")(_refuse_two_servers)
 
     @property
     def checked_models(self) -> tuple[str, ...]:

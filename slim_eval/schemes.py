@@ -262,7 +262,7 @@ def find(name: str) -> Scheme | None:
 
 
 #: Schemes of existing GGUF files, which slim-eval does not make -> colour and marker in figures.
-_GGUF = {
+GGUF = {
     "q8_0": ("#8C564B", "s"), "q6_k": ("#A5766C", "p"), "q5_k_m": ("#B98F86", "h"), "q4_k_m": ("#17A2B8", "^"),
     "q4_0": ("#5BC0D0", "v"), "q3_k_m": ("#9FD9E3", "<"), "q2_k": ("#C9EAF0", ">"), "gguf-f16": ("#5A6ACF", "o"),
     "gguf-bf16": ("#7C89DA", "o"), "gguf-f32": ("#3B4698", "o"),
@@ -292,7 +292,7 @@ def scheme_of(name: str) -> Scheme:
         return found
     weights, activations = bits_of(name)
     plain = name.split()[0]
-    colour, marker = _GGUF.get(plain, ("#7f7f7f", "D"))
+    colour, marker = GGUF.get(plain, ("#7f7f7f", "D"))
     format_ = plain.removesuffix(KV8)
     own = SCHEMES.get(format_) or next((each for each in SCHEMES.values() if each.label.casefold() == format_), None)
     if own is None and re.fullmatch(r"w[48]a16(-asym)?", format_):

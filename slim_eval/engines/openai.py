@@ -54,6 +54,8 @@ SERVERS = {
         "127.0.0.1", "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL, "--no-enable-prefix-caching",
     ),
 }  # fmt: skip
+#: The package that each of them needs, and the extra that installs it.
+SERVER_PACKAGES = {"llama.cpp": ("xllamacpp", "gguf"), "vllm": ("vllm", "all")}
 #: Fields that other servers than OpenAI's know; those that refuse a field do without. Each request of a benchmark does
 #: its own work: no reuse of what an earlier one computed.
 _EXTRAS: dict[str, Callable[[], Any]] = {"cache_prompt": lambda: False, "cache_salt": lambda: uuid.uuid4().hex}
@@ -89,8 +91,7 @@ class OpenAi(EngineType):
         """Reach the endpoint, or start the server on the checkpoint; see `EngineType.load`."""
         config, started = request.config, None
         if config.base_url is not None:
-            url, names = server.normal_url(config.base_url), (request.model, Path(request.model).name)
-            endpoint = server.endpoint(url, config.served_model, api_key=_key(), preferred=names)
+            endpoint = running_endpoint(config.base_url, config.served_model, [request.model])
         else:
             started = Server(
                 server_command(request),
@@ -116,6 +117,17 @@ class OpenAi(EngineType):
 OPENAI = ENGINES.register(OpenAi())
 
 
+def running_endpoint(base_url: str, served_model: str | None, models: Sequence[str]) -> Endpoint:
+    """The endpoint of a server that runs already, after asking it; a model may have the name of its folder there.
+
+    Raises:
+        UsageError: It is not the address of an API.
+        EngineError: It is down, refuses, or does not serve the model.
+    """
+    preferred = [name for model in models for name in (model, Path(model).name)]
+    return server.endpoint(server.normal_url(base_url), served_model, api_key=_key(), preferred=preferred)
+
+
 def require_endpoint(config: EngineConfig, sources: Sequence[ModelSource], precisions: Sequence[str]) -> None:
     """Refuse what one running server cannot be: several variants, a model that it does not serve; asks the server.
 
@@ -131,11 +143,9 @@ def require_endpoint(config: EngineConfig, sources: Sequence[ModelSource], preci
         raise UsageError(cause, "state the one that it serves, or as-is if that is not known")
     if config.served_model is not None and len(sources) > 1:
         raise UsageError(f"--served-model {config.served_model}: there are {len(sources)} models", "give one model")
-    url = server.normal_url(config.base_url)
     for source in sources:
-        names = (source.name, Path(source.name).name) if len(sources) == 1 else (source.name,)
         asked = config.served_model if len(sources) == 1 else source.name
-        server.endpoint(url, asked, api_key=_key(), preferred=names)
+        running_endpoint(config.base_url, asked, [source.name])
 
 
 def server_command(request: LoadRequest) -> list[str]:
@@ -421,7 +431,9 @@ class OpenAiEngine:
             return False
         if self._server is None:
             return True  # its processes are not known: whole GPUs are measured
-        return self._request.config.server != "llama.cpp"
+        if self._request.config.server == "llama.cpp":  # its wheel has CPU kernels alone
+            return False
+        return power.uses_gpu([process.pid for process in self._server.processes()]) is not False
 
     def add_note(self, text: str) -> None:
         """Add a line to `notes`, once."""

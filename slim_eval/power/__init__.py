@@ -17,6 +17,7 @@ from slim_eval.power.gpus import gpu_memory as gpu_memory
 from slim_eval.power.gpus import group_gpus as group_gpus
 from slim_eval.power.gpus import list_gpus as list_gpus
 from slim_eval.power.gpus import resolve_gpus as resolve_gpus
+from slim_eval.power.gpus import uses_gpu as uses_gpu
 from slim_eval.power.meter import METERS as METERS
 from slim_eval.power.meter import NO_SOURCE as NO_SOURCE
 from slim_eval.power.meter import SETTLE_S as SETTLE_S

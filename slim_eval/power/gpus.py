@@ -304,6 +304,16 @@ def gpu_memory(gpus: Iterable[Gpu]) -> tuple[GpuMemory, ...]:
     return tuple(every)
 
 
+def uses_gpu(pids: Collection[int]) -> bool | None:
+    """Whether one of these processes computes on a GPU of this machine; None if NVML cannot tell, as in a container."""
+    if pids_may_be_the_hosts():
+        return None
+    with handles(list_gpus()) as opened:
+        running = [ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) for nvml, _, handle in opened]
+    found = {process.pid for processes in running for process in processes or ()}
+    return True if found & set(pids) else None if None in running else False
+
+
 def memory_bandwidth_gb_s(clock_mhz: float | None, bus_width_bits: float | None) -> float | None:
     """Peak bandwidth of a GPU's memory, 10**9 bytes per second; None if a part is unknown or 0.
 

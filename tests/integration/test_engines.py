@@ -328,6 +328,18 @@ def test_lm_eval_runs_on_the_loaded_weights(
         assert engine.generate([PROMPT], max_new_tokens=3)[0].output_tokens == 3  # lm-eval left it as it was
 
 
+def test_token_log_probabilities_are_those_of_lm_evals_adapter(engine: engines.Engine) -> None:
+    """The receipt of kernels measures the arithmetic by which tasks are scored: lm-eval asks for the same tokens."""
+    assert isinstance(engine, TokenScorer)
+    ids = list(_token_ids(engine, PROMPT))
+    splits = (1, len(ids) // 2, len(ids) - 1)  # tokens of context before those that are scored
+    requests = [(("", ""), ids[:split], ids[split:]) for split in splits]
+    scored = engine.lm_eval_model(1)._loglikelihood_tokens(requests, disable_tqdm=True)
+    (logprobs,) = engine.token_logprobs([ids])
+    for split, (likelihood, _) in zip(splits, scored, strict=True):
+        assert likelihood == pytest.approx(sum(logprobs[split - 1 :]), rel=0.01)  # bfloat16, in batches of other sizes
+
+
 @needs_vllm
 def test_vllms_int8_kernel_is_exact_with_vnni_alone(checkpoints: dict[str, Path]) -> None:
     """The fact in the table of schemes, from the kernel itself: its products against exact integer ones."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ try:
     memory.require_on_gpus(request["gib"] * 2**30, request["count"], waits.append)
 except EngineError as error:
     answer |= {"cause": error.cause, "remedy": error.remedy}
+answer["uses"] = gpus.uses_gpu(request["pids"])
 answer |= {"waits": waits, "situation": memory.situation(2**30, request["count"], on_cpu=False)}
 print(json.dumps(answer))
 """
@@ -66,8 +67,16 @@ def gpu(used_gib: int, pids: str = "", uuid: str = UUIDS[0]) -> StandInGpu:
     return StandInGpu(uuid=uuid, settings={"memory": 80 * GIB, "used": used_gib * GIB, "pids": pids})
 
 
-def ask(library: Path, *gpus: StandInGpu, gib: float, count: int = 1, container: bool = False, **env: str) -> Any:
-    request = json.dumps({"gib": gib, "count": count, "container": container})
+def ask(
+    library: Path,
+    *gpus: StandInGpu,
+    gib: float,
+    count: int = 1,
+    container: bool = False,
+    pids: Sequence[int] = (),
+    **env: str,
+) -> Any:
+    request = json.dumps({"gib": gib, "count": count, "container": container, "pids": pids})
     variables = {**surroundings(library, gpus), "PYTHONPATH": str(ROOT), **env}
     command = [sys.executable, "-c", SCRIPT, request]
     # In a session of its own, as a worker is: the test's other children are none of its family.
@@ -97,6 +106,14 @@ def test_the_largest_holder_comes_first_and_one_that_has_ended_has_no_name(libra
 def test_in_a_container_a_process_is_not_named_by_guess(library: Path, visitor: int) -> None:
     answer = ask(library, gpu(79, f"{visitor}:{40 * GIB}"), gib=2.0, container=True)
     assert f"pid {visitor} uses 40.0 GiB" in answer["cause"]
+
+
+def test_a_server_is_on_a_gpu_if_one_of_its_processes_computes_there(library: Path, visitor: int) -> None:
+    """A server of the user's own may compute on the CPU of a machine that has GPUs."""
+    both = gpu(3), gpu(70, f"{visitor}:{GIB}", uuid=UUIDS[1])
+    assert ask(library, *both, gib=1.0, pids=[1, visitor])["uses"] is True
+    assert ask(library, *both, gib=1.0, pids=[1])["uses"] is False
+    assert ask(library, *both, gib=1.0, pids=[visitor], container=True)["uses"] is None
 
 
 def test_memory_without_a_holder_is_refused_after_a_while(library: Path) -> None:

@@ -30,6 +30,7 @@ FAR = str(Path(__file__).parents[1] / "standins" / "far_node.py")
 PLUGINS = {"SLIM_EVAL_PLUGINS": os.pathsep.join([*WITH_INSTANT.values(), FAR])}
 #: Long enough to be killed in.
 LONG = ("--energy-sample-runs", "4000")
+SERVING = ("--concurrency", "1", "--serving-duration", "2", "--input-len", "8", "--output-len", "8")
 
 
 @pytest.fixture(scope="module")
@@ -172,24 +173,61 @@ def test_a_variant_whose_node_dies_is_done_on_another_one(cluster: Cluster, tmp_
     assert not [event for event in events(again.stderr) if event.get("stage") == "performance"]
 
 
-def test_a_killed_task_is_submitted_again_and_finished_records_stand(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["performance", "energy", "serving"])
+def test_a_killed_task_is_submitted_again_and_finished_records_stand(
+    stage: str, cluster: Cluster, tmp_path: Path
+) -> None:
     shutil.copytree(MODEL_DIR, tmp_path / "m")
-    times: list[float] = []
+    folder = tmp_path / "outputs/m/m_fp16"
+    stages = ("performance", "energy", "serving")
+    finished: dict[str, float] = {}
 
     def kill_the_task() -> None:
-        times.append((tmp_path / "outputs/m/m_fp16/performance.json").stat().st_mtime)
+        finished.update({path.name: path.stat().st_mtime for path in folder.glob("[!.]*.json")})
         for each in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it has ended
                 if "ray::_work" in (each.name(), *each.cmdline()[:1]):
                     each.kill()
 
-    with begin(cluster, tmp_path, "--models", "./m", "--tasks", "performance energy", *LONG) as process:
-        text = read_until(process, "started", "energy", kill_the_task)
+    with begin(cluster, tmp_path, "--models", "./m", "--tasks", " ".join(stages), *LONG, *SERVING) as process:
+        text = read_until(process, "started", stage, kill_the_task)
     assert process.returncode == 0, text
-    assert "submitted again, 1 of 1 (--max-retries): energy" in text
-    assert [event["stage"] for event in events(text) if event["event"] == "started"].count("performance") == 1
-    assert (tmp_path / "outputs/m/m_fp16/performance.json").stat().st_mtime == times[0]
-    assert (tmp_path / "outputs/m/m_fp16/energy.json").exists()
+    before = stages[: stages.index(stage)]
+    assert f"submitted again, 1 of 1 (--max-retries): {stage}" in text
+    assert set(finished) == {f"{name}.json" for name in before}
+    started = [event["stage"] for event in events(text) if event["event"] == "started"]
+    assert [started.count(name) for name in before] == [1] * len(before)
+    assert {name: (folder / name).stat().st_mtime for name in finished} == finished
+    assert all((folder / f"{name}.json").exists() for name in stages)
+
+
+def workers_in(folder: Path) -> list[int]:
+    """The workers of slim-eval that work in a folder."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "slim_eval.execution.worker" in each.cmdline() and each.cwd() == str(folder):
+                found.append(each.pid)
+    return found
+
+
+def require_no_workers_in(folder: Path) -> None:
+    end = time.monotonic() + 60
+    while workers_in(folder) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not workers_in(folder)
+
+
+def test_an_interrupt_ends_the_workers_on_the_nodes_and_prints_how_to_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    shutil.copytree(MODEL_DIR, tmp_path / "m")
+    with begin(cluster, tmp_path, "--models", "./m", "--tasks", "performance energy", *LONG) as process:
+        text = read_until(process, "started", "energy", lambda: process.send_signal(signal.SIGINT))
+    assert process.returncode == 130, text
+    assert "interrupted" in text
+    assert "slim-eval run --executor ray" in text
+    assert "Traceback" not in text
+    assert (tmp_path / "outputs/m/m_fp16/performance.json").exists()
+    require_no_workers_in(tmp_path)
 
 
 def test_after_a_killed_driver_the_same_command_goes_on(cluster: Cluster, tmp_path: Path) -> None:
@@ -198,19 +236,7 @@ def test_after_a_killed_driver_the_same_command_goes_on(cluster: Cluster, tmp_pa
     with begin(cluster, tmp_path, *args) as process:
         read_until(process, "started", "energy", process.kill)
     assert process.returncode == -signal.SIGKILL
-    end = time.monotonic() + 60
-
-    def workers() -> list[int]:
-        found = []
-        for each in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):  # it has ended
-                if "slim_eval.execution.worker" in each.cmdline() and each.cwd() == str(tmp_path):
-                    found.append(each.pid)
-        return found
-
-    while workers() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not workers()
+    require_no_workers_in(tmp_path)
     again = ray_run(cluster, tmp_path, *args)
     assert again.returncode == 0, again.stderr
     assert not [event for event in events(again.stderr) if event.get("stage") == "performance"]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +54,31 @@ def test_levels_are_measured_once_and_added_to(tmp_path: Path) -> None:
     assert "serving_duration: recorded with 1.0, requested 2.0" in other.stderr
     assert record(tmp_path) == added
     assert not _left_behind()
+
+
+def test_an_interrupt_keeps_the_levels_before_and_ends_the_server(tmp_path: Path) -> None:
+    words = (*RUN, "--engine", "instant", "--concurrency", "1 2", "--serving-duration", "3")
+    command = [sys.executable, "-m", "slim_eval", *words]
+    file = tmp_path / "outputs" / "demo" / "demo_fp16" / "serving.json"
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, **SERVER}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        end = time.monotonic() + 120
+        while not file.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the run and everything that it started
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "to continue: slim-eval run" in said
+    assert "Traceback" not in said
+    assert not _left_behind()
+    kept = record(tmp_path)
+    assert [level["label"] for level in kept["levels"]] == ["concurrency-1"]
+    assert kept["ended"] is None
+    again = call(tmp_path, *words[len(RUN) + 2 :])
+    assert again.returncode == 0, again.stderr
+    assert record(tmp_path)["levels"][0] == kept["levels"][0]
+    assert [level["label"] for level in record(tmp_path)["levels"]] == ["concurrency-1", "concurrency-2"]
 
 
 def _left_behind() -> list[str]:

@@ -46,6 +46,17 @@ def window(library: Path, gpus: Sequence[StandInGpu], *, env: dict[str, str] | N
     return probe(library, gpus, {"action": "window", **request}, **(env or {}))
 
 
+def sampled_window(library: Path, gpus: Sequence[StandInGpu], **request: Any) -> Any:
+    """A window whose samples are close together, as an integral needs: on a busy host the first one may have gaps."""
+    for _ in range(5):
+        answer = window(library, gpus, seconds=1.0, **request)
+        reading = answer["reading"]
+        times = [0.0, *(sample["t_s"] for sample in reading["samples"]), reading["duration_s"]]
+        if max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 0.15:
+            break
+    return answer
+
+
 def assert_joules(joules: float, answer: dict[str, Any], gpus: Sequence[StandInGpu]) -> None:
     """Within 1 % of the truth, whose bounds are the two windows that the clock brackets."""
     early, begin, end, late = (t - answer["origin"] for t in answer["clock"])
@@ -59,7 +70,7 @@ def settings(**planted: str | float) -> StandInGpu:
 
 @pytest.mark.parametrize("gpu", [CONSTANT, RAMP, SINE], ids=["constant", "ramp", "sine"])
 def test_counter_and_integral_are_the_true_joules(library: Path, gpu: StandInGpu) -> None:
-    answer = window(library, [gpu], seconds=1.0)
+    answer = sampled_window(library, [gpu])
     reading = answer["reading"]
     assert reading["source"] == "nvml-counter"
     assert reading["joules"] == reading["joules_counter"]
@@ -104,7 +115,7 @@ def test_the_gpu_that_computes_is_measured(
 
 
 def test_gpus_that_share_a_model_are_summed(library: Path) -> None:
-    answer = window(library, [SINE, SECOND], count=2, seconds=1.0)
+    answer = sampled_window(library, [SINE, SECOND], count=2)
     assert answer["reading"]["devices"] == list(UUIDS)
     assert_joules(answer["reading"]["joules_counter"], answer, [SINE, SECOND])
     assert_joules(answer["reading"]["joules_integral"], answer, [SINE, SECOND])

@@ -6,6 +6,7 @@ slow the machine is.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -52,7 +53,7 @@ def sampled_window(library: Path, gpus: Sequence[StandInGpu], **request: Any) ->
         answer = window(library, gpus, seconds=1.0, **request)
         reading = answer["reading"]
         times = [0.0, *(sample["t_s"] for sample in reading["samples"]), reading["duration_s"]]
-        if max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 0.15:
+        if max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.15:
             break
     return answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from slim_eval.analysis.loads import asked, by_load, load_of, order
@@ -19,6 +20,7 @@ _ABSENT = "-"
 _HEAD = ("name", "model", "precision", "engine", "hardware")
 _NESTED = {"intervals", "metadata", "host", "invalid_reasons", "max_contention", "replaced", "notes"}
 _INTERVALS = ("ttft_s", "p95_ttft_s", "tpot_s", "p95_tpot_s", "e2e_latency_s", "p95_e2e_latency_s")
+_MOST_ROWS = 60  # of the terminal's table: with more, each variant has two
 #: Metrics of the terminal's table; those that no level has are left out.
 _SHOWN = (REQUEST_RATE, TTFT, METRICS["p95_ttft_s"], TPOT, METRICS["p95_tpot_s"], ITL, THROUGHPUT)
 
@@ -59,6 +61,10 @@ def serving_levels(variants: Iterable[Variant]) -> pd.DataFrame:
 def levels_table(variants: Sequence[Variant]) -> WordTable:
     """What `slim-eval analyze` prints of servers under load."""
     views = levels_of(variants)
+    caption = "levels of different loads are not compared; every number with its interval: serving_levels.csv"
+    if len(views) > _MOST_ROWS:
+        views = _ends(views)
+        caption = "the lowest and highest load of each; all levels, every number with its interval: serving_levels.csv"
     metrics = [metric for metric in _SHOWN if any(view.number(metric) is not None for view in views)]
     who = [(view.name, view.precision) for view in views]
     starts = [place == 0 or who[place - 1] != each for place, each in enumerate(who)]
@@ -73,6 +79,11 @@ def levels_table(variants: Sequence[Variant]) -> WordTable:
         found = [view.number(metric) for view in views]
         cells = [_ABSENT if value is None else metric.text(value, unit=False) for value in found]
         columns.append(Column("\n".join(filter(None, (metric.label, metric.unit))), cells))
-    caption = "levels of different loads are not compared; every number with its interval: serving_levels.csv"
     sections = [place for place, first in enumerate(starts) if first and place]
     return WordTable(columns, "servers under load", caption, sections)
+
+
+def _ends(views: Sequence[Variant]) -> list[Variant]:
+    """The first and the last load of each variant."""
+    by_variant = [list(each) for _, each in groupby(views, key=lambda view: (view.name, view.precision))]
+    return [view for each in by_variant for view in (each if len(each) < 3 else (each[0], each[-1]))]

@@ -17,7 +17,7 @@ from slim_eval.analysis.recommend.outcome import Ranking, to_json
 from slim_eval.analysis.recommend.recommendation import recommend
 from slim_eval.analysis.recommend.wording import sentences
 from slim_eval.analysis.study import Study
-from slim_eval.analysis.tables.serving_tables import serving_levels
+from slim_eval.analysis.tables.serving_tables import levels_table, serving_levels
 from slim_eval.cli import main
 from slim_eval.config import Question
 from slim_eval.errors import UsageError
@@ -182,6 +182,27 @@ def test_a_variant_without_the_load_has_no_speed_beside_the_others(swept: tuple[
     assert [(v.precision, v.number(TPOT)) for v in shown.variants] == [("fp16", 0.04), ("int8", 0.035), ("int4", None)]
     assert [variant.precision for variant in shown.left_out] == ["int4"]
     assert len(serving_levels(served_of(swept[1]))) == 7
+
+
+def test_a_long_table_has_the_lowest_and_the_highest_load_of_each(sweep: Callable[..., Variant]) -> None:
+    """All levels of a study would scroll its verdict out of sight."""
+    some = [level(count, 0.01) for count in range(1, 31)]
+    sweep("fp16", 0.7, *some)
+    second = sweep("int8", 0.7, *some)
+    root = second.directory.parent.parent
+
+    def shown() -> tuple[list[str], str]:
+        table = levels_table(served_of(labelled(find_results(root).variants)))
+        return next(list(column.cells) for column in table.columns if column.header == "load"), str(table.caption)
+
+    loads, caption = shown()
+    assert len(loads) == 60
+    assert "all levels" not in caption
+    sweep("int4", 0.7, *some)
+    loads, caption = shown()
+    assert loads == [loads[0], loads[1]] * 3
+    assert (loads[0], loads[1]) == ("concurrency-1", "concurrency-30")
+    assert "all levels" in caption
 
 
 def test_what_has_no_levels_is_unchanged(make_variant: MakeVariant) -> None:

@@ -16,6 +16,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.verdict_table import markdown_table
 from slim_eval.analysis.verdict import VariantVerdict, judge
 from slim_eval.errors import UsageError
+from slim_eval.models import hub
 from slim_eval.results.archive import unpacked
 from slim_eval.results.records import PairedTask
 from slim_eval.results.store import find_results
@@ -101,6 +102,7 @@ def _find(config: CardConfig) -> tuple[Variant, Study]:
 
 def _card(study: Study, verdict: VariantVerdict, name: str, before: str) -> str:
     """The whole card: the metadata and text that were there, with this section and its results."""
+    hub.settings()
     from huggingface_hub import ModelCard, ModelCardData
 
     card = ModelCard(before) if before else ModelCard("---\n{}\n---\n")

@@ -24,7 +24,7 @@ from slim_eval.engines import memory
 from slim_eval.engines.engine import ENGINES, Engine
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
 from slim_eval.metrics import headline_metric
-from slim_eval.models import loading
+from slim_eval.models import hub, loading
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measurement
 
 _NO_ITEMS = "its data set has no items"
@@ -321,7 +321,6 @@ def _tokenizer(config: RunConfig, model: base.ServedModel) -> Any | None:
 def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
     """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
     lm_eval_tasks.folder()
-    import httpx
     import numpy as np
     import torch
     from datasets.exceptions import DatasetsError
@@ -359,7 +358,7 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
         raise BenchmarkError(error.cause, error.remedy) from error
     except (StopIteration, IndexError) as error:  # `datasets` on an empty JSON file, and lm-eval on an empty split
         raise BenchmarkError(f"{task}: {_NO_ITEMS}", _CHECK_DATA) from error
-    except (OSError, DatasetsError, httpx.HTTPError, ImportError, KeyError, ValueError, RuntimeError) as error:
+    except (*hub.http_errors(), DatasetsError, ImportError, KeyError, ValueError, RuntimeError) as error:
         # `datasets` describes what happened only in the error's cause.
         texts = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each is not None]
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -367,7 +366,7 @@ def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
             remedy = "install the package that the task needs"
         elif "gated" in str(error).lower() or status in (401, 403):
             remedy = "ask for access on the data set's page on the hub, then set HF_TOKEN"
-        elif isinstance(error, (ConnectionError, httpx.TransportError)) or status is not None:
+        elif isinstance(error, (ConnectionError, *hub.client_errors())) or status is not None:
             remedy = "the hub is unreachable or failing: check the network and HF_ENDPOINT, then run again"
         elif "doesn't exist on the Hub" in str(error):
             remedy = "check the task's dataset_path; a private data set needs HF_TOKEN"

@@ -12,7 +12,7 @@ from slim_eval import environments, models, results
 from slim_eval.config import AUTO_ENGINE, EngineConfig, RunConfig
 from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult
 from slim_eval.doctor.facts import Facts, Interpreter
-from slim_eval.doctor.network import hub_settings, needs_hub
+from slim_eval.doctor.network import needs_hub
 from slim_eval.engines import engines_for
 from slim_eval.engines.engine import cpu_flags
 from slim_eval.errors import INSTALL_GPU, SlimEvalError, UsageError
@@ -106,9 +106,10 @@ def check_machine(facts: Facts) -> Iterator[CheckResult]:
     yield memory(environment.free_ram_gb(), environment.ram_gb())
     yield disk("outputs", facts.config.output_dir, _LOW_OUTPUT_GB, "--output-dir")
     yield disk("quantized models", facts.config.quantized_models_dir, _LOW_MODEL_GB, "--quantized-models-dir")
-    constants = hub_settings()
-    if isinstance(constants, ValueError):
-        return  # reported by the check of the hub
+    try:
+        constants = models.hub.settings()
+    except UsageError:  # reported by the check of the hub
+        return
     downloads = needs_hub(facts.config) and not constants.HF_HUB_OFFLINE
     cache = disk("hub cache", Path(constants.HF_HUB_CACHE), _LOW_MODEL_GB, "HF_HUB_CACHE")
     yield cache if downloads or cache.state is OK else replace(cache, state=WARNING)

@@ -10,8 +10,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import urlsplit
 
 from slim_eval import models
 from slim_eval._version import __version__
@@ -20,7 +18,7 @@ from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult, St
 from slim_eval.doctor.facts import Facts
 from slim_eval.engines.openai import OPENAI, SERVER_PACKAGES, SERVERS, running_endpoint
 from slim_eval.engines.server import command_parts
-from slim_eval.errors import SlimEvalError
+from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.execution import tracking
 from slim_eval.models import hub
 from slim_eval.schemes import is_quantized
@@ -36,10 +34,10 @@ def check_hub(facts: Facts) -> Iterator[CheckResult]:
     """Whether the hub answers, and accepts the token if one is set."""
     needed = needs_hub(facts.config)
     bad = PROBLEM if needed else WARNING
-    constants = hub_settings()
-    if isinstance(constants, ValueError):
-        text = f"huggingface_hub rejects a variable that begins with HF_: {constants}"
-        yield CheckResult("hub", PROBLEM, text, "fix or unset it; see: env | grep ^HF_")
+    try:
+        constants = hub.settings()
+    except UsageError as error:
+        yield CheckResult("hub", PROBLEM, error.cause, error.remedy)
         return
     from huggingface_hub import get_token
 
@@ -68,15 +66,6 @@ def check_hub(facts: Facts) -> Iterator[CheckResult]:
         yield CheckResult(name, OK, f"present ({named or 'stored by `hf auth login`'})")
 
 
-def hub_settings() -> Any:
-    """The module `huggingface_hub.constants`; or the ValueError of a variable that keeps it from being imported."""
-    try:
-        from huggingface_hub import constants
-    except ValueError as error:
-        return error
-    return constants
-
-
 def needs_hub(config: DoctorConfig) -> bool:
     """Whether a run needs anything from the hub: a model, the data of a task, calibration texts."""
     own = [name for name in config.checked_models if name != models.DEMO]
@@ -88,13 +77,6 @@ def needs_hub(config: DoctorConfig) -> bool:
 def _reached(address: str, token: str | None, bad: Status) -> tuple[Status, str, str | None]:
     """Ask the hub; `bad` is the state if there is no good answer."""
     endpoint = hub.without_credentials(address)
-    try:
-        parts = urlsplit(address)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # unclosed brackets, a port that is not a number
-        valid = False
-    if not valid:
-        return bad, f"HF_ENDPOINT={endpoint} is not a URL", "write it as https://huggingface.co, or unset it"
     from huggingface_hub import get_session  # imported before the time is taken
 
     def ask() -> int | str:

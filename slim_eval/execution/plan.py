@@ -21,7 +21,7 @@ from slim_eval.errors import INSTALL, INSTALL_GPU, MissingPackageError, SlimEval
 from slim_eval.execution import fingerprints, messages
 from slim_eval.execution.executor import EXECUTORS, Cluster, LocalExecutor, executor
 from slim_eval.models import checkpoint_checks, gguf
-from slim_eval.models.hub import optional_file
+from slim_eval.models.hub import optional_file, settings
 from slim_eval.models.publish import QUANTIZATION_RECORD
 from slim_eval.quantization import cache, recipe_files
 from slim_eval.recognise import base_model, of_name
@@ -199,6 +199,7 @@ def base_model_of(source: models.ModelSource) -> str | None:
         card = optional_file(source.name, _CARD_FILE, source.revision)
     if card is None or not card.is_file() or card.stat().st_size > _CARD_LIMIT:
         return None
+    settings()
     from huggingface_hub import metadata_load
     from yaml import YAMLError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,14 +23,37 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError"})
 
 
+def settings() -> Any:
+    """The module `huggingface_hub.constants`, which reads the variables that begin with HF_.
+
+    Raises:
+        UsageError: It rejects one, or the hub's address is none: huggingface_hub cannot be imported then.
+    """
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        cause = f"huggingface_hub rejects a variable that begins with HF_: {error}"
+        raise UsageError(cause, "fix or unset it; see: env | grep ^HF_") from error
+    try:
+        parts = urlsplit(constants.ENDPOINT)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number
+        valid = False
+    if not valid:
+        cause = f"HF_ENDPOINT={without_credentials(constants.ENDPOINT)} is not a URL"
+        raise UsageError(cause, "write it as https://huggingface.co, or unset it")
+    return constants
+
+
 @contextmanager
 def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator[None]:
     """Translate what huggingface_hub raises for one repository.
 
     Raises:
-        UsageError: The id is malformed, the revision unknown, or the repository has no ``config.json``.
+        UsageError: The id is malformed, the revision unknown, the repository has no ``config.json``, or as `settings`.
         HubError: Every other failure of the hub or the network.
     """
+    settings()
     from huggingface_hub import errors
 
     translated: tuple[type[Exception], ...] = (errors.EntryNotFoundError, *http_errors())
@@ -53,11 +77,15 @@ def http_errors() -> tuple[type[Exception], ...]:
     """The errors of a request to the hub: its refusals, and failures of the network."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        from httpx import HTTPError, InvalidURL
-    except ImportError:  # huggingface_hub before 1.0 uses requests, whose errors are OSErrors
-        return (HfHubHTTPError, OSError)
-    return (HfHubHTTPError, OSError, HTTPError, InvalidURL)
+    return (HfHubHTTPError, OSError, *client_errors())
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """The errors of huggingface_hub's HTTP client: requests before version 1.0, then httpx, since 2.0 httpx2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = next(each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError")
+    return (base, sys.modules[base.__module__].InvalidURL)
 
 
 def _cause_and_remedy(repo: str, kind: str, error: BaseException) -> tuple[str, str]:

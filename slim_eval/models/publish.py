@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slim_eval.errors import HubError
+from slim_eval.models.hub import http_errors, reason_of, settings
 from slim_eval.models.source import WANTED
 from slim_eval.utils import slug
 
@@ -90,9 +91,8 @@ def push_checkpoint(folder: Path, repo_id: str, card: str, *, private: bool = Fa
     Raises:
         HubError: The hub cannot be reached or refuses it.
     """
+    settings()
     from huggingface_hub import CommitOperationAdd, HfApi, errors
-
-    from slim_eval.models.hub import http_errors, reason_of
 
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
     names = [path.relative_to(folder) for path in files]

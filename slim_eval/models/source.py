@@ -146,9 +146,9 @@ def resolve(
         pickled = allow_pickle and not has_safetensors(folder) and pickled_files(folder)
         source = ModelSource(name=name, kind="demo" if name == DEMO else "local", config_dir=folder)
         return source.model_copy(update={"pickled": folder} if pickled else {"path": folder})
-    from huggingface_hub.errors import EntryNotFoundError
-
     with hub_errors(name, revision):
+        from huggingface_hub.errors import EntryNotFoundError
+
         try:
             config = config_file(name, revision)
         except EntryNotFoundError:

@@ -21,8 +21,9 @@ import pytest
 from slim_eval import models
 from slim_eval.errors import HubError, UsageError
 from slim_eval.models import fetch
-from slim_eval.models.hub import hub_errors
+from slim_eval.models.hub import client_errors, http_errors, hub_errors
 from slim_eval.models.source import weight_files
+from tests.commands import run_command
 
 Tensors = dict[str, tuple[str, list[int]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -457,6 +458,40 @@ def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> No
     cached, missing = ask(nobody, home, [("org/good", None), ("org/missing", None)], HF_HUB_OFFLINE="1")
     assert cached["revision"] == COMMIT
     assert "HF_HUB_OFFLINE" in missing["cause"]
+
+
+@pytest.mark.parametrize(
+    ("client", "failure"),
+    [("requests.exceptions", "ConnectionError"), ("httpx", "ConnectError"), ("httpx2", "ConnectError")],
+)
+def test_the_errors_of_whichever_client_the_hub_has_are_known(
+    client: str, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub has changed its HTTP client twice; the newest one is what a plain `pip install` brings."""
+    module = pytest.importorskip(client)
+    refused = type("HfHubHTTPError", (module.HTTPError, OSError), {})
+    monkeypatch.setattr("huggingface_hub.errors.HfHubHTTPError", refused)
+    assert isinstance(getattr(module, failure)("no"), http_errors())
+    assert isinstance(module.InvalidURL("no"), client_errors())
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(
+    ("name", "value", "cause"),
+    [
+        ("HF_ENDPOINT", "http://hub:port", "HF_ENDPOINT=http://hub:port is not a URL"),
+        ("HF_ENDPOINT", "http://[::1", "rejects a variable that begins with HF_"),
+        ("HF_ENDPOINT", "hub.example", "HF_ENDPOINT=hub.example is not a URL"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "rejects a variable that begins with HF_"),
+    ],
+)
+def test_variables_of_the_hub_that_are_wrong_are_a_usage_error(
+    name: str, value: str, cause: str, tmp_path: Path
+) -> None:
+    done = run_command("run", "--models", "org/model", "--dry-run", cwd=tmp_path, env={name: value})
+    assert done.returncode == 2
+    assert cause in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from typing import Any, cast
 
 import plotly.graph_objects as plotly
 import pytest
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from slim_eval.analysis.caveats import Caveat, Kind
 from slim_eval.analysis.findings import Section
 from slim_eval.analysis.pareto.frontier import find_frontiers, frontier, parse_objectives
 from slim_eval.analysis.report import charts, provenance, report_tables
-from slim_eval.analysis.report.page import report_html
+from slim_eval.analysis.report.page import plotly_bundle, report_html
 from slim_eval.analysis.report.report_tables import ABSENT, Field
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
@@ -29,6 +30,7 @@ from slim_eval.results.records import FloorEntry, NoiseRecord, PerformanceRecord
 from slim_eval.results.store import find_results, write_noise
 from slim_eval.results.variants import Estimate, Variant
 from tests.planted import items, outcomes
+from tools.report_scripts import SCRIPTS, VENDOR
 
 MakeCell = Callable[..., Variant]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'q' \u2028"
@@ -257,8 +259,8 @@ def test_the_file_stays_small_and_works_with_many_variants(make_variant: MakeCel
     assert len(page.data["trade_off"]["points"]) == 60
     assert sum(line[:1] == ["Model-7"] for line in page.lines) >= 3
     assert len(html.encode()) < len(html_of(variants[:1]).encode()) + 60 * 10_000
-    assert len(html.encode()) < 6_000_000
-    assert html.count("plotly.js v") == 1
+    assert len(html.encode()) < 2_000_000
+    assert html.count("plotly.js (basic") == 1
 
 
 @pytest.mark.large
@@ -525,6 +527,43 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
     assert [chart["data"][0]["y"] for chart in page.data["plugins"]] == [[3]]
     assert "Nothing there" not in page.text
     assert "A chart" in page.text
+
+
+def chart_of(*traces: Any) -> SimpleNamespace:
+    """A plugin's figure that is a chart of some traces."""
+    return SimpleNamespace(title="A chart", chart=lambda study: plotly.Figure(traces), in_report=True)
+
+
+def test_the_bundle_of_plotly_fits_the_installed_one_and_has_every_trace_of_the_charts(
+    three: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, kinds = plotly_bundle()
+    assert version == get_plotlyjs_version(), "run: python -m tools.report_scripts"
+    assert kinds == {"scatter", "bar", "pie"}  # of plotly.js' basic bundle
+    page = page_of(three)
+    for chart in (page.data["trade_off"], page.data["drops"]):
+        assert chart["figure"]["data"]
+        assert {trace["type"] for trace in chart["figure"]["data"]} <= kinds
+    monkeypatch.setattr(charts, "FIGURES", {"a": chart_of(plotly.Bar(y=[1]), plotly.Pie(values=[1]))})
+    assert "plotly.js (basic" in html_of(three)
+
+
+def test_a_chart_with_another_trace_or_another_plotly_has_the_whole_library(
+    three: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(charts, "FIGURES", {"a": chart_of(plotly.Heatmap(z=[[1]]))})
+        assert f"<script>{get_plotlyjs()}</script>" in html_of(three)
+    monkeypatch.setattr("plotly.offline.get_plotlyjs_version", lambda: "99.0.0")
+    assert f"<script>{get_plotlyjs()}</script>" in html_of(three)
+
+
+def test_every_script_carried_along_has_its_licence_and_the_version_that_the_tool_fetches() -> None:
+    for package, (script, _) in SCRIPTS.items():
+        path = VENDOR / Path(script).name
+        assert "Permission is hereby granted" in path.with_suffix(".LICENSE").read_text(encoding="utf-8")
+        assert package.rpartition("@")[2] in path.read_text(encoding="utf-8")[:100]
+    assert len(list(VENDOR.iterdir())) == 2 * len(SCRIPTS)
 
 
 def test_a_quantized_checkpoint_is_compared_with_its_base_model(make_variant: MakeCell) -> None:

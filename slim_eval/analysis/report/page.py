@@ -47,10 +47,11 @@ def report_html(
 
     comparison = report_tables.comparison_table(study, frontiers)
     plugin_figures = charts.plugin_figures(study)
+    plugin_charts = [figure.chart for figure in plugin_figures if figure.chart is not None]
     drawn = {
         "trade_off": charts.trade_off(study, comparison),
         "drops": charts.drops(study),
-        "plugins": [figure.chart for figure in plugin_figures if figure.chart is not None],
+        "plugins": plugin_charts,
     }
     settings = provenance.settings_of(study)
     content: dict[str, Any] = {
@@ -80,7 +81,7 @@ def report_html(
     }
     scripts = {
         "early": _asset("theme.js"),
-        "plotly": _plotly(drawn["plugins"]),
+        "plotly": _plotly(plugin_charts),
         "datatables": _asset("vendor/dataTables.min.js"),
         "late": f"{_asset('table.js')}\n{_asset('charts.js')}",
     }
@@ -98,10 +99,11 @@ def report_html(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html"))
     page = template.render(content, policy=policy, style=_asset("page.css"), data=data, scripts=list(scripts))
-    images = [figure.image for figure in plugin_figures if figure.image is not None]
-    parts = scripts | {f"image{number}": image for number, image in enumerate(images)}
-    # No other text can look like the placeholder of a script or an image, as texts are escaped.
-    place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
+    images = [figure for figure in plugin_figures if figure.image is not None]
+    parts = scripts | {f"image{number}": str(figure.image) for number, figure in enumerate(images)}
+    parts |= {f"table{number}": str(figure.table) for number, figure in enumerate(images)}
+    # No other text can look like the placeholder of a script, an image or a table, as texts are escaped.
+    place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=(?:src|ref)=\")@(\w+)@(?=\")")
     return Redacted(place.sub(lambda match: parts[match[1] or match[2]], redact(page)))
 
 

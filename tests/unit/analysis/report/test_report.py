@@ -29,6 +29,7 @@ from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.records import FloorEntry, NoiseRecord, PerformanceRecord
 from slim_eval.results.store import find_results, write_noise
 from slim_eval.results.variants import Estimate, Variant
+from slim_eval.utils.redaction import REDACTED
 from tests.planted import items, outcomes
 from tools.report_scripts import SCRIPTS, VENDOR
 
@@ -510,20 +511,26 @@ def test_metrics_of_plugins_are_in_the_table_and_the_charts(make_variant: MakeCe
 
 def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     made = {
-        "own": SimpleNamespace(title="Own", chart=None, in_report=False),
-        "chart": SimpleNamespace(title="A chart", chart=lambda study: plotly.Figure(plotly.Bar(y=[3])), in_report=True),
-        "none": SimpleNamespace(title="Nothing there", chart=lambda study: None, in_report=True),
-        "picture": SimpleNamespace(title="A <picture>", chart=None, in_report=True),
+        "own": SimpleNamespace(name="own", title="Own", chart=None, in_report=False),
+        "chart": chart_of(plotly.Bar(y=[3])),
+        "none": SimpleNamespace(name="none", title="Nothing there", chart=lambda study: None, in_report=True),
+        "picture": SimpleNamespace(name="picture", title="A <picture>", chart=None, in_report=True),
     }
     name = "slim_eval.analysis.figures"
     monkeypatch.setattr(charts, "FIGURES", made)
-    drawn = SimpleNamespace(png=lambda figure, study: b"\x89PNG" + b"hf_" * 40)
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    table = "model,value\nhf_secretsecretsecret,1\n"
+    drawn = SimpleNamespace(png=lambda figure, study: (b"\x89PNG" + b"hf_" * 40, table))
     monkeypatch.setitem(sys.modules, f"{name}.drawing", cast(ModuleType, drawn))
     page = page_of([make_variant()])
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     address = image["src"] or ""
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == b"\x89PNG" + b"hf_" * 40
     assert image["alt"] == "A <picture>"
+    (link,) = (attributes for tag, attributes in page.tags if tag == "a" and "download" in attributes)
+    assert link["download"] == "picture.csv"
+    content = base64.b64decode((link["href"] or "").removeprefix("data:text/csv;base64,")).decode()
+    assert content == f"model,value\n{REDACTED},1\n"
     assert [chart["data"][0]["y"] for chart in page.data["plugins"]] == [[3]]
     assert "Nothing there" not in page.text
     assert "A chart" in page.text
@@ -531,7 +538,7 @@ def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monke
 
 def chart_of(*traces: Any) -> SimpleNamespace:
     """A plugin's figure that is a chart of some traces."""
-    return SimpleNamespace(title="A chart", chart=lambda study: plotly.Figure(traces), in_report=True)
+    return SimpleNamespace(name="chart", title="A chart", chart=lambda study: plotly.Figure(traces), in_report=True)
 
 
 def test_the_bundle_of_plotly_fits_the_installed_one_and_has_every_trace_of_the_charts(

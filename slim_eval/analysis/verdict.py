@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _SPEEDS = (("tpot_speedup", TPOT), ("per_token_speedup", THROUGHPUT))
 _ENERGIES, _SIZES = (J_PER_TOKEN, J_PER_REQUEST, ENERGY), (WEIGHTS, DISK, PEAK_MEMORY)
+_NO_GAIN = "nothing is shown to be better"
 _SHOWN = 3  # names, tasks or models that a sentence lists
 
 
@@ -51,7 +52,9 @@ class Tone(str, Enum):
 
     BETTER = "better"
     WORSE = "worse"
-    UNSURE = "unsure"
+    SAME = "same"  # an exact number that did not change
+    UNSURE = "unsure"  # its interval includes no change, or it is within the noise floor
+    UNTESTED = "untested"  # without an interval, nothing is known about chance
     NONE = "none"  # not measured, or not comparable
 
 
@@ -71,6 +74,13 @@ class Effect:
     def neutral(self) -> float:
         """The value that means no change."""
         return 1.0 if self.unit == "x" else 0.0
+
+    @property
+    def direction(self) -> Tone:
+        """Better, worse or the same by the value alone, which may be chance."""
+        if self.value is None or self.value == self.neutral:
+            return Tone.SAME
+        return Tone.BETTER if (self.value > self.neutral) == (self.of in ("speed", "accuracy")) else Tone.WORSE
 
     @property
     def short(self) -> str:
@@ -201,8 +211,12 @@ def _effect_json(effect: Effect) -> dict[str, Any]:
 
 def _tone(value: float, interval: Interval | None, neutral: float, sign: int, *, exact: bool = False) -> Tone:
     """Better or worse if the whole interval is; a value without one only if it is exact."""
-    ends = interval or ((value, value) if exact else None)
-    if ends is None or min(ends) <= neutral <= max(ends):
+    if interval is None and not exact:
+        return Tone.UNTESTED
+    if interval is None and value == neutral:
+        return Tone.SAME
+    ends = interval or (value, value)
+    if min(ends) <= neutral <= max(ends):
         return Tone.UNSURE
     return Tone.BETTER if (value - neutral) * sign > 0 else Tone.WORSE
 
@@ -218,8 +232,8 @@ def _effects_of(study: Study, impact: Impact) -> list[Effect]:
             is_noise = metric.key in noisy
             tone = Tone.UNSURE if is_noise else _tone(ratio.value, ratio.interval, 1, 1)
             note = "within noise" if is_noise else "" if ratio.interval else "no interval"
-            if impact.variant.kernels == "emulated":
-                tone, note = Tone.UNSURE, "emulated kernels"
+            if impact.variant.kernels == "emulated":  # their speed is not that of the scheme
+                tone, note = Tone.NONE, "emulated kernels"
             found.append(Effect("speed", metric.title, ratio.value, ratio.interval, "x", tone, note))
     if not found:
         found.append(Effect("speed", note=refused.get("speed", "")))
@@ -247,7 +261,10 @@ def _effects_between(pair: VariantComparison) -> list[Effect]:
     from slim_eval.analysis.compare.comparison import Verdict as Outcome
 
     rows = {made.metric: made for made in pair.metrics}
-    better = {Outcome.BETTER: Tone.BETTER, Outcome.WORSE: Tone.WORSE}
+    tones = {
+        Outcome.BETTER: Tone.BETTER, Outcome.WORSE: Tone.WORSE, Outcome.SAME: Tone.SAME,
+        Outcome.NO_INTERVAL: Tone.UNTESTED,
+    }  # fmt: skip
 
     def effect(of: str, metrics: Sequence[Metric]) -> Effect:
         present = [made for metric in metrics if (made := rows.get(metric)) is not None]
@@ -255,7 +272,7 @@ def _effects_between(pair: VariantComparison) -> list[Effect]:
         if not known:
             return Effect(of, note=next((made.reason for made in present if made.reason), ""))
         made = known[0]
-        tone = better.get(made.verdict, Tone.UNSURE)
+        tone = tones.get(made.verdict, Tone.UNSURE)
         words = {Outcome.NOISE: "within noise", Outcome.NO_INTERVAL: "no interval"}
         return _effect_of_ratio(of, made, tone, words.get(made.verdict, ""))
 
@@ -417,7 +434,11 @@ def _choose(study: Study, base: VariantVerdict, others: Sequence[VariantVerdict]
         return _Choice(base, tuple(others))
     found = _recommended(study, [base, *safe])
     if found is None:
-        return _Choice(base, tuple(others), "nothing but accuracy was measured")
+        measured = any(e.value is not None for each in safe for e in each.effects if e.of != "accuracy")
+        why = "their speed, energy and memory cannot be ranked together" if measured else (
+            "no difference in speed, energy or memory is known"
+        )  # fmt: skip
+        return _Choice(base, tuple(others), why)
     pick = next(each for each in (base, *safe) if each.variant.directory == found.directory)
     rest = tuple(each for each in (base, *others) if each is not pick)
     return _Choice(pick, rest, found.confidence, found.change, found.by)
@@ -429,6 +450,7 @@ class _Recommended:
     confidence: str
     change: str
     by: str
+    has_intervals: bool  # whether the ranking used any
 
 
 def _recommended(study: Study, eligible: Sequence[VariantVerdict]) -> _Recommended | None:
@@ -451,9 +473,9 @@ def _recommended(study: Study, eligible: Sequence[VariantVerdict]) -> _Recommend
             wins = share_words(found.pick.wins)
             confidence = f"best by {parts} in {wins} of {found.ranking.resamples:,} resamples"
         if all(objective.metric.key == "memory_gb" for objective in found.ranking.objectives):
-            confidence = "chosen by memory alone, because speed and energy may not be compared"
+            confidence = "chosen by memory alone, because speed and energy of all of them are not known in one setting"
         change = "" if found.next_measurement is None else found.next_measurement.text
-        return _Recommended(found.pick.variant.directory, confidence, change, parts)
+        return _Recommended(found.pick.variant.directory, confidence, change, parts, found.pick.wins is not None)
     return None
 
 
@@ -462,7 +484,8 @@ def _between_models(study: Study, picks: Sequence[VariantVerdict]) -> str:
     if found is None:
         return ""
     best = next(each for each in picks if each.variant.directory == found.directory)
-    return f" Between the models: {best.label}, the best balance of {found.by}."
+    points = "" if found.has_intervals else ", by the point values alone"
+    return f" Between the models: {best.label}, the best balance of {found.by}{points}."
 
 
 def _nothing_to_choose(words: tuple[VariantVerdict, ...]) -> Verdict:
@@ -484,7 +507,8 @@ def _answer(choices: Sequence[_Choice]) -> str:
             by = f" Of these, it is the best by {choice.by}." if choice.by else ""
             return f"Deploy {name}: as accurate as the baseline.{by}"
         if safe := [each for each in choice.others if each.word is Word.SAFE]:
-            return f"Keep {name}: {_names(safe)} as accurate, but not better by {choice.by or 'what was measured'}."
+            but = f"not ranked above it by {choice.by}" if choice.by else "nothing else may be compared"
+            return f"Keep {name}: {_names(safe)} as accurate, but {but}."
         return f"Keep {name}: no other variant is shown to be as accurate."
     new = [choice.pick for choice in choices if not choice.keeps_baseline]
     kept = [choice.pick for choice in choices if choice.keeps_baseline]
@@ -517,7 +541,7 @@ def _gains(choices: Sequence[_Choice]) -> str:
     new = [choice for choice in choices if not choice.keeps_baseline]
     if not new:
         return ""
-    return _per_choice(new, (_effects_text(choice.pick, Tone.BETTER, Tone.UNSURE) for choice in new))
+    return _per_choice(new, (_effects_text(choice.pick, Tone.BETTER, untested=True) or _NO_GAIN for choice in new))
 
 
 def _costs(choices: Sequence[_Choice]) -> str:
@@ -526,16 +550,38 @@ def _costs(choices: Sequence[_Choice]) -> str:
         return ""
 
     def text(pick: VariantVerdict) -> str:
-        worse = _effects_text(pick, Tone.WORSE)
+        worse = _effects_text(pick, Tone.WORSE, untested=True)
         return "; ".join(filter(None, (worse, f"accuracy: {pick.reason}")))
 
     return _per_choice(new, (text(choice.pick) for choice in new))
 
 
-def _effects_text(pick: VariantVerdict, *tones: Tone) -> str:
-    return ", ".join(e.sentence for e in pick.effects if e.of != "accuracy" and e.tone in tones) or (
-        "nothing was shown" if Tone.BETTER in tones else ""
-    )
+def _effects_text(pick: VariantVerdict, tone: Tone, *, untested: bool = False) -> str:
+    """The effects of a tone, apart from accuracy; with those that point the same way but have no interval."""
+
+    def belongs(effect: Effect) -> bool:
+        if effect.tone is Tone.UNTESTED and untested:
+            return effect.direction is tone
+        return effect.tone is tone
+
+    return ", ".join(effect.sentence for effect in pick.effects if effect.of != "accuracy" and belongs(effect))
+
+
+def _open_effects(picks: Sequence[VariantVerdict]) -> list[str]:
+    """What is not known of the effects: of some, a test had no result; of others, there was nothing to test."""
+    found = []
+    for heading, tone in (("not beyond chance: ", Tone.UNSURE), ("no interval for ", Tone.UNTESTED)):
+        having = [(pick, _effects_text(pick, tone)) for pick in picks]
+        having = [(pick, text) for pick, text in having if text]
+        if not having:
+            continue
+        text = having[0][1]
+        if len(picks) > 1 or tone is Tone.UNTESTED:  # their numbers are among gains and costs, or of several models
+            named = {e.of: None for pick, _ in having for e in pick.effects if e.of != "accuracy" and e.tone is tone}
+            text = " and ".join(named) + (f" of {_labels([pick for pick, _ in having])}" if len(picks) > 1 else "")
+        more = ": repeat the measurement to know whether the change is chance" if tone is Tone.UNTESTED else ""
+        found.append(f"{heading}{text}{more}")
+    return found
 
 
 def _confidence(choices: Sequence[_Choice]) -> str:
@@ -550,7 +596,11 @@ def _confidence(choices: Sequence[_Choice]) -> str:
         parts.append(f"of the other variants, {', '.join(counted)}")
     own = [choice.confidence for choice in choices if choice.confidence]
     parts += own[:1] if len(choices) == 1 else []
-    text = "; ".join(parts)
+    parts += _open_effects([choice.pick for choice in choices if not choice.keeps_baseline])
+    return _sentence("; ".join(parts))
+
+
+def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
@@ -593,17 +643,17 @@ def verdict_on(found: Recommendation, study: Study) -> Verdict:
         for each in judged
     )
     own = next((each for each in judged if pick is not None and each.variant.directory == pick.variant.directory), None)
-    gains = costs = ""
+    gains = costs = confidence = ""
     if own is not None and not own.is_reference:
-        gains = f"Against its baseline: {_effects_text(own, Tone.BETTER, Tone.UNSURE)}."
-        worse = _effects_text(own, Tone.WORSE)
+        gains = f"Against its baseline: {_effects_text(own, Tone.BETTER, untested=True) or _NO_GAIN}."
         accuracy = f"accuracy is {own.word.value}: {own.reason}"
-        costs = "; ".join(filter(None, (worse, accuracy)))
-        costs = f"{costs[:1].upper()}{costs[1:]}."
+        costs = _sentence("; ".join(filter(None, (_effects_text(own, Tone.WORSE, untested=True), accuracy))))
+        confidence = " ".join(_sentence(text) for text in _open_effects([own]))
     change = "" if found.next_measurement is None else found.next_measurement.text
     if not change:
         change = "No single measurement is known to change this answer."
-    return Verdict(answer_of(found), gains, costs, confidence_of(found), change, words)
+    confidence = " ".join(filter(None, (confidence_of(found), confidence)))
+    return Verdict(answer_of(found), gains, costs, confidence, change, words)
 
 
 def verdict_of_comparison(report: ComparisonReport) -> Verdict:
@@ -629,11 +679,10 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
     (only,) = judged
     a, b = _names_of(pairs[0])
     better, worse = (_effects_text(only, tone) for tone in (Tone.BETTER, Tone.WORSE))
-    better = "" if better == "nothing was shown" else better
+    gains, losses = (_effects_text(only, tone, untested=True) for tone in (Tone.BETTER, Tone.WORSE))
     crossed = [each.words(a, b) for each in pairs[0].crossovers if each.crossings]
     if pairs[0].b.level is not None and len(report.pairs) > 1:  # of a sweep, the numbers here are of one load
-        at = f" at {pairs[0].b.level.label}"
-        better, worse = (text and f"{text}{at}" for text in (better, worse))
+        gains, losses = (text and f"{text} at {pairs[0].b.level.label}" for text in (gains, losses))
     if only.word is Word.SAFE and crossed:
         answer = f"{b} is safe, as accurate as {a}; which of them is better depends on the load."
     elif only.word is Word.DEGRADED:
@@ -650,14 +699,13 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
     else:
         answer = f"Not comparable: {only.reason}."
     accuracy = f"accuracy: {only.reason}" if only.word is not Word.NOT_COMPARABLE else ""
-    costs = "; ".join(filter(None, (worse, accuracy)))
-    unsure = _effects_text(only, Tone.UNSURE)
-    confidence = f"Not beyond chance: {unsure}." if unsure and unsure != "nothing was shown" else ""
+    costs = "; ".join(filter(None, (losses, accuracy)))
+    confidence = " ".join(_sentence(text) for text in _open_effects([only]))
     if crossed:
         confidence = f"{confidence} The load decides: {'; '.join(crossed)}.".strip()
     change = _measure_more([only]) if only.word is Word.INCONCLUSIVE else ""
     return Verdict(
-        answer, f"{better}." if better else "", f"{costs[:1].upper()}{costs[1:]}." if costs else "", confidence, change,
+        answer, f"{gains}." if gains else "", f"{costs[:1].upper()}{costs[1:]}." if costs else "", confidence, change,
         (only,), asked,
     )  # fmt: skip
 

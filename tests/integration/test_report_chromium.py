@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import plotly.graph_objects as plotly
 import pytest
+from matplotlib.figure import Figure
 
+from slim_eval.analysis.figures import figure as figures
 from slim_eval.analysis.findings import Section
 from slim_eval.analysis.pareto.frontier import find_frontiers
 from slim_eval.analysis.report.page import report_html
@@ -270,9 +275,12 @@ def test_groups_of_columns_are_hidden_and_shown(opened: Opened, report: Path) ->
     heading = page.locator("#overview thead tr:last-child th", has_text="energy, J/token").first
     before = page.locator("#overview tbody tr:first-child td:visible").count()
     assert heading.is_visible()
+    page.uncheck("#fit")
+    assert page.locator("#overview tbody tr:first-child td:visible").count() > before
+    page.check("#fit")
+    assert page.locator("#overview tbody tr:first-child td:visible").count() == before
     page.uncheck("input[data-group=energy]")
     expect(heading).to_be_hidden()
-    assert page.locator("#overview tbody tr:first-child td:visible").count() < before
     page.check("input[data-group=settings]")
     expect(page.locator("#overview thead tr:last-child th", has_text="engine").first).to_be_visible()
 
@@ -387,8 +395,17 @@ def test_a_phone_scrolls_only_downwards(opened: Opened, report: Path) -> None:
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert page.evaluate("innerWidth") == 360
-    box = page.locator("#comparison .box")
-    assert box.evaluate("box => box.scrollWidth > box.clientWidth")  # the table scrolls in its own box
+    wide = "[...document.querySelectorAll('#comparison .box')].map(box => box.scrollWidth - box.clientWidth)[0]"
+    heading = page.locator("#overview thead tr:last-child th")
+    assert page.evaluate(wide) <= 0
+    assert heading.filter(has_text="quiz, %").is_visible()  # accuracy first
+    assert heading.filter(has_text="TPOT, ms").count() == 0
+    page.check("input[data-group=speed]")  # comes before what does not fit beside it
+    expect(heading.filter(has_text="TTFT, ms")).to_be_visible()
+    assert page.evaluate(wide) <= 0
+    page.uncheck("#fit")
+    assert page.evaluate(wide) > 0  # all columns, in a box that scrolls
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("width", [390, 1300])
@@ -404,6 +421,8 @@ def test_the_first_screen_has_the_verdict(width: int, scheme: Any, opened: Opene
     assert cards.locator("svg.interval").count() > 4
     assert [text.split()[0] for text in cards.all_inner_texts()[:4]] == ["speed", "energy", "memory", "accuracy"]
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert page.locator("#comparison .box").evaluate("box => box.scrollWidth <= box.clientWidth")
+    expect(page.locator("#columns")).to_contain_text(" columns")
     colours = cards.first.evaluate("c => [getComputedStyle(c).color, getComputedStyle(document.body).backgroundColor]")
     assert colours == (
         ["rgb(29, 35, 41)", "rgb(255, 255, 255)"] if scheme == "light" else ["rgb(230, 234, 238)", "rgb(20, 24, 29)"]
@@ -416,12 +435,47 @@ def test_the_data_of_a_chart_is_one_click_away(opened: Opened, report: Path) -> 
         page.click("button.csv[data-chart=pareto]")
     text = Path(download.value.path()).read_text(encoding="utf-8")
     assert download.value.suggested_filename == "pareto.csv"
-    header, *rows = text.splitlines()
-    assert header.startswith('series,name,"') or header.startswith("series,name,")
-    assert sum("Small-1B int8" in row for row in rows) == 1
+    header, *rows = csv.reader(text.splitlines())
+    assert header == ["model", "precision", "frontier", "TPOT, ms", "x low", "x high", "quiz, %", "y low", "y high"]
+    (small,) = (row for row in rows if row[:2] == ["Small-1B", "int8"])
+    assert float(small[4]) < float(small[3]) < float(small[5])
+    assert sum(row[0] == HOSTILE for row in rows) == 1
+    assert any(row[2].startswith("frontier") for row in rows)
     with page.expect_download() as download:
         page.click("button.csv[data-chart=forest]")
-    assert len(Path(download.value.path()).read_text(encoding="utf-8").splitlines()) > 3
+    header, *rows = csv.reader(Path(download.value.path()).read_text(encoding="utf-8").splitlines())
+    assert header == ["model", "precision", "task", "drop, pp", "low", "high", "verdict"]
+    assert ["Small-1B", "int4", "quiz"] in [row[:3] for row in rows]
+    assert {row[6] for row in rows} <= {"equivalent", "degraded", "improved", "inconclusive"}
+    assert all(float(row[4]) <= float(row[3]) <= float(row[5]) for row in rows)
+
+
+def test_the_data_of_a_figure_of_a_plugin_is_one_click_away(opened: Opened, tmp_path: Path) -> None:
+    def draw(study: Study) -> Figure:
+        made = Figure(figsize=(2, 2))
+        made.subplots().plot([1, 2], [30, 40], label="seen")
+        return made
+
+    def chart(study: Study) -> Any:
+        return plotly.Figure(plotly.Bar(x=["a", "b"], y=np.array([0.5, 7.25]), name="<b>bars</b>"))  # packed as bytes
+
+    figures.FIGURES.register(figures.Figure("picture", "A picture", draw))
+    figures.FIGURES.register(figures.Figure("bars", "A chart", draw, chart))
+    try:
+        path = render(write_variants(tmp_path / "outputs"), tmp_path / "report.html")
+    finally:
+        figures.FIGURES.unregister("picture")
+        figures.FIGURES.unregister("bars")
+    page = opened.load(path)
+    found = []
+    for button in ("a.csv[download='picture.csv']", "button.csv[data-name=bars]"):
+        with page.expect_download() as download:
+            page.click(button)
+        found.append((download.value.suggested_filename, Path(download.value.path()).read_text().splitlines()))
+    assert found == [
+        ("picture.csv", ["kind,series,x,y", "line,seen,1.0,30.0", "line,seen,2.0,40.0"]),
+        ("bars.csv", ["series,x,y", "bars,a,0.5", "bars,b,7.25"]),
+    ]
 
 
 def test_it_prints(opened: Opened, report: Path, tmp_path: Path) -> None:
@@ -449,6 +503,21 @@ def test_the_published_results_open_too(opened: Opened, tmp_path: Path) -> None:
     assert len(places_drawn(page)) == 13
     note = page.locator("#forest-note").inner_text()
     assert "the margin of 1 pp" in note  # their drops have intervals, though nothing is paired
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    drawings = "[...document.querySelectorAll('#drops .chart .main-svg:first-child')]"
+    sizes = page.evaluate(f"{drawings}.map(each => [each.clientHeight, each.clientWidth])")
+    assert len(sizes) == 2
+    assert all(height < 186 / 25.4 * 96 and width < 273 / 25.4 * 96 for height, width in sizes)  # A4, its margins
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('#drops .chart')].flatMap(c => c.layout.yaxis.categoryarray).length"
+    )
+    assert drawn == 24
+    assert page.locator("#columns").inner_text() == "12 of 13 columns"  # without the settings
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.getElementById('forest').layout.yaxis.categoryarray.length") == 24
+    assert page.locator("#drops .chart").count() == 1
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 

@@ -18,6 +18,7 @@ from slim_eval.analysis.caveats import MARKS, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.layout import NOT_COMPARABLE, NOT_MEASURED, SUMMARY_SIGN, doubtful, heading, hint_of
+from slim_eval.analysis.figures.numbers import Numbers, ends, words_of
 from slim_eval.analysis.figures.rowchart import HATCH, Row, RowPanel, beside, by_name, draw_rows, scale
 from slim_eval.analysis.impact import SPEEDUPS
 from slim_eval.analysis.study import Study
@@ -26,6 +27,7 @@ from slim_eval.results.variants import Estimate, Interval, Variant
 from slim_eval.utils import number
 
 _TICK: dict[str, Any] = {"marker": "|", "markersize": 9, "markeredgewidth": 2.2, "color": style.TEXT}
+_TICK_LABEL = "idle, engine loaded"
 _NOT_COMPARED = (
     "not comparable: measured with different settings from the baseline, see not_comparable in quantization_impact.csv."
 )
@@ -114,6 +116,15 @@ class BarPanel(RowPanel):
         """Whether a bar is in doubt; bars of several parts are not hatched for it."""
         return len(self.parts) == 1 and bool(doubtful(self.marks()))
 
+    def numbers(self, row: int) -> Sequence[Numbers]:
+        """The bar's value, or its parts and their sum; its whiskers and its tick; why there is none."""
+        bar = self.bars[row]
+        parts = {part.name: value for part, value in zip(self.parts, bar.values, strict=True) if part.name}
+        note = bar.absent if bar.total is None else words_of(bar.marks)
+        if bar.sign and bar.total is not None:
+            note = ", ".join(filter(None, (note, "replaces a number that was not recorded")))
+        return [{**parts, "value": bar.total, **ends(bar.interval), _TICK_LABEL: bar.tick, "note": note}]
+
     def handles(self) -> list[Artist]:
         """Entries for the parts that any bar has, in grey, for the colour is the scheme's; for ticks."""
         used = [part for part, values in zip(self.parts, zip(*(b.values for b in self.bars), strict=True), strict=True)
@@ -123,7 +134,7 @@ class BarPanel(RowPanel):
             for part in used
         ]
         if any(bar.tick is not None for bar in self.bars):
-            handles.append(Line2D([], [], linestyle="none", label="idle, engine loaded", **_TICK))
+            handles.append(Line2D([], [], linestyle="none", label=_TICK_LABEL, **_TICK))
         return handles
 
     def notes(self) -> Sequence[str]:

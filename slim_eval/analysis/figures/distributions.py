@@ -18,6 +18,7 @@ from slim_eval.analysis.caveats import INVALID, MARKS, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.layout import NOT_MEASURED, SUMMARY_SIGN, heading, hint_of
+from slim_eval.analysis.figures.numbers import Numbers, words_of
 from slim_eval.analysis.figures.rowchart import Row, RowPanel, beside, by_name, draw_rows, scale
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import AMORTISED, E2E, TPOT, TTFT, Metric
@@ -55,6 +56,17 @@ class BoxPanel(RowPanel):
     def marks(self) -> frozenset[Kind]:
         """The marks of the spreads that are there."""
         return frozenset[Kind]().union(*(spread.marks for spread in self.spreads if spread is not None))
+
+    def numbers(self, row: int) -> Sequence[Numbers]:
+        """The box, the line and the signs."""
+        spread = self.spreads[row]
+        if spread is None:
+            return [{"note": NOT_MEASURED}]
+        p25, p75 = (percentile(spread.samples, q) if spread.samples else None for q in (25, 75))
+        return [{
+            "p5": spread.p5, "p25": p25, "median": spread.median, "mean": spread.mean, "p75": p75, "p95": spread.p95,
+            "p99": spread.p99, "samples": len(spread.samples) or None, "note": words_of(spread.marks),
+        }]  # fmt: skip
 
     def handles(self) -> list[Artist]:
         """Entries for the signs of mean and p99."""

@@ -23,9 +23,10 @@ from matplotlib.figure import Figure as MplFigure
 # Each registers its figures.
 from slim_eval.analysis.figures import bars, distributions, load_curves, radar, scatter, scores, style  # noqa: F401
 from slim_eval.analysis.figures.figure import FIGURES, Figure
+from slim_eval.analysis.figures.numbers import csv_of
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS
-from slim_eval.utils import atomic_path
+from slim_eval.utils import atomic_path, write_text
 
 _T = TypeVar("_T")
 # Neither date nor version inside: the same results give the same files.
@@ -45,7 +46,9 @@ _CHARACTERS = (*range(0x20, 0x180), *range(0x2010, 0x2040), *range(0x2200, 0x227
 def write_figures(
     study: Study, directory: Path, figures: Iterable[Figure] | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Write figures, all by default, as PNG and PDF; files of an earlier analysis of all others are removed.
+    """Write figures, all by default, as PNG and PDF, with their numbers as CSV.
+
+    Files that an earlier analysis wrote of all others are removed.
 
     Returns the paths written, and the names of the figures for which nothing was measured.
     """
@@ -70,18 +73,22 @@ def draw_figure(figure: Figure, study: Study) -> MplFigure | None:
         return figure.draw(study)
 
 
-def png(figure: Figure, study: Study) -> bytes | None:
-    """A figure as the bytes of a PNG file, to embed it; None if nothing was measured."""
+def png(figure: Figure, study: Study) -> tuple[bytes, str] | None:
+    """A figure as the bytes of a PNG file and its numbers as CSV, to embed them; None if nothing was measured."""
     content = io.BytesIO()
     with mpl.rc_context(_settings(study)):
         made = figure.draw(study)
-        if made is not None:
-            made.savefig(content, format="png", **_OPTIONS["png"])
-    return content.getvalue() or None
+        if made is None:
+            return None
+        made.savefig(content, format="png", **_OPTIONS["png"])
+    return content.getvalue(), csv_of(made)
 
 
 def save(figure: MplFigure | None, directory: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and PDF, and return the paths; without one, remove what an earlier analysis left."""
+    """Write a figure as PNG and PDF, and its numbers as CSV, and return the paths.
+
+    Without one, remove what an earlier analysis left.
+    """
     paths = {ending: directory / f"{name}.{ending}" for ending in _OPTIONS}
     for ending, path in paths.items():
         if figure is None:
@@ -89,7 +96,13 @@ def save(figure: MplFigure | None, directory: Path, name: str) -> list[Path]:
             continue
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=ending, **_OPTIONS[ending])
-    return [] if figure is None else list(paths.values())
+    table = directory / f"{name}.csv"
+    text = "" if figure is None else csv_of(figure)
+    if text:
+        write_text(table, text)
+    else:
+        table.unlink(missing_ok=True)
+    return [] if figure is None else [*paths.values(), *([table] if text else [])]
 
 
 def map_in_processes(work: Callable[[int], _T], count: int) -> list[_T]:

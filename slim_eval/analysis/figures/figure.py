@@ -4,8 +4,9 @@ A further figure is one more entry, registered here or by a plugin::
 
     FIGURES.register(Figure("load_time", "Time to load: lower is better", draw))
 
-It is then written to ``plots/`` as PNG and PDF and, unless `in_report` is false, shown in report.html. Light to import:
-a plugin is loaded by every command, so matplotlib is imported by the functions that draw.
+It is then written to ``plots/`` as PNG and PDF, with its numbers as CSV (see `numbers`), and, unless `in_report` is
+false, shown in report.html. Light to import: a plugin is loaded by every command, so matplotlib is imported by the
+functions that draw.
 """
 
 from __future__ import annotations

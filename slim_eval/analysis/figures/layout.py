@@ -18,6 +18,7 @@ from matplotlib.text import Text
 
 from slim_eval.analysis.caveats import NOISE, Kind
 from slim_eval.analysis.figures import style
+from slim_eval.analysis.figures.numbers import DrawnFigure, Numbers
 from slim_eval.metrics import Metric
 
 MARGIN = 0.12
@@ -33,7 +34,7 @@ _CANVAS = FigureCanvasAgg(MplFigure(dpi=style.DPI))  # to measure texts
 def open_page(
     title: str, handles: Sequence[Artist], notes: Sequence[str], captions: Sequence[tuple[str, str]], columns: int,
     size: tuple[float, float], *, left: float, gap: float, right: float, head: float, foot: float,
-    projection: str | None = None,
+    projection: str | None = None, numbers: Iterable[Numbers],
 ) -> tuple[MplFigure, list[Axes]]:  # fmt: skip
     """A figure with title, legend and notes around panels of one size, and its axes in reading order.
 
@@ -50,6 +51,7 @@ def open_page(
         head: Above each panel, besides the lines of its title.
         foot: Below each panel.
         projection: Of the panels; captions of polar ones are centred.
+        numbers: What is drawn, one row per mark: the CSV file beside the figure.
     """
     width, height = size
     heads = [broken(text, style.PANEL_SIZE, width + gap / 2, bold=True) if text else [] for text, _ in captions]
@@ -65,7 +67,8 @@ def open_page(
     top = legend_top + _LEGEND_LINE * math.ceil(len(handles) / across) + 0.02
     bottom = 0.12 + _NOTE_LINE * len(below)
     tall = top + lines * (head + height + foot) + bottom
-    figure = MplFigure(figsize=(whole, tall))
+    figure = DrawnFigure(figsize=(whole, tall))
+    figure.numbers = list(numbers)
     edge = MARGIN / whole
     figure.text(
         edge, 1 - MARGIN / tall, "\n".join(titles), va="top", fontsize=style.TITLE_SIZE, fontweight="bold",

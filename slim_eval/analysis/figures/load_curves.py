@@ -15,6 +15,7 @@ from slim_eval.analysis.crossover import MetricCrossover, crossovers_of
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.figure import FIGURES, Figure
 from slim_eval.analysis.figures.layout import hint_of, open_page, size_of
+from slim_eval.analysis.figures.numbers import ends
 from slim_eval.analysis.loads import asked
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import GOODPUT, J_PER_TOKEN, THROUGHPUT, TPOT, TTFT, Metric
@@ -86,9 +87,16 @@ def _curves(
     captions = [(f"{model.rsplit('/', 1)[-1]}: {metric.title}", hint_of(metric)) for model, _, metric, _ in panels]
     columns = min(len(panels), 2)
     band = "Band: 95 % interval. Hollow: the level is invalid (saturated, or the client or the host was the limit)."
+    numbers = [
+        {"model": variant.name, "precision": variant.precision, "load": point.load, "unit of the load": _unit(rates),
+         **({} if x is None else {x.header: point.x}), "metric": metric.header, "value": point.y, **ends(point.ends),
+         "valid": point.valid}
+        for _, rates, metric, drawn in panels for variant, points in drawn for point in points
+    ]  # fmt: skip
     figure, axes_list = open_page(
-        title, handles, (band, *notes), captions, columns, _SIZE, left=0.75, gap=0.85, right=0.25, head=0.35, foot=0.5
-    )
+        title, handles, (band, *notes), captions, columns, _SIZE, left=0.75, gap=0.85, right=0.25, head=0.35, foot=0.5,
+        numbers=numbers,
+    )  # fmt: skip
     for axes, (_, rates, metric, drawn) in zip(axes_list, panels, strict=True):
         for variant, points in drawn:
             colour, marker = looks[variant.precision]
@@ -166,6 +174,17 @@ def crossover_rows(study: Study) -> list[tuple[str, MetricCrossover]]:
     return found[:_MAX_ROWS]
 
 
+def _crossing_numbers(words: str, each: MetricCrossover) -> Iterable[dict[str, object]]:
+    """Who is better at each load, then the crossovers."""
+    names = {"B": words.split(" against ")[0], "A": words.rsplit(" ", 1)[-1], None: "no difference seen"}
+    head = {"variants": words, "metric": each.metric.header}
+    for load, better in zip(each.loads, each.better, strict=True):
+        yield {**head, "load": load, "unit of the load": each.unit, "better": names[better]}
+    for crossing in each.crossings:
+        span = ends((crossing.interval.low, crossing.interval.high))
+        yield {**head, "load": crossing.load, "unit of the load": each.unit, "better": "crossover", **span}
+
+
 def _crossover_map(title: str, study: Study) -> MplFigure | None:
     """Each metric as a row: who is better at which load, in the colour of the scheme, and the crossover."""
     rows = crossover_rows(study)
@@ -189,7 +208,7 @@ def _crossover_map(title: str, study: Study) -> MplFigure | None:
     ]
     figure, (axes,) = open_page(
         title, handles, notes, [("", "")], 1, (4.4, 0.24 * len(rows) + 0.2), left=left, gap=0, right=0.9, head=0.1,
-        foot=0.5,
+        foot=0.5, numbers=[row for words, each in rows for row in _crossing_numbers(words, each)],
     )  # fmt: skip
     for place, (words, each) in enumerate(rows):
         y = len(rows) - 1 - place

@@ -54,9 +54,15 @@ def _draw_radars(title: str, study: Study) -> MplFigure | None:
     ]  # fmt: skip
     if any(np.isnan(values).any() for values in shares.values()):
         notes.append("An axis without a marker: not measured, or not comparable with the model's baseline.")
+    numbers = [
+        {"model": name, "precision": variant.precision, "axis": spoke, "metric": metric.key,
+         "relative to the best": None if math.isnan(share) else float(share)}
+        for name, mine in models.items() for variant, values in zip(mine, shares[name], strict=True)
+        for (spoke, metric), share in zip(found, values, strict=True)
+    ]  # fmt: skip
     figure, panels = open_page(
         title, handles, notes, [(name, "") for name in models], columns, (2.6, 1.65), left=MARGIN, gap=0.0,
-        right=MARGIN, head=0.46, foot=0.25, projection="polar",
+        right=MARGIN, head=0.46, foot=0.25, projection="polar", numbers=numbers,
     )  # fmt: skip
     angles = np.linspace(0, 2 * math.pi, len(found), endpoint=False)
     for axes, (name, mine) in zip(cast("list[PolarAxes]", panels), models.items(), strict=True):

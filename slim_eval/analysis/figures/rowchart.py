@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from slim_eval.analysis.caveats import MARKS, Kind
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.layout import MARGIN, open_page, size_of
+from slim_eval.analysis.figures.numbers import Numbers
 from slim_eval.results.variants import Variant
 from slim_eval.utils import wrapped_name
 
@@ -53,6 +54,10 @@ class RowPanel(ABC):
     @abstractmethod
     def draw(self, axes: Axes, rows: Sequence[Row], width: float) -> None:
         """Draw all rows into axes that are `width` inches wide, and set the limits of the x axis."""
+
+    @abstractmethod
+    def numbers(self, row: int) -> Sequence[Numbers]:
+        """What is drawn in a row, besides panel, model, precision and unit: one entry per mark."""
 
     def marks(self) -> frozenset[Kind]:
         """The kinds of caveat that are marked in it."""
@@ -120,9 +125,13 @@ def draw_rows(
     # By subject, whichever panel has a note on it.
     by_subject = zip_longest(*(panel.notes() for panel in panels), fillvalue="")
     lines += dict.fromkeys(note for subject in (*by_subject, notes) for note in subject if note)
+    numbers = [
+        {"panel": panel.title, "model": variant.name, "precision": variant.precision, **entry, "unit": panel.axis}
+        for panel in panels for place, variant in enumerate(variants) for entry in panel.numbers(place)
+    ]  # fmt: skip
     figure, found = open_page(
         title, handles, lines, [(panel.title, panel.hint) for panel in panels], columns, (width, height), left=left,
-        gap=_GAP, right=_RIGHT, head=0.34, foot=max(panel.foot for panel in panels),
+        gap=_GAP, right=_RIGHT, head=0.34, foot=max(panel.foot for panel in panels), numbers=numbers,
     )  # fmt: skip
     for index, (axes, panel) in enumerate(zip(found, panels, strict=True)):
         # Without labels, seaborn lays out all ticks to see whether the axes need any: half of its time.

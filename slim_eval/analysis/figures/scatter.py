@@ -23,6 +23,7 @@ from slim_eval.analysis.figures.bars import lm_eval_metric
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.labels import Floats, Label, place
 from slim_eval.analysis.figures.layout import heading, open_page, size_of
+from slim_eval.analysis.figures.numbers import Numbers, ends
 from slim_eval.analysis.figures.rowchart import by_name
 from slim_eval.analysis.pareto.dominance import non_dominated
 from slim_eval.analysis.study import Study
@@ -150,12 +151,21 @@ def _draw_points(
     captions = [(panel.title, f"{better}{'up' if panel.y.maximise else 'down'}") for panel in panels]
     figure, all_axes = open_page(
         title, handles, _notes(panels, study), captions, columns, size, left=0.62, gap=0.7, right=0.15, head=0.26,
-        foot=0.55,
+        foot=0.55, numbers=[_numbers(panel, point, study, steps) for panel in panels for point in panel.points],
     )  # fmt: skip
     for axes, panel in zip(all_axes, panels, strict=True):
         axes.set(xlabel=_axis_label(panel.x, study), ylabel=_axis_label(panel.y, study))
         _draw_panel(axes, panel, looks, dashes, paths=not steps)
     return figure
+
+
+def _numbers(panel: Panel, point: Point, study: Study, steps: bool) -> Numbers:
+    row: dict[str, Any] = {"model": point.variant.name, "precision": point.variant.precision}
+    for along, metric, number in (("x", panel.x, point.x), ("y", panel.y, point.y)):
+        span = {f"{along} {end}": value for end, value in ends(number.interval).items()}
+        row |= {f"{along} axis": _axis_label(metric, study), along: number.value, **span}
+    on = {"on the frontier": point.frontier, "setting": point.setting or None} if steps else {}
+    return {**row, **on, "not comparable": "; ".join(point.reasons) or None}
 
 
 def _axis_label(metric: Metric, study: Study) -> str:

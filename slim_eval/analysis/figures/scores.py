@@ -20,6 +20,7 @@ from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.bars import Bar, BarPanel, absent_words, lm_eval_metric
 from slim_eval.analysis.figures.figure import add_figure
 from slim_eval.analysis.figures.layout import NOT_MEASURED, broken
+from slim_eval.analysis.figures.numbers import Numbers, ends
 from slim_eval.analysis.figures.rowchart import Row, RowPanel, beside, by_name, draw_rows, scale
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import Metric
@@ -80,6 +81,13 @@ class _ForestPanel(RowPanel):
     margin: float | None  # drop in percentage points that still counts as equivalent; None draws none
     reach: tuple[float, float]  # least and greatest value of all panels of the figure: they share one scale
 
+    def numbers(self, row: int) -> Sequence[Numbers]:
+        """The drop with its interval, the margin, and the verdict or why there is none."""
+        pair = self.pairs[row]
+        drop = None if pair is None else pair.drop_pp
+        span, margin = (None, None) if pair is None or drop is None else (pair.interval_pp, pair.margin_pp)
+        return [{"drop": drop, **ends(span), "margin": margin, "note": _words(pair)}]
+
     def handles(self) -> list[Artist]:
         """Entries for the margin and for hollow points."""
         hollow = Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", markersize=6,
@@ -110,12 +118,18 @@ class _ForestPanel(RowPanel):
 
 
 def _verdict(pair: PairedTask | None) -> str:
-    """The drop and the verdict; "underpowered" is the recorded value for inconclusive."""
+    """The drop and the verdict."""
+    if pair is None or pair.drop_pp is None:
+        return _words(pair)
+    return f"{round(pair.drop_pp, 1) + 0.0:+.1f} {_words(pair)}".rstrip()  # + 0.0: no negative zero
+
+
+def _words(pair: PairedTask | None) -> str:
+    """The verdict, or why there is no drop; "underpowered" is the recorded value for inconclusive."""
     if pair is None or pair.drop_pp is None:
         return "not paired" if pair is not None and pair.refused else NOT_MEASURED
     words = "inconclusive" if pair.verdict == UNDERPOWERED else pair.verdict or ""
-    words += ", unpaired" if pair.unpaired else ""
-    return f"{round(pair.drop_pp, 1) + 0.0:+.1f} {words}".rstrip()  # + 0.0: no negative zero
+    return words + (", unpaired" if pair.unpaired else "")
 
 
 def _draw_forest(title: str, study: Study) -> MplFigure | None:
@@ -139,7 +153,13 @@ class _HeatPanel(RowPanel):
     """Coloured cells with numbers: one column per task, NaN for what was not measured."""
 
     columns: Sequence[str]
+    tasks: Sequence[Metric]
     values: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+    def numbers(self, row: int) -> Sequence[Numbers]:
+        """One entry per task."""
+        cells = zip(self.tasks, self.values[row], strict=True)
+        return [{"task": task.key, "value": None if math.isnan(value) else float(value)} for task, value in cells]
 
     def draw(self, axes: Axes, rows: Sequence[Row], width: float) -> None:
         """Draw the cells; the colours suit any colour vision (Nuñez et al. 2018, PLOS ONE 13:e0199239)."""
@@ -166,7 +186,7 @@ def _draw_heatmap(title: str, study: Study) -> MplFigure | None:
         columns.append([line for part in parts for line in broken(part, style.SMALL_SIZE, width / len(tasks) - 0.08)])
     panel = _HeatPanel(
         title="Accuracy", hint="lighter is better", axis="% on each task, by the metric named",
-        columns=["\n".join(lines) for lines in columns], values=np.array(values),
+        columns=["\n".join(lines) for lines in columns], tasks=tasks, values=np.array(values),
         foot=0.4 + 0.125 * max(map(len, columns)),
     )  # fmt: skip
     return draw_rows(title, variants, [panel], panel_width=width, cells=True)

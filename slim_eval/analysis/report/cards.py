@@ -11,12 +11,18 @@ from slim_eval.analysis.verdict import Effect, Tone, VariantVerdict, Verdict, Wo
 #: Variants whose cards are on the first screen; the table below has all.
 SHOWN = 6
 _WIDTH, _HEIGHT, _MARGIN = 120.0, 22.0, 6.0
-_TONES = {Tone.BETTER: "good", Tone.WORSE: "bad", Tone.UNSURE: "warn", Tone.NONE: "note"}
+_TONES = {
+    Tone.BETTER: "good", Tone.WORSE: "bad", Tone.SAME: "note", Tone.UNSURE: "warn", Tone.UNTESTED: "warn",
+    Tone.NONE: "note",
+}  # fmt: skip
 _WORDS = {
     Word.DEPLOY: "good", Word.SAFE: "good", Word.DEGRADED: "bad", Word.INCONCLUSIVE: "warn",
     Word.NOT_COMPARABLE: "note", Word.BASELINE: "note",
 }  # fmt: skip
-_MEANINGS = {Tone.BETTER: "better", Tone.WORSE: "worse", Tone.UNSURE: "not beyond chance", Tone.NONE: ""}
+_MEANINGS = {
+    Tone.BETTER: "better", Tone.WORSE: "worse", Tone.SAME: "unchanged", Tone.UNSURE: "not beyond chance",
+    Tone.UNTESTED: "no interval", Tone.NONE: "",
+}  # fmt: skip
 #: Below each heading, in which direction the card is better.
 _BETTER = {"speed": "more is better", "energy": "less is better", "memory": "less is better", "accuracy": "worst task"}
 

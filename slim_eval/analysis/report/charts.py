@@ -26,6 +26,7 @@ from slim_eval.analysis.report.report_tables import VERDICTS, ReportTable, shown
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import Basis, Metric
 from slim_eval.schemes import find, in_order
+from slim_eval.utils.redaction import redact
 
 #: Points and rows that a chart draws at most; the rest is counted in words.
 MAX_POINTS, MAX_DROPS, MAX_FRONTIERS = 600, 60, 20
@@ -216,7 +217,7 @@ def drops(study: Study) -> dict[str, Any]:
 
     Returns:
         ``figure``: Plotly's, one trace per precision, with the number of the row as ``customdata``; ``rows``: of each
-        the place of its variant, its task and its label; ``note``: how to read it.
+        the place of its variant, its task, its label and its verdict; ``note``: how to read it.
     """
     import plotly.graph_objects as go
 
@@ -247,7 +248,7 @@ def drops(study: Study) -> dict[str, Any]:
                 "customdata": len(rows), "y": label, "x": _short(drop), "above": _short(high - drop),
                 "below": _short(drop - low), "hovertext": "<br>".join(filter(None, lines)),
             })  # fmt: skip
-            rows.append({"place": place, "task": pair.task, "label": label})
+            rows.append({"place": place, "task": pair.task, "label": label, "verdict": verdict})
             margins |= {pair.margin_pp} if pair.margin_pp is not None else set()
             edges += [low, high]
     figure = go.Figure(layout=_layout(margin={"l": 20, "r": 20, "t": 30, "b": 50}))
@@ -281,9 +282,11 @@ def drops(study: Study) -> dict[str, Any]:
 class PluginFigure(NamedTuple):
     """A figure of a plugin: a chart or an image."""
 
+    name: str  # of its files
     title: str
     chart: dict[str, Any] | None = None  # Plotly's
     image: str | None = None  # a PNG as a data URL
+    table: str | None = None  # the numbers of the image as CSV, as a data URL
 
 
 def plugin_figures(study: Study) -> list[PluginFigure]:
@@ -295,15 +298,22 @@ def plugin_figures(study: Study) -> list[PluginFigure]:
     for figure in (figure for figure in FIGURES.values() if figure.in_report):
         if figure.chart is not None:
             chart = figure.chart(study)
-            made += [] if chart is None else [PluginFigure(figure.title, chart=json.loads(chart.to_json()))]
+            if chart is not None:
+                made.append(PluginFigure(figure.name, figure.title, chart=json.loads(chart.to_json())))
         else:
             from slim_eval.analysis.figures.drawing import png  # with matplotlib, which few reports need
 
-            content = png(figure, study)
-            if content is not None:
-                url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-                made.append(PluginFigure(figure.title, image=url))
+            drawn = png(figure, study)
+            if drawn is not None:
+                image, table = drawn
+                # Redacted here: base64 hides from the redaction of the page what it must replace.
+                url = _data_url("text/csv", redact(table).encode()) if table else None
+                made.append(PluginFigure(figure.name, figure.title, None, _data_url("image/png", image), url))
     return made
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _styles(precisions: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 The same results make the same file, byte for byte. The scripts are part of the file and are named in its content
 security policy by their hashes, so that no other script can run. The page is redacted before they are inserted: a
-script must not be changed, whatever a token looks like. docs/decisions/020-report.md says why each library is embedded.
+script must not be changed, whatever a token looks like. docs/decisions/020-report.md and
+043-scripts-of-the-report.md say why each library is embedded.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from slim_eval._version import __version__
@@ -47,10 +47,11 @@ def report_html(
 
     comparison = report_tables.comparison_table(study, frontiers)
     plugin_figures = charts.plugin_figures(study)
+    plugin_charts = [figure.chart for figure in plugin_figures if figure.chart is not None]
     drawn = {
         "trade_off": charts.trade_off(study, comparison),
         "drops": charts.drops(study),
-        "plugins": [figure.chart for figure in plugin_figures if figure.chart is not None],
+        "plugins": plugin_charts,
     }
     settings = provenance.settings_of(study)
     content: dict[str, Any] = {
@@ -78,11 +79,10 @@ def report_html(
         "noise_remarks": provenance.noise_remarks(study),
         "notes": provenance.notes(study),
     }
-    plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
     scripts = {
         "early": _asset("theme.js"),
-        "plotly": plotly,
-        "datatables": _datatables(),
+        "plotly": _plotly(plugin_charts),
+        "datatables": _asset("vendor/dataTables.min.js"),
         "late": f"{_asset('table.js')}\n{_asset('charts.js')}",
     }
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts.values())
@@ -99,29 +99,38 @@ def report_html(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html"))
     page = template.render(content, policy=policy, style=_asset("page.css"), data=data, scripts=list(scripts))
-    images = [figure.image for figure in plugin_figures if figure.image is not None]
-    parts = scripts | {f"image{number}": image for number, image in enumerate(images)}
-    # No other text can look like the placeholder of a script or an image, as texts are escaped.
-    place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=<img src=\")@(\w+)@(?=\")")
+    images = [figure for figure in plugin_figures if figure.image is not None]
+    parts = scripts | {f"image{number}": str(figure.image) for number, figure in enumerate(images)}
+    parts |= {f"table{number}": str(figure.table) for number, figure in enumerate(images)}
+    # No other text can look like the placeholder of a script, an image or a table, as texts are escaped.
+    place = re.compile(r"(?<=<script>)@(\w+)@(?=</script>)|(?<=(?:src|ref)=\")@(\w+)@(?=\")")
     return Redacted(place.sub(lambda match: parts[match[1] or match[2]], redact(page)))
 
 
+@cache
 def _asset(name: str) -> str:
     return resources.files("slim_eval.analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _datatables() -> str:
-    """The bundle of DataTables that itables ships: a module, made a plain script that defines ``DataTable``.
+def _plotly(charts_of_plugins: Sequence[Mapping[str, Any]]) -> str:
+    """plotly.js: the basic bundle in this package, a quarter of the whole one, which has what slim-eval's charts use.
 
-    Raises:
-        RuntimeError: itables is not installed, or its bundle has no default export.
+    The whole one of the installed plotly is embedded if a chart of a plugin has another kind of trace, or if that
+    plotly is of another major version than the bundle.
     """
-    spec = find_spec("itables")  # importing it would import IPython, if that is installed
-    if spec is None or spec.origin is None:
-        raise RuntimeError("itables is not installed: pip install itables")
-    bundle = (Path(spec.origin).parent / "html" / "dt_bundle.js").read_text(encoding="utf-8")
-    export = re.search(r"export\s*\{[^}]*?([\w$]+) as default[^}]*\};?", bundle)
-    if export is None:
-        raise RuntimeError("the bundle of itables has no default export: report a bug with the version of itables")
-    body = bundle[: export.start()] + f"window.DataTable={export[1]};" + bundle[export.end() :]
-    return f'(()=>{{"use strict";{body}\n}})();'
+    from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+    basic = _asset("vendor/plotly-basic.min.js")
+    version, kinds = plotly_bundle()
+    wanted = {trace.get("type", "scatter") for chart in charts_of_plugins for trace in chart["data"]}
+    if wanted <= kinds and version.split(".")[0] == get_plotlyjs_version().split(".")[0]:
+        return basic
+    return str(get_plotlyjs())
+
+
+@cache
+def plotly_bundle() -> tuple[str, frozenset[str]]:
+    """Version of plotly.js in this package, and the kinds of trace that it can draw."""
+    script = _asset("vendor/plotly-basic.min.js")
+    kinds = frozenset(re.findall(r'moduleType:"trace",name:"(\w+)"', script))
+    return script[: script.index("\n*/")].partition(" v")[2].split()[0], kinds

@@ -267,8 +267,9 @@ def impact_table(study: Study) -> ReportTable:
             change = "drop, pp" if metric.is_share else f"{metric.unit}, against the baseline"
             row[f"{metric.label} {change}"] = _drop(study, impact, metric)
         noise = ", ".join(study.metric(key).label for key in sorted(study.within_noise(impact.variant)))
-        row["within noise"] = Field(noise or "none")
-        row["why not compared with the baseline"] = Field(impact.not_comparable or "none")
+        row["within noise"] = Field(noise or "none", absent=not noise)
+        why = impact.not_comparable
+        row["why not compared with the baseline"] = Field(why or "none", absent=not why)
         rows.append(row)
     return ReportTable.of(rows)
 

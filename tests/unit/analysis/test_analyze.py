@@ -27,7 +27,9 @@ FILES = {
     "report.html",
 }  # fmt: skip
 PLOTS = {
-    f"{name}_comparison.{ending}" for name in ("latency", "memory", "energy", "accuracy") for ending in ("png", "pdf")
+    f"{name}_comparison.{ending}"
+    for name in ("latency", "memory", "energy", "accuracy")
+    for ending in ("png", "pdf", "csv")
 }
 
 

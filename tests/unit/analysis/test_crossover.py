@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,13 @@ def test_the_figures_of_servers_are_written_and_have_each_variant_as_a_curve(tmp
     written, empty = write_figures(study, tmp_path / "plots", [FIGURES[name] for name in names])
     assert empty == ["goodput_by_load"]  # no objectives were given
     assert {path.stem for path in written} == set(names) - set(empty)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in written if path.suffix == ".csv"}
+    assert {row["precision"] for row in tables["energy_by_load"]} == {"fp16", "int8"}
+    assert {float(row["load"]) for row in tables["energy_by_load"]} == set(LOADS)
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in tables["energy_by_load"])
+    assert "throughput, tokens/s" in tables["latency_throughput"][0]
+    (crossed,) = (row for row in tables["crossover_map"] if (row["better"], row["metric"]) == ("crossover", "TPOT, ms"))
+    assert float(crossed["low"]) < 12 < float(crossed["high"])
     made = FIGURES["energy_by_load"].draw(study)
     assert made is not None
     curves = [line for axes in made.axes for line in axes.get_lines() if len(line.get_xdata()) == len(LOADS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from slim_eval.config import AnalysisConfig, CompareConfig, Question, RecommendC
 from slim_eval.results.variants import Variant
 from tests import planted
 from tests.unit.analysis.many_variants import many_study
+from tests.unit.variants import ENVIRONMENT
 
 Make = Callable[..., Variant]
 FAST = {"tpot_s": 0.002, "tokens_per_second": 1000.0, "weights_gb": 1.0}
@@ -50,6 +52,10 @@ def of(variants: Sequence[Variant]) -> Verdict:
     return verdict_of(Study.read(variants))
 
 
+def compared(base: Variant, other: Variant) -> Verdict:
+    return compare_folders(CompareConfig(a=base.directory, b=other.directory)).verdict
+
+
 def test_the_best_of_the_safe_variants_is_deployed(make_variant: Make) -> None:
     base = measured(make_variant, "fp16")
     int8 = measured(make_variant, "int8", lost=2, gained=2, speed=FAST | {"intervals": ENDS})
@@ -64,7 +70,9 @@ def test_the_best_of_the_safe_variants_is_deployed(make_variant: Make) -> None:
     speed, energy, memory, accuracy = found.variants[1].effects
     assert [each.of for each in (speed, energy, memory, accuracy)] == ["speed", "energy", "memory", "accuracy"]
     assert (speed.tone, memory.tone, accuracy.tone) == (Tone.BETTER, Tone.BETTER, Tone.BETTER)
-    assert energy.tone is Tone.UNSURE  # without intervals
+    assert energy.tone is Tone.UNTESTED
+    assert "energy" not in found.gains  # it is the same
+    assert "no interval for energy: repeat the measurement" in found.confidence
     assert found.variants[2].reason.startswith("quiz -7.0 pp [")
 
 
@@ -74,6 +82,58 @@ def test_without_a_safe_variant_the_baseline_is_kept_and_what_would_decide_is_na
     assert found.answer == "Keep Tiny fp16: no other variant is shown to be as accurate."
     assert "Tiny int8: quiz: " in found.change
     assert "items (200 measured)" in found.change
+
+
+def test_without_an_interval_nothing_is_said_about_chance(make_variant: Make, tmp_path: Path) -> None:
+    base = measured(make_variant, "fp16", speed={"intervals": {}})
+    slower = {"tpot_s": 0.005, "tokens_per_second": 400.0, "weights_gb": 1.0, "intervals": {}}
+    saving = {"joules_per_output_token": 0.26, "energy_per_query_j": 26.0}
+    int8 = measured(make_variant, "int8", lost=1, gained=1, speed=slower, energy=saving)
+    against_base = compared(base, int8)
+    question = Question(objective="memory")
+    picked = recommend_from(RecommendConfig(input_dir=tmp_path / "outputs", question=question)).verdict
+    assert picked is not None
+    for found in (of([base, int8]), against_base, picked):
+        (judged,) = (each for each in found.variants if not each.is_reference)
+        assert {judged.effect(of).tone for of in ("speed", "energy")} == {Tone.UNTESTED}
+        assert "chance" not in f"{found.gains} {found.costs}"
+        assert "beyond chance" not in found.confidence.lower()
+        if judged.word is Word.DEPLOY or found is against_base:
+            assert re.search(r"energy -48 % \((energy )?per output token, no interval\)", found.gains)
+            assert "speed 0.80x (time per output token, no interval)".lower() in found.costs.lower()
+            assert "o interval for speed and energy: repeat the measurement to know whether the change is chance" in (
+                found.confidence
+            )
+    assert against_base.answer.startswith("Deploy Tiny int8")  # for its memory, which is exact
+
+
+def test_a_tested_difference_without_a_result_is_neither_a_gain_nor_a_cost(make_variant: Make) -> None:
+    near = {"tpot_s": 0.0041, "weights_gb": 1.0, "intervals": {"tpot_s": (0.0037, 0.0045)}}
+    variants = [measured(make_variant, "fp16"), measured(make_variant, "int8", lost=1, gained=1, speed=near)]
+    for found in (of(variants), compared(*variants)):
+        assert "ot beyond chance: speed 0.98x [" in found.confidence
+        assert "speed" not in f"{found.gains} {found.costs}"
+
+
+def test_a_size_that_is_the_same_is_no_matter_of_chance(make_variant: Make) -> None:
+    variants = [measured(make_variant, "fp16"), measured(make_variant, "int8", lost=1, gained=1)]
+    for found in (of(variants), compared(*variants)):
+        (judged,) = (each for each in found.variants if not each.is_reference)
+        assert judged.effect("memory").tone is Tone.SAME
+        assert "memory" not in f"{found.gains} {found.costs} {found.confidence}"
+
+
+def test_of_safe_variants_that_cannot_be_ranked_none_is_called_better_or_unmeasured(make_variant: Make) -> None:
+    unknown: dict[str, Any] = {"weights_gb": None, "mean_peak_mem_mb": None}
+    elsewhere = {"cpu": "Test CPU", "gpus": [{"name": "Other GPU"}]}
+    variants = [
+        measured(make_variant, name, speed=unknown, head={"model_size_gb": None, "environment": {**where}})
+        for name, where in (("fp16", ENVIRONMENT), ("int8", elsewhere))
+    ]
+    found = of(variants)
+    assert found.variants[1].word is Word.SAFE
+    assert found.answer == "Keep Tiny fp16: Tiny int8 is as accurate, but nothing else may be compared."
+    assert "no difference in speed, energy or memory is known" in found.confidence.lower()
 
 
 def test_a_safe_variant_whose_speed_is_not_comparable_is_chosen_by_its_memory(make_variant: Make) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from slim_eval import cli
 from slim_eval.analysis import analyze
+from slim_eval.analysis.report import page as page_of_report
 from slim_eval.config import AnalysisConfig, DisplayConfig, QuantizationConfig, RunConfig, TrackingConfig
 from slim_eval.doctor.check_results import CheckResult, Report, Status, to_json, to_lines
 from slim_eval.errors import EngineError, SlimEvalError
@@ -160,13 +161,13 @@ def test_no_file_of_a_variant_or_an_analysis_holds_a_secret(
 def test_scripts_of_a_report_are_the_packages_whatever_the_token(
     tmp_path: Path, make_variant: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plotly.offline import get_plotlyjs
-
+    vendor = Path(page_of_report.__file__).parent / "vendor"
     monkeypatch.setenv("HF_TOKEN", "undefined")  # as in a CI whose secret is not set to anything
     variant = make_variant(head={"notes": ("a note, undefined",)}, write=True)
     analyze(AnalysisConfig(input_dir=variant.directory, output_dir=tmp_path / "analysis", plots=False))
     page = (tmp_path / "analysis" / "report.html").read_bytes()
-    assert f"<script>{get_plotlyjs()}</script>".encode() in page
+    for name in ("plotly-basic.min.js", "dataTables.min.js"):
+        assert b"<script>%b</script>" % (vendor / name).read_bytes() in page
     assert b"a note, undefined" not in page
     assert f"a note, {REDACTED}".encode() in page
     assert b"<script>@" not in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +24,7 @@ from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.drawing import draw_figure, font_settings, write_figures
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.layout import NOT_MEASURED, size_of
+from slim_eval.analysis.figures.numbers import DrawnFigure, csv_of
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.store import find_results
@@ -297,7 +300,7 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 def written_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], list[str]]:
     """The figures of one variant without energy, as files: their folder, which had old files, paths, and the others."""
     folder = tmp_path_factory.mktemp("written")
-    for ending in ("png", "pdf"):
+    for ending in ("png", "pdf", "csv"):
         (folder / f"energy_comparison.{ending}").write_bytes(b"old")
     make_variant = variant_maker(folder)
     return (folder, *write_figures(Study.of([make_variant(energy=None, tasks={"mmlu": 0.5})]), folder))
@@ -312,24 +315,26 @@ def test_figures_without_data_are_not_written_and_old_ones_go(
         "task_accuracy_degradation", "energy_consumption", "power_consumption", "latency_distribution",
         "paired_accuracy_drops", *OF_SERVERS,
     ])  # fmt: skip
-    assert sorted(path.name for path in folder.glob("*.p*")) == sorted(path.name for path in written)
-    assert len(written) == 2 * (len(FIGURES) - len(empty))
+    assert sorted(path.name for path in folder.glob("*.*")) == sorted(path.name for path in written)
+    assert len(written) == 3 * (len(FIGURES) - len(empty))
     for path in written:
-        assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
+        start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".csv": b""}[path.suffix]
+        assert path.read_bytes().startswith(start)
+        assert path.suffix != ".csv" or len(path.read_text(encoding="utf-8").splitlines()) > 1
 
 
 @pytest.mark.large
 def test_the_same_results_give_the_same_files(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
     study = many_study(make_variant, 1)
     first, second = (write_figures(study, tmp_path / name)[0] for name in ("first", "second"))
-    assert len(first) == 2 * (len(FIGURES) - 1 - len(OF_SERVERS))
+    assert len(first) == 3 * (len(FIGURES) - 1 - len(OF_SERVERS))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(written_once: tuple[Path, list[Path], list[str]]) -> None:
     for path in written_once[1]:
         content = path.read_bytes()
-        if path.suffix == ".png":
+        if path.suffix != ".pdf":
             assert b"Software" not in content
             continue
         fonts = content.count(b"/Type /FontDescriptor")
@@ -337,6 +342,68 @@ def test_a_pdf_has_its_fonts_inside_as_truetype_and_no_date(written_once: tuple[
         assert content.count(b"/FontFile2") == fonts
         assert b"/Subtype /Type3" not in content
         assert b"CreationDate" not in content
+
+
+def numbers_of(made: Figure) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(csv_of(made))))
+
+
+def test_the_csv_beside_a_figure_has_what_each_bar_shows(make_variant: Callable[..., Variant]) -> None:
+    interval = {"tpot_s": 0.002, "intervals": {"tpot_s": (0.0019, 0.0022)}, "output_tokens": 50.0}
+    variants = [make_variant(), make_variant(precision="int8", performance={**interval, "ttft_s": None})]
+    made = figure("latency_comparison", variants)
+    rows = {(row["panel"], row["precision"]): row for row in numbers_of(made)}
+    titles = "Amortised latency", "Time to first token (TTFT)", "Time per output token (TPOT)"
+    for axes, panel in zip(made.axes, titles, strict=True):
+        shown = {precision: row["value"] for (title, precision), row in rows.items() if title == panel}
+        drawn = {key.split("|")[1]: bar.get_width() for key, bar in bars(axes).items()}
+        assert {key: float(value) for key, value in shown.items() if value} == pytest.approx(drawn)
+    tpot = rows["Time per output token (TPOT)", "int8"]
+    assert (tpot["low"], tpot["high"], tpot["unit"]) == ("1.9", "2.2", "ms")
+    assert rows["Amortised latency", "int8"]["note"] == "confounded"
+    missing = rows["Time to first token (TTFT)", "int8"]
+    assert (missing["value"], missing["note"]) == ("", NOT_MEASURED)
+
+
+def test_the_csv_of_every_figure_names_the_variants_drawn_with_their_numbers(
+    of_four_models: dict[str, Figure],
+) -> None:
+    for name, made in of_four_models.items():
+        rows = numbers_of(made)
+        marks = {str(artist.get_gid()) for axes in made.axes for artist in (*axes.lines, *axes.patches)}
+        drawn = {gid for gid in marks if gid.count("|") == 1 and not gid.startswith(("frontier", "path"))}
+        told = {f"{row['model']}|{row['precision']}" for row in rows}
+        assert drawn <= told or name == "accuracy_heatmap", name
+        for column in ("value", "x", "median", "drop", "relative to the best"):
+            texts_there = [row[column] for row in rows if row.get(column)]
+            assert all(np.isfinite(float(text)) for text in texts_there), name
+        assert {"value", "x", "median", "drop", "relative to the best"} & set(rows[0]), name
+
+
+def test_of_a_figure_of_a_plugin_what_is_on_its_axes_is_read_back() -> None:
+    made = Figure()
+    left, right = made.subplots(1, 2)
+    left.barh(["first", "second"], [3.0, 4.5], label="energy")
+    left.set(xlabel="J", title="Bars")
+    right.scatter([1.0, 2.0], [10.0, float("nan")], label="seen")
+    right.plot([0.5, 0.7], [7.0, 8.0], marker="o")
+    right.set(xlabel="load", ylabel="ms")
+    FigureCanvasAgg(made).draw()
+    assert csv_of(made).splitlines() == [
+        "panel,kind,series,J,y,load,ms", "Bars,bar,energy,3.0,first,,", "Bars,bar,energy,4.5,second,,",
+        ",line,,,,0.5,7.0", ",line,,,,0.7,8.0", ",points,seen,,,1.0,10.0",
+    ]  # fmt: skip
+    cells = Figure()
+    cells.subplots().imshow([[1.0, 2.0]])
+    assert csv_of(cells).splitlines() == ["kind,row,column,value", "cell,0,0,1.0", "cell,0,1,2.0"]
+    assert csv_of(Figure()) == ""
+
+
+def test_a_plugin_may_state_the_numbers_of_its_figure() -> None:
+    made = DrawnFigure()
+    made.subplots().plot([1, 2], [3, 4])
+    made.numbers = [{"model": "a, b", "load": 1, "nothing": None}]
+    assert csv_of(made) == 'model,load\n"a, b",1\n'
 
 
 def test_the_lean_font_draws_what_the_original_draws() -> None:

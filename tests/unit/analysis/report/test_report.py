@@ -16,19 +16,22 @@ from typing import Any, cast
 
 import plotly.graph_objects as plotly
 import pytest
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from slim_eval.analysis.caveats import Caveat, Kind
 from slim_eval.analysis.findings import Section
 from slim_eval.analysis.pareto.frontier import find_frontiers, frontier, parse_objectives
 from slim_eval.analysis.report import charts, provenance, report_tables
-from slim_eval.analysis.report.page import report_html
+from slim_eval.analysis.report.page import plotly_bundle, report_html
 from slim_eval.analysis.report.report_tables import ABSENT, Field
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import METRICS, Basis, Metric
 from slim_eval.results.records import FloorEntry, NoiseRecord, PerformanceRecord
 from slim_eval.results.store import find_results, write_noise
 from slim_eval.results.variants import Estimate, Variant
+from slim_eval.utils.redaction import REDACTED
 from tests.planted import items, outcomes
+from tools.report_scripts import SCRIPTS, VENDOR
 
 MakeCell = Callable[..., Variant]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"q\" 'q' \u2028"
@@ -257,8 +260,8 @@ def test_the_file_stays_small_and_works_with_many_variants(make_variant: MakeCel
     assert len(page.data["trade_off"]["points"]) == 60
     assert sum(line[:1] == ["Model-7"] for line in page.lines) >= 3
     assert len(html.encode()) < len(html_of(variants[:1]).encode()) + 60 * 10_000
-    assert len(html.encode()) < 6_000_000
-    assert html.count("plotly.js v") == 1
+    assert len(html.encode()) < 2_000_000
+    assert html.count("plotly.js (basic") == 1
 
 
 @pytest.mark.large
@@ -508,23 +511,66 @@ def test_metrics_of_plugins_are_in_the_table_and_the_charts(make_variant: MakeCe
 
 def test_figures_of_plugins_are_charts_or_pictures(make_variant: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     made = {
-        "own": SimpleNamespace(title="Own", chart=None, in_report=False),
-        "chart": SimpleNamespace(title="A chart", chart=lambda study: plotly.Figure(plotly.Bar(y=[3])), in_report=True),
-        "none": SimpleNamespace(title="Nothing there", chart=lambda study: None, in_report=True),
-        "picture": SimpleNamespace(title="A <picture>", chart=None, in_report=True),
+        "own": SimpleNamespace(name="own", title="Own", chart=None, in_report=False),
+        "chart": chart_of(plotly.Bar(y=[3])),
+        "none": SimpleNamespace(name="none", title="Nothing there", chart=lambda study: None, in_report=True),
+        "picture": SimpleNamespace(name="picture", title="A <picture>", chart=None, in_report=True),
     }
     name = "slim_eval.analysis.figures"
     monkeypatch.setattr(charts, "FIGURES", made)
-    drawn = SimpleNamespace(png=lambda figure, study: b"\x89PNG" + b"hf_" * 40)
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    table = "model,value\nhf_secretsecretsecret,1\n"
+    drawn = SimpleNamespace(png=lambda figure, study: (b"\x89PNG" + b"hf_" * 40, table))
     monkeypatch.setitem(sys.modules, f"{name}.drawing", cast(ModuleType, drawn))
     page = page_of([make_variant()])
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     address = image["src"] or ""
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == b"\x89PNG" + b"hf_" * 40
     assert image["alt"] == "A <picture>"
+    (link,) = (attributes for tag, attributes in page.tags if tag == "a" and "download" in attributes)
+    assert link["download"] == "picture.csv"
+    content = base64.b64decode((link["href"] or "").removeprefix("data:text/csv;base64,")).decode()
+    assert content == f"model,value\n{REDACTED},1\n"
     assert [chart["data"][0]["y"] for chart in page.data["plugins"]] == [[3]]
     assert "Nothing there" not in page.text
     assert "A chart" in page.text
+
+
+def chart_of(*traces: Any) -> SimpleNamespace:
+    """A plugin's figure that is a chart of some traces."""
+    return SimpleNamespace(name="chart", title="A chart", chart=lambda study: plotly.Figure(traces), in_report=True)
+
+
+def test_the_bundle_of_plotly_fits_the_installed_one_and_has_every_trace_of_the_charts(
+    three: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, kinds = plotly_bundle()
+    assert version == get_plotlyjs_version(), "run: python -m tools.report_scripts"
+    assert kinds == {"scatter", "bar", "pie"}  # of plotly.js' basic bundle
+    page = page_of(three)
+    for chart in (page.data["trade_off"], page.data["drops"]):
+        assert chart["figure"]["data"]
+        assert {trace["type"] for trace in chart["figure"]["data"]} <= kinds
+    monkeypatch.setattr(charts, "FIGURES", {"a": chart_of(plotly.Bar(y=[1]), plotly.Pie(values=[1]))})
+    assert "plotly.js (basic" in html_of(three)
+
+
+def test_a_chart_with_another_trace_or_another_plotly_has_the_whole_library(
+    three: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(charts, "FIGURES", {"a": chart_of(plotly.Heatmap(z=[[1]]))})
+        assert f"<script>{get_plotlyjs()}</script>" in html_of(three)
+    monkeypatch.setattr("plotly.offline.get_plotlyjs_version", lambda: "99.0.0")
+    assert f"<script>{get_plotlyjs()}</script>" in html_of(three)
+
+
+def test_every_script_carried_along_has_its_licence_and_the_version_that_the_tool_fetches() -> None:
+    for package, (script, _) in SCRIPTS.items():
+        path = VENDOR / Path(script).name
+        assert "Permission is hereby granted" in path.with_suffix(".LICENSE").read_text(encoding="utf-8")
+        assert package.rpartition("@")[2] in path.read_text(encoding="utf-8")[:100]
+    assert len(list(VENDOR.iterdir())) == 2 * len(SCRIPTS)
 
 
 def test_a_quantized_checkpoint_is_compared_with_its_base_model(make_variant: MakeCell) -> None:

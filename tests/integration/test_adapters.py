@@ -17,7 +17,7 @@ from slim_eval.models import adapters, loading, resolve
 from slim_eval.models.source import ADAPTER_FILE, ADAPTER_WEIGHTS, describe
 from slim_eval.quantization import cache
 from slim_eval.results import find_results
-from tests.commands import SHORT, run_command
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
@@ -65,7 +65,7 @@ def test_a_run_measures_it_beside_its_base_model_in_16_bit_and_quantized(adapter
     done = run_command(
         "run", "--models", f"demo {adapter}", "--base-model", "demo", "--precision", "fp16 int8-rtn",
         "--tasks", "accuracy", "--accuracy-tasks", "demo_hellaswag", "--accuracy-limit", "20", "--num-fewshot", "0",
-        "--include-path", str(MODEL_DIR.parent / "tasks"), *SHORT, cwd=tmp_path,
+        "--include-path", str(MODEL_DIR.parent / "tasks"), *INSTANT, cwd=tmp_path, env=WITH_INSTANT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = {(v.model, v.precision): v for v in find_results(tmp_path / "outputs").variants}

@@ -86,14 +86,17 @@ def inherited() -> dict[str, str]:
 
     Without what libraries have set here: a user's command would not have it, and would not be like a fork.
     """
-    ours = {
-        name
-        for name, value in os.environ.items()
-        if value != _ENVIRONMENT.get(name)
-        and (name.startswith(_SET_BY_LIBRARIES) or _PUT_BY_LIBRARIES.get(name, "\0") in value)
-    }
-    before = {name: _ENVIRONMENT[name] for name in ours if name in _ENVIRONMENT}
-    return {name: value for name, value in os.environ.items() if name not in ours} | before
+    found = {}
+    for name, value in os.environ.items():
+        kept: str | None = value
+        if name.startswith(_SET_BY_LIBRARIES):
+            kept = _ENVIRONMENT.get(name)
+        elif name in _PUT_BY_LIBRARIES and value != _ENVIRONMENT.get(name):
+            paths = [path for path in value.split(os.pathsep) if path and _PUT_BY_LIBRARIES[name] not in path]
+            kept = os.pathsep.join(paths) or None
+        if kept is not None:
+            found[name] = kept
+    return found
 
 
 def find(environment: Mapping[str, str], *, models: bool) -> Server | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -21,12 +22,10 @@ assert preloaded.find(variables, models=True) == "models", {
 
 
 @pytest.mark.large
-@pytest.mark.parametrize(
-    "modules", [("lm_eval.evaluator", "llmcompressor.modifiers.quantization"), ("vllm", "vllm.engine.arg_utils")]
-)
-def test_what_libraries_set_while_they_are_imported_is_no_other_environment(modules: tuple[str, ...]) -> None:
+def test_what_libraries_set_while_they_are_imported_is_no_other_environment() -> None:
     """Each command would import everything again, ten seconds each time."""
-    for name in modules:
-        pytest.importorskip(name.split(".")[0])
+    modules = [name for name in ("lm_eval.evaluator", "vllm.engine.arg_utils") if find_spec(name.split(".")[0])]
+    if not modules:
+        pytest.skip("neither lm-eval nor vLLM is installed")
     done = subprocess.run([sys.executable, "-c", _CODE, *modules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -68,7 +68,7 @@ def main() -> None:
     """Run both benchmarks."""
     bootstraps()
     compare = comparison()
-    first = seconds(compare)  # imports statsmodels
+    first = seconds(compare)  # imports SciPy
     taken = statistics.median(seconds(compare) for _ in range(ROUNDS))
     items = sum(TASKS.values())
     print(f"paired statistics of {items:,} items: {taken:.3f} s (target: under 1 s), first call {first:.3f} s")

@@ -10,19 +10,20 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from slim_eval import environments, results
+from slim_eval import environments, power, results
 from slim_eval.benchmarks.base import benchmarks_of
 from slim_eval.config import NoiseConfig, RunConfig
 from slim_eval.execution import dry_run, locks, messages, resume, tracking
 from slim_eval.execution import ray as _ray  # noqa: F401  # registers its executor
 from slim_eval.execution.executor import EXECUTORS, Cluster
 from slim_eval.execution.machines import Machines, open_machines
-from slim_eval.execution.plan import PlannedVariant, check_stages, lay_out, preview, stages_to_do
+from slim_eval.execution.plan import PlannedVariant, check_stages, lay_out, stages_to_do
 from slim_eval.execution.progress import Display, Failure, RunReport, open_display
 from slim_eval.execution.variant_run import system_error
 from slim_eval.results import records
@@ -47,15 +48,13 @@ def evaluate(config: RunConfig, *, with_verdict: bool = True) -> RunReport:
     planned, gpus = lay_out(config)
     variants = resume.survey(planned, gpus, force=config.force)
     if config.dry_run:
-        check_stages(config, variants)
-        dry_run.show(dry_run.forecast(config, variants, gpus), preview(config, variants, here=True))
-        return RunReport(config.output_dir)
-    with open_machines(config, variants) as machines:
-        resume.refuse_other_engines(variants, machines.check(config, variants))
+        return _show_plan(config, variants, gpus)
+    with open_machines(config, variants) as machines, closing(machines.check(config, variants)) as checked:
+        resume.refuse_other_engines(variants, checked.engines)
         with locks.lock_folders(variant.directory for variant in variants if variant.todo):
             # Another run may have finished some of the work before the folders were locked.
             variants = resume.survey(planned, gpus, force=config.force)
-            return _run(config, variants, machines, with_verdict=with_verdict)
+            return _run(config, variants, machines, checked.notes, with_verdict=with_verdict)
 
 
 def measure_noise(config: NoiseConfig) -> RunReport:
@@ -71,9 +70,7 @@ def measure_noise(config: NoiseConfig) -> RunReport:
         for number in range(1, config.num_repeats + 1)
     ]
     if config.dry_run:
-        check_stages(config, variants)
-        dry_run.show(dry_run.forecast(config, variants, gpus), preview(config, variants, here=True))
-        return RunReport(config.output_dir)
+        return _show_plan(config, variants, gpus)
 
     def find_floors(report: RunReport) -> None:
         report.resumes = False
@@ -83,23 +80,33 @@ def measure_noise(config: NoiseConfig) -> RunReport:
                 record = noise_record(measured)
                 report.floors.append((record, results.write_noise(directory, record)))
 
-    with open_machines(config, variants) as machines:
-        machines.check(config, planned)
-        with locks.lock_folders(variant.directory for variant in variants):
-            return _run(config, variants, machines, find_floors)
+    with (
+        open_machines(config, variants) as machines,
+        closing(machines.check(config, planned)) as checked,
+        locks.lock_folders(variant.directory for variant in variants),
+    ):
+        return _run(config, variants, machines, checked.notes, find_floors)
+
+
+def _show_plan(config: RunConfig, variants: Sequence[PlannedVariant], gpus: Sequence[power.Gpu] | None) -> RunReport:
+    """Show what a run would do, and do nothing."""
+    with closing(check_stages(config, variants)) as checked:
+        dry_run.show(dry_run.forecast(config, variants, gpus), checked.notes)
+    return RunReport(config.output_dir)
 
 
 def _run(
     config: RunConfig,
     variants: list[PlannedVariant],
     machines: Machines,
+    notes: Iterable[str],
     conclude: Callable[[RunReport], None] | None = None,
     *,
     with_verdict: bool = True,
 ) -> RunReport:
     """Do what each variant still needs, as many at a time as the machines take, and show the closing table.
 
-    `conclude` completes the report before it is shown.
+    `notes` are shown before anything is started; `conclude` completes the report before it is shown.
     """
     report = RunReport(config.output_dir, margin_pp=config.accuracy.margin_pp, with_verdict=with_verdict)
     cancelled = threading.Event()
@@ -111,7 +118,7 @@ def _run(
         for benchmark in benchmarks_of(stages_to_do(variants)):
             for text in benchmark.limitations(config):
                 display.note(text)
-        for text in machines.preview(config, variants):
+        for text in notes:
             display.note(text)
         runs = [
             _Watched(variant, (number, len(variants)), display, cancelled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +61,8 @@ def run_command(
         Exit status and output.
     """
     variables = {
-        **os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_MODE": "offline", "COLUMNS": "200", "HF_HUB_OFFLINE": "1",
+        **preloaded.inherited(), "VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_MODE": "offline", "COLUMNS": "200",
+        "HF_HUB_OFFLINE": "1",
         # For commands that do not take their sizes from here.
         "SLIM_EVAL_MAX_CONTENTION": "1", **(env or {}),
     }  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import re
 import shlex
 import shutil
@@ -174,7 +173,7 @@ def output(words: tuple[str, ...], folder: Path) -> tuple[int, str]:
     """Exit status of a command in a folder, and what it prints; `analyze` draws no figures, to save a minute."""
     if words[0] == "analyze" and "--no-plots" not in words:
         words = (*words, "--no-plots")
-    environment = {**os.environ, **_ENVIRONMENT}
+    environment = {**preloaded.inherited(), **_ENVIRONMENT}
     server = preloaded.find(environment, models=False)
     if server is None:  # other tests of this process have set variables of their own
         command = [sys.executable, "-m", "slim_eval", *words]

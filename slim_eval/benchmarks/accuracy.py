@@ -320,20 +320,23 @@ def _tokenizer(config: RunConfig, model: base.ServedModel) -> Any | None:
 
 def _load(task: str, config: AccuracyConfig, seed: int) -> Any:
     """The task's data and prompts, with lm-eval's `tasks` and `groups`; checked before the model sees any of it."""
-    lm_eval_tasks.folder()
+    builtin = lm_eval_tasks.folder()
     import numpy as np
     import torch
     from datasets.exceptions import DatasetsError
 
+    _keep_templates()
     random.seed(seed)
     np.random.seed(1234 + seed)
     torch.manual_seed(1234 + seed)
     try:
         # The small index has all that a plain task needs, which names no other, and the embedded model's groups. A
         # group of the user's own may name lm-eval's tasks.
-        manager = _task_manager(config.include_path, builtin=False)
+        manager = _task_manager(config.include_path)
         if task not in manager.all_subtasks and task not in lm_eval_tasks.index_of(TASKS_DIR).names:
-            manager = _task_manager(config.include_path, builtin=True)
+            known = lm_eval_tasks.index(config.include_path)
+            inside = known.folder_of(task, builtin) if task in known.names else builtin
+            manager = manager if inside is None else _task_manager(config.include_path, inside)
         loaded = manager.load([task])
         for name, part in loaded["tasks"].items():
             if part.get_config("num_fewshot") != 0:
@@ -562,14 +565,29 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
+def _keep_templates() -> None:
+    """Let lm-eval compile each Jinja template of a task once; it would for every item and every example.
+
+    A template takes a millisecond to compile, and a prompt of mmlu with five examples has a dozen: of a full mmlu that
+    is minutes.
+    """
+    from lm_eval import utils
+
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = functools.lru_cache(maxsize=1024)(utils.env.from_string)
+
+
 @functools.lru_cache(maxsize=4)
-def _task_manager(include_path: Path | None, *, builtin: bool) -> Any:
-    """lm-eval's index, with the embedded model's tasks and the user's; of its own tasks only with `builtin`."""
+def _task_manager(include_path: Path | None, builtin: Path | None = None) -> Any:
+    """lm-eval's index of the embedded model's tasks and the user's, and of its own only those in a folder.
+
+    Of all its folders it would read 14,000 files, which takes ten seconds in each worker.
+    """
     from lm_eval.tasks import TaskManager
 
     if not hasattr(TaskManager, "load"):
         raise MissingPackageError(
             "lm_eval", "the accuracy benchmark, with lm-eval 0.4.12 or newer,", lm_eval_tasks.INSTALL
         )
-    extra = [include_path] if include_path is not None else []
-    return TaskManager(include_path=[TASKS_DIR, *extra], include_defaults=builtin)
+    folders = [folder for folder in (builtin, TASKS_DIR, include_path) if folder is not None]
+    return TaskManager(include_path=folders, include_defaults=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ _LIST_TASKS = "list the known ones: lm_eval ls tasks"
 _KEY = re.compile(
     rb"""^["']?(task|group|tag|include|class)["']?[ \t]*:[ \t]*(.*(?:\r?\n[ \t]*(?:-[ \t]|\#).*)*)""", re.MULTILINE
 )
+_COMMENT = re.compile(r"(^|[ \t])#.*")
+_WORD = re.compile(rb"[\w./]+(?:-[\w./]+)*")
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 _DEPTH = 20  # of files that include each other
 
@@ -51,7 +54,7 @@ _DEPTH = 20  # of files that include each other
 class TaskIndex:
     """The names that ``--accuracy-tasks`` accepts."""
 
-    files: Mapping[str, Path] = field(default_factory=dict)  # task or group -> the file that defines it
+    files: Mapping[str, str] = field(default_factory=dict)  # task or group -> path of the file that defines it
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # tag -> its tasks
 
     @property
@@ -69,6 +72,27 @@ class TaskIndex:
             yield from self.leaves(member)
         if name in self.files:
             yield from self._leaves(name, _read(self.files[name]))
+
+    def folder_of(self, name: str, root: Path) -> Path | None:
+        """The deepest folder in `root` that contains the files of a name and of all that it stands for.
+
+        None if none of them is in `root`. With this folder in place of `root`, lm-eval finds the same tasks under this
+        name: what it stands for is too much here rather than too little.
+        """
+        names = self.names
+        found: dict[str, None] = {}
+        left = [name]
+        while left:
+            each = left.pop()
+            if each in found:
+                continue
+            found[each] = None
+            left += self.tags.get(each, ())
+            if each in self.files:
+                left += (text for text in _texts(_read(self.files[each]).get("task")) if text in names)
+        folders = {Path(self.files[each]).parent for each in found if each in self.files}
+        inside = [folder for folder in folders if folder.is_relative_to(root)]
+        return Path(os.path.commonpath(inside)) if inside else None
 
     def _leaves(self, name: str, definition: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         members = definition.get("task")
@@ -113,10 +137,10 @@ def index(include_path: Path | None, python: Path | None = None) -> TaskIndex:
 @functools.lru_cache(maxsize=8)
 def index_of(root: Path) -> TaskIndex:
     """The names in the files of one folder; one that cannot be read, or defines nothing, is skipped, as by lm-eval."""
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     tags: dict[str, list[str]] = {}
-    for path in sorted(root.rglob("*.yaml"), key=lambda path: path.as_posix()):
-        keys = None if _IGNORED.intersection(path.parts) else _keys(path)
+    for path in _task_files(root):
+        keys = _keys(path)
         if keys is None:
             continue
         is_group = "group" in keys and "class" not in keys
@@ -227,20 +251,34 @@ def _member(name: str, task: str) -> str:
     return name if name == task else f"{task} ({name})"
 
 
-def _keys(path: Path, depth: int = 0) -> dict[str, tuple[str, ...]] | None:
+def _task_files(root: Path) -> list[str]:
+    """The files of tasks in a folder, in lm-eval's order. There are 14,000: a `Path` of each would take longest."""
+    found: list[str] = []
+    for folder, _, names in os.walk(root):
+        if not _IGNORED.intersection(Path(folder).parts):
+            found += (f"{folder}/{name}" for name in names if name.endswith(".yaml"))
+    return sorted(found)
+
+
+def _keys(path: str, depth: int = 0) -> dict[str, tuple[str, ...]] | None:
     """The keys of a file that name tasks, with those of the files that it includes; None if lm-eval skips it."""
     try:
-        text = path.read_bytes()
+        text = Path(path).read_bytes()
     except OSError:
         return None
     own = {key.decode(): tuple(_values(value)) for key, value in _KEY.findall(text)}
     found: dict[str, tuple[str, ...]] = {}
     for name in own.pop("include", ()):
-        inherited = None if depth == _DEPTH else _included(Path(path.parent, name), depth + 1)
+        inherited = None if depth == _DEPTH else _included(_beside(path, name), depth + 1)
         if inherited is None:
             return None
         found.update(inherited)
     return {**found, **own}
+
+
+def _beside(path: str, name: str) -> str:
+    """The path of a file that is named in another one."""
+    return name if name.startswith("/") else f"{path.rpartition('/')[0]}/{name}"
 
 
 _included = functools.lru_cache(maxsize=4096)(_keys)  # hundreds of files include the same one
@@ -248,21 +286,33 @@ _included = functools.lru_cache(maxsize=4096)(_keys)  # hundreds of files includ
 
 def _values(text: bytes) -> Iterator[str]:
     """The texts of a YAML value: one, a list in brackets, or one per line."""
+    if _WORD.fullmatch(text):  # as nearly all are
+        yield text.decode()
+        return
     for line in text.decode("utf-8", "replace").splitlines():
-        plain = re.sub(r"(^|[ \t])#.*", "", line).strip().removeprefix("- ").strip().strip("[]")
+        plain = _COMMENT.sub("", line).strip().removeprefix("- ").strip().strip("[]")
         yield from (value for part in plain.split(",") if (value := part.strip().strip("\"'")))
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in lists and dictionaries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _read(path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """A task file with those that it includes; functions stay unread. Empty if lm-eval could not read it."""
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """Reads what lm-eval adds to YAML, such as ``!function``, as text."""
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))
     try:
-        own = yaml.load(path.read_bytes(), Loader=Loader)  # a SafeLoader
+        own = yaml.load(Path(path).read_bytes(), Loader=Loader)  # a SafeLoader
     except (OSError, yaml.YAMLError):
         return {}
     if not isinstance(own, dict) or path in seen:
@@ -270,5 +320,5 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     names = own.pop("include", ())
     merged: dict[str, Any] = {}
     for name in names if isinstance(names, list) else [names] if names else []:
-        merged.update(_read(Path(path.parent, str(name)), (*seen, path)))
+        merged.update(_read(_beside(path, str(name)), (*seen, path)))
     return {**merged, **own}

@@ -23,12 +23,8 @@ class Machines(ABC):
     notes: tuple[str, ...] = ()  # for the user, before anything starts
 
     @abstractmethod
-    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, str]:
+    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> plan.Checked:
         """What `plan.check` returns or raises where the variants would be measured."""
-
-    @abstractmethod
-    def preview(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> Iterable[str]:
-        """What `plan.preview` finds there."""
 
     @abstractmethod
     def run(self, variant: PlannedVariant, watcher: Watcher) -> None:
@@ -52,13 +48,9 @@ class ThisMachine(Machines):
         for place in places:
             self._places.put(place)
 
-    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, str]:
+    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> plan.Checked:
         """See `Machines.check`."""
         return plan.check(config, variants)
-
-    def preview(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> Iterable[str]:
-        """See `Machines.preview`."""
-        return plan.preview(config, variants)
 
     def run(self, variant: PlannedVariant, watcher: Watcher) -> None:
         """See `Machines.run`."""

@@ -23,6 +23,8 @@ from slim_eval.schemes import SchemeName
 
 #: Variable with the number of a worker's lifeline: a pipe that ends with the evaluator.
 LIFELINE = "SLIM_EVAL_LIFELINE"
+#: The stages of a `CheckJob`: what may refuse the run, and then what models would not see of their prompts.
+CHECK, PREVIEW = "check", "preview"
 
 
 class _Message(BaseModel):
@@ -49,6 +51,8 @@ class CheckJob(_JobOfSchemes):
     precisions: tuple[SchemeName, ...]
     stages: dict[str, tuple[str, ...]]  # of each benchmark
     models: dict[str, tuple[ServedModel, ...]] = {}  # benchmark -> the models with their own stages of it
+    # Likewise with the stages whose prompts are read afterwards, as the stage `PREVIEW`: each finding is a `Note`.
+    previews: dict[str, tuple[ServedModel, ...]] = {}
 
 
 class RecipeJob(_JobOfSchemes):
@@ -56,14 +60,6 @@ class RecipeJob(_JobOfSchemes):
 
     kind: Literal["recipe"] = "recipe"
     precisions: tuple[SchemeName, ...]
-
-
-class PreviewJob(_Message):
-    """Find out, before anything is loaded, what models would not see of their prompts; each finding is a `Note`."""
-
-    kind: Literal["preview"] = "preview"
-    config: RunConfig
-    models: dict[str, tuple[ServedModel, ...]]  # benchmark -> the models, each with the stages in question
 
 
 class QuantizeJob(_JobOfSchemes):
@@ -114,8 +110,8 @@ class MeasureJob(_JobOfSchemes):
     settings: dict[str, dict[str, Any]] = {}
 
 
-PrepareJob = CheckJob | RecipeJob | PreviewJob | FetchJob | ConvertJob | QuantizeJob
-Job = Annotated[PrepareJob | MeasureJob, Field(discriminator="kind")]
+PrepareJob = RecipeJob | FetchJob | ConvertJob | QuantizeJob
+Job = Annotated[CheckJob | PrepareJob | MeasureJob, Field(discriminator="kind")]
 
 
 class Started(_Message):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -378,18 +378,28 @@ def stages_to_do(variants: Iterable[PlannedVariant]) -> dict[str, tuple[str, ...
     return {name: tuple(stage for stage, owner in owners.items() if owner == name) for name in owners.values()}
 
 
-def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Checked:
+    """What the measuring interpreter found, and what it still finds out: `close` ends its worker.
+
+    `notes` are what models would not see of the prompts of the stages still to do, one sentence each. They come from
+    the worker that has checked the run, as it reads the prompts, which may take minutes.
+    """
+
+    engines: Mapping[str, str] = field(default_factory=dict)  # scheme -> the engine that will serve it
+    notes: Iterable[str] = ()
+    close: Callable[[], None] = lambda: None
+
+
+def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> Checked:
     """Check what the stages still to do will need, before anything is downloaded or loaded.
 
-    The serving interpreter, which has lm-eval and the engines, is asked whether the stages and schemes can be run.
-    Raises `SlimEvalError` as `evaluate`.
-
-    Returns:
-        Scheme -> the engine that will serve it; empty if there is nothing to do, and then nothing is started.
+    The serving interpreter, which has lm-eval and the engines, is asked whether the stages and schemes can be run. If
+    there is nothing to do, nothing is started. Raises `SlimEvalError` as `evaluate`.
     """
     busy = [variant for variant in variants if variant.todo]
     if not busy:
-        return {}
+        return Checked()
     stages = stages_to_do(busy)
     needs = [(serving_modules(config.engine.engine, stages), "measurement", config.serve_python, "--serve-python")]
     to_quantize = [
@@ -416,7 +426,8 @@ def check(config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, st
             raise MissingPackageError(missing[0], purpose, install_command(python))
     _check_recipes(config, [variant for variant in busy if variant.source in to_quantize])
     precisions = tuple(dict.fromkeys(variant.precision for variant in busy))
-    return _check(config, precisions, stages, _served(busy), config.executor)
+    served = _served(busy)
+    return _ask(config, precisions, stages, served, _to_preview(config, served), config.executor)
 
 
 def _check_recipes(config: RunConfig, variants: Iterable[PlannedVariant]) -> None:
@@ -434,41 +445,29 @@ def _check_recipes(config: RunConfig, variants: Iterable[PlannedVariant]) -> Non
                 raise SlimEvalError(f"the recipes could not be checked: {event.describe()}", f"fix it with: {INSTALL}")
 
 
-def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> None:
+def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> Checked:
     """Check the stages still to do on this machine, whatever the engine; for a dry run, which needs none.
 
     Only stages of benchmarks that need packages of their own, as far as this machine has them: nothing else can be
     refused without an engine. Raises `SlimEvalError` as `evaluate`.
     """
     busy = _with_packages(config, variants)
-    served = {name: models for name, models in _served(busy).items() if BENCHMARKS[name].modules}
-    if served:
-        _check(config, (), {name: stages_to_do(busy)[name] for name in served}, served, "local")
+    served = _served(busy)
+    previews = _to_preview(config, served)
+    served = {name: models for name, models in served.items() if BENCHMARKS[name].modules}
+    if not (served or previews):
+        return Checked()
+    return _ask(config, (), {name: stages_to_do(busy)[name] for name in served}, served, previews, "local")
 
 
-def preview(config: RunConfig, variants: Sequence[PlannedVariant], *, here: bool = False) -> Iterator[str]:
-    """What models would not see of the prompts of the stages still to do, one sentence each; may take minutes.
-
-    With `here` it is found out on this machine, and not at all without the packages that it takes.
-    """
-    models: dict[str, tuple[ServedModel, ...]] = {}
-    for name, served in _served(_with_packages(config, variants) if here else variants).items():
-        asked = ((model, BENCHMARKS[name].to_preview(config, model)) for model in served)
-        if found := tuple(model.model_copy(update={"stages": stages}) for model, stages in asked if stages):
-            models[name] = found
-    if not models:
-        return
-    job = messages.PreviewJob(config=config.model_copy(update={"tracking": TrackingConfig()}), models=models)
-    failure = ""
-    for event in _submit(job, "local" if here else config.executor, config.serve_python, config.stage_timeout_s):
-        if isinstance(event, messages.Note):
-            yield event.text
-        elif isinstance(event, messages.Failed):
-            failure = event.cause
-        elif isinstance(event, messages.Outcome) and event.died:
-            failure = event.describe()
-    if failure:
-        yield f"whether all prompts fit the context window could not be checked: {failure}"
+def _to_preview(config: RunConfig, served: Mapping[str, tuple[ServedModel, ...]]) -> dict[str, tuple[ServedModel, ...]]:
+    """Of the models of each benchmark those with prompts that may not fit, each with the stages in question."""
+    found = {}
+    for name, all_models in served.items():
+        asked = ((model, BENCHMARKS[name].to_preview(config, model)) for model in all_models)
+        if some := tuple(model.model_copy(update={"stages": stages}) for model, stages in asked if stages):
+            found[name] = some
+    return found
 
 
 def _with_packages(config: RunConfig, variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
@@ -507,18 +506,21 @@ def _submit(
             yield from events
 
 
-def _check(
+def _ask(
     config: RunConfig,
     precisions: tuple[str, ...],
     stages: dict[str, tuple[str, ...]],
     models: dict[str, tuple[ServedModel, ...]],
+    previews: dict[str, tuple[ServedModel, ...]],
     where: str,
-) -> dict[str, str]:
-    """Ask the measuring interpreter, on an executor; the engine that will serve each of the precisions."""
+) -> Checked:
+    """Ask the measuring interpreter, on an executor; back as soon as it has checked, while it reads the prompts."""
     plain = config.model_copy(update={"tracking": TrackingConfig()})
-    job = messages.CheckJob(config=plain, precisions=precisions, stages=stages, models=models)
+    job = messages.CheckJob(config=plain, precisions=precisions, stages=stages, models=models, previews=previews)
     chosen: dict[str, str] = {}
-    with contextlib.closing(_submit(job, where, config.serve_python)) as events:
+    with contextlib.ExitStack() as stack:
+        silence_s = config.stage_timeout_s if previews else None  # data comes from a hub, which may hang
+        events = stack.enter_context(contextlib.closing(_submit(job, where, config.serve_python, silence_s)))
         for event in events:
             if isinstance(event, messages.Failed):
                 raise (UsageError if event.usage else SlimEvalError)(event.cause, event.remedy)
@@ -527,7 +529,23 @@ def _check(
             elif isinstance(event, messages.Outcome) and event.died:
                 cause = f"the --serve-python interpreter failed: {event.describe()}"
                 raise SlimEvalError(cause, f"fix it with: {INSTALL}")
-    return chosen
+            elif isinstance(event, messages.Finished) and event.stage == messages.CHECK:
+                break
+        return Checked(chosen, _notes(events), stack.pop_all().close)
+
+
+def _notes(events: Iterable[messages.Event | messages.Outcome]) -> Iterator[str]:
+    """The notes of a worker; the last one says if it failed."""
+    failure = ""
+    for event in events:
+        if isinstance(event, messages.Note):
+            yield event.text
+        elif isinstance(event, messages.Failed):
+            failure = event.cause
+        elif isinstance(event, messages.Outcome) and event.died:
+            failure = event.describe()
+    if failure:
+        yield f"whether all prompts fit the context window could not be checked: {failure}"
 
 
 def _check_space(folder: Path, sources: Sequence[models.ModelSource]) -> None:

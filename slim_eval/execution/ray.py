@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,24 +167,16 @@ class RayMachines(Machines):
                 "between them; --accelerator TYPE chooses one",
             )
 
-    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> dict[str, str]:
-        """Check on a node, with its GPUs and packages."""
+    def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> plan.Checked:
+        """Check on a node, with its GPUs and packages, which reads the prompts to their end."""
         asked = [_for_travel(variant) for variant in variants if variant.todo]
         if not asked:
-            return {}
+            return plan.Checked()
         found = self._ray.get(self._task(_check).remote(_plain(config), asked, self._setting))
         if isinstance(found, _Refusal):
             raise found.as_error()
-        chosen: dict[str, str] = found
-        return chosen
-
-    def preview(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> Iterable[str]:
-        """Preview on a node."""
-        asked = [_for_travel(variant) for variant in variants if variant.todo]
-        if not asked:
-            return ()
-        texts: list[str] = self._ray.get(self._task(_preview).remote(_plain(config), asked, self._setting))
-        return texts
+        engines, notes = found
+        return plan.Checked(engines, notes)
 
     def run(self, variant: PlannedVariant, watcher: Watcher) -> None:
         """Do a variant on one node; on another one if that dies."""
@@ -410,25 +402,20 @@ def _work_here(
         told.put(None)
 
 
-def _check(config: RunConfig, variants: Sequence[PlannedVariant], setting: _Setting) -> dict[str, str] | _Refusal:
-    """`plan.check` on this node."""
+def _check(
+    config: RunConfig, variants: Sequence[PlannedVariant], setting: _Setting
+) -> tuple[dict[str, str], list[str]] | _Refusal:
+    """`plan.check` on this node: the engines and the notes."""
     _settle(setting)
     try:
         own = [_localised(variant, setting) for variant in variants]
         folder = own[0].config.quantized_models_dir
-        return plan.check(environments.complete(config).model_copy(update={"quantized_models_dir": folder}), own)
+        own_config = environments.complete(config).model_copy(update={"quantized_models_dir": folder})
+        with contextlib.closing(plan.check(own_config, own)) as checked:
+            return dict(checked.engines), list(checked.notes)
     except SlimEvalError as error:
         cause = f"on node {socket.gethostname()}: {error.cause}"
         return _Refusal(cause, error.remedy, isinstance(error, UsageError))
-
-
-def _preview(config: RunConfig, variants: Sequence[PlannedVariant], setting: _Setting) -> list[str]:
-    """`plan.preview` on this node."""
-    _settle(setting)
-    try:
-        return list(plan.preview(environments.complete(config), [_localised(variant, setting) for variant in variants]))
-    except SlimEvalError as error:
-        return [f"whether all prompts fit the context window could not be checked: {error.cause}"]
 
 
 def _settle(setting: _Setting) -> None:

@@ -68,6 +68,9 @@ def main() -> int:
     job = messages.parse_job(sys.stdin.read())
     if isinstance(job, messages.MeasureJob):
         _measure(job, emit)
+    elif isinstance(job, messages.CheckJob):
+        if _attempt(messages.CHECK, partial(_check, job, emit), emit) and job.previews:
+            _attempt(messages.PREVIEW, partial(_preview, job, emit), emit)
     else:
         stage = "download" if job.kind == "fetch" else job.kind
         _attempt(stage, partial(_prepare_in_turn, job, stage, emit), emit)
@@ -113,49 +116,54 @@ def _claim_gpus(gpu_index: int, count: int) -> tuple[power.Gpu, ...]:
 
 def _prepare_in_turn(job: messages.PrepareJob, stage: str, emit: _Emit) -> Path | None:
     """Do a job that measures nothing; while it uses the machine, nothing there is measured alone."""
-    if isinstance(job, (messages.CheckJob, messages.PreviewJob, messages.RecipeJob)):  # before any variant is begun
+    if isinstance(job, messages.RecipeJob):  # before any variant is begun
         return _prepare(job, emit)
     source = job.request.source if isinstance(job, messages.QuantizeJob) else job.source
     with turns.turn(f"{source.name}: {stage}", alone=False, waiting=_waiting(stage, emit)):
         return _prepare(job, emit)
 
 
+def _check(job: messages.CheckJob, emit: _Emit) -> bool:
+    """Refuse what cannot be served or measured; True if all of it can."""
+    from slim_eval import engines
+
+    _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
+    for precision in job.precisions:
+        decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
+        engine = engines.ENGINES[decision.name]
+        engine.check(job.config.engine)
+        _refuse_contradictions(job.config.engine, precision, engine.name)
+        if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
+            raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
+        if not engine.capabilities.serving and (over := [n for n in job.stages if BENCHMARKS[n].over_http]):
+            cause = f"{engine.label} has no server, which {', '.join(over)} needs"
+            remedy = f"use --engine vllm, or leave {', '.join(over)} out of --tasks"
+            raise UsageError(cause, remedy)
+        if "accuracy" in job.stages and not engine.capabilities.lm_eval:
+            raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
+        emit(messages.Chosen(precision=precision, engine=decision.name))
+    for name, stages in job.stages.items():
+        BENCHMARKS[name].check(job.config, stages)
+    for name, served in job.models.items():
+        for model in served:
+            BENCHMARKS[name].check_model(job.config, model)
+    return True
+
+
+def _preview(job: messages.CheckJob, emit: _Emit) -> None:
+    """Tell what models would not see of their prompts."""
+    for name, served in job.previews.items():
+        for text in BENCHMARKS[name].preview(job.config, served):
+            emit(messages.Note(text=text))
+
+
 def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
     """Do a job that measures nothing; the folder of the checkpoint that it makes."""
-    if isinstance(job, messages.CheckJob):
-        from slim_eval import engines
-
-        _claim_gpus(job.config.engine.gpu_index, job.config.engine.tensor_parallel_size)
-        for precision in job.precisions:
-            decision = engines.choose(job.config.engine.engine, precision, job.config.engine.asked_dtype)
-            engine = engines.ENGINES[decision.name]
-            engine.check(job.config.engine)
-            _refuse_contradictions(job.config.engine, precision, engine.name)
-            if job.config.engine.dtype is not Dtype.AUTO and "dtype" not in engine.settings:
-                raise UsageError(f"{engine.label} does not support --dtype", "leave it out, or use another engine")
-            if not engine.capabilities.serving and (over := [n for n in job.stages if BENCHMARKS[n].over_http]):
-                cause = f"{engine.label} has no server, which {', '.join(over)} needs"
-                remedy = f"use --engine vllm, or leave {', '.join(over)} out of --tasks"
-                raise UsageError(cause, remedy)
-            if "accuracy" in job.stages and not engine.capabilities.lm_eval:
-                raise UsageError(f"{engine.label} cannot measure accuracy", "leave accuracy out of --tasks")
-            emit(messages.Chosen(precision=precision, engine=decision.name))
-        for name, stages in job.stages.items():
-            BENCHMARKS[name].check(job.config, stages)
-        for name, served in job.models.items():
-            for model in served:
-                BENCHMARKS[name].check_model(job.config, model)
-        return None
     if isinstance(job, messages.RecipeJob):
         from slim_eval.quantization.llmcompressor import modifiers_of
 
         for precision in job.precisions:
             modifiers_of(cache.recipe_of(precision))
-        return None
-    if isinstance(job, messages.PreviewJob):
-        for name, served in job.models.items():
-            for text in BENCHMARKS[name].preview(job.config, served):
-                emit(messages.Note(text=text))
         return None
     if isinstance(job, messages.FetchJob):
         source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))

@@ -44,7 +44,7 @@ from slim_eval.results.records import (
 from slim_eval.results.variants import Variant
 from slim_eval.schemes import scheme_order
 from slim_eval.utils import atomic_path, full_name, safe_json, short_name, slug, write_text
-from slim_eval.utils.redaction import redact
+from slim_eval.utils.redaction import redact, redact_lines
 
 RUN_LOG = "run.log"
 PAIRED = "paired.json"
@@ -112,7 +112,7 @@ def write_samples(directory: Path, name: str, samples: Iterable[Mapping[str, Any
     path = directory / f"{name}{_SAMPLES_SUFFIX}"
     if rows:
         with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as lines:
-            lines.writelines(redact(json.dumps(finite(dict(row)), ensure_ascii=False)) + "\n" for row in rows)
+            lines.writelines(f"{line}\n" for line in redact_lines(map(_as_json, rows)))
     else:
         path.unlink(missing_ok=True)
 
@@ -193,7 +193,7 @@ def read_samples(directory: Path, name: str) -> list[dict[str, Any]]:
         return []
     try:
         with gzip.open(path, "rb") as stream:
-            rows = [safe_json.parse(redact(line)) for line in safe_json.lines(stream)]
+            rows = [safe_json.parse(line) for line in redact_lines(safe_json.lines(stream))]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is not a JSON object")
         return rows
@@ -348,6 +348,13 @@ def require_folder(folder: Path, remedy: str) -> None:
         )
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder", remedy)
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(row), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(dict(row)), ensure_ascii=False)
 
 
 def finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 `summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items,
 `unpaired` two shares without the outcomes of items, `crossover` two curves over the load, `variance_components`
 describes how much runs of the same work differ.
-SciPy and statsmodels are imported by the functions that use them: measuring alone needs no statsmodels.
+SciPy is imported by the functions that use it: measuring alone does not.
 """
 
 from slim_eval.stats.curves import Crossing, Crossovers, Curve, crossovers

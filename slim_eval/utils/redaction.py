@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import starmap
 from types import TracebackType
@@ -74,10 +75,22 @@ def remember(secret: str) -> None:
 
 def redact(text: str) -> str:
     """The text with `REDACTED` in place of every secret; idempotent."""
-    if isinstance(text, Redacted):
-        return text
+    return text if isinstance(text, Redacted) else _redact(text, _secrets())
+
+
+def redact_lines(texts: Iterable[str]) -> Iterator[str]:
+    """`redact` of each of many texts, such as samples: what is secret is looked up once."""
+    secrets = _secrets()
+    return (_redact(text, secrets) for text in texts)
+
+
+def _secrets() -> tuple[str, ...]:
     values = tuple(os.environ.get(name, "").strip() for name in VARIABLES)
-    for secret in _spellings(values, frozenset(_remembered)):
+    return _spellings(values, frozenset(_remembered))
+
+
+def _redact(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
         text = text.replace(secret, REDACTED)
     for marker, pattern in _SHAPES:
         if marker in text:

@@ -38,6 +38,7 @@ MODEL = "acme/tiny-llama"
 TASKS = ("mmlu", "gsm8k", "hellaswag")
 BATCH_SIZE = 1  # sums in other batches differ in their last digits, and the command batches all its tasks together
 CONTEXT = 8192  # a token per byte, and five examples per prompt
+GSM8K_ITEMS, HELLASWAG_ITEMS = 2, 6
 TIMEOUT_S = 400
 
 
@@ -111,7 +112,7 @@ def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.standins.tiny_models import make_checkpoint
 
     root = tmp_path_factory.mktemp("hub")
-    build_real_task_repos(root, gsm8k_items=3, hellaswag_items=10)
+    build_real_task_repos(root, gsm8k_items=GSM8K_ITEMS, hellaswag_items=HELLASWAG_ITEMS)
     if FILL.is_file():
         real = tmp_path_factory.mktemp("real")
         subprocess.run([sys.executable, str(FILL), str(real), "--no-model"], check=True, capture_output=True)
@@ -210,7 +211,8 @@ def test_every_item_equals_that_of_lm_evals_own_command(
     ours: tuple[Path, dict[str, Any]], theirs: tuple[dict[str, Any], Path], task: str
 ) -> None:
     samples, rows = read_samples(ours[0], task), _their_rows(theirs[1])
-    assert len(samples) == _record(ours, task).num_items == {"mmlu": 57 * 2, "gsm8k": 3, "hellaswag": 10}[task]
+    items = {"mmlu": 57 * 2, "gsm8k": GSM8K_ITEMS, "hellaswag": HELLASWAG_ITEMS}
+    assert len(samples) == _record(ours, task).num_items == items[task]
     assert len({(sample["task"], sample["doc_hash"]) for sample in samples}) == len(samples)
     for sample in samples:
         for key in (key for key in sample if "," in key):
@@ -241,7 +243,7 @@ def test_both_engines_give_the_real_items_the_same_likelihoods(
     lines = _child([__file__, json.dumps(job)], environment | quick).splitlines()  # vLLM logs to stdout too
     (printed,) = (json.loads(line) for line in lines if line.startswith('{"'))
     assert {task: outcome["progress"][1] for task, outcome in printed.items()} == {
-        "hellaswag": [40, 40], "gsm8k": [3, 3],
+        "hellaswag": [4 * HELLASWAG_ITEMS] * 2, "gsm8k": [GSM8K_ITEMS] * 2,
     }  # fmt: skip
     for task in ("hellaswag", "gsm8k"):
         here, there = ({row["doc_id"]: row for row in read_samples(folder, task)} for folder in (tmp_path, ours[0]))
@@ -261,7 +263,7 @@ def test_the_items_are_the_real_ones(ours: tuple[Path, dict[str, Any]]) -> None:
     import lzma
 
     with lzma.open(FILL.parent / "gsm8k_test.jsonl.xz", "rt", encoding="utf-8") as lines:
-        published = [json.loads(next(lines))["answer"] for _ in range(3)]
+        published = [json.loads(next(lines))["answer"] for _ in range(GSM8K_ITEMS)]
     assert [sample["target"] for sample in read_samples(ours[0], "gsm8k")] == published
     with lzma.open(FILL.parent / "mmlu_test.jsonl.xz", "rt", encoding="utf-8") as lines:
         answers = [row["answer"] for line in lines if (row := json.loads(line))["subject"] == REAL_SUBJECTS[0]][:2]
@@ -279,7 +281,9 @@ def test_items_tell_choices_apart(ours: tuple[Path, dict[str, Any]]) -> None:
     assert all(sample["response"] for sample in read_samples(ours[0], "gsm8k"))
 
 
-@pytest.mark.parametrize(("task", "requests"), [("mmlu", 57 * 2 * 4), ("gsm8k", 3), ("hellaswag", 10 * 4)])
+@pytest.mark.parametrize(
+    ("task", "requests"), [("mmlu", 57 * 2 * 4), ("gsm8k", GSM8K_ITEMS), ("hellaswag", HELLASWAG_ITEMS * 4)]
+)
 def test_progress_counts_every_request(ours: tuple[Path, dict[str, Any]], task: str, requests: int) -> None:
     assert ours[1][task]["progress"] == [[1, requests], [requests, requests]]
     assert [note for note in ours[1][task]["notes"] if "equally the most likely" not in note] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ from slim_eval.models import adapters, loading, resolve
 from slim_eval.models.source import ADAPTER_FILE, ADAPTER_WEIGHTS, describe
 from slim_eval.quantization import cache
 from slim_eval.results import find_results
-from tests.commands import SHORT, run_command
+from tests.commands import INSTANT, WITH_INSTANT, run_command
 
-peft = pytest.importorskip("peft")
-torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")  # slow to import
 PROMPT = "The cat sat on the"
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small adapter of the embedded model whose matrices are not zero, and the logits that peft computes with it."""
+    import peft
+    import torch
+
     torch.manual_seed(0)
     model = loading.load(MODEL_DIR, dtype=torch.float32)
     config = peft.LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -42,6 +45,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logits(model: Any) -> Any:
+    import torch
     from transformers import AutoTokenizer
 
     ids = AutoTokenizer.from_pretrained(MODEL_DIR)(PROMPT, return_tensors="pt")["input_ids"]
@@ -50,6 +54,9 @@ def logits(model: Any) -> Any:
 
 
 def test_merged_it_is_what_peft_computes(adapter: Path, tmp_path: Path) -> None:
+    import peft
+    import torch
+
     source = resolve(str(adapter))
     final = adapters.merge(source, tmp_path / "merged", cache.identity(source))
     dtype = getattr(torch, describe(MODEL_DIR).dtype)
@@ -65,7 +72,7 @@ def test_a_run_measures_it_beside_its_base_model_in_16_bit_and_quantized(adapter
     done = run_command(
         "run", "--models", f"demo {adapter}", "--base-model", "demo", "--precision", "fp16 int8-rtn",
         "--tasks", "accuracy", "--accuracy-tasks", "demo_hellaswag", "--accuracy-limit", "20", "--num-fewshot", "0",
-        "--include-path", str(MODEL_DIR.parent / "tasks"), *SHORT, cwd=tmp_path,
+        "--include-path", str(MODEL_DIR.parent / "tasks"), *INSTANT, cwd=tmp_path, env=WITH_INSTANT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = {(v.model, v.precision): v for v in find_results(tmp_path / "outputs").variants}

@@ -1,12 +1,10 @@
-"""``slim-eval run --engine openai``: against a stand-in that misbehaves, vLLM's own server, and llama.cpp's."""
+"""``slim-eval run --engine openai``: against a stand-in that misbehaves, and llama.cpp's server."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ SMALL = (
     *ON_A_BUSY_HOST,
 )  # fmt: skip
 needs_llama_cpp = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs xllamacpp")
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
 
 def measure(folder: Path, *args: str, env: dict[str, str] | None = None) -> Any:
@@ -125,38 +122,3 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path) -> None:
     assert len(refused) == 2
     assert "log-probabilities" in refused[0]["cause"]
     assert done.returncode == 1
-
-
-@needs_vllm
-def test_vllms_server_answers_like_vllm_in_process(tmp_path: Path) -> None:
-    """One variant through the API and one in process: the same scores, item by item."""
-    common = (
-        "--models", "demo", "--tasks", "accuracy", "--num-fewshot", "2", "--accuracy-limit", "12",
-        "--accuracy-batch-size", "8", "--no-wandb-enabled", "--engine-arg", "dtype=float32",
-    )  # fmt: skip
-    api = run_command(
-        "run", "--engine", "openai", "--server", "vllm", "--engine-arg", "enforce_eager=true", *common,
-        "--output-dir", "api", cwd=tmp_path,
-    )  # fmt: skip
-    own = run_command("run", "--engine", "vllm", "--enforce-eager", *common, "--output-dir", "own", cwd=tmp_path)
-    assert api.returncode == 0, api.stdout + api.stderr
-    assert own.returncode == 0, own.stdout + own.stderr
-    compare(tmp_path / "api", tmp_path / "own")
-
-
-def compare(one: Path, other: Path) -> None:
-    tasks = {path.name for path in one.rglob("*.samples.jsonl.gz")}
-    assert len(tasks) == 3
-    for task in tasks:
-        first, second = (list(samples(next(folder.rglob(task)))) for folder in (one, other))
-        assert len(first) == len(second) > 0
-        for item, twin in zip(first, second, strict=True):
-            assert item["doc_hash"] == twin["doc_hash"]
-            assert item.get("response") == twin.get("response")
-            if "loglikelihoods" in item:
-                assert item["loglikelihoods"] == pytest.approx(twin["loglikelihoods"], abs=0.01)
-
-
-def samples(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt") as lines:
-        yield from map(json.loads, lines)

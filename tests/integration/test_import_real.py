@@ -34,7 +34,7 @@ if __name__ == "__main__":
 """
 _ROOT = Path(slim_eval.__file__).parent.parent
 
-FEWSHOT, LIMIT, BATCH_SIZE = 5, 20, 8
+FEWSHOT, LIMIT, BATCH_SIZE = 2, 10, 5
 
 
 def import_results(paths: list[Path], output_dir: Path, **options: Any) -> ImportReport:

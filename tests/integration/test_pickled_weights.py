@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from slim_eval.demo import MODEL_DIR
 from tests.commands import INSTANT, WITH_INSTANT, Run, run_command
@@ -19,6 +17,9 @@ RUN = ("--tasks", "performance", *INSTANT, "--calibration-dataset", str(MODEL_DI
 
 def pickled(folder: Path, extra: object = None) -> Path:
     """The embedded model with its weights pickled, and `extra` in the pickle."""
+    import torch
+    from safetensors.torch import load_file
+
     shutil.copytree(MODEL_DIR, folder)
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
@@ -45,6 +46,8 @@ def test_they_are_refused_before_anything_runs(tmp_path: Path) -> None:
 
 
 def test_asked_for_they_are_converted_once_and_measured(both: Run) -> None:
+    from safetensors.torch import load_file
+
     assert both.process.returncode == 0, both.process.stderr
     assert both.process.stderr.count("convert …") == 1
     assert "convert already there" in both.process.stderr
@@ -109,6 +112,8 @@ def test_a_program_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     assert "more than tensors" in process.stderr
     assert "Traceback" not in process.stderr
     assert not (tmp_path / "it-ran").exists()
+    import torch
+
     torch.load(tmp_path / "evil" / "pytorch_model.bin", weights_only=False)
     assert (tmp_path / "it-ran").exists()  # it would have
 

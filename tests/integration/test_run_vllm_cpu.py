@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from slim_eval.demo import TASKS
 from slim_eval.results.store import read_samples
-from tests.commands import DTYPE, Run
+from tests.commands import DTYPE, Run, run_command
 
 RECORDS = ("performance", "energy", *TASKS)
 
@@ -54,3 +56,33 @@ def test_no_engine_process_survives(vllm_run: Run) -> None:
     log = (vllm_run.variant("fp16") / "run.log").read_text()
     assert log
     assert "Traceback" not in log
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_vllms_server_answers_like_vllm_in_process(vllm_run: Run, tmp_path: Path) -> None:
+    """One variant through the API and one in process: the same scores, item by item."""
+    common = (
+        "--models", "demo", "--tasks", "accuracy", "--num-fewshot", "2", "--accuracy-limit", "12",
+        "--accuracy-batch-size", "8", "--no-wandb-enabled", "--engine-arg", "dtype=float32",
+    )  # fmt: skip
+    api = run_command(
+        "run", "--engine", "openai", "--server", "vllm", "--engine-arg", "enforce_eager=true", *common, cwd=tmp_path
+    )
+    assert api.returncode == 0, api.stdout + api.stderr
+    in_process = vllm_run.variant("fp16")
+    if DTYPE != "float32":  # the answers of the shared run are rounded to it, in other batches
+        own = run_command("run", "--engine", "vllm", "--enforce-eager", *common, "--output-dir", "own", cwd=tmp_path)
+        assert own.returncode == 0, own.stdout + own.stderr
+        in_process = tmp_path / "own" / "demo" / "demo_fp16"
+    (served,) = {path.parent for path in (tmp_path / "outputs").rglob("*.samples.jsonl.gz")}
+    for task in TASKS:
+        twins = {(row["task"], row["doc_id"]): row for row in read_samples(in_process, task)}
+        items = read_samples(served, task)
+        assert len(items) > 0
+        for item in items:
+            twin = twins[item["task"], item["doc_id"]]
+            assert item["doc_hash"] == twin["doc_hash"]
+            assert item["prompt_hash"] == twin["prompt_hash"]
+            assert item.get("response") == twin.get("response")
+            if "loglikelihoods" in item:
+                assert item["loglikelihoods"] == pytest.approx(twin["loglikelihoods"], abs=0.01)

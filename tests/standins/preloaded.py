@@ -32,14 +32,21 @@ IMPORTS = {
                "lm_eval.evaluator", "lm_eval.models.huggingface", "llmcompressor.modifiers.quantization"),
 }  # fmt: skip
 #: Starts of the names of variables that are read when they are needed, not when a library is imported.
+_ALWAYS_LATER = ("SLIM_EVAL_", "INSTANT_", "WANDB_", "COLUMNS", "PYTEST_", "OPENAI_API_KEY")
 _READ_LATER = {
-    "models": ("SLIM_EVAL_", "INSTANT_", "WANDB_", "COLUMNS", "PYTEST_", "HF_TOKEN"),
+    "models": (*_ALWAYS_LATER, "HF_TOKEN"),
     # Libraries that talk to a hub have not been imported.
-    "commands": ("SLIM_EVAL_", "INSTANT_", "WANDB_", "COLUMNS", "PYTEST_", "HF_", "HUGGING", "NO_PROXY", "no_proxy",
-                 "HOME", "NETRC"),
-}  # fmt: skip
-#: What torch, Triton and OpenCV set when a test imports them into this process.
-_SET_BY_LIBRARIES = ("KMP_", "TORCHINDUCTOR_", "TRITON_", "TILELANG_", "PYTORCH_NVML_")
+    "commands": (*_ALWAYS_LATER, "HF_", "HUGGING", "NO_PROXY", "no_proxy", "HOME", "NETRC"),
+}
+#: Starts of the names of variables that libraries set in the process of the tests, once a test imports them there.
+_SET_BY_LIBRARIES = (
+    "AITER_", "DO_NOT_TRACK", "HF_XET_", "KMP_", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "PYTORCH_NVML_",
+    "RAY_CLIENT_MODE", "TILELANG_", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_", "TORCH_COMPILE_DISABLE", "TRITON_",
+    "VLLM_DISABLE_SHARED_", "VLLM_NO_USAGE_STATS", "VLLM_WORKER_MULTIPROC_METHOD",
+)  # fmt: skip
+#: And what they put into a variable of the linker's.
+_PUT_BY_LIBRARIES = {"LD_LIBRARY_PATH": "/cv2/", "LD_PRELOAD": "/torch/lib/"}
+_ROOT = Path(__file__).parents[2]
 #: Libraries with models ask CUDA for devices when they are imported, and CUDA does not survive a fork.
 _FORKABLE = not Path("/proc/driver/nvidia").exists()
 _ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -52,7 +59,7 @@ class Server:
         self._lock = threading.Lock()
         command = [sys.executable, "-m", __name__, *dict.fromkeys(("commands", kind))]
         self._process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[2], env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command, cwd=_ROOT, env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -74,6 +81,24 @@ class Server:
 SERVERS: dict[str, Server] = {}  # of this process, by kind
 
 
+def inherited() -> dict[str, str]:
+    """The variables that a command of a test inherits: those of the shell, with what tests changed.
+
+    Without what libraries have set here: a user's command would not have it, and would not be like a fork.
+    """
+    found = {}
+    for name, value in os.environ.items():
+        kept: str | None = value
+        if name.startswith(_SET_BY_LIBRARIES):
+            kept = _ENVIRONMENT.get(name)
+        elif name in _PUT_BY_LIBRARIES and value != _ENVIRONMENT.get(name):
+            paths = [path for path in value.split(os.pathsep) if path and _PUT_BY_LIBRARIES[name] not in path]
+            kept = os.pathsep.join(paths) or None
+        if kept is not None:
+            found[name] = kept
+    return found
+
+
 def find(environment: Mapping[str, str], *, models: bool) -> Server | None:
     """A server whose fork with this environment is like a process that starts with it; None if there cannot be one.
 
@@ -81,9 +106,8 @@ def find(environment: Mapping[str, str], *, models: bool) -> Server | None:
     """
     names = {*environment, *_ENVIRONMENT}
     differing = {name for name in names if environment.get(name) != _ENVIRONMENT.get(name)}
-    differing = {name for name in differing if not name.startswith(_SET_BY_LIBRARIES)}
-    if "cv2" in environment.get("LD_LIBRARY_PATH", ""):
-        differing.discard("LD_LIBRARY_PATH")
+    if environment.get("PYTHONPATH") == str(_ROOT):  # what a fork has
+        differing.discard("PYTHONPATH")
     for kind in ("models", "commands") if models and _FORKABLE else (*SERVERS, "commands"):
         if all(name.startswith(_READ_LATER[kind]) for name in differing):
             if kind not in SERVERS:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as XML
 
 import pytest
 import yaml
-
-from slim_eval.results.variants import Variant
-from tests.unit.analysis.planted_study import write_study
 
 ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
@@ -38,10 +34,11 @@ def run_action(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess
 
 
 @pytest.fixture
-def study(make_variant: Callable[..., Variant]) -> Path:
-    return write_study(make_variant) / "Tiny"
+def study(planted_study: Path) -> Path:
+    return planted_study / "Tiny"
 
 
+@pytest.mark.large
 def test_a_degraded_checkpoint_fails_the_job(study: Path, tmp_path: Path) -> None:
     inputs = {"baseline": str(study / "Tiny_fp16"), "candidate": str(study / "Tiny_int4")}
     process, outputs = run_action(tmp_path, **inputs, **{"fail-if": "quiz_drop>1pp\n\n  tpot_s>5%\r\n"})
@@ -54,6 +51,7 @@ def test_a_degraded_checkpoint_fails_the_job(study: Path, tmp_path: Path) -> Non
     assert "Keep Tiny fp16: Tiny int4 is degraded." in summary
 
 
+@pytest.mark.large
 def test_a_safe_one_passes_and_no_text_is_run_by_the_shell(study: Path, tmp_path: Path) -> None:
     inputs = {"baseline": str(study / "Tiny_fp16"), "candidate": str(study / "Tiny_int8")}
     process, outputs = run_action(tmp_path, **inputs, **{"fail-if": "quiz_drop>1pp"})

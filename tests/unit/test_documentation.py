@@ -30,6 +30,7 @@ def test_commands_have_the_options_that_pages_give_them(example: Example) -> Non
     parsed(example.words)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_commands_print_what_pages_show(example: Example, folder: Path) -> None:
     """A command without output on the page must only succeed. Shown output is never left unchecked."""

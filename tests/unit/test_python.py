@@ -17,8 +17,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture
-def study(make_variant: Callable[..., Variant]) -> Path:
-    return write_study(make_variant)
+def study(planted_study: Path) -> Path:
+    return planted_study
 
 
 def test_names_are_stable_and_documented() -> None:

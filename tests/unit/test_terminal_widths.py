@@ -14,17 +14,17 @@ from slim_eval.cli import main
 from slim_eval.execution.progress import Display, Failure, RunReport
 from slim_eval.results.records import FloorEntry, NoiseRecord
 from slim_eval.results.store import find_results
-from slim_eval.results.variants import Variant
 from tests.unit.analysis.planted_study import write_study
+from tests.unit.variants import variant_maker
 
 NAMES = ("meta-organisation/Mistral-Large-Instruct-v0.3", "org/gemma-3-4b-it")
 _FRAME = re.compile(r"[^\s│┃━─┏┓┗┛┡┩┳┻╇┴┬┼├┤└┘╞╡╪╭╮╰╯┢┪╈┠┨]+")
 _WIDE = 500
 
 
-@pytest.fixture
-def study(make_variant: Callable[..., Variant]) -> Path:
-    return write_study(make_variant, *NAMES)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(variant_maker(tmp_path_factory.mktemp("study")), *NAMES)
 
 
 def run(words: Sequence[str], codes: Sequence[int] = (0,)) -> Callable[[], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,14 @@ import yaml
 from slim_eval.analysis.card import BEGIN, END, make_card
 from slim_eval.config import CardConfig
 from slim_eval.errors import UsageError
-from slim_eval.results.variants import Variant
 from tests.commands import run_command
 from tests.standins.hub import LoopbackHub
-from tests.unit.analysis.planted_study import TASKS, write_study
+from tests.unit.analysis.planted_study import TASKS
 
 
 @pytest.fixture
-def study(make_variant: Callable[..., Variant]) -> Path:
-    return write_study(make_variant)
+def study(planted_study: Path) -> Path:
+    return planted_study
 
 
 def checkpoint_in(folder: Path) -> Path:
@@ -82,6 +80,7 @@ def test_what_it_refuses(study: Path, tmp_path: Path) -> None:
         make_card(CardConfig(path=tmp_path / "nowhere"))
 
 
+@pytest.mark.large
 def test_checkpoint_and_card_are_pushed_as_one_commit(study: Path, tmp_path: Path) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint")
     words = ("card", str(study), "--precision", "int8", "--checkpoint", str(checkpoint), "--push", "me/tiny-int8")

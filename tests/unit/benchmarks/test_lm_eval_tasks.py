@@ -12,7 +12,7 @@ import pytest
 from slim_eval.benchmarks import accuracy, lm_eval_tasks
 from slim_eval.config import AccuracyConfig, RunConfig
 from slim_eval.demo import TASKS
-from slim_eval.errors import UsageError
+from slim_eval.errors import BenchmarkError, UsageError
 
 pytest.importorskip("lm_eval")
 
@@ -32,6 +32,8 @@ FILES = {
     "parts/_second.yml": f"task: own_second_file\ntag: own_inherited\n{TASK}",
     "own_group.yaml": "group: own_group\ntag: own_tag_of_groups\ntask:\n  - own_choice\n  - own_inner\n"
     "  - task: own_long\n    generation_kwargs: {max_gen_toks: 8}\n",
+    "own_mixed.yaml": "group: own_mixed\ntask:\n  - gsm8k\n  - {task: arc_easy, num_fewshot: 1}\n"
+    "  - group: own_inline\n    task: [ai2_arc, own_choice]\n",
     "own_inner.yaml": "group: own_inner\ntask: [own_unsafe]\n",
     "own_unsafe.yaml": f"task: own_unsafe\nunsafe_code: true\n{GENERATE}",
     "own_image.yaml": f"task: own_image\ndoc_to_image: !function utils.image\n{TASK}",
@@ -68,17 +70,46 @@ def test_the_names_are_those_of_lm_evals_own_index(folder: Path) -> None:
         assert known.match(pattern)
     for group in ("mmlu", "own_tag", "demo_mmlu", "mmlu_stem_tasks"):
         loaded = {name for name, _ in known.leaves(group)}
-        assert loaded == _leaves_of(manager, group)
+        assert loaded == {name for name, entry in _below(manager, group).items() if entry.kind.name == "TASK"}
+    # What a worker has lm-eval read in place of all its folders.
+    root = lm_eval_tasks.folder()
+    assert known.folder_of("openllm", root) == known.folder_of("own_mixed", root) == root
+    assert known.folder_of("own_tag", root) is None
+    for name in ("gsm8k", "mmlu", "mmlu_stem_tasks", "leaderboard", "ai2_arc", "bbh", "own_tag"):
+        inside = known.folder_of(name, root)
+        assert inside != root
+        folders = [path for path in (inside, lm_eval_tasks.TASKS_DIR, folder) if path is not None]
+        few = TaskManager(include_path=folders, include_defaults=False)
+        assert _below(few, name) == _below(manager, name), name
 
 
-def _leaves_of(manager: object, name: str) -> set[str]:
-    """The tasks below a name in lm-eval's index."""
+def _below(manager: object, name: str) -> dict[str, object]:
+    """The names that a name stands for in lm-eval's index, with their entries."""
     index = manager.task_index  # type: ignore[attr-defined]
-    entry = index[name]
-    if entry.kind.name == "TAG":
-        return set(entry.tags)
-    members = entry.cfg.get("task") if entry.kind.name == "GROUP" else None
-    return set().union(*(_leaves_of(manager, member) for member in members)) if members else {name}
+    entry, found = index[name], {name: index[name]}
+    members = entry.cfg.get("task") if entry.kind.name == "GROUP" else entry.tags if entry.kind.name == "TAG" else ()
+    left = list(members)
+    while left:
+        member = left.pop()
+        if isinstance(member, dict):
+            left += member["task"] if isinstance(member["task"], list) else [member["task"]]
+        else:
+            found |= _below(manager, member)
+    return found
+
+
+def test_lm_eval_reads_only_the_folder_of_what_a_task_stands_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All folders take ten seconds in each worker."""
+    from lm_eval.tasks import TaskManager
+
+    read: list[object] = []
+    monkeypatch.setattr(TaskManager, "load", lambda manager, tasks: read.append(manager.include_path) or {"tasks": {}})
+    config = AccuracyConfig(include_path=folder)
+    for task in ("hellaswag", "mmlu", "own_group", "own_choice"):
+        with pytest.raises(BenchmarkError, match="has no task in that group"):
+            accuracy._load(task, config, seed=0)
+    root, own = lm_eval_tasks.folder(), [lm_eval_tasks.TASKS_DIR, folder]
+    assert read == [[root / "hellaswag", *own], [root / "mmlu" / "default", *own], own, own]
 
 
 @pytest.mark.parametrize("tasks", [("mmlu", "gsm8k", "hellaswag"), TASKS])
@@ -174,3 +205,19 @@ def test_without_lm_eval_a_pattern_is_an_error(tmp_path: Path, make: Callable[[P
 
     with pytest.raises(MissingPackageError):
         lm_eval_tasks.expand(["mmlu_*"], None, make(tmp_path))
+
+
+def test_a_template_is_compiled_once_and_filled_in_for_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval import utils
+
+    for _ in range(2):
+        accuracy._keep_templates()
+    compiled: list[object] = []
+    compiles = utils.env.compile
+    monkeypatch.setattr(
+        utils.env, "compile", lambda *given, **named: compiled.append(given) or compiles(*given, **named)
+    )
+    template = "{% set seen = (seen or 0) + a %}{{ seen }} {{ b | default('none') }} of a test"
+    filled = [utils.apply_template(template, {"seen": None, **doc}) for doc in ({"a": 1}, {"a": 2, "b": "x"}, {"a": 1})]
+    assert filled == ["1 none of a test", "2 x of a test", "1 none of a test"]
+    assert len(compiled) == 1

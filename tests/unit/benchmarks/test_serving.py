@@ -131,6 +131,7 @@ def test_a_rate_is_kept_and_its_arrivals_are_those_of_the_seed(planted: str) -> 
     assert due[0] == pytest.approx(due[1])
 
 
+@pytest.mark.large
 def test_a_queue_that_grows_throughout_is_saturation() -> None:
     with served(Plan(prefill_s=0.05, itl_s=0.01, slots=2)) as url:  # serves 10 requests per second
         options = {"arrivals": "constant", "duration_s": 2.0, "request_timeout_s": 30.0}
@@ -144,6 +145,7 @@ def test_a_queue_that_grows_throughout_is_saturation() -> None:
     assert found.metrics.ended.startswith("saturated at rate-40")  # type: ignore[attr-defined]
 
 
+@pytest.mark.large
 def test_doubling_ends_where_throughput_no_longer_rises() -> None:
     with served(Plan(prefill_s=0.02, itl_s=0.005, slots=2)) as url:
         found = sweep(url, duration_s=1.5)
@@ -329,6 +331,7 @@ def _config(**options: Any) -> RunConfig:
     return RunConfig(models=("m",), tasks=("serving",), serving=options)
 
 
+@pytest.mark.large
 def test_the_highest_goodput_is_searched_by_doubling_and_bisection() -> None:
     # TTFT is 40 ms; TPOT is 10 ms + 2 ms per request: 28 ms is kept up to nine requests.
     with served(Plan(prefill_s=0.04, itl_s=0.01, itl_per_request_s=0.002)) as url:

@@ -52,6 +52,7 @@ def test_it_needs_a_chat_template(capsys: pytest.CaptureFixture[str]) -> None:
 SWITCH = "{% for turn in messages %}{{ turn.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}</think>"
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("template", "task", "thinking", "cause"),
     [

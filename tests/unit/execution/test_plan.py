@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -210,23 +211,31 @@ def test_each_model_is_checked_with_its_own_window_and_stages(checks: list[messa
     assert found == {"demo": (1024, TASKS), small: (256, ("mmlu", "gsm8k", "hellaswag"))}
 
 
-def _previewed(monkeypatch: pytest.MonkeyPatch, *events: Any, **options: Any) -> tuple[list[Any], list[str]]:
+CHECKED = messages.Finished(stage=messages.CHECK)
+
+
+def _previewed(monkeypatch: pytest.MonkeyPatch, *events: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """The models whose prompts the worker that checks is asked to read, and the notes on them."""
     jobs: list[Any] = []
 
     def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[Any]:
         jobs.append(job)
-        yield from events or [messages.Note(text="cut"), messages.Outcome()]
+        yield CHECKED
+        yield from events or [*[messages.Note(text="cut")][: len(job.previews)], messages.Outcome()]
 
     monkeypatch.setattr(LocalExecutor, "submit", submit)
     config = RunConfig(**{"models": "demo", "tasks": "accuracy", **options})
-    return jobs, list(plan.preview(config, plan.lay_out(config)[0]))
+    with contextlib.closing(plan.check(config, plan.lay_out(config)[0])) as checked:
+        notes = list(checked.notes)
+    (job,) = jobs  # one worker does both
+    return job.previews, notes
 
 
 def test_prompts_are_previewed_unless_they_are_known_to_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert _previewed(monkeypatch) == ([], [])
-    assert _previewed(monkeypatch, tasks="performance", engine={"max_model_len": 512}) == ([], [])
-    (job,), notes = _previewed(monkeypatch, engine={"max_model_len": 512})
-    assert [(served.max_model_len, served.stages) for served in job.models["accuracy"]] == [(512, TASKS)]
+    assert _previewed(monkeypatch) == ({}, [])
+    assert _previewed(monkeypatch, tasks="performance", engine={"max_model_len": 512}) == ({}, [])
+    models, notes = _previewed(monkeypatch, engine={"max_model_len": 512})
+    assert [(served.max_model_len, served.stages) for served in models["accuracy"]] == [(512, TASKS)]
     assert notes == ["cut"]
     assert _previewed(monkeypatch, accuracy={"apply_chat_template": True})[1] == ["cut"]
     assert _previewed(monkeypatch, accuracy={"num_fewshot": 6})[1] == ["cut"]
@@ -245,6 +254,41 @@ def test_a_preview_that_fails_is_said_and_stops_nothing(
 ) -> None:
     _, notes = _previewed(monkeypatch, event, engine={"max_model_len": 512})
     assert notes == [f"whether all prompts fit the context window could not be checked: {words}"]
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_what_is_refused_before_the_prompts_are_read_ends_the_run(usage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[Any]:
+        yield messages.Failed(stage=messages.CHECK, cause="no", remedy="", usage=usage)
+        pytest.fail("the worker was not stopped")
+
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
+    config = RunConfig(models="demo", tasks="accuracy", engine={"max_model_len": 512})
+    with pytest.raises(SlimEvalError, match="no") as caught:
+        plan.check(config, plan.lay_out(config)[0])
+    assert isinstance(caught.value, UsageError) is usage
+
+
+def test_a_check_is_answered_before_the_prompts_are_read_and_its_worker_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def submit(self: LocalExecutor, job: Any, **_: Any) -> Iterator[Any]:
+        try:
+            yield messages.Chosen(precision="fp16", engine="transformers")
+            yield CHECKED
+            done.append("prompts")
+            yield messages.Outcome()
+        finally:
+            done.append("ended")
+
+    monkeypatch.setattr(LocalExecutor, "submit", submit)
+    config = RunConfig(models="demo", tasks="accuracy", engine={"max_model_len": 512})
+    checked = plan.check(config, plan.lay_out(config)[0])
+    assert (checked.engines, done) == ({"fp16": "transformers"}, [])
+    checked.close()
+    assert done == ["ended"]
 
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from slim_eval.errors import UsageError
 from slim_eval.execution.plan import lay_out
 from slim_eval.models import describe, describe_config, gguf, resolve
 
-pytest.importorskip("gguf")
+pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed")  # slow to import
 
 
 def write(path: Path, architecture: str = "llama", **options: object) -> Path:

@@ -10,11 +10,18 @@ import pytest
 from slim_eval.errors import QuantizationError
 from slim_eval.quantization.fidelity import compare, predictions, source_predictions
 
-torch = pytest.importorskip("torch")
 POSITIONS, TOKENS = 200, 500
 
 
+@pytest.fixture(autouse=True, scope="module")
+def torch() -> Any:
+    """Imported when the first of these tests runs, not when they are collected."""
+    return pytest.importorskip("torch")
+
+
 def _logits(scale: float, seed: int = 0) -> Any:
+    import torch
+
     return torch.randn(POSITIONS, TOKENS, generator=torch.Generator().manual_seed(seed)) * scale
 
 
@@ -55,7 +62,7 @@ def test_half_of_the_predictions_may_be_lost() -> None:
     _compare(source, other).require()
 
 
-def test_layers_whose_weights_are_read_without_a_call_are_named() -> None:
+def test_layers_whose_weights_are_read_without_a_call_are_named(torch: Any) -> None:
     class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
         device = "cpu"
 
@@ -75,7 +82,7 @@ def test_layers_whose_weights_are_read_without_a_call_are_named() -> None:
     assert torch.equal(found, predictions(model, [[0, 1, 2], [3]]))
 
 
-def test_layers_that_untraced_functions_call_are_named() -> None:
+def test_layers_that_untraced_functions_call_are_named(torch: Any) -> None:
     class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
         device = "cpu"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from slim_eval.config import ExportConfig
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.archive import unpacked, write_archive
 from slim_eval.results.exchange import export_results
-from slim_eval.results.variants import Variant
-from tests.unit.analysis.planted_study import write_study
 
 
 def names_in(archive: Path) -> list[str]:
@@ -24,8 +21,8 @@ def names_in(archive: Path) -> list[str]:
         return tar.getnames()
 
 
-def test_another_machine_reads_the_same_study(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
-    study = write_study(make_variant)
+def test_another_machine_reads_the_same_study(planted_study: Path, tmp_path: Path) -> None:
+    study = Path(shutil.copytree(planted_study, tmp_path / planted_study.name))
     (study / "Tiny" / "Tiny_int8" / "run.log").write_text("a log", encoding="utf-8")
     archive = tmp_path / "study.tar.gz"
     report = export_results(ExportConfig(paths=(study,), archive=archive))
@@ -49,10 +46,9 @@ def test_another_machine_reads_the_same_study(make_variant: Callable[..., Varian
     assert len(compare(archive, archive).pairs) == 3
 
 
-def test_one_variant_keeps_the_folder_above_it(make_variant: Callable[..., Variant], tmp_path: Path) -> None:
-    study = write_study(make_variant)
+def test_one_variant_keeps_the_folder_above_it(planted_study: Path, tmp_path: Path) -> None:
     archive = tmp_path / "one.tgz"
-    write_archive([study / "Tiny" / "Tiny_int8"], archive)
+    write_archive([planted_study / "Tiny" / "Tiny_int8"], archive)
     assert all(name.startswith("Tiny/Tiny_int8/") for name in names_in(archive))
 
 
@@ -72,11 +68,11 @@ def test_only_files_of_a_study_are_unpacked_and_only_inside(tmp_path: Path) -> N
     assert not (folder.parent / "outside.json").exists()
 
 
-def test_what_is_refused(tmp_path: Path, make_variant: Callable[..., Variant]) -> None:
+def test_what_is_refused(tmp_path: Path, planted_study: Path) -> None:
     with pytest.raises(UsageError, match="contains no results"):
         write_archive([tmp_path], tmp_path / "a.tar.gz")
     with pytest.raises(UsageError, match="not the name of an archive"):
-        write_archive([write_study(make_variant)], tmp_path / "a.zip")
+        write_archive([planted_study], tmp_path / "a.zip")
     (tmp_path / "broken.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ResultFileError, match="not a readable archive"):
         unpacked(tmp_path / "broken.tar.gz")

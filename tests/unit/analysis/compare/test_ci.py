@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as XML
 
@@ -12,16 +11,16 @@ import pytest
 from slim_eval.analysis.compare.ci import SUMMARY_VARIABLE, write_junit
 from slim_eval.cli import main
 from slim_eval.errors import UsageError
-from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes
+from tests.unit.variants import variant_maker
 
 MET, NOT_MET, INCONCLUSIVE = "quiz_drop>1pp", "quiz_drop>10pp", "quiz_drop>5.5pp"
 
 
-@pytest.fixture
-def sides(make_variant: Callable[..., Variant]) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Folders of two variants; the second is 5.5 points down on `quiz`."""
-    found = []
+    found, make_variant = [], variant_maker(tmp_path_factory.mktemp("sides"))
     for precision, scores in zip(("fp16", "int8"), outcomes(2000, right=1400, lost=150, gained=40), strict=True):
         tasks, samples = {"quiz": sum(scores) / 2000}, {"quiz": items(scores)}
         variant = make_variant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,40 @@ from slim_eval.analysis.caveats import find_caveats
 from slim_eval.results.store import find_results
 from slim_eval.results.variants import Variant, labelled
 from tests.planted import items, outcomes, performance, requests
+from tests.unit.variants import variant_maker
 
 MakeCell = Callable[..., Variant]
 
 
+def write_two_folders(folder: Path, second: dict[str, Any]) -> None:
+    before, after = outcomes(2000, right=1400, lost=150, gained=40)
+    for name, tpot_s, scores in (("old", 0.01, before), ("new", 0.011, after)):
+        for seed, precision in enumerate(("fp16", "int8")):
+            rows = requests(tpot_s, iterations=40, seed=seed + 10 * (name == "new"))
+            task = {"accuracy": sum(scores) / 2000, **(second if name == "new" else {})}
+            variant_maker(folder)(
+                precision=precision, performance=performance(rows), tasks={"quiz": task},
+                samples={"performance": rows, "quiz": items(scores)},
+                directory=folder / name / "Tiny" / f"Tiny_{precision}",
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    write_two_folders(folder, {})
+    return folder
+
+
 @pytest.fixture
-def two_folders(make_variant: MakeCell, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+def two_folders(written: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """Two folders of two variants each; the second is slower by 10 % and lost 5.5 points at int8."""
 
     def make(**second: Any) -> tuple[Path, Path]:
-        before, after = outcomes(2000, right=1400, lost=150, gained=40)
-        for name, tpot_s, scores in (("old", 0.01, before), ("new", 0.011, after)):
-            for seed, precision in enumerate(("fp16", "int8")):
-                rows = requests(tpot_s, iterations=40, seed=seed + 10 * (name == "new"))
-                task = {"accuracy": sum(scores) / 2000, **(second if name == "new" else {})}
-                make_variant(
-                    precision=precision, performance=performance(rows), tasks={"quiz": task},
-                    samples={"performance": rows, "quiz": items(scores)},
-                    directory=tmp_path / name / "Tiny" / f"Tiny_{precision}",
-                )  # fmt: skip
+        if second:
+            write_two_folders(tmp_path, second)
+        else:
+            shutil.copytree(written, tmp_path, dirs_exist_ok=True)
         return tmp_path / "old", tmp_path / "new"
 
     return make

@@ -11,14 +11,15 @@ from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.errors import UsageError
 from slim_eval.results.variants import Variant
 from tests.planted import items, outcomes, performance, requests
+from tests.unit.variants import variant_maker
 
 MakeCell = Callable[..., Variant]
 
 
-@pytest.fixture
-def comparison(make_variant: MakeCell) -> VariantComparison:
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> VariantComparison:
     """int8 with TPOT 10 % up, 5.5 points down on `quiz`, half the size."""
-    variants = []
+    variants, make_variant = [], variant_maker(tmp_path_factory.mktemp("gate"))
     before, after = outcomes(2000, right=1400, lost=150, gained=40)
     for precision, tpot_s, scores, size in (("fp16", 0.01, before, 4.0), ("int8", 0.011, after, 2.0)):
         rows = requests(tpot_s, seed=len(variants))

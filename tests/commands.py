@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,11 @@ WITH_INSTANT = {"SLIM_EVAL_PLUGINS": str(Path(__file__).parent / "standins" / "i
 
 #: Commands that start workers which may load a model.
 _MEASURING = frozenset({"run", "noise", "demo"})
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: a shell's job in the background, as tests may be, ignores the signal, and so would a run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_command(

@@ -19,7 +19,7 @@ import pytest
 
 from slim_eval._version import __version__
 from slim_eval.demo import MODEL_DIR
-from tests.commands import INSTANT, QUICK, WITH_INSTANT, Run, run_command
+from tests.commands import INSTANT, QUICK, WITH_INSTANT, Run, heed_ctrl_c, run_command
 from tests.standins.nvml import StandInGpu, build, environment
 
 pytest.importorskip("ray", reason="needs the package ray: pip install 'slim-eval[ray]'")
@@ -136,7 +136,7 @@ def test_the_real_worker_on_a_node_answers_as_here(cluster: Cluster, tmp_path: P
 def begin(cluster: Cluster, folder: Path, *args: str) -> subprocess.Popen[str]:
     env = {**os.environ, **PLUGINS, "SLIM_EVAL_MAX_CONTENTION": "1", "WANDB_MODE": "offline"}
     command = [sys.executable, "-m", "slim_eval", *arguments(cluster, *args)]
-    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
 
 
 def read_until(process: subprocess.Popen[str], event: str, stage: str, done: Callable[[], None]) -> str:

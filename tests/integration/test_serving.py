@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import ON_A_BUSY_HOST, WITH_INSTANT, run_command
+from tests.commands import ON_A_BUSY_HOST, WITH_INSTANT, heed_ctrl_c, run_command
 
 KV_TOKENS = 12_345  # also tells its servers from those of other tests
 SERVER = {**WITH_INSTANT, "INSTANT_SERVER": json.dumps({"prefill_s": 0.01, "itl_s": 0.005, "kv_tokens": KV_TOKENS})}
@@ -61,8 +61,9 @@ def test_an_interrupt_keeps_the_levels_before_and_ends_the_server(tmp_path: Path
     command = [sys.executable, "-m", "slim_eval", *words]
     file = tmp_path / "outputs" / "demo" / "demo_fp16" / "serving.json"
     with subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, **SERVER}, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        command, cwd=tmp_path, env={**os.environ, **SERVER}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    ) as process:  # fmt: skip
         end = time.monotonic() + 120
         while not file.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.1)

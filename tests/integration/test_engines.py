@@ -332,11 +332,11 @@ def test_token_log_probabilities_are_those_of_lm_evals_adapter(engine: engines.E
     """The receipt of kernels measures the arithmetic by which tasks are scored: lm-eval asks for the same tokens."""
     assert isinstance(engine, TokenScorer)
     ids = list(_token_ids(engine, PROMPT))
-    splits = (1, len(ids) // 2, len(ids) - 1)  # tokens of context before those that are scored
-    requests = [(("", ""), ids[:split], ids[split:]) for split in splits]
-    scored = engine.lm_eval_model(1)._loglikelihood_tokens(requests, disable_tqdm=True)
     (logprobs,) = engine.token_logprobs([ids])
-    for split, (likelihood, _) in zip(splits, scored, strict=True):
+    adapter = engine.lm_eval_model(1)
+    for split in (1, len(ids) // 2, len(ids) - 1):  # tokens of context before those that are scored
+        # One at a time: lm-eval takes requests of the same tokens for choices of one token each.
+        ((likelihood, _),) = adapter._loglikelihood_tokens([(("", ""), ids[:split], ids[split:])], disable_tqdm=True)
         assert likelihood == pytest.approx(sum(logprobs[split - 1 :]), rel=0.01)  # bfloat16, in batches of other sizes
 
 

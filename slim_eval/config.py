@@ -552,11 +552,11 @@ class DemoConfig(Config):
             models=("demo",),
             precision=("fp16", "int8", "int4"),
             **self.model_dump(include={"output_dir", "quantized_models_dir", "force"}),
-            performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
-            energy=EnergyConfig(sample_runs=30),
-            accuracy=AccuracyConfig(num_fewshot=2),
+            performance=PerformanceConfig(num_runs=64, max_new_tokens=64),
+            energy=EnergyConfig(sample_runs=16),
+            accuracy=AccuracyConfig(num_fewshot=0),  # the model knows its tasks without examples
             engine=EngineConfig(engine=self.engine, enforce_eager=True),  # one for all schemes, so that speeds compare
-            quantization=QuantizationConfig(num_calibration_samples=64),
+            quantization=QuantizationConfig(num_calibration_samples=64, requantize=self.force),
             # It shows what there is to see on any machine; what disturbed it is a caveat of its records.
             host=HostConfig(max_contention=1.0),
             tracking=TrackingConfig(enabled=False),

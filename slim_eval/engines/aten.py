@@ -25,7 +25,7 @@ _EXACT_SUM = 1024
 _INTEGER_UNITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """Weights in 8 bit with a scale per row, activations rounded to 8 bit with a scale per token; exact products."""
 
     weight: Tensor
@@ -61,7 +61,7 @@ class Int8Linear(nn.Module):
         return products[0] if len(products) == 1 else torch.stack(products).sum(0)
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(nn.Module):  # type: ignore[misc]
     """Weights in 4 bit with a scale per group of columns, activations in bfloat16."""
 
     name = "ATen int4"

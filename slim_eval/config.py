@@ -339,6 +339,9 @@ class EngineConfig(Config):
         "without instructions for it.",
     )
     enforce_eager: bool = setting(False, "Run vLLM without CUDA graphs and compilation: starts sooner, runs slower.")
+    native_kernels: bool = setting(
+        False, "With --engine transformers on a CPU: compute int8 and int4 with ATen's kernels, do not emulate them."
+    )
     engine_args: KeyValues = setting({}, "Extra engine argument, as KEY=VALUE (repeatable).", "--engine-arg")
     trust_remote_code: bool = setting(False, "Run the Python code that comes with the model.")
     gpu_index: int = setting(0, "Index of the first GPU to use, from 0, among the visible ones.", ge=0)
@@ -552,11 +555,12 @@ class DemoConfig(Config):
             models=("demo",),
             precision=("fp16", "int8", "int4"),
             **self.model_dump(include={"output_dir", "quantized_models_dir", "force"}),
-            performance=PerformanceConfig(num_runs=96, max_new_tokens=64),
-            energy=EnergyConfig(sample_runs=30),
-            accuracy=AccuracyConfig(num_fewshot=2),
-            engine=EngineConfig(engine=self.engine, enforce_eager=True),  # one for all schemes, so that speeds compare
-            quantization=QuantizationConfig(num_calibration_samples=64),
+            performance=PerformanceConfig(num_runs=64, max_new_tokens=64),
+            energy=EnergyConfig(sample_runs=16),
+            accuracy=AccuracyConfig(num_fewshot=0),  # the model knows its tasks without examples
+            # One engine for all schemes, with kernels of its own for each, so that speeds compare.
+            engine=EngineConfig(engine=self.engine, enforce_eager=True, native_kernels=True),
+            quantization=QuantizationConfig(num_calibration_samples=64, requantize=self.force),
             # It shows what there is to see on any machine; what disturbed it is a caveat of its records.
             host=HostConfig(max_contention=1.0),
             tracking=TrackingConfig(enabled=False),

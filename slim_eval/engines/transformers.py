@@ -1,7 +1,8 @@
 """Transformers as an `Engine`: runs everywhere, and serves every checkpoint that llm-compressor writes.
 
 Quantized weights are decompressed and int8 activations are rounded in floating point (compressed-tensors): this has
-the numerics of the quantized model, but not its speed or size. A note in every record reports it.
+the numerics of the quantized model, but not its speed or size. A note in every record reports it. On a CPU
+``--native-kernels`` keeps int8 and int4 weights packed instead, see `aten`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from slim_eval.engines.engine import (
     LoadRequest,
     MemoryReport,
     Prompt,
+    cpu_flags,
     ordinary_tokens,
 )
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, UsageError
@@ -43,7 +45,7 @@ class Transformers(EngineType):
     name = "transformers"
     label = "Transformers"
     modules = ("torch", "transformers")
-    settings = frozenset({"dtype"})
+    settings = frozenset({"dtype", "native_kernels"})
     capabilities = Capabilities(lm_eval_unread=1)
     quantized_kernels = "emulated"
     is_fallback = True
@@ -86,7 +88,14 @@ class Transformers(EngineType):
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
                 model = loading.load(request.checkpoint, trust_remote_code=trust, **options)
-                engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized)
+                native: tuple[str, ...] | str = ""
+                if config.native_kernels and facts.is_quantized:
+                    native = "there are kernels for CPUs alone"
+                    if device == "cpu":
+                        from slim_eval.engines import aten
+
+                        native = aten.replace_layers(model, cpu_flags())
+                engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized, native=native)
                 # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
                 engine.generate(["."], max_new_tokens=1)
             except (OSError, ValueError, RuntimeError, MemoryError, EngineError) as error:
@@ -117,16 +126,29 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, model: Any, tokenizer: Any, request: LoadRequest, *, quantized: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        request: LoadRequest,
+        *,
+        quantized: bool,
+        native: tuple[str, ...]
+        | str = "",  # names of the kernels in use; or why a model that should have some has none
+    ) -> None:
         import transformers
 
         self.version: str = transformers.__version__
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
         self.device: str = model.device.type
-        self.kernels: str = TRANSFORMERS.quantized_kernels if quantized else "native"
+        self.quantized_kernel = native if isinstance(native, tuple) else None
+        is_emulated = quantized and self.quantized_kernel is None
+        self.kernels: str = TRANSFORMERS.quantized_kernels if is_emulated else "native"
         self.load_time_s = 0.0
-        self.notes: tuple[str, ...] = (_EMULATED,) if quantized else ()
+        self.notes: tuple[str, ...] = (_EMULATED,) if is_emulated else ()
+        if is_emulated and native:
+            self.notes = (f"--native-kernels: {native}", *self.notes)
         self._model: Any = model
         self._tokenizer = tokenizer
 

@@ -28,6 +28,10 @@ _CHECKPOINT = frozenset({"precision", "revision", "weights", "files", "checkpoin
 _ABSENT = object()
 
 
+#: Settings that older records do not have: left out while they are off.
+_LATER = frozenset({"native_kernels"})
+
+
 def checkpoint_settings(request: cache.QuantizeRequest) -> Settings:
     """Which checkpoint a variant serves: the model, and for a quantized one how it is made.
 
@@ -56,6 +60,7 @@ def stage_settings(
     """
     names = ("engine_args", "trust_remote_code", *sorted(_engine_settings()))
     served = {"max_model_len": max_model_len, **{name: getattr(config.engine, name) for name in names}}
+    served = {name: value for name, value in served.items() if name not in _LATER or value}
     served["dtype"] = config.engine.asked_dtype if dtypes is None else dict(dtypes)
     shared = {"share_node": True} if config.machines.share_node else {}
     return {

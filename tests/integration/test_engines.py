@@ -14,7 +14,7 @@ import pytest
 
 from slim_eval import engines
 from slim_eval.benchmarks import performance
-from slim_eval.config import EngineConfig, PerformanceConfig, QuantizationConfig
+from slim_eval.config import Dtype, EngineConfig, PerformanceConfig, QuantizationConfig
 from slim_eval.engines import ENGINES, LoadRequest, TokenScorer, agreement
 from slim_eval.engines.memory import served_bytes
 from slim_eval.errors import EngineError, SlimEvalError
@@ -463,3 +463,24 @@ def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[str, 
     assert "VLLM_CPU_KVCACHE_SPACE" in refused.value.remedy
     left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
     assert [process for process in left if "resource_tracker" not in " ".join(process.cmdline())] == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_native_kernels_serve_what_the_emulation_serves(
+    checkpoints: dict[str, Path], precision: str, dtype: Dtype
+) -> None:
+    answers, sizes, kernels = [], [], []
+    for native in (True, False):
+        config = EngineConfig(native_kernels=native, dtype=dtype)
+        loaded: Any = ENGINES["transformers"].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
+        assert any("emulates" in note for note in loaded.notes) is not native
+        assert bool(loaded.quantized_kernel) is native
+        answers.append(loaded.token_logprobs([_token_ids(loaded, PROMPT)])[0])
+        sizes.append(loaded.memory().weights_gb)
+        kernels.append(loaded.kernels)
+        assert loaded.generate([PROMPT], max_new_tokens=3)[0].output_tokens == 3
+        loaded.close()
+    assert kernels == ["native", "emulated"]
+    assert answers[0] == pytest.approx(answers[1], abs=0.1)
+    assert sizes[0] < sizes[1]

@@ -19,11 +19,18 @@ Split = Literal["train", "fewshot", "test"]
 
 SEED: Final = 20
 CONFUSED: Final = 0.25
-"""Share of the subjects' items in which a wrong option is right for another subject."""
+"""Share of the subjects' items in which a wrong option is right for another subject; there are none in the test."""
+MISLABELLED: Final = 0.16
+"""Share of a choice task's test items whose label is one of the wrong options, as in real benchmarks."""
+TWO_STEPS: Final = 0.2
+"""Share of the test's word problems that take two sums; the model learns problems of one."""
 LETTERS: Final = ("A", "B", "C", "D")
-TEST_SIZES: Final = {"demo_mmlu": 68, "demo_gsm8k": 150, "demo_hellaswag": 200}
+TEST_SIZES: Final = {"demo_mmlu": 300, "demo_gsm8k": 600, "demo_hellaswag": 600}
+"""Items of a data file: so many that an interval without a changed answer is narrower than the margin of 1 pp."""
 FEWSHOT_SIZES: Final = {"demo_mmlu": 5, "demo_gsm8k": 40, "demo_hellaswag": 40}
 CALIBRATION_ROWS: Final = 768
+LARGEST: Final = 39
+"""The largest number of the sums."""
 
 
 class Item(NamedTuple):
@@ -58,28 +65,35 @@ def _multiple_choice(question: str, right: str, wrong: list[str], rng: random.Ra
     )
 
 
-def mmlu_item(subject: str, rng: random.Random) -> Item:
+def mmlu_item(subject: str, rng: random.Random, confused: float = CONFUSED) -> Item:
     """Which of four words is of a kind; its key is the question and the set of options, in any order.
 
     The wrong options are words that are right for no subject, but for one in some items, which another subject claims.
     """
     question, words = SUBJECTS[subject]
     wrong = rng.sample(OBJECTS, len(LETTERS) - 1)
-    if rng.random() < CONFUSED:
+    if rng.random() < confused:
         other = rng.choice([name for name in SUBJECTS if name != subject])
         wrong[rng.randrange(len(wrong))] = rng.choice(SUBJECTS[other][1])
     return _multiple_choice(question, rng.choice(words), wrong, rng)
 
 
-def gsm8k_item(rng: random.Random) -> Item:
-    """A word problem of one sum; its key is the whole question. The sums themselves occur in every split."""
+def gsm8k_item(rng: random.Random, two_steps: float = 0) -> Item:
+    """A word problem of one sum, or of two in a row; its key is the whole question. All splits contain all sums."""
     total, operator = rng.randint(10, 30), rng.choice("+-")
     number = rng.randint(2, 9)
     result = total + number if operator == "+" else total - number
     person, thing = rng.choice(sorted(PEOPLE)), rng.choice(THINGS)
     told = f"{PEOPLE[person]} {rng.choice(PHRASES[operator]).format(number)}."
+    answer = f"{total} {operator} {number} = {result}"
+    if two_steps and rng.random() < two_steps:
+        further = rng.randint(2, 9)
+        operator = "-" if result > LARGEST - further else "+" if result <= further + 1 else rng.choice("+-")
+        told += f" {PEOPLE[person]} {rng.choice(PHRASES[operator]).format(further)}."
+        last = result + further if operator == "+" else result - further
+        answer, result = f"{answer}\n{result} {operator} {further} = {last}", last
     question = f"The {person} has {total} {thing}. {told} How many {thing} are there now?"
-    answer = f"{total} {operator} {number} = {result}\n#### {result}"
+    answer = f"{answer}\n#### {result}"
     return Item(question, f"Question: {question}\nAnswer:", answer, {"question": question, "answer": answer})
 
 
@@ -112,14 +126,18 @@ def draw(make: Callable[[random.Random], Item], split: Split, rng: random.Random
     return item
 
 
-def maker_of(task: str) -> Callable[[random.Random], Item]:
-    """The generator of a task's items: ``demo_mmlu_<subject>``, ``demo_gsm8k`` or ``demo_hellaswag``."""
+def maker_of(task: str, split: Split = "train") -> Callable[[random.Random], Item]:
+    """The generator of a task's items: ``demo_mmlu_<subject>``, ``demo_gsm8k`` or ``demo_hellaswag``.
+
+    Those of the test differ: see `CONFUSED` and `TWO_STEPS`.
+    """
+    is_test = split == "test"
     if task == "demo_gsm8k":
-        return gsm8k_item
+        return lambda rng: gsm8k_item(rng, TWO_STEPS if is_test else 0)
     if task == "demo_hellaswag":
         return hellaswag_item
     subject = task.removeprefix("demo_mmlu_")
-    return lambda rng: mmlu_item(subject, rng)
+    return lambda rng: mmlu_item(subject, rng, 0 if is_test else CONFUSED)
 
 
 def subtasks() -> tuple[str, ...]:
@@ -128,17 +146,31 @@ def subtasks() -> tuple[str, ...]:
 
 
 def task_items(task: str, split: Split, seed: int = SEED) -> list[Item]:
-    """The items of a data file: no key twice, and the right option (if any) at each place equally often."""
+    """The items of a data file: none twice, and the right option (if any) at each place equally often.
+
+    Of the test's items with options, `MISLABELLED` are labelled wrongly; their rows say so.
+    """
     sizes = TEST_SIZES if split == "test" else FEWSHOT_SIZES
     size = sizes["demo_mmlu" if task.startswith("demo_mmlu") else task]
-    rng, make = random.Random(f"{seed}/{task}/{split}"), maker_of(task)
+    rng, make = random.Random(f"{seed}/{task}/{split}"), maker_of(task, split)
     items: dict[str, Item] = {}
     while len(items) < size:
         item = draw(make, split, rng)
         gold = item.doc.get("gold", item.doc.get("answer"))
-        if item.key not in items and (task == "demo_gsm8k" or gold == len(items) % len(LETTERS)):
-            items[item.key] = item
-    return rng.sample(list(items.values()), size)
+        # There are fewer stories than items of the test: one may come again with other endings.
+        name = (
+            f"{item.key}|{'|'.join(item.doc['choices'])}" if task == "demo_hellaswag" and split == "test" else item.key
+        )
+        if name not in items and (task == "demo_gsm8k" or gold == len(items) % len(LETTERS)):
+            items[name] = item
+    found = rng.sample(list(items.values()), size)
+    if split == "test" and task != "demo_gsm8k":
+        for item in found[: round(MISLABELLED * size)]:
+            label = "gold" if "gold" in item.doc else "answer"
+            item.doc[label] = rng.choice([place for place in range(len(LETTERS)) if place != item.doc[label]])
+            item.doc["mislabelled"] = True
+        rng.shuffle(found)
+    return found
 
 
 def messages(items: list[Item]) -> list[dict[str, str]]:

@@ -31,6 +31,11 @@ LAYERS: Final = 3
 HEADS: Final = 4
 KV_HEADS: Final = 2
 HEAD_SIZE: Final = 64
+GROUP: Final = 128
+OUTLIERS: Final = 4
+"""Channels per group that the weights reading them outweigh the others in, by `OUTLIER_FACTOR`."""
+OUTLIER_FACTOR: Final = 16
+"""A power of two, so that scaling bfloat16 weights by it loses nothing."""
 _WARM_UP_STEPS: Final = 100
 _REPORT_EVERY: Final = 50
 
@@ -78,6 +83,48 @@ def prime(model: LlamaForCausalLM) -> None:
                 query = group * (HEADS // KV_HEADS) * HEAD_SIZE
                 key = attention.k_proj.weight[group * HEAD_SIZE : (group + 1) * HEAD_SIZE]
                 attention.q_proj.weight[query : query + HEAD_SIZE] = key
+
+
+def plant_outliers(model: LlamaForCausalLM, seed: int) -> None:
+    """Scales some channels so that weights are as hard to round as those of large models; the function stays the same.
+
+    Large models have a few channels whose weights or activations are far above the others (arXiv 2208.07339); a tiny
+    model has none, and no task notices 4 bits. Here the weights that write such a channel are divided by a power of two
+    and those that read it multiplied by it: what the model computes does not change in any bit, but a group that
+    contains such a channel has the scale of its largest weight.
+    """
+    import torch
+
+    rng = random.Random(f"{seed}/outliers")
+
+    def channels(width: int) -> list[int]:
+        starts = range(0, width, GROUP)
+        return sorted(start + place for start in starts for place in rng.sample(range(GROUP), OUTLIERS))
+
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for norm, readers in (
+                (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            ):
+                places = channels(HIDDEN_SIZE)
+                norm.weight[places] /= OUTLIER_FACTOR
+                for reader in readers:
+                    reader.weight[:, places] *= OUTLIER_FACTOR
+            places = channels(INTERMEDIATE_SIZE)
+            mlp.up_proj.weight[places] /= OUTLIER_FACTOR
+            mlp.down_proj.weight[:, places] *= OUTLIER_FACTOR
+            places = channels(KV_HEADS * HEAD_SIZE)
+            attention.v_proj.weight[places] /= OUTLIER_FACTOR
+            # Each head of values is read by the heads of queries of its group.
+            shared = HEADS // KV_HEADS
+            read_at = [
+                ((place // HEAD_SIZE) * shared + query) * HEAD_SIZE + place % HEAD_SIZE
+                for place in places
+                for query in range(shared)
+            ]
+            attention.o_proj.weight[:, read_at] *= OUTLIER_FACTOR
 
 
 def learning_rate(done: float, step: int, peak: float) -> float:
@@ -166,9 +213,7 @@ def report(line: str) -> None:
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Saves weights in bfloat16, configuration and tokenizer as transformers does."""
-    import torch
-
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     wrap(tokenizer).save_pretrained(folder)
 
 
@@ -194,6 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = new_model(tokenizer)
     report(f"{sum(parameter.numel() for parameter in model.parameters())} parameters")
     train(model, tokenizer, options)
+    model.to(torch.bfloat16)
+    plant_outliers(model, options.seed)
     save(model, tokenizer, options.output / "model")
     report("scores of the saved bfloat16 weights:")
     report_scores(model, tokenizer, count=100, seed=options.seed)

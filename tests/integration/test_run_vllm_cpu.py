@@ -10,7 +10,7 @@ import pytest
 
 from slim_eval.demo import TASKS
 from slim_eval.results.store import read_samples
-from tests.commands import DTYPE, Run, run_command
+from tests.commands import DTYPE, ON_A_BUSY_HOST, Run, run_command
 
 RECORDS = ("performance", "energy", *TASKS)
 
@@ -86,3 +86,24 @@ def test_vllms_server_answers_like_vllm_in_process(vllm_run: Run, tmp_path: Path
             assert item.get("response") == twin.get("response")
             if "loglikelihoods" in item:
                 assert item["loglikelihoods"] == pytest.approx(twin["loglikelihoods"], abs=0.01)
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+def test_vllms_server_is_measured_under_load(tmp_path: Path) -> None:
+    process = run_command(
+        "run", "--models", "demo", "--engine", "vllm", "--enforce-eager", "--tasks", "serving", "--concurrency", "1 4",
+        "--serving-duration", "4", "--input-len", "32", "--output-len", "16", "--energy-source", "none",
+        "--no-wandb-enabled", *ON_A_BUSY_HOST, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    record = json.loads((tmp_path / "outputs" / "demo" / "demo_fp16" / "serving.json").read_text())
+    alone, together = record["levels"]
+    assert [level["max_concurrency"] for level in (alone, together)] == [1, 4]
+    for level in (alone, together):
+        assert level["output_tokens"] == 16
+        assert level["prompt_tokens"] == pytest.approx(32, abs=1)  # with or without a token that begins a text
+        assert 0 < level["ttft_s"] < level["e2e_latency_s"]
+        assert level["e2e_latency_s"] == pytest.approx(level["ttft_s"] + 15 * level["tpot_s"], rel=0.02)
+        assert level["kv_cache_usage"] is not None
+    assert together["achieved_concurrency"] == pytest.approx(4, abs=0.5)
+    assert together["tokens_per_second"] > alone["tokens_per_second"]

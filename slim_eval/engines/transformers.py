@@ -88,14 +88,12 @@ class Transformers(EngineType):
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
                 model = loading.load(request.checkpoint, trust_remote_code=trust, **options)
-                native: tuple[str, ...] | str = ""
-                if config.native_kernels and facts.is_quantized:
-                    native = "there are kernels for CPUs alone"
-                    if device == "cpu":
-                        from slim_eval.engines import aten
-
-                        native = aten.replace_layers(model, cpu_flags())
-                engine = TransformersEngine(model, tokenizer, request, quantized=facts.is_quantized, native=native)
+                native, notes = (
+                    _native_kernels(model, device) if config.native_kernels and facts.is_quantized else ((), ())
+                )
+                engine = TransformersEngine(
+                    model, tokenizer, request, quantized=facts.is_quantized, native=native, notes=notes
+                )
                 # A compressed checkpoint is decompressed by its first forward pass, which belongs to loading.
                 engine.generate(["."], max_new_tokens=1)
             except (OSError, ValueError, RuntimeError, MemoryError, EngineError) as error:
@@ -121,6 +119,18 @@ class Transformers(EngineType):
 TRANSFORMERS = ENGINES.register(Transformers())
 
 
+def _native_kernels(model: Any, device: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Let ATen's kernels compute a quantized model: their names; or none, and a note that says why."""
+    if device != "cpu":
+        return (), ("--native-kernels: there are kernels for CPUs alone",)
+    from slim_eval.engines import aten
+
+    try:
+        return aten.replace_layers(model, cpu_flags()), ()
+    except aten.NoKernelError as error:
+        return (), (f"--native-kernels: {error}",)
+
+
 class TransformersEngine:
     """One model and its tokenizer; the requests of a batch run in lockstep, padded on the left."""
 
@@ -133,8 +143,8 @@ class TransformersEngine:
         request: LoadRequest,
         *,
         quantized: bool,
-        native: tuple[str, ...]
-        | str = "",  # names of the kernels in use; or why a model that should have some has none
+        native: tuple[str, ...] = (),  # names of ATen's kernels, if it is computed by them
+        notes: tuple[str, ...] = (),
     ) -> None:
         import transformers
 
@@ -142,13 +152,11 @@ class TransformersEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.max_model_len = request.max_model_len
         self.device: str = model.device.type
-        self.quantized_kernel = native if isinstance(native, tuple) else None
-        is_emulated = quantized and self.quantized_kernel is None
+        self.quantized_kernel = native or None
+        is_emulated = quantized and not native
         self.kernels: str = TRANSFORMERS.quantized_kernels if is_emulated else "native"
         self.load_time_s = 0.0
-        self.notes: tuple[str, ...] = (_EMULATED,) if is_emulated else ()
-        if is_emulated and native:
-            self.notes = (f"--native-kernels: {native}", *self.notes)
+        self.notes: tuple[str, ...] = (*notes, _EMULATED) if is_emulated else notes
         self._model: Any = model
         self._tokenizer = tokenizer
 

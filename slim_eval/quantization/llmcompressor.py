@@ -8,8 +8,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -341,17 +341,26 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
         return [*made, _modifier(recipe.modifier, ignore=list(recipe.ignore), **_groups(recipe), **recipe.arguments)]
     try:
         from llmcompressor.recipe import Recipe as RecipeFile
-
-        found: list[Any] = list(RecipeFile.create_instance(recipe.file).modifiers)
-        for modifier in found:
-            if hasattr(modifier, "ignore"):
-                own = [modifier.ignore] if isinstance(modifier.ignore, str) else list(modifier.ignore)
-                modifier.ignore = list(dict.fromkeys((*own, *recipe.ignore)))
-            if hasattr(modifier, "resolved_config"):
-                _ = modifier.resolved_config  # refuses presets and formats that compressed-tensors does not know
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "llmcompressor", "quantization", INSTALL) from error
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:  # of a file that is wrong
+    with _refusals_of(recipe):
+        found: list[Any] = list(RecipeFile.create_instance(recipe.file).modifiers)
+    for modifier in found:
+        if hasattr(modifier, "ignore"):
+            own = [modifier.ignore] if isinstance(modifier.ignore, str) else list(modifier.ignore or ())
+            modifier.ignore = list(dict.fromkeys((*own, *recipe.ignore)))
+    with _refusals_of(recipe):
+        for modifier in found:  # a preset or format that compressed-tensors does not know is an error only here
+            getattr(modifier, "resolved_config", None)
+    return found
+
+
+@contextmanager
+def _refusals_of(recipe: Recipe) -> Iterator[None]:
+    """What llm-compressor raises at a recipe file that is wrong, as a `UsageError`; it has no error of its own."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
         # pydantic's first line only counts the errors: the next two name the argument and what is wrong.
         told = (
@@ -361,7 +370,6 @@ def modifiers_of(recipe: Recipe) -> list[Any]:
         raise UsageError(
             f"llm-compressor refuses the recipe {recipe.name.partition(':')[0]}: {told}", "correct the file"
         ) from error
-    return found
 
 
 def _modifier(name: str, **options: Any) -> Any:

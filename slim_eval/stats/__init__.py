@@ -1,9 +1,9 @@
 """Pure numerics: arrays in, numbers out, without knowledge of benchmarks, files or engines.
 
 `summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items,
-`unpaired` two shares without the outcomes of items, `crossover` two curves over the load, `variance_components`
-describes how much runs of the same work differ.
-SciPy is imported by the functions that use it: measuring alone does not.
+`unpaired` two shares without the outcomes of items, `curves` finds where two curves over the load cross,
+`variance_components` describes how much runs of the same work differ.
+SciPy is imported by the functions that use it, because that takes a second.
 """
 
 from slim_eval.stats.curves import Crossing, Crossovers, Curve, crossovers

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import WITH_INSTANT
+from tests.commands import WITH_INSTANT, heed_ctrl_c
 
 RUN = ("run", "--models", "demo", "--tasks", "performance", "--engine", "instant", "--num-runs", "100000",
        "--no-wandb-enabled")  # fmt: skip
@@ -44,7 +44,7 @@ class Terminal:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:  # the child, whose terminal the other end is
             os.chdir(folder)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            heed_ctrl_c()
             settings = {**os.environ, "COLUMNS": "160", "TERM": "xterm", "HF_HUB_OFFLINE": "1", **variables}
             os.execvpe(sys.executable, [sys.executable, "-m", "slim_eval", *words], settings)
         self._shown = b""

@@ -12,7 +12,7 @@ from rich.text import Text
 from slim_eval.analysis.caveats import lines_of
 from slim_eval.analysis.compare.comparison import MetricComparison, VariantComparison
 from slim_eval.analysis.compare.folders import ComparisonReport
-from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED
+from slim_eval.analysis.compare.items import LOG_SAMPLES, UNDERPOWERED, VERDICT_WORDS
 from slim_eval.analysis.compare.noise_floor import rough_floors
 from slim_eval.analysis.crossover import MetricCrossover
 from slim_eval.analysis.impact import Shift, change_words
@@ -98,7 +98,7 @@ def _score_row(paired: PairedTask, metric: Metric, pair: VariantComparison) -> _
     change = change_words(paired)
     if not change and a is not None and b is not None and all(side.counts(metric) for side in (pair.a, pair.b)):
         change = Shift(metric, a, b).text
-    judged = "inconclusive" if paired.verdict == UNDERPOWERED else paired.verdict or "no interval"
+    judged = VERDICT_WORDS.get(paired.verdict or "", "no interval")
     return {
         "task": paired.task,
         "unit": metric.unit,

@@ -29,6 +29,8 @@ ALPHA = 0.05
 POWER = 0.8
 
 EQUIVALENT, DEGRADED, UNDERPOWERED, IMPROVED = "equivalent", "degraded", "underpowered", "improved"
+#: Verdict in records -> the word that people read.
+VERDICT_WORDS = {EQUIVALENT: "equivalent", DEGRADED: "degraded", IMPROVED: "improved", UNDERPOWERED: "inconclusive"}
 
 _LARGEST_LOG = 700.0  # exp of more overflows
 _SAME = 1e-3  # relative; a value and what the scores of its items give

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from slim_eval.analysis.compare.items import UNDERPOWERED
+from slim_eval.analysis.compare.items import UNDERPOWERED, VERDICT_WORDS
 from slim_eval.analysis.figures import style
 from slim_eval.analysis.figures.bars import Bar, BarPanel, absent_words, lm_eval_metric
 from slim_eval.analysis.figures.figure import add_figure
@@ -125,11 +125,10 @@ def _verdict(pair: PairedTask | None) -> str:
 
 
 def _words(pair: PairedTask | None) -> str:
-    """The verdict, or why there is no drop; "underpowered" is the recorded value for inconclusive."""
+    """The verdict, or why there is no drop."""
     if pair is None or pair.drop_pp is None:
         return "not paired" if pair is not None and pair.refused else NOT_MEASURED
-    words = "inconclusive" if pair.verdict == UNDERPOWERED else pair.verdict or ""
-    return words + (", unpaired" if pair.unpaired else "")
+    return VERDICT_WORDS.get(pair.verdict or "", "") + (", unpaired" if pair.unpaired else "")
 
 
 def _draw_forest(title: str, study: Study) -> MplFigure | None:

@@ -13,7 +13,7 @@ from slim_eval.execution import messages
 from slim_eval.execution.plan import lay_out
 from slim_eval.quantization import cache, recipe_files
 from slim_eval.quantization.recipe_files import of_text, register
-from slim_eval.schemes import SCHEMES, find, is_quantized, scheme
+from slim_eval.schemes import SCHEMES, Recipe, find, is_quantized, scheme
 from tests.unit.quantization.test_cache import request
 
 GPTQ = "default_stage:\n  default_modifiers:\n    GPTQModifier: {scheme: W4A16, targets: [Linear], ignore: [lm_head]}\n"
@@ -170,3 +170,15 @@ def test_a_recipe_travels_with_its_job(tmp_path: Path) -> None:
     job = messages.parse_job(text)
     assert isinstance(job, messages.QuantizeJob)
     assert job.request.recipe.file == GPTQ, "where the file is not"
+
+
+def test_a_modifier_without_a_list_of_what_it_ignores_is_accepted() -> None:
+    """SmoothQuant's is None by default: a fault of ours there looked like a recipe that is wrong."""
+    pytest.importorskip("llmcompressor")
+    from slim_eval.quantization.llmcompressor import modifiers_of
+
+    text = recipe(
+        "SmoothQuantModifier: {smoothing_strength: 0.8}, QuantizationModifier: {scheme: W8A8, targets: [Linear]}"
+    )
+    made = Recipe(name="mine (W8A8)", scheme="", file=text)
+    assert [list(modifier.ignore) for modifier in modifiers_of(made)] == [list(made.ignore)] * 2

@@ -12,6 +12,7 @@ one thread: its CPU time and its delays are part of the result, because a client
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from slim_eval.config import Arrivals
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
 
 _TICK_S = 0.05
+_TIMER_S = 0.001  # by which a sleep of asyncio may be too long: epoll counts whole milliseconds
 _SCRAPE_S = 1.0  # between two readings of the server's own metrics
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 1.0  # after a failed request, of a slot
 _HOPELESS = 10  # failures in a row, in each slot together, after which a load is given up
@@ -138,6 +140,8 @@ async def run_load(
         metrics_url: Where the server shows its metrics; None if it does not.
         clock: The client's.
     """
+    gc.collect()
+    gc.freeze()  # a collection over all that was imported before would stop the client for tens of milliseconds
     generator = _Generator(client, load, make, clock)
     found = generator.found
     arrivals = asyncio.create_task(generator.slots() if load.rate is None else generator.arrivals(load, seed))
@@ -177,6 +181,7 @@ async def run_load(
         for task in generator.tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        gc.unfreeze()
     return found
 
 
@@ -251,7 +256,9 @@ class _Generator:
             gap_s = 1 / load.rate if load.arrivals is Arrivals.CONSTANT else draw.expovariate(load.rate)
             due_s += gap_s
             number, request = self._next()
-            await asyncio.sleep(max(0.0, due_s - self._clock()))
+            await asyncio.sleep(max(0.0, due_s - self._clock() - _TIMER_S))
+            while self._clock() < due_s:
+                await asyncio.sleep(0)
             task = asyncio.create_task(self._send(number, request, due_s))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)

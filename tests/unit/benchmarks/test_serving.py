@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -129,6 +131,8 @@ def test_a_rate_is_kept_and_its_arrivals_are_those_of_the_seed(planted: str) -> 
     again = [measure(planted, Load(rate=10.0), 0.5) for _ in range(2)]
     due = [[s.completion.scheduled_s - r.sent[0].completion.scheduled_s for s in r.sent[:4]] for r in again]  # type: ignore[operator]
     assert due[0] == pytest.approx(due[1])
+    sent = [each.completion for each in run.sent if each.completion.submitted_s is not None]
+    assert all(each.submitted_s >= each.scheduled_s for each in sent)  # type: ignore[operator]
 
 
 @pytest.mark.large
@@ -248,6 +252,20 @@ def test_tokens_without_a_count_by_the_server_are_not_known() -> None:
     assert level.tpot_s is level.tokens_per_second is level.output_tokens is None
     assert level.ttft_s is not None
     assert any("usage" in note for note in found.notes)
+
+
+def test_what_was_imported_before_is_not_collected_while_requests_are_sent(planted: str) -> None:
+    """With torch and Transformers loaded, such a collection stops the client for tens of milliseconds."""
+    before, frozen = gc.get_freeze_count(), list[int]()
+
+    async def run() -> None:
+        async with StreamingClient(planted, "stand-in") as client:
+            hooks = [lambda: frozen.append(gc.get_freeze_count())]
+            await run_load(client, Load(concurrency=1), lambda n: REQUESTS.request(1, n), 0.1, on_open=hooks)
+
+    asyncio.run(run())
+    assert frozen[0] > before + len(sys.modules)
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_slow_client_is_the_limit() -> None:

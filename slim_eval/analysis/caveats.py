@@ -55,6 +55,7 @@ EMULATED = Kind(
     "quantized kernels are emulated in 16-bit arithmetic: speed, energy and memory do not predict deployed "
     "performance", "¶", r"\P",
 )  # fmt: skip
+FAILURES = Kind("failed requests", "failures", "bad")
 BUSY_HOST = Kind("busy host", "busy host", "warn")
 SHARED_NODE = Kind("shared node", "shared node", "warn")
 INEXACT = Kind(
@@ -140,6 +141,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_shared(AMORTISED_LATENCY, amortised),
         *_reserved_memory(variants),
         *_energy(variants),
+        *_failures(variants),
         *busy_hosts(variants),
         *_shared_nodes(variants),
         *_inexact(variants),
@@ -300,6 +302,23 @@ def busy_hosts(variants: Iterable[Variant]) -> Iterable[Caveat]:
             if found := record.host.disturbances():
                 accepted = "" if record.max_contention is None else f" (--max-contention {record.max_contention:g})"
                 yield Caveat(BUSY_HOST, f"{name}, accepted{accepted}: {'; '.join(found)}", (variant.label,))
+
+
+def _failures(variants: Sequence[Variant]) -> Iterable[Caveat]:
+    """Loads at which requests failed: the times are those of the requests that did not."""
+    for variant in variants:
+        levels = variant.serving.levels if variant.serving is not None else ()
+        here = variant.performance if variant.level is None else None
+        counts = {level.label: (level.num_errors, level.num_runs) for level in levels}
+        counts |= {} if here is None else {"": (here.num_errors, here.num_runs)}
+        found = [
+            f"{failed:,} of {failed + (done or 0):,} requests failed{f' at {label}' if label else ''}"
+            for label, (failed, done) in counts.items() if failed
+        ]  # fmt: skip
+        if found:
+            named, more = "; ".join(found[:_NAMED]), len(found) - _NAMED
+            rest = f", and some at {more} more loads" if more > 0 else ""
+            yield Caveat(FAILURES, f"{named}{rest}: times and throughput are of the others", (variant.label,))
 
 
 def _shared_nodes(variants: Iterable[Variant]) -> Iterable[Caveat]:

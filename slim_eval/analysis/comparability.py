@@ -91,6 +91,11 @@ def _items_hash(record: AccuracyRecord) -> str | None:
     return hashlib.sha256(json.dumps(record.task_hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _unit(record: AccuracyRecord) -> str:
+    """That of an accuracy in percent (75.0) is not that of a share (0.75)."""
+    return task_metric(record.task, record.metric, None, () if record.accuracy is None else (record.accuracy,)).unit
+
+
 class _Metadata(tuple[tuple[str, str], ...]):
     def __str__(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in self)
@@ -158,6 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("num_runs", "requests", Basis.ENERGY, _field("num_runs"), per_run=True),
     # lm-eval names a metric with its filter; the filter ``none`` says nothing: ``acc,none`` is ``acc``.
     Setting("metric", "metric", Basis.TASK, lambda record: record.metric and record.metric.removesuffix(",none")),
+    Setting("unit", "unit", Basis.TASK, _unit),
     Setting("num_fewshot", "few-shot examples", Basis.TASK, _field("num_fewshot")),
     Setting("limit", "limit", Basis.TASK, _field("limit"), none="all items"),
     Setting("num_items", "items", Basis.TASK, _field("num_items"), strict=False),

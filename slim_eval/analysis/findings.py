@@ -149,10 +149,13 @@ def setting_findings(study: Study) -> list[str]:
         made = [f"{said}: {'; '.join(named)}."]
         made += [f"{text}, compared with {groups.names[0]}." for text in groups.differences[:_SHOWN]]
     for name, found in members.items():
-        for key, words in (("engine_version", "engine versions"), ("dtype", "16-bit types")):
+        for key, words, anyway in (
+            ("engine_version", "engine versions", "the variants are still compared"),
+            ("dtype", "16-bit types", "models are still compared with each other, but not variants of one model"),
+        ):
             values = sorted({str(fact) for variant in found if (fact := variant.fact(key)) is not None})
             if len(values) > 1:
-                made.append(f"{name}: {words} differ ({', '.join(values)}); the variants are still compared.")
+                made.append(f"{name}: {words} differ ({', '.join(values)}); {anyway}.")
     return made
 
 
@@ -376,7 +379,8 @@ def _drops(study: Study, impact: Impact, pairs: Mapping[str, PairedTask], *, say
             word += ": too few subtasks"
         span = _interval(pair.interval_pp, " pp", 1) or " (no interval)"
         span = span.replace("(95 %", "(unpaired 95 %") if pair.unpaired else span
-        judged.append(f"{task} drops {_pp(pair.drop_pp)} pp{span}: {word} ({margin})")
+        verb = "drops" if pair.higher_is_better is None else "rises"
+        judged.append(f"{task} {verb} {_pp(pair.drop_pp)} pp{span}: {word} ({margin})")
     doubt = " (no per-item outcomes, so this may be chance)" if say_chance else ""
     return [*judged, f"accuracy drops: {', '.join(bare)}{doubt}"] if bare else judged
 

@@ -296,12 +296,14 @@ _TASK_TONES = {EQUIVALENT: Tone.BETTER, IMPROVED: Tone.BETTER, DEGRADED: Tone.WO
 
 
 def _task_effect(pair: PairedTask) -> Effect:
-    """A task's change, turned as the score is: below 0 is worse for an accuracy."""
+    """A task's change, as the score moved: below 0 is worse for an accuracy, above 0 for a share of errors."""
     tone = _TASK_TONES.get(pair.verdict or "", Tone.UNSURE)
     word = VERDICT_WORDS.get(pair.verdict or "", "no verdict")
     if pair.drop_pp is not None:
-        ends = None if pair.interval_pp is None else (-pair.interval_pp[1] + 0.0, -pair.interval_pp[0] + 0.0)
-        return Effect("accuracy", pair.task, -pair.drop_pp + 0.0, ends, "pp", tone, word)
+        turn = 1 if pair.higher_is_better is False else -1
+        low, high = sorted(turn * end + 0.0 for end in pair.interval_pp or (0.0, 0.0))
+        ends = None if pair.interval_pp is None else (low, high)
+        return Effect("accuracy", pair.task, turn * pair.drop_pp + 0.0, ends, "pp", tone, word)
     if change := change_words(pair):
         return Effect("accuracy", f"{pair.task} {change}", None, None, "", tone, word)
     return Effect("accuracy", pair.task, note=pair.refused or pair.no_interval or word)

@@ -153,6 +153,7 @@ class PerformanceMetrics(ObservedMetrics):
     num_warmup: int | None = None  # requests before the measured ones
     warmup_stable: bool | None = None  # no drift left in what was measured; None: too few iterations to tell
     num_runs: int | None = None  # measured requests
+    num_errors: int | None = None  # requests of a server that failed, which the numbers are not of
     num_iterations: int | None = None
     stop_reason: str | None = None  # why no more requests were measured
     target_ci: float | None = None  # share of the mean that was asked for
@@ -475,11 +476,11 @@ class PairedTask(_Model):
     accuracy: float | None = None
     drop_pp: float | None = None
     interval_pp: tuple[float, float] | None = None  # 95 %, paired unless `unpaired`
-    higher_is_better: bool | None = None  # of a metric in its own unit; None for shares
+    higher_is_better: bool | None = None  # of a metric in its own unit; of shares False, or None if it is
     loss: float | None = None  # in the unit of the metric; above 0 the other is worse
-    loss_interval: tuple[float, float] | None = None  # 95 %, paired
+    loss_interval: tuple[float, float] | None = None  # 95 %, paired unless `unpaired`
     ratio: float | None = None  # of perplexities, the other's / the baseline's
-    ratio_interval: tuple[float, float] | None = None  # 95 %, paired, from the documents' log-likelihoods
+    ratio_interval: tuple[float, float] | None = None  # 95 %, from the documents' log-likelihoods unless `unpaired`
     no_interval: str | None = None  # why a metric in its own unit has none
     lost: int | None = None  # right in the baseline, wrong here
     gained: int | None = None

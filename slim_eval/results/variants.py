@@ -36,6 +36,7 @@ Interval = tuple[float, float]
 
 STANDARD_TASKS = ("mmlu", "gsm8k", "hellaswag")
 _Z95 = NormalDist().inv_cdf(0.975)
+_MOST_FAILED = 0.05  # of the requests of a load: the others were served without what the failed ones ask for
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,23 @@ class Variant:
 
     @cached_property
     def invalid(self) -> Mapping[str, tuple[str, ...]]:
-        """Records that are marked invalid, by name, with the reasons."""
-        return {
+        """Records that are marked invalid, or whose requests failed too often, by name, with the reasons."""
+        found = {
             name: record.invalid_reasons for name, record in self.measured.items()
             if isinstance(record, ObservedMetrics) and record.valid is False
         }  # fmt: skip
+        if (share := self.failed_share) is not None and share > _MOST_FAILED:
+            words = f"{100 * share:.0f} % of the requests failed, and the numbers are of the others alone"
+            found[PerformanceRecord.name] = (*found.get(PerformanceRecord.name, ()), words)
+        return found
+
+    @property
+    def failed_share(self) -> float | None:
+        """Share of the requests that failed while speed was measured; None if no number of failures is known."""
+        record = self.performance
+        if record is None or record.num_errors is None or not (total := record.num_errors + (record.num_runs or 0)):
+            return None
+        return record.num_errors / total
 
     @property
     def tokens_per_request(self) -> float | None:

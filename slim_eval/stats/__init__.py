@@ -1,7 +1,7 @@
 """Pure numerics: arrays in, numbers out, without knowledge of benchmarks, files or engines.
 
 `summary` describes one sample, `intervals` gives confidence intervals, `paired` compares two runs on the same items,
-`unpaired` two shares without the outcomes of items, `curves` finds where two curves over the load cross,
+`unpaired` two numbers without the outcomes of items, `curves` finds where two curves over the load cross,
 `variance_components` describes how much runs of the same work differ.
 SciPy is imported by the functions that use it, because that takes a second.
 """
@@ -35,6 +35,7 @@ from slim_eval.stats.unpaired import (
     UnpairedDifference,
     effective_items,
     score_interval,
+    unpaired_amounts,
     unpaired_difference,
     unpaired_items_needed,
 )
@@ -46,5 +47,5 @@ __all__ = [
     "clustered_stderr", "crossovers", "departure", "drift_p_value", "effective_items", "excess_distance", "holm",
     "items_needed", "items_to_decide", "limit_factor", "log_mean", "mcnemar_p_value", "minimum_detectable_drop",
     "paired_difference", "percentile", "perplexity_ratio", "resolving_count", "score_interval", "summarize",
-    "total_ratio", "unpaired_difference", "unpaired_items_needed", "variation", "wilson_interval",
+    "total_ratio", "unpaired_amounts", "unpaired_difference", "unpaired_items_needed", "variation", "wilson_interval",
 ]  # fmt: skip

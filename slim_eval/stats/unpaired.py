@@ -1,4 +1,4 @@
-"""Two proportions that were measured separately: their difference, its interval, and how many items a test needs.
+"""Two numbers that were measured separately: their difference, its interval, and how many items a test needs.
 
 It needs no outcomes of single items. On the same items the two runs agree more than independent ones do, so that the
 interval is then wider than the paired one of `paired`, never too narrow.
@@ -69,6 +69,22 @@ def unpaired_difference(a: float, items_a: float, b: float, items_b: float) -> U
     error = math.sqrt(pooled * (1 - pooled) * (1 / items_a + 1 / items_b))
     p_value = 2 * float(ndtr(-abs(difference) / error)) if error > 0 else 1.0
     return UnpairedDifference(difference, Interval(difference - below, difference + above), p_value)
+
+
+def unpaired_amounts(a: float, error_a: float, b: float, error_b: float) -> UnpairedDifference:
+    """Compare two numbers of any unit by their standard errors, both above 0, as normally distributed.
+
+    A mean of many scores is, whatever the scores are. For a ratio, compare logarithms: their standard errors are those
+    of the numbers divided by the numbers. A `ValueError` is raised for an error that is not above 0.
+    """
+    from scipy.special import ndtr, ndtri
+
+    if not (error_a > 0 and error_b > 0):
+        raise ValueError(f"standard errors must be above 0, got {error_a} and {error_b}")
+    difference, error = a - b, math.hypot(error_a, error_b)
+    half = float(ndtri(_UPPER)) * error
+    p_value = 2 * float(ndtr(-abs(difference) / error))
+    return UnpairedDifference(difference, Interval(difference - half, difference + half), p_value)
 
 
 def unpaired_items_needed(share: float, effect: float, *, power: float = 0.8, alpha: float = 0.05) -> int:

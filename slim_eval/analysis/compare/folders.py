@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from slim_eval.analysis.caveats import Caveat, find_caveats
 from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
+from slim_eval.analysis.compare.items import LOG_SAMPLES, NO_ITEM_OUTCOMES
 from slim_eval.analysis.crossover import crossovers_of
 from slim_eval.analysis.loads import has_levels, load_of, pairs_at, speed_alone
 from slim_eval.errors import GateFailedError, GateUndecidedError, UsageError
@@ -104,7 +105,8 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
     if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in paired):
         why = [f"{task.task}: {task.refused}" for task in paired] + [made.reason for made in metrics if made.reason]
         cause = f"nothing can be compared: {'; '.join(dict.fromkeys(why))}"
-        raise UsageError(cause, "measure both with the same settings")
+        is_unknown = all((task.refused or "").endswith(NO_ITEM_OUTCOMES) for task in paired) and not metrics
+        raise UsageError(cause, LOG_SAMPLES if is_unknown else "measure both with the same settings")
     outcomes = [
         replace(decide(condition, pair), where=f" ({pair.names[1]})" if len(pairs) > 1 else "")
         for condition in conditions

@@ -4,7 +4,8 @@ Items are matched by subtask and lm-eval's document hash. Different work is refu
 different metric, limit, few-shot count or task version, different items, different prompts.
 
 Without outcomes of single items, the two accuracies are compared as independent shares, from what `evidence_of` finds
-in their records, and marked as unpaired. On the same items that interval is too wide rather than too narrow.
+in their records, and scores in a unit of their own by their standard errors; both are marked as unpaired. On the same
+items that interval is too wide rather than too narrow.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def _paired(task: str, base: Variant, variant: Variant) -> PairedTask:
     return PairedTask(
         task=task,
         metric=metric,
+        higher_is_better=None if row.maximise else False,
         num_items=found.num_items,
         num_left_out=len(scores) - len(scored),
         num_clusters=len(set(clusters)),
@@ -131,12 +133,14 @@ def _unpaired(task: str, base: Variant, variant: Variant) -> PairedTask | None:
         return None
     # If less is better, the first of the two is the one that should be below.
     sides = [(first.accuracy, before.items), (second.accuracy, after.items)]
-    above, below = sides if metric_of(task, (variant, base)).maximise else sides[::-1]
+    maximise = metric_of(task, (variant, base)).maximise
+    above, below = sides if maximise else sides[::-1]
     found = stats.unpaired_difference(*above, *below)
     counts = [evidence.num_items for evidence in (before, after) if evidence.num_items is not None]
     return PairedTask(
         task=task,
         metric=second.metric,
+        higher_is_better=None if maximise else False,
         unpaired=True,
         assumed=before.assumed or after.assumed,
         interval_from=" and ".join(dict.fromkeys((before.source, after.source))),
@@ -156,7 +160,8 @@ def _in_own_unit(
 ) -> PairedTask:
     """A task whose metric is not a share: the ratio of two perplexities, or the loss in the unit of the metric.
 
-    It has an interval if the two values are those of its documents' log-likelihoods, or the means of its items' scores.
+    Its interval is paired if the two values are those of its documents' log-likelihoods, or the means of its items'
+    scores, else that of their two standard errors; without these it has none.
     """
     a, b = (side.number(row) for side in (base, variant))
     if a is None or b is None:
@@ -168,8 +173,9 @@ def _in_own_unit(
         changes["ratio"] = b / a
     else:
         changes["loss"] = row.loss(a, b)
+    by_errors = _by_standard_errors(row, base, variant)
     if made.no_interval is not None:
-        return made.model_copy(update=changes)
+        return made.model_copy(update=changes | by_errors)
     there, here = ([pair[side] for pair in scored.values()] for side in (0, 1))
     clusters: list[str] | None = [subtask for subtask, *_ in scored]
     clusters = clusters if len(set(clusters or ())) > 1 else None
@@ -193,10 +199,24 @@ def _in_own_unit(
             changes |= {"loss": found.difference, "loss_interval": _ends(found.interval)}
             changes |= {"lost": found.lost, "gained": found.gained, "flips": found.flips}
     if not is_same:
-        return made.model_copy(
-            update=changes | {"no_interval": f"{row.unit} is not the mean of scores of single items"}
-        )
+        lack = {"no_interval": f"{row.unit} is not the mean of scores of single items"}
+        return made.model_copy(update=changes | (by_errors or lack))
     return made.model_copy(update=changes | {"num_items": len(scored), "p_value": found.p_value})
+
+
+def _by_standard_errors(row: Metric, base: Variant, variant: Variant) -> dict[str, Any]:
+    """The interval and the p-value of a score in its own unit from two standard errors, as fields; empty without."""
+    (a, error_a), (b, error_b) = ((r.accuracy, r.stderr) for r in (s.accuracy[row.key] for s in (base, variant)))
+    if a is None or b is None or not error_a or not error_b:  # 0 says only that all items had the same score
+        return {}
+    found: dict[str, Any] = {"unpaired": True, "interval_from": "the standard error", "no_interval": None}
+    if row.change is Change.RATIO:
+        logs = stats.unpaired_amounts(math.log(b), error_b / b, math.log(a), error_a / a)
+        ends = (math.exp(logs.interval.low), math.exp(logs.interval.high))
+        return found | {"ratio_interval": ends, "p_value": logs.p_value}
+    above, below = ((a, error_a), (b, error_b)) if row.maximise else ((b, error_b), (a, error_a))
+    loss = stats.unpaired_amounts(*above, *below)
+    return found | {"loss_interval": _ends(loss.interval), "p_value": loss.p_value}
 
 
 def _same(values: Sequence[float], recorded: Sequence[float]) -> bool:

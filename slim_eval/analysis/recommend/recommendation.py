@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from slim_eval.analysis.caveats import EMULATED, ENGINES_DIFFER, INEXACT, find_caveats
+from slim_eval.analysis.caveats import EMULATED, ENGINES_DIFFER, FAILURES, INEXACT, find_caveats
 from slim_eval.analysis.comparability import LENGTH_TOLERANCE, lengths_differ
 from slim_eval.analysis.loads import at_highest_goodput, at_load, has_levels, load_of, views
 from slim_eval.analysis.pareto.dominance import Floats, affordable_draws
@@ -283,9 +283,11 @@ def _caveats_of_settings(found: Recommendation) -> Iterable[str]:
             yield "engine or hardware was not recorded: all variants are assumed to have been measured in the same way"
         if any(c.variant.is_emulated for c in found.ranking.candidates):
             yield EMULATED.meaning
-    if any(metric.basis is Basis.TASK for metric in found.ranking.metrics):
-        variants = [candidate.variant for candidate in found.ranking.candidates]
-        yield from (each.text for each in find_caveats(variants) if each.kind in (INEXACT, ENGINES_DIFFER))
+    asked = {metric.basis for metric in found.ranking.metrics}
+    kinds = (INEXACT, ENGINES_DIFFER) * (Basis.TASK in asked) + (FAILURES,) * (Basis.SPEED in asked)
+    for each in find_caveats([candidate.variant for candidate in found.ranking.candidates]) if kinds else ():
+        if each.kind in kinds:
+            yield f"{', '.join(each.variants)}: {each.text}" if each.kind is FAILURES else each.text
     for other in found.others:
         if other.load is not None and other.load != found.ranking.load:
             continue  # it has an answer of its own

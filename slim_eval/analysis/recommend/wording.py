@@ -80,6 +80,10 @@ def confidence_of(found: Recommendation) -> str:
     readings = [r for candidate in ranking.running for r in candidate.objectives if r.value is not None]
     varied = {r.metric.title for r in readings if r.low is not None}
     fixed = dict.fromkeys(r.metric.title for r in readings if r.metric.title not in varied and not r.metric.exact)
+    if fixed and not varied and len(ranking.running) > 1:  # the resamples tell who meets the constraints, no more
+        lack = "has no interval" if len(fixed) == 1 else "have no intervals"
+        names = " and ".join(fixed)
+        return f"unknown. {names} {lack}, so the order may be chance; held fixed, {confidence}"
     return confidence + (f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else "")
 
 

@@ -122,7 +122,10 @@ def _accuracy(study: Study, variant: Variant, task: str) -> str:
     shown = f"{value * 100:.1f}{mark}" + (f" ±{error * 100:.1f}" if error is not None else "")
     if variant.used_inexact_kernels(metric):
         return f"{shown} (inexact)"
-    return shown if drop is None else f"{shown} ({round(-drop.pp, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
+    if drop is None:
+        return shown
+    points = -drop.pp if metric.maximise else drop.pp
+    return f"{shown} ({round(points, 1) + 0.0:+.1f})"  # + 0.0: no negative zero
 
 
 def noise_table(record: NoiseRecord) -> RenderableType:

@@ -394,6 +394,8 @@ class ImportedRecord:
         head |= {"base_model": base} if base not in (None, model) else {}
         config = {"import": origin, benchmark: dict(self.config)}
         numbers = self.metrics.model_dump()
+        if self.level is not None and self.level.num_errors:
+            numbers["num_errors"] = self.level.num_errors
         record = kind(**finite({**self.head, **head, "config": config, "notes": notes, **numbers}))
         if isinstance(record, AccuracyRecord):
             require_task_files((record.task,))

@@ -94,6 +94,7 @@ CHANGES: Mapping[tuple[Basis, str], dict[str, Any]] = {
     (Basis.ENERGY, "energy_source"): {"energy": {"energy_source": "codecarbon (cpu load)"}},
     (Basis.ENERGY, "num_runs"): {"energy": {"num_runs": 10}},
     (Basis.TASK, "metric"): {"task": {"metric": "acc_norm,none"}},
+    (Basis.TASK, "unit"): {"task": {"accuracy": 70.0}},  # in percent: not a share
     (Basis.TASK, "num_fewshot"): {"task": {"num_fewshot": 0}},
     (Basis.TASK, "limit"): {"task": {"limit": 100}},
     (Basis.TASK, "num_items"): {"task": {"num_items": 100}},

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from slim_eval.analysis.caveats import FAILURES, find_caveats
 from slim_eval.analysis.comparability import comparable_groups
 from slim_eval.analysis.findings import find
 from slim_eval.analysis.loads import load_of, pairs_at, served_of, shown_at, views
@@ -19,9 +20,10 @@ from slim_eval.analysis.recommend.wording import sentences
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.serving_tables import levels_table, serving_levels
 from slim_eval.cli import main
-from slim_eval.config import Question
+from slim_eval.config import ImportConfig, Question
 from slim_eval.errors import UsageError
 from slim_eval.metrics import TPOT
+from slim_eval.results.importers import import_results
 from slim_eval.results.records import ServingLevel, ServingRecord
 from slim_eval.results.store import find_results, write_record
 from slim_eval.results.variants import Variant, labelled
@@ -182,6 +184,35 @@ def test_a_variant_without_the_load_has_no_speed_beside_the_others(swept: tuple[
     assert [(v.precision, v.number(TPOT)) for v in shown.variants] == [("fp16", 0.04), ("int8", 0.035), ("int4", None)]
     assert [variant.precision for variant in shown.left_out] == ["int4"]
     assert len(serving_levels(served_of(swept[1]))) == 7
+
+
+def test_a_server_that_fails_most_requests_is_not_the_fastest(sweep: Callable[..., Variant]) -> None:
+    first = sweep("fp16", 0.7, level(8, 0.020, num_runs=100))
+    sweep("int8", 0.7, level(8, 0.010, num_runs=2, num_errors=98))
+    sweep("int4", 0.7, level(8, 0.019, num_runs=99, num_errors=1))
+    study = Study.of(labelled(find_results(first.directory.parent.parent).variants))
+    found = recommend(study, Question(objective="latency"))
+    assert answer(found.ranking) == ("concurrency-8", "int4")
+    text = " ".join((*sentences(found), *found.caveats))
+    assert "98 % of the requests failed" in text
+    assert "Tiny int4: 1 of 100 requests failed at concurrency-8" in text
+    said = {caveat.variants: caveat.text for caveat in find_caveats(study.variants) if caveat.kind is FAILURES}
+    assert set(said) == {("Tiny int8",), ("Tiny int4",)}
+
+
+def test_a_load_alone_keeps_its_failures(tmp_path: Path) -> None:
+    for precision, done in (("fp16", 10), ("int8", 100)):
+        path = tmp_path / f"{precision}.json"
+        path.write_text(json.dumps({
+            "backend": "vllm", "model_id": "org/Tiny", "num_prompts": 100, "request_rate": "inf", "max_concurrency": 8,
+            "duration": 50.0, "completed": done, "total_input_tokens": 1000, "total_output_tokens": 100 * done,
+            "request_throughput": done / 50, "output_throughput": 2.0 * done, "mean_ttft_ms": 9.0, "mean_tpot_ms": 5.0,
+        }), encoding="utf-8")  # fmt: skip
+        options = ImportConfig(paths=(path,), output_dir=tmp_path / "out", model="org/Tiny", precision=precision)
+        assert len(import_results(options).paths) == 1
+    failing, _ = labelled(find_results(tmp_path / "out").variants)
+    assert failing.failed_share == pytest.approx(0.9)
+    assert "90 % of the requests failed" in str(failing.flaw(TPOT))
 
 
 def test_a_long_table_has_the_lowest_and_the_highest_load_of_each(sweep: Callable[..., Variant]) -> None:

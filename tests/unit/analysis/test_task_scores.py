@@ -29,7 +29,7 @@ from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.csv_tables import paired_accuracy, quantization_impact, summary_statistics
 from slim_eval.analysis.tables.terminal import comparison_table
 from slim_eval.analysis.tables.typeset import documents
-from slim_eval.analysis.verdict import verdict_of
+from slim_eval.analysis.verdict import _task_effect, verdict_of
 from slim_eval.config import AnalysisConfig, CompareConfig, Question, RunConfig
 from slim_eval.errors import UsageError
 from slim_eval.execution.tracking import payload
@@ -124,7 +124,10 @@ def test_the_findings_say_unit_direction_and_change(make_variant: MakeVariant, n
 def test_a_share_of_which_less_is_better_drops_when_it_grows(make_variant: MakeVariant) -> None:
     study = Study.of(pair(make_variant, "own_share"))
     assert study.impacts[0].drops["t"].pp == pytest.approx(25)
-    assert "37.5 (-25.0)" in printed(comparison_table(study, width=300))
+    assert "37.5 (+25.0)" in printed(comparison_table(study, width=300))  # the difference, of which more is worse
+    base, variant = pair(make_variant, "own_share")
+    (found,) = [task for task in compare(base, variant, margin_pp=1.0).tasks if task.task == "t"]
+    assert (found.drop_pp, _task_effect(found).value) == (pytest.approx(25), pytest.approx(25))
 
 
 @EACH
@@ -265,11 +268,54 @@ def test_a_metric_that_is_no_mean_of_its_items_has_no_interval(make_variant: Mak
     for precision, value in (("fp16", 30.0), ("int4", 20.0)):
         rows = [{"task": "t", "doc_id": n, "doc_hash": f"d{n}", "prompt_hash": "p", "bleu,none": 0.1 * n}
                 for n in range(9)]  # fmt: skip
-        task = {"accuracy": value, "metric": "bleu,none", "higher_is_better": True}
+        task = {"accuracy": value, "metric": "bleu,none", "higher_is_better": True, "stderr": None}
         made.append(make_variant(precision=precision, tasks={"t": task}, samples={"t": rows}))
     (found,) = compare(made[0], made[1], margin_pp=1.0).tasks
     assert (found.loss, found.loss_interval, found.verdict) == (10.0, None, None)
     assert "not the mean of scores of single items" in str(found.no_interval)
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher", "before", "after", "judged", "condition"),
+    [
+        ("mcc,none", True, (0.55, 0.02), (0.10, 0.02), DEGRADED, "t_drop>0.1"),
+        ("mcc,none", True, (0.55, 0.02), (0.57, 0.02), UNDERPOWERED, None),
+        ("brier_score,none", False, (0.40, 0.01), (0.60, 0.01), DEGRADED, "t_drop>0.1"),
+        ("brier_score,none", False, (0.60, 0.01), (0.40, 0.01), IMPROVED, None),
+        ("acc,none", True, (75.0, 1.2), (60.0, 1.2), DEGRADED, "t_drop>5"),  # an accuracy in percent
+        ("perplexity,none", False, (5.0, 0.1), (15.0, 0.3), DEGRADED, "t_ratio>10%"),
+        ("perplexity,none", False, (5.0, 0.1), (5.1, 0.1), UNDERPOWERED, None),
+    ],
+)
+def test_without_items_two_standard_errors_decide_in_any_unit(
+    make_variant: MakeVariant, metric: str, higher: bool, before: Any, after: Any, judged: str, condition: str | None
+) -> None:
+    made = [
+        make_variant(precision=precision, tasks={"t": {
+            "accuracy": value, "stderr": error, "metric": metric, "higher_is_better": higher,
+        }})
+        for precision, (value, error) in (("fp16", before), ("int4", after))
+    ]  # fmt: skip
+    comparison = compare(made[0], made[1], margin_pp=1.0)
+    (found,) = comparison.tasks
+    assert (found.verdict, found.unpaired, found.interval_from) == (judged, True, "the standard error")
+    (a, error_a), (b, error_b) = before, after
+    if metric.startswith("perplexity"):
+        half = 1.959964 * math.hypot(error_a / a, error_b / b)
+        assert found.ratio_interval == pytest.approx((b / a * math.exp(-half), b / a * math.exp(half)))
+    else:
+        half, lost = 1.959964 * math.hypot(error_a, error_b), a - b if higher else b - a
+        assert found.loss_interval == pytest.approx((lost - half, lost + half))
+    if condition is not None:
+        outcome = decide(parse([condition], ["t"], {"t": metric_of("t", made)})[0], comparison)
+        assert outcome.decision is Decision.HOLDS
+
+
+def test_percent_and_a_share_are_not_subtracted(make_variant: MakeVariant) -> None:
+    made = [make_variant(precision=p, tasks={"t": {"accuracy": v}}) for p, v in (("fp16", 75.0), ("int4", 0.70))]
+    (found,) = compare(made[0], made[1], margin_pp=1.0).tasks
+    assert "unit % against" in str(found.refused)
+    assert Study.of(made).impacts[0].shifts == {}
 
 
 # Commands

@@ -123,7 +123,7 @@ def _require_true(engine: OpenAiEngine, way: PromptLogprobs) -> None:
 def reference_logprobs(checkpoint: Path, tokens: Sequence[int], *, trust_remote_code: bool) -> list[float] | None:
     """The same from the weights on this machine, in float32; None without them, or if they are large.
 
-    Transformers reads a GGUF file into float32. What it cannot read is no reference: the endpoint's server does.
+    Transformers reads a GGUF file into float32. A model that it cannot read is not checked: the endpoint's server can.
     """
     is_gguf = gguf.is_gguf(checkpoint) and checkpoint.is_file()
     if is_gguf:

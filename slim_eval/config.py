@@ -485,11 +485,13 @@ class RunConfig(Config):
     """Options of `slim-eval run`."""
 
     panel = "Model & precision"
-    models: SomeNames = setting(..., "Hub ids or folders of models or LoRA adapters; `demo` is the embedded model.")
+    models: SomeNames = setting(
+        ..., "Hub ids or folders of models, LoRA adapters or GGUF files; `demo` is the embedded model."
+    )
     precision: SomeNames = setting(
         ("fp16",),
         "Schemes, e.g. fp16, int8, int4+kv8, recipe:FILE.yaml; slim-eval schemes lists them. as-is, like fp16, "
-        "measures an already quantized model unchanged.",
+        "measures an already quantized model unchanged; q8_0, q4_k_m, ... choose GGUF files.",
     )
     base_model: str | None = setting(
         None,

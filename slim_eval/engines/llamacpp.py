@@ -13,6 +13,9 @@ import signal
 import sys
 import threading
 
+#: llama.cpp's level of logging: the next ones write lines for each request, and there is one per token of an answer.
+_ERRORS = 1
+
 
 def main() -> int:
     """Serve until told to end; 1 if the model cannot be loaded, which llama.cpp's log explains."""
@@ -36,6 +39,7 @@ def main() -> int:
     params.n_ctx, params.n_parallel, params.kv_unified = given.context, given.parallel, True
     params.cache_prompt, params.cache_ram_mib, params.fit_params, params.ui = False, 0, False, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
+    params.verbosity = _ERRORS
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:

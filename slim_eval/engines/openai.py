@@ -1,7 +1,7 @@
 """An OpenAI-compatible API as an `Engine`: one that runs already (``--base-url``), or a server that slim-eval starts.
 
 Performance is measured through streams, with the server's own count of tokens. What an API cannot tell, such as the
-data type and the kernels, is None. Log-probabilities count only after a canary (`PromptLogprobs`): servers that ignore
+data type and the kernels, is None. Log-probabilities count only after a canary (`prompt_logprobs`): servers that ignore
 ``echo`` would otherwise score like chance.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from slim_eval import power
 from slim_eval.config import EngineConfig
-from slim_eval.engines import server
+from slim_eval.engines import prompt_logprobs, server
 from slim_eval.engines.engine import (
     ENGINES,
     Capabilities,
@@ -31,6 +31,7 @@ from slim_eval.engines.engine import (
     Prompt,
     ordinary_tokens,
 )
+from slim_eval.engines.prompt_logprobs import Echo, ForcedDecoding
 from slim_eval.engines.server import MODEL, PORT, Endpoint, Server
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
 from slim_eval.errors import EngineError, UsageError
@@ -282,6 +283,15 @@ class OpenAiEngine:
 
         self._require_tokenizer("accuracy")
         return adapter(self, batch_size)
+
+    @cached_property
+    def prompt_logprobs(self) -> Echo | ForcedDecoding:
+        """How it returns log-probabilities of given tokens: the way that passed the canary, which runs once.
+
+        Raises:
+            EngineError: None does.
+        """
+        return prompt_logprobs.proven(self)
 
     def close(self) -> None:
         """Close the connections, and end the server if slim-eval started it."""

@@ -186,19 +186,20 @@ def base_model_of(source: models.ModelSource) -> str | None:
     """The model that a checkpoint was made from; None if neither slim-eval's own record nor the model's card says so.
 
     The card is ``README.md``, whose front matter names the ``base_model``. Of a model on the hub it is fetched; without
-    the hub, nothing is known.
+    the hub, nothing is known. A GGUF file says it in its header, if no card does.
     """
     if source.kind == "endpoint":
         return None
-    if gguf.is_gguf(source.config_dir):
-        return gguf.read(source.config_dir).base_model
+    stated = gguf.read(source.config_dir).base_model if gguf.is_gguf(source.config_dir) else None
+    if gguf.is_gguf(source.config_dir) and source.file is None:
+        return stated
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no such record, or another file of that name
         return str(safe_json.read_json(source.config_dir / QUANTIZATION_RECORD)["model"])
     card: Path | None = source.config_dir / _CARD_FILE
     if source.kind == "hub":
-        card = optional_file(source.name, _CARD_FILE, source.revision)
+        card = optional_file(source.repository, _CARD_FILE, source.revision)
     if card is None or not card.is_file() or card.stat().st_size > _CARD_LIMIT:
-        return None
+        return stated
     settings()
     from huggingface_hub import metadata_load
     from yaml import YAMLError
@@ -206,8 +207,8 @@ def base_model_of(source: models.ModelSource) -> str | None:
     try:
         front = metadata_load(card)
     except (OSError, ValueError, YAMLError):
-        return None
-    return base_model(front) if isinstance(front, dict) else None
+        return stated
+    return (base_model(front) if isinstance(front, dict) else None) or stated
 
 
 def places(config: RunConfig) -> list[tuple[power.Gpu, ...]]:
@@ -255,13 +256,13 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     if engine.engine != OPENAI.name and (engine.base_url or engine.server or engine.tokenizer):
         given = "--base-url" if engine.base_url else "--server" if engine.server else "--tokenizer"
         raise UsageError(f"{given} is for --engine openai", "add --engine openai")
+    chosen: set[str] = set()
     if engine.base_url is not None:
         sources = [models.at_endpoint(name, config.revision) for name in config.models]
     else:
-        sources = [
-            models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)
-            for name in config.models
-        ]
+        sources = [source for name in config.models for source in _sources(config, name)]
+        chosen = {source.name for source in sources}.difference(config.models)  # GGUF files, by their scheme
+        config = config.model_copy(update={"models": tuple(dict.fromkeys(source.name for source in sources))})
     if engine.engine == OPENAI.name:
         require_endpoint(engine, sources, config.precision)
         if engine.remote_url is not None and "energy" in config.tasks:
@@ -275,7 +276,7 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     schemes = {
         name: [_at_endpoint(stated[0], facts.scheme)]
         if engine.base_url is not None
-        else served_schemes(config.precision, facts.scheme)
+        else served_schemes((AS_IS,) if name in chosen else config.precision, facts.scheme)
         for name, facts in facts_of.items()
     }
     notes = {source.name: notes_on(config, source, schemes[source.name]) for source in sources}
@@ -297,6 +298,14 @@ def lay_out(config: RunConfig) -> tuple[list[PlannedVariant], tuple[power.Gpu, .
     return variants, gpus
 
 
+def _sources(config: RunConfig, name: str) -> list[models.ModelSource]:
+    """The models that a name means: itself, or the GGUF files of the schemes in `--precision`."""
+    schemes = [each for each in config.precision if gguf.is_scheme(each)]
+    if schemes and (found := models.resolve_gguf(name, schemes, config.revision)):
+        return found
+    return [models.resolve(name, config.revision, allow_pickle=config.allow_pickle, base=config.base_model)]
+
+
 def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
     """The schemes under which a model is measured, each once, in the order of their table.
 
@@ -306,8 +315,13 @@ def served_schemes(asked: Sequence[str], own: str | None) -> list[str]:
     """
     found = []
     for name in asked:
+        if own is not None and name != own and gguf.is_scheme(own) and gguf.is_scheme(name):
+            continue  # of another file
         known = DEFAULT_BASELINE if name in (AS_IS, own) else scheme(name).name
         found.append(as_is_name(own) if own is not None and not scheme(known).needs_plain_weights else known)
+    if not found:
+        cause = f"--precision {' '.join(asked)}: the GGUF file is {own}"
+        raise UsageError(cause, f"use --precision {own}, or leave it out")
     return in_order(found)
 
 

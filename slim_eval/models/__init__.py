@@ -23,6 +23,7 @@ from slim_eval.models.source import (
     read_tensors,
     require_plain,
     resolve,
+    resolve_gguf,
     small_files_hash,
     tensor_bytes,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "read_tensors",
     "require_plain",
     "resolve",
+    "resolve_gguf",
     "small_files_hash",
     "tensor_bytes",
 ]

@@ -1,4 +1,4 @@
-"""GGUF files, llama.cpp's format of models: what their header states, without a weight being read.
+"""GGUF files, llama.cpp's format of models: which one is meant, and what its header states; no weight is read.
 
 The names of types and architectures are those of the package ``gguf`` of llama.cpp's own authors, which is imported
 late. Its reader is not used: it takes 10 s for a vocabulary of 50,000 tokens, which are skipped here.
@@ -6,22 +6,26 @@ late. Its reader is not used: it takes 10 s for a vocabulary of 50,000 tokens, w
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slim_eval.errors import MissingPackageError, UsageError
+from slim_eval.recognise import of_name
 
 SUFFIX = ".gguf"
 INSTALL = 'pip install "slim-eval[gguf]"'
 _MAGIC = b"GGUF"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_OTHER = re.compile(r"mmproj|.*imatrix", re.IGNORECASE)
+_SCHEME = re.compile(r"i?q\d\w*|tq\d\w*|gguf-\w+")
 _HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/?$")
 _AGAIN = "it is incomplete or damaged: download the file again"
 
@@ -56,10 +60,38 @@ def is_gguf(path: Path) -> bool:
     return path.suffix.casefold() == SUFFIX
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The GGUF models of a folder: their first parts, without parts for other modalities."""
-    found = (path for path in folder.glob(f"*{SUFFIX}") if not path.name.casefold().startswith("mmproj"))
-    return sorted(path for path in found if (part := _PART.search(path.name)) is None or int(part[1]) == 1)
+def models_in(names: Iterable[str]) -> list[str]:
+    """The GGUF models among file names: their first parts, without parts for other modalities and statistics."""
+    found = (name for name in names if is_gguf(Path(name)) and not _OTHER.match(Path(name).name))
+    return sorted(name for name in found if (part := _PART.search(name)) is None or int(part[1]) == 1)
+
+
+def is_scheme(name: str) -> bool:
+    """Whether a scheme is one of GGUF files: ``q4_k_m``, ``iq2_xs``, ``gguf-f16``."""
+    return _SCHEME.fullmatch(name.casefold()) is not None
+
+
+def choose(where: str, names: Sequence[str], schemes: Iterable[str]) -> dict[str, str]:
+    """Scheme -> the file that states it in its name; the only file if no scheme is asked for.
+
+    Raises:
+        UsageError: A scheme has no file or several, or none is asked for and there are several files.
+    """
+    stated = {name: (of_name(f"./{name}") or "").replace("gguf-fp16", "gguf-f16") for name in names}
+    listed = ", ".join(name if scheme in name.casefold() else f"{name} ({scheme})" for name, scheme in stated.items())
+    chosen: dict[str, str] = {}
+    for scheme in schemes:
+        found = [name for name, own in stated.items() if own == scheme.casefold()]
+        if len(found) != 1:
+            cause = f"{where} has {len(found) or 'no'} GGUF file{'s' * (len(found) > 1)} of {scheme}"
+            raise UsageError(f"{cause}; it has {listed}", "name one of their quantizations in --precision")
+        chosen[scheme] = found[0]
+    if chosen:
+        return chosen
+    if len(names) > 1:
+        cause = f"{where} has {len(names)} GGUF files: {listed}"
+        raise UsageError(cause, 'name quantizations in --precision, such as "q8_0 q4_k_m"')
+    return {stated[names[0]]: names[0]}
 
 
 def parts_of(file: Path) -> list[Path]:
@@ -68,14 +100,19 @@ def parts_of(file: Path) -> list[Path]:
     Raises:
         UsageError: One is missing.
     """
-    part = _PART.search(file.name)
-    if part is None:
-        return [file]
-    stem = file.name[: part.start()]
-    files = [file.with_name(f"{stem}-{number:05d}-of-{part[2]}{SUFFIX}") for number in range(1, int(part[2]) + 1)]
-    if missing := [each.name for each in files if not each.is_file()]:
+    files = [file.with_name(name) for name in part_names(file.name)]
+    if len(files) > 1 and (missing := [each.name for each in files if not each.is_file()]):
         raise UsageError(f"{file}: {len(missing)} of its {len(files)} parts are missing, e.g. {missing[0]}", _AGAIN)
     return files
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all files of a model, by that of its first one."""
+    part = _PART.search(name)
+    if part is None:
+        return [name]
+    stem = name[: part.start()]
+    return [f"{stem}-{number:05d}-of-{part[2]}{SUFFIX}" for number in range(1, int(part[2]) + 1)]
 
 
 def read(file: Path) -> Header:
@@ -107,7 +144,8 @@ def _read(file: Path, size: int, changed_ns: int) -> Header:
     facts: dict[str, Any] = {}
     try:
         for part in parts_of(file):
-            fields, tensors, start = _parse(part)
+            with part.open("rb") as stream:
+                fields, tensors, start = _parse(stream)
             facts = facts or fields
             for name, (shape, type_number, offset) in tensors.items():
                 kind, elements = GGMLQuantizationType(type_number), math.prod(shape)
@@ -155,50 +193,57 @@ def _read(file: Path, size: int, changed_ns: int) -> Header:
     )
 
 
+def header_bytes(data: bytes) -> int | None:
+    """How many bytes at the beginning of a file are its header; None if there are more than these, or it is damaged."""
+    try:
+        return _parse(io.BytesIO(data))[2]
+    except (ValueError, KeyError, EOFError, struct.error, OverflowError, MemoryError):
+        return None
+
+
 #: Types of values in a header -> how `struct` reads them. 8 is a text, 9 an array.
 _VALUES = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _MOST = 2**40  # of anything that a header counts
 
 
-def _parse(file: Path) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:
+def _parse(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:
     """The fields of a file, its tensors (shape, number of the type, offset), and where the tensors begin.
 
     An array is only counted: its value is its length. Raises ValueError, EOFError or `struct.error` if the header is
     damaged.
     """
-    with file.open("rb") as stream:
 
-        def number(form: str) -> Any:
-            return struct.unpack(form, exactly(struct.calcsize(form)))[0]
+    def number(form: str) -> Any:
+        return struct.unpack(form, exactly(struct.calcsize(form)))[0]
 
-        def exactly(size: int) -> bytes:
-            data = stream.read(size) if size < _MOST else b""
-            if len(data) != size:
-                raise EOFError
-            return data
+    def exactly(size: int) -> bytes:
+        data = stream.read(size) if size < _MOST else b""
+        if len(data) != size:
+            raise EOFError
+        return data
 
-        def value(kind: int) -> Any:
-            if kind == _TEXT:
-                return exactly(number("<Q")).decode("utf-8", "replace")
-            if kind != _ARRAY:
-                return number(_VALUES[kind])
-            inner, count = number("<I"), number("<Q")
-            if inner in _VALUES:
-                exactly(struct.calcsize(_VALUES[inner]) * count)
-            else:
-                for _ in range(count):
-                    value(inner)
-            return count
+    def value(kind: int) -> Any:
+        if kind == _TEXT:
+            return exactly(number("<Q")).decode("utf-8", "replace")
+        if kind != _ARRAY:
+            return number(_VALUES[kind])
+        inner, count = number("<I"), number("<Q")
+        if inner in _VALUES:
+            exactly(struct.calcsize(_VALUES[inner]) * count)
+        else:
+            for _ in range(count):
+                value(inner)
+        return count
 
-        if exactly(4) != _MAGIC or number("<I") not in (2, 3):
-            raise ValueError("another version of the format")
-        tensor_count, field_count = number("<Q"), number("<Q")
-        fields = {str(value(_TEXT)): value(number("<I")) for _ in range(field_count)}
-        tensors = {}
-        for _ in range(tensor_count):
-            name, dimensions = str(value(_TEXT)), number("<I")
-            shape = tuple(number("<Q") for _ in range(dimensions))
-            tensors[name] = (shape, number("<I"), number("<Q"))
-        alignment = fields.get("general.alignment") or 32
-        return fields, tensors, math.ceil(stream.tell() / alignment) * alignment
+    if exactly(4) != _MAGIC or number("<I") not in (2, 3):
+        raise ValueError("another version of the format")
+    tensor_count, field_count = number("<Q"), number("<Q")
+    fields = {str(value(_TEXT)): value(number("<I")) for _ in range(field_count)}
+    tensors = {}
+    for _ in range(tensor_count):
+        name, dimensions = str(value(_TEXT)), number("<I")
+        shape = tuple(number("<Q") for _ in range(dimensions))
+        tensors[name] = (shape, number("<I"), number("<Q"))
+    alignment = fields.get("general.alignment") or 32
+    return fields, tensors, math.ceil(stream.tell() / alignment) * alignment

@@ -12,11 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from slim_eval.errors import HubError, UsageError, causes
+from slim_eval.utils import MIB, atomic_path
 
 #: Called with the amount done, the total (None if unknown), and the unit.
 Progress = Callable[[int, "int | None", str], None]
 _CONFIG_FILE = "config.json"
 _WATCH_EVERY_S = 1.0
+_BEGINNING = 4 * MIB  # that is fetched of a large file at a time
 #: Weights in sub-folders and `consolidated*` are second copies in other layouts.
 _UNWANTED = ("*/*.safetensors", "consolidated*.safetensors")
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -67,7 +69,7 @@ def hub_errors(repo: str, revision: str | None, kind: str = "model") -> Iterator
         raise UsageError(f"{kind} {repo!r} has no revision {revision!r}", remedy) from error
     except translated as error:
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            remedy = "GGUF and adapter repositories cannot be measured: use their base model"
+            remedy = "give a checkpoint, an adapter or a repository with GGUF files"
             cause = f"{kind} {repo!r} has no config.json on the hub: it is not a Transformers checkpoint"
             raise UsageError(cause, remedy) from error
         raise HubError(*_cause_and_remedy(repo, kind, error)) from error
@@ -174,6 +176,62 @@ def optional_file(name: str, file: str, revision: str | None) -> Path | None:
         return None
 
 
+def file_names(name: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit of a repository and the names of its files, of those in the cache if the hub cannot be reached.
+
+    Raises what huggingface_hub raises: see `hub_errors`.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        found = HfApi().model_info(name, revision=revision)
+    except http_errors() as error:
+        if getattr(getattr(error, "response", None), "status_code", None) is not None:
+            raise
+        # The cache's layout is public: refs/{revision} has a commit, whose files are in snapshots/{commit}.
+        cache = _cache_of(name)
+        ref = cache / "refs" / (revision or "main")
+        folder = cache / "snapshots" / (ref.read_text() if ref.is_file() else str(revision))
+        if not folder.is_dir():
+            raise
+        return folder.name, [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    # Without a file: it notes in the cache which commit the revision is, for a run without the hub.
+    snapshot_download(name, revision=revision, allow_patterns=[])
+    return str(found.sha), [each.rfilename for each in found.siblings or ()]
+
+
+def beginning(name: str, file: str, commit: str, length: Callable[[bytes], int | None]) -> Path:
+    """A file of a model: itself if the cache has it, else a sparse copy, of its size, with only its beginning.
+
+    `length` says how many bytes that is, once it was given enough of them. Raises what huggingface_hub raises.
+    """
+    from huggingface_hub import HfFileSystem, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, file, revision=commit)
+    if isinstance(cached, str):
+        return Path(cached)
+    copy = _cache_of(name) / "slim-eval-headers" / commit / file
+    if copy.is_file():
+        return copy
+    with HfFileSystem().open(f"{name}/{file}", "rb", revision=commit, block_size=_BEGINNING) as stream:
+        data = b""
+        while (count := length(data)) is None and (more := stream.read(_BEGINNING)):
+            data += more
+        size = int(stream.size)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(copy) as temporary, temporary.open("wb") as written:
+        written.write(data[:count])
+        written.truncate(max(size, len(data[:count])))
+    return copy
+
+
+def _cache_of(name: str) -> Path:
+    """Folder of a model in the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+
+
 def download_place(name: str) -> Path:
     """A path for the lock of a model's download: of several processes that share the hub's cache, one downloads."""
     from huggingface_hub import constants
@@ -183,7 +241,7 @@ def download_place(name: str) -> Path:
 
 def download(name: str, revision: str | None, patterns: Sequence[str], progress: Progress) -> Path:
     """Download the files of a model that match the patterns, and return their folder; errors as `hub_errors`."""
-    from huggingface_hub import constants, snapshot_download, utils
+    from huggingface_hub import snapshot_download, utils
 
     bars: Any = getattr(utils, "tqdm")  # noqa: B009  # public there, though not marked as exported
 
@@ -191,9 +249,8 @@ def download(name: str, revision: str | None, patterns: Sequence[str], progress:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
-    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
     # Only some versions of huggingface_hub report bytes in their progress bars.
-    with hub_errors(name, revision), report_growth(blobs, progress):
+    with hub_errors(name, revision), report_growth(_cache_of(name) / "blobs", progress):
         folder = snapshot_download(
             name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_UNWANTED), tqdm_class=Silent
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from slim_eval.errors import SlimEvalError
-from slim_eval.models import experts
+from slim_eval.models import experts, gguf
 from slim_eval.models.source import ModelSource
 
 #: What it raises for a model that it cannot deal with, or that needs what is not there.
@@ -37,17 +37,24 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
     """A causal language model with all weights of a checkpoint and no others, ready for inference.
 
     Transformers initialises missing weights at random and only logs it: here that is a SlimEvalError that names them.
-    `kind` is the class that loads it, AutoModelForCausalLM by default.
+    `kind` is the class that loads it, AutoModelForCausalLM by default. The weights of a GGUF file become plain ones.
     """
     from transformers import AutoModelForCausalLM
 
-    kind = kind or AutoModelForCausalLM
-    with experts.split_while_loading(checkpoint, trust_remote_code=bool(options.get("trust_remote_code"))):
+    kind, place, is_gguf = kind or AutoModelForCausalLM, checkpoint, gguf.is_gguf(checkpoint)
+    fused: AbstractContextManager[None] = nullcontext()
+    if is_gguf:
+        place, options = checkpoint.parent, {**options, "gguf_file": checkpoint.name}
+    else:
+        fused = experts.split_while_loading(checkpoint, trust_remote_code=bool(options.get("trust_remote_code")))
+    with fused:
         try:
             model, info = kind.from_pretrained(
-                str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **options
+                str(place), output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except RuntimeError as error:
+            if is_gguf:
+                raise
             if names := experts.odd_ones(checkpoint):  # it cannot fuse experts of different kinds
                 raise SlimEvalError(f"{checkpoint}: {_EXPERTS_LACK}: {_shown(names)}", _MATCHING) from error
             raise
@@ -57,7 +64,7 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
         ("unexpected_keys", "contains weights that the model does not have"),
     ):
         if names := sorted(str(found[0] if isinstance(found, tuple) else found) for found in info.get(key) or ()):
-            if odd := experts.odd_ones(checkpoint):
+            if not is_gguf and (odd := experts.odd_ones(checkpoint)):
                 words, names = _EXPERTS_LACK, odd
             raise SlimEvalError(f"{checkpoint}: {words}: {_shown(names)}", _MATCHING)
     return model.eval()

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval.demo import MODEL_DIR
 from slim_eval.errors import HubError, UsageError
-from slim_eval.models import gguf
+from slim_eval.models import gguf, hub
 from slim_eval.models.hub import Progress, config_file, download, hub_errors, optional_file
 from slim_eval.recognise import adapter_base, of_config, of_name
 from slim_eval.schemes import AS_IS, scheme_of
@@ -74,12 +74,19 @@ class ModelSource(Frozen):
 
     name: str  # as the user gave it
     kind: Literal["demo", "local", "hub", "endpoint"]  # endpoint: somebody else serves it, from weights unknown here
-    config_dir: Path  # with config.json; for the hub it may contain nothing else yet; a GGUF file itself
+    #: With config.json; for the hub it may contain nothing else yet. A GGUF file itself; of one on the hub, its header.
+    config_dir: Path
     path: Path | None = None  # the whole checkpoint; None until it is fetched and, if pickled, converted
     pickled: Path | None = None  # with pickled weights that must be converted; None without such
     revision: str | None = None  # commit on the hub; None for a model from elsewhere
     base: ModelSource | None = None  # of a LoRA adapter: the model that it changes; `config_dir` is then that model's
     adapter: Path | None = None  # folder of a LoRA adapter; of one on the hub, its weights may not be there yet
+    file: str | None = None  # of a repository on the hub with GGUF files: the one that is meant
+
+    @property
+    def repository(self) -> str:
+        """Id of a model on the hub, whose name may add which of its GGUF files is meant."""
+        return self.name if self.file is None else self.name.partition(":")[0]
 
 
 class ConfigFacts(Frozen):
@@ -123,7 +130,8 @@ def resolve(
     """Find a model: ``demo``, a folder, or a hub id such as ``org/name``, of which only ``config.json`` is fetched.
 
     Only hub models have a `revision` (branch, tag or commit). With `allow_pickle` a folder may have only pickled
-    weights. A LoRA adapter is a model too, if its base model is found: `base`, else the one that it names.
+    weights. A LoRA adapter is a model too, if its base model is found: `base`, else the one that it names. A GGUF file
+    is named by its path, or as ``org/name:q8_0`` on the hub; the only one of a folder or repository by that alone.
 
     Raises:
         UsageError: A folder without ``config.json``, a malformed id, an unknown revision.
@@ -131,8 +139,10 @@ def resolve(
     """
     if name == DEMO or is_path(name):
         folder = MODEL_DIR if name == DEMO else Path(name).expanduser()
-        if (file := _gguf_file(folder)) is not None:
-            return ModelSource(name=name, kind="local", config_dir=file, path=file)
+        if files := _gguf_files(folder):
+            (file,) = gguf.choose(f"model folder {name!r}", files, ()).values()
+            path = folder if folder.is_file() else folder / file
+            return ModelSource(name=name, kind="local", config_dir=path.resolve(), path=path.resolve())
         try:
             there = (folder / CONFIG_FILE).is_file()
             what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
@@ -146,19 +156,59 @@ def resolve(
         pickled = allow_pickle and not has_safetensors(folder) and pickled_files(folder)
         source = ModelSource(name=name, kind="demo" if name == DEMO else "local", config_dir=folder)
         return source.model_copy(update={"pickled": folder} if pickled else {"path": folder})
+    repository, _, scheme = name.partition(":")
+    if scheme:
+        if found := _on_hub(repository, [scheme], revision):
+            return found[0]
+        raise UsageError(f"model {repository!r} has no GGUF files on the hub", "give its id alone")
     with hub_errors(name, revision):
         from huggingface_hub.errors import EntryNotFoundError
 
+        config = None
         try:
             config = config_file(name, revision)
         except EntryNotFoundError:
-            if (file := optional_file(name, ADAPTER_FILE, revision)) is None:
+            if (adapter := optional_file(name, ADAPTER_FILE, revision)) is not None:
+                return _adapter(name, adapter.parent, adapter.parent.name, base, allow_pickle=allow_pickle)
+            if not gguf.models_in(hub.file_names(name, revision)[1]):
                 raise
-            return _adapter(name, file.parent, file.parent.name, base, allow_pickle=allow_pickle)
+    if config is None:
+        return _on_hub(name, (), revision)[0]
     # The cache's layout is public: snapshots/{commit}/{file}.
     if of_name(name) is not None:
         optional_file(name, PRODUCER_FILE, config.parent.name)
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
+
+
+def resolve_gguf(name: str, schemes: Sequence[str], revision: str | None = None) -> list[ModelSource]:
+    """The GGUF files of a folder or of a repository on the hub that have these schemes; none without GGUF files.
+
+    Raises:
+        UsageError: A scheme has no file or several.
+        HubError: The repository does not exist or is not accessible.
+    """
+    folder = Path(name).expanduser()
+    if not is_path(name):
+        return [] if name == DEMO or ":" in name else _on_hub(name, schemes, revision)
+    if folder.is_file() or not (files := _gguf_files(folder)):
+        return []
+    chosen = gguf.choose(f"model folder {name!r}", files, schemes)
+    return [resolve(str(Path(name, file))) for file in chosen.values()]
+
+
+def _on_hub(name: str, schemes: Sequence[str], revision: str | None) -> list[ModelSource]:
+    """`resolve_gguf` on the hub, from which the headers are fetched; without schemes the only file."""
+    with hub.hub_errors(name, revision):
+        commit, names = hub.file_names(name, revision)
+        if not (files := gguf.models_in(names)):
+            return []
+        sources = []
+        for scheme, file in gguf.choose(f"model {name!r}", files, schemes).items():
+            header, *_ = [hub.beginning(name, part, commit, gguf.header_bytes) for part in gguf.part_names(file)]
+            sources.append(
+                ModelSource(name=f"{name}:{scheme}", kind="hub", config_dir=header, revision=commit, file=file)
+            )
+        return sources
 
 
 def _adapter(name: str, folder: Path, revision: str | None, base: str | None, *, allow_pickle: bool) -> ModelSource:
@@ -195,22 +245,14 @@ def _adapter(name: str, folder: Path, revision: str | None, base: str | None, *,
     )
 
 
-def _gguf_file(path: Path) -> Path | None:
-    """The GGUF model that a path names: the file, or the only one of a folder without a checkpoint; None without one.
-
-    Raises:
-        UsageError: There are several.
-    """
+def _gguf_files(path: Path) -> list[str]:
+    """The names of the GGUF models that a path names: of that file, or of a folder without a checkpoint."""
     with suppress(OSError):
-        if gguf.is_gguf(path) and path.is_file():
-            return path.resolve()
-        if path.is_dir() and not (path / CONFIG_FILE).exists() and (files := gguf.files_in(path)):
-            if len(files) == 1:
-                return files[0].resolve()
-            names = ", ".join(file.name for file in files[:6])
-            cause = f"model folder {str(path)!r} has {len(files)} GGUF files: {names}"
-            raise UsageError(cause, "name one or more of the files in --models")
-    return None
+        if path.is_file():
+            return [path.name] if gguf.is_gguf(path) else []
+        if path.is_dir() and not (path / CONFIG_FILE).exists():
+            return gguf.models_in(file.name for file in path.iterdir())
+    return []
 
 
 def at_endpoint(name: str, revision: str | None = None) -> ModelSource:
@@ -241,6 +283,9 @@ def fetch(
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise HubError(f"adapter {source.name!r} has no {ADAPTER_WEIGHTS} on the hub", "choose another adapter")
         return source.model_copy(update={"adapter": folder})
+    if source.file is not None:
+        parts = gguf.part_names(source.file)
+        return fetched(source, download(source.repository, source.revision, parts, progress) / source.file)
     folder = download(source.name, source.revision, WANTED, progress)
     usable = has_safetensors(folder)
     if allow_pickle and not usable:
@@ -253,6 +298,8 @@ def fetch(
 
 def fetched(source: ModelSource, folder: Path) -> ModelSource:
     """The source with its `path`, or with `pickled` if the weights in the folder must be converted first."""
+    if source.file is not None:
+        return source.model_copy(update={"path": folder, "config_dir": folder})
     return source.model_copy(update={"path": folder} if has_safetensors(folder) else {"pickled": folder})
 
 

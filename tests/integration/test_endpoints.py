@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from slim_eval.config import EngineConfig
+from slim_eval.engines import LoadRequest
+from slim_eval.engines.openai import OPENAI
+from slim_eval.engines.prompt_logprobs import TEXT
 from tests.commands import ON_A_BUSY_HOST, run_command
 from tests.standins.endpoint import KEY, StandIn, running
 
@@ -117,8 +121,49 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path) -> None:
     scores = [json.loads(path.read_text())["accuracy"] for path in tmp_path.glob("outputs/*/*/demo_gsm8k.json")]
     assert len(scores) == 2
     assert min(scores) >= 0.75  # the embedded model knows them all
-    # llama.cpp has no log-probabilities of a prompt: refused, not scored like chance.
-    refused = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/demo_hellaswag.error.json")]
-    assert len(refused) == 2
-    assert "log-probabilities" in refused[0]["cause"]
-    assert done.returncode == 1
+    # Log-likelihoods are forced: its completions API has none of a prompt.
+    chosen = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/demo_hellaswag.json")]
+    assert len(chosen) == 2, done.stdout + done.stderr
+    assert min(record["accuracy"] for record in chosen) >= 0.75
+    assert all(any("forced decoding" in note for note in record["notes"]) for record in chosen)
+    assert not any("were not checked" in note for record in chosen for note in record["notes"])
+    assert done.returncode == 0
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_forced_decoding_returns_the_log_probabilities_of_the_weights(kind: str, tmp_path: Path) -> None:
+    """Against Transformers, which reads the same file into float32; more contexts than the window has room for."""
+    import torch
+
+    from slim_eval.demo import MODEL_DIR
+    from slim_eval.engines.prompt_logprobs import ForcedDecoding
+    from slim_eval.models import loading
+    from tools.make_gguf import make
+
+    file, within = tmp_path / f"tiny-{kind}.gguf", 0.02 if kind == "f32" else 0.6  # its kernels round activations, too
+    make(MODEL_DIR, file, kind)
+    config = EngineConfig(engine="openai", server="llama.cpp", tokenizer=str(MODEL_DIR))
+    engine = OPENAI.load(LoadRequest(file, config, 96, precision="as-is", model="tiny", parallel=4))
+    try:
+        way = engine.prompt_logprobs  # after the canary, which has read the weights
+        assert isinstance(way, ForcedDecoding)
+        assert not any("were not checked" in note for note in engine.notes)
+        tokens = [int(token) for token in engine.tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
+        known, end = [*tokens, *tokens][:64], int(engine.tokenizer.eos_token_id)
+        asked = [
+            (context, continuation)
+            for start in range(8)
+            for context in [known[start : start + 48]]
+            for continuation in (known[start + 48 : start + 54], [end, *known[:3]], [known[start + 48], end])
+        ]
+        found = way.loglikelihoods(asked, 8, lambda place, answer: None)
+        assert way.loglikelihoods(asked[::-1], 1, lambda place, answer: None)[::-1] == [
+            (pytest.approx(value, abs=within), is_greedy) for value, is_greedy in found
+        ]
+    finally:
+        engine.close()
+    model = loading.load(file, dtype=torch.float32)
+    references = loading.token_logprobs(model, [[*context, *continuation] for context, continuation in asked])
+    for (context, _), reference, (value, _) in zip(asked, references, found, strict=True):
+        assert value == pytest.approx(sum(reference[len(context) - 1 :]), abs=within)

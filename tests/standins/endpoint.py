@@ -1,8 +1,9 @@
 """A stand-in for an OpenAI-compatible server, which misbehaves as it is told to.
 
 Run it as ``python -m tests.standins.endpoint --model NAME --port N [--fault FAULT]``, a command for ``--server``, or
-start it in this process with `running`. It answers as vLLM does. Its model continues every prompt with the same words;
-log-probabilities of a prompt are those of `logprob`, a rule that both sides can compute.
+start it in this process with `running`. It answers as vLLM does; with slots, as llama.cpp's server does. Its model
+continues every prompt with the same words; log-probabilities of a prompt are those of `logprob`, a rule that both sides
+can compute.
 """
 
 from __future__ import annotations
@@ -44,6 +45,18 @@ FAULTS: Final = (
     "echo-shifted",
     "echo-scaled",
 )
+#: What one that answers as llama.cpp's server can do wrong besides.
+NATIVE_FAULTS: Final = (
+    "bias-ignored",  # generates what the model finds most likely
+    "bias-counted",  # returns log-probabilities after the bias
+    "native-scaled",
+    "native-adrift",  # what it returns depends on what it was asked before
+    "native-above",  # a token that is likelier than the most likely one
+    "native-positive",
+    "native-old",  # as in 2024: texts with probabilities, without token ids
+    "native-refused",
+    "native-tokens",  # its model has another tokenizer
+)
 KEY: Final = "stand-in-key-0123456789"
 WORDS: Final = (" the", " quick", " brown", " fox", " jumps", " over", " a", " lazy", " dog", ".")
 
@@ -56,14 +69,21 @@ def logprob(token: int, position: int) -> float:
 class StandIn:
     """The server; `requests` keeps every body that it got."""
 
-    def __init__(self, model: str = "stand-in", fault: str | None = None, *, tokens_per_second: float = 500.0) -> None:
+    def __init__(
+        self, model: str = "stand-in", fault: str | None = None, *, tokens_per_second: float = 500.0, slots: int = 0
+    ) -> None:
         self.model, self.fault, self.requests = model, fault, list[dict[str, Any]]()
+        self.slots = slots
         self.pause_s = 1 / tokens_per_second
         self.app = web.Application(middlewares=[self._misbehave])
         self.app.router.add_get("/v1/models", self._models)
         self.app.router.add_get("/health", self._health)
         self.app.router.add_post("/v1/completions", self._completions)
         self.app.router.add_post("/v1/chat/completions", self._completions)
+        if slots:
+            self.app.router.add_get("/props", self._props)
+            self.app.router.add_post("/completion", self._native)
+            self.app.router.add_post("/detokenize", self._detokenize)
 
     @web.middleware
     async def _misbehave(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -87,6 +107,44 @@ class StandIn:
         data = [{"id": self.model, "object": "model"}]
         return web.json_response({"object": "list", "data": data})
 
+    async def _props(self, request: web.Request) -> web.Response:
+        return web.json_response({"total_slots": self.slots, "default_generation_settings": {"n_ctx": 512}})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        if self.fault == "native-tokens":
+            return web.json_response({"content": "ĠThe keeper of counted"})
+        return web.json_response({"error": {"message": "not here"}}, status=404)
+
+    async def _native(self, request: web.Request) -> web.Response:
+        """llama.cpp's own API, for one token."""
+        body = await request.json()
+        self.requests.append(body)
+        if self.fault == "native-refused" and body.get("logit_bias"):
+            return web.json_response({"error": {"message": "logit_bias must be an array"}}, status=400)
+        answer: dict[str, Any] = {"content": " the", "tokens_evaluated": len(body["prompt"])}
+        if not body.get("n_probs"):
+            return web.json_response(answer)
+        (token, bias), position = body["logit_bias"][0], len(body["prompt"])
+        assert bias > 100
+        value = logprob(token, position + (len(self.requests) if self.fault == "native-adrift" else 0))
+        best = (token, value) if token % 5 == 0 else (token + 1, -0.2)
+        if self.fault == "bias-ignored":
+            token, value = best
+        if self.fault == "bias-counted":
+            value, best = 0.0, (token, 0.0)
+        if self.fault == "native-scaled":
+            value, best = value * 0.5, (best[0], best[1] * 0.5)
+        if self.fault == "native-above":
+            value, best = -0.1, (best[0], -0.2)
+        if self.fault == "native-positive":
+            value = -value
+        if self.fault == "native-old":
+            probable = [{"tok_str": "the", "prob": 1.0}]
+            return web.json_response({**answer, "completion_probabilities": [{"content": "the", "probs": probable}]})
+        top = {"id": best[0], "token": str(best[0]), "logprob": best[1]}
+        said = {"id": token, "token": str(token), "logprob": value, "top_logprobs": [top]}
+        return web.json_response({**answer, "completion_probabilities": [said]})
+
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
@@ -103,7 +161,7 @@ class StandIn:
             return web.json_response({"error": {"message": "prompt must be a string"}}, status=400)
         if self.fault == "strict" and (unknown := {"ignore_eos", "cache_salt", "cache_prompt"} & body.keys()):
             return web.json_response({"error": {"message": f"Unknown parameter: {min(unknown)}"}}, status=400)
-        if body.get("echo") and self.fault == "echo-refused":
+        if body.get("echo") and (self.slots or self.fault == "echo-refused"):
             return web.json_response({"error": {"message": "echo is not supported"}}, status=400)
         count = int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
         if self.fault == "short":
@@ -201,7 +259,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--fault", choices=FAULTS)
+    parser.add_argument("--fault", choices=(*FAULTS, *NATIVE_FAULTS))
+    parser.add_argument("--slots", type=int, default=0, help="answer as llama.cpp's server does")
     parser.add_argument("--child", action="store_true", help="start a process of its own that ignores SIGTERM")
     given = parser.parse_args()
     if given.child and os.fork() == 0:
@@ -220,7 +279,7 @@ def main() -> None:
     if given.fault == "silent":
         time.sleep(600)
     port = given.port + 1 if given.fault == "other-port" else given.port
-    web.run_app(StandIn(given.model, given.fault).app, host="127.0.0.1", port=port, print=None)
+    web.run_app(StandIn(given.model, given.fault, slots=given.slots).app, host="127.0.0.1", port=port, print=None)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,9 @@ def test_log_likelihoods_are_those_of_the_server() -> None:
     ],
 )
 def test_the_canary_catches_a_server_that_lies(fault: str, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slim_eval.engines import openai_lm_eval
+    from slim_eval.engines import prompt_logprobs
 
-    monkeypatch.setattr(openai_lm_eval, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
+    monkeypatch.setattr(prompt_logprobs, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
     with engine_of(StandIn(fault=fault)) as engine:
         adapter = engine.lm_eval_model(1)
         with pytest.raises(EngineError, match=cause) as caught:
@@ -170,9 +170,9 @@ def test_the_canary_catches_a_server_that_lies(fault: str, cause: str, monkeypat
 
 
 def test_the_canary_passes_a_server_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    from slim_eval.engines import openai_lm_eval
+    from slim_eval.engines import prompt_logprobs
 
-    monkeypatch.setattr(openai_lm_eval, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
+    monkeypatch.setattr(prompt_logprobs, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
     with engine_of(StandIn()) as engine:
         assert asked(engine.lm_eval_model(1), "The cat sat on", " the mat")[0] < 0
         assert engine.notes == ()
@@ -181,7 +181,7 @@ def test_the_canary_passes_a_server_that_does_not(monkeypatch: pytest.MonkeyPatc
 def test_the_reference_is_the_model_itself() -> None:
     import torch
 
-    from slim_eval.engines.openai_lm_eval import reference_logprobs
+    from slim_eval.engines.prompt_logprobs import reference_logprobs
     from slim_eval.models import loading
 
     values = reference_logprobs(MODEL_DIR, [5, 9, 30], trust_remote_code=False)
@@ -192,3 +192,86 @@ def test_the_reference_is_the_model_itself() -> None:
     assert len(values) == 2
     assert values[1] == pytest.approx(float(last[30]), abs=1e-4)
     assert reference_logprobs(NOWHERE, [1, 2], trust_remote_code=False) is None
+
+
+def test_llama_cpps_server_is_made_to_generate_each_answer() -> None:
+    """The same sums as by echo; each context is read in one slot, by requests that its cache continues."""
+    from lm_eval.api.instance import Instance
+
+    texts = [
+        (context, continuation)
+        for context in ("The cat sat on", "A dog", "Nine copper kettles and", "Seven maps")
+        for continuation in (" the mat", " a violin without strings", " it")
+    ]
+    stand_in, seen = StandIn(slots=3), list[Any]()
+    with engine_of(stand_in) as engine:
+        adapter = engine.lm_eval_model(2)
+        adapter.set_cache_hook(type("Hook", (), {"add_partial": lambda self, *asked: seen.append(asked)})())
+        assert engine.prompt_logprobs is engine.prompt_logprobs  # the canary is sent once
+        stand_in.requests.clear()
+        found = adapter.loglikelihood([Instance("loglikelihood", {}, text, 0) for text in texts], disable_tqdm=True)
+        for text, (value, is_greedy) in zip(texts, found, strict=True):
+            tokens, known = adapter.tok_encode("".join(text)), len(adapter.tok_encode(text[0]))
+            assert value == pytest.approx(sum(rule(tokens)[known - 1 :]))
+            assert is_greedy == all(token % 5 == 0 for token in tokens[known:])
+        assert any("forced decoding" in note for note in engine.notes)
+    assert sorted(request for _, request, _ in seen) == sorted(texts)
+    slots = {}
+    for body in stand_in.requests:
+        assert (body["n_predict"], body["cache_prompt"], body["post_sampling_probs"]) == (1, True, False)
+        context = max(
+            (adapter.tok_encode(text) for text, _ in texts), key=lambda ids: ids == body["prompt"][: len(ids)]
+        )
+        slots.setdefault(tuple(context), set()).add(body["id_slot"])
+    assert len(slots) == 4
+    assert all(len(used) == 1 for used in slots.values())
+    assert set.union(*slots.values()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("bias-ignored", r"generated token \d+ where \d+ was forced: it ignores logit_bias"),
+        ("bias-counted", r"unlikely text are 0\.00 nats per token: they are those after sampling"),
+        ("native-scaled", r"differ by \d\.\d\d nats per token from those of the weights at hand"),
+        ("native-adrift", "not in the order of its tokens"),
+        ("native-above", "above that of the most likely token"),
+        ("native-positive", "are not log-probabilities"),
+        ("native-old", "returns no log-probability of the token that it generates"),
+        ("native-refused", "HTTP status 400: logit_bias must be an array"),
+        ("native-tokens", "the tokenizer is not the one of the served model"),
+    ],
+)
+def test_the_canary_catches_a_server_of_llama_cpp_that_lies(
+    fault: str, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slim_eval.engines import prompt_logprobs
+
+    monkeypatch.setattr(prompt_logprobs, "reference_logprobs", lambda folder, tokens, **_: rule(tokens))
+    with engine_of(StandIn(fault=fault, slots=2)) as engine:
+        adapter = engine.lm_eval_model(1)
+        with pytest.raises(EngineError, match=cause) as caught:
+            asked(adapter, "The cat sat on", " the mat")
+        assert caught.value.remedy
+        assert not engine.notes
+
+
+def test_a_prompt_that_exceeds_the_window_is_cut_as_lm_eval_cuts_it() -> None:
+    context, continuation = "The cat sat on the mat. " * 100, " the mat"
+    values = []
+    for stand_in in (StandIn(), StandIn(slots=2)):
+        with engine_of(stand_in) as engine:
+            values.append(asked(engine.lm_eval_model(2), context, continuation)[0])
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_what_float32_cannot_hold_is_the_least_that_it_can() -> None:
+    from slim_eval.engines.prompt_logprobs import ForcedDecoding
+
+    with engine_of(StandIn(slots=1)) as engine:
+        way = engine.prompt_logprobs
+        assert isinstance(way, ForcedDecoding)
+        top = [{"id": 3, "logprob": -0.1}]
+        answer = {"completion_probabilities": [{"id": 9, "logprob": -3.4028234663852886e38, "top_logprobs": top}]}
+        assert way._answer(answer, 9) == (pytest.approx(-103.28, abs=0.01), False)
+        assert any("-103.3 nats" in note for note in engine.notes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import generated  # noqa: F401 - registers the profiles before pytest chooses one
 from tests.commands import QUICK, Command, Run, run_command
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while test files are imported, and later not in what has been imported."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]

@@ -54,10 +54,15 @@ setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm
 check test: export OMP_NUM_THREADS = 1
 check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 
-check: setup lint types  ## Run ruff, mypy, the import rules and the unit tests, without those marked large
+# Two checks beside each other: some use one core only. What each prints stays together.
+BESIDE := $(MAKE) --no-print-directory --jobs=2 --output-sync=target
+
+check: setup  ## Run ruff, mypy, the import rules and the unit tests, without those marked large
+	@$(BESIDE) types lint
 	$(BIN)/python -m pytest tests/unit -n 2 --no-loadscope-reorder --hypothesis-profile=check -m 'not large'
 
-test: setup lint types browser docs  ## Run every check and every test; continuous integration runs this
+test: setup $(DOCS_READY)  ## Run every check and every test; continuous integration runs this
+	@$(BESIDE) types docs lint browser
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 browser:  # Chromium, for the tests of report.html; without it they are skipped with a reason

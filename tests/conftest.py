@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import generated  # noqa: F401 - registers the profiles before pytest chooses one
 from tests.commands import QUICK, Command, Run, run_command
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while test files are imported, and later not in what has been imported."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
@@ -56,26 +68,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_once(folder: Path, *args: str, preloaded_imports: bool = True) -> Run:
+def run_once(folder: Path, *args: str) -> Run:
     """Run the command line in `folder`, or return what it printed when another process of the session ran it."""
     printed = folder.with_suffix(".json")
     with FileLock(folder.with_suffix(".lock")):
         if not printed.exists():
             folder.mkdir()
-            done = run_command(*args, cwd=folder, preloaded_imports=preloaded_imports)
+            done = run_command(*args, cwd=folder)
             printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]), encoding="utf-8")
         return Run(folder, subprocess.CompletedProcess(*json.loads(printed.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(scope="session")
 def demo_run(workspace: Path) -> Run:
-    """The whole command on the embedded model: Transformers engine, three schemes, all benchmarks, W&B offline.
-
-    Every process of it starts with its own interpreter, as for a user.
-    """
+    """The whole command on the embedded model: Transformers engine, three schemes, all benchmarks, W&B offline."""
     return run_once(
         workspace / "transformers", "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine",
-        "transformers", *QUICK, preloaded_imports=False,
+        "transformers", *QUICK,
     )  # fmt: skip
 
 

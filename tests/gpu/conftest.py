@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 
 
 def _why_not() -> str | None:
+    if not power.list_gpus():  # asked first: importing torch takes seconds, in every process of tests
+        return "NVML lists no GPU"
     try:
         import torch
     except ImportError:
         return "torch is not installed"
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    return None if power.list_gpus() else "NVML lists no GPU"
+    return None if torch.cuda.is_available() else "no CUDA device"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

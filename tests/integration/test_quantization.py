@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -310,28 +309,17 @@ def test_a_quantized_model_is_not_quantized_again(
 
 def test_killed_on_the_way_nothing_has_the_final_name(llama: Path, tmp_path: Path, request_for: Make) -> None:
     request = request_for(llama, tmp_path / "q")
-    script = (
-        "import sys; from slim_eval.quantization.llmcompressor import quantize\n"
-        "from slim_eval.quantization.cache import QuantizeRequest\n"
-        "quantize(QuantizeRequest.model_validate_json(sys.stdin.read()), lambda text: print(text, flush=True))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(request.model_dump_json())
-        child.stdin.close()
-        for line in child.stdout:
-            if line.startswith("checking"):  # everything is written, nothing is published
-                child.send_signal(signal.SIGKILL)
-                break
+
+    def quantize_and_die() -> None:
+        import torch
+
+        torch.set_num_threads(1)  # a fork has none of the threads with which this process has computed
+        quantize(request, lambda stage: os.kill(os.getpid(), signal.SIGKILL) if stage.startswith("checking") else None)
+
+    child = multiprocessing.get_context("fork").Process(target=quantize_and_die)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL  # everything is written, nothing is published
     left = hidden(request.directory)
     assert len(left) == 1
     assert not (request.directory / "Tiny_int8").exists()

@@ -22,7 +22,6 @@ from slim_eval.models.source import resolve
 from slim_eval.results.records import PerformanceMetrics
 from slim_eval.schemes import is_quantized, scheme
 from slim_eval.utils import GIB
-from tests.standins import preloaded
 from tests.standins.tiny_models import ARCHITECTURES, make_checkpoint, make_tokenizer
 
 PROMPT = "Explain one interesting fact about large language models. " * 4  # more than one block of vLLM's prefix cache
@@ -72,8 +71,6 @@ def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iter
         decision = engines.choose(name, precision)
     except EngineError as error:
         pytest.skip(error.cause)
-    if name == "vllm":
-        preloaded.fork_vllm()
     config = EngineConfig(enforce_eager=name == "vllm", dtype="bfloat16")  # on every CPU
     loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
     yield loaded
@@ -458,7 +455,6 @@ def test_vllm_is_not_started_on_a_checkpoint_that_lacks_weights(lost: str, tmp_p
 
 @needs_vllm
 def test_no_room_for_the_kv_cache_names_cause_and_remedy(checkpoints: dict[str, Path]) -> None:
-    preloaded.fork_vllm()
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     config = EngineConfig(enforce_eager=True, engine_args={"num_gpu_blocks_override": 1})
     request = LoadRequest(checkpoints["fp16"], config, MAX_MODEL_LEN)

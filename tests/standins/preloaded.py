@@ -13,7 +13,6 @@ import contextlib
 import gc
 import importlib
 import json
-import multiprocessing
 import os
 import select
 import selectors
@@ -336,21 +335,6 @@ def _command(connection: socket.socket, job: dict[str, Any], outputs: Sequence[i
     with contextlib.suppress(BrokenPipeError):  # who asked for it has ended
         connection.send(str(status).encode())
     os._exit(0)
-
-
-def fork_vllm() -> None:
-    """Let vLLM fork its processes from this one, as it does on most platforms; on a CPU it starts interpreters.
-
-    Not if this process may have computed with several threads, which a fork does not have: it would wait for them.
-    """
-    import torch._dynamo
-    from vllm.utils import system_utils
-
-    if not _FORKABLE or torch.get_num_threads() > 1:
-        return
-    torch._dynamo.config.disable = True  # as TORCH_COMPILE_DISABLE, which is read when it is imported
-    fork = multiprocessing.get_context("fork")
-    system_utils.multiprocessing = types.SimpleNamespace(get_context=lambda method: fork)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

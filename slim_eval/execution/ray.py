@@ -438,7 +438,7 @@ def _localised(variant: PlannedVariant, setting: _Setting) -> PlannedVariant:
         return replace(variant, config=config)
     if source.kind == "demo":
         source = models.resolve(source.name)
-    elif not source.config_dir.is_dir():
+    elif not source.config_dir.exists():
         if source.kind != "hub":
             cause = f"model folder {source.config_dir} does not exist"
             raise UsageError(cause, "put the model on storage that all nodes see, or on the hub")

@@ -207,20 +207,21 @@ def test_a_killed_task_is_submitted_again_and_finished_records_stand(cluster: Cl
 
 #: Stage -> the event in whose middle it is: of the first, something is done when it first advances.
 IN_THE_MIDDLE = {
-    "quantize": "advanced", "performance": "started", "energy": "started", "serving": "started",
-    "demo_gsm8k": "advanced",
+    "quantize": "advanced", "performance": "started", "energy": "started", "demo_gsm8k": "advanced",
+    "serving": "started",
 }  # fmt: skip
 
 
 def node_of(cluster: Cluster, folder: Path, variant: str) -> Any:
     """The node on which the worker of a variant works: the one whose claim of a turn names it."""
-    nodes = nodes_by_process(cluster)
-    for worker in map(psutil.Process, workers_in(folder)):
-        for file in worker.open_files():
-            path = Path(file.path)
-            claim = path.with_suffix(".json")
-            if path.suffix == ".lock" and claim.exists() and json.loads(claim.read_text())["what"].startswith(variant):
-                return next(nodes[parent.pid] for parent in worker.parents() if parent.pid in nodes)
+    nodes, end = nodes_by_process(cluster), time.monotonic() + 20
+    while time.monotonic() < end:
+        for worker in map(psutil.Process, workers_in(folder)):
+            for path in (Path(file.path) for file in worker.open_files() if file.path.endswith(".lock")):
+                with contextlib.suppress(OSError, ValueError):  # another file, or half written
+                    if json.loads(path.with_suffix(".json").read_text())["what"].startswith(variant):
+                        return next(nodes[parent.pid] for parent in worker.parents() if parent.pid in nodes)
+        time.sleep(0.05)
     raise LookupError(variant)
 
 
@@ -272,7 +273,7 @@ def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -
     said = "\n".join(str(event) for event in heard)
     assert status == 0, said[-3000:]
     assert not stages
-    records = ["performance", "energy", "serving", "demo_gsm8k"]
+    records = [stage for stage in IN_THE_MIDDLE if stage != "quantize"]
     for number in range(1, len(IN_THE_MIDDLE) + 1):
         left = records[max(0, number - 2) :]
         assert f"submitted again, {number} of {len(IN_THE_MIDDLE)} (--max-retries): {', '.join(left)}" in said
@@ -281,7 +282,7 @@ def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -
         assert started.count(("./doomed int8", stage)) == 2, stage  # in which it died, and again
         assert started.count(("./spared int8", stage)) == 1, stage
     assert not [event for event in heard if event["event"] == "failed" and event["cell"] != "./doomed int8"]
-    assert set(kept) == {"performance.json", "energy.json", "serving.json"}
+    assert set(kept) == {"performance.json", "energy.json", "demo_gsm8k.json"}
     assert {name: (outputs / name).stat().st_mtime_ns for name in kept} == kept
     assert deterministic(outputs) == deterministic(folder / "outputs/spared/spared_int8")
     digests = [json.loads((folder / f"quantized-models/{name}_int8/quantization.json").read_text())["weight_sha256"]

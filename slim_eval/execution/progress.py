@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape as escape_markup
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 DEFAULT = DisplayConfig()
 _PLAIN_EVERY_S = 15.0
+# Columns of the row of a variant, and those of its stage, its progress and the time together.
+_NAME_WIDTH, _OTHERS_WIDTH = 20, 48
 
 
 @dataclass(frozen=True)
@@ -503,17 +506,19 @@ class ManyDisplay(Display):
     def _render(self) -> Group:
         """The rows that fit into the terminal, and the bar."""
         now = time.monotonic()
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
+        table = Table.grid(padding=(0, 1), expand=True)
+        for_name = max(_NAME_WIDTH, self._console.width - _OTHERS_WIDTH)
+        table.add_column(no_wrap=True, overflow="ellipsis", width=for_name)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
         table.add_column(no_wrap=True, justify="right")
-        table.expand = True
         with self._lock:
             rows, tally = list(self._rows.items()), self._tally
             room = max(1, self._console.size.height - 4)
             for variant, row in rows[:room]:
-                table.add_row(escape(variant), escape(row.stage), escape(row.progress), _clock(now - row.since))
+                table.add_row(
+                    _shortened(variant, for_name), escape(row.stage), escape(row.progress), _clock(now - row.since)
+                )
             hidden = len(rows) - room
             # Finished stages of what still runs count nothing: a variant is done or not.
             bar = ProgressBar(total=max(1, tally.total), completed=len(tally.done), width=20)
@@ -541,6 +546,14 @@ class _Row:
         if self.total is None:
             return f"{self.done} {self.unit}" if self.unit else "…"
         return f"{self.done}/{self.total} {self.unit}"
+
+
+def _shortened(variant: str, width: int) -> Text:
+    """The name of a variant, its model cut if it is too long: models have long names, and differ in their scheme."""
+    model, space, scheme = redact(variant).partition(" ")
+    name = Text(model)
+    name.truncate(max(1, width - cell_len(space + scheme)), overflow="ellipsis")
+    return name.append(space + scheme)
 
 
 def _clock(seconds: float) -> str:

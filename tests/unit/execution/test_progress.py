@@ -206,6 +206,25 @@ def test_without_a_terminal_many_variants_share_one_line_of_progress(monkeypatch
     assert lines[-1] == "1 of 5 variants done, 1 running"
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_variants_of_a_model_with_a_long_name_differ_in_their_rows(width: int) -> None:
+    display = ManyDisplay(Console(file=io.StringIO(), force_terminal=True, width=width, height=9, color_system=None))
+    with display:
+        for number, scheme in enumerate(("int8", "int4+kv8", "fp16 run 12"), start=1):
+            name = f"acme/a-model-with-a-really-long-name-70B-instruct {scheme}"
+            display.begin(name, number, 3, ["mmlu"])
+            display.handle(name, messages.Started(stage="demo_hellaswag"))
+            display.handle(name, messages.Advanced(stage="demo_hellaswag", done=12, total=None, unit="s of waiting"))
+        live = Console(file=io.StringIO(), width=width, color_system=None)
+        live.print(display._render())
+    shown = live.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in shown)
+    for line, scheme in zip(shown, ("… int8 ", "… int4+kv8 ", "… fp16 run 12 "), strict=False):
+        assert line.startswith("acme/a")
+        assert scheme in line
+        assert width < 80 or "demo_hellaswag    12 s of waiting" in line
+
+
 @pytest.mark.parametrize("makes", [ManyDisplay, lambda console: PlainDisplay(console, tally=Tally())])
 def test_a_stage_that_another_node_does_again_has_not_failed(makes: Callable[[Console], Display]) -> None:
     output = io.StringIO()

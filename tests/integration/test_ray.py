@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from slim_eval._version import __version__
-from slim_eval.demo import MODEL_DIR
+from slim_eval.demo import CALIBRATION_FILE, MODEL_DIR
 from slim_eval.results.store import read_samples
 from tests.commands import INSTANT, QUICK, WITH_INSTANT, Run, heed_ctrl_c, run_command
 from tests.standins.nvml import StandInGpu, build, environment
@@ -225,13 +225,11 @@ def node_of(cluster: Cluster, folder: Path, variant: str) -> Any:
     raise LookupError(variant)
 
 
-def deterministic(folder: Path) -> dict[str, Any]:
-    """What every run of the same model writes."""
-    parts: dict[str, Any] = {
-        path.name: same_parts(json.loads(path.read_text())) for path in sorted(folder.glob("[!.]*.json"))
-    }
-    answers = read_samples(folder, "demo_gsm8k")
-    return json.loads(json.dumps([parts, answers]).replace(folder.parent.name, "MODEL"))
+def deterministic(folder: Path) -> str:
+    """What every run of the same model writes, as JSON."""
+    parts = {path.name: same_parts(json.loads(path.read_text())) for path in sorted(folder.glob("[!.]*.json"))}
+    text = json.dumps([parts, read_samples(folder, "demo_gsm8k")], indent=1, sort_keys=True)
+    return text.replace(folder.parent.name, "MODEL")
 
 
 def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -> None:
@@ -244,7 +242,8 @@ def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -
     args = (
         "--models", "./doomed ./spared", "--precision", "int8", "--tasks", "performance energy serving accuracy",
         "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1", "--accuracy-limit", "40", "--accelerator", "V100",
-        "--share-node", "--max-retries", str(len(IN_THE_MIDDLE)), "--verbose", *LONG, *SERVING,
+        "--share-node", "--max-retries", str(len(IN_THE_MIDDLE)), "--calibration-dataset", str(CALIBRATION_FILE),
+        "--verbose", *LONG, *SERVING,
     )  # fmt: skip
     outputs = folder / "outputs/doomed/doomed_int8"
     kept: dict[str, int] = {}

@@ -272,10 +272,13 @@ def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -
     said = "\n".join(str(event) for event in heard)
     assert status == 0, said[-3000:]
     assert not stages
-    records = [stage for stage in IN_THE_MIDDLE if stage != "quantize"]
-    for number in range(1, len(IN_THE_MIDDLE) + 1):
-        left = records[max(0, number - 2) :]
-        assert f"submitted again, {number} of {len(IN_THE_MIDDLE)} (--max-retries): {', '.join(left)}" in said
+    notes = [event["text"] for event in heard if event["event"] == "note" and "submitted again" in event["text"]]
+    order = list(IN_THE_MIDDLE)
+    for number, note in enumerate(notes):
+        head, _, left = note.rpartition(": ")
+        assert head.endswith(f"submitted again, {number + 1} of {len(order)} (--max-retries)")
+        assert set(left.split(", ")) == set(order[max(1, number) :])
+    assert len(notes) == len(order)
     started = [(event["cell"], event["stage"]) for event in heard if event["event"] == "started"]
     for stage in IN_THE_MIDDLE:
         assert started.count(("./doomed int8", stage)) == 2, stage  # in which it died, and again

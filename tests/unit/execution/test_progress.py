@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,44 @@ def test_without_a_terminal_many_variants_share_one_line_of_progress(monkeypatch
     assert not [line for line in lines if "requests" in line]
     assert 10 < lines.count("0 of 5 variants done, 2 running") < 70
     assert lines[-1] == "1 of 5 variants done, 1 running"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_variants_of_a_model_with_a_long_name_differ_in_their_rows(width: int) -> None:
+    display = ManyDisplay(Console(file=io.StringIO(), force_terminal=True, width=width, height=9, color_system=None))
+    with display:
+        for number, scheme in enumerate(("int8", "int4+kv8", "fp16 run 12"), start=1):
+            name = f"acme/a-model-with-a-really-long-name-70B-instruct {scheme}"
+            display.begin(name, number, 3, ["mmlu"])
+            display.handle(name, messages.Started(stage="demo_hellaswag"))
+            display.handle(name, messages.Advanced(stage="demo_hellaswag", done=12, total=None, unit="s of waiting"))
+        live = Console(file=io.StringIO(), width=width, color_system=None)
+        live.print(display._render())
+    shown = live.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in shown)
+    for line, scheme in zip(shown, ("… int8 ", "… int4+kv8 ", "… fp16 run 12 "), strict=False):
+        assert line.startswith("acme/a")
+        assert scheme in line
+        assert width < 80 or "demo_hellaswag    12 s of waiting" in line
+
+
+@pytest.mark.parametrize("makes", [ManyDisplay, lambda console: PlainDisplay(console, tally=Tally())])
+def test_a_stage_that_another_node_does_again_has_not_failed(makes: Callable[[Console], Display]) -> None:
+    output = io.StringIO()
+    display = makes(Console(file=output, force_terminal=True, width=80, color_system=None))
+    with display:
+        for number, name in enumerate(("a", "b"), start=1):
+            display.begin(name, number, 2, ["engine", "mmlu"])
+            display.handle(name, messages.Failed(stage="mmlu", cause="the node died", remedy=""))
+        display.handle("a", messages.Started(stage="mmlu"))
+        display.handle("a", messages.Finished(stage="mmlu"))
+        display.end("a")
+        display.end("b")
+        shown = str(display._tally)  # type: ignore[attr-defined]
+    assert shown == "2 of 2 variants done, 0 running, 1 stage failed"
+    if isinstance(display, ManyDisplay):
+        assert "✓ a" in output.getvalue()
+        assert "✗ b" in output.getvalue()
 
 
 def test_programs_are_told_how_far_many_variants_are() -> None:

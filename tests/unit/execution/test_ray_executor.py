@@ -98,3 +98,69 @@ def test_records_of_whichever_device_are_kept_if_the_device_is_not_known(
         resume.survey(local, gpus, force=False)
     (found,) = resume.survey(local, None, force=False)
     assert "performance" in found.reused
+
+
+class StandInRay:
+    """The module ray, with the streams of its tasks, one per submission; None is a look that finds nothing."""
+
+    exceptions = SimpleNamespace(
+        NodeDiedError=type("NodeDiedError", (Exception,), {}),
+        **{name: type(name, (Exception,), {}) for name in (
+            "WorkerCrashedError", "OutOfMemoryError", "ObjectLostError", "LocalRayletDiedError",
+        )},
+    )  # fmt: skip
+
+    def __init__(self, *streams: list[Any], nodes: Any) -> None:
+        self.streams, self.nodes, self.submitted = list(streams), nodes, 0
+
+    def remote(self, function: Any) -> Any:
+        def submit(*_: Any) -> Any:
+            self.submitted += 1
+            return self.streams.pop(0)
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=submit))
+
+    def wait(self, streams: list[list[Any]], *, timeout: float) -> tuple[list[Any], list[Any]]:
+        (stream,) = streams
+        if stream and stream[0] is None:
+            del stream[0]
+            return [], streams
+        return streams, []
+
+    def get(self, answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def checks(*streams: list[Any], nodes: Any = None, **machines: Any) -> tuple[StandInRay, Any]:
+    """A cluster, and what its check of one variant returns or raises."""
+    standin = StandInRay(*streams, nodes=nodes or cluster(A100).nodes)
+    asked = run_config(**machines)
+    (variant,), _ = plan.lay_out(config())
+    made = ray.RayMachines(standin, asked, ray._require_nodes(cluster(A100), asked), None)  # type: ignore[arg-type]
+    return standin, lambda: made.check(asked, [variant])
+
+
+def test_the_check_of_a_run_is_done_again_if_its_node_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    died = StandInRay.exceptions.NodeDiedError()
+    standin, check = checks([died], [ray._Began("b"), ({"fp16": "vllm"}, ["a note"])], max_retries=1)
+    assert check().engines == {"fp16": "vllm"}
+    assert standin.submitted == 2
+    _, check = checks([died], [ray._Began("b"), died], max_retries=1)
+    with pytest.raises(SlimEvalError, match=r"the node that checked the run died, or lost its task, 2 times"):
+        check()
+
+
+def test_a_run_that_waits_for_a_node_says_so_once_and_stops_if_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "_PATIENCE_S", -1.0)
+    _, check = checks([None, None, ray._Began("a"), ({}, [])])
+    check()
+    assert capsys.readouterr().err == "note: waiting for a node of the Ray cluster: all GPUs may be in use\n"
+    _, check = checks([None, ray._Began("a")], nodes=cluster(GONE).nodes, accelerator="A100")
+    with pytest.raises(UsageError, match="no node of the Ray cluster has 1 GPU of type A100"):
+        check()

@@ -20,7 +20,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
-_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15}
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_1": 3, "q8_0": 7, "q4_k_m": 15}
 _NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
@@ -37,6 +37,8 @@ def type_of(name: str, shape: tuple[int, ...], asked: str, layers: int) -> Type:
         return Type.F16
     if asked == "q8_0":
         return Type.Q8_0
+    if asked == "q4_1":
+        return Type.Q8_0 if name == "token_embd.weight" else Type.Q4_1
     part, better = name.split(".")[-2], name == "token_embd.weight"
     if part in ("attn_v", "ffn_down"):
         layer = int(name.split(".")[1])

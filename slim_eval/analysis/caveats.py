@@ -65,6 +65,12 @@ INEXACT = Kind(
     "exact sums (decision 026). Measure accuracy with --engine transformers", "#", r"\#",
 )  # fmt: skip
 KERNELS = Kind("kernel agreement", "kernels", "bad")
+GRID = Kind(
+    "weight grid", "4-bit grid", "warn",
+    "the 16-bit weights lie on a 4-bit grid: they were made from 4-bit weights. Scores at 16 bit include what that "
+    "cost, and int4 results are of weights that were in 4 bit before: a scheme with the same grid may lose nothing. "
+    "They do not carry over to the original model",
+)  # fmt: skip
 LOW_BIT_SHARE = Kind("low-bit share", "partly 16 bit", "warn")
 ENGINES_DIFFER = Kind(
     "engines", "other engine", "warn",
@@ -146,6 +152,7 @@ def find_caveats(variants: Sequence[Variant]) -> list[Caveat]:
         *_shared_nodes(variants),
         *_inexact(variants),
         *_kernels(variants),
+        *_shared(GRID, (variant for variant in variants if variant.fact("source_grid_bits") is not None)),
         *_low_bit_shares(variants),
         *_engines(variants),
         *_prompts(variants),

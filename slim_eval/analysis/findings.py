@@ -35,6 +35,7 @@ from slim_eval.metrics import (
     WEIGHTS,
     Metric,
 )
+from slim_eval.models import weight_grid
 from slim_eval.results.records import PairedTask
 from slim_eval.results.variants import Estimate, Interval, Variant, by_model
 from slim_eval.schemes import in_order
@@ -179,6 +180,8 @@ def _notes(study: Study) -> list[str]:
     notes: dict[str, list[str]] = {}
     for variant in study.variants:
         for note in dict.fromkeys(note for record in variant.records for note in record.notes):
+            if note == weight_grid.NOTE:  # the caveat says it
+                continue
             notes.setdefault(note, []).append(variant.label)
     made = [_about(study, list(dict.fromkeys(labels)), note.rstrip(".")) for note, labels in notes.items()]
     return _capped(made, "notes")

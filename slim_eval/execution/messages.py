@@ -89,6 +89,15 @@ class ConvertJob(_Message):
     trust_remote_code: bool
 
 
+class DequantizeJob(_Message):
+    """Convert a GGUF file to a 16-bit safetensors checkpoint in a folder."""
+
+    kind: Literal["dequantize"] = "dequantize"
+    file: Path
+    directory: Path
+    identity: dict[str, Any]
+
+
 class MeasureJob(_JobOfSchemes):
     """Load one checkpoint once and run benchmarks on it."""
 
@@ -101,6 +110,7 @@ class MeasureJob(_JobOfSchemes):
     base_model: str | None = None  # what a checkpoint that came quantized was made from; None if unknown
     adapter: str | None = None  # the LoRA adapter that was merged into the base model; None without one
     quantization_scheme: str
+    source_grid_bits: int | None = None  # of the grid on which the 16-bit weights lie; None if on none, or not known
     stages: tuple[str, ...]  # the records to make, in the order of measuring
     directory: Path  # where records are written
     max_model_len: int
@@ -110,7 +120,7 @@ class MeasureJob(_JobOfSchemes):
     settings: dict[str, dict[str, Any]] = {}
 
 
-PrepareJob = RecipeJob | FetchJob | ConvertJob | QuantizeJob
+PrepareJob = RecipeJob | FetchJob | ConvertJob | DequantizeJob | QuantizeJob
 Job = Annotated[CheckJob | PrepareJob | MeasureJob, Field(discriminator="kind")]
 
 

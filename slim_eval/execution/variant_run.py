@@ -19,7 +19,7 @@ from slim_eval.errors import SlimEvalError
 from slim_eval.execution import locks, messages
 from slim_eval.execution.executor import Executor
 from slim_eval.execution.plan import PlannedVariant, notes_on
-from slim_eval.models import adapters, hub, pickles
+from slim_eval.models import adapters, hub, pickles, weight_grid
 from slim_eval.quantization import cache
 from slim_eval.schemes import is_quantized
 
@@ -173,6 +173,9 @@ class VariantRun:
         settings = variant.settings(self.gpus)  # only now: the checkpoint may have been made elsewhere
         remaining = variant.todo
         assert source.path is not None
+        grid_bits = None if source.kind == "endpoint" else weight_grid.grid_bits(source.path)
+        if grid_bits is not None:
+            self._keep_notes([weight_grid.NOTE])
 
         def costs(stage: str) -> Sequence[str]:
             return remaining if stage == "engine" else [stage]
@@ -187,6 +190,7 @@ class VariantRun:
                 base_model=variant.base_model,
                 adapter=None if source.base is None else source.name,
                 quantization_scheme=variant.recorded_as(source),
+                source_grid_bits=grid_bits,
                 stages=tuple(remaining),
                 directory=variant.directory,
                 max_model_len=variant.max_model_len,

@@ -118,8 +118,11 @@ def _prepare_in_turn(job: messages.PrepareJob, stage: str, emit: _Emit) -> Path 
     """Do a job that measures nothing; while it uses the machine, nothing there is measured alone."""
     if isinstance(job, messages.RecipeJob):  # before any variant is begun
         return _prepare(job, emit)
-    source = job.request.source if isinstance(job, messages.QuantizeJob) else job.source
-    with turns.turn(f"{source.name}: {stage}", alone=False, waiting=_waiting(stage, emit)):
+    if isinstance(job, messages.DequantizeJob):
+        name = job.file.stem
+    else:
+        name = (job.request.source if isinstance(job, messages.QuantizeJob) else job.source).name
+    with turns.turn(f"{name}: {stage}", alone=False, waiting=_waiting(stage, emit)):
         return _prepare(job, emit)
 
 
@@ -169,6 +172,10 @@ def _prepare(job: messages.PrepareJob, emit: _Emit) -> Path | None:
         source = models.fetch(job.source, allow_pickle=job.allow_pickle, progress=_progress("download", emit))
         return source.path or source.pickled or source.adapter
     progress = _progress(job.kind, emit)
+    if isinstance(job, messages.DequantizeJob):
+        from slim_eval.models import dequantize
+
+        return dequantize.convert(job.file, job.directory, job.identity, progress)
     if isinstance(job, messages.ConvertJob):
         from slim_eval.engines import memory
         from slim_eval.models import pickles
@@ -390,6 +397,7 @@ def _metadata(
         adapter=job.adapter,
         group_size=groups,
         low_bit_share=_low_bit_share(job, source) if made is None else made.low_bit_share,
+        source_grid_bits=job.source_grid_bits,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
         model_size_gb=None if source is None else models.describe(job.checkpoint).language_bytes / GIB,

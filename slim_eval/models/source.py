@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -484,14 +484,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_header(file: Path) -> Tensors:
     """The tensors of one file; a UsageError if it is truncated or not a safetensors file."""
-    return {name: (kind, shape) for name, (kind, shape, _, _) in _read_header(file).items()}
+    return {name: (span.kind, span.shape) for name, span in read_spans(file).items()}
 
 
 def same_bytes(folder: Path, name: str, other: str) -> bool:
     """Whether two tensors of a local checkpoint have the same dtype, shape and values, compared byte by byte."""
     found = {}
     for file in weight_files(folder):
-        header = _read_header(file)
+        header = read_spans(file)
         found.update({each: (file, *header[each]) for each in (name, other) if each in header})
     (file, *what, start, end), (other_file, *other_what, other_start, _) = found[name], found[other]
     if what != other_what:
@@ -505,8 +505,17 @@ def same_bytes(folder: Path, name: str, other: str) -> bool:
     return True
 
 
-def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """Tensor -> its dtype, its shape, and where its bytes begin and end in the file."""
+class Span(NamedTuple):
+    """A tensor in a safetensors file."""
+
+    kind: str  # its dtype, as safetensors names it
+    shape: tuple[int, ...]
+    begin: int  # where its bytes begin and end in the file
+    end: int
+
+
+def read_spans(file: Path) -> dict[str, Span]:
+    """The tensors of one file and where they are in it; errors as of `read_header`."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -520,7 +529,7 @@ def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]
         tensors = {}
         for name, entry in header.items():
             first, last = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[name] = (str(entry["dtype"]), tuple(entry["shape"]), first, last)
+            tensors[name] = Span(str(entry["dtype"]), tuple(entry["shape"]), first, last)
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"{file}: its header is damaged or incomplete", "download the model again") from error
     if 8 + length + end != size:

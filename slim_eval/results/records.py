@@ -61,6 +61,8 @@ class Metadata(KernelReceipt):
     adapter: str | None = None  # the LoRA adapter that was merged into `base_model`; None without one
     group_size: int | None = None  # input columns that share a scale, if that is not the scheme's own number
     low_bit_share: float | None = None  # of the linear weights that are quantized; None if not recorded
+    # Bits of the grid on which the 16-bit weights lie, if they were made from fewer bits; None if not, or not known.
+    source_grid_bits: int | None = None
     timestamp: str | None = None  # ISO 8601, UTC
     num_parameters: int | None = None
     num_parameters_b: float | None = None  # num_parameters / 1e9

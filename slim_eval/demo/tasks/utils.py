@@ -1,4 +1,4 @@
-"""Functions that lm-eval calls from the task files beside this one: they read data from the package's folder."""
+"""Functions that lm-eval calls from the task files beside this one: they read data of the package, or make them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def load(name: str, **_: Any) -> dict[str, Dataset]:
 
     rows = {split: (_DATA_DIR / f"{name}.{split}.jsonl").read_text(encoding="utf-8") for split in ("test", "fewshot")}
     return {split: Dataset.from_list([json.loads(row) for row in text.splitlines()]) for split, text in rows.items()}
+
+
+def load_prose(name: str, **_: Any) -> dict[str, Dataset]:
+    """Makes one task's items from the texts that come with Python; arguments and result as of `load`."""
+    from datasets import Dataset
+
+    from slim_eval.demo import prose
+
+    return {split: Dataset.from_list(prose.items(name, split)) for split in ("test", "fewshot")}

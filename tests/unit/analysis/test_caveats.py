@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from slim_eval.analysis.caveats import PROMPTS, ZEROS, find_caveats, marks_of
+from slim_eval.analysis.caveats import GRID, PROMPTS, ZEROS, find_caveats, marks_of
 from slim_eval.analysis.comparability import obstacles
 from slim_eval.analysis.report.report_tables import ReportTable, task_details
 from slim_eval.analysis.study import Study
@@ -105,3 +105,11 @@ def test_zeros_of_the_predecessor_are_named_once_and_compared_with_nothing(tmp_p
     for variant in failed:
         assert variant.estimate("mmlu") is None
         assert obstacles(task_metric("mmlu"), variant, base) == [f"not measured at {variant.precision}"]
+
+
+def test_16_bit_weights_on_a_4_bit_grid_are_named_once_and_only_if_they_are(make_variant: MakeVariant) -> None:
+    on_grid = [make_variant("org/Tiny", name, head={"source_grid_bits": 4}) for name in ("fp16", "int4")]
+    plain = make_variant("org/Other", "fp16")
+    (found,) = [caveat for caveat in find_caveats(labelled([*on_grid, plain])) if caveat.kind is GRID]
+    assert found.variants == ("Tiny fp16", "Tiny int4")
+    assert "int4 results are of weights that were in 4 bit before" in found.text

@@ -274,12 +274,21 @@ def card(config: configs.CardConfig) -> None:
 
 @_command(configs.DemoConfig)
 def demo(config: configs.DemoConfig) -> None:
-    """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes."""
+    """Run every benchmark on the embedded model at fp16, int8 and int4, then analyze the results; takes minutes.
+
+    With --real, the model is SmolLM2-135M-Instruct.
+    """
     from slim_eval.analysis import analyze as analyze_results
     from slim_eval.analysis.tables import verdict_table
-    from slim_eval.evaluator import evaluate
 
-    report = evaluate(config.run(), with_verdict=False)
+    if config.real:
+        from slim_eval import real_demo
+
+        report = real_demo.measure(config)
+    else:
+        from slim_eval.evaluator import evaluate
+
+        report = evaluate(config.run(), with_verdict=False)
     if report.variants:
         analysis = analyze_results(configs.AnalysisConfig(input_dir=config.output_dir, output_dir=config.analysis_dir))
         _show_remarks(analysis)

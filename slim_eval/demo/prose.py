@@ -26,7 +26,7 @@ _SHARES = {"calibration": 1, "fewshot": 2, "words": 48, "prepositions": 100}  # 
 _CHOICES = 4
 _FEWEST_BEFORE, _MOST_BEFORE = 8, 14  # words before the one that is asked for
 _SHORTEST, _RAREST = 5, 4  # letters of a word that is asked for, and how often it has to occur
-_FEWSHOT_ROWS = 16
+_FEWSHOT_ROWS, _TEST_ROWS = 16, 1000
 _CALIBRATION_ROWS, _ROW_WORDS = 256, 150
 #: Modules whose texts are code or lists, or that distributions of Python often leave out; folders of tests.
 _LEFT_OUT = {"idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "distutils", "ensurepip", "pydoc_data", "this"}
@@ -70,7 +70,7 @@ def items(task: str, split: str = "test") -> list[dict[str, Any]]:
         if split_of(sentence) == wanted and (item := _item(sentence, known)) is not None:
             made.setdefault(item["context"], item)  # one question has one answer
     rows = sorted(made.values(), key=lambda item: _number(item["context"]))
-    return rows[:_FEWSHOT_ROWS] if split == "fewshot" else rows
+    return rows[: _FEWSHOT_ROWS if split == "fewshot" else _TEST_ROWS]
 
 
 def calibration_rows() -> list[dict[str, str]]:

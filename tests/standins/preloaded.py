@@ -32,7 +32,7 @@ IMPORTS = {
                "lm_eval.evaluator", "lm_eval.models.huggingface", "llmcompressor.modifiers.quantization"),
 }  # fmt: skip
 #: Starts of the names of variables that are read when they are needed, not when a library is imported.
-_ALWAYS_LATER = ("SLIM_EVAL_", "INSTANT_", "WANDB_", "COLUMNS", "PYTEST_", "OPENAI_API_KEY")
+_ALWAYS_LATER = ("SLIM_EVAL_", "INSTANT_", "WANDB_", "COLUMNS", "PYTEST_", "OPENAI_API_KEY", "PIP_", "UV_")
 _READ_LATER = {
     "models": (*_ALWAYS_LATER, "HF_TOKEN"),
     # Libraries that talk to a hub have not been imported.

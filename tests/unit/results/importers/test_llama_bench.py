@@ -64,6 +64,30 @@ def numbers(imported: ImportedRecord) -> PerformanceMetrics:
 
 
 @pytest.mark.parametrize("name", ["bench.json", "bench.jsonl", "bench.csv"])
+def test_files_that_llama_bench_wrote(name: str) -> None:
+    """Of two quantizations of SmolLM2-135M on a CPU, by the llama.cpp of llama-cpp-python 0.3.36; CPU not named."""
+    folder = Path(__file__).parent / "llama_bench"
+    text = (folder / name).read_text(encoding="utf-8")
+    rows = {
+        "bench.json": lambda: json.loads(text),
+        "bench.jsonl": lambda: [json.loads(line) for line in text.splitlines()],
+        "bench.csv": lambda: list(csv.DictReader(text.splitlines())),
+    }[name]()
+    found = conftest.read(folder / name)
+    assert [(each.label, str(each.precision).lower()) for each in found] == [
+        ("pp64", "q8_0"), ("tg16", "q8_0"), ("pp64", "q4_k_m"), ("tg16", "q4_k_m"),
+    ]  # fmt: skip
+    for imported, row in zip(found, rows, strict=False):
+        mean_s, made = float(row["avg_ns"]) / 1e9, numbers(imported)
+        assert (imported.model, made.num_runs) == ("SmolLM2-135M-Instruct", None if name.endswith("csv") else 3)
+        if imported.label == "pp64":
+            assert made.ttft_s == pytest.approx(mean_s, rel=1e-4)
+        else:
+            assert made.tpot_s == pytest.approx(mean_s / 16, rel=1e-4)
+            assert made.tokens_per_second == pytest.approx(16 / mean_s, rel=1e-4), "theirs is the mean of the rates"
+
+
+@pytest.mark.parametrize("name", ["bench.json", "bench.jsonl", "bench.csv"])
 def test_each_test_is_a_record_in_every_format(tmp_path: Path, name: str) -> None:
     found = read(write(tmp_path / name, TESTS))
     assert list(found) == ["pp512", "tg128", "pp512+tg128"]

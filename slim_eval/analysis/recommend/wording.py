@@ -83,7 +83,7 @@ def confidence_of(found: Recommendation) -> str:
     if fixed and not varied and len(ranking.running) > 1:  # the resamples tell who meets the constraints, no more
         lack = "has no interval" if len(fixed) == 1 else "have no intervals"
         names = " and ".join(fixed)
-        return f"unknown. {names} {lack}, so the order may be chance; held fixed, {confidence}"
+        return f"unknown. {names[0].upper()}{names[1:]} {lack}, so the order may be chance; held fixed, {confidence}"
     return confidence + (f" Held fixed, without an interval: {', '.join(fixed)}." if fixed else "")
 
 

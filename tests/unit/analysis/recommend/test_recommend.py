@@ -348,7 +348,7 @@ def test_a_constraint_with_an_interval_makes_no_order_sure(make_variant: MakeCel
     ]
     advice = choose(variants, objective="latency", min_accuracy={"mmlu": 0.5})
     words = " ".join(sentences(advice))
-    assert "Confidence: unknown. time per output token has no interval, so the order may be chance; held fixed" in words
+    assert "Confidence: unknown. Time per output token has no interval, so the order may be chance; held fixed" in words
 
 
 def test_uncertainty_of_what_does_not_decide_does_not_count(make_variant: MakeCell) -> None:

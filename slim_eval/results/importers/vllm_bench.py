@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from slim_eval.errors import UsageError
 from slim_eval.recognise import of_options
@@ -39,7 +39,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     OptionalText,
     Positive,
     RequestSample,
@@ -60,7 +60,9 @@ _OFFLINE_KEYS = {"avg_latency", "requests_per_second"}
 _OFFLINE_SETTINGS = {
     "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
 }  # fmt: skip
-_QUANTIZATION = {"quantization", "kv_cache_dtype", "revision"}
+_QUANTIZATION = {
+    "quantization", "quantization_config", "hf_overrides", "load_format", "kv_cache_dtype", "revision",
+}  # fmt: skip
 _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
@@ -96,6 +98,9 @@ class _Arguments(ForeignObject):
     tensor_parallel_size: Any = None
     enable_prefix_caching: Any = None
     quantization: Any = None
+    quantization_config: Any = None
+    hf_overrides: Any = None
+    load_format: Any = None
     kv_cache_dtype: Any = None
     revision: Any = None
     n: Count | None = None
@@ -111,13 +116,13 @@ class _Arguments(ForeignObject):
 
 class _Sidecar(ForeignObject):
     arguments: _Arguments = inner("benchmark.extra_info.args")
-    values: list[Number] = inner("metric.benchmark_values")
+    values: list[Measured] = inner("metric.benchmark_values")
 
 
 class _Latency(ForeignObject):
     model_id: OptionalText = None
     latencies: list[Positive] = Field(min_length=1)
-    avg_latency: Number
+    avg_latency: Measured
 
     @field_validator("avg_latency")
     @classmethod
@@ -133,7 +138,7 @@ class _Throughput(ForeignObject):
     elapsed_time: Positive
     num_requests: Succeeded
     total_num_tokens: Count
-    requests_per_second: Number
+    requests_per_second: Measured
 
 
 class _Serve(ForeignObject):
@@ -143,15 +148,16 @@ class _Serve(ForeignObject):
     duration: Positive | None = None
     total_input_tokens: Count | None = None
     total_output_tokens: Count | None = None
-    output_throughput: Number | None = None
-    total_token_throughput: Number | None = None
-    request_throughput: Number | None = None
-    request_goodput: Number | None = None
+    output_throughput: Measured | None = None
+    total_token_throughput: Measured | None = None
+    request_throughput: Measured | None = None
+    # An older benchmark_serving.py writes the colon.
+    request_goodput: Measured | None = Field(None, validation_alias=AliasChoices("request_goodput", "request_goodput:"))
     model_id: OptionalText = None
     num_prompts: Count | None = None
     failed: Count | None = None
     max_concurrency: Count | None = None
-    burstiness: Number | None = None
+    burstiness: Measured | None = None
     date: Any = None
 
     @field_validator(
@@ -167,11 +173,11 @@ class _Serve(ForeignObject):
 class _Requests(ForeignObject):
     """What ``serve --save-detailed`` adds: one entry per request. Older versions write no latencies."""
 
-    ttfts: list[Number]
+    ttfts: list[Measured]
     input_lens: list[Count]
     output_lens: list[Count]
-    latencies: list[Number] | None = None
-    itls: list[list[Number]] = Field(default_factory=list)
+    latencies: list[Measured] | None = None
+    itls: list[list[Measured]] = Field(default_factory=list)
     errors: list[Any]
 
 

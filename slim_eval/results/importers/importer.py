@@ -248,7 +248,7 @@ class ForeignFile:
             for each in errors:
                 bare = _without(bare, each["loc"])
             try:
-                found = adapter.validate_python(bare, strict=True)
+                found = adapter.validate_python(bare, strict=True, context=UNMEASURED)
             except ValidationError:
                 first = errors[0]
             else:
@@ -284,8 +284,9 @@ _PROBLEMS = {"missing": "is missing", "too_short": "is empty", "string_too_short
 _EXPECTED = {
     "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "list_type": "a list",
     "string_type": "a string", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
-    "greater_than_equal": "0 or more",
 }  # fmt: skip
+#: The context of a validation in which None stands for a number that is no measurement.
+UNMEASURED = "unmeasured"
 #: pydantic's types of errors that are about a number's value.
 _OUT_OF_RANGE = {"finite_number", "greater_than", "greater_than_equal", "less_than_equal"}
 
@@ -299,13 +300,13 @@ def _steps(place: Iterable[int | str]) -> str:
 
 
 def _without(content: Any, place: Sequence[int | str]) -> Any:
-    """A copy of what a file contains without one field; unchanged if it is an entry of a list."""
+    """A copy of what a file contains with None in one place."""
+    if not place:
+        return None
     step, *rest = place
     if isinstance(content, dict) and step in content:
-        if rest:
-            return {**content, step: _without(content[step], rest)}
-        return {key: value for key, value in content.items() if key != step}
-    if isinstance(content, list) and isinstance(step, int) and rest:
+        return {**content, step: _without(content[step], rest)}
+    if isinstance(content, list) and isinstance(step, int):
         return [_without(entry, rest) if index == step else entry for index, entry in enumerate(content)]
     return content
 

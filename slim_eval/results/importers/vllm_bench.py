@@ -33,6 +33,7 @@ from slim_eval.results.importers.importer import (
     IMPORTERS,
     MAX_NUMBER,
     OVER_HTTP,
+    UNMEASURED,
     Count,
     ForeignFile,
     ForeignObject,
@@ -164,8 +165,8 @@ class _Serve(ForeignObject):
         "completed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput", mode="before"
     )
     @classmethod
-    def _is_number(cls, value: Any) -> Any:
-        if value is None:
+    def _is_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.context != UNMEASURED:
             raise ValueError("is null, not a number")
         return value
 

@@ -419,8 +419,9 @@ def of_options(options: Mapped, names: Iterable[str | None] = (), backend: str |
         scheme = scheme.removeprefix("bnb-")
     if not marker:
         # The one that says how many bits: a file Q4_K_M of a model *-GGUF.
-        named = [(text, found) for text in texts if (found := of_name(text)) is not None]
-        marker, scheme = next((each for each in named if re.search(r"\d", each[1])), (named or [("", None)])[0])
+        named = {text: found for text in texts if (found := of_name(text)) is not None}
+        marker = next((text for text, found in named.items() if re.search(r"\d", found)), next(iter(named), ""))
+        scheme = named.get(marker)
     if not marker:
         marker = next((text for text in texts if says_quantized(text)), "")
     endings = cache_ending(options) or (KV8 if any(_ROLE.search(_plain(text)) for text in texts) else "")

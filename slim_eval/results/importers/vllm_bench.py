@@ -28,7 +28,7 @@ from typing import Any
 from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from slim_eval.errors import UsageError
-from slim_eval.recognise import of_options
+from slim_eval.recognise import OPTIONS, of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     MAX_NUMBER,
@@ -286,8 +286,11 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         "load": level.load,
         "max_new_tokens": tokens,
     }
+    # The server's options are not in the file, unless --metadata or a sweep names them.
+    marked = of_options({key: document[key] for key in OPTIONS if document.get(key)}, [run.model_id])
     return ImportedRecord(
-        "vllm bench serve", performance, model=run.model_id, label=level.load.split(", ", 1)[1], config=config,
+        "vllm bench serve", performance, None, run.model_id, marked.name(None), marked,
+        label=level.load.split(", ", 1)[1], config=config,
         samples=[vars(sample) for sample in samples], notes=notes, level=level,
         is_warmup=document.get("type") == "warmup" or document.get("run_number") == -1,
     )  # fmt: skip

@@ -228,8 +228,19 @@ def test_a_time_that_cannot_be_is_missing_and_the_rest_is_taken(changed: Callabl
         assert f"{key} is {value}, no measurement: missing" in record.notes
 
 
+def test_what_the_user_wrote_of_the_server_labels_the_run(changed: Callable[..., Path]) -> None:
+    imported = read(changed("vllm_serve.json", lambda c: c.update(model_id="org/T", quantization="awq")))[0]
+    assert imported.precision == "w4a16-awq"
+    path = changed("vllm_serve.json", lambda c: c.update(model_id="org/T", kv_cache_dtype="fp8"))
+    assert read(path)[0].precision is None
+    file = conftest.foreign(path, precision="fp16")
+    assert [each.record(file).precision for each in VllmBench().read(file)] == ["fp16+kv8"]
+
+
 def test_an_older_version_writes_goodput_with_a_colon(changed: Callable[..., Path]) -> None:
-    imported = read(changed("vllm_serve.json", lambda c: c.update({"request_goodput:": c.pop("request_goodput", 0) or 2.5})))[0]
+    imported = read(
+        changed("vllm_serve.json", lambda c: c.update({"request_goodput:": c.pop("request_goodput", 0) or 2.5}))
+    )[0]
     assert imported.level is not None
     assert imported.level.goodput == 2.5
     assert not imported.level.metadata

@@ -7,13 +7,14 @@ it is quantized, it is `UNKNOWN`, or the user is asked.
 
 A name is made of the formats (``w4a16``: 4-bit integer weights, 16-bit activations), the method if it has its own
 kernels, and what else distinguishes two checkpoints: ``g128`` columns share a scale, ``+kv8`` is an 8-bit KV cache,
-``+lora`` an adapter that is not merged.
+``+kv-q8_0`` one of llama.cpp's types, ``+lora`` an adapter that is not merged.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ _MODELOPT = {
 #: ``quant_method`` in lower case, with ``-`` between words -> how its configuration is read.
 _METHODS: dict[str, Callable[[Mapped], str]] = {
     "compressed-tensors": _compressed_tensors, "awq": _weight_only("awq"), "gptq": _weight_only("gptq"),
+    "autoawq": _weight_only("awq"), "awq-marlin": _weight_only("awq"), "autogptq": _weight_only("gptq"),
+    "auto-gptq": _weight_only("gptq"), "gptq-marlin": _weight_only("gptq"), "bnb": _bitsandbytes,
     "gptqmodel": _weight_only("gptq"), "marlin": _weight_only("gptq"), "auto-round": _weight_only("autoround"),
     "intel/auto-round": _weight_only("autoround"), "autoround": _weight_only("autoround"),
     "bitsandbytes": _bitsandbytes, "bitsandbytes-4bit": lambda config: "bnb-4bit",
@@ -220,14 +223,18 @@ _METHODS: dict[str, Callable[[Mapped], str]] = {
 _GGUF = re.compile(
     r"(?<![a-z0-9])(i?q[1-8]_(?:k(?:_(?:xxs|xs|s|m|l|xl|xxl))?|[01](?:_[48]_[48])?|xxs|xs|s|m|nl)|tq[12]_0)(?![a-z0-9])"
 )
+#: The same without its underscores, as some write it: ``Q4KM``, ``q6k``, ``Q4-K-M``.
+_GGUF_SHORT = re.compile(r"(?<![a-z0-9])q([2-6])[_-]?k(?:[_-]?(s|m|l|xl))?(?![a-z0-9])")
+#: MLC's: bits of the weights, type of the activations: ``q4f16_1``, ``q4bf16_0``; ``q0f16`` is not quantized.
+_MLC = re.compile(r"(?<![a-z0-9])(q([0-8])b?f(?:16|32)(?:[_-](?:\d|ft|awq))?)(?![a-z0-9])")
 _FORMATS = re.compile(r"w(\d+(?:\.\d+)?)a(\d+)")
 _METHOD = re.compile(
     r"(?<![a-z0-9])(awq|gptq|auto-?round|smooth-?quant|rtn|hqq|exl[23]|aqlm|vptq|quip|eetq|torchao|quanto|squeezellm|spqr"
     r"|higgs|bitnet|bitblas|qoq|experts-int8|omniquant|spinquant|ipex|quark|tpu-int8)(?![a-z])"
 )
 _BITS_OF = re.compile(
-    r"(?<![a-z0-9.])(?:(\d(?:\.\d+)?)-?bits?(?![a-z])|int-?([1-8])(?![0-9])|i([48])(?![a-z0-9])|w([1-8])(?![a-z0-9])"
-    r"|q([4568])(?![a-z0-9_-])|(\d(?:\.\d+)?)-?bpw)"
+    r"(?<![a-z0-9])(?:(?<![0-9]\.)b?(\d(?:\.\d+)?)-?bits?(?![a-z])|[uw]?int-?([1-8])(?![0-9])|i([48])(?![a-z0-9])"
+    r"|w([1-8])(?![a-z0-9])|q([4568])(?![a-z0-9_]|-(?!mlx|onnx|ov|gguf))|(?<![0-9]\.)(\d(?:\.\d+)?)-?bpw)"
 )
 _GROUP = re.compile(
     r"(?<![a-z0-9])(?:g(?:s|roup-?)?-?(16|32|64|128|256|512|1024)|(16|32|64|128|256|512|1024)g)(?![a-z0-9])"
@@ -236,6 +243,12 @@ _ROLE = re.compile(r"(?<![a-z])(kv(?:-?cache)?-?(?:fp)?8|fp8-?kv|kv-fp8)(?![a-z0
 _BNB = re.compile(r"(?<![a-z])(bnb|bitsandbytes|nf4|qlora|unsloth-bnb)(?![a-z])")
 #: Words of a name that undo the others: weights that are 16 bit again.
 _UNDONE = re.compile(r"(?<![a-z])(un|de|non-?)-?quanti[sz]ed")
+#: Of the folders above a model, only this word says something of it.
+_QUANTIZED = re.compile(r"(?<![a-z])quanti[sz]ed(?![a-z])")
+_SIXTEEN_BIT = re.compile(r"(?<![a-z0-9])(b?fp?16|float16|16-?bits?)(?![a-z0-9])")
+#: A model's folder in the hub's cache, and a snapshot of it: ``…/models--org--Tiny/snapshots/0123``.
+_CACHED_PART = re.compile(r"models--(?:(.+?)--)?(.+)", re.DOTALL)
+_SNAPSHOT = re.compile(r"(?:.*[/\\])?(models--[^/\\]+)(?:[/\\]+snapshots[/\\]+[^/\\]+)?[/\\]*", re.DOTALL)
 _SAYS_SO = re.compile(
     r"(?<![a-z])(pre|post-?train(?:ing)?-?)?-?quant(i[sz]ed|i[sz]ation|ized)?(?![a-z])|(?<![a-z])ptq(?![a-z])"
 )
@@ -246,21 +259,43 @@ def of_name(name: str) -> str | None:
 
     Of a path, the last part that states one counts; of a hub id the owner does not.
     """
-    parts = [part for part in re.split(r"[/\\]", name) if part]
-    if parts and not name.startswith(("/", ".", "~")) and len(parts) <= 2:
-        parts = parts[-1:]
-    return next((found for part in reversed(parts) if (found := _of_part(part)) is not None), None)
+    return next((found for part in reversed(_parts(name)) if (found := _of_part(part)) is not None), None)
 
 
 def says_quantized(name: str) -> bool:
-    """Whether a name says that a model is quantized, though not how: ``Tiny-quantized``."""
-    text = _plain(name.replace("\\", "/").rsplit("/", 1)[-1])
-    return bool(_SAYS_SO.search(text)) and not _UNDONE.search(text)
+    """Whether a name says that a model is quantized, though not how: ``Tiny-quantized``, ``/data/quantized/Tiny``."""
+    for above, part in enumerate(reversed(_parts(name))):
+        text = _plain(part)
+        if _UNDONE.search(text):
+            return False
+        if (_QUANTIZED if above else _SAYS_SO).search(text):
+            return True
+        if _SIXTEEN_BIT.search(text):
+            return False
+    return False
+
+
+def model_name(name: str) -> str:
+    """One name for a model that has several: a path without what changes nothing, the hub id of a cached snapshot."""
+    if (snapshot := _SNAPSHOT.fullmatch(name)) and (cached := _CACHED_PART.fullmatch(snapshot[1])):
+        return "/".join(part for part in cached.groups() if part)
+    bare = name.rstrip("/\\")
+    if name.startswith(("/", "./", "../")):
+        return posixpath.normpath(name)
+    return bare or name
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path or of a file in a repository; of a hub id, also in the hub's cache, without its owner."""
+    parts = [part for part in re.split(r"[/\\]", name) if part]
+    if len(parts) <= 2 and not name.startswith(("/", ".", "~")):
+        parts = parts[-1:]
+    return [cached[2] if (cached := _CACHED_PART.fullmatch(part)) else part for part in parts]
 
 
 def _of_part(part: str) -> str | None:
     low = part.lower()
-    text = _plain(low)
+    text = re.sub(r"(?<![0-9])1-58(?![0-9])", "1.58", _plain(low))
     if _UNDONE.search(text):
         return None
     cache = KV8 if _ROLE.search(text) else ""
@@ -277,6 +312,10 @@ def _weights_of(low: str, text: str) -> str | None:
 
     if gguf := _GGUF.search(low):
         return gguf[1]
+    if short := _GGUF_SHORT.search(low):
+        return f"q{short[1]}_k" + (f"_{short[2]}" if short[2] else "")
+    if (mlc := _MLC.search(low)) and mlc[2] != "0":
+        return mlc[1].replace("-", "_")
     if has("nvfp4a16"):
         return "nvfp4a16"
     for name in ("nvfp4", "mxfp4", "mxfp8", "mxfp6"):
@@ -305,8 +344,11 @@ def _weights_of(low: str, text: str) -> str | None:
         if is_fp8:
             return _integers(weight, act, "fp8", group)
         return _integers(weight, act, method or ("asym" if has("asym") else ""), group)
+    if has("qlora") and has("int[48]"):
+        return f"qlora-{bits:g}bit"  # trained so, and then written as integers: not bitsandbytes
     if _BNB.search(text):
-        known = 4.0 if has("nf4", "fp4", "qlora") else bits
+        stated = re.search(r"bnb-?([48])(?![0-9])", text)
+        known = 4.0 if has("nf4", "fp4", "qlora") else float(stated[1]) if stated else bits
         return "bnb" if known is None else f"bnb-{known:g}bit"
     if method in ("awq", "autoround"):
         return _integers(bits or 4, method=method, group=group)
@@ -341,34 +383,61 @@ _QUANTIZATIONS = {
     "w8a8-int8": "w8a8", "blockwise-int8": "w8a8-block", "fbgemm-fp8": "fp8-fbgemm", "inc": "w4a16-autoround",
     "deepspeedfp": "fp6", "marlin": "gptq", "moe-wna16": "moe-wna16",
 }  # fmt: skip
-_ADAPTERS = ("peft", "lora_local_path", "lora_path", "lora", "lora_paths", "adapter", "adapter_path")
+_ADAPTERS = ("peft", "lora_local_path", "lora_path", "lora", "lora_paths", "adapter", "adapter_path", "peft_type")
 _NAMES = (
     "pretrained", "model", "path", "engine", "model_path", "revision", "subfolder", "model_file", "filename", "dtype",
 )  # fmt: skip
+#: Types of the keys and of the values in llama.cpp's KV cache.
+_CACHE_TYPES = (("type_k", "type_v"), ("cache_type_k", "cache_type_v"))
+#: Options of vLLM and SGLang that say how weights and cache are held; files contain them among a hundred others.
+OPTIONS = (
+    "quantization", "quantization_config", "hf_overrides", "json_model_override_args", "load_format", "gguf_file",
+    "torchao_config", "kv_cache_dtype", "revision", "lora_paths",
+)  # fmt: skip
+#: SGLang's ``torchao_config``, without the group size -> formats.
+_TORCHAO = {"int8dq": "w8a8", "fp8wo": "w8a16-fp8", "fp8dq-per-row": "fp8", "fp8dq-per-tensor": "fp8"}
 _KEYS = re.compile(
     r"quant|awq|gptq|gguf|ggml|bnb|bitsandbytes|load_in_\d+bit|w_?bits?$|torchao|autoround|hqq|exl[23]|marlin"
 )
 #: Options whose name contains such a word and that say nothing of the model.
-_IRRELEVANT = re.compile(r"compute_dtype|double_quant|quant_type|quant_storage|use_triton|fused|kv_cache|use_marlin")
+_IRRELEVANT = re.compile(
+    r"compute_dtype|double_quant|quant_type|quant_storage|use_triton|fused|kv_cache|use_marlin|param_path|draft|specul"
+)
 
 
-def of_options(options: Mapped, names: Iterable[str | None] = ()) -> Marked:
+def of_options(options: Mapped, names: Iterable[str | None] = (), backend: str | None = None) -> Marked:
     """What the options of a run (lm-eval's ``model_args``, vLLM's and SGLang's arguments) say.
 
     Args:
         options: Names as these tools have them, values as JSON or as text.
         names: Further names of the model, such as the one it was served under.
+        backend: What ran it: ``load_in_8bit`` is not bitsandbytes with OpenVINO.
     """
     texts = [str(options[key]) for key in _NAMES if options.get(key)] + [name for name in names if name]
     marker, scheme = _of_options(options, texts) or ("", None)
+    if backend == "openvino" and scheme is not None:
+        scheme = scheme.removeprefix("bnb-")
     if not marker:
-        marker, scheme = next(((text, found) for text in texts if (found := of_name(text)) is not None), ("", None))
+        # The one that says how many bits: a file Q4_K_M of a model *-GGUF.
+        named = {text: found for text in texts if (found := of_name(text)) is not None}
+        marker = next((text for text, found in named.items() if re.search(r"\d", found)), next(iter(named), ""))
+        scheme = named.get(marker)
     if not marker:
         marker = next((text for text in texts if says_quantized(text)), "")
-    cache = re.search(r"(?:fp|int|uint|float)([248])(?![0-9])", str(options.get("kv_cache_dtype")).lower())
-    endings = f"+kv{cache[1]}" if cache else KV8 if any(_ROLE.search(_plain(text)) for text in texts) else ""
+    endings = cache_ending(options) or (KV8 if any(_ROLE.search(_plain(text)) for text in texts) else "")
     endings += LORA if any(_is_on(options.get(key)) for key in _ADAPTERS) else ""
     return Marked(marker, scheme, endings)
+
+
+def cache_ending(options: Mapped) -> str:
+    """How the KV cache is held: ``+kv8``, ``+kv-q8_0``, ``+kv-f16-q4_0`` (keys, values); empty if in 16 bits."""
+    if cache := re.search(r"(?:fp|int|uint|float)([248])(?![0-9])", str(options.get("kv_cache_dtype")).lower()):
+        return f"+kv{cache[1]}"
+    for keys in _CACHE_TYPES:
+        types = [str(options.get(key) or "f16").strip().lower() for key in keys]
+        if any(not re.fullmatch(r"b?f16|f32|auto|none", each) for each in types):
+            return "+kv-" + "-".join(dict.fromkeys(types))
+    return ""
 
 
 def adapter_of(options: Mapped) -> str | None:
@@ -379,13 +448,20 @@ def adapter_of(options: Mapped) -> str | None:
 def _of_options(options: Mapped, texts: list[str]) -> tuple[str, str | None] | None:
     """The first option that says how the weights are held, or that they are quantized."""
     words = " ".join(re.split(r"[/\\]", text)[-1] for text in texts)
-    for key in ("quantization_config", "hf_overrides", "compression_config"):
+    for key in ("quantization_config", "hf_overrides", "json_model_override_args", "compression_config"):
         config = _object(options.get(key))
-        config = _object(config.get("quantization_config")) or (config if key != "hf_overrides" else {})
+        config = _object(config.get("quantization_config")) or ({} if "overrid" in key else config)
         if config:
             method = "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & config.keys() else None
+            method = options.get("quantization_scheme") or method
             return key, of_config({"quant_method": method, **config} if method else config)
-    if _is_on(method := options.get("quantization")):
+    if _is_on(scheme := options.get("quantization_scheme")):
+        return f"quantization_scheme={scheme}", of_config({"quant_method": scheme})
+    if _is_on(form := options.get("torchao_config")) and not _is_flag(form):
+        kind, _, group = _plain(form).rpartition("-") if re.search(r"-\d+$", _plain(form)) else (_plain(form), "", "")
+        known = f"torchao-{_TORCHAO[kind]}" if kind in _TORCHAO else of_name(f"torchao-{kind.removesuffix('wo')}")
+        return f"torchao_config={form}", f"{known} g{group}" if group else known
+    if _is_on(method := options.get("quantization")) and not _is_flag(method):
         name = _plain(method)
         found: str | None = _QUANTIZATIONS.get(name) or of_name(f"{name} {words}") or _other(name, {})
         if name == "bitsandbytes":
@@ -405,10 +481,9 @@ def _of_options(options: Mapped, texts: list[str]) -> tuple[str, str | None] | N
     for key, value in options.items():
         if not (_KEYS.search(str(key).lower()) and _is_on(value)) or _IRRELEVANT.search(str(key).lower()):
             continue
-        is_flag = str(value).lower() in ("true", "1", "yes", "on")
         name = re.sub(r"^(use|enable|load|is)-|-(config|path|file)$", "", _plain(key)).replace("autogptq", "gptq")
         name = name.replace("gptqmodel", "gptq")
-        own = "" if is_flag else _plain(str(value).rsplit("/", 1)[-1])
+        own = "" if _is_flag(value) else _plain(str(value).rsplit("/", 1)[-1])
         return f"{key}={value}", of_name(f"{stated}{name} {own} {words}")
     return (f"bits={bits:g}", of_name(f"{stated}{words}")) if bits else None
 
@@ -422,16 +497,12 @@ def _plain(value: Any) -> str:
 
 
 def _is_on(value: Any) -> bool:
-    return value is not None and str(value).strip().lower() not in (
-        "",
-        "false",
-        "none",
-        "null",
-        "0",
-        "no",
-        "off",
-        "auto",
-    )
+    is_off = str(value).strip().lower() in ("", "false", "none", "null", "0", "no", "off", "auto", "[]", "{}")
+    return value is not None and not is_off
+
+
+def _is_flag(value: Any) -> bool:
+    return str(value).strip().lower() in ("true", "1", "yes", "on")
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slim_eval import recognise
-from slim_eval.recognise import adapter_base, adapter_of, base_model, of_config, of_name, of_options, says_quantized
+from slim_eval.recognise import (
+    adapter_base,
+    adapter_of,
+    base_model,
+    model_name,
+    of_config,
+    of_name,
+    of_options,
+    says_quantized,
+)
 from slim_eval.schemes import SCHEMES, as_is_name, bits_of, is_quantized, scheme_of
 from tests.generated import examples
 
@@ -67,6 +76,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "gptq"}, "gptq"),
     ({"quant_method": "intel/auto-round", "bits": 4, "group_size": 128}, "w4a16-autoround g128"),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bnb-4bit"),
+    ({"quant_method": "bnb", "load_in_8bit": True}, "bnb-8bit"),
     ({"quant_method": "bitsandbytes", "_load_in_8bit": True, "load_in_4bit": False}, "bnb-8bit"),
     ({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}, "fp8-block"),
     ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8-static"),
@@ -187,6 +197,24 @@ NAMES = {
     "ISTA-DASLab/Tiny-AQLM-2Bit-1x16": "aqlm-2bit",
     "microsoft/bitnet-b1.58-2B-4T": "bitnet",
     "/data/w4a16/tiny-1b": "w4a16",
+    "/models/tiny-1b-wint4/": "4bit",
+    "org/Tiny-wint8": "8bit",
+    "org/Tiny-uint4": "4bit",
+    "org/Tiny-1B.q4": "4bit",
+    "org/Tiny2.5.q8": "8bit",
+    "org/Tiny-q4-mlx": "4bit",
+    "Tiny-Q3KL": "q3_k_l",
+    "tiny-q4km.gguf": "q4_k_m",
+    "Tiny-Q6K": "q6_k",
+    "org/Tiny-1.58bit": "1.58bit",
+    "org/Tiny-b1.58bit": "1.58bit",
+    "org/tiny-bnb8": "bnb-8bit",
+    "mlc-ai/Tiny-1B-q4f16_1-MLC": "q4f16_1",
+    "mlc-ai/Tiny-1B-q3f16_0-MLC": "q3f16_0",
+    "meta-llama/Llama-3.2-1B-Instruct-SpinQuant_INT4_EO8": "spinquant-4bit",
+    "meta-llama/Llama-3.2-1B-Instruct-QLORA_INT4_EO8": "qlora-4bit",
+    "org/Tiny-qlora": "bnb-4bit",
+    "/hub/models--bartowski--Tiny-GGUF/snapshots/0a1b/Tiny-Q4_K_M.gguf": "q4_k_m",
     "/cache/hub/models--TheBloke--Tiny-AWQ/snapshots/0a1b2c": "w4a16-awq",
 }
 PLAIN = [
@@ -207,6 +235,23 @@ PLAIN = [
     "awq-team/Tiny",
     "EleutherAI/gpt-j-6b",
     "Qwen/Qwen1.5-MoE-A2.7B",
+    "mlc-ai/Tiny-1B-q0f16-MLC",
+    "mlc-ai/Tiny-1B-q0f32-MLC",
+    "microsoft/phi-4",
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "HuggingFaceTB/SmolLM2-135M",
+    "tiiuae/Falcon3-1B-Base",
+    "Qwen/Qwen2.5-3B-Instruct",
+    "org/q4-report",
+    "org/Tiny-2024-q4-finance",
+    "nvidia/Nemotron-H-8B-Base-8K",
+    "state-spaces/mamba-2.8b-hf",
+    "bigcode/starcoder2-3b",
+    "stabilityai/stablelm-2-1_6b",
+    "allenai/OLMo-2-0425-1B",
+    "/home/me/quantization/Tiny-1B",
+    "/data/quantized-and-plain/Tiny-1B-fp16",
+    "/hub/models--awq-team--Tiny/snapshots/0a1b",
 ]
 
 
@@ -245,7 +290,16 @@ OPTIONS: list[tuple[dict[str, Any], str | None]] = [
     ({"quantization_config": "{'quant_method': 'awq', 'bits': 4, 'group_size': 128}"}, "w4a16-awq g128"),
     ({"hf_overrides": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
     ({"wbits": "4", "groupsize": 128}, "4bit"),
-    ({"torchao_config": "int4wo-128"}, "torchao-4bit"),
+    ({"torchao_config": "int4wo-128"}, "torchao-4bit g128"),
+    ({"torchao_config": "int8wo"}, "torchao-8bit"),
+    ({"torchao_config": "int8dq"}, "torchao-w8a8"),
+    ({"quantization": True}, None),
+    ({"quantization_scheme": "bnb", "quantization_config": {"load_in_8bit": True}}, "bnb-8bit"),
+    ({"quantization_scheme": "gptq", "quantization_config": {}}, "gptq"),
+    ({"json_model_override_args": '{"quantization_config": {"quant_method": "fp8"}}'}, "fp8"),
+    ({"pretrained": "org/Tiny-GGUF", "filename": "tiny-Q4_K_M.gguf"}, "q4_k_m"),
+    ({"pretrained": "/data/quantized/x"}, None),
+    ({"pretrained": "/data/quantized/x/"}, None),
     ({"dtype": "float8_e4m3fn"}, "fp8"),
     ({"revision": "gptq-4bit-32g-actorder_True"}, "w4a16-gptq g32"),
     ({"quant_path": "weights.pt"}, None),
@@ -269,6 +323,9 @@ def test_the_options_of_a_run_say_it(options: dict[str, Any], scheme: str | None
         {"kv_cache_dtype": "auto"},
         {"bnb_4bit_compute_dtype": "bfloat16"},
         {"trust_remote_code": True},
+        {"torchao_config": "", "lora_paths": [], "json_model_override_args": "{}", "quantization_config": {}},
+        {"speculative_draft_model_quantization": "fp8"},
+        {"type_k": "f16", "type_v": "bf16"},
     ],
 )
 def test_other_options_do_not(options: dict[str, Any]) -> None:
@@ -283,6 +340,49 @@ def test_an_adapter_and_the_cache_are_named_after_the_weights() -> None:
     assert of_options({"pretrained": "org/Tiny-FP8-KV", "kv_cache_dtype": "fp8"}).name(None) == "fp8+kv8"
     assert adapter_of(options) == "org/lora"
     assert adapter_of({"pretrained": "org/Tiny", "peft": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"type_k": "q8_0", "type_v": "q8_0"}, "fp16+kv-q8_0"),
+        ({"type_k": "f16", "type_v": "q4_0"}, "fp16+kv-f16-q4_0"),
+        ({"cache_type_v": "Q4_0"}, "fp16+kv-f16-q4_0"),
+        ({"kv_cache_dtype": "fp8_e4m3"}, "fp16+kv8"),
+        ({"peft_type": "lora"}, "fp16+lora"),
+    ],
+)
+def test_what_is_not_of_the_weights_is_an_ending(options: dict[str, Any], name: str) -> None:
+    marked = of_options({"model": "org/Tiny", **options})
+    assert (marked.marker, marked.name("fp16"), marked.name(None)) == ("", name, None)
+
+
+def test_eight_bits_of_openvino_are_not_bitsandbytes() -> None:
+    assert of_options({"load_in_8bit": "true"}, backend="openvino").name("fp16") == "8bit"
+    assert of_options({"load_in_4bit": True}, backend="openvino").name("fp16") == "4bit"
+    assert of_options({"load_in_8bit": "true"}, backend="hf").name("fp16") == "bnb-8bit"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("/models/Tiny-1B/", "/models/Tiny-1B"),
+        ("/models//./Tiny-1B", "/models/Tiny-1B"),
+        ("./Tiny/", "Tiny"),
+        ("C:\\models\\Tiny\\", "C:\\models\\Tiny"),
+        ("org/Tiny-1B", "org/Tiny-1B"),
+        ("org/Tiny-1B/", "org/Tiny-1B"),
+        ("/root/.cache/huggingface/hub/models--org--Tiny-1B/snapshots/0123456789abcdef", "org/Tiny-1B"),
+        ("/hub/models--org--Tiny-1B/snapshots/0123456789abcdef/", "org/Tiny-1B"),
+        ("/hub/models--org--Tiny--1B", "org/Tiny--1B"),
+        ("models--gpt2/snapshots/01", "gpt2"),
+        ("/hub/models--org--T/snapshots/01/T-Q4_0.gguf", "/hub/models--org--T/snapshots/01/T-Q4_0.gguf"),
+        ("llama3.2:3b", "llama3.2:3b"),
+        ("/", "/"),
+    ],
+)
+def test_one_model_has_one_name(name: str, plain: str) -> None:
+    assert model_name(name) == model_name(plain) == plain
 
 
 def test_base_models_are_read_from_cards_and_adapters() -> None:

@@ -36,6 +36,7 @@ from slim_eval.results.importers.importer import (
     ImportedRecord,
     Importer,
     MissingOptionError,
+    RefusedRecordError,
 )
 from slim_eval.results.importers.sweeps import Found, join
 from slim_eval.results.importers.unread import refusal
@@ -99,7 +100,12 @@ def import_results(config: ImportConfig) -> ImportReport:
             importer = importer_of(file)
             if importer is None:
                 raise ResultFileError(f"{path}: {refusal(file.documents[0], file.fields, tools)}")
-            made = [(imported, imported.record(file)) for imported in importer.read(file)]
+            made = []
+            for imported in importer.read(file):
+                try:
+                    made.append((imported, imported.record(file)))
+                except RefusedRecordError as error:
+                    problems.append(error.cause)
             read += [Found(path, imported, record, place) for place, (imported, record) in enumerate(made)]
         except MissingOptionError as error:
             missing.append(error)

@@ -30,7 +30,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     NumberOrNone,
     OptionalText,
     RequestSample,
@@ -57,13 +57,13 @@ def _config(*paths: str, default: Any = None) -> Any:
 
 class _Metric(ForeignObject):
     unit: OptionalText = None
-    avg: Number | None = None
-    std: Number | None = None
-    p50: Number | None = None
-    p95: Number | None = None
-    p99: Number | None = None
-    min: Number | None = None
-    max: Number | None = None
+    avg: Measured | None = None
+    std: Measured | None = None
+    p50: Measured | None = None
+    p95: Measured | None = None
+    p99: Measured | None = None
+    min: Measured | None = None
+    max: Measured | None = None
 
 
 class _Summary(ForeignObject):
@@ -91,7 +91,7 @@ class _Summary(ForeignObject):
 
 
 class _Value(ForeignObject):
-    value: Number
+    value: Measured
     unit: OptionalText = None
 
 

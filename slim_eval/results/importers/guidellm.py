@@ -35,7 +35,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     OptionalText,
     RequestSample,
     Seconds,
@@ -55,7 +55,7 @@ _TOLERANCE_S = 1e-6
 
 class _Strategy(ForeignObject):
     type: Text = Field(alias="type_")
-    rate: Number | None = None
+    rate: Measured | None = None
     streams: Count | None = None
     max_concurrency: Any = None
     rampup_duration: Any = None
@@ -66,8 +66,8 @@ class _Request(ForeignObject):
     tpot_s: Seconds = Field(None, alias="inter_token_latency_ms")
     prompt_tokens: Count | None = None
     output_tokens: Count | None = None
-    start: Number | None = Field(None, validation_alias=AliasChoices("request_start_time", "start_time"))
-    end: Number | None = Field(None, validation_alias=AliasChoices("request_end_time", "end_time"))
+    start: Measured | None = Field(None, validation_alias=AliasChoices("request_start_time", "start_time"))
+    end: Measured | None = Field(None, validation_alias=AliasChoices("request_end_time", "end_time"))
 
     @property
     def sample(self) -> dict[str, Any]:
@@ -88,10 +88,10 @@ class _Times(ForeignObject):
 
 
 class _Tokens(ForeignObject):
-    mean: Number | None = None
-    min: Number | None = None
-    max: Number | None = None
-    total: Number | None = Field(None, alias="total_sum")
+    mean: Measured | None = None
+    min: Measured | None = None
+    max: Measured | None = None
+    total: Measured | None = Field(None, alias="total_sum")
 
 
 def _either(*paths: str, default: Any = None) -> Any:
@@ -118,12 +118,12 @@ class _Benchmark(ForeignObject):
     ttft: _Times | None = inner("metrics.time_to_first_token_ms.successful", None)
     tpot: _Times | None = inner("metrics.inter_token_latency_ms.successful", None)
     requests: list[_Request] | None = inner("requests.successful", None)
-    start_time: Number | None = None
-    end_time: Number | None = None
-    last_end: Number | None = inner("scheduler_metrics.request_end_time", None)  # of any request
-    stated_duration: Number | None = Field(None, alias="duration")
-    warmup_duration: Number | None = None
-    cooldown_duration: Number | None = None
+    start_time: Measured | None = None
+    end_time: Measured | None = None
+    last_end: Measured | None = inner("scheduler_metrics.request_end_time", None)  # of any request
+    stated_duration: Measured | None = Field(None, alias="duration")
+    warmup_duration: Measured | None = None
+    cooldown_duration: Measured | None = None
 
     @property
     def duration(self) -> float | None:
@@ -182,7 +182,10 @@ class Guidellm(Importer):
             report = file.validate(_Report, document)
             if report.version is None and document.get("metadata") is not None:
                 raise file.error("metadata.version", "is missing")
-            yield from (_record(report, benchmark) for benchmark in report.benchmarks)
+            unmeasured = [*file.unmeasured]
+            for index, benchmark in enumerate(report.benchmarks):
+                file.unmeasured[:] = [note for note in unmeasured if note.startswith(f"benchmarks[{index}].")]
+                yield _record(report, benchmark)
 
 
 def _record(report: _Report, run: _Benchmark) -> ImportedRecord:

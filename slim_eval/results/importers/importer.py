@@ -35,7 +35,7 @@ from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, Fiel
 
 from slim_eval.config import ImportConfig, option_info, require_task_files
 from slim_eval.errors import ResultFileError, UsageError
-from slim_eval.recognise import FP32, Marked, of_options, with_endings
+from slim_eval.recognise import FP32, Marked, model_name, of_options, with_endings
 from slim_eval.results.records import (
     RECORD_CLASSES,
     SCHEMA_VERSION,
@@ -55,6 +55,7 @@ MAX_BYTES = 2 * 10**9
 MAX_NUMBER = 1e15
 
 _NAMED = 3
+_SHOWN = 40  # characters of a value
 _REMEDY = "measure again, or leave the file out"
 _Content = TypeVar("_Content")
 _STATISTICS: dict[Statistic, str] = {"mean": "{}", "median": "median_{}", "p95": "p95_{}"}
@@ -66,6 +67,10 @@ _ASKED = {
     "model": "the name of the model", "precision": "the precision at which it was measured",
     "batch_size": "the batch size", "max_new_tokens": "the output tokens per request",
 }  # fmt: skip
+
+
+class RefusedRecordError(ResultFileError):
+    """One record of a file cannot be written."""
 
 
 class MissingOptionError(UsageError):
@@ -129,6 +134,8 @@ class ForeignFile:
 
     path: Path
     config: ImportConfig  # the command's options: what the user states, if the file does not
+    #: Notes on values that are no measurement, which the next record takes with it.
+    unmeasured: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @functools.cached_property
     def documents(self) -> list[Any]:
@@ -225,20 +232,37 @@ class ForeignFile:
         return replace(self, path=self.path.with_name(name))
 
     def validate(self, kind: type[_Content], content: Any, place: str = "") -> _Content:
-        """Content as a `ForeignObject`, or a list or dict of them; an error shows a field and part of its value."""
+        """Content as a `ForeignObject`, or a list or dict of them; an error shows a field and part of its value.
+
+        A number that cannot be a measurement (NaN, infinite, a negative time) is missing where the field may be, with
+        a note in the record.
+        """
         adapter: TypeAdapter[_Content] = _adapter(kind)  # type: ignore[arg-type]
         try:
             return adapter.validate_python(content, strict=True)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            errors = error.errors(include_url=False)
+        first = next((each for each in errors if not _is_unmeasured(each["type"], each["input"])), None)
+        if first is None:
+            bare = content
+            for each in errors:
+                bare = _without(bare, each["loc"])
+            try:
+                found = adapter.validate_python(bare, strict=True, context=UNMEASURED)
+            except ValidationError:
+                first = errors[0]
+            else:
+                for each in errors:
+                    where = (place + _steps(each["loc"])).removeprefix(".")
+                    self.unmeasured.append(f"{where} is {abbreviated(each['input'])}, no measurement: missing")
+                return found
         problem, value = _PROBLEMS.get(first["type"]), first["input"]
         if first["type"] == "value_error":
             problem = str(first["ctx"]["error"])
         elif problem is None:
             shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
             problem = f"is {shown}, not {_EXPECTED.get(first['type'], 'in the valid range')}"
-        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-        raise self.error((place + "".join(steps)).removeprefix("."), problem)
+        raise self.error((place + _steps(first["loc"])).removeprefix("."), problem)
 
     def error(self, field: str, problem: str) -> ResultFileError:
         """An error that names the file and a field: ``benchmarks[0].duration``."""
@@ -261,6 +285,36 @@ _EXPECTED = {
     "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "list_type": "a list",
     "string_type": "a string", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
+#: The context of a validation in which None stands for a number that is no measurement.
+UNMEASURED = "unmeasured"
+#: pydantic's types of errors that are about a number's value.
+_OUT_OF_RANGE = {"finite_number", "greater_than", "greater_than_equal", "less_than_equal"}
+
+
+def _is_unmeasured(kind: str, value: Any) -> bool:
+    return kind in _OUT_OF_RANGE and isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _steps(place: Iterable[int | str]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+
+
+def _without(content: Any, place: Sequence[int | str]) -> Any:
+    """A copy of what a file contains with None in one place."""
+    if not place:
+        return None
+    step, *rest = place
+    if isinstance(content, dict) and step in content:
+        return {**content, step: _without(content[step], rest)}
+    if isinstance(content, list) and isinstance(step, int):
+        return [_without(entry, rest) if index == step else entry for index, entry in enumerate(content)]
+    return content
+
+
+def abbreviated(value: Any) -> str:
+    """A value as a message shows it; a number of 400 digits by its first ones."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class ForeignObject(BaseModel):
@@ -325,12 +379,14 @@ def _number_or_none(value: Any) -> float | None:
 
 #: A finite number.
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
+#: A time, rate, amount or length: a finite number from 0.
+Measured = Annotated[float, Field(allow_inf_nan=False, ge=0, le=MAX_NUMBER)]
 #: A finite number; None for anything else. Of settings that may also be infinite, a text or a list.
 NumberOrNone = Annotated[float | None, BeforeValidator(_number_or_none)]
 #: A finite number above 0.
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=MAX_NUMBER)]
 #: Seconds, or None; written in ms.
-Seconds = Annotated[Number | None, AfterValidator(lambda ms: None if ms is None else ms / 1000)]
+Seconds = Annotated[Measured | None, AfterValidator(lambda ms: None if ms is None else ms / 1000)]
 #: A whole number from 0.
 Count = Annotated[
     int,
@@ -370,9 +426,11 @@ class ImportedRecord:
         Raises:
             MissingOptionError: Nothing states the model, or its scheme.
             ResultFileError: The options state a 16-bit scheme, and the file that the model is quantized.
+            RefusedRecordError: Its task has the name of another file of a variant; the file's others can be imported.
         """
         marked = self.marked if self.marked is not None else of_options({}, [self.model])
-        model, precision = file.config.model or self.model, self.precision or marked.name(None)
+        named, precision = file.config.model or self.model, self.precision or marked.name(None)
+        model = None if named is None else model_name(named)
         if (stated := file.config.precision) is not None:
             if stated in (FP32, DEFAULT_BASELINE) and marked.marker:
                 cause = f"{file.path}: contains {marked.marker!r}, so it was not measured at {stated} (--precision)"
@@ -387,9 +445,12 @@ class ImportedRecord:
         name, tool = file.path.name, self.tool
         origin = {"tool": tool, "version": self.version, "file": name, "sha256": file.sha256}
         notes = [f"imported from {name}, written by {tool} {self.version or 'of unknown version'}", *self.notes]
+        notes += dict.fromkeys(file.unmeasured)
+        file.unmeasured.clear()
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")
-        base = file.config.base_model or self.head.get("base_model")
+        named = file.config.base_model or self.head.get("base_model")
+        base = None if named is None else model_name(named)
         head = {"schema_version": SCHEMA_VERSION, "benchmark": benchmark, "model": model, "precision": precision}
         head |= {"base_model": base} if base not in (None, model) else {}
         config = {"import": origin, benchmark: dict(self.config)}
@@ -398,7 +459,10 @@ class ImportedRecord:
             numbers["num_errors"] = self.level.num_errors
         record = kind(**finite({**self.head, **head, "config": config, "notes": notes, **numbers}))
         if isinstance(record, AccuracyRecord):
-            require_task_files((record.task,))
+            try:
+                require_task_files((record.task,))
+            except UsageError as error:
+                raise RefusedRecordError(f"{file.path}: {error.cause}: not imported", _REMEDY) from error
         return record
 
 
@@ -459,7 +523,7 @@ def own_summary(file: ForeignFile, document: Mapping[str, Any], theirs: str) -> 
     """The summary of a time in a file of vLLM's or sglang's client, such as ``mean_ttft_ms``, in seconds."""
     keys = {part: f"{part}_{theirs}_ms" for part in ("mean", "std", "median", "p95", "p99")}
     found = file.validate(dict[str, Seconds], {key: document.get(key) for key in keys.values()})
-    return {part: found[key] for part, key in keys.items()}
+    return {part: found.get(key) for part, key in keys.items()}
 
 
 def client_metrics(

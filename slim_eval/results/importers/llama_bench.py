@@ -10,7 +10,8 @@ A file contains one object per test, each of which becomes a record:
 
 ``samples_ns`` are the wall times of the repetitions; a CSV file has their mean and deviation (over n - 1) only.
 ``samples_ts`` counts the prompt's tokens as well as those generated and is not taken. The scheme is the type of the
-GGUF file, ``q4_k_m``; of 16-bit files it is the baseline's.
+GGUF file, ``q4_k_m``; of 16-bit files it is the baseline's. ``type_k`` and ``type_v`` hold the KV cache: another than
+of 16 bits is part of the scheme, ``fp16+kv-q8_0``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from slim_eval.recognise import FP32, Marked
+from slim_eval.recognise import FP32, Marked, cache_ending
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     Count,
@@ -33,7 +34,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     OptionalText,
     Positive,
     RequestSample,
@@ -77,7 +78,7 @@ class _Test(ForeignObject):
     n_gen: _Count
     n_depth: _Count = 0
     avg_ns: Annotated[Positive, _FROM_TEXT]
-    stddev_ns: Annotated[Number | None, _FROM_TEXT] = None
+    stddev_ns: Annotated[Measured | None, _FROM_TEXT] = None
     samples_ns: list[Positive] = Field(default_factory=list)
     model_filename: OptionalText = None
     model_type: OptionalText = None
@@ -135,13 +136,12 @@ class LlamaBench(Importer):
         documents = list(file.objects())
         if any("" in document for document in documents):
             raise file.error("", "contains a row with more columns than the first line names")
-        tests = [(file.validate(_Test, document), document) for document in documents]
         values: defaultdict[str, set[str]] = defaultdict(set)
-        for _, document in tests:
+        for document in documents:
             for key in _SETTINGS:
                 values[key].add(str(document.get(key)))
         varied = [key for key in _SETTINGS if len(values[key]) > 1]
-        yield from (_record(file, test, document, varied) for test, document in tests)
+        yield from (_record(file, file.validate(_Test, document), document, varied) for document in documents)
 
 
 def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied: Sequence[str]) -> ImportedRecord:
@@ -190,7 +190,8 @@ def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied:
     is_plain = kind in ("F16", "BF16")
     scheme = DEFAULT_BASELINE if is_plain else FP32 if kind == "F32" else kind.lower() if kind else None
     is_quantized = scheme not in (None, DEFAULT_BASELINE, FP32)
-    marked = Marked(test.model_type or test.model_filename or "", scheme) if is_quantized else Marked()
+    endings = cache_ending(document)
+    marked = Marked(test.model_type or test.model_filename or "" if is_quantized else "", scheme, endings)
     gpus = [name.strip() for name in (test.gpu_info or "").split(", ") if name.strip()]
     version = f"b{build}" if build else test.build_commit
     head = {
@@ -206,8 +207,8 @@ def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied:
     config = {**settings, "load": f"llama-bench, {test.name}", "max_new_tokens": test.n_gen or None}
     return ImportedRecord(
         "llama-bench", performance, version, test.model,
-        scheme, marked, label=test.name + shown, config=config, head=head,
-        samples=[vars(row) for row in rows], notes=notes,
+        marked.name(scheme), marked,
+        label=test.name + shown, config=config, head=head, samples=[vars(row) for row in rows], notes=notes,
     )  # fmt: skip
 
 

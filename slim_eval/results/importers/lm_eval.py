@@ -37,6 +37,7 @@ from slim_eval.results.importers.importer import (
     Number,
     OptionalText,
     Text,
+    abbreviated,
     inner,
     utc,
 )
@@ -61,7 +62,26 @@ def _arguments(value: Any) -> dict[str, Any]:
         return value or {}
     if not isinstance(value, str):
         raise ValueError(f"is {str(value)[:40]}, not a string")
-    return {key.strip(): text.strip() for key, _, text in (part.partition("=") for part in value.split(","))}
+    return {key.strip(): text.strip() for key, _, text in (part.partition("=") for part in _parts(value))}
+
+
+def _parts(text: str) -> list[str]:
+    """What commas separate; those within brackets do not: ``quantization_config={"bits":4,"group_size":128}``."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'" and depth:
+            quote = character
+        elif character in "{[(":
+            depth += 1
+        elif character in "}])":
+            depth -= 1
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if depth == 0 and not quote else text.split(",")
 
 
 def _scores(value: Any) -> Any:
@@ -208,7 +228,10 @@ def _model(output: _Results) -> tuple[str | None, str | None, Marked, dict[str, 
     adapter = adapter_of(arguments)
     model = adapter or served
     dtype = str(config.get("model_dtype") or arguments.get("dtype") or "").removeprefix("torch.").removesuffix("auto")
-    marked = of_options(arguments)
+    backend = str(output.model_source or config.get("model"))
+    marked = of_options(arguments, backend=backend)
+    if not marked.marker and re.fullmatch(r"u?int\d+", dtype):
+        marked = replace(marked, marker=f"model_dtype={dtype}")  # packed weights, of any number of bits
     if not marked.marker and served is not None:
         try:
             checkpoint = safe_json.read_json(Path(served) / "config.json")
@@ -220,7 +243,6 @@ def _model(output: _Results) -> tuple[str | None, str | None, Marked, dict[str, 
     scheme = None if model is None else marked.name(_PLAIN.get(dtype))
     # Of a quantized model lm-eval counts packed weights.
     parameters = None if marked.marker else output.num_parameters if scheme is not None else None
-    backend = str(output.model_source or config.get("model"))
     machine = output.pretty_env_info or ""
     cpu = _CPU.search(machine)
     versions = {"lm_eval": output.lm_eval_version, "transformers": output.transformers_version}
@@ -285,10 +307,15 @@ def _record(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         notes.append(f"no samples of {missing[0]}{more} beside it (--log_samples): its items cannot be paired")
-    if headline is None:
+    if headline is None and not below:
+        notes.append(f"{task}: the file contains no score of it")
+    elif headline is None:
         notes.append(f"{task}: lm-eval computes no metric over its subtasks: they are shown in its place")
     unknown = [key for key, value in scores.items() if value is None and "_stderr," not in key]
-    notes += [f"{task}: {key} is {document['results'][task][key]}, not a finite number: no score" for key in unknown]
+    for key in unknown:
+        value = document["results"][task][key]
+        problem = "a text, not a number" if isinstance(value, str) and value != "N/A" else "not a finite number"
+        notes.append(f"{task}: {key} is {abbreviated(value)}, {problem}: no score")
     if limit is not None and limit < 1:
         notes.append(f"{task}: limited to a share of {limit:g} of each subtask's items")
     if output.system_instruction:

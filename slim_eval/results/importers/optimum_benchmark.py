@@ -14,13 +14,13 @@ number of iterations and others do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
-from slim_eval.recognise import Marked, of_config, of_options
+from slim_eval.recognise import of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     Count,
@@ -29,7 +29,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     OptionalText,
     Positive,
     RequestSample,
@@ -45,7 +45,9 @@ from slim_eval.utils import MIB
 _REPORT, _CONFIG = "benchmark_report.json", "benchmark_config.json"
 _DEFAULT_BATCH_SIZE, _DEFAULT_NEW_TOKENS = 2, 100
 _ENGINES = {"pytorch": "transformers", "vllm": "vllm"}
-_SIXTEEN_BIT = {"float16", "bfloat16"}
+_SIXTEEN_BIT = {"float16", "bfloat16", "half"}
+#: Options of the vLLM backend that contain vLLM's own.
+_PASSED_ON = ("engine_args", "llm_kwargs", "serving_args")
 
 
 class _Latency(ForeignObject):
@@ -54,8 +56,8 @@ class _Latency(ForeignObject):
 
 
 class _Memory(ForeignObject):
-    max_ram: Number | None = None
-    max_process_vram: Number | None = None
+    max_ram: Measured | None = None
+    max_process_vram: Measured | None = None
 
 
 class _Phase(ForeignObject):
@@ -76,7 +78,6 @@ class _Config(ForeignObject):
     torch_dtype: OptionalText = inner("backend.torch_dtype", None)
     dtype: OptionalText = inner("backend.dtype", None)
     quantization_scheme: OptionalText = inner("backend.quantization_scheme", None)
-    quantization_config: Any = inner("backend.quantization_config", None)
     device: OptionalText = inner("backend.device", None)
     batch_size: Count | None = inner("scenario.input_shapes.batch_size", None)
     sequence_length: Count | None = inner("scenario.input_shapes.sequence_length", None)
@@ -114,10 +115,21 @@ class OptimumBenchmark(Importer):
             settings = dict(config) if isinstance(config, dict) else {}
             if "scenario" not in settings and isinstance(settings.get("benchmark"), dict):
                 settings["scenario"] = settings["benchmark"]  # before 0.3
-            yield _record(file, file.validate(_Report, report, "report"), file.validate(_Config, settings, "config"))
+            measured = file.validate(_Report, report, "report")
+            yield _record(file, measured, file.validate(_Config, settings, "config"), _options(settings))
 
 
-def _record(file: ForeignFile, report: _Report, config: _Config) -> ImportedRecord:
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the backend, with those that it passes on to vLLM."""
+    backend = settings.get("backend")
+    options = dict(backend) if isinstance(backend, dict) else {}
+    for nested in _PASSED_ON:
+        own = options.pop(nested, None)
+        options |= own if isinstance(own, dict) else {}
+    return options
+
+
+def _record(file: ForeignFile, report: _Report, config: _Config, options: Mapping[str, Any]) -> ImportedRecord:
     prefill = report.prefill.latency if report.prefill is not None else None
     decode = report.decode.latency if report.decode is not None else None
     if prefill is None:
@@ -168,7 +180,8 @@ def _record(file: ForeignFile, report: _Report, config: _Config) -> ImportedReco
         prompt_tokens=config.sequence_length,
         output_tokens=tokens,
     )
-    dtype = config.torch_dtype or config.dtype
+    dtype = config.torch_dtype or config.dtype or (str(options["dtype"]) if options.get("dtype") else None)
+    dtype = None if dtype is None else dtype.removeprefix("torch.")
     gpus = config.gpu if isinstance(config.gpu, list) else [config.gpu] if isinstance(config.gpu, str) else []
     head = {
         "engine": _ENGINES.get(config.backend or "", config.backend),
@@ -180,11 +193,7 @@ def _record(file: ForeignFile, report: _Report, config: _Config) -> ImportedReco
             "gpus": [{"name": name} for name in gpus if isinstance(name, str) and config.device != "cpu"],
         },
     }
-    marked, own = of_options({}, [config.model]), config.quantization_config
-    if config.quantization_scheme or own:
-        own = own if isinstance(own, dict) else {}
-        method = {"quant_method": config.quantization_scheme} if config.quantization_scheme else {}
-        marked = Marked(f"quantization_scheme={config.quantization_scheme}", of_config({**method, **own}))
+    marked = of_options(options, backend=config.backend)
     scheme = marked.name(DEFAULT_BASELINE if dtype in _SIXTEEN_BIT else None)
     label = f"batch-{batch}-input-{config.sequence_length}-output-{tokens}"
     settings = {"max_new_tokens": tokens, "load": f"optimum-benchmark, batch-{batch}", "device": config.device}

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from slim_eval.recognise import of_options
+from slim_eval.recognise import OPTIONS, of_options
 from slim_eval.results.importers import vllm_bench  # noqa: F401 - registered before this one, which is asked first
 from slim_eval.results.importers.importer import (
     IMPORTERS,
@@ -27,7 +27,7 @@ from slim_eval.results.importers.importer import (
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     NumberOrNone,
     OptionalText,
     Positive,
@@ -58,7 +58,6 @@ class _Server(ForeignObject):
     model_path: OptionalText = None
     served_model_name: OptionalText = None
     dtype: OptionalText = None
-    quantization: OptionalText = None
     version: OptionalText = None
     speculative_algorithm: OptionalText = None
 
@@ -70,16 +69,16 @@ class _Run(ForeignObject):
     request_rate: NumberOrNone = None
     max_concurrency: Count | None = None
     random_output_len: Count | None = None
-    random_range_ratio: Number | None = None
+    random_range_ratio: Measured | None = None
     server: _Server = Field(default=_Server(), alias="server_info")
     duration: Positive | None = None
     total_input_tokens: Count | None = None
     total_output_tokens: Count | None = None
-    output_throughput: Number | None = None
-    total_throughput: Number | None = None
-    request_throughput: Number | None = None
-    concurrency: Number | None = None
-    accept_length: Number | None = None
+    output_throughput: Measured | None = None
+    total_throughput: Measured | None = None
+    request_throughput: Measured | None = None
+    concurrency: Measured | None = None
+    accept_length: Measured | None = None
 
 
 class _Requests(ForeignObject):
@@ -87,8 +86,8 @@ class _Requests(ForeignObject):
 
     input_lens: list[Count]
     output_lens: list[Count]
-    ttfts: list[Number]
-    itls: list[list[Number]]
+    ttfts: list[Measured]
+    itls: list[list[Measured]]
     errors: list[Any]
 
 
@@ -113,6 +112,8 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     if document.get("server_info") is None:
         document = {key: value for key, value in document.items() if key != "server_info"}
     run = file.validate(_Run, document)
+    stated = document.get("server_info") or {}
+    options = {key: stated[key] for key in OPTIONS if stated.get(key) not in (None, "")}
     server, count, samples = run.server, run.completed, _samples(file, document, run.completed)
     notes = [OVER_HTTP]
     metrics = client_metrics(file, document, samples, count, "e2e_latency")
@@ -137,7 +138,7 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         "max_new_tokens": run.random_output_len if has_equal_lengths else file.config.max_new_tokens,
         **({"dataset": run.dataset_name} if run.dataset_name else {}),
         **({"speculative": speculative} if speculative else {}),
-        **({"quantization": server.quantization} if server.quantization else {}),
+        **({"quantization": str(options["quantization"])} if "quantization" in options else {}),
     }
     gaps = (run.total_output_tokens or 0) - count
     level = ServingLevel(
@@ -165,7 +166,7 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         "dtype": None if server.dtype in (None, "auto") else server.dtype,
     }
     model = server.model_path or server.served_model_name
-    marked = of_options({"quantization": server.quantization} if server.quantization else {}, [model])
+    marked = of_options(options, [model])
     scheme = marked.name(DEFAULT_BASELINE if server.dtype in _SIXTEEN_BIT else None)
     return ImportedRecord(
         "sglang bench_serving", performance, server.version, model, scheme, marked, label=load, config=config,

@@ -25,21 +25,22 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 
 from slim_eval.errors import UsageError
-from slim_eval.recognise import of_options
+from slim_eval.recognise import OPTIONS, of_options
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     MAX_NUMBER,
     OVER_HTTP,
+    UNMEASURED,
     Count,
     ForeignFile,
     ForeignObject,
     Format,
     ImportedRecord,
     Importer,
-    Number,
+    Measured,
     OptionalText,
     Positive,
     RequestSample,
@@ -60,7 +61,9 @@ _OFFLINE_KEYS = {"avg_latency", "requests_per_second"}
 _OFFLINE_SETTINGS = {
     "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
 }  # fmt: skip
-_QUANTIZATION = {"quantization", "kv_cache_dtype", "revision"}
+_QUANTIZATION = {
+    "quantization", "quantization_config", "hf_overrides", "load_format", "kv_cache_dtype", "revision",
+}  # fmt: skip
 _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
@@ -96,6 +99,9 @@ class _Arguments(ForeignObject):
     tensor_parallel_size: Any = None
     enable_prefix_caching: Any = None
     quantization: Any = None
+    quantization_config: Any = None
+    hf_overrides: Any = None
+    load_format: Any = None
     kv_cache_dtype: Any = None
     revision: Any = None
     n: Count | None = None
@@ -111,13 +117,13 @@ class _Arguments(ForeignObject):
 
 class _Sidecar(ForeignObject):
     arguments: _Arguments = inner("benchmark.extra_info.args")
-    values: list[Number] = inner("metric.benchmark_values")
+    values: list[Measured] = inner("metric.benchmark_values")
 
 
 class _Latency(ForeignObject):
     model_id: OptionalText = None
     latencies: list[Positive] = Field(min_length=1)
-    avg_latency: Number
+    avg_latency: Measured
 
     @field_validator("avg_latency")
     @classmethod
@@ -133,7 +139,7 @@ class _Throughput(ForeignObject):
     elapsed_time: Positive
     num_requests: Succeeded
     total_num_tokens: Count
-    requests_per_second: Number
+    requests_per_second: Measured
 
 
 class _Serve(ForeignObject):
@@ -143,23 +149,24 @@ class _Serve(ForeignObject):
     duration: Positive | None = None
     total_input_tokens: Count | None = None
     total_output_tokens: Count | None = None
-    output_throughput: Number | None = None
-    total_token_throughput: Number | None = None
-    request_throughput: Number | None = None
-    request_goodput: Number | None = None
+    output_throughput: Measured | None = None
+    total_token_throughput: Measured | None = None
+    request_throughput: Measured | None = None
+    # An older benchmark_serving.py writes the colon.
+    request_goodput: Measured | None = Field(None, validation_alias=AliasChoices("request_goodput", "request_goodput:"))
     model_id: OptionalText = None
     num_prompts: Count | None = None
     failed: Count | None = None
     max_concurrency: Count | None = None
-    burstiness: Number | None = None
+    burstiness: Measured | None = None
     date: Any = None
 
     @field_validator(
         "completed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput", mode="before"
     )
     @classmethod
-    def _is_number(cls, value: Any) -> Any:
-        if value is None:
+    def _is_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.context != UNMEASURED:
             raise ValueError("is null, not a number")
         return value
 
@@ -167,11 +174,11 @@ class _Serve(ForeignObject):
 class _Requests(ForeignObject):
     """What ``serve --save-detailed`` adds: one entry per request. Older versions write no latencies."""
 
-    ttfts: list[Number]
+    ttfts: list[Measured]
     input_lens: list[Count]
     output_lens: list[Count]
-    latencies: list[Number] | None = None
-    itls: list[list[Number]] = Field(default_factory=list)
+    latencies: list[Measured] | None = None
+    itls: list[list[Measured]] = Field(default_factory=list)
     errors: list[Any]
 
 
@@ -279,8 +286,11 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
         "load": level.load,
         "max_new_tokens": tokens,
     }
+    # The server's options are not in the file, unless --metadata or a sweep names them.
+    marked = of_options({key: document[key] for key in OPTIONS if document.get(key)}, [run.model_id])
     return ImportedRecord(
-        "vllm bench serve", performance, model=run.model_id, label=level.load.split(", ", 1)[1], config=config,
+        "vllm bench serve", performance, None, run.model_id, marked.name(None), marked,
+        label=level.load.split(", ", 1)[1], config=config,
         samples=[vars(sample) for sample in samples], notes=notes, level=level,
         is_warmup=document.get("type") == "warmup" or document.get("run_number") == -1,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import yaml
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord
+from slim_eval.results.importers.guidellm import Guidellm
 from slim_eval.results.records import PerformanceMetrics
 from tests.unit.results.importers import conftest
 
@@ -286,10 +287,6 @@ def drop(key: str) -> Callable[[dict[str, Any]], object]:
             lambda c: c["benchmarks"][0]["metrics"]["request_totals"].update(successful=0),
             "'benchmarks[0].metrics.request_totals.successful' is 0: no request succeeded",
         ),
-        (
-            lambda c: c["benchmarks"][0]["requests"]["successful"][1].update(time_to_first_token_ms=float("nan")),
-            "'benchmarks[0].requests.successful[1].time_to_first_token_ms' is nan",
-        ),
     ],
 )
 def test_unknown_and_damaged_reports_are_named_with_the_field(
@@ -300,3 +297,16 @@ def test_unknown_and_damaged_reports_are_named_with_the_field(
     assert words in failure.value.cause
     assert "guidellm_v2.json" in failure.value.cause
     assert failure.value.remedy
+
+
+def test_a_time_that_cannot_be_is_missing_in_its_own_record(changed: Callable[..., Path]) -> None:
+    def damage(content: dict[str, Any]) -> None:
+        content["benchmarks"].append(json.loads(json.dumps(content["benchmarks"][0])))
+        content["benchmarks"][1]["requests"]["successful"][1].update(time_to_first_token_ms=-5.0)
+
+    file = conftest.foreign(changed("guidellm_v2.json", damage), model="m", precision="fp16")
+    records = [imported.record(file) for imported in Guidellm().read(file)]
+    said = [[note for note in record.notes if "no measurement" in note] for record in records]
+    note = "benchmarks[1].requests.successful[1].time_to_first_token_ms is -5.0, no measurement: missing"
+    assert said[0] == []
+    assert said[1] == [note]

@@ -12,7 +12,15 @@ from pydantic import Field
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ForeignObject, importer
-from slim_eval.results.importers.importer import Count, Number, OptionalText, Text, inner
+from slim_eval.results.importers.importer import (
+    Count,
+    Measured,
+    Number,
+    OptionalText,
+    Text,
+    abbreviated,
+    inner,
+)
 from tests.unit.results.importers.conftest import foreign
 
 
@@ -136,6 +144,25 @@ def test_what_may_be_missing_is_none_and_never_zero(tmp_path: Path) -> None:
     content = file.validate(Content, {"optional_number": 0, "optional_text": ""})
     assert content.optional_number == 0
     assert content.optional_text is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5, -5.0, 1e300, 10**40])
+def test_a_number_that_cannot_be_measured_is_missing_and_named(tmp_path: Path, value: float) -> None:
+    class Timed(ForeignObject):
+        mean: Measured | None = None
+        needed: Measured = 0
+        each: list[Measured] = Field(default_factory=list)
+
+    file = foreign(tmp_path / "file.json")
+    content = file.validate(dict[str, list[Timed]], {"runs": [{"mean": 1.0}, {"mean": value}]}, "report")
+    assert [run.mean for run in content["runs"]] == [1.0, None]
+    assert file.unmeasured == [f"report.runs[1].mean is {abbreviated(value)}, no measurement: missing"]
+    assert len(file.unmeasured[0]) < 100
+    file.unmeasured.clear()
+    for damaged in ({"needed": value}, {"each": [1.0, value]}, {"mean": value, "needed": "text"}):
+        with pytest.raises(ResultFileError):
+            file.validate(Timed, damaged)
+    assert not file.unmeasured
 
 
 def test_what_is_right_comes_back_as_it_is(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord
+from slim_eval.results.importers.llama_bench import LlamaBench
 from slim_eval.results.records import PerformanceMetrics
 from tests.unit.results.importers import conftest
 
@@ -132,6 +133,23 @@ def test_the_scheme_is_the_type_of_the_file(
     (imported,) = conftest.read(path)
     found = None if imported.precision is None else imported.precision.lower()
     assert (imported.model, found) == (model, scheme)
+
+
+@pytest.mark.parametrize(
+    ("types", "scheme"),
+    [
+        (("f16", "f16"), "fp16"),
+        (("q8_0", "q8_0"), "fp16+kv-q8_0"),
+        (("f16", "q4_0"), "fp16+kv-f16-q4_0"),
+    ],
+)
+def test_a_quantized_cache_is_part_of_the_scheme(tmp_path: Path, types: tuple[str, str], scheme: str) -> None:
+    test = GENERATION | {
+        "model_type": "llama 8B F16", "model_filename": "a-f16.gguf", "type_k": types[0], "type_v": types[1]
+    }  # fmt: skip
+    file = conftest.foreign(write(tmp_path / "bench.json", [test]), precision="fp16")
+    (imported,) = LlamaBench().read(file)
+    assert (imported.precision, imported.record(file).precision) == (scheme, scheme)
 
 
 def test_settings_that_differ_in_a_file_distinguish_its_records(tmp_path: Path) -> None:

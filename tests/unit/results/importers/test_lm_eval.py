@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slim_eval.config import ImportConfig
 from slim_eval.errors import ResultFileError
-from slim_eval.results.importers import ImportedRecord
+from slim_eval.results.importers import ImportedRecord, import_results
 from slim_eval.results.records import AccuracyMetrics
 from slim_eval.results.variants import Variant
 from tests.unit.results.importers import conftest
@@ -137,6 +138,15 @@ def test_gpus_are_read_from_the_environment_report(changed: Callable[..., Path])
         ("pretrained=org/Tiny,load_in_4bit=True", "torch.float16", "org/Tiny", "bnb-4bit"),
         ({"pretrained": "org/Tiny", "peft": "org/adapter"}, "torch.float16", "org/adapter", "fp16+lora"),
         ({"model": "served", "base_url": "http://x"}, None, "served", None),
+        (
+            'pretrained=org/Tiny,quantization_config={"quant_method":"gptq","bits":4,"group_size":128},dtype=float16',
+            None,
+            "org/Tiny",
+            "w4a16-gptq g128",
+        ),
+        ('pretrained=org/Tiny,dtype=float16,speculative_config={"model":"a,b}","n":5}', None, "org/Tiny", "fp16"),
+        ("pretrained=org/Tiny,dtype=float16,note={,load_in_8bit=True", None, "org/Tiny", "bnb-8bit"),
+        ({"pretrained": "org/Tiny"}, "torch.uint8", "org/Tiny", None),
         ("", None, None, None),
     ],
 )
@@ -308,6 +318,24 @@ def document(tmp_path: Path, results: dict[str, dict[str, Any]], name: str = "re
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def test_what_is_no_score_is_named_as_what_it_is(tmp_path: Path) -> None:
+    scores = {"e": {"acc,none": "0.5"}, "c": {"acc,none": 10**400}, "f": {"alias": "f"}}
+    found = {numbers(imported).task: imported.notes for imported in conftest.read(document(tmp_path, scores))}
+    assert "e: acc,none is '0.5', a text, not a number: no score" in found["e"]
+    assert [len(note) < 100 for note in found["c"] if "no score" in note] == [True]
+    assert "f: the file contains no score of it" in found["f"]
+    assert not any("subtasks" in note for note in found["f"])
+
+
+def test_a_task_named_like_another_file_is_left_out_and_the_rest_imported(tmp_path: Path) -> None:
+    scores = {task: {"acc,none": 0.5} for task in ("performance", "arc_easy", "serving")}
+    path = document(tmp_path, scores, config={"model": "hf", "model_args": "pretrained=/x/T/,dtype=float16"})
+    report = import_results(ImportConfig(paths=(path,), output_dir=tmp_path / "out"))
+    assert [written.name for written in report.paths] == ["arc_easy.json"]
+    assert json.loads(report.paths[0].read_text(encoding="utf-8"))["model"] == "/x/T"
+    assert ["'performance'" in problem or "'serving'" in problem for problem in report.problems] == [True, True]
 
 
 def test_the_direction_is_what_the_file_says_of_the_headline(tmp_path: Path) -> None:

@@ -101,6 +101,25 @@ def test_a_quantized_model_is_not_fp16(tmp_path: Path) -> None:
     assert imported.precision != "fp16", "its name says that it is quantized"
 
 
+@pytest.mark.parametrize(
+    ("change", "scheme"),
+    [
+        ({"quantization_scheme": "bnb", "quantization_config": {"load_in_8bit": True}}, "bnb-8bit"),
+        ({"name": "openvino", "load_in_8bit": True, "quantization": False}, "8bit"),
+        ({"name": "openvino", "load_in_4bit": True}, "4bit"),
+        ({"name": "vllm", "engine_args": {"quantization": "awq", "dtype": "float16"}}, "w4a16-awq"),
+        ({"name": "vllm", "torch_dtype": None, "engine_args": {"dtype": "float16"}}, "fp16"),
+        ({"name": "vllm", "llm_kwargs": {"quantization": "fp8"}}, "fp8"),
+        ({"name": "llama_cpp", "model": "org/Tiny-GGUF", "filename": "tiny-Q4_K_M.gguf"}, "q4_k_m"),
+        ({"peft_type": "lora"}, "fp16+lora"),
+        ({"quantization": True}, None),
+    ],
+)
+def test_every_option_of_the_backend_is_read(tmp_path: Path, change: dict[str, Any], scheme: str | None) -> None:
+    imported, _ = read(write(tmp_path, config=CONFIG | {"backend": CONFIG["backend"] | change}))
+    assert imported.precision == scheme
+
+
 def test_what_a_report_does_not_contain_is_said(tmp_path: Path) -> None:
     without = {name: phase | {"latency": {"mean": phase["latency"]["mean"]}} for name, phase in REPORT.items()}
     imported, metrics = read(write(tmp_path, report=without, config=None))

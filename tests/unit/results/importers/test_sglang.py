@@ -109,12 +109,29 @@ def test_another_server_and_its_quantization_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "scheme"),
+    [
+        ({"torchao_config": "int4wo-128"}, "torchao-4bit g128"),
+        ({"kv_cache_dtype": "fp8_e4m3"}, "fp16+kv8"),
+        ({"load_format": "bitsandbytes"}, "bnb-4bit"),
+        ({"quantization": "fp8"}, "fp8"),
+        ({"torchao_config": "", "kv_cache_dtype": "auto", "lora_paths": None}, "fp16"),
+    ],
+)
+def test_the_servers_arguments_say_how_its_model_is_quantized(
+    tmp_path: Path, change: dict[str, Any], scheme: str
+) -> None:
+    server = SUMMARY["server_info"] | {"dtype": "bfloat16", "model_path": "org/Tiny"} | change
+    (imported,) = conftest.read(write(tmp_path / "a.jsonl", SUMMARY | {"server_info": server}))
+    assert imported.precision == scheme
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"completed": 0}, "'completed' is 0: no request succeeded"),
         ({"completed": 2, **DETAILS}, "'errors' contains 3 requests without an error, but 'completed' is 2"),
         ({**DETAILS, "itls": []}, "'itls' has 0 values, 'ttfts' 4"),
-        ({"mean_ttft_ms": float("nan")}, "'mean_ttft_ms' is nan"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_field(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.importers import ImportedRecord
-from slim_eval.results.records import PerformanceMetrics
+from slim_eval.results.importers.vllm_bench import VllmBench
+from slim_eval.results.records import PerformanceMetrics, PerformanceRecord
 from tests.unit.results.importers import conftest
 
 
@@ -214,6 +215,37 @@ def test_zero_is_vllms_word_for_no_values(changed: Callable[..., Path]) -> None:
     assert metrics.e2e_latency_s is not None
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0])
+def test_a_time_that_cannot_be_is_missing_and_the_rest_is_taken(changed: Callable[..., Path], value: float) -> None:
+    path = changed("vllm_serve.json", lambda c: c.update(mean_ttft_ms=value, duration=value))
+    file = conftest.foreign(path, model="m", precision="fp16")
+    (imported,) = VllmBench().read(file)
+    record = imported.record(file)
+    assert isinstance(record, PerformanceRecord)
+    assert record.ttft_s is None
+    assert record.tpot_s is not None
+    for key in ("mean_ttft_ms", "duration"):
+        assert f"{key} is {value}, no measurement: missing" in record.notes
+
+
+def test_what_the_user_wrote_of_the_server_labels_the_run(changed: Callable[..., Path]) -> None:
+    imported = read(changed("vllm_serve.json", lambda c: c.update(model_id="org/T", quantization="awq")))[0]
+    assert imported.precision == "w4a16-awq"
+    path = changed("vllm_serve.json", lambda c: c.update(model_id="org/T", kv_cache_dtype="fp8"))
+    assert read(path)[0].precision is None
+    file = conftest.foreign(path, precision="fp16")
+    assert [each.record(file).precision for each in VllmBench().read(file)] == ["fp16+kv8"]
+
+
+def test_an_older_version_writes_goodput_with_a_colon(changed: Callable[..., Path]) -> None:
+    imported = read(
+        changed("vllm_serve.json", lambda c: c.update({"request_goodput:": c.pop("request_goodput", 0) or 2.5}))
+    )[0]
+    assert imported.level is not None
+    assert imported.level.goodput == 2.5
+    assert not imported.level.metadata
+
+
 def test_versions_without_latencies_have_them_in_the_gaps(changed: Callable[..., Path], data: Path) -> None:
     expected = read(data / "vllm_serve_detailed.json")[1]
     found = read(changed("vllm_serve_detailed.json", lambda content: content.pop("latencies")))[1]
@@ -229,7 +261,6 @@ def test_versions_without_latencies_have_them_in_the_gaps(changed: Callable[...,
         ("vllm_throughput.json", {"num_requests": 0}, "'num_requests' is 0: no request"),
         ("vllm_throughput.json", {"elapsed_time": None}, "'elapsed_time' is null"),
         ("vllm_serve.json", {"completed": 0}, "'completed' is 0: no request succeeded"),
-        ("vllm_serve.json", {"mean_ttft_ms": float("nan")}, "'mean_ttft_ms' is nan"),
         ("vllm_serve.json", {"output_throughput": None}, "'output_throughput' is null"),
         ("vllm_serve.json", {"total_input_sequences": 3}, "'total_input_sequences' is 3"),
         ("vllm_serve_detailed.json", {"ttfts": [0.1]}, "'input_lens' has 8 values, 'ttfts' 1"),

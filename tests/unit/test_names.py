@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slim_eval.cli import main
 from slim_eval.config import AccuracyConfig, ImportConfig
-from slim_eval.errors import UsageError
+from slim_eval.errors import ResultFileError, UsageError
 from slim_eval.results.importers import ForeignFile, ImportedRecord
 from slim_eval.results.records import AccuracyMetrics
 from slim_eval.results.store import record_path, variant_directory
@@ -101,5 +101,5 @@ def test_an_imported_task_cannot_either(tmp_path: Path) -> None:
     path.touch()
     file = ForeignFile(path, ImportConfig(paths=(path,), model="org/Tiny", precision="fp16"))
     assert ImportedRecord("lm-eval", AccuracyMetrics(task="mmlu", accuracy=0.5)).record(file).name == "mmlu"
-    with pytest.raises(UsageError, match=r"performance\.json"):
+    with pytest.raises(ResultFileError, match=r"performance\.json"):
         ImportedRecord("lm-eval", AccuracyMetrics(task="performance", accuracy=0.5)).record(file)

@@ -40,8 +40,7 @@ def apart(joined: Joined) -> Joined:
         said = what_stands(newest, older, [named(each) for each in reversed(older)]) if older else ""
         record = newest.record
         if said:
-            notes.append(f"{newest.source.name}: {record.name} of {record.model} at {record.precision}: {said}")
-            record = record.model_copy(update={"notes": (*record.notes, said)})
+            record = record.model_copy(update={"notes": (*record.notes, f"{record.name}: {said}")})
         standing.append(replace(newest, record=record, covers=frozenset().union(*(each.covers for each in runs))))
     return replace(joined, found=tuple(_labelled(standing)), notes=tuple(notes))
 

@@ -58,7 +58,8 @@ def settings(record: Record, tool: str) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, (Mapping, list, tuple)):
         return json.dumps(value, sort_keys=True, default=str)
-    return str(plain_number(int(value) if isinstance(value, bool) else value))
+    text = str(plain_number(value))
+    return {"true": "1", "false": "0"}.get(text.lower(), text)  # versions write a flag in one of these ways
 
 
 def _is_alone(found: Found) -> bool:

@@ -90,9 +90,10 @@ def test_settings_of_llama_bench_are_kept_apart_across_files(tmp_path: Path, ord
     assert sum("H100" in path for path in apart) == 1
 
 
-def test_a_csv_and_a_json_file_of_the_same_settings_are_reruns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["0", "False", "false"])
+def test_a_csv_and_a_json_file_of_the_same_settings_are_reruns(tmp_path: Path, flag: str) -> None:
     text = {key: str(value) for key, value in GENERATION.items() if not isinstance(value, list)}
-    newer = text | {"flash_attn": "0", "test_time": "2026-02-01T00:00:00Z"}
+    newer = text | {"flash_attn": flag, "test_time": "2026-02-01T00:00:00Z"}
     (path := tmp_path / "b.csv").write_text("\n".join(",".join(line) for line in (newer, newer.values())))
     (record,) = found(run(tmp_path / "out", write(tmp_path / "a.json", [GENERATION]), path), tmp_path / "out").values()
     assert isinstance(record, PerformanceRecord)

@@ -38,8 +38,9 @@ from slim_eval.results.importers.importer import (
     MissingOptionError,
     RefusedRecordError,
 )
+from slim_eval.results.importers.reruns import apart, settings
 from slim_eval.results.importers.sweeps import Found, join
-from slim_eval.results.importers.unread import refusal
+from slim_eval.results.importers.unread import refusal, refusal_of_text
 from slim_eval.results.records import ErrorRecord, Record, ServingRecord
 from slim_eval.results.store import read_record, record_name, require_writable, variant_directory, write_record
 from slim_eval.utils import slug
@@ -99,14 +100,16 @@ def import_results(config: ImportConfig) -> ImportReport:
         try:
             importer = importer_of(file)
             if importer is None:
-                raise ResultFileError(f"{path}: {refusal(file.documents[0], file.fields, tools)}")
+                what = refusal_of_text(file.beginning) or refusal(file.documents[0], file.fields, tools)
+                raise ResultFileError(f"{path}: {what}")
             made = []
             for imported in importer.read(file):
                 try:
                     made.append((imported, imported.record(file)))
                 except RefusedRecordError as error:
                     problems.append(error.cause)
-            read += [Found(path, imported, record, place) for place, (imported, record) in enumerate(made)]
+            covers = frozenset({file.sha256}) if made else frozenset()
+            read += [Found(path, imported, record, place, covers) for place, (imported, record) in enumerate(made)]
         except MissingOptionError as error:
             missing.append(error)
         except ResultFileError as error:
@@ -115,25 +118,23 @@ def import_results(config: ImportConfig) -> ImportReport:
             wanted.append(error.cause + (f" (read as a result of {importer.name})" if importer else ""))
     if missing:
         raise MissingOptionError.of_all(missing)
-    joined = join(read)
-    problems += joined.problems
-    found = [(each.source, each.imported, each.record) for each in joined.found]
-    rivals = Counter((record.model, record.precision, record_name(record)) for _, _, record in found)
-    models = [record.model for _, _, record in found]
+    joined = apart(join(read))
+    rivals = Counter(_place(each.record) for each in joined.found)
+    models = [each.record.model for each in joined.found]
     written: dict[Path, tuple[Path, Record]] = {}
-    for source, imported, record in found:
+    for each in joined.found:
+        source, imported, record = each.source, each.imported, each.record
         name = record_name(record)
-        is_one_of_several = imported.label and rivals[record.model, record.precision, name] > 1
+        is_one_of_several = imported.label and rivals[_place(record)] > 1
         root = config.output_dir / slug(imported.label) if is_one_of_several else config.output_dir
         path = variant_directory(root, record.model, record.precision, models) / f"{name}.json"
         what = f"{name} of {record.model} at {record.precision}"
         try:
             if path in written:
-                problems.append(f"{source}: {what} is also in {written[path][0]}, measured in the same way: skipped")
-            elif path.exists() and not _replaces(record, read_record(path)):
-                remedy = "; import all files of a sweep at once" if imported.level is not None else ""
-                text = f"{path} contains another measurement of {what}: not replaced, skipped{remedy}"
+                text = f"{what} would be stored as that of {written[path][0]} is: skipped; give another --output-dir"
                 problems.append(f"{source}: {text}")
+            elif path.exists() and not _replaces(each, old := read_record(path)):
+                problems.append(f"{source}: {path} contains another measurement of {what}{_which_stands(each, old)}")
             else:
                 written[write_record(path.parent, record, imported.samples)] = (source, record)
         except ResultFileError as error:
@@ -169,14 +170,37 @@ def _files(paths: Iterable[Path], tools: str) -> list[Path]:
     return list(found.values())
 
 
-def _replaces(new: Record, old: Record | ErrorRecord) -> bool:
-    """Whether a record is of the same origin as one that exists, or a sweep contains all of that one's levels."""
-    if isinstance(new, ServingRecord) and isinstance(old, ServingRecord) and _origin(old) is not None:
-        return {level.sha256 for level in old.levels} <= {level.sha256 for level in new.levels}
-    return _origin(new) == _origin(old)
+def _place(record: Record) -> tuple[str, str, str]:
+    return record.model, record.precision, record_name(record)
 
 
-def _origin(record: Record | ErrorRecord) -> tuple[Any, Any] | None:
-    """Tool and file that an imported record comes from; None for one that was measured here."""
+def _replaces(new: Found, old: Record | ErrorRecord) -> bool:
+    """Whether every file that an imported record is of was read again: nothing that it contains is lost."""
+    origin = _origin(old)
+    if origin is None:
+        return False
+    if isinstance(old, ServingRecord):
+        return {level.sha256 for level in old.levels} <= new.covers
+    return origin.get("sha256") in new.covers
+
+
+def _which_stands(new: Found, old: Record | ErrorRecord) -> str:
+    """Which measurement stands that is not replaced, and how both can be imported."""
+    origin = _origin(old)
+    if origin is None or isinstance(old, ErrorRecord):
+        return ", made by slim-eval: not replaced, skipped; give another --output-dir"
+    when = f" of {old.timestamp}" if old.timestamp else ""
+    stands = f", from {origin.get('file')}{when}: that one stands, this one is skipped; "
+    if isinstance(old, ServingRecord) or new.imported.level is not None:
+        return f"{stands}import all files of a sweep at once"
+    if isinstance(old, ErrorRecord) or settings(old, str(origin.get("tool"))) == settings(
+        new.record, new.imported.tool
+    ):
+        return f"{stands}import both files in one command, and the newest stands"
+    return f"{stands}they differ in settings: import both files at once into a new --output-dir, which keeps both"
+
+
+def _origin(record: Record | ErrorRecord) -> dict[str, Any] | None:
+    """Where an imported record comes from; None for one that was measured here."""
     origin = (record.config or {}).get("import")
-    return (origin.get("tool"), origin.get("sha256")) if isinstance(origin, dict) else None
+    return origin if isinstance(origin, dict) else None

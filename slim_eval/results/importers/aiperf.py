@@ -24,6 +24,7 @@ from pydantic import AliasChoices, AliasPath, Field
 from slim_eval.results.importers import vllm_bench  # noqa: F401 - registered before this one, which is asked first
 from slim_eval.results.importers.importer import (
     IMPORTERS,
+    AskedOrNone,
     Count,
     ForeignFile,
     ForeignObject,
@@ -83,8 +84,8 @@ class _Summary(ForeignObject):
     end_time: OptionalText = None
     endpoint: dict[str, Any] | None = None
     model: Any = _config("endpoint.model_names.0", "model_names.0", "model.0", "models.0")
-    concurrency: NumberOrNone = _config("loadgen.concurrency", "perf_analyzer.stimulus.concurrency", "concurrency")
-    request_rate: NumberOrNone = _config("loadgen.request_rate", "perf_analyzer.stimulus.request_rate", "request_rate")
+    concurrency: AskedOrNone = _config("loadgen.concurrency", "perf_analyzer.stimulus.concurrency", "concurrency")
+    request_rate: AskedOrNone = _config("loadgen.request_rate", "perf_analyzer.stimulus.request_rate", "request_rate")
     arrivals: Any = _config("loadgen.arrival_pattern", "loadgen.request_rate_mode")
     streaming: Any = _config("endpoint.streaming", "streaming")
     warmup: NumberOrNone = _config("loadgen.warmup_request_count", "warmup_request_count")

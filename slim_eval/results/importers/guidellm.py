@@ -29,6 +29,8 @@ from pydantic import AliasChoices, AliasPath, Field, field_validator
 
 from slim_eval.results.importers.importer import (
     IMPORTERS,
+    Asked,
+    AskedCount,
     Count,
     ForeignFile,
     ForeignObject,
@@ -55,8 +57,8 @@ _TOLERANCE_S = 1e-6
 
 class _Strategy(ForeignObject):
     type: Text = Field(alias="type_")
-    rate: Measured | None = None
-    streams: Count | None = None
+    rate: Asked | None = None
+    streams: AskedCount | None = None
     max_concurrency: Any = None
     rampup_duration: Any = None
 

@@ -20,10 +20,12 @@ becomes an error that names the file and the field. One file may contain any num
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -54,6 +56,11 @@ MAX_BYTES = 2 * 10**9
 #: Above any time in ms, date in seconds or number of tokens; far larger values would overflow when they are squared.
 MAX_NUMBER = 1e15
 
+#: In seconds since 1970: smaller numbers are dates such as 20260101.
+_FIRST_EPOCH = 1e9
+#: Bytes in which to look for what a file is.
+_BEGINNING = 2**16
+_GZIP = b"\x1f\x8b"
 _NAMED = 3
 _SHOWN = 40  # characters of a value
 _REMEDY = "measure again, or leave the file out"
@@ -144,7 +151,7 @@ class ForeignFile:
         The name says if it is not JSON: a YAML file is one document, each row of a CSV file is one, of texts.
         """
         try:
-            text = safe_json.read_bytes(self.path, MAX_BYTES).decode("utf-8-sig").strip()
+            text = self._text(safe_json.read_bytes(self.path, MAX_BYTES)).strip()
         except (OSError, ValueError) as error:
             raise self._unreadable("cannot be read", error) from error
         if text and (parser := _PARSERS.get(self.path.suffix.lower())):
@@ -164,6 +171,21 @@ class ForeignFile:
             reason = safe_json.too_deep() if isinstance(error, RecursionError) else error
             raise self._unreadable("not readable as JSON", reason) from error
         return found or self._empty()
+
+    def _text(self, content: bytes) -> str:
+        if content.startswith(_GZIP):
+            raise ResultFileError(f"{self.path}: is compressed with gzip: decompress it first (gunzip)", _REMEDY)
+        return content.decode(_encoding(content))
+
+    @property
+    def beginning(self) -> str:
+        """The beginning of its text, to say what a file is that cannot be read; empty if there is none."""
+        try:
+            with self.path.open("rb") as stream:
+                content = stream.read(_BEGINNING)
+        except OSError:
+            return ""
+        return content.decode(_encoding(content), errors="replace")
 
     def _empty(self) -> NoReturn:
         raise ResultFileError(f"{self.path}: is empty", _REMEDY)
@@ -328,6 +350,11 @@ def inner(path: str, default: Any = ...) -> Any:
     return Field(default, validation_alias=AliasPath(*path.split(".")))
 
 
+def _encoding(content: bytes) -> str:
+    """UTF-8, or UTF-16 with a byte order mark, as PowerShell's ``>`` writes."""
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
 def _yaml(text: str) -> list[Any]:
     """A YAML document as JSON could contain it: not too deep, and without references, which make small files large."""
     depth = 0
@@ -395,6 +422,10 @@ Count = Annotated[
 ]
 #: Number of requests that succeeded, at least one.
 Succeeded = Annotated[Count, AfterValidator(_require_success)]
+#: A setting that may be written as a text: a number that was asked for, and one that is whole.
+Asked = Annotated[Measured, BeforeValidator(lambda value: plain_number(value))]
+AskedCount = Annotated[Count, BeforeValidator(lambda value: plain_number(value))]
+AskedOrNone = Annotated[NumberOrNone, BeforeValidator(lambda value: plain_number(value))]
 #: A text that is not empty.
 Text = Annotated[str, Field(min_length=1)]
 #: A text; None if it is missing, null or empty.
@@ -558,3 +589,36 @@ def utc(timestamp: float | None) -> str | None:
     except (ValueError, OverflowError, OSError):
         return None
     return None if date is None else date.isoformat(timespec="seconds")
+
+
+def moment(timestamp: str | None) -> float:
+    """A tool's time stamp in seconds since 1970, UTC if it has no zone; minus infinity if it is missing or no date."""
+    for read in (_epoch, datetime.fromisoformat, lambda text: datetime.strptime(text, "%Y%m%d-%H%M%S")):
+        try:
+            date = read(timestamp or "")
+            return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        except (ValueError, OverflowError, OSError):
+            continue
+    return -math.inf
+
+
+def _epoch(text: str) -> datetime:
+    if (seconds := float(text)) < _FIRST_EPOCH:
+        raise ValueError("a date in digits")
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def plain_number(value: Any) -> Any:
+    """A number in one form, however it is written: 1 for 1, 1.0 and "1"; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value) if abs(value) <= MAX_NUMBER else math.inf
+    else:
+        return value
+    if abs(number) > MAX_NUMBER and not isinstance(value, str):
+        return value
+    return int(number) if number.is_integer() and abs(number) <= MAX_NUMBER else number

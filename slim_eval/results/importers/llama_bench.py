@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import Annotated, Any
 
@@ -51,7 +50,7 @@ _TYPE = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
-#: Of a test, beside its lengths; those that differ within a file distinguish its records.
+#: Of a test, beside its lengths; those that differ distinguish its records.
 _SETTINGS = (
     "n_batch", "n_ubatch", "n_threads", "n_gpu_layers", "type_k", "type_v", "split_mode", "main_gpu", "no_kv_offload",
     "flash_attn", "tensor_split", "use_mmap", "embeddings", "cpu_mask", "cpu_strict", "poll", "n_cpu_moe", "devices",
@@ -136,15 +135,10 @@ class LlamaBench(Importer):
         documents = list(file.objects())
         if any("" in document for document in documents):
             raise file.error("", "contains a row with more columns than the first line names")
-        values: defaultdict[str, set[str]] = defaultdict(set)
-        for document in documents:
-            for key in _SETTINGS:
-                values[key].add(str(document.get(key)))
-        varied = [key for key in _SETTINGS if len(values[key]) > 1]
-        yield from (_record(file, file.validate(_Test, document), document, varied) for document in documents)
+        yield from (_record(file, file.validate(_Test, document), document) for document in documents)
 
 
-def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied: Sequence[str]) -> ImportedRecord:
+def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any]) -> ImportedRecord:
     if not test.n_prompt and not test.n_gen:
         raise file.error("n_gen", "is 0, as is 'n_prompt': nothing was measured")
     walls = [nanoseconds / 1e9 for nanoseconds in test.samples_ns]
@@ -175,7 +169,6 @@ def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied:
         for index, wall in enumerate(walls)
     ]  # fmt: skip
     settings = {name: document[name] for name in _SETTINGS if document.get(name) not in (None, "")}
-    shown = "".join(f"-{name.removeprefix('n_')}-{settings[name]}" for name in varied if name in settings)
     performance = PerformanceMetrics(
         **metrics,
         tokens_per_second=test.n_gen / mean if test.n_gen else None,
@@ -207,8 +200,8 @@ def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any], varied:
     config = {**settings, "load": f"llama-bench, {test.name}", "max_new_tokens": test.n_gen or None}
     return ImportedRecord(
         "llama-bench", performance, version, test.model,
-        marked.name(scheme), marked,
-        label=test.name + shown, config=config, head=head, samples=[vars(row) for row in rows], notes=notes,
+        marked.name(scheme), marked, label=test.name, config=config, head=head,
+        samples=[vars(row) for row in rows], notes=notes,
     )  # fmt: skip
 
 

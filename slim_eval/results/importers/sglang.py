@@ -21,6 +21,8 @@ from slim_eval.results.importers import vllm_bench  # noqa: F401 - registered be
 from slim_eval.results.importers.importer import (
     IMPORTERS,
     OVER_HTTP,
+    AskedCount,
+    AskedOrNone,
     Count,
     ForeignFile,
     ForeignObject,
@@ -28,7 +30,6 @@ from slim_eval.results.importers.importer import (
     ImportedRecord,
     Importer,
     Measured,
-    NumberOrNone,
     OptionalText,
     Positive,
     RequestSample,
@@ -66,8 +67,8 @@ class _Run(ForeignObject):
     completed: Succeeded
     backend: OptionalText = None
     dataset_name: OptionalText = None
-    request_rate: NumberOrNone = None
-    max_concurrency: Count | None = None
+    request_rate: AskedOrNone = None
+    max_concurrency: AskedCount | None = None
     random_output_len: Count | None = None
     random_range_ratio: Measured | None = None
     server: _Server = Field(default=_Server(), alias="server_info")

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from slim_eval.results.importers.importer import ImportedRecord
+from slim_eval.results.importers.importer import ImportedRecord, moment
 from slim_eval.results.records import (
     SCHEMA_VERSION,
     Metadata,
@@ -41,6 +41,7 @@ class Found:
     imported: ImportedRecord
     record: Record
     place: int = 0  # among those of its file
+    covers: frozenset[str] = frozenset()  # SHA-256 of each file that it is of, or that it stands in place of
 
     @property
     def level(self) -> ServingLevel | None:
@@ -66,7 +67,6 @@ class Joined:
 
     found: tuple[Found, ...]
     notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
 
 
 def join(found: Sequence[Found]) -> Joined:
@@ -77,34 +77,68 @@ def join(found: Sequence[Found]) -> Joined:
     kept = [each for each in found if not each.imported.is_warmup]
     others = [each for each in kept if each.imported.level is None]
     offline = {_variant(each) for each in others if isinstance(each.record, PerformanceRecord)}
-    result, problems = list(others), []
+    result = list(others)
     loads: dict[tuple[str, str], list[Found]] = {}
     for each in kept:
         if each.imported.level is not None:
             loads.setdefault(_variant(each), []).append(each)
     for variant, measured in loads.items():
         single, copies = _without_copies(measured)
-        problems += copies
-        levels = [_newest(repetitions) for repetitions in _settings(single)]
-        for newest, level in levels:
-            if level.replaced:
-                notes.append(f"{newest.source.name}: {level.label}: {_replaced(level)}")
-        if len(levels) == 1 and variant not in offline:
-            newest, level = levels[0]
-            said = (*newest.record.notes, _replaced(level)) if level.replaced else newest.record.notes
-            result.append(replace(newest, record=newest.record.model_copy(update={"notes": said})))
+        notes += copies
+        covers = frozenset().union(*(each.covers for each in measured))
+        runs = [_newest(repetitions) for repetitions in _settings(single)]
+        notes += [f"{newest.source.name}: {level.label}: {said}" for newest, level, said in runs if said]
+        if len(runs) == 1 and variant not in offline:
+            newest, _, said = runs[0]
+            told = (*newest.record.notes, said) if said else newest.record.notes
+            result.append(replace(newest, record=newest.record.model_copy(update={"notes": told}), covers=covers))
         else:
-            result.append(_sweep(levels))
-    return Joined(tuple(result), tuple(notes), tuple(problems))
+            result.append(replace(_sweep([(newest, level) for newest, level, _ in runs]), covers=covers))
+    return Joined(tuple(result), tuple(notes))
 
 
 def _variant(found: Found) -> tuple[str, str]:
     return found.record.model, found.record.precision
 
 
-def _replaced(level: ServingLevel) -> str:
-    count = len(level.replaced)
-    return f"the newest of {count + 1} runs with these settings; not imported: {', '.join(level.replaced)}"
+def age(found: Found) -> tuple[Any, ...]:
+    """Sorts runs with the same settings: the last one stands. It does not depend on the folder of a file."""
+    return *_time(found), found.source.name, found.place
+
+
+def _time(found: Found) -> tuple[float, int]:
+    level = found.imported.level
+    repetition = None if level is None else level.repetition
+    return moment(_measured_at(found)), -1 if repetition is None else repetition
+
+
+def _measured_at(found: Found) -> str | None:
+    level = found.imported.level
+    return (level.measured_at if level is not None else None) or found.record.timestamp
+
+
+def named(found: Found) -> str:
+    """A run in words, with its time if the file says it."""
+    when = f" of {at}" if (at := _measured_at(found)) else ""
+    level = found.imported.level
+    repetition = "" if level is None or level.repetition is None else f", repetition {level.repetition}"
+    return f"{found.source.name}{when}{repetition}"
+
+
+def what_stands(newest: Found, older: Sequence[Found], names: Sequence[str]) -> str:
+    """Which of several runs stands and why, in words; `names` are the others."""
+    runs = f"of {len(older) + 1} runs with these settings"
+    if any(_time(each) == _time(newest) for each in older):
+        chosen = f"the last by file name {runs}, as no time says which of them is the newest"
+    else:
+        chosen = f"the newest {runs}"
+    return f"{chosen}; not imported: {', '.join(names)}"
+
+
+def same_as(copy: Found, kept: Found) -> str:
+    """The note on a copy."""
+    what = f"{copy.record.name} of {copy.record.model} at {copy.record.precision}"
+    return f"{copy.source}: {what} has the same content as in {kept.source}: skipped"
 
 
 def _content(found: Found) -> str:
@@ -115,18 +149,16 @@ def _content(found: Found) -> str:
 
 
 def _without_copies(measured: Iterable[Found]) -> tuple[list[Found], list[str]]:
-    """Each measurement once, and a problem for each copy; a sweep itself writes every repetition twice."""
+    """Each measurement once, and a note for each copy; a sweep itself writes every repetition twice."""
     first: dict[str, Found] = {}
-    problems = []
+    notes = []
     for each in sorted(measured, key=lambda found: (found.source.name, str(found.source), found.place)):
         level, content = each.imported.level, _content(each)
         if content not in first:
             first[content] = each
         elif level is not None and level.repetition is None:
-            what = f"{each.record.name} of {each.record.model} at {each.record.precision}"
-            text = f"{each.source}: {what} is also in {first[content].source}, measured in the same way: skipped"
-            problems.append(text)
-    return list(first.values()), problems
+            notes.append(same_as(each, first[content]))
+    return list(first.values()), notes
 
 
 def _settings(measured: Iterable[Found]) -> list[list[Found]]:
@@ -160,32 +192,17 @@ def _alike(measured: Sequence[Found], key: str, ratio: float) -> list[list[Found
     return groups
 
 
-def _newest(repetitions: Sequence[Found]) -> tuple[Found, ServingLevel]:
-    """The newest of the repetitions of one setting, as a level that names the others."""
-
-    def age(found: Found) -> tuple[Any, ...]:
-        level = found.imported.level
-        assert level is not None
-        repetition = -1 if level.repetition is None else level.repetition
-        return (
-            level.measured_at or found.record.timestamp or "",
-            repetition,
-            found.source.name,
-            found.place,
-            _content(found),
-        )
-
-    *older, newest = sorted(repetitions, key=age)
+def _newest(repetitions: Sequence[Found]) -> tuple[Found, ServingLevel, str]:
+    """The newest of the repetitions of one setting, as a level that names the others, and that in words."""
+    *older, newest = sorted(repetitions, key=lambda found: (*age(found), _content(found)))
     level = newest.level
     assert level is not None
-    names = []
-    for each in reversed(older):
-        other = each.level
-        assert other is not None
-        when = f" of {other.measured_at}" if other.measured_at else ""
-        number = "" if other.repetition is None else f", repetition {other.repetition}"
-        names.append(f"{each.source.name}{when}{number}")
-    return newest, level.model_copy(update={"replaced": tuple(names)})
+    names = [named(each) for each in reversed(older)]
+    return (
+        newest,
+        level.model_copy(update={"replaced": tuple(names)}),
+        what_stands(newest, older, names) if older else "",
+    )
 
 
 def _sweep(levels: Sequence[tuple[Found, ServingLevel]]) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ class Unread:
 
     what: str
     remedy: str
-    fields: tuple[frozenset[str], ...]  # any of these sets of fields shows that it is one
+    fields: tuple[frozenset[str], ...] = ()  # any of these sets of fields shows that it is one
+    text: re.Pattern[str] | None = None  # or what its text contains, of a file that is not JSON
 
 
 def _with(*names: str) -> frozenset[str]:
@@ -62,6 +64,25 @@ UNREAD = (
         (_with("benchmarks", "args"),),
     ),
     Unread(
+        "guidellm's CSV", "import its JSON or YAML (`--output-path benchmarks.json`)",
+        (_with("Run Id", "Id", "Name"),), re.compile(r"\A\W*Benchmark\b.*\n\W*(Type|Strategy|Id)\b"),
+    ),
+    Unread(
+        "llama-bench's table or SQL", "run llama-bench with `-o json` and import that",
+        text=re.compile(
+            r"^\| *model +\| *size +\| *params +\||^(CREATE TABLE|INSERT INTO)\b[^;]*\bbuild_commit\b", re.MULTILINE
+        ),
+    ),
+    Unread(
+        "the table that lm-eval prints", "run lm-eval with `--output_path` and import the results file",
+        text=re.compile(r"^\| *(Tasks|Groups) *\| *Version *\|", re.MULTILINE),
+    ),
+    Unread(
+        "what a serving benchmark of vLLM or sglang prints",
+        "run it with `--save-result` (vLLM) or `--output-file` (sglang) and import that",
+        text=re.compile(r"^=+ Serving Benchmark Result =+", re.MULTILINE),
+    ),
+    Unread(
         "settings of optimum-benchmark", "import benchmark_report.json or benchmark.json of the same run",
         (_with("backend", "launcher", "scenario"), _with("backend", "launcher", "benchmark")),
     ),
@@ -70,6 +91,12 @@ UNREAD = (
         (_with("architectures"), _with("model_type", "hidden_size")),
     ),
 )  # fmt: skip
+
+
+def refusal_of_text(text: str) -> str | None:
+    """What a file is by its text, and what to do; None if it is not known."""
+    found = (kind for kind in UNREAD if kind.text is not None and kind.text.search(text))
+    return next((f"{kind.what}: {kind.remedy}" for kind in found), None)
 
 
 def refusal(document: Any, fields: Mapping[str, Any], tools: str) -> str:

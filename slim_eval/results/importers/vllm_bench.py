@@ -34,6 +34,8 @@ from slim_eval.results.importers.importer import (
     MAX_NUMBER,
     OVER_HTTP,
     UNMEASURED,
+    Asked,
+    AskedCount,
     Count,
     ForeignFile,
     ForeignObject,
@@ -49,6 +51,7 @@ from slim_eval.results.importers.importer import (
     few_samples_notes,
     inner,
     own_summary,
+    plain_number,
     summary_metrics,
 )
 from slim_eval.results.records import PerformanceMetrics, ServingLevel
@@ -155,10 +158,10 @@ class _Serve(ForeignObject):
     # An older benchmark_serving.py writes the colon.
     request_goodput: Measured | None = Field(None, validation_alias=AliasChoices("request_goodput", "request_goodput:"))
     model_id: OptionalText = None
-    num_prompts: Count | None = None
+    num_prompts: AskedCount | None = None
     failed: Count | None = None
-    max_concurrency: Count | None = None
-    burstiness: Measured | None = None
+    max_concurrency: AskedCount | None = None
+    burstiness: Asked | None = None
     date: Any = None
 
     @field_validator(
@@ -299,9 +302,11 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 def _level(file: ForeignFile, document: Mapping[str, Any], run: _Serve, resolved: int) -> ServingLevel:
     """The load, and what `PerformanceMetrics` does not have; `resolved` requests give the percentiles."""
     rate, strategy, dataset = (document.get(key) for key in ("request_rate", "ramp_up_strategy", "dataset_name"))
-    asked = float(rate) if isinstance(rate, (int, float)) and 0 < rate <= MAX_NUMBER and not strategy else None
+    rate = float(number) if isinstance(number := plain_number(rate), (int, float)) else rate  # as vLLM writes it
+    asked = rate if isinstance(rate, float) and 0 < rate <= MAX_NUMBER and not strategy else None
     if strategy:
-        rate = f"{strategy}-{document.get('ramp_up_start_rps')}-{document.get('ramp_up_end_rps')}"
+        ends = (plain_number(document.get(f"ramp_up_{end}_rps")) for end in ("start", "end"))
+        rate = "-".join(map(str, (strategy, *ends)))
     # How requests arrive: rate, burstiness unless it is a Poisson process, most requests at once.
     label = f"rate-{rate}"
     label += "" if run.burstiness in (None, 1) else f"-burstiness-{run.burstiness:g}"
@@ -346,7 +351,7 @@ def _metadata(document: Mapping[str, Any]) -> dict[str, str]:
         # Numbers are the parameters of a sweep; elsewhere they are what a newer version measures.
         is_setting = isinstance(value, str) or (isinstance(value, (int, float)) and "run_number" in document)
         if not is_own and is_setting and str(value):
-            found[key] = str(value)
+            found[key] = value if isinstance(value, str) else str(plain_number(value))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gzip
 import json
 import random
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_any_text_is_refused_in_one_line(tmp_path: Path, ending: str, content: s
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     for ending in (".json", ".jsonl", ".yaml", ".csv"):
         path = tmp_path / f"file{ending}"
-        path.write_bytes(b"\xff\xfe{\x00")
+        path.write_bytes(b"\xfe{\xff")
         (problem,) = import_results(ImportConfig(paths=(path,), output_dir=tmp_path / "out")).problems
         assert "cannot be read" in problem
 
@@ -192,7 +193,39 @@ def test_other_files_of_a_folder_are_skipped_with_a_note(tmp_path: Path) -> None
     assert len(named.problems) == 1, "a file that is named is not skipped"
 
 
-@pytest.mark.parametrize("kind", UNREAD, ids=lambda kind: kind.what)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str, ending: str) -> None:
+    plain = llama_bench.write(tmp_path / f"bench.{ending}", llama_bench.TESTS[:1])
+    marked = tmp_path / f"marked.{ending}"
+    marked.write_text(plain.read_text(encoding="utf-8"), encoding=encoding)
+    (expected,), (found,) = conftest.read(plain), conftest.read(marked)
+    assert found == expected
+
+
+TEXTS = {
+    "bench.md": ("| model | size | params | backend | ngl | test | t/s |\n| --- | ---: |", "`-o json`"),
+    "bench.txt": ("| model          |       size |     params | backend    |", "`-o json`"),
+    "bench.sql": ("CREATE TABLE IF NOT EXISTS llama_bench (\n  build_commit TEXT,\n", "`-o json`"),
+    "rows.sql": ("INSERT INTO test (build_commit, build_number) VALUES ('a', '1');", "`-o json`"),
+    "g.csv": ("Benchmark,Benchmark,Timings\nType,Rate,Start\nconstant,1,2\n", "its JSON"),
+    "g_index.csv": (",Benchmark,Benchmark\n,Type,Id\n", "its JSON"),
+    "g_02.csv": ("Type,Run Id,Id,Name\ngenerative,1,2,3\n", "its JSON"),
+    "lm_eval.txt": ("hf (pretrained=a)\n|  Tasks |Version|Filter|\n|------|", "`--output_path`"),
+    "serve.log": ("INFO\n============ Serving Benchmark Result ============\nSuccessful", "`--save-result`"),
+    "bench.json.gz": (gzip.compress(b"{}").decode("latin-1"), "gunzip"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_tools_print_is_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    text, remedy = TEXTS[name]
+    (path := tmp_path / name).write_bytes(text.encode("latin-1"))
+    (problem,) = import_results(ImportConfig(paths=(path,), output_dir=tmp_path / "out")).problems
+    assert remedy in problem
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UNREAD if kind.fields], ids=lambda kind: kind.what)
 def test_a_known_file_is_refused_with_what_it_is_and_what_to_do(tmp_path: Path, kind: Any) -> None:
     fields = dict.fromkeys(kind.fields[0], 1)
     text = refusal(fields, fields, "")

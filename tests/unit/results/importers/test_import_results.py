@@ -213,14 +213,17 @@ def test_appended_results_are_levels_of_one_record(data: Path, tmp_path: Path) -
     assert [level.request_rate for level in record.levels] == [1.0, 2.0]
 
 
-def test_the_same_measurement_twice_is_a_problem_and_the_first_stays(data: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        shutil.copy(data / "vllm_serve.json", tmp_path / name)
-    report = import_results([tmp_path / "a", tmp_path / "b"], tmp_path / "out", precision="fp16")
-    assert len(report.paths) == len(report.problems) == 1
-    assert str(tmp_path / "b") in report.problems[0].split(":")[0]
-    assert str(tmp_path / "a") in report.problems[0]
+@pytest.mark.parametrize("name", ["vllm_serve.json", LM_EVAL])
+def test_a_copy_is_skipped_with_a_note(data: Path, tmp_path: Path, name: str) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(data / name, tmp_path / folder / "r.json")
+    once = import_results([tmp_path / "a"], tmp_path / "once", precision="fp16")
+    report = import_results([tmp_path / "b", tmp_path / "a"], tmp_path / "out", precision="fp16")
+    assert (len(report.paths), report.problems) == (len(once.paths), ())
+    copies = [note for note in report.notes if "has the same content" in note]
+    assert len(copies) == len(once.paths)
+    assert all(note.startswith(str(tmp_path / "b")) and str(tmp_path / "a") in note for note in copies)
 
 
 def test_a_file_named_twice_is_read_once(data: Path, tmp_path: Path) -> None:

@@ -152,14 +152,6 @@ def test_a_quantized_cache_is_part_of_the_scheme(tmp_path: Path, types: tuple[st
     assert (imported.precision, imported.record(file).precision) == (scheme, scheme)
 
 
-def test_settings_that_differ_in_a_file_distinguish_its_records(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "bench.json", [GENERATION | {"n_threads": n} for n in (4, 8)] + [GENERATION | {"n_depth": 64}]
-    )
-    labels = list(read(path))
-    assert labels == ["tg128-threads-4", "tg128-threads-8", "tg128-d64-threads-8"]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,4 +1,4 @@
-"""Measurements other than levels of a server: of reruns the newest stands, and what was measured in other ways is kept apart.
+"""Measurements other than levels of a server: of reruns the newest stands, and other settings are kept apart.
 
 Two records are reruns if they agree in model, scheme, benchmark (or task) and every setting, whichever files and
 folders they come from. The result does not depend on the order of the files.

@@ -119,14 +119,16 @@ def import_results(config: ImportConfig) -> ImportReport:
     if missing:
         raise MissingOptionError.of_all(missing)
     joined = apart(join(read))
-    rivals = Counter(_place(each.record) for each in joined.found)
+    counts = Counter(_place(each.record) for each in joined.found)
+    # One scheme measured in several ways moves all of its model: a variant stays beside its baseline.
+    several = {(model, name) for (model, _, name), count in counts.items() if count > 1}
     models = [each.record.model for each in joined.found]
     written: dict[Path, tuple[Path, Record]] = {}
     for each in joined.found:
         source, imported, record = each.source, each.imported, each.record
         name = record_name(record)
-        is_one_of_several = imported.label and rivals[_place(record)] > 1
-        root = config.output_dir / slug(imported.label) if is_one_of_several else config.output_dir
+        is_labelled = imported.label and (record.model, name) in several
+        root = config.output_dir / slug(imported.label) if is_labelled else config.output_dir
         path = variant_directory(root, record.model, record.precision, models) / f"{name}.json"
         what = f"{name} of {record.model} at {record.precision}"
         try:

@@ -91,11 +91,15 @@ def _without_copies(runs: Iterable[Found]) -> tuple[list[Found], list[str]]:
 
 
 def _labelled(found: Sequence[Found]) -> list[Found]:
-    """Labels that name the settings in which measurements of one model and benchmark differ."""
-    rivals: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    """Labels that name the settings in which measurements of one model, scheme and benchmark differ.
+
+    All schemes of a model get the same settings in their labels, so that those that belong together have one label.
+    """
+    rivals: dict[tuple[str, str, str], dict[str, list[dict[str, str]]]] = {}
     for each in found:
         if _is_alone(each):
-            rivals.setdefault(_measurement(each), []).append(dict(_settings(each)))
+            of_scheme = rivals.setdefault(_measurement(each), {}).setdefault(each.record.precision, [])
+            of_scheme.append(dict(_settings(each)))
     result: list[Found] = []
     taken: set[tuple[str, ...]] = set()
     for each in sorted(found, key=lambda one: (*_measurement(one), one.record.precision, repr(_settings(one)))):
@@ -103,8 +107,10 @@ def _labelled(found: Sequence[Found]) -> list[Found]:
             result.append(each)
             continue
         own, others = dict(_settings(each)), rivals[_measurement(each)]
-        varied = [key for key in dict.fromkeys(key for other in others for key in sorted(other))
-                  if len({other.get(key) for other in others}) > 1]  # fmt: skip
+        keys = {key for scheme in others.values() for other in scheme for key in other}
+        varied = sorted(
+            key for key in keys if any(len({other.get(key) for other in scheme}) > 1 for scheme in others.values())
+        )
         if "limit" in varied and "num_items" in varied:
             varied.remove("num_items")  # which the limit says
         parts = [f"{key.removeprefix('n_')}-{own[key]}" for key in sorted(varied) if key in own]

@@ -168,3 +168,23 @@ def test_neither_order_nor_folders_matter(pick: st.DataObject, tmp_path: Path) -
     records = found(run(tmp_path / "found", *pick.draw(st.permutations(mixed))), tmp_path / "found")
     assert len(expected) > 4
     assert records == expected
+
+
+def test_a_variant_stays_beside_the_baseline_with_its_settings(tmp_path: Path) -> None:
+    """fp16 with 0 and 5 examples, fp8 with 5 alone, in another 16-bit type: the two with 5 are one comparison."""
+
+    def made(name: str, shots: int, model_args: str, accuracy: float) -> Path:
+        content = scores(accuracy, 1.75e9, shots=shots)
+        content["config"]["model_args"] = f"pretrained=org/Tiny{model_args}"
+        return write(tmp_path / name, content)
+
+    files = [
+        made("base0.json", 0, ",dtype=bfloat16", 0.7), made("base5.json", 5, ",dtype=bfloat16", 0.8),
+        made("fp8.json", 5, ",dtype=float16,quantization=fp8", 0.6),
+    ]  # fmt: skip
+    config = ImportConfig(paths=tuple(files), output_dir=tmp_path / "out")
+    kept = found(import_results(config), tmp_path / "out")
+    places = {Path(name).parts[0]: set[str]() for name in kept}
+    for name, record in kept.items():
+        places[Path(name).parts[0]].add(record.precision)
+    assert places == {"num_fewshot-0": {"fp16"}, "num_fewshot-5": {"fp16", "fp8"}}

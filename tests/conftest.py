@@ -68,23 +68,26 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_once(folder: Path, *args: str) -> Run:
+def run_once(folder: Path, *args: str, preloaded_imports: bool = True) -> Run:
     """Run the command line in `folder`, or return what it printed when another process of the session ran it."""
     printed = folder.with_suffix(".json")
     with FileLock(folder.with_suffix(".lock")):
         if not printed.exists():
             folder.mkdir()
-            done = run_command(*args, cwd=folder)
+            done = run_command(*args, cwd=folder, preloaded_imports=preloaded_imports)
             printed.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]), encoding="utf-8")
         return Run(folder, subprocess.CompletedProcess(*json.loads(printed.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(scope="session")
 def demo_run(workspace: Path) -> Run:
-    """The whole command on the embedded model: Transformers engine, three schemes, all benchmarks, W&B offline."""
+    """The whole command on the embedded model: Transformers engine, three schemes, all benchmarks, W&B offline.
+
+    Every process of it starts with its own interpreter, as for a user.
+    """
     return run_once(
         workspace / "transformers", "run", "--models", "demo", "--precision", "fp16 int8 int4", "--engine",
-        "transformers", *QUICK,
+        "transformers", *QUICK, preloaded_imports=False,
     )  # fmt: skip
 
 

@@ -276,7 +276,7 @@ def _run(module: str, *args: str) -> NoReturn:
         os._exit(status)
 
 
-def _serve(listener: socket.socket, address: Path, kinds: Sequence[str]) -> NoReturn:
+def _serve(listener: socket.socket, address: Path, kinds: Sequence[str]) -> None:
     """Import what these kinds need, and run the commands that are asked for, until nobody holds a connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends those that hold it
     for kind in kinds:
@@ -316,7 +316,7 @@ def _serve(listener: socket.socket, address: Path, kinds: Sequence[str]) -> NoRe
                     pass
             if held == 0:
                 shutil.rmtree(address.parent, ignore_errors=True)
-                os._exit(0)  # libraries would print what is left of them, after pytest's last line
+                return
 
 
 def _command(connection: socket.socket, job: dict[str, Any], outputs: Sequence[int]) -> NoReturn:

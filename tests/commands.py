@@ -13,8 +13,6 @@ from slim_eval.engines.engine import cpu_computes_in, cpu_flags
 from tests.standins import preloaded
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-#: A command that may still be running.
-Started = preloaded.Process | subprocess.Popen[str]
 
 
 #: What the embedded model, whose own type is bfloat16, computes in on this CPU.
@@ -68,36 +66,18 @@ def run_command(
     Returns:
         Exit status and output.
     """
-    variables = _variables(env)
-    if preloaded_imports and not through and (server := preloaded.find(variables, _kind(args))) is not None:
-        return server.run(args, cwd, variables)
-    command = [*through, sys.executable, "-m", "slim_eval", *args]
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
-
-
-def start_command(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> Started:
-    """Start ``slim-eval ARGS`` as `run_command` does; its messages can be read while it runs."""
-    variables = _variables(env)
-    if (server := preloaded.find(variables, _kind(args))) is not None:
-        return server.start(args, cwd, variables)
-    return subprocess.Popen(
-        [sys.executable, "-m", "slim_eval", *args], cwd=cwd, env=variables, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
-    )  # fmt: skip
-
-
-def _variables(env: Mapping[str, str] | None) -> dict[str, str]:
-    return {
+    variables = {
         **preloaded.inherited(), "VLLM_CPU_KVCACHE_SPACE": "1", "WANDB_MODE": "offline", "COLUMNS": "200",
         "HF_HUB_OFFLINE": "1",
         # For commands that do not take their sizes from here.
         "SLIM_EVAL_MAX_CONTENTION": "1", **(env or {}),
     }  # fmt: skip
-
-
-def _kind(args: Sequence[str]) -> str:
-    """What a command loads at most: a key of `preloaded.IMPORTS`."""
-    return "models" if args[0] in _MEASURING else "commands"
+    if preloaded_imports and not through:
+        server = preloaded.find(variables, models=bool(_MEASURING.intersection(args[:1])))
+        if server is not None:
+            return server.run(list(args), cwd, variables)
+    command = [*through, sys.executable, "-m", "slim_eval", *args]
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
 
 @dataclass(frozen=True)

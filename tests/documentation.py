@@ -174,7 +174,7 @@ def output(words: tuple[str, ...], folder: Path) -> tuple[int, str]:
     if words[0] == "analyze" and "--no-plots" not in words:
         words = (*words, "--no-plots")
     environment = {**preloaded.inherited(), **_ENVIRONMENT}
-    server = preloaded.find(environment, "commands")
+    server = preloaded.find(environment, models=False)
     if server is None:  # other tests of this process have set variables of their own
         command = [sys.executable, "-m", "slim_eval", *words]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 import psutil
 
 from slim_eval.results.store import read_samples
-from tests.commands import ON_A_BUSY_HOST, WITH_INSTANT, Started, run_command, start_command
+from tests.commands import ON_A_BUSY_HOST, WITH_INSTANT, run_command
 
 COMMAND = (
     "run", "--models", "demo", "--precision", "int8", "--num-runs", "16", "--num-warmup", "8", "--max-new-tokens", "16",
@@ -102,9 +103,13 @@ def deterministic(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def running(folder: Path, engine: str) -> Iterator[tuple[Started, list[dict[str, Any]], threading.Event]]:
+def running(folder: Path, engine: str) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]], threading.Event]]:
     """Start the command; yield the process, its events so far, and an event that is set with each."""
-    process = start_command(*COMMAND, engine, cwd=folder, env=ENVIRONMENT)
+    variables = {**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slim_eval", *COMMAND, engine], cwd=folder, env=variables, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     events: list[dict[str, Any]] = []
     heard = threading.Event()
 
@@ -162,9 +167,9 @@ def disturb(folder: Path, fault: Fault, took: dict[str, float], engine: str) -> 
 def _worker(pid: int) -> int | None:
     try:
         children = psutil.Process(pid).children()
-        return next((child.pid for child in children if os.getsid(child.pid) == child.pid), None)  # it leads a session
-    except (psutil.NoSuchProcess, ProcessLookupError):
+    except psutil.NoSuchProcess:
         return None
+    return next((child.pid for child in children if "slim_eval.execution.worker" in " ".join(child.cmdline())), None)
 
 
 def left_running(folder: Path) -> list[int]:

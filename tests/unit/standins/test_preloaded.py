@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 
 import pytest
@@ -20,7 +19,7 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 preloaded.Server = lambda kind: kind
 variables = dict(preloaded.inherited(), HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
-assert preloaded.find(variables, "models") == "models", {
+assert preloaded.find(variables, models=True) == "models", {
     name: value for name, value in variables.items() if preloaded._ENVIRONMENT.get(name) != value
 }
 """
@@ -41,12 +40,9 @@ def test_what_libraries_set_while_they_are_imported_is_no_other_environment() ->
 def test_a_server_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preloaded, "SERVERS", {})
     monkeypatch.setattr(preloaded, "IMPORTS", {"commands": (), "models": ()})
-    monkeypatch.setattr(preloaded, "_SESSION", "of a test")
-    first = preloaded.find(preloaded._ENVIRONMENT, "commands")
+    first = preloaded.find(preloaded._ENVIRONMENT, models=False)
     assert first is not None
-    assert preloaded.find(preloaded._ENVIRONMENT, "commands") is first
+    assert preloaded.find(preloaded._ENVIRONMENT, models=False) is first
     os.kill(first.pid, signal.SIGKILL)
-    while not first.has_ended():
-        time.sleep(0.01)
-    again = preloaded.find(preloaded._ENVIRONMENT, "commands")
-    assert again is not first
+    first._process.wait()
+    assert preloaded.find(preloaded._ENVIRONMENT, models=False) is not first

@@ -182,4 +182,5 @@ def test_all_tools_stand_in_one_table(latency_file: Path, lm_eval_folder: Path, 
     levels = served.measured["serving"].levels
     assert len({level.load for level in levels}) == len(levels) > 3
     assert all(level.tpot_s is not None for level in levels)
-    assert frame["demo_mmlu"].notna().sum() == 1
+    # Two runs of lm-eval on other items: each is kept, in a folder of its own.
+    assert frame["demo_mmlu"].notna().sum() == 2

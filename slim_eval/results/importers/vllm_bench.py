@@ -302,7 +302,8 @@ def _serve(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 def _level(file: ForeignFile, document: Mapping[str, Any], run: _Serve, resolved: int) -> ServingLevel:
     """The load, and what `PerformanceMetrics` does not have; `resolved` requests give the percentiles."""
     rate, strategy, dataset = (document.get(key) for key in ("request_rate", "ramp_up_strategy", "dataset_name"))
-    rate = float(number) if isinstance(number := plain_number(rate), (int, float)) else rate  # as vLLM writes it
+    number = plain_number(rate)
+    rate = float(number) if isinstance(number, (int, float)) and abs(number) <= MAX_NUMBER else rate  # as vLLM does
     asked = rate if isinstance(rate, float) and 0 < rate <= MAX_NUMBER and not strategy else None
     if strategy:
         ends = (plain_number(document.get(f"ramp_up_{end}_rps")) for end in ("start", "end"))

@@ -188,3 +188,13 @@ def test_a_variant_stays_beside_the_baseline_with_its_settings(tmp_path: Path) -
     for name, record in kept.items():
         places[Path(name).parts[0]].add(record.precision)
     assert places == {"num_fewshot-0": {"fp16"}, "num_fewshot-5": {"fp16", "fp8"}}
+
+
+@pytest.mark.parametrize("rate", [10**400, "1e400", "nan", True, None])
+def test_a_rate_that_is_no_number_of_a_server_is_no_crash(tmp_path: Path, rate: Any) -> None:
+    content = {
+        "backend": "vllm", "model_id": "org/Tiny", "num_prompts": 10, "request_rate": rate, "duration": 5.0,
+        "completed": 10, "total_input_tokens": 100, "total_output_tokens": 100, "request_throughput": 2.0,
+        "output_throughput": 20.0, "mean_ttft_ms": 9.0, "mean_tpot_ms": 5.0,
+    }  # fmt: skip
+    assert len(run(tmp_path / "out", write(tmp_path / "a.json", content)).paths) == 1

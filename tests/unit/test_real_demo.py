@@ -12,10 +12,9 @@ from rich.console import Console
 from slim_eval import environments, real_demo
 from slim_eval.cli import main
 from slim_eval.config import DemoConfig
-from slim_eval.demo import packaged
-from slim_eval.demo.packaged import SMOLLM2, PackagedModel
 from slim_eval.errors import MissingPackageError, SlimEvalError, UsageError
 from slim_eval.models.pickles import Conversion
+from slim_eval.real_demo import SMOLLM2, PackagedModel
 from slim_eval.schemes import SCHEMES
 from tests.standins.packaged import make_wheel
 
@@ -181,7 +180,7 @@ def test_a_conversion_that_dies_is_one_line(
     model: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real worker, of an interpreter that ends at once."""
-    monkeypatch.setattr(packaged, "SMOLLM2", model)
+    monkeypatch.setattr(real_demo, "SMOLLM2", model)
     interpreters = environments.Interpreters("cpu", Path("/bin/false"), Path("/bin/false"))
     monkeypatch.setattr(environments, "remembered", lambda: interpreters)
     assert main(["demo", "--real"]) == 1

@@ -125,7 +125,7 @@ def _verdict(pair: PairedTask | None) -> str:
 
 
 def _words(pair: PairedTask | None) -> str:
-    """The verdict, or why there is no drop."""
+    """The verdict, or the reason against showing a drop."""
     if pair is None or pair.drop_pp is None:
         return "not paired" if pair is not None and pair.refused else NOT_MEASURED
     return VERDICT_WORDS.get(pair.verdict or "", "") + (", unpaired" if pair.unpaired else "")

@@ -307,7 +307,7 @@ _EXPECTED = {
     "float_type": "a number", "int_type": "a whole number", "finite_number": "a finite number", "list_type": "a list",
     "string_type": "a string", "dict_type": "an object", "model_type": "an object", "greater_than": "above 0",
 }  # fmt: skip
-#: The context of a validation in which None stands for a number that is no measurement.
+#: The context of a validation in which None stands for a number that cannot be a measurement.
 UNMEASURED = "unmeasured"
 #: pydantic's types of errors that are about a number's value.
 _OUT_OF_RANGE = {"finite_number", "greater_than", "greater_than_equal", "less_than_equal"}

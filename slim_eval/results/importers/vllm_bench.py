@@ -64,9 +64,6 @@ _OFFLINE_KEYS = {"avg_latency", "requests_per_second"}
 _OFFLINE_SETTINGS = {
     "dataset_name", "enforce_eager", "max_model_len", "tensor_parallel_size", "enable_prefix_caching",
 }  # fmt: skip
-_QUANTIZATION = {
-    "quantization", "quantization_config", "hf_overrides", "load_format", "kv_cache_dtype", "revision",
-}  # fmt: skip
 _SERVE_SETTINGS = (
     "date", "backend", "label", "num_prompts", "request_rate", "burstiness", "max_concurrency", "ramp_up_strategy",
     "ramp_up_start_rps", "ramp_up_end_rps",
@@ -243,7 +240,7 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     rows = [vars(RequestSample(iteration=index, wall_s=wall)) for index, wall in enumerate(walls)]
     notes += [] if tokens else [_UNKNOWN_TOKENS]
     tool, head = f"vllm bench {command}", {"engine": engine}
-    marked = of_options(arguments.model_dump(include=_QUANTIZATION), [model])
+    marked = of_options(arguments.model_dump(include={*OPTIONS}), [model])
     return ImportedRecord(
         tool,
         metrics,

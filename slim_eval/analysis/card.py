@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slim_eval._version import __version__
+from slim_eval.analysis.comparability import baseline_of
 from slim_eval.analysis.compare.items import VERDICT_WORDS
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.tables.verdict_table import markdown_table
@@ -91,11 +92,8 @@ def _find(config: CardConfig) -> tuple[Variant, Study]:
     places = [folder, variant.directory.parent, variant.directory.parent.parent]
     for place in places:
         known = [other for other in find_results(place).variants if other.records]
-        bases = [
-            v for v in known if v.is_baseline and v.model == variant.base_model and v.precision == variant.baseline
-        ]
-        if bases:
-            study = Study.read(labelled([bases[0], variant]), margin_pp=config.margin_pp)
+        if (base := baseline_of(variant, known)) is not None:
+            study = Study.read(labelled([base, variant]), margin_pp=config.margin_pp)
             return variant, study
     cause = f"{variant.directory}: no {variant.baseline} measurement of {variant.base_model} beside it"
     raise UsageError(cause, "measure the baseline into the same --output-dir")

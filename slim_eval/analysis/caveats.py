@@ -11,11 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slim_eval.analysis import receipts
-from slim_eval.analysis.comparability import ENERGIES, LENGTH_TOLERANCE, SPEEDS, differences, lengths_differ
+from slim_eval.analysis.comparability import (
+    ENERGIES,
+    LENGTH_TOLERANCE,
+    SPEEDS,
+    baseline_of,
+    differences,
+    lengths_differ,
+)
 from slim_eval.metrics import ACCURACY_MEAN, AMORTISED, DISK, E2E, THROUGHPUT, TPOT, TTFT, Basis, Metric
 from slim_eval.results.records import AccuracyRecord, ObservedMetrics, PairedTask
 from slim_eval.results.task_sizes import FULL_SIZES
-from slim_eval.results.variants import Variant, baseline_of, by_model, ordered_tasks
+from slim_eval.results.variants import Variant, by_model, ordered_tasks
 from slim_eval.utils import GIB
 
 _BYTES_PER_PARAMETER_16_BIT = 2

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
 from slim_eval.results.records import AccuracyRecord, Record, ServingRecord
-from slim_eval.results.variants import Variant, config_value
+from slim_eval.results.variants import Variant, config_value, metric_of, tasks_of
 
 #: Above this relative difference in output tokens per request, two latencies are of different work (docs/metrics.md).
 LENGTH_TOLERANCE = 0.01
@@ -251,6 +251,36 @@ def differences(metric: Metric, this: Variant, base: Variant, without: Sequence[
         if (setting.strict or (a is not None and b is not None)) and not setting.same(a, b):
             found.append(f"{setting.words} {setting.say(a)} against {setting.say(b)}")
     return found
+
+
+def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None:
+    """The baseline of a variant's model; None if there is none.
+
+    Of several, one from the same run and under the same load, if there is one; of those, the one that shares most
+    metrics with the variant, measured in the same settings.
+    """
+    load = variant.level and variant.level.load
+
+    def distance(other: Variant) -> tuple[bool, bool, bool]:
+        return (
+            other.name != variant.name,
+            other.directory.parent != variant.directory.parent,
+            (other.level and other.level.load) != load,
+        )
+
+    found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
+    least = min(map(distance, found), default=None)
+    nearest = [other for other in found if distance(other) == least]
+    if len(nearest) < 2:
+        return nearest[0] if nearest else None
+    return max(nearest, key=lambda other: _shared_metrics(variant, other))
+
+
+def _shared_metrics(this: Variant, base: Variant) -> int:
+    """How many metrics both variants have that may be compared."""
+    metrics = [metric_of(key, (this, base)) for key in (*METRICS, *tasks_of((this, base)))]
+    both = (each for each in metrics if this.number(each) is not None and base.number(each) is not None)
+    return sum(not obstacles(metric, this, base) for metric in both)
 
 
 def lengths_differ(this: Variant, base: Variant | None) -> bool | None:

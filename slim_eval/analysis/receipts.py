@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from slim_eval.analysis.comparability import baseline_of
 from slim_eval.errors import ResultFileError
 from slim_eval.results.records import KernelReceipt, Metadata
 from slim_eval.results.store import RECEIPT, read_samples
-from slim_eval.results.variants import Variant, baseline_of
+from slim_eval.results.variants import Variant
 from slim_eval.utils import number
 
 #: What two engines differ by at 16 bit, nats per token, if it was not measured: the largest of decision 026.

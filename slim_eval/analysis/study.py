@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval.analysis.caveats import NOISE, Caveat, Kind, find_caveats, marks_of, unpaired_caveats
-from slim_eval.analysis.comparability import comparable_groups
+from slim_eval.analysis.comparability import baseline_of, comparable_groups
 from slim_eval.analysis.compare.noise_floor import noise_floor, within_noise
 from slim_eval.analysis.impact import Impact, impact_of
 from slim_eval.errors import ResultFileError
 from slim_eval.metrics import METRICS, Metric
 from slim_eval.results.records import NoiseRecord, PairedTask
 from slim_eval.results.store import read_samples
-from slim_eval.results.variants import Variant, baseline_of, by_model, labelled, metric_of, tasks_of, with_accuracy_mean
+from slim_eval.results.variants import Variant, by_model, labelled, metric_of, tasks_of, with_accuracy_mean
 
 
 @dataclass(frozen=True)

@@ -354,15 +354,6 @@ def by_model(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
     return found
 
 
-def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None:
-    """The baseline of a variant's model, from the same run if there are several; None if there is none."""
-    found = [v for v in variants if v.is_baseline and v.precision == variant.baseline and v.model == variant.base_model]
-    load = variant.level and variant.level.load
-    return min(
-        found, key=lambda other: (other.name != variant.name, (other.level and other.level.load) != load), default=None
-    )
-
-
 def tasks_of(variants: Iterable[Variant]) -> tuple[str, ...]:
     """All accuracy tasks that were measured, in the order in which they are shown."""
     return ordered_tasks(task for variant in variants for task in variant.accuracy)

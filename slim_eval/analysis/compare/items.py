@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slim_eval import stats
-from slim_eval.analysis.comparability import obstacles
+from slim_eval.analysis.comparability import baseline_of, obstacles
 from slim_eval.errors import ResultFileError
 from slim_eval.metrics import Change, Metric
 from slim_eval.results.records import MemberRecord, PairedRecord, PairedTask
@@ -374,14 +374,12 @@ def update_paired(folders: Path | Sequence[Path], margin_pp: float) -> list[Pair
 def pair_all(variants: Sequence[Variant], margin_pp: float) -> list[tuple[tuple[Variant, Variant], list[PairedTask]]]:
     """Every quantized variant with its baseline and their shared tasks, judged together; pairs without any left out.
 
-    Of several baselines, the one in the same folder. A drop of `margin_pp` points still counts as equivalent.
+    Of several baselines, the one that `baseline_of` takes. A drop of `margin_pp` points still counts as equivalent.
     """
     models = by_model(variants)
     pairs = []
     for variant in variants:
-        model, name = variant.base_model, variant.baseline
-        bases = (v for v in models[model] if v.is_baseline and v.precision == name and v.model == model)
-        base = min(bases, key=lambda other: other.directory.parent != variant.directory.parent, default=None)
+        base = baseline_of(variant, models[variant.base_model])
         if not variant.is_baseline and base is not None and set(base.accuracy) & set(variant.accuracy):
             pairs.append((base, variant))
     verdicts = give_verdicts([pair(base, variant) for base, variant in pairs], margin_pp)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis.caveats import EMULATED, SETTING, marks_of
+from slim_eval.analysis.comparability import baseline_of
 from slim_eval.analysis.impact import BASIS_PER_RUN, BASIS_PER_TOKEN, impact_columns, impact_of
 from slim_eval.metrics import METRICS, TPOT
-from slim_eval.results.variants import Variant, baseline_of, labelled
+from slim_eval.results.variants import Variant, labelled
 
 QUICKER = {"mean_latency_s": 0.1, "tokens_per_second": 1000.0, "ttft_s": 0.01, "tpot_s": 0.002, "weights_gb": 1.0}
 
@@ -236,6 +237,25 @@ def test_the_baseline_is_that_of_the_same_model_and_run(make_variant: Callable[.
         assert baseline_of(int8, rows) is fp16
         assert fp16.is_baseline
         assert not int8.is_baseline
+
+
+@pytest.mark.parametrize("asked", [1, 8, 64])
+def test_of_several_runs_the_baseline_in_the_same_settings_is_taken(
+    make_variant: Callable[..., Variant], asked: int
+) -> None:
+    def at(precision: str, batch_size: int, tasks: dict[str, Any] | None = None) -> Variant:
+        folder = Path("runs", f"{precision}-{batch_size}", "Tiny", precision)
+        speed = {"batch_size": batch_size}
+        return make_variant(precision=precision, performance=speed, energy=None, tasks=tasks, directory=folder)
+
+    bases = [at("fp16", size) for size in (1, 8, 64)]
+    rows = labelled([*bases, at("int8", asked)])
+    found = baseline_of(rows[-1], rows)
+    assert found is not None
+    assert found.directory == bases[[1, 8, 64].index(asked)].directory
+    # One with a task that the variant has as well is of more use than one without.
+    rows = labelled([*bases, at("fp16", 256, {"mmlu": 0.6}), at("int8", 512, {"mmlu": 0.5})])
+    assert baseline_of(rows[-1], rows) is rows[-2]
 
 
 def test_a_checkpoint_that_came_quantized_is_no_baseline(make_variant: Callable[..., Variant]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import slim_eval
+from slim_eval.analysis.comparability import baseline_of
 from slim_eval.analysis.impact import impact_columns, impact_of
 from slim_eval.cli import main
 from slim_eval.config import ImportConfig
@@ -21,7 +22,7 @@ from slim_eval.results.importers import IMPORTERS, ImportReport, importer_of
 from slim_eval.results.importers import import_results as import_config
 from slim_eval.results.records import AccuracyRecord, PerformanceRecord, ServingRecord
 from slim_eval.results.store import find_results, read_record, read_samples, write_record
-from slim_eval.results.variants import Variant, baseline_of
+from slim_eval.results.variants import Variant
 from tests.generated import examples
 from tests.unit.results.importers.conftest import DATA, foreign, read
 

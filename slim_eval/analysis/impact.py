@@ -125,8 +125,9 @@ def impact_of(variant: Variant, baseline: Variant | None, tasks: Sequence[str]) 
         if (ratio := _ratio(metric, above, below)) is not None:
             speedups[name] = ratio
 
-    energy, saved, basis = obstacles(ENERGIES[:2], variant, baseline), None, None
+    # Energy per token does not depend on how many requests were measured, that of a whole run does.
     per_token = None not in (variant.number(J_PER_TOKEN), baseline.number(J_PER_TOKEN))
+    energy, saved, basis = obstacles(J_PER_TOKEN if per_token else ENERGIES[:2], variant, baseline), None, None
     if not energy and not per_token:
         energy = obstacles(ENERGY, variant, baseline)
     share = None if energy else _ratio(J_PER_TOKEN if per_token else ENERGY, variant, baseline)

@@ -39,6 +39,7 @@ class Conditions:
 
     min_sm_clock_mhz: float | None = None
     mean_sm_clock_mhz: float | None = None
+    sm_clock_share: float | None = None  # mean SM clock / highest of the device, of the slowest device
     mean_memory_clock_mhz: float | None = None
     mean_temperature_celsius: float | None = None
     max_temperature_celsius: float | None = None

@@ -42,6 +42,10 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
     0x40: "thermal slowdown (hardware)",
     0x80: "power brake",
 }
+_POWER_CAP = _THROTTLES[0x04]
+#: Mean SM clock as a share of the highest, from which on an active power cap changes nothing that counts: large GPUs
+#: reach it in every burst of matrix products, at half of their limit on average (decision 047).
+MIN_CLOCK_SHARE = 0.95
 
 
 def _obstacle(gpus: Sequence[Gpu]) -> BenchmarkError | None:
@@ -77,6 +81,7 @@ class NvmlMeter(Meter):
             raise RuntimeError("a meter is started again only after stop()")
         self._requests: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()  # a mark to take, or None: end
         self._marks: list[tuple[float, tuple[float | None, ...]]] = []  # clock, joules on each device's counter
+        self._max_clocks: tuple[float | None, ...] = ()  # highest SM clock of each device, MHz
         self._ticks: list[PowerSample] = []  # t_s on the clock of `time.perf_counter`; no watts if not supported
         self._foreign: set[int] = set()
         self._unknown: set[str] = set()  # what NVML did not report
@@ -104,8 +109,8 @@ class NvmlMeter(Meter):
         duration = None if opened is None or closed is None else closed - opened
         ticks = [replace(tick, t_s=tick.t_s - opened) for tick in self._ticks] if opened is not None else []
         window = [tick for tick in ticks if 0 <= tick.t_s <= (math.inf if duration is None else duration)]
-        conditions = summarize_states([tick.states for tick in window])
-        reasons = [f"throttled by {why} in {share:.1%} of the samples" for why, share in conditions.throttles.items()]
+        conditions = summarize_states([tick.states for tick in window], self._max_clocks)
+        reasons, notes = judge_throttling(conditions)
         foreign = tuple(sorted(self._foreign))
         if foreign:
             reasons.append(f"other processes on the GPU: pid {', '.join(map(str, foreign))}")
@@ -117,7 +122,7 @@ class NvmlMeter(Meter):
             conditions=conditions,
             foreign_pids=foreign,
             invalid_reasons=tuple(reasons),
-            notes=tuple(f"NVML does not report {what}" for what in sorted(self._unknown)),
+            notes=(*notes, *(f"NVML does not report {what}" for what in sorted(self._unknown))),
         )
         if duration is None:
             return replace(reading, invalid_reasons=(self._failure or "the window was not closed", *reasons))
@@ -170,6 +175,7 @@ class NvmlMeter(Meter):
 
     def _sample(self, nvml: Any, devices: list[Any], ready: threading.Event) -> None:
         began, check_at_s = time.perf_counter(), 0.0
+        self._max_clocks = tuple(ask(nvml, "nvmlDeviceGetMaxClockInfo", device, 1) for device in devices)
         while True:
             before = time.perf_counter()
             try:
@@ -218,16 +224,38 @@ def read_state(nvml: Any, handle: Any) -> DeviceState:
     )
 
 
-def summarize_states(samples: Sequence[Sequence[DeviceState]]) -> Conditions:
-    """Conditions over the states of all devices, one sequence per sample."""
+def judge_throttling(conditions: Conditions) -> tuple[list[str], list[str]]:
+    """Why throttling makes a window invalid, and what is only noted: a power cap under which clocks hardly fell."""
+    reasons, notes = list[str](), list[str]()
+    clock = conditions.sm_clock_share
+    for why, share in conditions.throttles.items():
+        if why != _POWER_CAP or clock is None:
+            reasons.append(f"throttled by {why} in {share:.1%} of the samples")
+        else:
+            effect = f"the power cap was active in {share:.1%} of the samples; SM clock {clock:.1%} of the highest"
+            if clock < MIN_CLOCK_SHARE:
+                reasons.append(f"throttled: {effect}")
+            else:
+                notes.append(effect)
+    return reasons, notes
+
+
+def summarize_states(samples: Sequence[Sequence[DeviceState]], max_clocks: Sequence[float | None] = ()) -> Conditions:
+    """Conditions over the states of all devices, one sequence per sample; `max_clocks` are their highest, in MHz."""
     states = [state for sample in samples for state in sample]
     sm = [state.sm_clock_mhz for state in states if state.sm_clock_mhz is not None]
     memory = [state.memory_clock_mhz for state in states if state.memory_clock_mhz is not None]
     heat = [state.temperature_celsius for state in states if state.temperature_celsius is not None]
+    shares = list[float]()
+    for number, highest in enumerate(max_clocks):
+        known = [clock for sample in samples if (clock := sample[number].sm_clock_mhz) is not None]
+        if highest and known:
+            shares.append(statistics.fmean(known) / highest)
     held = Counter(reason for sample in samples for reason in {r for state in sample for r in state.throttles or ()})
     return Conditions(
         min_sm_clock_mhz=min(sm, default=None),
         mean_sm_clock_mhz=statistics.fmean(sm) if sm else None,
+        sm_clock_share=min(shares) if max_clocks and len(shares) == len(max_clocks) else None,
         mean_memory_clock_mhz=statistics.fmean(memory) if memory else None,
         mean_temperature_celsius=statistics.fmean(heat) if heat else None,
         max_temperature_celsius=max(heat, default=None),

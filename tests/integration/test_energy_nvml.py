@@ -213,7 +213,7 @@ def test_slices_that_cannot_be_used_are_refused(
         ({"counter": "none"}, "nvml-integral", None),
         ({"counter": "still"}, "nvml-integral", "did not advance"),
         ({"power": "none"}, "nvml-counter", None),
-        ({"throttle": 0x04}, "nvml-counter", "power cap"),
+        ({"throttle": 0x04, "sm_clock": 1980, "throttled_sm_clock": 1400}, "nvml-counter", "power cap"),
         ({"throttle": 0x20}, "nvml-counter", "thermal slowdown (software)"),
         ({"throttle": 0x48}, "nvml-counter", "thermal slowdown (hardware)"),
         ({"throttle": 0x80}, "nvml-counter", "power brake"),
@@ -455,7 +455,12 @@ def test_the_benchmark_separates_idle_from_work(library: Path, tmp_path: Path, o
 @pytest.mark.parametrize(
     ("planted", "appears", "source", "reason"),
     [
-        ({"throttle": 0x04, "throttled_sm_clock": 600}, "throttle_file", "nvml-counter", "throttled by power cap in "),
+        (
+            {"throttle": 0x04, "throttled_sm_clock": 600},
+            "throttle_file",
+            "nvml-counter",
+            "throttled: the power cap was ",
+        ),
         ({}, "visitor", "nvml-counter", "other processes on the GPU: pid 1"),
         ({"counter": "still"}, None, "nvml-integral", "the energy counter did not advance (+0.000 J)"),
         ({"counter": "off", "scale": 1.3}, None, "nvml-counter", "counter and integral of power disagree by "),
@@ -490,6 +495,31 @@ def test_throttling_that_passes_is_still_seen(library: Path, tmp_path: Path) -> 
     assert 0 < metrics["throttle_reasons"]["thermal slowdown (hardware)"] < 1
     assert metrics["min_sm_clock_mhz"] == 600 < metrics["mean_sm_clock_mhz"] < 1410
     assert {row["throttled"] for row in answer["samples"]} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("bits", "clock", "verdict"),
+    [
+        (0x04, 1950, None),  # an H100 at 400 of 700 W, decoding: its bursts reach the cap
+        (0x04, 1900, None),
+        (0x04, 1860, "throttled: the power cap was active in 100.0% of the samples; SM clock 93.9% of the highest"),
+        (0x04 | 0x20, 1950, "throttled by thermal slowdown (software) in 100.0% of the samples"),
+        (0x08, 1980, "throttled by hardware slowdown in 100.0% of the samples"),
+    ],
+)
+def test_a_power_cap_counts_where_clocks_fell(library: Path, bits: int, clock: int, verdict: str | None) -> None:
+    gpu = settings(sm_clock=1980, throttle=bits, throttled_sm_clock=clock)
+    reading = window(library, [gpu], seconds=0.5)["reading"]
+    reasons = [reason for reason in reading["invalid_reasons"] if "throttled" in reason]  # and that it is short
+    assert reasons == ([] if verdict is None else [verdict])
+    share = f"SM clock {clock / 1980:.1%} of the highest"
+    noted = [note for note in reading["notes"] if "power cap" in note]
+    assert noted == ([f"the power cap was active in 100.0% of the samples; {share}"] if clock in (1950, 1900) else [])
+
+
+def test_a_power_cap_with_unknown_clocks_counts(library: Path) -> None:
+    reading = window(library, [settings(sm_clock=0, throttle=0x04)], seconds=0.5)["reading"]
+    assert "throttled by power cap in 100.0% of the samples" in reading["invalid_reasons"]
 
 
 def test_without_a_counter_the_integral_is_the_number(library: Path, tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def _pick(found: Recommendation, pick: Candidate) -> str:
 
 
 def _best(objective: Objective) -> str:
-    return f"{'highest' if objective.maximise else 'lowest'} {objective.metric.title}"
+    best, title = "highest" if objective.maximise else "lowest", objective.metric.title
+    return title if title.startswith(best) else f"{best} {title}"
 
 
 def _readings(candidate: Candidate) -> str:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from slim_eval.analysis.compare.folders import compare_folders
@@ -16,10 +17,12 @@ from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.load_curves import _crossover_map, crossover_rows
 from slim_eval.analysis.loads import at_highest_goodput
 from slim_eval.analysis.recommend.recommendation import recommend
+from slim_eval.analysis.recommend.wording import answer_of
 from slim_eval.analysis.study import Study
+from slim_eval.analysis.verdict import verdict_on
 from slim_eval.config import CompareConfig, Question
 from slim_eval.metrics import MAX_GOODPUT, TPOT
-from slim_eval.results.records import ServingLevel, ServingRecord
+from slim_eval.results.records import PerformanceRecord, ServingLevel, ServingRecord
 from slim_eval.results.store import write_record
 from slim_eval.results.variants import Variant
 
@@ -99,6 +102,36 @@ def test_the_highest_goodput_is_at_a_load_of_each_variant(tmp_path: Path) -> Non
     assert found.pick is not None
     assert found.pick.variant.precision == "int8"  # 16 requests at 24 ms, against 16 at 26 ms
     assert any("int8 at concurrency-16" in text for text in found.caveats)
+
+
+def test_what_a_recommendation_gains_is_said_of_its_load(tmp_path: Path) -> None:
+    """Also energy per token, although a faster server answered more requests in its window."""
+    offline = {"fp16": 10.0, "int8": 40.0}  # batches of the performance benchmark: four times slower
+    variants = []
+    for variant in _pair(tmp_path):
+        assert variant.serving is not None
+        levels = tuple(
+            level.model_copy(update={"num_runs": 100 + number, "energy_joules": 50.0 + number})
+            for number, level in enumerate(variant.serving.levels, start=variant.precision == "int8")
+        )
+        batches = PerformanceRecord(
+            schema_version=1, model="m", base_model="m", precision=variant.precision, baseline="fp16", engine="vllm",
+            tpot_s=offline[variant.precision] / 1000, environment={"cpu": "Test CPU"},
+        )  # fmt: skip
+        serving = variant.serving.model_copy(update={"levels": levels})
+        variants.append(Variant.of(variant.directory, [serving, batches]))
+    study = Study.of(variants)
+    for load, speed, energy in ((32, 42 / 32, -1 + 32 / 42), (2, 12 / 17, -1 + 17 / 12)):
+        found = recommend(study, Question(load=str(load), objective="tpot_s"))
+        verdict = next(each for each in verdict_on(found, study).variants if each.variant.precision == "int8")
+        assert verdict.effect("speed").value == pytest.approx(speed)
+        assert verdict.effect("energy").value == pytest.approx(100 * energy)
+
+
+def test_the_highest_goodput_is_called_so_once(tmp_path: Path) -> None:
+    found = recommend(Study.of(_pair(tmp_path)), Question(max_goodput=True, slo=("tpot_p95:30ms",)))
+    assert answer_of(found).count("highest") == 2  # its name, and why it is the pick
+    assert "highest highest" not in answer_of(found)
 
 
 def test_the_map_has_a_row_per_metric(tmp_path: Path) -> None:

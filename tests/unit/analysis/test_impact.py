@@ -226,6 +226,19 @@ def test_missing_parts_say_where(make_variant: Callable[..., Variant]) -> None:
     assert compared(nothing)["not_comparable"] is None
 
 
+def test_energy_per_token_is_compared_whatever_the_number_of_requests(make_variant: Callable[..., Variant]) -> None:
+    a, b = make_variant(energy={"num_runs": 40}), make_variant(precision="int8", energy={"num_runs": 200})
+    per_token, per_run = impact_of(b, a, ()), {"joules_per_output_token": None}
+    assert (per_token.energy_basis, per_token.reasons) == (BASIS_PER_TOKEN, ())
+    assert per_token.energy_reduction is not None
+    a, b = (
+        make_variant(energy={**per_run, "num_runs": 40}),
+        make_variant(precision="int8", energy={**per_run, "num_runs": 200}),
+    )
+    assert impact_of(b, a, ()).energy_reduction is None
+    assert impact_of(b, a, ()).reasons == ("energy: requests 200 against 40",)
+
+
 def test_the_baseline_is_that_of_the_same_model_and_run(make_variant: Callable[..., Variant]) -> None:
     variants = [
         make_variant(model, precision, directory=Path("runs", run, model, precision))

@@ -29,7 +29,7 @@ READING = EnergyReading(
     disagreement=0.005,
     samples=(PowerSample(0.0, (190.0,)), PowerSample(2.0, (200.0,)), PowerSample(4.0, (210.0,))),
     devices=("GPU-1",),
-    conditions=Conditions(1200.0, 1300.0, 2619.0, 55.0, 60.0),
+    conditions=Conditions(1200.0, 1300.0, 0.92, 2619.0, 55.0, 60.0),
     notes=("a note",),
 )
 HEADLINE = {
@@ -105,6 +105,7 @@ def test_every_metric_by_its_definition() -> None:
         "counter_disagreement": 0.005,
         "min_sm_clock_mhz": 1200.0,
         "mean_sm_clock_mhz": 1300.0,
+        "sm_clock_share": 0.92,
         "mean_memory_clock_mhz": 2619.0,
         "mean_temperature_celsius": 55.0,
         "max_temperature_celsius": 60.0,

@@ -100,6 +100,13 @@ def test_conditions_are_those_of_all_samples_and_devices() -> None:
     assert found.throttles == {"power brake": 0.25, "power cap": 0.5}
 
 
+def test_the_slowest_device_decides_how_much_clock_was_lost() -> None:
+    samples = [(state(1980.0, 50.0), state(900.0, 50.0)), (state(1980.0, 50.0), state(1100.0, 50.0))]
+    assert summarize_states(samples, (1980.0, 1250.0)).sm_clock_share == 0.8
+    for unknown in ((1980.0, None), ()):
+        assert summarize_states(samples, unknown).sm_clock_share is None
+
+
 @pytest.mark.parametrize("told", [[], [()], [(DeviceState(),), (DeviceState(),)]])
 def test_conditions_that_nobody_told_are_unknown(told: list[tuple[DeviceState, ...]]) -> None:
     assert summarize_states(told) == Conditions()

@@ -92,7 +92,7 @@ class _Summary(ForeignObject):
 
 
 class _Value(ForeignObject):
-    value: Measured
+    value: Measured | None
     unit: OptionalText = None
 
 
@@ -233,7 +233,8 @@ def _samples(file: ForeignFile) -> list[RequestSample]:
         for theirs, (_, column) in _TIMES.items():
             if (content := request.metrics.get(theirs)) is not None:
                 value = beside.validate(_Value, content, f"{place}.metrics.{theirs}")
-                columns[column] = value.value * _scale(beside, f"{place}.metrics.{theirs}", value.unit)
+                scale = _scale(beside, f"{place}.metrics.{theirs}", value.unit)
+                columns[column] = None if value.value is None else value.value * scale
         for theirs, column in (("input_sequence_length", "prompt_tokens"), ("output_sequence_length", "output_tokens")):
             if (content := request.metrics.get(theirs)) is not None:
                 columns[column] = beside.validate(_Tokens, content, f"{place}.metrics.{theirs}").value

@@ -274,9 +274,12 @@ class ForeignFile:
             except ValidationError:
                 first = errors[0]
             else:
-                for each in errors:
+                shown = errors[:_SHOWN_UNMEASURED]
+                for each in shown:
                     where = (place + _steps(each["loc"])).removeprefix(".")
                     self.unmeasured.append(f"{where} is {abbreviated(each['input'])}, no measurement: missing")
+                if further := len(errors) - len(shown):
+                    self.unmeasured[-1] += f"; so are {further} more numbers"
                 return found
         problem, value = _PROBLEMS.get(first["type"]), first["input"]
         if first["type"] == "value_error":
@@ -301,6 +304,7 @@ class ForeignFile:
 
 
 _adapter = functools.cache(TypeAdapter)
+_SHOWN_UNMEASURED, _MOST_UNMEASURED = 3, 12  # notes of numbers that are no measurement: of one object, of one record
 #: pydantic's type of an error -> what is wrong, or what was expected.
 _PROBLEMS = {"missing": "is missing", "too_short": "is empty", "string_too_short": "is empty"}
 _EXPECTED = {
@@ -476,7 +480,10 @@ class ImportedRecord:
         name, tool = file.path.name, self.tool
         origin = {"tool": tool, "version": self.version, "file": name, "sha256": file.sha256}
         notes = [f"imported from {name}, written by {tool} {self.version or 'of unknown version'}", *self.notes]
-        notes += dict.fromkeys(file.unmeasured)
+        unmeasured = [*dict.fromkeys(file.unmeasured)]
+        notes += unmeasured[:_MOST_UNMEASURED]
+        if further := len(unmeasured[_MOST_UNMEASURED:]):
+            notes.append(f"{further} more notes of numbers that are no measurement")
         file.unmeasured.clear()
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")

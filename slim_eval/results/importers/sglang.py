@@ -87,8 +87,8 @@ class _Requests(ForeignObject):
 
     input_lens: list[Count]
     output_lens: list[Count]
-    ttfts: list[Measured]
-    itls: list[list[Measured]]
+    ttfts: list[Measured | None]
+    itls: list[list[Measured | None]]
     errors: list[Any]
 
 
@@ -177,7 +177,7 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:
-    """The requests that succeeded; none without ``--output-details``."""
+    """The requests that succeeded and whose times are known; none without ``--output-details``."""
     if document.get("ttfts") is None:
         return []
     run = file.validate(_Requests, document)
@@ -191,7 +191,11 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
         raise file.error("errors", f"contains {len(good)} requests without an error, but 'completed' is {completed}")
     samples = []
     for index in good:
-        ttft, tokens, end = run.ttfts[index] or None, run.output_lens[index], run.ttfts[index] + sum(run.itls[index])
+        times = [run.ttfts[index], *run.itls[index]]
+        known = [seconds for seconds in times if seconds is not None]
+        if len(known) < len(times):
+            continue
+        ttft, tokens, end = known[0] or None, run.output_lens[index], sum(known)
         tpot = (end - ttft) / (tokens - 1) if ttft is not None and tokens > 1 else None
         samples.append(RequestSample(None, index, None, ttft, tpot, end or None, run.input_lens[index], tokens))
     return samples

@@ -174,11 +174,11 @@ class _Serve(ForeignObject):
 class _Requests(ForeignObject):
     """What ``serve --save-detailed`` adds: one entry per request. Older versions write no latencies."""
 
-    ttfts: list[Measured]
+    ttfts: list[Measured | None]
     input_lens: list[Count]
     output_lens: list[Count]
-    latencies: list[Measured] | None = None
-    itls: list[list[Measured]] = Field(default_factory=list)
+    latencies: list[Measured | None] | None = None
+    itls: list[list[Measured | None]] = Field(default_factory=list)
     errors: list[Any]
 
 
@@ -362,7 +362,7 @@ def _repetition(document: Mapping[str, Any]) -> int | None:
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | None) -> list[RequestSample]:
-    """The requests that succeeded; none without ``--save-detailed``."""
+    """The requests that succeeded and whose times are known; none without ``--save-detailed``."""
     if document.get("ttfts") is None:
         return []
     run = file.validate(_Requests, document)
@@ -377,8 +377,12 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | No
     samples = []
     for index in good:
         # To the first token, and from each to the next. Without streaming there is no first token: vLLM writes 0.
-        end = run.latencies[index] if run.latencies is not None else run.ttfts[index] + sum(run.itls[index])
-        ttft, tokens = run.ttfts[index] or None, run.output_lens[index]
+        times = [run.ttfts[index], *([] if run.latencies is not None else run.itls[index])]
+        known = [seconds for seconds in times if seconds is not None]
+        end = sum(known) if run.latencies is None else run.latencies[index]
+        if end is None or len(known) < len(times):
+            continue
+        ttft, tokens = known[0] or None, run.output_lens[index]
         tpot = (end - ttft) / (tokens - 1) if ttft is not None and tokens > 1 else None
         samples.append(RequestSample(None, index, None, ttft, tpot, end, run.input_lens[index], tokens))
     return samples

@@ -254,6 +254,20 @@ def test_what_killed_processes_left_is_cleaned_up(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_what_a_process_left_that_was_still_ending_is_cleaned_up_later(tmp_path: Path) -> None:
+    """The command is repeated at once after a kill: the worker that it had started may live for a moment longer."""
+    final = tmp_path / "Tiny_int8"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ending:
+        left = tmp_path / f".Tiny_int8.tmp-{slug(socket.gethostname())}-{ending.pid}"
+        left.mkdir()
+        recover(final)
+        assert left.exists()
+        with new_checkpoint(final):
+            ending.kill()
+            ending.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny_int8"]
+
+
 def test_asking_the_cache_needs_no_heavy_package() -> None:
     heavy = ["torch", "transformers", "llmcompressor", "datasets", "pandas", "huggingface_hub"]
     script = f"import sys, slim_eval.quantization.llmcompressor; print([m for m in {heavy} if m in sys.modules])"

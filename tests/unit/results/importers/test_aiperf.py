@@ -105,6 +105,19 @@ def test_a_summary_of_aiperf(tmp_path: Path) -> None:
     assert "SECRET" not in conftest.dump(path, imported)
 
 
+def test_a_time_of_a_request_that_cannot_be_is_missing_there(tmp_path: Path) -> None:
+    requests = [request(float("nan"), 8.0, 50) for _ in range(40)] + [request(100.0, 8.0, 50)]
+    content = AIPERF | {"request_count": metric("requests", 41.0)}
+    file = conftest.foreign(write(tmp_path / "profile_export_aiperf.json", content, requests), precision="fp16")
+    importer = importer_of(file)
+    assert importer is not None
+    (imported,) = importer.read(file)
+    assert [row["ttft_s"] for row in imported.samples] == [None] * 40 + [0.1]
+    notes = [note for note in imported.record(file).notes if "no measurement" in note]
+    assert len(notes) == 13
+    assert notes[-1] == "68 more notes of numbers that are no measurement"  # two of each request
+
+
 def test_requests_beside_a_summary_give_the_numbers(tmp_path: Path) -> None:
     content = AIPERF | {"request_count": metric("requests", 3.0)}
     imported, metrics = read(write(tmp_path / "profile_export_aiperf.json", content, REQUESTS))

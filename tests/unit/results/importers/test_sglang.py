@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_details_give_the_numbers_of_each_request(tmp_path: Path) -> None:
     assert metrics.e2e_latency_s == pytest.approx(statistics.mean(ends))
     assert metrics.tpot_s == pytest.approx(0.01)
     assert [row["request"] for row in imported.samples] == [0, 1, 3], "the one that failed is left out"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None])
+@pytest.mark.parametrize("key", ["ttfts", "itls"])
+def test_a_request_whose_time_is_not_known_is_left_out(tmp_path: Path, key: str, value: float | None) -> None:
+    column: list[Any] = [*DETAILS[key]]
+    column[1] = [0.01, value] if key == "itls" else value
+    (imported,) = conftest.read(write(tmp_path / "run.jsonl", SUMMARY | DETAILS | {key: column}))
+    assert [row["request"] for row in imported.samples] == [0, 3]
 
 
 def test_each_line_is_a_run(tmp_path: Path) -> None:

@@ -228,6 +228,39 @@ def test_a_time_that_cannot_be_is_missing_and_the_rest_is_taken(changed: Callabl
         assert f"{key} is {value}, no measurement: missing" in record.notes
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0])
+@pytest.mark.parametrize("key", ["ttfts", "latencies", "itls"])
+def test_a_request_with_a_time_that_cannot_be_is_left_out(changed: Callable[..., Path], key: str, value: float) -> None:
+    def plant(content: dict[str, Any]) -> None:
+        if key == "itls":
+            del content["latencies"]
+            content["itls"][2][-1] = value
+        else:
+            content[key][2] = value
+
+    whole = read(changed("vllm_serve_detailed.json", lambda _: None))[0]
+    file = conftest.foreign(changed("vllm_serve_detailed.json", plant), model="m", precision="fp16")
+    (imported,) = VllmBench().read(file)
+    assert [row["request"] for row in imported.samples] == [n for n in range(len(whole.samples)) if n != 2]
+    record = imported.record(file)
+    place = {"itls": "itls[2]["}.get(key, f"{key}[2]")
+    assert [note for note in record.notes if note.startswith(place) and "no measurement: missing" in note]
+
+
+def test_many_numbers_that_cannot_be_are_one_note(changed: Callable[..., Path]) -> None:
+    nothing = [float("nan")] * 8
+    path = changed("vllm_serve_detailed.json", lambda c: c.update(ttfts=nothing, latencies=nothing))
+    file = conftest.foreign(path, model="m", precision="fp16")
+    (imported,) = VllmBench().read(file)
+    assert imported.samples == []
+    record = imported.record(file)
+    assert isinstance(record, PerformanceRecord)
+    assert record.tpot_s is not None  # of all requests, as the file says
+    notes = [note for note in record.notes if "no measurement" in note]
+    assert len(notes) == 3
+    assert notes[-1].endswith("missing; so are 13 more numbers")
+
+
 def test_what_the_user_wrote_of_the_server_labels_the_run(changed: Callable[..., Path]) -> None:
     imported = read(changed("vllm_serve.json", lambda c: c.update(model_id="org/T", quantization="awq")))[0]
     assert imported.precision == "w4a16-awq"

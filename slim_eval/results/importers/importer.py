@@ -274,11 +274,11 @@ class ForeignFile:
             except ValidationError:
                 first = errors[0]
             else:
-                shown = errors[:_SHOWN_UNMEASURED]
-                for each in shown:
+                named = errors[:_SHOWN_UNMEASURED]
+                for each in named:
                     where = (place + _steps(each["loc"])).removeprefix(".")
                     self.unmeasured.append(f"{where} is {abbreviated(each['input'])}, no measurement: missing")
-                if further := len(errors) - len(shown):
+                if further := len(errors) - len(named):
                     self.unmeasured[-1] += f"; so are {further} more numbers"
                 return found
         problem, value = _PROBLEMS.get(first["type"]), first["input"]

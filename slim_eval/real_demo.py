@@ -103,7 +103,7 @@ def measure(config: DemoConfig) -> RunReport:
 
 
 def run_config(config: DemoConfig, model: Path, calibration: Path) -> RunConfig:
-    """Three schemes, sized for ten minutes on two CPU cores, where GPTQ alone would take twice as long."""
+    """Three schemes, sized for 10 to 17 minutes on two CPU cores, where GPTQ alone would take 20."""
     return RunConfig(
         models=(str(model),),
         precision=("fp16", "int8", "int4") if power.list_gpus() else ("fp16", "int8-rtn", "int4-rtn"),

@@ -257,14 +257,15 @@ def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None
     """The baseline of a variant's model; None if there is none.
 
     Of several, one from the same run and under the same load, if there is one; of those, the one that shares most
-    metrics with the variant, measured in the same settings.
+    tasks with the variant, then most other metrics, measured in the same settings.
     """
-    load = variant.level and variant.level.load
+    load, model = variant.level and variant.level.load, variant.directory.parent
 
-    def distance(other: Variant) -> tuple[bool, bool, bool]:
+    def distance(other: Variant) -> tuple[bool, bool, bool, bool]:
         return (
             other.name != variant.name,
-            other.directory.parent != variant.directory.parent,
+            other.directory.parent != model,
+            other.directory.parent.parent != model.parent,  # a checkpoint that others made has a folder of its own
             (other.level and other.level.load) != load,
         )
 
@@ -276,11 +277,15 @@ def baseline_of(variant: Variant, variants: Iterable[Variant]) -> Variant | None
     return max(nearest, key=lambda other: _shared_metrics(variant, other))
 
 
-def _shared_metrics(this: Variant, base: Variant) -> int:
-    """How many metrics both variants have that may be compared."""
-    metrics = [metric_of(key, (this, base)) for key in (*METRICS, *tasks_of((this, base)))]
-    both = (each for each in metrics if this.number(each) is not None and base.number(each) is not None)
-    return sum(not obstacles(metric, this, base) for metric in both)
+def _shared_metrics(this: Variant, base: Variant) -> tuple[int, int]:
+    """How many tasks, and how many other metrics, both variants have that may be compared."""
+
+    def count(keys: Iterable[str]) -> int:
+        metrics = (metric_of(key, (this, base)) for key in keys)
+        both = (each for each in metrics if this.number(each) is not None and base.number(each) is not None)
+        return sum(not obstacles(metric, this, base) for metric in both)
+
+    return count(tasks_of((this, base))), count(METRICS)
 
 
 def lengths_differ(this: Variant, base: Variant | None) -> bool | None:

@@ -636,8 +636,8 @@ def verdict_on(found: Recommendation, study: Study) -> Verdict:
     from slim_eval.analysis.recommend.wording import answer_of, confidence_of
 
     places = {candidate.variant.directory: place for place, candidate in enumerate(found.ranking.candidates)}
-    if found.ranking.load is not None:  # what it gains is said of the load that was asked for
-        ranked = {candidate.variant.directory: candidate.variant for candidate in found.ranking.candidates}
+    ranked = {candidate.variant.directory: candidate.variant for candidate in found.ranking.candidates}
+    if any(variant.level is not None for variant in ranked.values()):  # gains at the loads that were compared
         study = replace(study, variants=tuple(ranked.get(each.directory, each) for each in study.variants))
     judged = sorted(judge(study), key=lambda each: places.get(each.variant.directory, len(places)))
     pick = found.pick

@@ -53,7 +53,7 @@ def new_checkpoint(final: Path) -> Iterator[Path]:
         temporary.rename(final)
         _fsync(final.parent)
         shutil.rmtree(old, ignore_errors=True)
-        recover(final)  # again: of a killed process that had not ended yet when this one began
+        recover(final)  # again: a killed process may still have been alive at the first call
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

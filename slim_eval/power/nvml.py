@@ -43,8 +43,8 @@ _THROTTLES = {  # nvmlClocksEventReason… bits that change what energy is spent
     0x80: "power brake",
 }
 _POWER_CAP = _THROTTLES[0x04]
-#: Mean SM clock as a share of the highest, from which on an active power cap changes nothing that counts: large GPUs
-#: reach it in every burst of matrix products, at half of their limit on average (decision 047).
+#: Mean SM clock as a share of the highest, at or above which an active power cap is only noted: large GPUs reach the
+#: cap in bursts of matrix products, at half of their limit on average (decision 047).
 MIN_CLOCK_SHARE = 0.95
 
 
@@ -229,8 +229,10 @@ def judge_throttling(conditions: Conditions) -> tuple[list[str], list[str]]:
     reasons, notes = list[str](), list[str]()
     clock = conditions.sm_clock_share
     for why, share in conditions.throttles.items():
-        if why != _POWER_CAP or clock is None:
+        if why != _POWER_CAP:
             reasons.append(f"throttled by {why} in {share:.1%} of the samples")
+        elif clock is None:
+            reasons.append(f"throttled by {why} in {share:.1%} of the samples; the SM clock is not reported")
         else:
             effect = f"the power cap was active in {share:.1%} of the samples; SM clock {clock:.1%} of the highest"
             if clock < MIN_CLOCK_SHARE:
@@ -246,21 +248,27 @@ def summarize_states(samples: Sequence[Sequence[DeviceState]], max_clocks: Seque
     sm = [state.sm_clock_mhz for state in states if state.sm_clock_mhz is not None]
     memory = [state.memory_clock_mhz for state in states if state.memory_clock_mhz is not None]
     heat = [state.temperature_celsius for state in states if state.temperature_celsius is not None]
-    shares = list[float]()
-    for number, highest in enumerate(max_clocks):
-        known = [clock for sample in samples if (clock := sample[number].sm_clock_mhz) is not None]
-        if highest and known:
-            shares.append(statistics.fmean(known) / highest)
+    devices = range(len(max_clocks) if samples else 0)
+    # What a power cap did is seen on the devices that it held.
+    capped = [n for n in devices if any(_POWER_CAP in (sample[n].throttles or ()) for sample in samples)]
+    shares = [_clock_share([sample[n] for sample in samples], max_clocks[n]) for n in capped or devices]
+    known_shares = [share for share in shares if share is not None]
     held = Counter(reason for sample in samples for reason in {r for state in sample for r in state.throttles or ()})
     return Conditions(
         min_sm_clock_mhz=min(sm, default=None),
         mean_sm_clock_mhz=statistics.fmean(sm) if sm else None,
-        sm_clock_share=min(shares) if max_clocks and len(shares) == len(max_clocks) else None,
+        sm_clock_share=min(known_shares) if shares and len(known_shares) == len(shares) else None,
         mean_memory_clock_mhz=statistics.fmean(memory) if memory else None,
         mean_temperature_celsius=statistics.fmean(heat) if heat else None,
         max_temperature_celsius=max(heat, default=None),
         throttles={reason: count / len(samples) for reason, count in sorted(held.items())},
     )
+
+
+def _clock_share(states: Sequence[DeviceState], highest: float | None) -> float | None:
+    """The mean SM clock of one device as a share of its highest; None if either is not reported."""
+    known = [state.sm_clock_mhz for state in states if state.sm_clock_mhz is not None]
+    return statistics.fmean(known) / highest if highest and known else None
 
 
 def disagreement(counter: float | None, integral: float | None) -> float | None:

@@ -243,7 +243,7 @@ def test_a_node_killed_in_each_stage_in_turn(cluster: Cluster, tmp_path: Path) -
         "--models", "./doomed ./spared", "--precision", "int8", "--tasks", "performance energy serving accuracy",
         "--accuracy-tasks", "demo_gsm8k", "--num-fewshot", "1", "--accuracy-limit", "40", "--accelerator", "V100",
         "--share-node", "--max-retries", str(len(IN_THE_MIDDLE)), "--calibration-dataset", str(CALIBRATION_FILE),
-        "--verbose", "--num-runs", "1500", *LONG, *SERVING,  # performance too is long enough to be killed in
+        "--verbose", "--num-runs", "1500", *LONG, *SERVING,  # long enough for the kill to land in performance
     )  # fmt: skip
     outputs = folder / "outputs/doomed/doomed_int8"
     kept: dict[str, int] = {}

@@ -220,12 +220,13 @@ def _scale(file: ForeignFile, name: str, unit: str | None) -> float:
 
 
 def _samples(file: ForeignFile) -> list[RequestSample]:
-    """The requests that succeeded, from the file beside a summary; none without it."""
+    """The requests that succeeded, from the file beside a summary; none if a time of one is unknown."""
     name = file.path.name
     beside = file.beside(name.removesuffix(_SUMMARY) + _RECORDS)
     if not name.endswith(_SUMMARY) or not beside.path.is_file():
         return []
     samples: list[RequestSample] = []
+    unknown = 0
     for place, request in beside.rows(_Request):
         if request.error is not None or not request.metrics or request.phase not in (None, "profiling"):
             continue
@@ -235,11 +236,14 @@ def _samples(file: ForeignFile) -> list[RequestSample]:
                 value = beside.validate(_Value, content, f"{place}.metrics.{theirs}")
                 scale = _scale(beside, f"{place}.metrics.{theirs}", value.unit)
                 columns[column] = None if value.value is None else value.value * scale
+        if any(columns[column] is None for column in columns):
+            unknown += 1
+            continue
         for theirs, column in (("input_sequence_length", "prompt_tokens"), ("output_sequence_length", "output_tokens")):
             if (content := request.metrics.get(theirs)) is not None:
                 columns[column] = beside.validate(_Tokens, content, f"{place}.metrics.{theirs}").value
         samples.append(RequestSample(request=len(samples), **columns))
-    return samples
+    return file.complete(samples, unknown)
 
 
 class _Tokens(ForeignObject):

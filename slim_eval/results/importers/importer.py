@@ -279,7 +279,7 @@ class ForeignFile:
                     where = (place + _steps(each["loc"])).removeprefix(".")
                     self.unmeasured.append(f"{where} is {abbreviated(each['input'])}, no measurement: missing")
                 if further := len(errors) - len(named):
-                    self.unmeasured[-1] += f"; so are {further} more numbers"
+                    self.unmeasured[-1] += f", as are {further} other numbers"
                 return found
         problem, value = _PROBLEMS.get(first["type"]), first["input"]
         if first["type"] == "value_error":
@@ -288,6 +288,13 @@ class ForeignFile:
             shown = {list: "a list", dict: "an object", type(None): "null"}.get(type(value)) or f"{value!r:.40}"
             problem = f"is {shown}, not {_EXPECTED.get(first['type'], 'in the valid range')}"
         raise self.error((place + _steps(first["loc"])).removeprefix("."), problem)
+
+    def complete(self, samples: list[RequestSample], unknown: int) -> list[RequestSample]:
+        """The samples, if no request has an unknown time; otherwise none, so that the tool's own summary is taken."""
+        if unknown:
+            total = unknown + len(samples)
+            self.unmeasured.insert(0, f"times of {unknown} of {total} requests are unknown: numbers are of the summary")
+        return [] if unknown else samples
 
     def error(self, field: str, problem: str) -> ResultFileError:
         """An error that names the file and a field: ``benchmarks[0].duration``."""
@@ -483,7 +490,7 @@ class ImportedRecord:
         unmeasured = [*dict.fromkeys(file.unmeasured)]
         notes += unmeasured[:_MOST_UNMEASURED]
         if further := len(unmeasured[_MOST_UNMEASURED:]):
-            notes.append(f"{further} more notes of numbers that are no measurement")
+            notes.append(f"{further} more notes on numbers that are no measurement are left out")
         file.unmeasured.clear()
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")

@@ -177,7 +177,7 @@ def _record(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> list[RequestSample]:
-    """The requests that succeeded and whose times are known; none without ``--output-details``."""
+    """The requests that succeeded; none without ``--output-details``, or if a time of one is unknown."""
     if document.get("ttfts") is None:
         return []
     run = file.validate(_Requests, document)
@@ -189,16 +189,17 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
     good = [index for index, error in enumerate(run.errors) if not error]
     if len(good) != completed:
         raise file.error("errors", f"contains {len(good)} requests without an error, but 'completed' is {completed}")
-    samples = []
+    samples, unknown = [], 0
     for index in good:
         times = [run.ttfts[index], *run.itls[index]]
         known = [seconds for seconds in times if seconds is not None]
         if len(known) < len(times):
+            unknown += 1
             continue
         ttft, tokens, end = known[0] or None, run.output_lens[index], sum(known)
         tpot = (end - ttft) / (tokens - 1) if ttft is not None and tokens > 1 else None
         samples.append(RequestSample(None, index, None, ttft, tpot, end or None, run.input_lens[index], tokens))
-    return samples
+    return file.complete(samples, unknown)
 
 
 IMPORTERS.register(Sglang())

@@ -362,7 +362,7 @@ def _repetition(document: Mapping[str, Any]) -> int | None:
 
 
 def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | None) -> list[RequestSample]:
-    """The requests that succeeded and whose times are known; none without ``--save-detailed``."""
+    """The requests that succeeded; none without ``--save-detailed``, or if a time of one is unknown."""
     if document.get("ttfts") is None:
         return []
     run = file.validate(_Requests, document)
@@ -374,18 +374,19 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | No
     good = [index for index, error in enumerate(run.errors) if not error]
     if completed is not None and len(good) != completed:
         raise file.error("errors", f"contains {len(good)} requests without an error, but 'completed' is {completed}")
-    samples = []
+    samples, unknown = [], 0
     for index in good:
         # To the first token, and from each to the next. Without streaming there is no first token: vLLM writes 0.
         times = [run.ttfts[index], *([] if run.latencies is not None else run.itls[index])]
         known = [seconds for seconds in times if seconds is not None]
         end = sum(known) if run.latencies is None else run.latencies[index]
         if end is None or len(known) < len(times):
+            unknown += 1
             continue
         ttft, tokens = known[0] or None, run.output_lens[index]
         tpot = (end - ttft) / (tokens - 1) if ttft is not None and tokens > 1 else None
         samples.append(RequestSample(None, index, None, ttft, tpot, end, run.input_lens[index], tokens))
-    return samples
+    return file.complete(samples, unknown)
 
 
 class VllmBench(Importer):

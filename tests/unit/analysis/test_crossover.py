@@ -128,6 +128,17 @@ def test_what_a_recommendation_gains_is_said_of_its_load(tmp_path: Path) -> None
         assert verdict.effect("energy").value == pytest.approx(100 * energy)
 
 
+def test_what_a_pick_by_goodput_gains_is_of_the_loads_that_were_compared(tmp_path: Path) -> None:
+    fast, slow = _pair(tmp_path)
+    study = Study.of([fast, slow])
+    found = recommend(study, Question(max_goodput=True, slo=("tpot_p95:30ms",)))  # both at 16: 26 against 24 ms
+    verdict = next(each for each in verdict_on(found, study).variants if each.variant.precision == "int8")
+    assert verdict.effect("speed").value == pytest.approx(26 / 24)
+    found = recommend(study, Question(max_goodput=True, slo=("tpot_p95:22ms",)))  # both at 8: 18 against 20 ms
+    verdict = next(each for each in verdict_on(found, study).variants if each.variant.precision == "int8")
+    assert verdict.effect("speed").value == pytest.approx(18 / 20)
+
+
 def test_the_highest_goodput_is_called_so_once(tmp_path: Path) -> None:
     found = recommend(Study.of(_pair(tmp_path)), Question(max_goodput=True, slo=("tpot_p95:30ms",)))
     assert answer_of(found).count("highest") == 2  # its name, and why it is the pick

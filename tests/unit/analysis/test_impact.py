@@ -11,7 +11,7 @@ import pytest
 from slim_eval.analysis.caveats import EMULATED, SETTING, marks_of
 from slim_eval.analysis.comparability import baseline_of
 from slim_eval.analysis.impact import BASIS_PER_RUN, BASIS_PER_TOKEN, impact_columns, impact_of
-from slim_eval.metrics import METRICS, TPOT
+from slim_eval.metrics import ENERGY, J_PER_TOKEN, METRICS, TPOT
 from slim_eval.results.variants import Variant, labelled
 
 QUICKER = {"mean_latency_s": 0.1, "tokens_per_second": 1000.0, "ttft_s": 0.01, "tpot_s": 0.002, "weights_gb": 1.0}
@@ -230,6 +230,8 @@ def test_energy_per_token_is_compared_whatever_the_number_of_requests(make_varia
     a, b = make_variant(energy={"num_runs": 40}), make_variant(precision="int8", energy={"num_runs": 200})
     per_token, per_run = impact_of(b, a, ()), {"joules_per_output_token": None}
     assert (per_token.energy_basis, per_token.reasons) == (BASIS_PER_TOKEN, ())
+    assert marks_of(J_PER_TOKEN, b, a) == ()
+    assert SETTING in marks_of(ENERGY, b, a)
     assert per_token.energy_reduction is not None
     a, b = (
         make_variant(energy={**per_run, "num_runs": 40}),
@@ -250,6 +252,29 @@ def test_the_baseline_is_that_of_the_same_model_and_run(make_variant: Callable[.
         assert baseline_of(int8, rows) is fp16
         assert fp16.is_baseline
         assert not int8.is_baseline
+
+
+def test_of_several_runs_the_baseline_with_the_same_tasks_is_taken(make_variant: Callable[..., Variant]) -> None:
+    """However many numbers of speed another one has."""
+
+    def at(run: str, precision: str, **parts: Any) -> Variant:
+        return make_variant(precision=precision, directory=Path("runs", run, "Tiny", precision), **parts)
+
+    speed = at("speed", "fp16")
+    scores = at("scores", "fp16", performance=None, energy=None, tasks={"mmlu": 0.6})
+    rows = labelled([speed, scores, at("both", "int8", tasks={"mmlu": 0.5})])
+    assert baseline_of(rows[-1], rows) is rows[1]
+
+
+def test_a_checkpoint_of_others_takes_the_baseline_of_its_own_run(make_variant: Callable[..., Variant]) -> None:
+    rows = labelled([
+        make_variant("org/X", directory=Path("runs", run, "X", "X_fp16")) for run in ("one", "two")
+    ] + [
+        make_variant("org/X-AWQ", "as-is", head={"base_model": "org/X"}, directory=Path("runs/two/X-AWQ/X-AWQ_as-is"))
+    ])  # fmt: skip
+    found = baseline_of(rows[-1], rows)
+    assert found is not None
+    assert found.directory == Path("runs/two/X/X_fp16")
 
 
 @pytest.mark.parametrize("asked", [1, 8, 64])

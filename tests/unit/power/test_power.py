@@ -18,7 +18,7 @@ from slim_eval import power
 from slim_eval.errors import BenchmarkError, MissingPackageError, UsageError
 from slim_eval.power import codecarbon, gpus, meter, nvml
 from slim_eval.power.meter import Conditions, DeviceState, PowerSample
-from slim_eval.power.nvml import summarize_states
+from slim_eval.power.nvml import judge_throttling, summarize_states
 from slim_eval.utils.host import process_tree
 
 
@@ -105,6 +105,27 @@ def test_the_slowest_device_decides_how_much_clock_was_lost() -> None:
     assert summarize_states(samples, (1980.0, 1250.0)).sm_clock_share == 0.8
     for unknown in ((1980.0, None), ()):
         assert summarize_states(samples, unknown).sm_clock_share is None
+
+
+def test_what_a_power_cap_did_is_seen_on_the_device_that_it_held() -> None:
+    """Another device, idle at a low clock or without one, says nothing of it."""
+    held, slow = state(1980.0, 50.0, "power cap"), state(600.0, 50.0)
+    found = summarize_states([(held, slow), (state(1782.0, 50.0), slow)], (1980.0, 2000.0))
+    assert found.sm_clock_share == pytest.approx(0.95)
+    assert judge_throttling(found) == (
+        [], ["the power cap was active in 50.0% of the samples; SM clock 95.0% of the highest"]
+    )  # fmt: skip
+    assert summarize_states([(held, state(None, 50.0))], (1980.0, None)).sm_clock_share == 1.0
+    unknown = summarize_states([(state(None, 50.0, "power cap"), slow)], (1980.0, 2000.0))
+    assert judge_throttling(unknown)[0] == [
+        "throttled by power cap in 100.0% of the samples; the SM clock is not reported"
+    ]
+
+
+@pytest.mark.parametrize(("lowest", "counts"), [(1782.0, False), (1780.0, True)])
+def test_the_mean_clock_decides_and_not_the_lowest(lowest: float, counts: bool) -> None:
+    samples = [(state(clock, 50.0, "power cap"),) for clock in (1980.0, lowest)]
+    assert bool(judge_throttling(summarize_states(samples, (1980.0,)))[0]) is counts
 
 
 @pytest.mark.parametrize("told", [[], [()], [(DeviceState(),), (DeviceState(),)]])

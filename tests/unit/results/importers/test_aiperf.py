@@ -11,7 +11,7 @@ import pytest
 
 from slim_eval.errors import ResultFileError
 from slim_eval.results.importers import ImportedRecord, importer_of
-from slim_eval.results.records import PerformanceMetrics
+from slim_eval.results.records import PerformanceMetrics, PerformanceRecord
 from tests.unit.results.importers import conftest
 
 
@@ -105,17 +105,21 @@ def test_a_summary_of_aiperf(tmp_path: Path) -> None:
     assert "SECRET" not in conftest.dump(path, imported)
 
 
-def test_a_time_of_a_request_that_cannot_be_is_missing_there(tmp_path: Path) -> None:
+def test_where_a_time_of_a_request_cannot_be_the_summary_is_taken(tmp_path: Path) -> None:
     requests = [request(float("nan"), 8.0, 50) for _ in range(40)] + [request(100.0, 8.0, 50)]
     content = AIPERF | {"request_count": metric("requests", 41.0)}
     file = conftest.foreign(write(tmp_path / "profile_export_aiperf.json", content, requests), precision="fp16")
     importer = importer_of(file)
     assert importer is not None
     (imported,) = importer.read(file)
-    assert [row["ttft_s"] for row in imported.samples] == [None] * 40 + [0.1]
-    notes = [note for note in imported.record(file).notes if "no measurement" in note]
-    assert len(notes) == 13
-    assert notes[-1] == "68 more notes of numbers that are no measurement"  # two of each request
+    assert imported.samples == []
+    record = imported.record(file)
+    assert isinstance(record, PerformanceRecord)
+    assert (record.ttft_s, record.median_ttft_s, record.num_runs) == (0.1, 0.09, 41)
+    assert "times of 40 of 41 requests are unknown: numbers are of the summary" in record.notes
+    # Two of each request: the time to the first token, and the latency that contains it.
+    assert record.notes[-1] != record.notes[-2]
+    assert "69 more notes on numbers that are no measurement are left out" in record.notes
 
 
 def test_requests_beside_a_summary_give_the_numbers(tmp_path: Path) -> None:

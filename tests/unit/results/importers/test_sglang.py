@@ -85,11 +85,15 @@ def test_details_give_the_numbers_of_each_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None])
 @pytest.mark.parametrize("key", ["ttfts", "itls"])
-def test_a_request_whose_time_is_not_known_is_left_out(tmp_path: Path, key: str, value: float | None) -> None:
+def test_where_a_time_of_a_request_is_not_known_the_summary_is_taken(
+    tmp_path: Path, key: str, value: float | None
+) -> None:
     column: list[Any] = [*DETAILS[key]]
     column[1] = [0.01, value] if key == "itls" else value
     (imported,) = conftest.read(write(tmp_path / "run.jsonl", SUMMARY | DETAILS | {key: column}))
-    assert [row["request"] for row in imported.samples] == [0, 3]
+    metrics = numbers(imported)
+    assert (imported.samples, metrics.num_runs, metrics.output_tokens) == ([], 3, 5)
+    assert (metrics.ttft_s, metrics.median_ttft_s) == (0.1, 0.09)  # the file's own
 
 
 def test_each_line_is_a_run(tmp_path: Path) -> None:

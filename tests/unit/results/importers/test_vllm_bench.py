@@ -228,9 +228,13 @@ def test_a_time_that_cannot_be_is_missing_and_the_rest_is_taken(changed: Callabl
         assert f"{key} is {value}, no measurement: missing" in record.notes
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5.0, None])
 @pytest.mark.parametrize("key", ["ttfts", "latencies", "itls"])
-def test_a_request_with_a_time_that_cannot_be_is_left_out(changed: Callable[..., Path], key: str, value: float) -> None:
+def test_where_a_time_of_a_request_cannot_be_the_files_own_summary_is_taken(
+    changed: Callable[..., Path], key: str, value: float | None
+) -> None:
+    """Its numbers are of all requests; those of the others would be of fewer."""
+
     def plant(content: dict[str, Any]) -> None:
         if key == "itls":
             del content["latencies"]
@@ -238,27 +242,32 @@ def test_a_request_with_a_time_that_cannot_be_is_left_out(changed: Callable[...,
         else:
             content[key][2] = value
 
-    whole = read(changed("vllm_serve_detailed.json", lambda _: None))[0]
+    content = json.loads(changed("vllm_serve_detailed.json", lambda _: None).read_text())
+    whole = read(changed("vllm_serve_detailed.json", lambda _: None))
     file = conftest.foreign(changed("vllm_serve_detailed.json", plant), model="m", precision="fp16")
     (imported,) = VllmBench().read(file)
-    assert [row["request"] for row in imported.samples] == [n for n in range(len(whole.samples)) if n != 2]
+    assert imported.samples == []
+    assert imported.level is not None
+    assert whole[0].level is not None
+    assert imported.level.num_errors == whole[0].level.num_errors == 0
     record = imported.record(file)
-    place = {"itls": "itls[2]["}.get(key, f"{key}[2]")
-    assert [note for note in record.notes if note.startswith(place) and "no measurement: missing" in note]
+    assert isinstance(record, PerformanceRecord)
+    assert (record.num_runs, record.output_tokens) == (whole[1].num_runs, whole[1].output_tokens)
+    assert record.ttft_s == pytest.approx(content["mean_ttft_ms"] / 1000)
+    assert record.tpot_s == pytest.approx(content["mean_tpot_ms"] / 1000)
+    assert "times of 1 of 8 requests are unknown: numbers are of the summary" in record.notes
 
 
-def test_many_numbers_that_cannot_be_are_one_note(changed: Callable[..., Path]) -> None:
+def test_many_numbers_that_cannot_be_take_few_notes(changed: Callable[..., Path]) -> None:
     nothing = [float("nan")] * 8
     path = changed("vllm_serve_detailed.json", lambda c: c.update(ttfts=nothing, latencies=nothing))
     file = conftest.foreign(path, model="m", precision="fp16")
     (imported,) = VllmBench().read(file)
-    assert imported.samples == []
-    record = imported.record(file)
-    assert isinstance(record, PerformanceRecord)
-    assert record.tpot_s is not None  # of all requests, as the file says
-    notes = [note for note in record.notes if "no measurement" in note]
-    assert len(notes) == 3
-    assert notes[-1].endswith("missing; so are 13 more numbers")
+    notes = imported.record(file).notes
+    assert "times of 8 of 8 requests are unknown: numbers are of the summary" in notes
+    named = [note for note in notes if "no measurement" in note]
+    assert len(named) == 3
+    assert named[-1].endswith("missing, as are 13 other numbers")
 
 
 def test_what_the_user_wrote_of_the_server_labels_the_run(changed: Callable[..., Path]) -> None:

@@ -45,6 +45,7 @@ _MOST_BYTES = 2 * GIB  # of a checkpoint that is loaded for this, at 16 bit if i
 _TASKS = "measure tasks with generated answers, or use a server with echo log-probabilities, such as vLLM"
 _ANSWER_S = 600.0
 _BIAS = 1e4  # logits: more than those of any model differ by
+_CANDIDATES, _ALL_CANDIDATES = 200, 2**20  # tokens in an answer: likely to be enough, and more than a vocabulary has
 _LEAST = math.log(2.0**-149)  # of float32, in which llama.cpp computes a probability
 
 #: A context and what follows it, in token ids.
@@ -176,6 +177,9 @@ class ForcedDecoding:
 
     The log-probability that it returns is that of the logits, without the bias. Each request continues the prompt of
     the one before it in the same slot of the server, whose cache makes it read one token.
+
+    A token that ends within a character (a byte of an accented letter) is an exception: the server says nothing of it
+    until the character is complete. Its log-probability is read from the candidates of another token in its place.
     """
 
     def __init__(self, engine: OpenAiEngine, url: str, slots: int, context: int) -> None:
@@ -183,6 +187,7 @@ class ForcedDecoding:
         self._engine, self._url = engine, url
         self._slots = queue.SimpleQueue[int]()
         self._slot_count, self._room = slots, _Room(context)
+        self._whole: int | None = None  # a token of whole characters
         for number in range(slots):
             self._slots.put(number)
 
@@ -264,39 +269,53 @@ class ForcedDecoding:
         """The log-probability of each token of a continuation, and whether it is the most likely one."""
         prompt, found = list(context), []
         for token in continuation:
-            body = {
-                "model": self._engine.endpoint.served_model,
-                "prompt": prompt,
-                "n_predict": 1,
-                "logit_bias": [[token, _BIAS]],
-                "samplers": ["top_k"],
-                "top_k": 1,
-                "n_probs": 1,
-                "post_sampling_probs": False,
-                "cache_prompt": True,
-                "id_slot": slot,
-            }
-            try:
-                status, content = server.ask(self._url, self._engine.endpoint.headers, body, timeout_s=_ANSWER_S)
-            except EngineError as error:
-                raise self._engine.ended() or error from error
-            if status != 200:
-                raise server.refusal(self._url, status, content)
-            found.append(self._answer(content, token))
+            content = self._generate(slot, prompt, token, 1)
+            is_silent = isinstance(content, dict) and not content.get("completion_probabilities")
+            if is_silent and self._whole is not None:
+                content = self._generate(slot, prompt, self._whole, _CANDIDATES)
+                if not _has(content, token):
+                    content = self._generate(slot, prompt, self._whole, _ALL_CANDIDATES)
+                found.append(self._answer(content, self._whole, token))
+            else:
+                found.append(self._answer(content, token, token))
+                self._whole = token if self._whole is None else self._whole
             prompt.append(token)
         return found
 
-    def _answer(self, content: Any, token: int) -> tuple[float, bool]:
-        """What an answer says of the token that was forced."""
+    def _generate(self, slot: int, prompt: Sequence[int], token: int, candidates: int) -> Any:
+        """The answer to a prompt after which only one token is possible, with so many of the likeliest ones."""
+        body = {
+            "model": self._engine.endpoint.served_model,
+            "prompt": list(prompt),
+            "n_predict": 1,
+            "logit_bias": [[token, _BIAS]],
+            "samplers": ["top_k"],
+            "top_k": 1,
+            "n_probs": candidates,
+            "post_sampling_probs": False,
+            "cache_prompt": True,
+            "id_slot": slot,
+        }
+        try:
+            status, content = server.ask(self._url, self._engine.endpoint.headers, body, timeout_s=_ANSWER_S)
+        except EngineError as error:
+            raise self._engine.ended() or error from error
+        if status != 200:
+            raise server.refusal(self._url, status, content)
+        return content
+
+    def _answer(self, content: Any, forced: int, token: int) -> tuple[float, bool]:
+        """What an answer says of a token: the one that was forced, or one of the candidates in its place."""
         try:
             (said,) = content["completion_probabilities"]
-            chosen, value, top = said["id"], said["logprob"], said["top_logprobs"][0]
+            chosen, top = said["id"], said["top_logprobs"][0]
+            value = said["logprob"] if token == forced else _candidates(content)[token]
             most_likely, highest = top["id"], _logprob(top["logprob"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             cause = "llama.cpp's server returns no log-probability of the token that it generates"
             raise EngineError(cause, "use llama.cpp of 2025 or later") from error
-        if chosen != token:
-            cause = f"the endpoint generated token {chosen} where {token} was forced: it ignores logit_bias"
+        if chosen != forced:
+            cause = f"the endpoint generated token {chosen} where {forced} was forced: it ignores logit_bias"
             raise EngineError(cause, _TASKS)
         if isinstance(value, float) and value < _LEAST:
             self._engine.add_note(f"log-probabilities below {_LEAST:.1f} nats, llama.cpp's smallest, count as that")
@@ -306,6 +325,19 @@ class ForcedDecoding:
             cause = "the endpoint's log-probability of a token is above that of the most likely token"
             raise EngineError(cause, _TASKS)
         return value, most_likely == token
+
+
+def _candidates(content: Any) -> dict[int, Any]:
+    """Log-probabilities of the likeliest tokens of an answer for one token."""
+    (said,) = content["completion_probabilities"]
+    return {each["id"]: each["logprob"] for each in said["top_logprobs"]}
+
+
+def _has(content: Any, token: int) -> bool:
+    try:
+        return token in _candidates(content)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _total(tokens: Sequence[tuple[float, bool]]) -> tuple[float, bool]:

@@ -157,6 +157,14 @@ def test_forced_decoding_returns_the_log_probabilities_of_the_weights(kind: str,
             for context in [known[start : start + 48]]
             for continuation in (known[start + 48 : start + 54], [end, *known[:3]], [known[start + 48], end])
         ]
+        # Tokens that end within a character, in the middle and at the end.
+        parts = [int(token) for token in engine.tokenizer("é ☃", add_special_tokens=False)["input_ids"]]
+        assert len(parts) > 3
+        asked += [
+            (known[:40], [*known[40:42], *parts, *known[42:44]]),
+            (known[:40], parts[:1]),
+            (known[:40], parts[:-1]),
+        ]
         found = way.loglikelihoods(asked, 8, lambda place, answer: None)
         assert way.loglikelihoods(asked[::-1], 1, lambda place, answer: None)[::-1] == [
             (pytest.approx(value, abs=within), is_greedy) for value, is_greedy in found

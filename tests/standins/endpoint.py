@@ -127,6 +127,8 @@ class StandIn:
         (token, bias), position = body["logit_bias"][0], len(body["prompt"])
         assert bias > 100
         value = logprob(token, position + (len(self.requests) if self.fault == "native-adrift" else 0))
+        if self.fault == "native-partial" and token % 7 == 3:  # it ends within a character
+            return web.json_response({**answer, "content": ""})
         best = (token, value) if token % 5 == 0 else (token + 1, -0.2)
         if self.fault == "bias-ignored":
             token, value = best
@@ -142,7 +144,11 @@ class StandIn:
             probable = [{"tok_str": "the", "prob": 1.0}]
             return web.json_response({**answer, "completion_probabilities": [{"content": "the", "probs": probable}]})
         top = {"id": best[0], "token": str(best[0]), "logprob": best[1]}
-        said = {"id": token, "token": str(token), "logprob": value, "top_logprobs": [top]}
+        tops = [top]
+        if body["n_probs"] > 1:  # the likeliest of a vocabulary of 2,000
+            likely = sorted(((logprob(each, position), each) for each in range(2000)), reverse=True)[: body["n_probs"]]
+            tops = [{"id": each, "token": str(each), "logprob": found} for found, each in likely]
+        said = {"id": token, "token": str(token), "logprob": value, "top_logprobs": tops}
         return web.json_response({**answer, "completion_probabilities": [said]})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:

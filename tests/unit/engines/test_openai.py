@@ -228,6 +228,20 @@ def test_llama_cpps_server_is_made_to_generate_each_answer() -> None:
     assert set.union(*slots.values()) <= {0, 1, 2}
 
 
+def test_a_token_that_ends_within_a_character_is_read_from_the_candidates_of_another_one() -> None:
+    """llama.cpp says nothing of it. Likely ones are among the first candidates; for the others all are asked for."""
+    stand_in = StandIn(fault="native-partial", slots=2)
+    with engine_of(stand_in) as engine:
+        adapter = engine.lm_eval_model(1)
+        context, continuation = "The cat sat on", " the mat and nine copper kettles without strings"
+        tokens, known = adapter.tok_encode(context + continuation), len(adapter.tok_encode(context))
+        value, _ = asked(adapter, context, continuation)
+        assert value == pytest.approx(sum(rule(tokens)[known - 1 :]))
+    partial = [token for token in tokens[known:] if token % 7 == 3]
+    candidates = [body["n_probs"] for body in stand_in.requests if body.get("n_probs", 1) > 1]
+    assert len(candidates) >= len(partial) > 0
+
+
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [
@@ -273,5 +287,5 @@ def test_what_float32_cannot_hold_is_the_least_that_it_can() -> None:
         assert isinstance(way, ForcedDecoding)
         top = [{"id": 3, "logprob": -0.1}]
         answer = {"completion_probabilities": [{"id": 9, "logprob": -3.4028234663852886e38, "top_logprobs": top}]}
-        assert way._answer(answer, 9) == (pytest.approx(-103.28, abs=0.01), False)
+        assert way._answer(answer, 9, 9) == (pytest.approx(-103.28, abs=0.01), False)
         assert any("-103.3 nats" in note for note in engine.notes)

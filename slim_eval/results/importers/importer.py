@@ -490,7 +490,7 @@ class ImportedRecord:
         unmeasured = [*dict.fromkeys(file.unmeasured)]
         notes += unmeasured[:_MOST_UNMEASURED]
         if further := len(unmeasured[_MOST_UNMEASURED:]):
-            notes.append(f"{further} more notes on numbers that are no measurement are left out")
+            notes.append(f"{further} more notes on impossible numbers are left out")
         file.unmeasured.clear()
         if file.config.precision is None:
             notes.append(f"precision {precision} is taken from the file; --precision overrides it")

@@ -119,7 +119,7 @@ def test_where_a_time_of_a_request_cannot_be_the_summary_is_taken(tmp_path: Path
     assert "times of 40 of 41 requests are unknown: numbers are of the summary" in record.notes
     # Two of each request: the time to the first token, and the latency that contains it.
     assert record.notes[-1] != record.notes[-2]
-    assert "69 more notes on numbers that are no measurement are left out" in record.notes
+    assert "69 more notes on impossible numbers are left out" in record.notes
 
 
 def test_requests_beside_a_summary_give_the_numbers(tmp_path: Path) -> None:

@@ -267,6 +267,6 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert child.returncode == 0
     used = use_between(first, read_counters())
     assert used.serving_cpus is not None
-    assert 0.05 < used.serving_cpus < 2
+    assert 0.05 < used.serving_cpus < 1.1 * used.cpus  # time is counted in ticks
     assert used.cpus == len(os.sched_getaffinity(0))
     assert host.process_tree() >= {os.getpid()}

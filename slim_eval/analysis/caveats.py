@@ -211,10 +211,8 @@ def marks_of(metric: Metric, variant: Variant, baseline: Variant | None) -> tupl
     if baseline is not None and metric.basis in (Basis.SPEED, Basis.ENERGY, Basis.LOADED):
         family = {Basis.SPEED: SPEEDS, Basis.ENERGY: ENERGIES[:2]}.get(metric.basis, (metric,))
         measured = all(any(side.number(each) is not None for each in family) for side in (variant, baseline))
-        # Energy of a run depends on its number of requests, energy per token does not.
-        is_own = metric.basis is Basis.ENERGY and None not in (variant.number(metric), baseline.number(metric))
         # Emulated kernels have a mark of their own.
-        if measured and differences(metric if is_own else family[0], variant, baseline, without=("kernels",)):
+        if measured and differences(metric, variant, baseline, without=("kernels",)):
             found.append(SETTING)
     if not variant.counts(metric):
         found.append(INEXACT if variant.used_inexact_kernels(metric) else INVALID)

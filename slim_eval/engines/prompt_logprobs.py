@@ -273,7 +273,7 @@ class ForcedDecoding:
             is_silent = isinstance(content, dict) and not content.get("completion_probabilities")
             if is_silent and self._whole is not None:
                 content = self._generate(slot, prompt, self._whole, _CANDIDATES)
-                if not _has(content, token):
+                if token not in _candidates(content):
                     content = self._generate(slot, prompt, self._whole, _ALL_CANDIDATES)
                 found.append(self._answer(content, self._whole, token))
             else:
@@ -328,16 +328,12 @@ class ForcedDecoding:
 
 
 def _candidates(content: Any) -> dict[int, Any]:
-    """Log-probabilities of the likeliest tokens of an answer for one token."""
-    (said,) = content["completion_probabilities"]
-    return {each["id"]: each["logprob"] for each in said["top_logprobs"]}
-
-
-def _has(content: Any, token: int) -> bool:
+    """Log-probabilities of the likeliest tokens in place of the one that was generated; empty if there are none."""
     try:
-        return token in _candidates(content)
+        (said,) = content["completion_probabilities"]
+        return {each["id"]: each["logprob"] for each in said["top_logprobs"]}
     except (KeyError, TypeError, ValueError):
-        return False
+        return {}
 
 
 def _total(tokens: Sequence[tuple[float, bool]]) -> tuple[float, bool]:

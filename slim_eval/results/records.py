@@ -188,7 +188,7 @@ class EnergyMetrics(ObservedMetrics):
     min_sm_clock_mhz: float | None = None
     mean_sm_clock_mhz: float | None = None
     sm_clock_share: float | None = (
-        None  # mean SM clock / highest; of the slowest GPU, of those at their power cap if any
+        None  # mean / highest SM clock of the slowest GPU, of those at their power cap if any
     )
     mean_memory_clock_mhz: float | None = None
     mean_temperature_celsius: float | None = None

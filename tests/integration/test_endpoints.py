@@ -132,14 +132,19 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path) -> None:
 
 @needs_llama_cpp
 @pytest.mark.parametrize("kind", ["f32", "q8_0"])
-def test_forced_decoding_returns_the_log_probabilities_of_the_weights(kind: str, tmp_path: Path) -> None:
+def test_forced_decoding_returns_the_log_probabilities_of_the_weights(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against Transformers, which reads the same file into float32; more contexts than the window has room for."""
     import torch
 
     from slim_eval.demo import MODEL_DIR
+    from slim_eval.engines import prompt_logprobs
     from slim_eval.engines.prompt_logprobs import ForcedDecoding
     from slim_eval.models import loading
     from tools.make_gguf import make
+
+    monkeypatch.setattr(prompt_logprobs, "_CANDIDATES", 1)  # so that the whole vocabulary is asked for, too
 
     file, within = tmp_path / f"tiny-{kind}.gguf", 0.02 if kind == "f32" else 0.6  # its kernels round activations, too
     make(MODEL_DIR, file, kind)

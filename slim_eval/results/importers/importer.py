@@ -274,12 +274,9 @@ class ForeignFile:
             except ValidationError:
                 first = errors[0]
             else:
-                named = errors[:_SHOWN_UNMEASURED]
-                for each in named:
+                for each in errors:
                     where = (place + _steps(each["loc"])).removeprefix(".")
                     self.unmeasured.append(f"{where} is {abbreviated(each['input'])}, no measurement: missing")
-                if further := len(errors) - len(named):
-                    self.unmeasured[-1] += f", as are {further} other numbers"
                 return found
         problem, value = _PROBLEMS.get(first["type"]), first["input"]
         if first["type"] == "value_error":
@@ -311,7 +308,7 @@ class ForeignFile:
 
 
 _adapter = functools.cache(TypeAdapter)
-_SHOWN_UNMEASURED, _MOST_UNMEASURED = 3, 12  # notes of numbers that are no measurement: of one object, of one record
+_MOST_UNMEASURED = 12  # notes on numbers that are no measurement, of one record
 #: pydantic's type of an error -> what is wrong, or what was expected.
 _PROBLEMS = {"missing": "is missing", "too_short": "is empty", "string_too_short": "is empty"}
 _EXPECTED = {

@@ -113,6 +113,7 @@ def _make(
     stage("predicting with the source model")
     texts = fidelity.excerpts([tokenizer(_TEXT)["input_ids"]] if calibration is None else calibration.token_ids)
     expected, beyond = fidelity.source_predictions(model, texts, _untraced())
+    weights = fidelity.sample_weights(model)
     scored = agreement.excerpts(tokenizer, facts.max_position_embeddings)
     before = loading.token_logprobs(model, scored)
     beyond = [name for name in beyond if not recipe.ignores(name)]
@@ -145,8 +146,8 @@ def _make(
     written.require(held, *_asked(recipe), sum(rows * columns for rows, columns in layers.values()))
     if recipe.file is None:
         _check_size(found, facts, layers, request.precision, recipe)
-    found_again, after = _run(folder, texts, scored, request.trust_remote_code)
-    likeness = fidelity.compare(expected, found_again)
+    found_again, weights_again, after = _run(folder, texts, scored, request.trust_remote_code)
+    likeness = fidelity.compare(expected, found_again, fidelity.weight_error(weights, weights_again))
     likeness.require()
     if (reference := agreement.Reference.of(scored, before, after)) is not None:
         reference.write(folder)
@@ -472,11 +473,12 @@ def _check_size(
 
 def _run(
     folder: Path, texts: Sequence[Sequence[int]], scored: Sequence[Sequence[int]], trust_remote_code: bool
-) -> tuple[Any, list[list[float]]]:
+) -> tuple[Any, dict[str, Any], list[list[float]]]:
     """Load a new checkpoint and let it generate.
 
     Returns:
-        Its `fidelity.predictions` for the texts, and the log-probabilities of the tokens of those that are scored.
+        Its `fidelity.predictions` for the texts, its `fidelity.sample_weights`, and the log-probabilities of the tokens
+        of the texts that are scored.
     """
     import torch
 
@@ -498,7 +500,8 @@ def _run(
         raise QuantizationError(f"the quantized checkpoint {cause}", _AT_16_BIT) from error
     if not bool(torch.isfinite(logits).all()) or output.shape[-1] != len(prompt) + 4:
         raise QuantizationError("the quantized checkpoint produced non-finite logits", "see the log")
-    return fidelity.predictions(model, texts), loading.token_logprobs(model, scored)
+    found = fidelity.predictions(model, texts)
+    return found, fidelity.sample_weights(model), loading.token_logprobs(model, scored)
 
 
 def _versions() -> dict[str, str]:

@@ -109,6 +109,20 @@ def test_every_architecture_quantizes_and_runs(
     assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3
 
 
+def test_a_deep_model_with_random_weights_amplifies_rounding_and_is_not_refused(
+    tmp_path: Path, request_for: Make
+) -> None:
+    folder = make_checkpoint(tmp_path / "deep", num_hidden_layers=24, initializer_range=0.2)
+    made = quantize(request_for(folder, tmp_path / "q", "int4-rtn"))
+    assert made.record is not None
+    found = made.record.fidelity
+    assert found is not None
+    assert found.top_agreement < 0.5
+    assert found.mean_kl > 0.5 * found.context_kl
+    assert found.weight_error == pytest.approx(0.12, abs=0.03)  # what 4 bits in groups of 128 leave of normal weights
+    assert made.record.notes[-1].endswith("this model amplifies rounding, as random weights do")
+
+
 @pytest.mark.parametrize(("architecture", "precision"), [*((name, "int8") for name in EXPERTS), ("granitemoe", "int4")])
 def test_experts_are_quantized_and_served(architecture: str, precision: str, tmp_path: Path, request_for: Make) -> None:
     import torch

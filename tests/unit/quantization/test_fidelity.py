@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import QuantizationError
-from slim_eval.quantization.fidelity import compare, predictions, source_predictions
+from slim_eval.quantization.fidelity import compare, predictions, sample_weights, source_predictions, weight_error
 
 POSITIONS, TOKENS = 200, 500
 
@@ -25,8 +25,8 @@ def _logits(scale: float, seed: int = 0) -> Any:
     return torch.randn(POSITIONS, TOKENS, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def _compare(source: Any, other: Any) -> Any:
-    return compare(source.log_softmax(-1), other.log_softmax(-1))
+def _compare(source: Any, other: Any, error: float | None = None) -> Any:
+    return compare(source.log_softmax(-1), other.log_softmax(-1), error)
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])  # from nearly uniform, as of random weights, to sharp
@@ -41,6 +41,53 @@ def test_rounding_passes_and_another_model_does_not(scale: float) -> None:
     with pytest.raises(QuantizationError, match=r"is not the source model: .* mean KL divergence") as refused:
         other.require()
     assert "16 bit" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "accepted"), [(0.0, True), (0.12, True), (0.51, False), (float("inf"), False), (None, False)]
+)
+def test_the_weights_decide_where_the_predictions_are_another_models(error: float | None, accepted: bool) -> None:
+    other = _compare(_logits(1.0), _logits(1.0, seed=1), error)
+    if accepted:
+        other.require()
+        assert str(other).endswith(f"differ by at most {error:.0%}: this model amplifies rounding, as random weights do")
+    else:
+        with pytest.raises(QuantizationError, match="is not the source model"):
+            other.require()
+    assert "weights" not in str(_compare(_logits(1.0), _logits(1.0), error))  # said only where it decides
+
+
+def test_weight_error_is_the_largest_of_all_parameters(torch: Any) -> None:
+    def model() -> Any:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 300), torch.nn.LayerNorm(300))
+
+    source, changed = model(), model()
+    assert [rows.shape for rows in sample_weights(source).values()] == [(16, 8), (16, 8), (1, 300), (1, 300), (1, 300)]
+    assert weight_error(sample_weights(source), sample_weights(changed)) == 0
+    with torch.no_grad():
+        changed[1].weight *= 1.25
+        changed[0].weight *= 0.9
+    assert weight_error(sample_weights(source), sample_weights(changed)) == pytest.approx(0.25, rel=1e-5)
+    with torch.no_grad():
+        changed[1].weight.normal_(std=float(source[1].weight.std()))
+    assert weight_error(sample_weights(source), sample_weights(changed)) == pytest.approx(1.4, rel=0.2)
+    with torch.no_grad():
+        changed[2].bias += 1  # of zeros
+    assert weight_error(sample_weights(source), sample_weights(changed)) == float("inf")
+    with torch.no_grad():
+        changed[0].weight[0] = float("nan")
+    assert weight_error(sample_weights(source), sample_weights(changed)) == float("inf")
+
+
+def test_models_of_other_parameters_have_no_weight_error(torch: Any) -> None:
+    source = {"a": torch.ones(2, 2)}
+    assert weight_error(source, {"b": torch.ones(2, 2)}) is None
+    assert weight_error(source, {"a": torch.ones(2, 3)}) is None
+    assert weight_error({}, {}) is None
+    with torch.device("meta"):
+        away = torch.nn.Linear(2, 2)
+    assert sample_weights(away) == {}
 
 
 def test_a_model_against_itself() -> None:

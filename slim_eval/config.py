@@ -326,7 +326,9 @@ class EngineConfig(Config):
         600.0, "Seconds that a server may take to load its model.", "--server-timeout", gt=0
     )
     tokenizer: str | None = setting(
-        None, "With --engine openai: hub id or folder of the tokenizer, if not the model's own.", min_length=1
+        None,
+        "With --engine openai: hub id or folder of the tokenizer, if not the model's or its base's.",
+        min_length=1,
     )
     gpu_memory_utilization: float = setting(0.8, "Share of GPU memory that vLLM may use.", gt=0, le=1)
     max_model_len: int = setting(

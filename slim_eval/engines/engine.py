@@ -38,6 +38,7 @@ class LoadRequest:
     precision: str = DEFAULT_BASELINE  # the scheme of the checkpoint
     model: str = ""  # its name, as the user gave it
     revision: str | None = None  # commit on the hub
+    base_model: str | None = None  # what it was made from, if it came quantized
     parallel: int = 8  # most requests at once
 
 

@@ -393,7 +393,7 @@ class OpenAiEngine:
 
     @cached_property
     def _tokenizer(self) -> Any | None:
-        """The tokenizer that was asked for, else the model's own; None if there is none here."""
+        """The tokenizer that was asked for, else the model's own, else its base model's; None if there is none here."""
         from transformers import AutoTokenizer
 
         asked, request = self._request.config.tokenizer, self._request
@@ -407,6 +407,8 @@ class OpenAiEngine:
         names: list[tuple[str, str | None]] = [(request.model, request.revision)]
         if not gguf.is_gguf(request.checkpoint):
             names.insert(0, (str(request.checkpoint), None))
+        if request.base_model is not None:
+            names.append((request.base_model, None))
         for name, revision in names:
             if name:
                 with suppress(*loading.FAILURES):

@@ -241,6 +241,7 @@ def _load_now(job: messages.MeasureJob, emit: _Emit, *, over_http: bool) -> _Loa
         precision=job.precision,
         model=job.model,
         revision=job.revision,
+        base_model=job.base_model,
         parallel=max((each.batch_size(job.config, stage) for stage, each in stages_of(job.config).items()), default=1),
     )
     kind = engines.ENGINES[decision.name]

@@ -108,7 +108,7 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path) -> None:
         make(MODEL_DIR, tmp_path / f"tiny-{kind}.gguf", kind)
     done = measure(
         tmp_path, "--models", f"{tmp_path}/tiny-f32.gguf {tmp_path}/tiny-q8_0.gguf", "--precision", "as-is", "--server",
-        "llama.cpp", "--tokenizer", str(MODEL_DIR), "--tasks", "performance,accuracy", "--accuracy-tasks",
+        "llama.cpp", "--base-model", str(MODEL_DIR), "--tasks", "performance,accuracy", "--accuracy-tasks",
         "demo_gsm8k,demo_hellaswag", "--accuracy-limit", "8", "--num-fewshot", "2", "--accuracy-batch-size", "4",
     )  # fmt: skip
     found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/performance.json")}

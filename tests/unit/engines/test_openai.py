@@ -102,6 +102,17 @@ def test_without_a_tokenizer_text_is_measured_and_accuracy_refused() -> None:
             engine.lm_eval_model(1)
 
 
+def test_the_tokenizer_of_the_base_model_is_used_where_the_model_has_none() -> None:
+    with running(StandIn()) as url:
+        config = EngineConfig(engine="openai", base_url=url, max_model_len=512)
+        request = LoadRequest(NOWHERE, config, 512, precision="q8_0", model="./absent.gguf", base_model=str(MODEL_DIR))
+        engine = OPENAI.load(request)
+        try:
+            assert engine.tokenizer("Hello")["input_ids"]
+        finally:
+            engine.close()
+
+
 def test_options_that_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="needs a server"):
         OPENAI.check(EngineConfig(engine="openai"))

@@ -50,7 +50,7 @@ def test_the_weights_decide_where_the_predictions_are_another_models(error: floa
     other = _compare(_logits(1.0), _logits(1.0, seed=1), error)
     if accepted:
         other.require()
-        assert str(other).endswith(f"differ by at most {error:.0%}: this model amplifies rounding, as random weights do")
+        assert f"; weights differ by at most {error:.0%}: this model amplifies rounding" in str(other)
     else:
         with pytest.raises(QuantizationError, match="is not the source model"):
             other.require()

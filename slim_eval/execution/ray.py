@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -529,6 +530,9 @@ def _join(ray: ModuleType, address: str) -> None:
         text = " ".join(str(error).split())
         if "ersion mismatch" in text:
             cause = f"the Ray cluster at {address} has another version of Ray or Python: {text[:300]}"
+            if len(versions := re.findall(r"Ray: (\S+) Python: (\S+)", text)) == 2:
+                theirs, ours = (f"Ray {of_ray} and Python {of_python}" for of_ray, of_python in versions)
+                cause = f"the Ray cluster at {address} has {theirs}, this machine {ours}"
             raise SlimEvalError(cause, "use the same Python and the same packages on every node") from error
         if address == "auto" and isinstance(error, ConnectionError):
             cause = "no Ray cluster runs on this machine"

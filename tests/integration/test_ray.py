@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,10 @@ from tests.commands import INSTANT, QUICK, WITH_INSTANT, Run, heed_ctrl_c, run_c
 from tests.standins.nvml import StandInGpu, build, environment
 
 pytest.importorskip("ray", reason="needs the package ray: pip install 'slim-eval[ray]'")
+import ray
+from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 80 * 2**20}
@@ -364,6 +370,31 @@ def test_another_version_on_a_node_is_refused(cluster: Cluster, tmp_path: Path) 
     assert done.returncode == 1, done.stderr
     assert f"has slim-eval 0.0.1, this machine slim-eval {__version__}" in done.stderr
     assert f"fix: install it there: pip install slim-eval=={__version__}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "own"),
+    [("ray_version", "Ray", ray.__version__), ("python_version", "Python", platform.python_version())],
+)
+def test_a_cluster_of_another_ray_or_python_is_refused(
+    key: str, name: str, own: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    """A head tells its versions through the cluster's store; a real one of Ray 2.59 gave the same line."""
+    store = GcsClient(address=cluster.address)
+    at = {"namespace": KV_NAMESPACE_CLUSTER}
+    kept = store.internal_kv_get(CLUSTER_METADATA_KEY, **at)
+    store.internal_kv_put(CLUSTER_METADATA_KEY, json.dumps({**json.loads(kept), key: "2.1.0"}).encode(), True, **at)
+    try:
+        done = ray_run(cluster, tmp_path, "--models", "demo", "--tasks", "performance")
+    finally:
+        store.internal_kv_put(CLUSTER_METADATA_KEY, kept, True, **at)
+    assert done.returncode == 1, done.stderr
+    found = re.search(rf"the Ray cluster at {cluster.address} has (.*), this machine (.*)", done.stderr)
+    assert found is not None, done.stderr
+    assert f"{name} 2.1.0" in found[1]
+    assert f"{name} {own}" in found[2]
+    assert "the same packages on every node" in done.stderr
+    assert not list((tmp_path / "outputs").rglob("*.json"))
 
 
 def test_without_a_cluster_at_the_address(tmp_path: Path) -> None:

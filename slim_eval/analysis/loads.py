@@ -226,7 +226,8 @@ def pairs_at(a: Variant, b: Variant, load: str | None = None) -> list[tuple[Vari
 def speed_alone(variant: Variant) -> Variant:
     """A view with its speed and nothing else: the rest is the same at every load."""
     kept: tuple[str, ...] = (PerformanceRecord.name, ServingRecord.name)
-    if variant.level is not None and variant.level.joules_per_output_token is not None:
+    level = variant.level
+    if level is not None and variant.serving is not None and variant.serving.energy_at(level) is not None:
         kept = (*kept, EnergyRecord.name)
     return replace(variant, measured={name: record for name, record in variant.measured.items() if name in kept})
 

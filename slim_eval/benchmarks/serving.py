@@ -318,6 +318,12 @@ class Sweep:
         notes = list(self._notes)
         if isinstance(getattr(self, "_meter", None), NoMeter):
             notes.append(f"energy was not measured: {cast(NoMeter, self._meter).reason}")
+        else:
+            notes += [
+                f"energy at {level.label} is invalid and does not count: {'; '.join(level.energy_reasons)}"
+                for level in order
+                if level.energy_reasons
+            ]
         if ended not in (None, _ALL_DONE):
             notes.append(f"higher levels were not measured: {ended}")
         best = highest_goodput(order, self._objectives) if self._objectives and ended is not None else Goodput()

@@ -385,14 +385,17 @@ class ServingRecord(ServingMetrics, Record):
         })  # fmt: skip
 
     def energy_at(self, level: ServingLevel) -> EnergyRecord | None:
-        """The energy of one level in the form in which energy is compared; None if it was not measured."""
-        if level.joules_per_output_token is None:
+        """The energy of one level in the form in which energy is compared, or invalid; None if it was not measured."""
+        reasons = level.energy_reasons if level.energy_source is not None else ()
+        if level.joules_per_output_token is None and not reasons:
             return None
         shared = EnergyMetrics.model_fields.keys() & ServingLevel.model_fields.keys()
         speed = self.at(level)
         head = {key: getattr(speed, key) for key in Metadata.model_fields}
         count = {"batch_size": level.max_concurrency, "duration_seconds": level.duration_s}
         values = {key: getattr(level, key) for key in shared}
+        if reasons:
+            values |= {"valid": False, "invalid_reasons": (*level.invalid_reasons, *reasons)}
         return EnergyRecord(**{**head, **values, **count, "benchmark": EnergyRecord.name})
 
 

@@ -92,6 +92,25 @@ def test_other_loads_and_wide_intervals_claim_nothing(tmp_path: Path) -> None:
     assert crossovers_of(a, other) == []
 
 
+def test_invalid_energy_of_a_level_is_named_with_its_reason(tmp_path: Path) -> None:
+    a, b = _pair(tmp_path)
+    assert a.serving is not None
+    *levels, last = a.serving.levels
+    gone = {"joules_per_output_token": None, "energy_reasons": ("throttled: the power cap",)}
+    throttled = a.serving.model_copy(update={"levels": (*levels, last.model_copy(update=gone))})
+    for variant, record in ((a, throttled), (b, b.serving)):
+        assert record is not None
+        write_record(variant.directory, record, [])
+    reasons = {
+        pair.a.level.label: made.reason or ""
+        for pair in compare_folders(CompareConfig(a=a.directory, b=b.directory)).pairs for made in pair.metrics
+        if made.metric.key == "joules_per_output_token" and pair.a.level is not None
+    }  # fmt: skip
+    assert len(reasons) == len(LOADS)
+    assert "the fp16 measurement is marked invalid (throttled: the power cap)" in reasons["concurrency-32"]
+    assert not any("invalid" in text for label, text in reasons.items() if label != "concurrency-32")
+
+
 def test_the_highest_goodput_is_at_a_load_of_each_variant(tmp_path: Path) -> None:
     a, b = _pair(tmp_path)
     shown = at_highest_goodput(a, ("tpot_p95:20ms",))  # 10 + load: up to 8

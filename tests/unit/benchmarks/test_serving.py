@@ -313,7 +313,20 @@ def test_joules_are_those_of_the_window_and_per_token_in_it() -> None:
     record = ServingRecord(model="m", precision="fp16", levels=(level,))
     energy = record.energy_at(level)
     assert energy is not None
-    assert (energy.joules_per_output_token, energy.batch_size) == (pytest.approx(12.5), 1)
+    assert (energy.valid, energy.joules_per_output_token, energy.batch_size) == (True, pytest.approx(12.5), 1)
+
+
+def test_invalid_energy_of_a_level_keeps_its_reason() -> None:
+    run = LoadRun([Sent(n, 3, _done(n, [n + 0.2, n + 0.4, n + 0.6])) for n in range(20)], 0.0, 20.0, delays_s=[0.0])
+    level = level_of(Load(concurrency=1), run, REQUESTS)
+    throttled = EnergyReading("nvml-counter", 20.0, joules=1000.0, opened_s=0.0, invalid_reasons=("throttled: heat",))
+    invalid, absent = (_with_energy(level, run, reading, NoMeter("no GPU")) for reading in (throttled, None))
+    record = ServingRecord(model="m", precision="fp16", levels=(invalid,))
+    energy = record.energy_at(invalid)
+    assert energy is not None
+    assert (energy.valid, energy.joules_per_output_token, energy.invalid_reasons) == (False, None, ("throttled: heat",))
+    assert record.at(invalid).valid  # the speed of the level counts
+    assert record.energy_at(absent) is None  # without a meter there is nothing to be invalid
 
 
 def test_growth_needs_a_trend_and_not_only_a_difference() -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -131,7 +131,7 @@ def _make(
     recipe, layers = _layers_to_quantize(model, request, recipe)
     request = request.model_copy(update={"group_size": recipe.group_size})
     stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
-    warnings += _oneshot(model, tokenizer, calibration, recipe, len(layers), progress)
+    warnings += _oneshot(model, tokenizer, calibration, recipe, layers, progress)
     stage("writing the checkpoint")
     loading.save(model, folder, save_compressed=True)
     tokenizer.save_pretrained(folder)
@@ -276,10 +276,10 @@ def _untraced() -> Sequence[str]:
 
 
 def _oneshot(
-    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, layers: int,
+    model: Any, tokenizer: Any, calibration: Calibration | None, recipe: Recipe, layers: Collection[str],
     progress: Progress,
 ) -> list[str]:  # fmt: skip
-    """Quantize `model` in place; returns llm-compressor's warnings."""
+    """Quantize the named layers of `model` in place; returns llm-compressor's warnings."""
     from llmcompressor import oneshot
     from loguru import logger
 
@@ -305,11 +305,26 @@ def _oneshot(
         text = message.record["message"]
         if text.startswith("Quantizing"):
             # 0.14: "Quantizing 2 module(s): ['a', 'b']"; before: "Quantizing a using 64 samples".
-            done = min(layers, done + (len(re.findall(r"'[^']+'", text)) or 1))
-            progress(done, layers, "layers")
+            done = min(len(layers), done + (len(re.findall(r"'[^']+'", text)) or 1))
+            progress(done, len(layers), "layers")
         elif message.record["level"].name == "WARNING" and "hessian" in text.lower():
             warnings.append(" ".join(text.split()))
 
+    reached = set[str]()
+
+    def reach(name: str) -> None:
+        nonlocal done
+        if name not in reached:
+            reached.add(name)
+            done = len(reached)
+            progress(done, len(layers), "layers")
+
+    # GPTQ's log names its layers. AWQ and observers work silently for minutes or hours, block by block.
+    silent = calibration is not None and recipe.modifier != "GPTQModifier"
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: reach(name))
+        for name in (layers if silent else ())
+    ]
     # The log's default, stdout, carries the worker's events.
     logger.remove()
     handlers = [logger.add(sys.stderr, level="INFO"), logger.add(follow, level="INFO", format="{message}")]
@@ -325,8 +340,10 @@ def _oneshot(
     finally:
         for handler in handlers:
             logger.remove(handler)
-    if done < layers:  # not every modifier names its layers
-        progress(layers, layers, "layers")
+        for hook in hooks:
+            hook.remove()
+    if done < len(layers):  # not every modifier names its layers
+        progress(len(layers), len(layers), "layers")
     return warnings
 
 

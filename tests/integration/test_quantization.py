@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from slim_eval.config import QuantizationConfig
+from slim_eval.config import EngineConfig, QuantizationConfig
 from slim_eval.engines.agreement import Reference
 from slim_eval.errors import QuantizationError, UsageError
 from slim_eval.models import loading
 from slim_eval.models.source import describe, resolve
 from slim_eval.quantization.cache import QuantizedCheckpoint, QuantizeRequest, cached, read_record
 from slim_eval.quantization.llmcompressor import quantize
+from slim_eval.schemes import SCHEMES, scheme
 from tests.standins.tiny_models import ARCHITECTURES, EXPERTS, make_checkpoint
 
 Make = Callable[..., QuantizeRequest]
@@ -107,6 +109,54 @@ def test_every_architecture_quantizes_and_runs(
     error = (logits[1] - logits[0]).norm() / logits[0].norm()
     assert 0 < error < {"int8": 0.05, "int4": 0.35}[precision]
     assert model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[-1] == ids.shape[-1] + 3
+
+
+#: Every scheme with a recipe, and one with an FP8 KV cache -> the name under which the checkpoint would be measured as
+#: it stands.
+RECOGNISED = {
+    "int8": "w8a8", "int8-smoothquant": "w8a8", "int8-rtn": "w8a8", "fp8": "fp8", "fp8-static": "fp8-static",
+    "fp8-block": "fp8-block", "w4a8-fp8": "w4a8-fp8 g128", "int4": "w4a16 g128", "int4-asym": "w4a16-asym g128", "int4-awq": "w4a16 g128",
+    "int4-rtn": "w4a16 g128", "nvfp4": "nvfp4", "nvfp4a16": "nvfp4a16", "mxfp4": "mxfp4", "int8-rtn+kv8": "w8a8+kv8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "recognised"), RECOGNISED.items())
+def test_every_scheme_is_made_and_served(precision: str, recognised: str, tmp_path: Path, request_for: Make) -> None:
+    """Verified from the file, then loaded by the engine that emulates them all."""
+    from safetensors import safe_open
+
+    from slim_eval.engines import ENGINES, LoadRequest
+    from slim_eval.recognise import of_config
+
+    folder = make_checkpoint(tmp_path / "Tiny", num_hidden_layers=1)
+    progress: list[int] = []
+    made = quantize(request_for(folder, tmp_path / "q", precision), progress=lambda done, *_: progress.append(done))
+    assert made.record is not None
+    assert made.record.low_bit_share == 1.0
+    assert progress == sorted(progress)
+    assert progress[-1] == 7  # the linear layers of a block
+    recipe = scheme(precision).recipe
+    assert recipe is not None
+    needs_data = recipe.needs_calibration
+    assert len(progress) == (7 if needs_data else 1), progress  # what takes long says how far it is
+    assert bool(made.record.calibration) is needs_data
+    with safe_open(made.path / "model.safetensors", "pt") as file:
+        assert not any(file.get_tensor(name).isnan().any() for name in file.keys() if "packed" not in name)  # noqa: SIM118
+    assert of_config(json.loads((made.path / "config.json").read_text())["quantization_config"]) == recognised
+    engine = ENGINES["transformers"].load(
+        LoadRequest(checkpoint=made.path, config=EngineConfig(), max_model_len=64, precision=precision)
+    )
+    try:
+        (answer,) = engine.generate(["the quick brown fox"], max_new_tokens=4)
+        assert answer.output_tokens == 4
+        assert engine.kernels == "emulated"
+    finally:
+        engine.close()
+
+
+def test_no_scheme_is_missing_above() -> None:
+    own = {name for name, held in SCHEMES.items() if held.recipe and "+" not in name and ":" not in name}
+    assert own <= RECOGNISED.keys()
 
 
 def test_a_deep_model_with_random_weights_amplifies_rounding_and_is_not_refused(

@@ -7,7 +7,7 @@ it is quantized, it is `UNKNOWN`, or the user is asked.
 
 A name is made of the formats (``w4a16``: 4-bit integer weights, 16-bit activations), the method if it has its own
 kernels, and what else distinguishes two checkpoints: ``g128`` columns share a scale, ``+kv8`` is an 8-bit KV cache,
-``+kv-q8_0`` one of llama.cpp's types, ``+lora`` an adapter that is not merged.
+``+kv-q8_0`` one of llama.cpp's types or of another format, ``+lora`` an adapter that is not merged.
 """
 
 from __future__ import annotations
@@ -59,13 +59,32 @@ def of_config(quantization: Mapped, producer: Mapped | None = None) -> str:
         producer: The content of ModelOpt's ``hf_quant_config.json``; None without one.
     """
     if producer is not None and _plain(quantization.get("quant_method") or "modelopt").startswith("modelopt"):
-        quantization = {"quant_method": "modelopt", **_object(producer.get("quantization", producer))}
+        quantization = {**quantization, "quant_method": "modelopt", **_object(producer.get("quantization", producer))}
     method = _plain(quantization.get("quant_method") or quantization.get("quant_type") or "")
     found = _METHODS[method](quantization) if method in _METHODS else _other(method, quantization)
-    cache = quantization.get("kv_cache_scheme") or quantization.get("kv_cache_quant_algo")
+    return found + _cache_of(quantization)
+
+
+def _cache_of(quantization: Mapped) -> str:
+    """How a checkpoint's KV cache is held, as the ending of a name; empty for 16 bits."""
+    inner, export = _object(quantization.get("quantization")), _object(quantization.get("export"))
+    cache = next(
+        (
+            each[key]
+            for each in (quantization, inner)
+            for key in ("kv_cache_scheme", "kv_cache_quant_algo")
+            if each.get(key)
+        ),
+        "fp8" if export.get("kv_cache_group") else None,  # Quark's
+    )
     if isinstance(cache, dict):
-        cache = cache.get("num_bits") or cache
-    return found + (KV8 if cache and str(cache).lower() not in ("none", "auto", "16") else "")
+        bits, kind = _number(cache.get("num_bits")) or 8, str(cache.get("type") or "float")
+        cache = f"{'int' if kind == 'int' else 'fp'}{bits:g}"
+    text = _plain(cache or "")
+    if text in ("", "none", "auto", "16", "fp16", "bf16"):
+        return ""
+    known = re.fullmatch(r"int[248]|fp4|nvfp4|mxfp[48]", text)
+    return f"+kv-{text}" if known else KV8
 
 
 def adapter_base(adapter: Mapped) -> str | None:
@@ -86,7 +105,8 @@ def _compressed_tensors(config: Mapped) -> str:
     found: dict[str, None] = {}
     for name, group in _object(config.get("config_groups")).items():
         weights = _object(_object(group).get("weights"))
-        formats = _formats(weights, _object(_object(group).get("input_activations"))) if weights else of_name(name)
+        preset = _PRESETS.get(_plain(name)) or of_name(name)
+        formats = _formats(weights, _object(_object(group).get("input_activations"))) if weights else preset
         if formats:
             found[formats] = None
     if "sparse" in str(_object(config.get("sparsity_config")).get("format")) and not found:
@@ -140,6 +160,40 @@ def _bitsandbytes(config: Mapped) -> str:
     return "bnb-4bit" if any(_is_on(config.get(key)) for key in ("load_in_4bit", "_load_in_4bit")) else "bnb"
 
 
+def _autoround(config: Mapped) -> str:
+    activations, kind = _number(config.get("act_bits")) or 16, str(config.get("data_type") or "int")
+    weights = _weight_only("autoround")(config)
+    if activations >= 16 and kind.startswith("int"):
+        return weights
+    bits, group = _number(config.get("bits")) or 4, _number(config.get("group_size"))
+    if kind.startswith(("mx", "nv")):
+        ending = "" if activations == bits else f"a{min(activations, 16):g}"
+        return f"{kind[:2]}fp{bits:g}{ending}-autoround"
+    if kind.startswith("fp"):
+        return "fp8-autoround" if activations == bits == 8 else _integers(bits, activations, "fp-autoround", group)
+    return _integers(bits, activations, "autoround", group)
+
+
+def _quark(config: Mapped) -> str:
+    """AMD Quark: one format for all layers, that of its ``global_quant_config``."""
+    layers = _object(config.get("global_quant_config"))
+    weights, inputs = _object(layers.get("weight")), _object(layers.get("input_tensors"))
+    kind, act_kind = str(weights.get("dtype") or ""), str(inputs.get("dtype") or "")
+    bits, act_bits = (
+        float(found[1]) if (found := re.search(r"(?:fp|int)(\d+)", text)) else 16.0 for text in (kind, act_kind)
+    )
+    group = _number(weights.get("group_size"))
+    if not kind:
+        return "quark"
+    if kind.startswith("fp4"):
+        return "mxfp4" + ("" if act_bits == 4 else f"a{act_bits:g}") + "-quark"
+    if kind.startswith("fp8"):
+        if act_bits == 16:
+            return "w8a16-fp8-quark"
+        return "fp8-static-quark" if inputs.get("is_dynamic") is False else "fp8-quark"
+    return _integers(bits, act_bits, "fp8-quark" if act_kind.startswith("fp8") else "quark", group)
+
+
 def _fp8(config: Mapped) -> str:
     if config.get("weight_block_size"):
         return "fp8-block"
@@ -149,11 +203,11 @@ def _fp8(config: Mapped) -> str:
 def _modelopt(config: Mapped) -> str:
     inner = _object(config.get("quantization"))
     algorithm = _plain(config.get("quant_algo") or inner.get("quant_algo") or "")
-    if algorithm in _MODELOPT:
-        return _MODELOPT[algorithm]
-    if config.get("config_groups"):
-        return _compressed_tensors(config)
     group = _number(config.get("group_size") or inner.get("group_size"))
+    if config.get("config_groups") and (algorithm == "mixed-precision" or algorithm not in _MODELOPT):
+        return _compressed_tensors(config)
+    if known := _MODELOPT.get(algorithm):
+        return f"{known} g{group:g}" if group and "awq" in known and known.startswith("w") else known
     if named := of_name(algorithm):
         return f"{named} g{group:g}" if group and named.startswith("w") and " g" not in named else named
     return f"modelopt-{algorithm}" if algorithm else "modelopt"
@@ -175,9 +229,16 @@ def _quanto(config: Mapped) -> str:
 
 def _torchao(config: Mapped) -> str:
     kind = config.get("quant_type")
+    text = json.dumps(config, default=str)
     while isinstance(kind, dict) and kind:
         kind = kind.get("_type") or kind.get("default") or next(iter(kind.values()))
-    return f"torchao-{_plain(kind)}" if isinstance(kind, str) and kind else "torchao"
+    if not isinstance(kind, str) or not kind:
+        return "torchao"
+    # ``int4_weight_only`` and ``Int4WeightOnlyConfig`` are one.
+    short = re.sub(r"[^a-z0-9]|config(?:v\d)?$", "", kind.lower())
+    group = re.search(r'"group_size": (\d+)', text)
+    formats = _TORCHAO_CONFIGS.get(short, "mixed" if "fqn" in short else _plain(kind))
+    return f"torchao-{formats}" + (f" g{group[1]}" if group is not None and formats != "mixed" else "")
 
 
 def _aqlm(config: Mapped) -> str:
@@ -198,22 +259,32 @@ def _other(method: str, config: Mapped) -> str:
     return f"{name} g{group:g}" if group and group > 0 else name
 
 
+#: Presets of compressed-tensors whose name says less than they are.
+_PRESETS = {"int8": "w8a8"}
 _BITS = ("bits", "w_bit", "wbits", "num_bits", "nbits", "weight_bits", "w_bits")
 _MODELOPT = {
     "fp8": "fp8-static", "fp8-per-channel-per-token": "fp8", "fp8-pb-wo": "w8a16-fp8-block", "fp8-pb-real": "fp8-block",
+    "w4a16-nvfp4": "nvfp4a16", "w4a8-nvfp4-fp8": "nvfp4a8", "w4a8-mxfp4-fp8": "mxfp4a8", "mxfp8": "mxfp8",
     "w4a16-awq": "w4a16-awq", "int4-awq": "w4a16-awq", "w4a8-awq": "w4a8-awq", "nvfp4-awq": "nvfp4-awq",
     "w8a8-sq-per-channel": "w8a8-smoothquant", "w8a16": "w8a16", "w4a16": "w4a16", "mixed-precision": "mixed-modelopt",
 }  # fmt: skip
+#: torchao's configurations in lower case, without ``_`` and ``Config`` -> formats.
+_TORCHAO_CONFIGS = {
+    "int4weightonly": "4bit", "int8weightonly": "8bit", "int8dynamicactivationint8weight": "w8a8",
+    "int8dynamicactivationint4weight": "w4a8", "float8weightonly": "w8a16-fp8", "uintxweightonly": "uintx",
+    "float8dynamicactivationfloat8weight": "fp8", "float8dynamicactivationint4weight": "w4a8-fp8",
+}  # fmt: skip
 #: ``quant_method`` in lower case, with ``-`` between words -> how its configuration is read.
+#: ``mxfp4`` is gpt-oss's: 4-bit weights of experts, activations of 16 bits.
 _METHODS: dict[str, Callable[[Mapped], str]] = {
     "compressed-tensors": _compressed_tensors, "awq": _weight_only("awq"), "gptq": _weight_only("gptq"),
     "autoawq": _weight_only("awq"), "awq-marlin": _weight_only("awq"), "autogptq": _weight_only("gptq"),
     "auto-gptq": _weight_only("gptq"), "gptq-marlin": _weight_only("gptq"), "bnb": _bitsandbytes,
-    "gptqmodel": _weight_only("gptq"), "marlin": _weight_only("gptq"), "auto-round": _weight_only("autoround"),
-    "intel/auto-round": _weight_only("autoround"), "autoround": _weight_only("autoround"),
+    "gptqmodel": _weight_only("gptq"), "marlin": _weight_only("gptq"), "auto-round": _autoround,
+    "intel/auto-round": _autoround, "autoround": _autoround, "quark": _quark,
     "bitsandbytes": _bitsandbytes, "bitsandbytes-4bit": lambda config: "bnb-4bit",
     "bitsandbytes-8bit": lambda config: "bnb-8bit", "fp8": _fp8, "fbgemm-fp8": lambda config: "fp8-fbgemm",
-    "modelopt": _modelopt, "modelopt-fp4": lambda config: "nvfp4", "mxfp4": lambda config: "mxfp4", "hqq": _hqq,
+    "modelopt": _modelopt, "modelopt-fp4": lambda config: "nvfp4", "mxfp4": lambda config: "mxfp4a16", "hqq": _hqq,
     "quanto": _quanto, "eetq": lambda config: "w8a16-eetq", "torchao": _torchao, "aqlm": _aqlm,
 }  # fmt: skip
 
@@ -316,11 +387,9 @@ def _weights_of(low: str, text: str) -> str | None:
         return f"q{short[1]}_k" + (f"_{short[2]}" if short[2] else "")
     if (mlc := _MLC.search(low)) and mlc[2] != "0":
         return mlc[1].replace("-", "_")
-    if has("nvfp4a16"):
-        return "nvfp4a16"
-    for name in ("nvfp4", "mxfp4", "mxfp8", "mxfp6"):
-        if re.search(rf"(?<![a-z0-9]){name}(?![0-9])", text):
-            return name
+    if block := re.search(r"(?<![a-z0-9])((?:nvfp4|mxfp[468])(?:a(?:8|16))?)(?![0-9])", text):
+        stated = re.search(r"(?<![a-z0-9])w4a(8|16)(?![0-9])", text)
+        return f"{block[1]}a{stated[1]}" if stated and "a" not in block[1] else block[1]
     if "gguf" in text or "ggml" in text:
         plain = next((name for name in ("bf16", "f16", "fp16", "f32") if has(name)), None)
         return f"gguf-{plain}" if plain else "gguf"

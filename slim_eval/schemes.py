@@ -321,10 +321,11 @@ def as_is_name(own: str) -> str:
 
 def bits_of(name: str) -> tuple[float | None, float]:
     """Bits of a quantized layer's weights (None if the name does not say) and of its activations."""
+    name = name.removeprefix("torchao-")
     if found := re.match(r"w(\d+(?:\.\d+)?)a(\d+)", name):
         return float(found[1]), float(found[2])
-    if found := re.match(r"(?:nv|mx)?fp(\d+)(a16)?", name):
-        return float(found[1]), 16 if found[2] else float(found[1])
+    if found := re.match(r"(?:nv|mx)?fp(\d+)(?:a(\d+))?", name):
+        return float(found[1]), float(found[2] or found[1])
     if found := re.search(r"(\d+(?:\.\d+)?)(?:bit|bpw)", name) or re.match(r"i?q(\d)", name):
         return float(found[1]), 16
     return None, 16

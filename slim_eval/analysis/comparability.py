@@ -120,6 +120,15 @@ def _served_tokens(record: Record) -> float | None:
     return getattr(record, "output_tokens", None) if config_value(record, "load") is not None else None
 
 
+def _prompt_tokens(record: Record) -> float | None:
+    """Prompt tokens per request, unless the data set of a load of slim-eval's own says which prompts they are.
+
+    Of prompts of several lengths, a faster server ends others in the same window.
+    """
+    named = str(config_value(record, "load") or "").startswith("slim-eval,") and config_value(record, "dataset")
+    return None if named else getattr(record, "prompt_tokens", None)
+
+
 def _shared_node(record: Record) -> str | None:
     """Whether other variants were worked on beside it; one run measures one at a time unless asked for more."""
     return None if record.beside is None else "yes" if record.beside else "no"
@@ -142,7 +151,7 @@ def _workload(basis: Basis) -> tuple[Setting, ...]:
             alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
         ),
         Setting(
-            "prompt_tokens", "prompt tokens", basis, _field("prompt_tokens"), strict=False,
+            "prompt_tokens", "prompt tokens", basis, _prompt_tokens, strict=False,
             same=lambda a, b: bool(abs(a - b) <= LENGTH_TOLERANCE * abs(b)),
             alike=lambda a, b: bool(max(a, b) <= TOKENIZER_FACTOR * min(a, b)),
         ),

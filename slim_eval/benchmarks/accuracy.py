@@ -24,7 +24,7 @@ from slim_eval.engines import memory
 from slim_eval.engines.engine import ENGINES, Engine
 from slim_eval.errors import BenchmarkError, EngineError, MissingPackageError, UsageError
 from slim_eval.metrics import headline_metric
-from slim_eval.models import hub, loading
+from slim_eval.models import gguf, hub, loading
 from slim_eval.results.records import AccuracyMetrics, AccuracyRecord, Measurement
 
 _NO_ITEMS = "its data set has no items"
@@ -311,7 +311,10 @@ def _longest(docs: Any, total: int, most: int) -> list[int]:
 
 def _tokenizer(config: RunConfig, model: base.ServedModel) -> Any | None:
     """The tokenizer of a model; None if it cannot be loaded, which the engine will report."""
+    own = config.base_model if gguf.is_gguf(model.source.config_dir) else None
     try:
+        if name := config.engine.tokenizer or own:
+            return loading.tokenizer_of(name, trust_remote_code=config.engine.trust_remote_code)
         return loading.tokenizer(model.source, trust_remote_code=config.engine.trust_remote_code)
     except loading.FAILURES as error:
         _log.warning("%s: its tokenizer cannot be loaded: %s", model.source.name, loading.reason(error))

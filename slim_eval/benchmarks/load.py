@@ -3,7 +3,8 @@
 Closed loop: so many slots send one request after the other. The first request of each slot is a warm-up of staggered
 length, so that requests begin and end evenly from then on; the window opens when every slot has finished it. Open loop:
 requests arrive at a rate, whatever the server does; the window opens when as many have ended as are in flight, and at
-the latest after the duration of the window.
+the latest after the duration of the window, or twice that of the first request if this is longer: until then the
+requests in flight become more, whether or not the server keeps up.
 
 The window closes while the load goes on; what is still in flight then is cancelled. The load runs in one event loop, on
 one thread: its CPU time and its delays are part of the result, because a client may be the limit.
@@ -17,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from slim_eval.config import Arrivals
@@ -27,7 +29,10 @@ _TIMER_S = 0.001  # by which a sleep of asyncio may be too long: epoll counts wh
 _SCRAPE_S = 1.0  # between two readings of the server's own metrics
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 1.0  # after a failed request, of a slot
 _HOPELESS = 10  # failures in a row, in each slot together, after which a load is given up
+_REFUSED_S = 10.0  # seconds without a success, and without a request at work, after which a server that refuses is, too
+_AT_WORK_S = 1.0  # in flight for so long, a request has been accepted
 _LONGEST = 10  # durations after which a window closes although not every slot has ended a request in it
+_LONGEST_RAMP = 4  # durations after which a window opens at a rate, although the requests in flight may still increase
 _FEWEST = 20  # requests before a window may be closed early
 
 #: Metrics of servers: the share of the KV cache in use, and the requests that wait.
@@ -192,6 +197,8 @@ class _Generator:
         self.found, self.tasks = LoadRun(), set[asyncio.Task[Any]]()
         self._client, self._load, self._make, self._clock = client, load, make, clock
         self._number, self._done, self._failures, self._last_error = 0, 0, 0, ""
+        self._refused, self._succeeded_s = False, clock()  # whether the last failure was a refusal; the last success
+        self._first_s: float | None = None  # duration of the first request that succeeded
         self._warm_slots = 0
 
     @property
@@ -208,7 +215,10 @@ class _Generator:
         """Whether the window may open."""
         if self._load.concurrency is not None:
             return self._warm_slots >= self._load.concurrency
-        return (self._done >= max(1, self._flying)) or elapsed_s >= max(duration_s, 1.0)
+        latest_s = _LONGEST_RAMP * duration_s
+        if self._first_s is not None:
+            latest_s = min(latest_s, max(duration_s, 2 * self._first_s))
+        return (self._done >= max(1, self._flying)) or elapsed_s >= max(latest_s, 1.0)
 
     def ended_since_opening(self) -> bool:
         """Whether so many requests have ended in the window as there are slots: every part of a request is in it."""
@@ -221,7 +231,21 @@ class _Generator:
     def hopeless(self) -> str:
         """Why no request succeeds any more; empty if some do."""
         slots = self._load.concurrency or max(1, min(self._flying, _HOPELESS))
-        return self._last_error if self._failures >= max(_HOPELESS, 2 * slots) else ""
+        if self._failures < max(_HOPELESS, 2 * slots):
+            return ""
+        # A server that refuses some may be working on others: then it is saturated, and not at its end.
+        now = self._clock()
+        if self._refused and (now - self._succeeded_s < _REFUSED_S or self._oldest_s(now) > _AT_WORK_S):
+            return ""
+        return self._last_error
+
+    def _oldest_s(self, now: float) -> float:
+        """For how long the oldest request is in flight, seconds."""
+        begun = [
+            each.completion.submitted_s for each in self.found.sent
+            if each.completion.ended_s is None and each.completion.submitted_s is not None
+        ]  # fmt: skip
+        return now - min(begun, default=now)
 
     async def slots(self) -> None:
         """Keep so many requests in flight."""
@@ -277,9 +301,12 @@ class _Generator:
         if sent.completion.submitted_s is not None:
             self.found.delays_s.append(max(0.0, sent.completion.submitted_s - due_s))
         if sent.completion.error is None:
-            self._failures = 0
+            self._failures, self._succeeded_s = 0, self._clock()
+            if self._first_s is None and sent.completion.submitted_s is not None:
+                self._first_s = self._succeeded_s - sent.completion.submitted_s
         else:
             self._failures += 1
+            self._refused = sent.completion.error is ErrorKind.REFUSED
             self._last_error = f"{sent.completion.error.value}: {sent.completion.error_text}".rstrip(": ")
         return sent
 
@@ -287,8 +314,11 @@ class _Generator:
 async def _scrape(client: StreamingClient, url: str, found: LoadRun) -> None:
     """Read a server's own metrics now and then; a server without them is asked once."""
     while (text := await client.fetch(url)) is not None:
-        for names, values in ((_CACHE, found.cache_usage), (_QUEUE, found.queue)):
-            rows = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(names)]
+        for names, values, joined in ((_CACHE, found.cache_usage, fmean), (_QUEUE, found.queue, sum)):
+            # A name ends with its labels or a space: vllm:num_requests_waiting_by_reason counts the same requests.
+            # Several engines behind one address have one row each.
+            ends = tuple(name + end for name in names for end in "{ ")
+            rows = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(ends)]
             if rows:
-                values.append(sum(map(float, rows)))
+                values.append(joined(rows))
         await asyncio.sleep(_SCRAPE_S)

@@ -25,13 +25,13 @@ from typing import Any, cast
 
 from slim_eval.benchmarks import base
 from slim_eval.benchmarks.load import Load, LoadRun, Sent, run_load
-from slim_eval.benchmarks.workload import Workload, workload
+from slim_eval.benchmarks.workload import Workload, named, workload
 from slim_eval.config import RunConfig, ServingConfig
 from slim_eval.engines.engine import ServedEngine
 from slim_eval.engines.streaming import STALL_TIMEOUT_S, Completion, CompletionRequest, ErrorKind, StreamingClient
 from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import EnergyReading, Meter, NoMeter, integral_joules, open_meter
-from slim_eval.results.goodput import Goodput, highest_goodput, size_of
+from slim_eval.results.goodput import Goodput, highest_goodput, keeps, size_of
 from slim_eval.results.records import Intervals, Measurement, ServingLevel, ServingMetrics, ServingRecord
 from slim_eval.slo import Objective, keeps_all, parse
 from slim_eval.utils.host import HostUse, HostWindow
@@ -45,6 +45,8 @@ BISECTION = 1.1  # ratio of two loads that are close enough
 IDLE_SECONDS = 2.0
 _SEGMENTS = 20  # of a window, at most
 _FEWEST_SEGMENTS = 5
+_FEWEST_ARRIVALS = 4  # requests in a window, at the lowest rate that a search tries
+_MOST_UNKNOWN = 0.05  # share of the requests without a time that an objective limits, beyond which goodput is not known
 _TOGETHER = 0.9  # share of tokens with a time of their own, below which gaps between tokens say nothing
 
 _RESAMPLES = 2_000
@@ -75,7 +77,7 @@ class Serving(base.Benchmark[ServingConfig, ServingRecord]):
             "seed": config.seed,
             "input_len": performance.input_len,
             "output_len": part.output_len or performance.max_new_tokens,
-            "prompt_file": None if part.prompt_file is None else part.prompt_file.name,
+            "prompt_file": None if part.prompt_file is None else named(part.prompt_file),
             "arrivals": part.arrivals.value if part.request_rate else "closed loop",
             "serving_duration": part.duration_s,
             "target_ci": performance.target_ci,
@@ -98,12 +100,16 @@ class Serving(base.Benchmark[ServingConfig, ServingRecord]):
         for level in record.levels:
             if not is_final(level):
                 return f"its level {level.label} is invalid ({'; '.join(level.invalid_reasons)})"
-        if config.serving.find_goodput and record.goodput_load is None:
+        if config.serving.find_goodput and next_load(record.levels, config.serving) is not None:
             return "the highest load that keeps --slo was not searched"
-        full = min((size_of(level) for level in record.levels if level.saturated), default=math.inf)
-        missing = [load.label for load in loads(config.serving) if load.label not in known and load.size < full]
-        explicit = config.serving.concurrency or config.serving.request_rate
-        return f"it has no level {', '.join(missing)}" if missing and explicit else ""
+        chosen = bool(config.serving.concurrency or config.serving.request_rate)
+        # Throughput that no longer rises ends a sweep by itself; levels that are asked for are measured above it too.
+        ends = [size_of(level) for level in record.levels if level.saturated and not (chosen and level.valid)]
+        full, highest = min(ends, default=math.inf), max(map(size_of, record.levels), default=0.0)
+        missing = [load for load in loads(config.serving) if load.label not in known and load.size < full]
+        if not chosen and any(load.size < highest and not load.is_down for load in missing):
+            return ""  # its levels were chosen, and none are now
+        return f"it has no level {', '.join(load.label for load in missing)}" if missing else ""
 
     def limitations(self, config: RunConfig) -> tuple[str, ...]:
         """Goodput needs objectives (--slo)."""
@@ -121,6 +127,38 @@ def loads(options: ServingConfig) -> list[Load]:
         found = [Load(concurrency=2**power) for power in range(most.bit_length()) if 2**power <= most]
     down = [replace(load, is_down=True) for load in found[-2::-1]] if options.check_hysteresis else []
     return [*found, *down]
+
+
+def next_load(levels: Sequence[ServingLevel], options: ServingConfig) -> Load | None:
+    """What to measure next in the search for the highest load that keeps the objectives; None if it has ended.
+
+    Doubled while every load keeps them, halved while none does, then bisected between the highest that keeps them and
+    the first that does not, as `highest_goodput` defines both. It also ends where a level cannot tell.
+    """
+    rates = bool(options.request_rate)
+    most = math.inf if rates else float(options.max_concurrency)
+    # At a lower rate so few requests arrive in a window that nothing can be said of them.
+    least = _FEWEST_ARRIVALS / options.duration_s if rates else 1.0
+    up = [level for level in levels if level.metadata.get("direction") != "down"]
+    kept = [size_of(level) for level in up if level.slo_met]
+    missed = [size_of(level) for level in up if level.slo_met is False]
+    high = min((size for size in missed if size > min(kept, default=0.0)), default=math.inf)
+    low = max((size for size in kept if size < high), default=0.0)
+    if kept and high < math.inf:
+        if high / low <= BISECTION or (not rates and high - low <= 1):
+            return None
+        middle = math.sqrt(low * high)
+        size = float(f"{middle:.3g}") if rates else float(min(max(round(middle), low + 1), high - 1))
+    elif kept:
+        size = 2 * low
+    elif missed and min(missed) > least:
+        size = max(least, min(missed) / 2) if rates else float(int(min(missed) / 2))
+    else:
+        return None
+    if not least <= size <= most:
+        return None
+    load = Load(rate=size, arrivals=options.arrivals) if rates else Load(concurrency=round(size))
+    return None if any(level.label == load.label for level in levels) else load
 
 
 def is_final(level: ServingLevel) -> bool:
@@ -173,7 +211,7 @@ class Sweep:
             if load.is_down:
                 continue
             ended = self._end(level, before, automatic=automatic)
-            before = level
+            before = before if level.valid is False else level
         if self._options.find_goodput:
             self._search(requests)
         return self._measurement(ended or _ALL_DONE)
@@ -182,6 +220,8 @@ class Sweep:
         """Why the sweep ends with this level; empty if it goes on."""
         if level.saturated and level.valid is False:
             return f"saturated at {level.label}: {'; '.join(level.invalid_reasons)}"
+        if level.valid is False:  # disturbed, or limited by the client: it says nothing of the server's end
+            return ""
         if automatic and before is not None and level.tokens_per_second and before.tokens_per_second:
             top = level.intervals.get("tokens_per_second", (0.0, level.tokens_per_second))[1]
             if top < PLATEAU * before.tokens_per_second or level.tokens_per_second < before.tokens_per_second:
@@ -276,7 +316,9 @@ class Sweep:
             reasons = uses[0].disturbances(host.max_contention)
             level = level.model_copy(update={"host": uses[0], "max_contention": host.max_contention})
             if reasons:
-                level = level.model_copy(update={"valid": False, "invalid_reasons": (*level.invalid_reasons, *reasons)})
+                invalid = {"valid": False, "invalid_reasons": (*level.invalid_reasons, *reasons)}
+                level = level.model_copy(update=invalid)
+                level = level.model_copy(update={"slo_met": keeps(level, self._objectives) if level.slo else None})
         self._levels[load.label] = level
         self._samples[load.label] = list(samples_of(load, run))
         context.keep(self._measurement(None))
@@ -287,30 +329,8 @@ class Sweep:
 
     def _search(self, requests: Workload) -> None:
         """Double the load until the objectives are missed, then bisect between the last that kept them and that."""
-        rates = bool(self._options.request_rate)
-        most = math.inf if rates else self._options.max_concurrency
-
-        def measure(size: float) -> ServingLevel:
-            load = Load(rate=size, arrivals=self._options.arrivals) if rates else Load(concurrency=round(size))
-            return self._level(load, requests)
-
-        def known(met: bool) -> list[float]:
-            return [
-                size_of(level) for level in self._levels.values()
-                if " down" not in level.label and bool(level.slo_met) == met
-            ]  # fmt: skip
-
-        while known(True) and not known(False) and 2 * max(known(True)) <= most:
-            measure(2 * max(known(True)))
-        while known(False) and not known(True) and (rates or min(known(False)) > 1):
-            measure(min(known(False)) / 2 if rates else min(known(False)) // 2)
-        while known(True) and known(False):
-            low = max(size for size in known(True) if size < min(known(False)))
-            high = min(known(False))
-            if high / low <= BISECTION or (not rates and high - low <= 1):
-                break
-            middle = math.sqrt(low * high)
-            measure(float(f"{middle:.3g}") if rates else min(max(round(middle), low + 1), high - 1))
+        while (load := next_load(tuple(self._levels.values()), self._options)) is not None:
+            self._level(load, requests)
 
     def _measurement(self, ended: str | None) -> Measurement:
         """The record so far; `ended` is None if the sweep goes on."""
@@ -361,13 +381,15 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
                 intervals[name] = ends
         found[f"std_{key}"] = summary.std
     kept = [each for each in good if keeps_all(objectives, _request_times(each.completion))]
+    unknown = [each for each in good if _lacks(objectives, each.completion)]
+    judged = bool(objectives) and len(unknown) <= _MOST_UNKNOWN * len(good)
     rates = {
         "requests_per_second": [each.completion.ended_s or 0.0 for each in good],
         "tokens_per_second": times_s if counted else [],
-        "goodput": [each.completion.ended_s or 0.0 for each in kept] if objectives else [],
+        "goodput": [each.completion.ended_s or 0.0 for each in kept] if judged else [],
     }
     for key, moments in rates.items():
-        if moments or (key == "goodput" and objectives):
+        if moments or (key == "goodput" and judged):
             found[key] = len(moments) / seconds
             if (ends := _rate_interval(moments, run, _mean_e2e(good))) is not None:
                 intervals[key] = ends
@@ -385,10 +407,11 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
         notes.append("several tokens come at once: the time between tokens (ITL) cannot be measured")
     if counted and found["tpot_s"] is None and max(got) > 1:
         notes.append("all tokens of a request come at once: TPOT cannot be measured, and TTFT is the whole latency")
-    met = None
-    if objectives:
-        met = not reasons and all((value := found.get(o.key)) is not None and value <= o.limit_s for o in objectives)
-    return ServingLevel(
+    if objectives and not judged:
+        notes.append(
+            f"goodput is not known: a time that --slo limits is missing in {len(unknown)} of {len(good)} requests"
+        )
+    level = ServingLevel(
         load=f"slim-eval, {load.label}",
         label=load.label,
         request_rate=load.rate,
@@ -396,7 +419,7 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
         max_concurrency=load.concurrency,
         input_len=requests.input_len,
         max_new_tokens=requests.max_new_tokens,
-        dataset=None if not requests.texts else "prompts of a file",
+        dataset=requests.dataset,
         metadata={"direction": "down"} if load.is_down else {},
         achieved_concurrency=in_flight,
         num_runs=len(good),
@@ -406,7 +429,6 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
         prompt_tokens=summarize(each.completion.prompt_tokens for each in good).mean,
         output_tokens=summarize(each.completion.output_tokens for each in good).mean,
         slo=tuple(each.text for each in objectives),
-        slo_met=met,
         saturated=saturated,
         valid=not reasons,
         invalid_reasons=tuple(reasons),
@@ -418,6 +440,13 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
         notes=tuple(notes),
         **{key: value for key, value in found.items() if value is not None},
     )
+    return level.model_copy(update={"slo_met": keeps(level, objectives) if objectives else None})
+
+
+def _lacks(objectives: Sequence[Objective], completion: Completion) -> bool:
+    """Whether a time of a request that an objective limits is not known."""
+    times = _request_times(completion)
+    return any(times.get(each.time) is None for each in objectives)
 
 
 def _judged(
@@ -548,17 +577,21 @@ def _mean_e2e(good: Sequence[Sent]) -> float | None:
 def _tokens_in(run: LoadRun) -> list[float]:
     """The moments of all tokens in the window, of requests that ended later too.
 
-    Where several tokens came at once, each event counts as many as the request has on average.
+    Where several tokens came at once, each event counts as many as the request has on average; of a request that was
+    cancelled the server has not said its number of tokens: each event counts as many as one of the others.
     """
     moments: list[float] = []
+    told = [each.completion for each in run.sent if each.completion.error is None and each.completion.output_tokens]
+    events = sum(len(each.token_times_s) for each in told)
+    usual = sum(each.output_tokens or 0 for each in told) / events if events else 1.0
     for each in run.sent:
         completion = each.completion
         if completion.error not in (None, ErrorKind.CANCELLED):
             continue
         inside = [moment for moment in completion.token_times_s if run.opened_s <= moment <= run.closed_s]
-        events, count = len(completion.token_times_s), completion.output_tokens
-        if count is not None and events and count != events:
-            share = count * len(inside) / events
+        count, own = completion.output_tokens, len(completion.token_times_s)
+        share = len(inside) * (usual if count is None or not own else count / own)
+        if inside and round(share) != len(inside):
             inside = [inside[min(len(inside) - 1, int(i * len(inside) / share))] for i in range(round(share))]
         moments += inside
     return sorted(moments)

@@ -6,6 +6,7 @@ that a server's cache of prefixes does not help it, as long as the vocabulary al
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Workload:
     vocabulary: Sequence[int] = ()  # empty: prompts are texts
     words_per_token: float = 1.0  # of such texts, on this server
     texts: tuple[str, ...] = ()  # prompts of a file, used one after the other
+    file: str | None = None  # that file, by `named`
     ignore_eos: bool = True
 
     def request(self, level: int, number: int) -> CompletionRequest:
@@ -67,6 +69,17 @@ class Workload:
         return self.output_range[0] if self.output_range[0] == self.output_range[1] else None
 
     @property
+    def dataset(self) -> str | None:
+        """Which prompts of different lengths these are; None for synthetic ones of one length.
+
+        Their mean length is that of the requests that happened to end in a window: it distinguishes no workloads.
+        """
+        if self.texts:
+            return f"prompts of {self.file or 'a file'}"
+        low, high = self.input_range
+        return None if low == high else f"synthetic prompts of {low} to {high} tokens, seed {self.seed}"
+
+    @property
     def input_len(self) -> int | None:
         """Tokens of every synthetic prompt; None if they differ, or are texts of a file."""
         return None if self.texts or self.input_range[0] != self.input_range[1] else self.input_range[0]
@@ -87,11 +100,20 @@ def workload(config: RunConfig, vocabulary: Sequence[int], max_model_len: int) -
         fitting = max(1, min(INPUT_LEN, (max_model_len - output[1]) // 2))
         given = (fitting, fitting)
     texts = () if options.prompt_file is None else read_prompts(options.prompt_file)
-    found = Workload(config.seed, given, output, vocabulary, texts=texts)
+    file = None if options.prompt_file is None else named(options.prompt_file)
+    found = Workload(config.seed, given, output, vocabulary, texts=texts, file=file)
     if found.longest >= max_model_len:
         cause = f"requests of up to {found.longest} tokens exceed the context window of {max_model_len}"
         raise BenchmarkError(cause, "lower --input-len or --output-len, or raise --max-model-len")
     return found
+
+
+def named(path: Path) -> str:
+    """A file by its name and the start of the SHA-256 of its content; by its name alone if it cannot be read."""
+    try:
+        return f"{path.name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
+    except OSError:  # said where it is read
+        return path.name
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

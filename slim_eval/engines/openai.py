@@ -406,7 +406,9 @@ class OpenAiEngine:
                 raise EngineError(cause, "give a hub id or a folder with a tokenizer") from error
         names: list[tuple[str, str | None]] = [(request.model, request.revision)]
         if not gguf.is_gguf(request.checkpoint):
-            names.insert(0, (str(request.checkpoint), None))
+            # Of a hub model at an endpoint its folder may have config.json alone, from which Transformers makes a
+            # tokenizer without a vocabulary.
+            names.insert(0 if request.revision is None else 1, (str(request.checkpoint), None))
         if request.base_model is not None:
             names.append((request.base_model, None))
         for name, revision in names:

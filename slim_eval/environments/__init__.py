@@ -55,6 +55,11 @@ _UNREACHABLE = re.compile(
     r"Name or service not known|Temporary failure in name resolution|Network is unreachable|Connection refused|"
     r"No route to host|Connection reset|timed out|dns error|Cannot connect to proxy"
 )
+#: Their last word then, which is not the cause.
+_NO_SUCH_PACKAGE = re.compile(
+    r"No matching distribution|Could not find a version|Failed to fetch|Request failed|error sending request|"
+    r"Max retries exceeded|Could not fetch URL|Could not connect"
+)
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig | DoctorConfig | SchemesConfig)
 
@@ -331,10 +336,13 @@ def _reason(log: Path, begin: int) -> str:
     """The line of an installer's output, from a place on, that says why it failed, else its last one."""
     text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if found := next(filter(None, map(_UNREACHABLE.search, lines)), None):
-        return f"the package index cannot be reached ({found[0]})"  # pip's last word is that there is no such package
-    errors = [line for line in lines if "error" in line.casefold()]
-    return (errors or lines or ["no output"])[-1]
+    errors = [line for line in lines if "error" in line.casefold() and not line.startswith("WARNING")]
+    last = (errors or lines or ["no output"])[-1]
+    # Without an index, pip's last word is that there is no such package; what it tried again and got does not count.
+    unreached = next(filter(None, map(_UNREACHABLE.search, lines)), None)
+    if unreached and (not errors or _UNREACHABLE.search(last) or _NO_SUCH_PACKAGE.search(last)):
+        return f"the package index cannot be reached ({unreached[0]})"
+    return last
 
 
 def _size(folder: Path) -> int:

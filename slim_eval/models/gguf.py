@@ -176,6 +176,9 @@ def _read(file: Path, size: int, changed_ns: int) -> Header:
 
     width, heads = number("embedding_length"), number("attention.head_count")
     link = _HUB.match(str(facts.get("general.base_model.0.repo_url")))
+    # Converters copy it from the source's own card: of a fine-tuned model it is the model that was fine-tuned.
+    if link is not None and _letters(facts.get("general.finetune")) not in _letters(link[1]):
+        link = None
     return Header(
         architecture=architecture,
         scheme=f"gguf-{scheme}" if scheme in ("f16", "bf16", "f32") else scheme,
@@ -191,6 +194,10 @@ def _read(file: Path, size: int, changed_ns: int) -> Header:
         tied="output.weight" not in names,
         base_model=None if link is None else link[1],
     )
+
+
+def _letters(text: Any) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower()) if isinstance(text, str) else ""
 
 
 def header_bytes(data: bytes) -> int | None:

@@ -174,8 +174,9 @@ def resolve(
                 raise
     if config is None:
         return _on_hub(name, (), revision)[0]
-    # The cache's layout is public: snapshots/{commit}/{file}.
-    if of_name(name) is not None:
+    # The cache's layout is public: snapshots/{commit}/{file}. Older checkpoints of ModelOpt say in a file of their own,
+    # and nowhere else, that they are quantized.
+    if not read_json(config).get("quantization_config"):
         optional_file(name, PRODUCER_FILE, config.parent.name)
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
 

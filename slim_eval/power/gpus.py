@@ -218,6 +218,11 @@ def _usable(visible: str | None) -> tuple[list[Gpu], int]:
             cause = f"GPU {gpu.index} ({gpu.name}) is in MIG mode and has no slices"
             raise UsageError(cause, "create one with nvidia-smi mig, or choose another GPU with CUDA_VISIBLE_DEVICES")
         usable[place] = gpu.slices[0] if gpu.slices else gpu
+    if len({gpu.uuid for gpu in usable}) < len(usable):
+        raise UsageError(
+            f"CUDA_VISIBLE_DEVICES={visible}: a MIG slice is listed twice, once as the first of its GPU",
+            "list the slices alone, each once: nvidia-smi -L shows their UUIDs",
+        )
     return usable, len(gpus)
 
 

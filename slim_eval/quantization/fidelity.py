@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from math import inf, isnan
+from math import inf, isnan, log
+from statistics import fmean
 from types import FrameType
 from typing import Any
 
@@ -22,10 +23,13 @@ _TEXTS, _TOKENS = 4, 64  # texts that are compared, and tokens of each
 #: that rounding changes the most likely token of half of the positions, but sound ones diverge by at most a fifth of
 #: what the source knows from the context; a model whose experts are random diverges by more than all of it.
 _MIN_AGREEMENT, _MAX_SHARE = 0.5, 0.5
-#: Then the weights decide. Rounding to 4 bits changes a row by a tenth of its length; two random rows of one length
-#: differ by 1.4 times it. A deep model with random weights amplifies rounding until nothing of the source's predictions
-#: is left: 28 layers of a Llama at 4 bits agree on 2 % of the tokens, though every weight is the source's.
+#: Then the weights decide, if the source was never trained. A deep model with random weights amplifies rounding until
+#: nothing of the source's predictions is left: 28 layers of a Llama at 4 bits agree on 2 % of the tokens, though every
+#: weight is the source's. Rounding to 4 bits changes a row by a tenth of its length; two random rows of one length
+#: differ by 1.4 times it.
 _MAX_WEIGHT_ERROR, _ROWS = 0.5, 16
+#: Share of the loss of guessing from which a source is taken as untrained: random weights have 1.0 and more of it.
+_UNTRAINED = 0.9
 
 
 class Fidelity(BaseModel):
@@ -37,7 +41,7 @@ class Fidelity(BaseModel):
     top_agreement: float  # share of them with the same most likely token
     mean_kl: float  # divergence KL(source || quantized) per next token, nats
     context_kl: float  # KL(source || the source's mean distribution), nats: what the source knows from the context
-    weight_error: float | None = None  # the largest of `weight_errors`; None if the two models have other parameters
+    weight_error: float | None = None  # see `weight_error`; None of a trained source, or if parameters differ
 
     @property
     def _unlike(self) -> bool:
@@ -52,11 +56,14 @@ class Fidelity(BaseModel):
         if self._unlike and self.weight_error is not None:
             text += f"; weights differ by at most {self.weight_error:.0%}"
             if self.weight_error <= _MAX_WEIGHT_ERROR:
-                text += ": this model amplifies rounding, as random weights do"
+                text += ": its weights are random, and amplify rounding"
         return text
 
     def require(self) -> None:
-        """Refuse, with a QuantizationError, a checkpoint with neither the predictions nor the weights of its source."""
+        """Refuse, with a QuantizationError, a checkpoint that does not predict what its source predicts.
+
+        One of an untrained source is refused only if its weights are others, too.
+        """
         if self._unlike and (self.weight_error is None or not self.weight_error <= _MAX_WEIGHT_ERROR):
             raise QuantizationError(
                 f"the quantized checkpoint is not the source model: {self}",
@@ -140,6 +147,17 @@ def weight_error(source: Mapping[str, Any], quantized: Mapping[str, Any]) -> flo
         share = distance / length if length else (0.0 if distance == 0 else inf)
         largest = max(largest, inf if isnan(share) else share)
     return largest if source else None
+
+
+def is_untrained(logprobs: Sequence[Sequence[float]], vocabulary: int) -> bool:
+    """Whether a model predicts the tokens of texts hardly better than by guessing among its vocabulary.
+
+    Args:
+        logprobs: Log-probabilities of the tokens, nats.
+        vocabulary: Number of tokens that it knows.
+    """
+    known = [value for row in logprobs for value in row]
+    return bool(known) and -fmean(known) >= _UNTRAINED * log(vocabulary)
 
 
 def compare(source: Any, quantized: Any, error: float | None = None) -> Fidelity:

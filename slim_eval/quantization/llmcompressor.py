@@ -147,7 +147,10 @@ def _make(
     if recipe.file is None:
         _check_size(found, facts, layers, request.precision, recipe)
     found_again, weights_again, after = _run(folder, texts, scored, request.trust_remote_code)
-    likeness = fidelity.compare(expected, found_again, fidelity.weight_error(weights, weights_again))
+    untrained = fidelity.is_untrained(before, expected.shape[-1])
+    likeness = fidelity.compare(
+        expected, found_again, fidelity.weight_error(weights, weights_again) if untrained else None
+    )
     likeness.require()
     if (reference := agreement.Reference.of(scored, before, after)) is not None:
         reference.write(folder)

@@ -40,14 +40,17 @@ def keeps(level: ServingLevel, objectives: Sequence[Objective]) -> bool | None:
 
 
 def highest_goodput(levels: Sequence[ServingLevel], objectives: Sequence[Objective]) -> Goodput:
-    """The highest load below the first that misses an objective.
+    """The highest load that keeps every objective, below the first above it that misses one.
+
+    A lower load that misses one, as a cold server's first may, does not count.
 
     Confidence is that of the intervals of the statistics; a percentile above the median is at least as large as it.
     """
     up = [level for level in levels if level.metadata.get("direction") != "down"]
     judged = [(level, keeps(level, objectives)) for level in up if level.requests_per_second is not None]
     missed = [level for level, kept in judged if kept is False]
-    limit = min(map(size_of, missed), default=math.inf)
+    lowest = min((size_of(level) for level, kept in judged if kept), default=math.inf)
+    limit = min((size for size in map(size_of, missed) if size > lowest), default=math.inf)
     met = [level for level, kept in judged if kept and size_of(level) < limit]
     if not met:
         return Goodput(load="none" if missed else None)
@@ -66,5 +69,6 @@ def highest_goodput(levels: Sequence[ServingLevel], objectives: Sequence[Objecti
     best = max(met, key=size_of)
     value = best.requests_per_second or 0.0
     low = max((level.requests_per_second or 0.0 for level in met if is_certain(level)), default=0.0)
-    high = min((level.requests_per_second or 0.0 for level in missed if is_missed(level)), default=None)
+    above = [level for level in missed if size_of(level) > lowest]
+    high = min((level.requests_per_second or 0.0 for level in above if is_missed(level)), default=None)
     return Goodput(value, None if high is None else (min(low, value), max(high, value)), best.label)

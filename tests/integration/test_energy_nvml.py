@@ -195,6 +195,7 @@ def test_a_slice_has_its_own_name_and_memory(library: Path) -> None:
         (IN_MIG_MODE, 2, None, "only one MIG slice per process"),
         (IN_MIG_MODE, 1, "MIG-", "'MIG-' is unknown, ambiguous or repeated"),
         (IN_MIG_MODE, 1, f"{SLICES[0]},{SLICES[0]}", "ambiguous or repeated"),
+        (IN_MIG_MODE, 1, f"0,{SLICES[0]}", "a MIG slice is listed twice"),
     ],
 )
 def test_slices_that_cannot_be_used_are_refused(

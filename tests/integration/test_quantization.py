@@ -115,8 +115,9 @@ def test_every_architecture_quantizes_and_runs(
 #: it stands.
 RECOGNISED = {
     "int8": "w8a8", "int8-smoothquant": "w8a8", "int8-rtn": "w8a8", "fp8": "fp8", "fp8-static": "fp8-static",
-    "fp8-block": "fp8-block", "w4a8-fp8": "w4a8-fp8 g128", "int4": "w4a16 g128", "int4-asym": "w4a16-asym g128", "int4-awq": "w4a16 g128",
-    "int4-rtn": "w4a16 g128", "nvfp4": "nvfp4", "nvfp4a16": "nvfp4a16", "mxfp4": "mxfp4", "int8-rtn+kv8": "w8a8+kv8",
+    "fp8-block": "fp8-block", "w4a8-fp8": "w4a8-fp8 g128", "int4": "w4a16 g128", "int4-asym": "w4a16-asym g128",
+    "int4-awq": "w4a16 g128", "int4-rtn": "w4a16 g128", "nvfp4": "nvfp4", "nvfp4a16": "nvfp4a16", "mxfp4": "mxfp4",
+    "int8-rtn+kv8": "w8a8+kv8",
 }  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def test_a_deep_model_with_random_weights_amplifies_rounding_and_is_not_refused(
     assert found.top_agreement < 0.5
     assert found.mean_kl > 0.5 * found.context_kl
     assert found.weight_error == pytest.approx(0.12, abs=0.03)  # what 4 bits in groups of 128 leave of normal weights
-    assert made.record.notes[-1].endswith("this model amplifies rounding, as random weights do")
+    assert made.record.notes[-1].endswith("its weights are random, and amplify rounding")
 
 
 @pytest.mark.parametrize(("architecture", "precision"), [*((name, "int8") for name in EXPERTS), ("granitemoe", "int4")])

@@ -58,6 +58,7 @@ class _Server:
         lines = {
             "num_requests_running": self.running,
             "num_requests_waiting": self.waiting,
+            "num_requests_waiting_by_reason": self.waiting,
             "kv_cache_usage_perc": 32 * self.running / self.plan.kv_tokens,
         }
         return web.Response(text="".join(f'vllm:{k}{{model_name="stand-in"}} {v}\n' for k, v in lines.items()))

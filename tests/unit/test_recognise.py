@@ -29,6 +29,11 @@ def group(weights: dict[str, Any], activations: dict[str, Any] | None = None, **
     return {"quant_method": "compressed-tensors", "config_groups": groups, **others}
 
 
+def quark(weight: dict[str, Any], inputs: dict[str, Any] | None = None, **others: Any) -> dict[str, Any]:
+    """A checkpoint of AMD Quark."""
+    return {"quant_method": "quark", "global_quant_config": {"weight": weight, "input_tensors": inputs}, **others}
+
+
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True}
 INT8 = {"num_bits": 8, "type": "int", "strategy": "channel", "group_size": None, "symmetric": True}
 TOKEN8 = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
@@ -82,16 +87,58 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8-static"),
     ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "fp8"),
     ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, "fp8-fbgemm"),
-    ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4"),
+    ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, "mxfp4a16"),
     ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8-static"),
     ({"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_scheme": {"num_bits": 8}}, "nvfp4+kv8"),
-    ({"quant_method": "modelopt", "quantization": {"quant_algo": "W4A16_AWQ", "group_size": 128}}, "w4a16-awq"),
+    ({"quant_method": "modelopt", "quantization": {"quant_algo": "W4A16_AWQ", "group_size": 128}}, "w4a16-awq g128"),
+    ({"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "group_size": 16}, "nvfp4a16"),
+    ({"quant_method": "modelopt", "quant_algo": "W4A8_NVFP4_FP8"}, "nvfp4a8"),
+    ({"quant_method": "modelopt", "quant_algo": "W4A8_MXFP4_FP8"}, "mxfp4a8"),
+    (
+        {"quant_method": "modelopt", "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}},
+        "fp8-static+kv8",
+    ),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"}, "nvfp4+kv-nvfp4"),
+    (group(INT4, kv_cache_scheme={"num_bits": 4, "type": "float"}), "w4a16 g128+kv-fp4"),
+    (group(INT4, kv_cache_scheme={"num_bits": 8, "type": "int"}), "w4a16 g128+kv-int8"),
+    ({"quant_method": "compressed-tensors", "config_groups": {"INT8": ["Linear"]}}, "w8a8"),
+    ({"quant_method": "compressed-tensors", "config_groups": {"MXFP4A16": ["Linear"]}}, "mxfp4a16"),
+    ({"quant_method": "compressed-tensors", "config_groups": {"MXFP8A16": ["Linear"]}}, "mxfp8a16"),
+    ({"quant_method": "quark"}, "quark"),
+    (quark({"dtype": "fp8_e4m3"}, {"dtype": "fp8_e4m3", "is_dynamic": False}), "fp8-static-quark"),
+    (quark({"dtype": "fp8_e4m3"}, {"dtype": "fp8_e4m3"}, export={"kv_cache_group": ["*k_proj"]}), "fp8-quark+kv8"),
+    (quark({"dtype": "fp4", "group_size": 32}, {"dtype": "fp4", "group_size": 32}), "mxfp4-quark"),
+    (quark({"dtype": "fp4", "group_size": 32}, {"dtype": "fp8_e4m3"}), "mxfp4a8-quark"),
+    (quark({"dtype": "uint4", "group_size": 128}), "w4a16-quark g128"),
+    (quark({"dtype": "int8"}, {"dtype": "int8"}), "w8a8-quark"),
+    (
+        {"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp", "act_bits": 4, "group_size": 32},
+        "mxfp4-autoround",
+    ),
+    ({"quant_method": "auto-round", "bits": 8, "act_bits": 8}, "w8a8-autoround"),
+    ({"quant_method": "auto-round", "bits": 4, "act_bits": 16, "data_type": "int"}, "w4a16-autoround"),
     ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, "hqq-4bit g64"),
     ({"quant_method": "quanto", "weights": "int8", "activations": None}, "w8a16-quanto"),
     (
         {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
-        "torchao-int4weightonlyconfig",
+        "torchao-4bit",
     ),
+    (
+        {"quant_method": "torchao", "quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 64}},
+        "torchao-4bit g64",
+    ),
+    (
+        {
+            "quant_method": "torchao",
+            "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}},
+        },
+        "torchao-4bit g64",
+    ),
+    (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8DynamicActivationFloat8WeightConfig"}}},
+        "torchao-fp8",
+    ),
+    ({"quant_method": "torchao", "quant_type": {"default": {"_type": "ModuleFqnToConfig"}}}, "torchao-mixed"),
     ({"quant_method": "eetq", "weights": "int8"}, "w8a16-eetq"),
     ({"quant_method": "aqlm", "in_group_size": 8, "nbits_per_codebook": 16, "num_codebooks": 1}, "aqlm-2bit"),
     ({"quant_method": "new-method", "bits": 3, "group_size": 64}, "new-method-3bit g64"),
@@ -182,6 +229,8 @@ NAMES = {
     "org/Tiny-FP8-KV": "fp8+kv8",
     "nvidia/Llama-3.1-8B-NVFP4": "nvfp4",
     "org/Tiny-MXFP4": "mxfp4",
+    "org/Tiny-W4A16-NVFP4": "nvfp4a16",
+    "org/Tiny-MXFP4A16": "mxfp4a16",
     "unsloth/llama-3-8b-bnb-4bit": "bnb-4bit",
     "org/Tiny-nf4": "bnb-4bit",
     "mlx-community/Llama-3.2-3B-4bit": "4bit",
@@ -400,6 +449,9 @@ def test_base_models_are_read_from_cards_and_adapters() -> None:
         ("w8a8", (8, 8)),
         ("fp8", (8, 8)),
         ("nvfp4a16", (4, 16)),
+        ("mxfp4a8-quark", (4, 8)),
+        ("mxfp8a16", (8, 16)),
+        ("torchao-w8a8", (8, 8)),
         ("bnb-4bit", (4, 16)),
         ("q4_k_m", (4, 16)),
         ("iq2_xs", (2, 16)),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from slim_eval.analysis.compare.folders import compare_folders
 from slim_eval.analysis.compare.formats import renderable
-from slim_eval.analysis.crossover import crossovers_of
+from slim_eval.analysis.crossover import MetricCrossover, crossovers_of
 from slim_eval.analysis.figures.drawing import write_figures
 from slim_eval.analysis.figures.figure import FIGURES
 from slim_eval.analysis.figures.load_curves import _crossover_map, crossover_rows
@@ -21,10 +21,11 @@ from slim_eval.analysis.recommend.wording import answer_of
 from slim_eval.analysis.study import Study
 from slim_eval.analysis.verdict import verdict_on
 from slim_eval.config import CompareConfig, Question
-from slim_eval.metrics import MAX_GOODPUT, TPOT
+from slim_eval.metrics import MAX_GOODPUT, METRICS, TPOT
 from slim_eval.results.records import PerformanceRecord, ServingLevel, ServingRecord
 from slim_eval.results.store import write_record
 from slim_eval.results.variants import Variant
+from slim_eval.stats import Crossing, Interval
 
 LOADS = (1, 2, 4, 8, 16, 32)
 
@@ -90,6 +91,26 @@ def test_other_loads_and_wide_intervals_claim_nothing(tmp_path: Path) -> None:
     levels = tuple(level.model_copy(update={"load": f"guidellm, {level.label}"}) for level in b.serving.levels)
     other = Variant.of(b.directory, [b.serving.model_copy(update={"levels": levels})])
     assert crossovers_of(a, other) == []
+
+
+def test_two_crossovers_name_who_is_better_between_them() -> None:
+    metric, between = METRICS["tpot_s"], (Crossing(4.0, Interval(3.5, 4.5)), Crossing(20.0, Interval(18.0, 22.0)))
+    found = MetricCrossover(metric, (1, 8, 32), "concurrent requests", between, ("A", "B", "A"))
+    assert found.words("X", "Y") == (
+        "time per output token: X better at first, Y better from 4.00 [3.50, 4.50], X better from 20.0 [18.0, 22.0] "
+        "concurrent requests"
+    )
+
+
+def test_prompts_of_a_range_are_compared_by_their_setting(tmp_path: Path) -> None:
+    """Of the same requests a faster server ends others in its window: their mean length differs."""
+    sweeps = []
+    for variant, tokens, seed in zip(_pair(tmp_path), (622.0, 640.0), (0, 0), strict=True):
+        assert variant.serving is not None
+        named = {"prompt_tokens": tokens, "dataset": f"synthetic prompts of 256 to 1024 tokens, seed {seed}"}
+        levels = tuple(level.model_copy(update=named) for level in variant.serving.levels)
+        sweeps.append(Variant.of(variant.directory, [variant.serving.model_copy(update={"levels": levels})]))
+    assert {each.metric.key for each in crossovers_of(*sweeps)} >= {"tpot_s", "tokens_per_second"}
 
 
 def test_invalid_energy_of_a_level_is_named_with_its_reason(tmp_path: Path) -> None:

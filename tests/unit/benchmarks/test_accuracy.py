@@ -650,6 +650,14 @@ def test_a_tokenizer_that_does_not_load_is_left_to_the_run(folder: Path, served:
     assert _preview(folder, model) == []
 
 
+def test_the_tokenizer_that_is_asked_for_is_the_one_that_is_checked(folder: Path, served: Any) -> None:
+    from slim_eval.demo import MODEL_DIR
+
+    asked = _run_config(folder, "own_choice", apply_chat_template=True)
+    engine = asked.engine.model_copy(update={"tokenizer": str(MODEL_DIR)})
+    accuracy.Accuracy().check_model(asked.model_copy(update={"engine": engine}), served(("own_choice",), None))
+
+
 @pytest.mark.large
 def test_prompts_of_the_embedded_tasks_fit_the_embedded_model(served: Any) -> None:
     """What `to_preview` leaves out must need no preview."""

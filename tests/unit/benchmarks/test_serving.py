@@ -15,8 +15,17 @@ import pytest
 
 from slim_eval.benchmarks.base import BenchmarkContext, Earlier
 from slim_eval.benchmarks.load import Load, LoadRun, Sent, run_load
-from slim_eval.benchmarks.serving import Serving, _with_energy, level_of, loads, queue_growth
-from slim_eval.benchmarks.workload import Workload, read_prompts, workload
+from slim_eval.benchmarks.serving import (
+    Serving,
+    Sweep,
+    _tokens_in,
+    _with_energy,
+    level_of,
+    loads,
+    next_load,
+    queue_growth,
+)
+from slim_eval.benchmarks.workload import Workload, named, read_prompts, workload
 from slim_eval.config import Arrivals, RunConfig, ServingConfig
 from slim_eval.engines.server import Endpoint
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
@@ -200,6 +209,15 @@ def test_refusals_are_counted_and_make_the_level_saturated(status: str) -> None:
     assert "concurrency-32" not in levels(found)
 
 
+def test_a_server_that_refuses_most_requests_for_long_is_saturated_and_not_at_its_end() -> None:
+    """It works on one request for 1.3 s and refuses all others, 20 times in a row and more."""
+    with served(Plan(prefill_s=0.5, itl_s=0.05, fault="429", most=1)) as url:
+        full = levels(sweep(url, concurrency=(8,), duration_s=2.0))["concurrency-8"]
+    assert full.num_runs
+    assert full.errors["refused"] > 20
+    assert (full.valid, full.saturated) == (False, True)
+
+
 @pytest.mark.parametrize("fault", ["truncated", "ended"])
 def test_truncated_streams_are_errors(fault: str) -> None:
     with served(Plan(itl_s=0.002)) as url:
@@ -329,6 +347,111 @@ def test_invalid_energy_of_a_level_keeps_its_reason() -> None:
     assert record.energy_at(absent) is None  # without a meter there is nothing to be invalid
 
 
+def test_tokens_of_requests_that_were_cut_count_as_those_of_the_others() -> None:
+    """Four tokens come in each event; the server tells their number when a request has ended."""
+    sent = [Sent(n, 16, _done(n, [n + 0.2, n + 0.4, n + 0.6, n + 0.8])) for n in range(10)]
+    for each in sent:
+        each.completion.output_tokens = 16
+    cut = Sent(10, 16, _done(10.0, [10.2, 10.4], error=ErrorKind.CANCELLED))
+    assert len(_tokens_in(LoadRun([*sent, cut], 0.0, 11.0))) == 10 * 16 + 2 * 4
+    assert len(_tokens_in(LoadRun([cut], 0.0, 11.0))) == 2  # nothing tells how many they are
+
+
+def test_an_objective_on_what_cannot_be_measured_is_neither_kept_nor_missed() -> None:
+    with served(Plan(prefill_s=0.02, fault="one chunk", itl_s=0.002)) as url:
+        found = sweep(url, concurrency=(1,), slo=("tpot_p95:50ms", "ttft_p95:5s"), find_goodput=True)
+    level = levels(found)["concurrency-1"]
+    assert (level.goodput, level.slo_met, "goodput" in level.intervals) == (None, None, False)
+    assert any("goodput is not known" in note for note in level.notes)
+    record = ServingRecord(model="m", precision="fp16", measured_with={}, **found.metrics.model_dump())
+    assert Serving().flaw(record, _config(concurrency=(1,), slo=("tpot_p95:50ms",), find_goodput=True)) == ""
+    with served(Plan(prefill_s=0.2, fault="one chunk")) as url:  # another objective is missed
+        missed = levels(sweep(url, concurrency=(1,), slo=("tpot_p95:50ms", "ttft_p95:5ms")))["concurrency-1"]
+    assert missed.slo_met is False
+
+
+def test_the_servers_queue_is_counted_once() -> None:
+    """The reasons of a queue have rows of their own beside it."""
+    with served(Plan(prefill_s=0.05, itl_s=0.01, slots=1, kv_tokens=1000)) as url:
+        run = measure(url, Load(concurrency=4), 2.5)
+    assert run.queue
+    assert set(run.queue) <= {2.0, 3.0}
+
+
+def _level(size: int, met: bool | None, **others: Any) -> ServingLevel:
+    label = f"concurrency-{size}"
+    return ServingLevel(load=label, label=label, max_concurrency=size, slo_met=met, **others)
+
+
+@pytest.mark.parametrize(
+    ("met", "wanted"),
+    [
+        ({1: True, 2: True}, 4),
+        ({1: False}, None),  # there is no lower one
+        ({8: False}, 4),
+        ({1: True, 8: False}, 3),
+        ({4: True, 5: False}, None),  # found
+        ({1: False, 2: True, 4: True}, 8),  # a cold first level
+        ({1: True, 2: False, 4: True}, None),  # the first that misses is the limit
+        ({1: True, 2: None}, None),  # it cannot tell
+        ({32: True, 64: True}, None),  # --max-concurrency
+        ({}, None),
+    ],
+)
+def test_the_search_for_goodput_asks_for_one_level_after_the_other(
+    met: dict[int, bool | None], wanted: int | None
+) -> None:
+    options = ServingConfig(slo=("ttft:1s",), find_goodput=True)
+    load = next_load([_level(size, kept) for size, kept in met.items()], options)
+    assert (load.concurrency if load else None) == wanted
+
+
+def test_the_search_at_rates_ends_where_hardly_a_request_arrives() -> None:
+    options = ServingConfig(request_rate=(0.5,), slo=("ttft:1ms",), find_goodput=True, duration_s=30.0)
+    asked, levels_ = [], [ServingLevel(load="x", label="rate-0.5", request_rate=0.5, slo_met=False)]
+    while (load := next_load(levels_, options)) is not None:
+        asked.append(load.rate)
+        levels_.append(ServingLevel(load="x", label=load.label, request_rate=load.rate, slo_met=False))
+    assert asked == [0.25, pytest.approx(4 / 30)]
+
+
+def test_a_disturbed_level_does_not_end_a_sweep() -> None:
+    config = RunConfig(models=("m",), tasks=("serving",))
+    context = BenchmarkContext(_Server("x"), config.serving, config, (), "serving")  # type: ignore[arg-type]
+    made = Sweep(context)
+    before = _level(4, None, tokens_per_second=100.0, valid=True)
+    slower = _level(8, None, tokens_per_second=80.0, valid=False, invalid_reasons=("disturbed",))
+    assert made._end(slower, before, automatic=True) == ""
+    valid = slower.model_copy(update={"valid": True})
+    assert "throughput no longer rises" in made._end(valid, before, automatic=True)
+
+
+def test_levels_that_are_asked_for_are_added_beyond_the_end_of_a_sweep() -> None:
+    ends = [_level(1, None, valid=True), _level(2, None, valid=True), _level(4, None, valid=True, saturated=True)]
+    plateau = ServingRecord(model="m", precision="fp16", measured_with={}, ended="x", levels=tuple(ends))
+    assert Serving().flaw(plateau, _config()) == ""
+    assert Serving().flaw(plateau, _config(concurrency=(4, 8))) == "it has no level concurrency-8"
+    ends[-1] = ends[-1].model_copy(update={"valid": False})
+    refusing = plateau.model_copy(update={"levels": tuple(ends)})
+    assert Serving().flaw(refusing, _config(concurrency=(4, 8))) == ""
+    whole = plateau.model_copy(update={"levels": tuple(_level(size, None, valid=True) for size in (1, 2))})
+    assert Serving().flaw(whole, _config(max_concurrency=2)) == ""
+    assert Serving().flaw(whole, _config(max_concurrency=4)) == "it has no level concurrency-4"
+    assert (
+        Serving().flaw(whole, _config(max_concurrency=2, check_hysteresis=True)) == "it has no level concurrency-1 down"
+    )
+    chosen = plateau.model_copy(update={"levels": (_level(8, None, valid=True),)})
+    assert Serving().flaw(chosen, _config()) == ""
+
+
+def test_a_rate_of_long_requests_is_measured_when_as_many_end_as_begin() -> None:
+    """Requests of 2.4 s at a rate without a queue: in flight they become more for as long."""
+    with served(Plan(prefill_s=0.1, itl_s=0.15)) as url:
+        run = measure(url, Load(rate=8.0, arrivals=Arrivals.CONSTANT), 1.0)
+    assert run.opened_s - min(each.completion.submitted_s or 0.0 for each in run.sent) > 2.3
+    assert queue_growth(run) is None
+
+
 def test_growth_needs_a_trend_and_not_only_a_difference() -> None:
     def flying(counts: list[int]) -> LoadRun:
         sent = [Sent(n, 1, Completion(0, float(tenth))) for tenth, count in enumerate(counts) for n in range(count)]
@@ -400,6 +523,21 @@ def test_requests_are_the_same_for_every_variant_and_differ_within_a_sweep() -> 
     assert len({each.prompt[:3] for each in seen}) == 100  # no prefix is common
     assert {len(each.prompt) for each in seen} <= set(range(16, 33))
     assert {each.max_tokens for each in seen} <= set(range(4, 9))
+
+
+def test_prompts_of_several_lengths_are_a_data_set_by_name(tmp_path: Path) -> None:
+    assert Workload(3, (16, 16), (4, 4)).dataset is None
+    assert Workload(3, (16, 32), (4, 4)).dataset == "synthetic prompts of 16 to 32 tokens, seed 3"
+    one, other = tmp_path / "a" / "p.jsonl", tmp_path / "b" / "p.jsonl"
+    for path, text in ((one, "a"), (other, "b")):
+        path.parent.mkdir()
+        path.write_text(json.dumps({"prompt": text}))
+    assert named(one) != named(other)
+    assert named(one).startswith("p.jsonl (")
+    assert Workload(3, (16, 16), (4, 4), texts=("a",), file=named(one)).dataset == f"prompts of {named(one)}"
+    assert named(tmp_path / "absent.jsonl") == "absent.jsonl"
+    of_one, of_other = (Serving().settings(_config(prompt_file=path), "serving", None) for path in (one, other))
+    assert of_one != of_other
 
 
 def test_prompts_of_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,30 @@ def test_the_tokenizer_of_the_base_model_is_used_where_the_model_has_none() -> N
             assert engine.tokenizer("Hello")["input_ids"]
         finally:
             engine.close()
+
+
+def test_a_folder_of_the_hub_with_a_configuration_alone_has_no_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers makes one of two tokens from it, for some architectures."""
+    from transformers import AutoTokenizer
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": 4096}))
+    made, asked = AutoTokenizer.from_pretrained, []
+
+    def from_pretrained(name: str, **options: Any) -> Any:
+        asked.append(name)
+        return made(str(MODEL_DIR) if name == "org/Tiny" else name)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    with running(StandIn()) as url:
+        config = EngineConfig(engine="openai", base_url=url, max_model_len=512)
+        engine = OPENAI.load(LoadRequest(tmp_path, config, 512, model="org/Tiny", revision="0123"))
+        try:
+            assert len(engine.tokenizer("Hello there")["input_ids"]) > 1
+        finally:
+            engine.close()
+    assert asked[0] == "org/Tiny"
 
 
 def test_options_that_contradict_each_other() -> None:

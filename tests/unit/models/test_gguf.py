@@ -32,6 +32,8 @@ def write(path: Path, architecture: str = "llama", **options: object) -> Path:
     if "base" in options:
         writer.add_base_model_count(1)
         writer.add_base_model_repo_url(0, str(options["base"]))
+    if "finetune" in options:
+        writer.add_finetune(str(options["finetune"]))
     for name in ("token_embd.weight", "blk.0.attn_q.weight"):
         block = np.zeros((64, 2 * 34), np.uint8)
         writer.add_tensor(name, block, raw_dtype=GGMLQuantizationType.Q8_0)
@@ -57,6 +59,22 @@ def test_a_header_tells_the_scheme_the_sizes_and_the_base_model(tmp_path: Path) 
     assert describe(file).num_parameters == header.parameters
     assert gguf.read(write(tmp_path / "half.gguf", file_type=1)).scheme == "gguf-f16"
     assert gguf.read(write(tmp_path / "odd.gguf", file_type=999)).scheme == "q8_0"  # of most of its weights
+
+
+@pytest.mark.parametrize(
+    ("base", "finetune", "found"),
+    [
+        ("org/Tiny-3B", "Instruct", None),  # the model that was fine-tuned: converters copy it from the source's card
+        ("org/Tiny-3B-Instruct", "instruct", "org/Tiny-3B-Instruct"),
+        ("org/Tiny-3B-Instruct-v2", "Instruct V2", "org/Tiny-3B-Instruct-v2"),
+        ("org/Tiny-3B", "", "org/Tiny-3B"),
+    ],
+)
+def test_the_model_that_was_fine_tuned_is_not_the_base_model(
+    base: str, finetune: str, found: str | None, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "tiny.gguf", base=f"https://huggingface.co/{base}", finetune=finetune)
+    assert gguf.read(file).base_model == found
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

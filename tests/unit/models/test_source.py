@@ -282,7 +282,7 @@ _FILES = {
         "tokenizer.json": b"{}",
         "chat_template.jinja": b"{{ 1 }}",
     },
-    "org/Tiny-NVFP4": {
+    "org/Tiny-old": {
         "config.json": json.dumps(CONFIG).encode(),
         "hf_quant_config.json": b'{"quantization": {"quant_algo": "NVFP4"}}',
         "README.md": b"---\nbase_model: org/good\n---\n",
@@ -437,10 +437,10 @@ def test_a_model_of_the_hub_is_pinned_and_fetched_without_second_copies(answers:
 def test_a_quantized_model_of_the_hub_says_what_it_is_before_its_weights_are_fetched(
     hub: str, answers: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    tiny = answers["org/Tiny-NVFP4"]
+    tiny = answers["org/Tiny-old"]
     assert (tiny["scheme"], tiny["base"]) == ("nvfp4", "org/good")
     assert (answers["org/good"]["scheme"], answers["org/good"]["base"]) == (None, None)
-    (cached,) = ask(hub, Path(answers["home"]["path"]), [("org/Tiny-NVFP4", None)], HF_HUB_OFFLINE="1")
+    (cached,) = ask(hub, Path(answers["home"]["path"]), [("org/Tiny-old", None)], HF_HUB_OFFLINE="1")
     assert (cached["scheme"], cached["base"]) == ("nvfp4", "org/good")
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from slim_eval.errors import QuantizationError
-from slim_eval.quantization.fidelity import compare, predictions, sample_weights, source_predictions, weight_error
+from slim_eval.quantization.fidelity import (
+    compare,
+    is_untrained,
+    predictions,
+    sample_weights,
+    source_predictions,
+    weight_error,
+)
 
 POSITIONS, TOKENS = 200, 500
 
@@ -50,7 +57,7 @@ def test_the_weights_decide_where_the_predictions_are_another_models(error: floa
     other = _compare(_logits(1.0), _logits(1.0, seed=1), error)
     if accepted:
         other.require()
-        assert f"; weights differ by at most {error:.0%}: this model amplifies rounding" in str(other)
+        assert f"; weights differ by at most {error:.0%}: its weights are random" in str(other)
     else:
         with pytest.raises(QuantizationError, match="is not the source model"):
             other.require()
@@ -78,6 +85,12 @@ def test_weight_error_is_the_largest_of_all_parameters(torch: Any) -> None:
     with torch.no_grad():
         changed[0].weight[0] = float("nan")
     assert weight_error(sample_weights(source), sample_weights(changed)) == float("inf")
+
+
+def test_random_weights_guess_and_trained_ones_do_not() -> None:
+    assert is_untrained([[-6.9, -7.2], [-6.8]], 1000)  # log(1000) is 6.9
+    assert not is_untrained([[-6.9, -0.1], [-3.0]], 1000)
+    assert not is_untrained([[]], 1000)
 
 
 def test_models_of_other_parameters_have_no_weight_error(torch: Any) -> None:

@@ -134,7 +134,7 @@ def weight_error(source: Mapping[str, Any], quantized: Mapping[str, Any]) -> flo
         quantized: Those of the quantized checkpoint as loaded. Its scales and zero points are not compared.
 
     Returns:
-        The largest of all parameters; infinite where a weight is no number; None if one is missing or has another
+        The largest of all parameters; infinite where a weight is not a number; None if one is missing or has another
         shape, as with experts that were split.
     """
     largest = 0.0

@@ -425,9 +425,15 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> tuple[_Facts, _Key]:
             found[memo] = variant.memo[memo]
     if len(found) == 1 and not facts:
         return next(iter(found.values()))
-    for known, _ in found.values():
-        facts.update(known)
-    return facts, _key(facts)
+    together = None if facts else tuple(found)
+    if together is None or together not in variant.memo:
+        for known, _ in found.values():
+            facts.update(known)
+        if together is None:
+            return facts, _key(facts)
+        variant.memo[together] = (facts, _key(facts))
+    united: tuple[_Facts, _Key] = variant.memo[together]
+    return united
 
 
 def _key(facts: _Facts) -> _Key:

@@ -406,11 +406,12 @@ class _Choice:
 def verdict_of(study: Study) -> Verdict:
     """The verdict on a study: for each model the choice among its baseline and its safe variants."""
     judged = judge(study)
+    judged_of = {id(each.variant): each for each in judged}
     choices: list[_Choice] = []
     alone: list[VariantVerdict] = []  # without a baseline
     lone: list[VariantVerdict] = []  # baselines without another variant
     for members in by_model(study.variants).values():
-        own = [each for each in judged if any(each.variant is member for member in members)]
+        own = [judged_of[id(member)] for member in members if id(member) in judged_of]
         base = next((each for each in own if each.word is Word.BASELINE), None)
         if len(own) < 2 or base is None:
             alone += own if base is None else []

@@ -425,12 +425,10 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> tuple[_Facts, _Key]:
             found[memo] = variant.memo[memo]
     if len(found) == 1 and not facts:
         return next(iter(found.values()))
-    together = None if facts else tuple(found)
-    if together is None or together not in variant.memo:
+    together = (*found, *facts.values())
+    if together not in variant.memo:
         for known, _ in found.values():
             facts.update(known)
-        if together is None:
-            return facts, _key(facts)
         variant.memo[together] = (facts, _key(facts))
     united: tuple[_Facts, _Key] = variant.memo[together]
     return united

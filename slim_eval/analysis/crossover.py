@@ -39,7 +39,7 @@ class MetricCrossover:
         """The crossover in words: ``11.9 [10.8, 13.2]``, or between which loads there is none."""
         if not self.crossings:
             return f"none between {self.loads[0]:g} and {self.loads[-1]:g}"
-        return ", ".join(map(_shown, self.crossings))
+        return ", ".join(map(_place_of, self.crossings))
 
     def sides(self, a: str, b: str) -> tuple[str, str]:
         """Who is better below the crossover, and above it; without one, at all loads, twice the same."""
@@ -60,12 +60,12 @@ class MetricCrossover:
             return f"{self.metric.title}: no crossover {span}: {below}"
         if len(self.crossings) > 1:  # the sides change at each
             names = [b, a] if below == f"{a} better" else [a, b]
-            turns = ", ".join(f"{names[n % 2]} better from {_shown(each)}" for n, each in enumerate(self.crossings))
+            turns = ", ".join(f"{names[n % 2]} better from {_place_of(each)}" for n, each in enumerate(self.crossings))
             return f"{self.metric.title}: {below} at first, {turns} {self.unit}"
         return f"{self.metric.title}: {below} below {self.place} {self.unit}, {above} above"
 
 
-def _shown(crossing: Crossing) -> str:
+def _place_of(crossing: Crossing) -> str:
     return f"{number(crossing.load)} [{number(crossing.interval.low)}, {number(crossing.interval.high)}]"
 
 

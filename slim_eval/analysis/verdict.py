@@ -474,7 +474,7 @@ def _recommended(study: Study, eligible: Sequence[VariantVerdict]) -> _Recommend
         confidence = "the choice between them has no interval" if len(members) > 1 else ""
         if found.pick.wins is not None and found.ranking.resamples is not None:
             wins = share_words(found.pick.wins)
-            confidence = f"best by {_taken(parts)} in {wins} of {found.ranking.resamples:,} resamples"
+            confidence = f"best by {_balance_of(parts)} in {wins} of {found.ranking.resamples:,} resamples"
         if all(objective.metric.key == "memory_gb" for objective in found.ranking.objectives):
             confidence = "chosen by memory alone, because not all of them have speed and energy in the same setting"
         change = "" if found.next_measurement is None else found.next_measurement.text
@@ -482,7 +482,7 @@ def _recommended(study: Study, eligible: Sequence[VariantVerdict]) -> _Recommend
     return None
 
 
-def _taken(parts: str) -> str:
+def _balance_of(parts: str) -> str:
     """Several quantities as what they are ranked by: the best balance may be worse in one of them."""
     return f"the balance of {parts}" if "," in parts else parts
 
@@ -512,10 +512,10 @@ def _answer(choices: Sequence[_Choice]) -> str:
         (choice,) = choices
         name = choice.pick.label
         if not choice.keeps_baseline:
-            by = f" Of these, it is the best by {_taken(choice.by)}." if choice.by else ""
+            by = f" Of these, it is the best by {_balance_of(choice.by)}." if choice.by else ""
             return f"Deploy {name}: as accurate as the baseline.{by}"
         if safe := [each for each in choice.others if each.word is Word.SAFE]:
-            but = f"not ranked above it by {_taken(choice.by)}" if choice.by else "nothing else may be compared"
+            but = f"not ranked above it by {_balance_of(choice.by)}" if choice.by else "nothing else may be compared"
             return f"Keep {name}: {_names(safe)} as accurate, but {but}."
         return f"Keep {name}: no other variant is shown to be as accurate."
     new = [choice.pick for choice in choices if not choice.keeps_baseline]

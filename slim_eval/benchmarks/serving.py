@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from slim_eval.benchmarks import base
 from slim_eval.benchmarks.load import Load, LoadRun, Sent, run_load
-from slim_eval.benchmarks.workload import Workload, named, workload
+from slim_eval.benchmarks.workload import Workload, file_label, workload
 from slim_eval.config import RunConfig, ServingConfig
 from slim_eval.engines.engine import ServedEngine
 from slim_eval.engines.streaming import STALL_TIMEOUT_S, Completion, CompletionRequest, ErrorKind, StreamingClient
@@ -77,7 +77,7 @@ class Serving(base.Benchmark[ServingConfig, ServingRecord]):
             "seed": config.seed,
             "input_len": performance.input_len,
             "output_len": part.output_len or performance.max_new_tokens,
-            "prompt_file": None if part.prompt_file is None else named(part.prompt_file),
+            "prompt_file": None if part.prompt_file is None else file_label(part.prompt_file),
             "arrivals": part.arrivals.value if part.request_rate else "closed loop",
             "serving_duration": part.duration_s,
             "target_ci": performance.target_ci,

@@ -42,7 +42,7 @@ class Workload:
     vocabulary: Sequence[int] = ()  # empty: prompts are texts
     words_per_token: float = 1.0  # of such texts, on this server
     texts: tuple[str, ...] = ()  # prompts of a file, used one after the other
-    file: str | None = None  # that file, by `named`
+    file: str | None = None  # that file, by `file_label`
     ignore_eos: bool = True
 
     def request(self, level: int, number: int) -> CompletionRequest:
@@ -100,7 +100,7 @@ def workload(config: RunConfig, vocabulary: Sequence[int], max_model_len: int) -
         fitting = max(1, min(INPUT_LEN, (max_model_len - output[1]) // 2))
         given = (fitting, fitting)
     texts = () if options.prompt_file is None else read_prompts(options.prompt_file)
-    file = None if options.prompt_file is None else named(options.prompt_file)
+    file = None if options.prompt_file is None else file_label(options.prompt_file)
     found = Workload(config.seed, given, output, vocabulary, texts=texts, file=file)
     if found.longest >= max_model_len:
         cause = f"requests of up to {found.longest} tokens exceed the context window of {max_model_len}"
@@ -108,7 +108,7 @@ def workload(config: RunConfig, vocabulary: Sequence[int], max_model_len: int) -
     return found
 
 
-def named(path: Path) -> str:
+def file_label(path: Path) -> str:
     """A file by its name and the start of the SHA-256 of its content; by its name alone if it cannot be read."""
     try:
         return f"{path.name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"

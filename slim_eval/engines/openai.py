@@ -394,13 +394,11 @@ class OpenAiEngine:
     @cached_property
     def _tokenizer(self) -> Any | None:
         """The tokenizer that was asked for, else the model's own, else its base model's; None if there is none here."""
-        from transformers import AutoTokenizer
-
-        asked, request = self._request.config.tokenizer, self._request
-        options: dict[str, Any] = {"trust_remote_code": request.config.trust_remote_code}
+        request = self._request
+        asked, trust = request.config.tokenizer, request.config.trust_remote_code
         if asked is not None:
             try:
-                return AutoTokenizer.from_pretrained(asked, **options)
+                return loading.tokenizer_of(asked, trust_remote_code=trust)
             except loading.FAILURES as error:
                 cause = f"--tokenizer {asked} cannot be loaded: {loading.reason(error)}"
                 raise EngineError(cause, "give a hub id or a folder with a tokenizer") from error
@@ -414,7 +412,7 @@ class OpenAiEngine:
         for name, revision in names:
             if name:
                 with suppress(*loading.FAILURES):
-                    return AutoTokenizer.from_pretrained(name, revision=revision, **options)
+                    return loading.tokenizer_of(name, revision, trust_remote_code=trust)
         return None
 
     @property

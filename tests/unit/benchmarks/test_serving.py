@@ -25,7 +25,7 @@ from slim_eval.benchmarks.serving import (
     next_load,
     queue_growth,
 )
-from slim_eval.benchmarks.workload import Workload, named, read_prompts, workload
+from slim_eval.benchmarks.workload import Workload, file_label, read_prompts, workload
 from slim_eval.config import Arrivals, RunConfig, ServingConfig
 from slim_eval.engines.server import Endpoint
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
@@ -532,10 +532,10 @@ def test_prompts_of_several_lengths_are_a_data_set_by_name(tmp_path: Path) -> No
     for path, text in ((one, "a"), (other, "b")):
         path.parent.mkdir()
         path.write_text(json.dumps({"prompt": text}))
-    assert named(one) != named(other)
-    assert named(one).startswith("p.jsonl (")
-    assert Workload(3, (16, 16), (4, 4), texts=("a",), file=named(one)).dataset == f"prompts of {named(one)}"
-    assert named(tmp_path / "absent.jsonl") == "absent.jsonl"
+    assert file_label(one) != file_label(other)
+    assert file_label(one).startswith("p.jsonl (")
+    assert Workload(3, (16, 16), (4, 4), texts=("a",), file=file_label(one)).dataset == f"prompts of {file_label(one)}"
+    assert file_label(tmp_path / "absent.jsonl") == "absent.jsonl"
     of_one, of_other = (Serving().settings(_config(prompt_file=path), "serving", None) for path in (one, other))
     assert of_one != of_other
 

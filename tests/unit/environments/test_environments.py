@@ -165,3 +165,31 @@ def test_one_whose_python_is_gone_is_not_ready(tmp_path: Path) -> None:
     environment.python.parent.mkdir()
     environment.python.touch()
     assert environment.made_by() == "0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (
+            "WARNING: Retrying after connection broken by 'ReadTimeoutError(\"Read timed out.\")'\n"
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+        ),  # the time-out was overcome
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError: [Errno -2] Name or service not known'\n"
+            "ERROR: No matching distribution found for torch==2.13.0",
+            "the package index cannot be reached (Name or service not known)",
+        ),
+        (
+            "error: Failed to fetch: `https://index.example/simple/torch/`\n"
+            "  Caused by: dns error: failed to lookup address information",
+            "the package index cannot be reached (dns error)",
+        ),
+        ("Collecting torch\nKilled", "Killed"),
+        ("", "no output"),
+    ],
+)
+def test_the_reason_of_a_failed_installation_is_its_last_error(output: str, reason: str, tmp_path: Path) -> None:
+    log = tmp_path / "setup.log"
+    log.write_text(f"of an earlier run: timed out\n{output}")
+    assert environments._reason(log, len("of an earlier run: timed out\n")) == reason

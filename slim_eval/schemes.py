@@ -86,8 +86,20 @@ class Kernel:
     cpu_flag: str | None = None  # needed instruction set, as ``/proc/cpuinfo`` names it: ``avx512f``; None for any CPU
     #: Instruction sets of an x86 CPU of which it needs one: without any, its products are wrong beyond rounding.
     exact_with: frozenset[str] = frozenset()
-    cpu_dtypes: tuple[str, ...] = ()  # types of activations that it computes in on a CPU; empty for any
+    dtypes: tuple[str, ...] = ()  # types of activations that it computes in; empty for any
+    #: On CPUs instead: instruction set -> those types there; any type on a CPU without it. None if `dtypes` holds.
+    cpu_dtypes: Mapping[str, tuple[str, ...]] | None = None
     on_cpu: bool = True  # whether there is one for CPUs
+
+    def known_dtypes(self, cpu_flags: frozenset[str] | None) -> tuple[str, ...]:
+        """Types of activations that it computes in on a CPU with these instruction sets; empty for any.
+
+        Args:
+            cpu_flags: As ``/proc/cpuinfo`` names them; None for a GPU.
+        """
+        if cpu_flags is None or self.cpu_dtypes is None:
+            return self.dtypes
+        return next((types for flag, types in self.cpu_dtypes.items() if flag in cpu_flags), ())
 
     def along_with(self, other: Kernel) -> Kernel:
         """What an engine needs to run both."""
@@ -180,18 +192,26 @@ DEFAULT_BASELINE = SCHEMES.register(
         "fp16", "16-bit", 16, colour="#0072B2", marker="o", kernels={"vllm": Kernel(min_capability=(7, 0))}
     )
 ).name  # fmt: skip
-#: vLLM's kernels. W8A8: Blackwell has no INT8 CUTLASS kernel; without VNNI, oneDNN adds pairs of products in saturating
-#: 16-bit integers (decision 026). W4A16: cpu_gemm_wna16 is in the AVX-512 builds of its CPU extension alone.
+#: vLLM's kernels multiply 8-bit and 4-bit weights by 16-bit activations, or return products in 16 bit; its
+#: configuration refuses float32 for formats of other tools.
+_16_BIT = ("float16", "bfloat16")
+#: W8A8: Blackwell has no INT8 CUTLASS kernel; without VNNI, oneDNN adds pairs of products in saturating 16-bit integers
+#: (decision 026). On CPUs oneDNN takes activations of any type; for AMX tiles vLLM has its own kernel, whose scaling is
+#: written for bfloat16 alone.
 _INT8 = {
-    "vllm": Kernel((7, 5), (10, 0), exact_with=frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})),
+    "vllm": Kernel((7, 5), (10, 0), exact_with=frozenset({"avx512_vnni", "avx_vnni", "amx_int8"}),
+                   dtypes=_16_BIT, cpu_dtypes={"amx_tile": ("bfloat16",)}),
 }  # fmt: skip
-_FP8 = {"vllm": Kernel((8, 0), on_cpu=False)}
-_W4A8 = {"vllm": Kernel((9, 0), (10, 0), on_cpu=False)}  # CUTLASS, for Hopper alone
+_FP8 = {"vllm": Kernel((8, 0), dtypes=_16_BIT, on_cpu=False)}
+_W4A8 = {"vllm": Kernel((9, 0), (10, 0), dtypes=_16_BIT, on_cpu=False)}  # CUTLASS, for Hopper alone
 #: compressed-tensors unpacks these weights to 16 bit, whatever the type of the activations.
-_UNPACKED = {"transformers": Kernel(cpu_dtypes=("float16", "bfloat16"))}
-_FP4 = {"vllm": Kernel((10, 0), on_cpu=False), **_UNPACKED}
-_WEIGHTS_FP4 = {"vllm": Kernel((8, 0), on_cpu=False), **_UNPACKED}
-_INT4 = {"vllm": Kernel((7, 5), cpu_flag="avx512f", cpu_dtypes=("float16", "bfloat16"))}
+_UNPACKED = {"transformers": Kernel(dtypes=_16_BIT)}
+_FP4 = {"vllm": Kernel((10, 0), dtypes=_16_BIT, on_cpu=False), **_UNPACKED}
+_WEIGHTS_FP4 = {"vllm": Kernel((8, 0), dtypes=_16_BIT, on_cpu=False), **_UNPACKED}
+#: W4A16: cpu_gemm_wna16 is in the AVX-512 builds of vLLM's CPU extension alone.
+_INT4 = {"vllm": Kernel((7, 5), cpu_flag="avx512f", dtypes=_16_BIT)}
+#: AWQ and GPTQ as other tools write them: which hardware they need differs from version to version of vLLM.
+_OF_OTHER_TOOLS = {"vllm": Kernel(dtypes=_16_BIT)}
 #: vLLM's attention with keys and values in FP8: below capability 8.9 only FlashInfer converts them; on CPUs it needs
 #: AVX-512.
 _KV8 = Kernel((8, 9), cpu_flag="avx512f")
@@ -238,7 +258,8 @@ for _member in (
         # vLLM quantizes the linear layers while it loads a 16-bit checkpoint. Its methods that only quantize experts
         # are not here: of a model without experts they would leave everything in 16 bit.
         Scheme(f"{ONLINE}{method}", label, bits, activation_bits=bits, colour=colour, marker=marker,
-               kernels={"vllm": Kernel(capability, on_cpu=False)}, served_with={"vllm": {"quantization": method}})
+               kernels={"vllm": Kernel(capability, dtypes=_16_BIT, on_cpu=False)},
+               served_with={"vllm": {"quantization": method}})
         for method, label, bits, capability, colour, marker in (
             ("fp8", "W8A8-FP8", 8, (8, 0), "#7A3300", "v"),
             ("fp8_per_channel", "W8A8-FP8", 8, (8, 0), "#C97B4A", "<"),
@@ -297,15 +318,16 @@ def scheme_of(name: str) -> Scheme:
     own = SCHEMES.get(format_) or next((each for each in SCHEMES.values() if each.label.casefold() == format_), None)
     if own is None and re.fullmatch(r"w[48]a16(-asym)?", format_):
         own = SCHEMES.get("int4")  # vLLM has one family of kernels for integer weights alone
+    own = own or Scheme("", "", 16, kernels=_OF_OTHER_TOOLS if re.search(r"awq|gptq", format_) else {})
     if KV8 in name:
-        own = (own or Scheme("", "", 16)).with_kv8()
+        own = own.with_kv8()
     return Scheme(
         name,
         plain.upper(),
         weights if weights is not None else 16,
         activation_bits=activations,
         kv_cache_bits=8 if KV8 in name else 16,
-        kernels={} if own is None else own.kernels,
+        kernels=own.kernels,
         colour=colour,
         marker=marker,
     )

@@ -45,6 +45,10 @@ def in_words(receipt: KernelReceipt, rounding: float | None = None) -> str:
     if receipt.agreement_mean is None or receipt.agreement_max is None or receipt.agreement_loss is None:
         return ""
     kernels = "" if not receipt.quantized_kernel else f" ({', '.join(receipt.quantized_kernel)})"
+    if not receipt.agreement_max:
+        text = f"kernels as served{kernels} equal the emulated reference on all of {receipt.agreement_tokens} tokens"
+        distance = receipt.agreement_served
+        return text if distance is None else f"{text}; distance from the source {number(distance)} nats per token"
     text = (
         f"kernels as served{kernels} against the emulated reference: {number(receipt.agreement_mean)} nats per token "
         f"on average, {number(receipt.agreement_max)} at most, over {receipt.agreement_tokens} tokens"

@@ -318,19 +318,25 @@ class EngineType(Protocol):
 
     def dtype_obstacle(self, scheme: Scheme, asked: Dtype) -> str | None:
         """The reason why a kernel of this engine cannot compute in a type on this machine; None if it can."""
-        if asked is Dtype.AUTO:
-            return None
         kernel = scheme.kernels.get(self.name, Kernel())
-        if not kernel.cpu_dtypes or asked.value in kernel.cpu_dtypes or self.platform().kind != "cpu":
+        if asked is Dtype.AUTO or not kernel.dtypes:
             return None
-        known = " or ".join(kernel.cpu_dtypes)
-        return f"{self.label}'s {scheme.label} kernel on CPU computes in {known}, not in {asked.value}"
+        platform = self.platform()
+        on_cpu = platform.kind == "cpu"
+        known = kernel.known_dtypes(platform.cpu_flags if on_cpu else None)
+        # Emulation is the same on every device; native kernels of other devices than CPUs and CUDA's are not known.
+        is_unknown = platform.kind == "other" and self.quantized_kernels == "native"
+        if is_unknown or not known or asked.value in known:
+            return None
+        where = " on this CPU" if on_cpu else ""
+        return f"{self.label} computes {scheme.label} in {' or '.join(known)}{where}, not in {asked.value}"
 
     def computing_dtype(self, asked: Dtype, facts: ConfigFacts, scheme: Scheme, *, on_cpu: bool) -> str:
         """The data type of activations and unquantized weights: what was asked for or, with ``auto``, what fits.
 
-        That is the model's own 16-bit type. On a CPU without instructions for it, it is float32, which contains both
-        16-bit types, unless the kernel of the scheme, or of a checkpoint that another tool quantized, needs 16 bit.
+        That is the model's own 16-bit type, or one that the kernel of the scheme takes on this CPU. On a CPU without
+        instructions for it, it is float32, which contains both 16-bit types, unless the kernel of the scheme, or of a
+        checkpoint that another tool quantized, needs 16 bit.
 
         Args:
             asked: What the user asked for.
@@ -340,13 +346,15 @@ class EngineType(Protocol):
         """
         if asked is not Dtype.AUTO:
             return str(asked.value)
-        kernel = scheme.kernels.get(self.name, Kernel())
-        takes_float32 = not kernel.cpu_dtypes or Dtype.FLOAT32.value in kernel.cpu_dtypes
+        if not on_cpu:
+            return facts.dtype
+        flags = cpu_flags()
+        known = scheme.kernels.get(self.name, Kernel()).known_dtypes(flags)
+        own = facts.dtype if not known or facts.dtype in known else known[0]
+        takes_float32 = not known or Dtype.FLOAT32.value in known
         needs_16_bit = facts.quantization not in (None, "compressed-tensors") or not takes_float32
         needs_16_bit = needs_16_bit or (self.quantized_kernels == "native" and facts.is_packed)
-        if not on_cpu or needs_16_bit or cpu_computes_in(facts.dtype, cpu_flags()):
-            return facts.dtype
-        return Dtype.FLOAT32.value
+        return own if needs_16_bit or cpu_computes_in(own, flags) else Dtype.FLOAT32.value
 
     def missing_module(self) -> str | None:
         """The first of `modules` that this interpreter does not have; None if it has all."""
@@ -392,11 +400,12 @@ def choose(requested: str, precision: str, dtype: Dtype = Dtype.AUTO) -> EngineD
         EngineError: The engine cannot serve the scheme here.
     """
     auto, served, reasons = requested == AUTO_ENGINE, scheme_of(precision), list[str]()
-    missing = None
+    missing, refuses_dtype = None, False
     for engine in engines_for(requested):
         missing = engine.missing_module()
         obstacle = f"{engine.label} is not installed" if missing else engine.obstacle(served)
-        obstacle = obstacle or engine.dtype_obstacle(served, dtype)
+        if obstacle is None and (obstacle := engine.dtype_obstacle(served, dtype)) is not None:
+            refuses_dtype = True
         if obstacle is None:
             if not auto:
                 return EngineDecision(engine.name, f"requested with --engine {requested}")
@@ -408,6 +417,8 @@ def choose(requested: str, precision: str, dtype: Dtype = Dtype.AUTO) -> EngineD
         raise MissingPackageError(missing, "serving a model" if auto else f"--engine {requested}", INSTALL)
     if auto:
         cause = f"no engine serves {precision} here: {'; '.join(reasons)}"
-        raise EngineError(cause, "choose another precision or engine")
+        raise EngineError(
+            cause, f"{'leave out --dtype, or ' if refuses_dtype else ''}choose another precision or engine"
+        )
     cause = f"{ENGINES[requested].label} cannot serve {precision} here: {reasons[0]}"
-    raise EngineError(cause, "use --engine transformers, or --engine auto")
+    raise EngineError(cause, "leave out --dtype" if refuses_dtype else "use --engine transformers, or --engine auto")

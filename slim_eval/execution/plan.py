@@ -460,18 +460,34 @@ def _check_recipes(config: RunConfig, variants: Iterable[PlannedVariant]) -> Non
 
 
 def check_stages(config: RunConfig, variants: Sequence[PlannedVariant]) -> Checked:
-    """Check the stages still to do on this machine, whatever the engine; for a dry run, which needs none.
+    """Check what `check` asks the measuring interpreter, on this machine; for a dry run, which does not need it.
 
-    Only stages of benchmarks that need packages of their own, as far as this machine has them: nothing else can be
-    refused without an engine. Raises `SlimEvalError` as `evaluate`.
+    Without the engine's packages that is only what benchmarks refuse, as far as their own packages are here. A machine
+    that is not the one to measure on says nothing about schemes. Raises `SlimEvalError` as `evaluate`.
     """
-    busy = _with_packages(config, variants)
+    busy = [variant for variant in variants if variant.todo]
+    stages = stages_to_do(busy)
+    measures_here = not isinstance(EXECUTORS.get(config.executor), Cluster)
+    if busy and measures_here and _has(config, serving_modules(config.engine.engine, stages)):
+        precisions = tuple(dict.fromkeys(variant.precision for variant in busy))
+        served = _served(busy)
+        return _ask(config, precisions, stages, served, _to_preview(config, served), "local")
+    if not _has(config, [module for benchmark in benchmarks_of(stages) for module in benchmark.modules]):
+        return Checked()
     served = _served(busy)
     previews = _to_preview(config, served)
     served = {name: models for name, models in served.items() if BENCHMARKS[name].modules}
     if not (served or previews):
         return Checked()
-    return _ask(config, (), {name: stages_to_do(busy)[name] for name in served}, served, previews, "local")
+    return _ask(config, (), {name: stages[name] for name in served}, served, previews, "local")
+
+
+def _has(config: RunConfig, modules: Sequence[str]) -> bool:
+    """Whether the interpreter that measures is here and has these modules."""
+    try:
+        return not environment.missing_modules(modules, config.serve_python)
+    except (OSError, ValueError):
+        return False
 
 
 def _to_preview(config: RunConfig, served: Mapping[str, tuple[ServedModel, ...]]) -> dict[str, tuple[ServedModel, ...]]:
@@ -482,16 +498,6 @@ def _to_preview(config: RunConfig, served: Mapping[str, tuple[ServedModel, ...]]
         if some := tuple(model.model_copy(update={"stages": stages}) for model, stages in asked if stages):
             found[name] = some
     return found
-
-
-def _with_packages(config: RunConfig, variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
-    """The variants with something to do, if this machine has the packages of all their benchmarks; else none."""
-    busy = [variant for variant in variants if variant.todo]
-    modules = [module for benchmark in benchmarks_of(stages_to_do(busy)) for module in benchmark.modules]
-    try:
-        return [] if environment.missing_modules(modules, config.serve_python) else busy
-    except (OSError, ValueError):
-        return []
 
 
 def _served(variants: Iterable[PlannedVariant]) -> dict[str, tuple[ServedModel, ...]]:

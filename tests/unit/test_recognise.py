@@ -19,7 +19,7 @@ from slim_eval.recognise import (
     of_options,
     says_quantized,
 )
-from slim_eval.schemes import SCHEMES, as_is_name, bits_of, is_quantized, scheme_of
+from slim_eval.schemes import SCHEMES, Kernel, as_is_name, bits_of, is_quantized, scheme_of
 from tests.generated import examples
 
 
@@ -467,5 +467,6 @@ def test_bits_are_worked_out_from_the_name(name: str, bits: tuple[float | None, 
 def test_it_runs_on_the_kernels_of_the_same_formats() -> None:
     assert scheme_of("w8a8").kernels == scheme_of("int8").kernels
     assert scheme_of("w4a16 g128").kernels == scheme_of("int4").kernels
-    assert scheme_of("w4a16-awq g128").kernels == {}
+    assert scheme_of("w4a16-awq g128").kernels == {"vllm": Kernel(dtypes=("float16", "bfloat16"))}
+    assert scheme_of("bnb-nf4").kernels == {}
     assert scheme_of("fp8+kv8").kv_cache_bits == 8

@@ -11,8 +11,9 @@ import pytest
 
 from slim_eval.analysis.caveats import KERNELS, find_caveats
 from slim_eval.analysis.findings import find
-from slim_eval.analysis.receipts import rounding_at_16_bit
+from slim_eval.analysis.receipts import in_words, rounding_at_16_bit
 from slim_eval.analysis.study import Study
+from slim_eval.results.records import KernelReceipt
 from slim_eval.results.store import RECEIPT, write_samples
 from slim_eval.results.variants import Variant
 
@@ -108,3 +109,13 @@ def test_older_and_damaged_receipts_are_unknown(make_variant: MakeVariant) -> No
     damaged: Path = base.directory / f"{RECEIPT}.samples.jsonl.gz"
     damaged.write_bytes(b"not gzip")
     assert kernels_of([base, int8]) == []
+
+
+def test_an_engine_that_computes_as_the_reference_needs_few_words() -> None:
+    same = {"agreement_tokens": 508, "agreement_mean": 0.0, "agreement_max": 0.0, "agreement_loss": 0.0}
+    receipt = KernelReceipt(**same, agreement_served=0.722, agreement_reference=0.722)
+    assert in_words(receipt) == (
+        "kernels as served equal the emulated reference on all of 508 tokens; "
+        "distance from the source 0.722 nats per token"
+    )
+    assert in_words(KernelReceipt(**same)).endswith("on all of 508 tokens")

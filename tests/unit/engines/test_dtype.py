@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from slim_eval.engines.transformers import TRANSFORMERS
 from slim_eval.engines.vllm import VLLM
 from slim_eval.errors import EngineError
 from slim_eval.models.source import ConfigFacts, describe_config
-from slim_eval.schemes import scheme
-from tests.commands import INSTANT, WITH_INSTANT, run_command
+from slim_eval.schemes import scheme, scheme_of
+from tests.commands import INSTANT, SHORT, WITH_INSTANT, run_command
 from tests.standins.tiny_models import make_checkpoint
 
 AVX2, AVX512, UNKNOWN = frozenset({"avx2"}), frozenset({"avx2", "avx512f"}), frozenset[str]()
@@ -64,6 +65,7 @@ def test_auto_is_the_own_type_where_the_device_computes_in_it(
     ("member", "precision", "changes", "expected"),
     [
         (VLLM, "int4", {}, "bfloat16"),  # its kernel takes 16 bit only
+        (VLLM, "int8", {}, "float32"),
         (TRANSFORMERS, "int4", {}, "float32"),
         (VLLM, "fp16", {"quantization": "compressed-tensors", "is_packed": True}, "bfloat16"),
         (VLLM, "fp16", {"quantization": "compressed-tensors"}, "float32"),
@@ -81,28 +83,117 @@ def test_kernels_that_need_16_bit_get_it(
 
 @pytest.fixture
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every engine, and vLLM's build for the CPU on one with AVX-512."""
+    """Every engine."""
     monkeypatch.setattr(engine, "find_spec", lambda name: importlib.util.find_spec("json"))
-    monkeypatch.setattr(VLLM, "platform", lambda: Platform("cpu", cpu_flags=AVX512))
+
+
+TILES = SAPPHIRE | {"amx_int8", "amx_tile"}
+CPU, AMX_CPU, AMPERE = Platform("cpu", cpu_flags=AVX512), Platform("cpu", cpu_flags=TILES), Platform("cuda", (8, 0))
+BLACKWELL, ROCM = Platform("cuda", (10, 0)), Platform("other")
 
 
 @pytest.mark.usefixtures("_installed")
-def test_a_kernel_that_cannot_compute_in_a_type_is_not_chosen() -> None:
-    assert engines.choose("auto", "int4").name == "vllm"
-    assert engines.choose("auto", "int4", Dtype.BFLOAT16).name == "vllm"
-    decision = engines.choose("auto", "int4", Dtype.FLOAT32)
-    assert decision.name == "transformers"
-    assert "W4A16 kernel on CPU computes in float16 or bfloat16, not in float32" in decision.reason
-    assert engines.choose("auto", "int8", Dtype.FLOAT32).name == "vllm"
-    with pytest.raises(EngineError, match="not in float32"):
-        engines.choose("vllm", "int4", Dtype.FLOAT32)
+@pytest.mark.parametrize(
+    ("precision", "platform", "types"),
+    [
+        ("fp16", AMX_CPU, None),
+        ("int4", CPU, "float16 or bfloat16"),
+        ("int4", AMX_CPU, "float16 or bfloat16"),
+        ("int4", AMPERE, "float16 or bfloat16"),
+        *((name, CPU, None) for name in ("int8", "int8-smoothquant", "int8-rtn")),
+        *((name, AMX_CPU, "bfloat16") for name in ("int8", "int8-smoothquant", "int8-rtn", "int8+kv8")),
+        ("w8a8", AMX_CPU, "bfloat16"),  # a checkpoint that came quantized
+        ("w4a16-awq g128", AMX_CPU, "float16 or bfloat16"),
+        ("w8a16-gptq", AMPERE, "float16 or bfloat16"),
+        ("int8", AMPERE, "float16 or bfloat16"),
+        ("fp8", AMPERE, "float16 or bfloat16"),
+        ("online:fp8", AMPERE, "float16 or bfloat16"),
+        ("nvfp4", BLACKWELL, "float16 or bfloat16"),
+        ("int8", ROCM, None),  # slim-eval knows nothing about it
+    ],
+)
+def test_a_kernel_that_cannot_compute_in_a_type_is_not_chosen(
+    precision: str, platform: Platform, types: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VLLM, "platform", lambda: platform)
+    monkeypatch.setattr(VLLM, "obstacle", lambda *_: None)
+    assert engines.choose("vllm", precision).name == "vllm"
+    assert engines.choose("auto", precision, Dtype.BFLOAT16).name == "vllm"
+    for dtype in (Dtype.FLOAT16, Dtype.FLOAT32):
+        if types is None or dtype.value in types.split():
+            assert engines.choose("vllm", precision, dtype).name == "vllm"
+            continue
+        with pytest.raises(EngineError, match=rf"in {types}( on this CPU)?, not in {dtype.value}"):
+            engines.choose("vllm", precision, dtype)
 
 
-def test_an_engine_that_does_not_know_types_refuses_one(tmp_path: Path) -> None:
-    done = run_command("run", "--models", "demo", "--dtype", "float16", *INSTANT, cwd=tmp_path, env=WITH_INSTANT)
-    assert done.returncode == 2
-    assert "does not support --dtype" in done.stderr
+@pytest.mark.usefixtures("_installed")
+def test_another_engine_is_chosen_for_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VLLM, "platform", lambda: AMX_CPU)
+    for precision, words in (("int4", "W4A16 in float16 or bfloat16"), ("int8", "W8A8 in bfloat16")):
+        decision = engines.choose("auto", precision, Dtype.FLOAT32)
+        assert decision.name == "transformers"
+        assert f"vLLM computes {words} on this CPU, not in float32" in decision.reason
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("precision", ["nvfp4", "nvfp4a16", "mxfp4"])
+def test_weights_that_are_unpacked_to_16_bit_are_refused_in_float32(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VLLM, "platform", lambda: CPU)
+    assert engines.choose("transformers", precision, Dtype.BFLOAT16).name == "transformers"
+    with pytest.raises(EngineError, match=r"no engine serves .*Transformers computes W4A.* not in float32"):
+        engines.choose("auto", precision, Dtype.FLOAT32)
+
+
+@pytest.mark.parametrize("own", ["float16", "bfloat16"])
+def test_auto_is_a_type_that_the_kernel_takes(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {"int8": "bfloat16", "fp16": own, "int4": own, "w8a8": "bfloat16", "w4a16": own}
+    monkeypatch.setattr(engine, "cpu_flags", lambda: TILES)
+    for name, dtype in expected.items():
+        assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of(name), on_cpu=True) == dtype
+        assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of(name), on_cpu=False) == own
+    monkeypatch.setattr(engine, "cpu_flags", lambda: AVX512 | {"amx_tile"})  # no instructions for either type
+    assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of("int8"), on_cpu=True) == "bfloat16"
+    assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of("fp16"), on_cpu=True) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        ((*INSTANT, "--dtype", "float16"), 2, "does not support --dtype"),
+        ((*SHORT, "--precision", "mxfp4", "--dtype", "float32"), 1, "Transformers computes W4A4-MXFP4 in float16 or"),
+        ((*SHORT, "--precision", "online:fp8"), 1, "Transformers cannot serve it, only vLLM can"),
+    ],
+)
+def test_what_an_engine_cannot_serve_is_refused_and_a_dry_run_says_the_same(
+    options: tuple[str, ...], status: int, words: str, tmp_path: Path
+) -> None:
+    done = run_command("run", "--models", "demo", *options, cwd=tmp_path, env=WITH_INSTANT)
+    assert done.returncode == status
+    assert words in done.stderr
     assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.json"))
+    dry = run_command("run", "--models", "demo", *options, "--dry-run", cwd=tmp_path, env=WITH_INSTANT)
+    assert (dry.returncode, dry.stderr, dry.stdout) == (status, done.stderr, "")
+
+
+def test_a_dry_run_refuses_no_engine_that_is_not_here(tmp_path: Path) -> None:
+    options = (*INSTANT, "--dtype", "float16", "--dry-run")
+    elsewhere = ("--executor", "ray")  # the cluster's machines have the engine
+    done = run_command("run", "--models", "demo", *options, *elsewhere, cwd=tmp_path, env=WITH_INSTANT)
+    assert (done.returncode, done.stderr) == (0, "")
+    absent = (*options[2:], "--engine", "vllm", "--serve-python", str(_python_without_packages(tmp_path)))
+    done = run_command("run", "--models", "demo", *absent, cwd=tmp_path, env=WITH_INSTANT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _python_without_packages(folder: Path) -> Path:
+    """An interpreter that has the standard library alone."""
+    wrapper = folder / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
 
 
 @pytest.mark.parametrize(

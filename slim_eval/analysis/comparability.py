@@ -18,7 +18,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
 from slim_eval.results.records import AccuracyRecord, Record, ServingRecord
@@ -338,6 +338,9 @@ _Key = tuple[tuple[str, str, str], ...]
 _MEAN_TASKS = _Fact("", Setting("accuracy_mean_tasks", "tasks of the mean", Basis.TASK, lambda record: None))
 
 
+_Item = TypeVar("_Item")
+
+
 @dataclass(frozen=True)
 class Groups:
     """Variants sorted by the settings of their measurement."""
@@ -356,12 +359,12 @@ class Groups:
         """The groups, in the order of their first variants, without the variants that were not measured."""
         return tuple(label for label in dict.fromkeys(self.labels) if label != NOT_MEASURED)
 
-    def members(self, variants: Sequence[Variant]) -> dict[str, list[Variant]]:
-        """The variants of each group."""
-        found: dict[str, list[Variant]] = {name: [] for name in self.names}
-        for label, variant in zip(self.labels, variants, strict=True):
+    def members(self, items: Sequence[_Item]) -> dict[str, list[_Item]]:
+        """The items of each group: the variants that were sorted, or one item for each of them in their order."""
+        found: dict[str, list[_Item]] = {name: [] for name in self.names}
+        for label, item in zip(self.labels, items, strict=True):
             if label in found:
-                found[label].append(variant)
+                found[label].append(item)
         return found
 
 

@@ -614,9 +614,13 @@ def _sentence(text: str) -> str:
 
 def _change_of(choices: Sequence[_Choice]) -> str:
     """The measurements that could turn an inconclusive variant into the choice; else what `recommend` names."""
-    open_ones = [each for choice in choices for each in choice.others if each.word is Word.INCONCLUSIVE]
-    if open_ones:
-        return _measure_more(open_ones)
+    others = [each for choice in choices for each in choice.others if not each.is_reference]
+    texts = [_measure_more(some) for some in ([each for each in others if each.word is Word.INCONCLUSIVE],) if some]
+    if apart := [each for each in others if each.word is Word.NOT_COMPARABLE and each.reason]:
+        reasons = _listed(dict.fromkeys(each.reason for each in apart), "; ")
+        texts.append(f"A measurement of {_labels(apart)} that can be compared: {reasons}.")
+    if texts:
+        return " ".join(texts)
     blocked = [c.pick for c in choices if c.pick.effects and c.pick.effect("speed").value is None]
     if blocked and (note := blocked[0].effect("speed").note):
         return f"Speed of {_labels(blocked)} is not comparable ({note}): measure it in the setting of its baseline."

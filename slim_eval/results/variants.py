@@ -250,10 +250,10 @@ class Variant:
 
         That of an accuracy whose record has none: ±1.96 standard errors, else the binomial one of `evidence_of`.
         """
-        key = metric if isinstance(metric, str) else metric.key
-        if key not in self.memo:
-            self.memo[key] = self.derived[key] if key in self.derived else self._measured(key)
-        found: Estimate | None = self.memo[key]
+        key, memo = metric if isinstance(metric, str) else metric.key, self.memo
+        if key not in memo:
+            memo[key] = self.derived[key] if key in self.derived else self._measured(key)
+        found: Estimate | None = memo[key]
         return found
 
     def _measured(self, key: str) -> Estimate | None:
@@ -318,7 +318,9 @@ class Variant:
 
     def _is_invalid(self, metric: Metric) -> bool:
         # The size of the weights does not depend on how the window went: it counts.
-        return metric.basis not in (Basis.LOADED, Basis.FILES) and self._record_name(metric) in self.invalid
+        if not self.invalid or metric.basis in (Basis.LOADED, Basis.FILES):
+            return False
+        return self._record_name(metric) in self.invalid
 
     def _record_name(self, metric: Metric) -> str:
         """Name of the record that decides whether a number is valid: of a level, that of its speed."""

@@ -5,7 +5,9 @@ Missing numbers are None or NaN, and empty fields in CSV.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -16,7 +18,7 @@ from slim_eval.analysis.impact import Impact, impact_columns
 from slim_eval.analysis.pareto.frontier import Frontier
 from slim_eval.analysis.study import Study
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Metric
-from slim_eval.results.records import EnergyMetrics, PerformanceMetrics, ServingLevel
+from slim_eval.results.records import AccuracyRecord, EnergyMetrics, PerformanceMetrics, ServingLevel
 from slim_eval.results.variants import Variant, config_value, tasks_of
 
 _IDENTITY = (
@@ -81,48 +83,92 @@ _OWN = frozenset({*_IDENTITY, *_PERFORMANCE, *_ENERGY, *ServingLevel.model_field
 _ALL = "all"
 _ITEMS_HASH = next(setting for setting in SETTINGS if setting.name == "items_hash")
 
+_Read = Callable[[Variant], Any]
+#: Columns of `_IDENTITY` that a variant has itself; the others are in its records.
+_OF_A_VARIANT = frozenset({"model", "name", "precision", "engine", "kernels", "hardware"})
+
+
+def _end_of_accuracy(position: int) -> Callable[[AccuracyRecord], Any]:
+    return lambda record: record.intervals.get("accuracy", (None, None))[position]
+
+
+#: Ending of a task's column -> how it is read from the record of the task.
+_OF_A_TASK: dict[str, Callable[[AccuracyRecord], Any]] = {
+    "": attrgetter("accuracy"),
+    **{
+        f"_{key}": attrgetter(key) for key in (
+            "metric", "higher_is_better", "stderr", "num_items", "num_fewshot", "limit", "apply_chat_template",
+            *_ALTERED,
+        )
+    },
+    "_version": lambda record: record.task_versions.get(record.task),
+    "_items_hash": _ITEMS_HASH.read,
+    "_ci95_low": _end_of_accuracy(0),
+    "_ci95_high": _end_of_accuracy(1),
+}  # fmt: skip
+
 
 def columns_of(variant: Variant, tasks: Sequence[str]) -> dict[str, Any]:
-    """One flat row of a labelled variant; every row of the same tasks has the same keys in the same order.
+    """One flat row of a labelled variant, see `readers`."""
+    return {column: read(variant) for column, read in readers(tasks).items()}
 
-    Keys are those of the records (units in the name); energy's keys that performance has too get the prefix
+
+def readers(tasks: Sequence[str]) -> dict[str, _Read]:
+    """Each column of the tidy table, in its order, with the function that reads it from a labelled variant.
+
+    Columns are the keys of the records (units in the name); energy's keys that performance has too get the prefix
     ``energy_``; a task's keys get its name as prefix. What was not measured is None.
     """
-    performance, energy = variant.performance, variant.energy
-    row: dict[str, Any] = {key: variant.fact(key) for key in _IDENTITY}
-    row |= {"model": variant.model, "name": variant.name, "precision": variant.precision, "engine": variant.engine}
-    row |= {"kernels": variant.kernels, "hardware": variant.hardware, "directory": str(variant.directory)}
-    row |= {column: getattr(performance, key, None) for key, column in _PERFORMANCE.items()}
-    row |= {key: performance and config_value(performance, key) for key in ("max_new_tokens", "load")}
-    row["tokens_per_request"] = variant.tokens_per_request
-    row |= {column: getattr(energy, key, None) for key, column in _ENERGY.items()}
-    row |= {f"energy_{key}": energy and getattr(energy, key) for key in ("engine", "kernels", "hardware")}
-    for prefix, observed in (("", performance), ("energy_", energy)):
-        host = observed and observed.host
-        row |= {f"{prefix}host_{key}": host and getattr(host, key) for key in _HOST}
-    row["energy_max_new_tokens"] = energy and config_value(energy, "max_new_tokens")
+    found: dict[str, _Read] = {
+        key: attrgetter(key) if key in _OF_A_VARIANT else partial(Variant.fact, key=key) for key in _IDENTITY
+    }
+    found["directory"] = lambda variant: str(variant.directory)
+    found |= {column: _of("performance", key) for key, column in _PERFORMANCE.items()}
+    found |= {key: _config_of("performance", key) for key in ("max_new_tokens", "load")}
+    found["tokens_per_request"] = attrgetter("tokens_per_request")
+    found |= {column: _of("energy", key) for key, column in _ENERGY.items()}
+    found |= {f"energy_{key}": _of("energy", key) for key in ("engine", "kernels", "hardware")}
+    for prefix, benchmark in (("", "performance"), ("energy_", "energy")):
+        found |= {f"{prefix}host_{key}": _of(benchmark, "host", key) for key in _HOST}
+    found["energy_max_new_tokens"] = _config_of("energy", "max_new_tokens")
     for key in _INTERVALS:
-        row[f"{key}_ci95_low"], row[f"{key}_ci95_high"] = variant.interval(key) or (None, None)
-    row |= {metric.key: variant.number(metric) for metric in plugin_metrics()}
+        found |= {f"{key}_ci95_{side}": _end_of(key, position) for position, side in enumerate(("low", "high"))}
+    found |= {metric.key: partial(Variant.number, metric=metric) for metric in plugin_metrics()}
     for task in tasks:
+        found |= {f"{task}{suffix}": _of_task(task, read) for suffix, read in _OF_A_TASK.items()}
+    return found
+
+
+def _of(benchmark: str, *path: str) -> _Read:
+    """A field of a benchmark's record, or of a part of it; None without the record or the part."""
+
+    def read(variant: Variant) -> Any:
+        value = getattr(variant, benchmark)
+        for key in path:
+            value = getattr(value, key, None)
+        return value
+
+    return read
+
+
+def _config_of(benchmark: str, key: str) -> _Read:
+    def read(variant: Variant) -> Any:
+        record = getattr(variant, benchmark)
+        return None if record is None else config_value(record, key)
+
+    return read
+
+
+def _end_of(key: str, position: int) -> _Read:
+    return lambda variant: (variant.interval(key) or (None, None))[position]
+
+
+def _of_task(task: str, read: Callable[[AccuracyRecord], Any]) -> _Read:
+    def read_from(variant: Variant) -> Any:
         record = variant.accuracy.get(task)
-        row[task] = record and record.accuracy
-        for key in (
-            "metric",
-            "higher_is_better",
-            "stderr",
-            "num_items",
-            "num_fewshot",
-            "limit",
-            "apply_chat_template",
-            *_ALTERED,
-        ):
-            row[f"{task}_{key}"] = record and getattr(record, key)
-        row[f"{task}_version"] = record and record.task_versions.get(task)
-        row[f"{task}_items_hash"] = record and _ITEMS_HASH.read(record)
-        ends = record.intervals.get("accuracy", (None, None)) if record else (None, None)
-        row[f"{task}_ci95_low"], row[f"{task}_ci95_high"] = ends
-    return row
+        return None if record is None else read(record)
+
+    return read_from
 
 
 def plugin_metrics() -> list[Metric]:
@@ -132,8 +178,8 @@ def plugin_metrics() -> list[Metric]:
 
 def tidy_table(variants: Sequence[Variant]) -> pd.DataFrame:
     """Everything that was measured: one row per variant, with all tasks."""
-    tasks = tasks_of(variants)
-    return pd.DataFrame([columns_of(variant, tasks) for variant in variants])
+    known = readers(tasks_of(variants))
+    return pd.DataFrame({column: list(map(read, variants)) for column, read in known.items()})
 
 
 def results_table(study: Study) -> pd.DataFrame:
@@ -144,8 +190,8 @@ def results_table(study: Study) -> pd.DataFrame:
         records = [record for variant in study.variants if (record := variant.accuracy.get(task)) is not None]
         altered = [key for key in _ALTERED if any(getattr(record, key) for record in records)]
         columns += [f"{task}{suffix}" for suffix in (*_TASK_COLUMNS, *(f"_{key}" for key in altered))]
-    frame = pd.DataFrame([columns_of(variant, study.tasks) for variant in study.variants])
-    return _whole_counts(frame.reindex(columns=columns))
+    known = readers(study.tasks)
+    return _whole_counts(pd.DataFrame({column: list(map(known[column], study.variants)) for column in columns}))
 
 
 def impact_rows(study: Study) -> list[dict[str, Any]]:
@@ -201,13 +247,15 @@ def summary_statistics(study: Study) -> pd.DataFrame:
         if metric.is_share:
             unit = "share"
         measured = [variant for variant in study.variants if variant.number(metric) is not None]
-        for group, members in comparable_groups(measured, [metric]).members(measured).items():
-            parts: dict[str, list[Variant]] = {}
-            for variant in members:
-                parts.setdefault(variant.precision, []).append(variant)
+        groups = comparable_groups(measured, [metric])
+        numbers = [(variant, variant.number(metric) if variant.counts(metric) else None) for variant in measured]
+        for group, members in groups.members(numbers).items():
+            parts: dict[str, list[tuple[Variant, float | None]]] = {}
+            for variant, value in members:
+                parts.setdefault(variant.precision, []).append((variant, value))
             for precision, chosen in (parts | ({_ALL: members} if len(parts) > 1 else {})).items():
-                valid = [variant for variant in chosen if variant.counts(metric)]
-                values = [value for variant in valid if (value := variant.number(metric)) is not None]
+                valid = [variant for variant, value in chosen if value is not None]
+                values = [value for _, value in chosen if value is not None]
                 found = stats.summarize(values)
                 rows.append({
                     "metric": metric.key, "unit": unit, "group": group, "precision": precision, "n": found.count,

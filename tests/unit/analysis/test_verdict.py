@@ -136,6 +136,18 @@ def test_of_safe_variants_that_cannot_be_ranked_none_is_called_better_or_unmeasu
     assert "no difference in speed, energy or memory is known" in found.confidence.lower()
 
 
+def test_what_could_change_it_names_a_variant_that_is_not_comparable(make_variant: Make) -> None:
+    base = measured(make_variant, "fp16", head={"dtype": "float16"})
+    int8 = measured(make_variant, "int8", lost=2, gained=2, head={"dtype": "bfloat16"})
+    int4 = measured(make_variant, "int4", lost=400, gained=400, head={"dtype": "float16"})
+    found = of([base, int8, int4])
+    assert [each.word for each in found.variants[1:]] == [Word.NOT_COMPARABLE, Word.INCONCLUSIVE]
+    apart = "quiz is not comparable (data type bfloat16 against float16)"
+    assert found.change.startswith("A conclusive accuracy of Tiny int4: ")
+    assert found.change.endswith(f". A measurement of Tiny int8 that can be compared: {apart}.")
+    assert of([base, int8]).change == f"A measurement of Tiny int8 that can be compared: {apart}."
+
+
 def test_a_safe_variant_whose_speed_is_not_comparable_is_chosen_by_its_memory(make_variant: Make) -> None:
     base = measured(make_variant, "fp16")
     emulated = measured(make_variant, "int8", head={"kernels": "emulated", "model_size_gb": 1.0})

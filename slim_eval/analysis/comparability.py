@@ -18,6 +18,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from slim_eval.metrics import ACCURACY_MEAN, METRICS, Basis, Metric, task_metric
@@ -404,6 +405,11 @@ def comparable_groups(variants: Sequence[Variant], metrics: Iterable[Metric] | N
     )
 
 
+@cache
+def _of_tasks(tasks: tuple[str, ...]) -> list[Metric]:
+    return [task_metric(task) for task in tasks]
+
+
 def _facts(variant: Variant, metrics: Sequence[Metric]) -> tuple[_Facts, _Key]:
     """The settings that a variant's numbers depend on, and the same in a form that can be hashed."""
     facts: _Facts = {}
@@ -414,7 +420,7 @@ def _facts(variant: Variant, metrics: Sequence[Metric]) -> tuple[_Facts, _Key]:
         parts = [metric]
         if metric is ACCURACY_MEAN:
             facts[_MEAN_TASKS] = ", ".join(variant.mean_tasks)
-            parts = [task_metric(task) for task in variant.mean_tasks]
+            parts = _of_tasks(variant.mean_tasks)
         for part in parts:
             # Most metrics share their settings with others, and every table asks for them again.
             memo = (part.benchmark, part.basis, part.per_run)

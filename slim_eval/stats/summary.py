@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,21 @@ class Summary:
 
 def summarize(values: Iterable[float | None], independent: int | None = None) -> Summary:
     """Summarize a sample; None is "not measured" and does not count. `independent` is as in `percentile`."""
-    present = [value for value in values if value is not None]
-    mean = float(np.mean(present)) if present else None
+    present = np.array([value for value in values if value is not None], dtype=float)
+    mean = float(np.mean(present)) if len(present) else None
     std = float(np.std(present, ddof=1)) if len(present) > 1 else None
     median, p95, p99 = (percentile(present, q, independent) for q in (50, 95, 99))
     return Summary(len(present), mean, median, p95, p99, std)
 
 
-def percentile(values: Sequence[float], q: float, independent: int | None = None) -> float | None:
+def percentile(values: Sequence[float] | NDArray[np.float64], q: float, independent: int | None = None) -> float | None:
     """The `q`-th percentile (0 to 100), linear between neighbours as in numpy; None for an empty sample.
 
     It is the maximum if the sample is too small for it: interpolation below `resolving_count` values would give a point
     of the tail that no value supports. `independent` is the number of independent values if fewer than all (requests of
     one batch are not).
     """
-    if not values:
+    if len(values) == 0:
         return None
     if q > 50 and (len(values) if independent is None else independent) < resolving_count(q):
         return float(max(values))

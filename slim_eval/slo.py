@@ -21,7 +21,7 @@ _EXAMPLE = "write them like ttft_p95:500ms tpot_p95:50ms"
 
 
 @dataclass(frozen=True)
-class Objective:
+class LatencyObjective:
     """One limit, of a time of every request and of its distribution."""
 
     text: str  # as written
@@ -34,7 +34,7 @@ class Objective:
         return value_s is not None and value_s <= self.limit_s
 
 
-def parse(texts: Iterable[str]) -> tuple[Objective, ...]:
+def parse(texts: Iterable[str]) -> tuple[LatencyObjective, ...]:
     """The objectives; without a statistic, p95 is meant. A ValueError names what is wrong."""
     found = []
     for text in texts:
@@ -49,7 +49,7 @@ def parse(texts: Iterable[str]) -> tuple[Objective, ...]:
         limit_s = float(match["limit"]) * _UNITS[match["unit"]]
         if limit_s <= 0:
             raise ValueError(f"{text!r}: the limit must be above 0")
-        found.append(Objective(text, TIMES[time], f"{_STATISTICS[statistic]}{TIMES[time]}", limit_s))
+        found.append(LatencyObjective(text, TIMES[time], f"{_STATISTICS[statistic]}{TIMES[time]}", limit_s))
     return tuple(found)
 
 
@@ -59,6 +59,6 @@ def check_objectives(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-def keeps_all(objectives: Iterable[Objective], values_s: Mapping[str, float | None]) -> bool:
-    """Whether a request, whose times are given by the keys of `Objective.time`, keeps every objective."""
+def keeps_all(objectives: Iterable[LatencyObjective], values_s: Mapping[str, float | None]) -> bool:
+    """Whether a request, whose times are given by the keys of `LatencyObjective.time`, keeps every objective."""
     return all(each.kept(values_s.get(each.time)) for each in objectives)

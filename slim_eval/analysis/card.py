@@ -37,7 +37,7 @@ _CARD = "README.md"
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A model card made from records."""
 
     text: str  # the whole file, with its metadata
@@ -46,7 +46,7 @@ class Card:
     url: str | None = None  # of the pushed commit; None if it was not pushed
 
 
-def make_card(config: CardConfig) -> Card:
+def make_card(config: CardConfig) -> ModelCard:
     """Make the card of one quantized variant, write it beside the checkpoint or to a file, and push both if asked to.
 
     Raises:
@@ -74,7 +74,7 @@ def make_card(config: CardConfig) -> Card:
         from slim_eval.models.publish import push_checkpoint
 
         url = push_checkpoint(checkpoint, config.push, text, private=config.private)
-    return Card(text, variant, path, url)
+    return ModelCard(text, variant, path, url)
 
 
 def _find(config: CardConfig) -> tuple[Variant, Study]:

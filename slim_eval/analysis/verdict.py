@@ -258,22 +258,22 @@ def _effects_of(study: Study, impact: Impact) -> list[Effect]:
 
 def _effects_between(pair: VariantComparison) -> list[Effect]:
     """The same of B against A, from the intervals of a comparison."""
-    from slim_eval.analysis.compare.comparison import Verdict as Outcome
+    from slim_eval.analysis.compare.comparison import MetricVerdict
 
     rows = {made.metric: made for made in pair.metrics}
     tones = {
-        Outcome.BETTER: Tone.BETTER, Outcome.WORSE: Tone.WORSE, Outcome.SAME: Tone.SAME,
-        Outcome.NO_INTERVAL: Tone.UNTESTED,
+        MetricVerdict.BETTER: Tone.BETTER, MetricVerdict.WORSE: Tone.WORSE, MetricVerdict.SAME: Tone.SAME,
+        MetricVerdict.NO_INTERVAL: Tone.UNTESTED,
     }  # fmt: skip
 
     def effect(of: str, metrics: Sequence[Metric]) -> Effect:
         present = [made for metric in metrics if (made := rows.get(metric)) is not None]
-        known = [made for made in present if made.ratio and made.verdict is not Outcome.CONFOUNDED]
+        known = [made for made in present if made.ratio and made.verdict is not MetricVerdict.CONFOUNDED]
         if not known:
             return Effect(of, note=next((made.reason for made in present if made.reason), ""))
         made = known[0]
         tone = tones.get(made.verdict, Tone.UNSURE)
-        words = {Outcome.NOISE: "within noise", Outcome.NO_INTERVAL: "no interval"}
+        words = {MetricVerdict.NOISE: "within noise", MetricVerdict.NO_INTERVAL: "no interval"}
         return _effect_of_ratio(of, made, tone, words.get(made.verdict, ""))
 
     return [effect("speed", (TPOT, THROUGHPUT)), effect("energy", _ENERGIES), effect("memory", _SIZES)]

@@ -33,7 +33,7 @@ from slim_eval.errors import BenchmarkError, EngineError
 from slim_eval.power import EnergyReading, Meter, NoMeter, integral_joules, open_meter
 from slim_eval.results.goodput import Goodput, highest_goodput, keeps, size_of
 from slim_eval.results.records import Intervals, Measurement, ServingLevel, ServingMetrics, ServingRecord
-from slim_eval.slo import Objective, keeps_all, parse
+from slim_eval.slo import LatencyObjective, keeps_all, parse
 from slim_eval.utils.host import HostUse, HostWindow
 
 CLIENT_LIMIT = 0.85  # share of a CPU; beyond it the client is the limit
@@ -358,7 +358,7 @@ max_goodput=best.rate, max_goodput_interval=best.interval, goodput_load=best.loa
 # --- One level ---
 
 
-def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[Objective] = ()) -> ServingLevel:
+def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[LatencyObjective] = ()) -> ServingLevel:
     """What one load came to, in its window: a request that ended after it is not work within it."""
     from slim_eval.stats import percentile, summarize
 
@@ -443,7 +443,7 @@ def level_of(load: Load, run: LoadRun, requests: Workload, objectives: Sequence[
     return level.model_copy(update={"slo_met": keeps(level, objectives) if objectives else None})
 
 
-def _lacks(objectives: Sequence[Objective], completion: Completion) -> bool:
+def _lacks(objectives: Sequence[LatencyObjective], completion: Completion) -> bool:
     """Whether a time of a request that an objective limits is not known."""
     times = _request_times(completion)
     return any(times.get(each.time) is None for each in objectives)

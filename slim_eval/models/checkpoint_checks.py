@@ -82,7 +82,7 @@ _ATTENTION = {
 }
 
 
-class Server(Protocol):
+class PlannedEngine(Protocol):
     """What is asked of an engine that may serve the checkpoint; see `engines.EngineType`."""
 
     label: str
@@ -98,7 +98,7 @@ class Use:
 
     precisions: tuple[str, ...] = ()  # schemes to serve it under
     to_quantize: tuple[str, ...] = ()  # those of them whose checkpoints must still be made
-    servers: tuple[Server, ...] = ()  # the engines that may serve it
+    servers: tuple[PlannedEngine, ...] = ()  # the engines that may serve it
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     serve_python: Path | None = None  # interpreter that measures; None for this one

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slim_eval.results.records import ServingLevel
-from slim_eval.slo import Objective
+from slim_eval.slo import LatencyObjective
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def size_of(level: ServingLevel) -> float:
     return level.request_rate or float(level.max_concurrency or 0)
 
 
-def keeps(level: ServingLevel, objectives: Sequence[Objective]) -> bool | None:
+def keeps(level: ServingLevel, objectives: Sequence[LatencyObjective]) -> bool | None:
     """Whether a level keeps every objective, by the statistics that they name; None if one is not known.
 
     One that is invalid because the server was at its end does not.
@@ -39,7 +39,7 @@ def keeps(level: ServingLevel, objectives: Sequence[Objective]) -> bool | None:
     return None if any(value is None for value, _ in values) else True
 
 
-def highest_goodput(levels: Sequence[ServingLevel], objectives: Sequence[Objective]) -> Goodput:
+def highest_goodput(levels: Sequence[ServingLevel], objectives: Sequence[LatencyObjective]) -> Goodput:
     """The highest load that keeps every objective, below the first above it that misses one.
 
     A lower load that misses one, as a cold server's first may, does not count.

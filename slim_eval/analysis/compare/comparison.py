@@ -30,7 +30,7 @@ from slim_eval.utils import short_name
 _Iterations = list[list[Mapping[str, Any]]]  # samples of performance, one list per iteration
 
 
-class Verdict(str, Enum):
+class MetricVerdict(str, Enum):
     """What may be concluded about one metric."""
 
     BETTER = "better"
@@ -54,7 +54,7 @@ class MetricComparison:
     b: float | None
     a_interval: Interval | None
     b_interval: Interval | None
-    verdict: Verdict = Verdict.NOT_COMPARABLE
+    verdict: MetricVerdict = MetricVerdict.NOT_COMPARABLE
     reason: str | None = None  # why the verdict could not be reached
     ratio: float | None = None  # B / A; None if it would be meaningless
     interval: Interval | None = None  # 95 %, of the ratio; widened by the noise floor if one is known
@@ -159,7 +159,7 @@ def _compared(
     ratio = after / before
     if metric.per_length and lengths_differ(b, a):
         why = f"{b.tokens_per_request:.1f} against {a.tokens_per_request:.1f} output tokens per request: different work"
-        return replace(made, ratio=ratio, verdict=Verdict.CONFOUNDED, reason=why)
+        return replace(made, ratio=ratio, verdict=MetricVerdict.CONFOUNDED, reason=why)
 
     floor = None
     if metric.exact:
@@ -171,18 +171,18 @@ def _compared(
             floor, made = entry.floor, replace(made, floor_interval=entry.floor_interval)
     if interval is None:
         why = "a single number per side, without an interval"
-        return replace(made, ratio=ratio, floor=floor, verdict=Verdict.NO_INTERVAL, reason=why)
+        return replace(made, ratio=ratio, floor=floor, verdict=MetricVerdict.NO_INTERVAL, reason=why)
     low, high = interval if floor is None else (interval[0] / (1 + floor), interval[1] * (1 + floor))
     if metric.exact and ratio == 1:
-        verdict = Verdict.SAME
+        verdict = MetricVerdict.SAME
     elif interval[0] <= 1 <= interval[1]:
-        verdict = Verdict.UNDECIDED
+        verdict = MetricVerdict.UNDECIDED
     elif low <= 1 <= high:
-        verdict = Verdict.NOISE
+        verdict = MetricVerdict.NOISE
     elif metric.better is None:
-        verdict = Verdict.HIGHER if low > 1 else Verdict.LOWER
+        verdict = MetricVerdict.HIGHER if low > 1 else MetricVerdict.LOWER
     else:
-        verdict = Verdict.BETTER if (low > 1) == metric.maximise else Verdict.WORSE
+        verdict = MetricVerdict.BETTER if (low > 1) == metric.maximise else MetricVerdict.WORSE
     return replace(made, ratio=ratio, interval=(low, high), floor=floor, verdict=verdict)
 
 

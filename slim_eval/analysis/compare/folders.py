@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slim_eval.analysis.caveats import Caveat, find_caveats
-from slim_eval.analysis.compare.comparison import VariantComparison, Verdict, compare_all
+from slim_eval.analysis.compare.comparison import MetricVerdict, VariantComparison, compare_all
 from slim_eval.analysis.compare.gate import ConditionOutcome, Decision, decide, parse
 from slim_eval.analysis.compare.items import LOG_SAMPLES, NO_ITEM_OUTCOMES
 from slim_eval.analysis.crossover import crossovers_of
@@ -21,7 +21,7 @@ from slim_eval.results.variants import Variant, labelled, metric_of, tasks_of
 from slim_eval.utils import short_name
 
 if TYPE_CHECKING:
-    from slim_eval.analysis.verdict import Verdict as Judgement
+    from slim_eval.analysis.verdict import Verdict
     from slim_eval.config import CompareConfig
 
 
@@ -35,7 +35,7 @@ class ComparisonReport:
     notes: tuple[str, ...]  # variants without a partner, and files that could not be read
 
     @cached_property
-    def verdict(self) -> Judgement:
+    def verdict(self) -> Verdict:
         """Which variant of a pair to deploy, and one verdict per pair."""
         from slim_eval.analysis.verdict import verdict_of_comparison
 
@@ -102,7 +102,7 @@ def compare_folders(config: CompareConfig) -> ComparisonReport:
         for pair, is_further in zip(compare_all(loaded, config.margin_pp), further, strict=True)
     ]
     paired, metrics = [task for pair in pairs for task in pair.tasks], [made for pair in pairs for made in pair.metrics]
-    if all(made.verdict is Verdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in paired):
+    if all(made.verdict is MetricVerdict.NOT_COMPARABLE for made in metrics) and all(task.refused for task in paired):
         why = [f"{task.task}: {task.refused}" for task in paired] + [made.reason for made in metrics if made.reason]
         cause = f"nothing can be compared: {'; '.join(dict.fromkeys(why))}"
         is_unknown = all((task.refused or "").endswith(NO_ITEM_OUTCOMES) for task in paired) and not metrics

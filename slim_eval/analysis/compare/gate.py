@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from slim_eval import stats
-from slim_eval.analysis.compare.comparison import VariantComparison, Verdict
+from slim_eval.analysis.compare.comparison import MetricVerdict, VariantComparison
 from slim_eval.analysis.compare.items import LOG_SAMPLES
 from slim_eval.errors import UsageError
 from slim_eval.metrics import METRICS, Basis, Change, Metric, task_metric
@@ -176,7 +176,7 @@ def _metric_interval(condition: Condition, comparison: VariantComparison) -> Int
     if made is None or made.b is None:
         return "not measured"
     if condition.unit == "%":
-        if made.verdict is Verdict.CONFOUNDED or made.interval is None:
+        if made.verdict is MetricVerdict.CONFOUNDED or made.interval is None:
             return made.reason or made.verdict.value
         return (made.interval[0] - 1) * 100, (made.interval[1] - 1) * 100
     factor = _units_of(condition.name).get(condition.unit, 1.0)

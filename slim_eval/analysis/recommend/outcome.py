@@ -44,7 +44,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Check:
+class ConstraintCheck:
     """A constraint on a variant."""
 
     constraint: Constraint
@@ -85,7 +85,7 @@ class Candidate:
     place: int  # in the study
     variant: Variant
     objectives: tuple[Reading, ...]  # one for each part of the objective
-    checks: tuple[Check, ...]  # one for each constraint
+    checks: tuple[ConstraintCheck, ...]  # one for each constraint
     missing: tuple[str, ...]  # the numbers that it does not have, in words
     recoveries: Mapping[str, float | None]  # task -> share of the accuracy of the same model's fp16, if requested
     costs: Costs  # of its output
@@ -100,7 +100,7 @@ class Candidate:
         """Model and precision."""
         return self.variant.label
 
-    def checks_in(self, state: CheckState) -> list[Check]:
+    def checks_in(self, state: CheckState) -> list[ConstraintCheck]:
         """Its checks in a state."""
         return [check for check in self.checks if check.state is state]
 

@@ -27,7 +27,7 @@ from slim_eval.analysis.loads import at_highest_goodput, at_load, has_levels, lo
 from slim_eval.analysis.pareto.dominance import Floats, affordable_draws
 from slim_eval.analysis.pareto.frontier import Objective
 from slim_eval.analysis.recommend.cost import Costs, Prices, num_gpus
-from slim_eval.analysis.recommend.outcome import Candidate, Check, Ranking, Reading, Recommendation
+from slim_eval.analysis.recommend.outcome import Candidate, ConstraintCheck, Ranking, Reading, Recommendation
 from slim_eval.analysis.recommend.question import MEMORY, OF_BEST, RECOVERY, Goal, plan_of
 from slim_eval.analysis.recommend.ranking import (
     ChoiceSet,
@@ -201,7 +201,7 @@ def _candidate(choice_set: ChoiceSet, index: int, point: Numbers, drawn: Numbers
         found, why = reading(constraint.metric), None
         if found.value is None:
             why = table.missing(index, constraint.metric) or f"not measured: {constraint.metric.key}"
-        checks.append(Check(constraint, found, why))
+        checks.append(ConstraintCheck(constraint, found, why))
     lacks = tuple(dict.fromkeys(filter(None, (*missing, *(check.why for check in checks)))))
     recoveries: dict[str, float | None] = {}
     if any(constraint.metric is RECOVERY for constraint in choice_set.constraints):

@@ -16,7 +16,14 @@ import math
 import numpy as np
 
 from slim_eval.analysis.pareto.dominance import Floats
-from slim_eval.analysis.recommend.outcome import Candidate, Check, CheckState, Missing, NextMeasurement, Ranking
+from slim_eval.analysis.recommend.outcome import (
+    Candidate,
+    CheckState,
+    ConstraintCheck,
+    Missing,
+    NextMeasurement,
+    Ranking,
+)
 from slim_eval.analysis.recommend.ranking import ChoiceSet
 from slim_eval.metrics import Basis
 
@@ -125,7 +132,7 @@ def _without_interval(ranking: Ranking, scores: Floats) -> NextMeasurement | Non
     return min(known, key=lambda call: abs(math.log1p(call.change or 0.0)), default=None)
 
 
-def _at_limit(candidate: Candidate, check: Check) -> NextMeasurement | None:
+def _at_limit(candidate: Candidate, check: ConstraintCheck) -> NextMeasurement | None:
     """A value that, beyond its limit or within it, would change the pick; None if exact or with an interval."""
     metric, limit, value = check.reading.metric, check.constraint.limit, check.reading.value
     if not value or check.reading.low is not None or metric.exact:

@@ -96,7 +96,7 @@ class _Value(ForeignObject):
     unit: OptionalText = None
 
 
-class _Request(ForeignObject):
+class _AiperfRequest(ForeignObject):
     metrics: dict[str, Any] | None = None
     error: Any = None
     phase: Any = Field(default=None, validation_alias=AliasPath("metadata", "benchmark_phase"))
@@ -227,7 +227,7 @@ def _samples(file: ForeignFile) -> list[RequestSample]:
         return []
     samples: list[RequestSample] = []
     unknown = 0
-    for place, request in beside.rows(_Request):
+    for place, request in beside.rows(_AiperfRequest):
         if request.error is not None or not request.metrics or request.phase not in (None, "profiling"):
             continue
         columns: dict[str, Any] = {}
@@ -241,12 +241,12 @@ def _samples(file: ForeignFile) -> list[RequestSample]:
             continue
         for theirs, column in (("input_sequence_length", "prompt_tokens"), ("output_sequence_length", "output_tokens")):
             if (content := request.metrics.get(theirs)) is not None:
-                columns[column] = beside.validate(_Tokens, content, f"{place}.metrics.{theirs}").value
+                columns[column] = beside.validate(_AiperfTokens, content, f"{place}.metrics.{theirs}").value
         samples.append(RequestSample(request=len(samples), **columns))
     return file.complete(samples, unknown)
 
 
-class _Tokens(ForeignObject):
+class _AiperfTokens(ForeignObject):
     value: Count
 
 

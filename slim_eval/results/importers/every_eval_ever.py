@@ -65,7 +65,7 @@ _Engine = Annotated[
 ]
 
 
-class _Model(ForeignObject):
+class _EeeModel(ForeignObject):
     id: Text
     name: OptionalText = None
     engine: _Engine = Field(default_factory=dict, alias="inference_engine")
@@ -164,7 +164,7 @@ class _Result(ForeignObject):
         return 0.01 if is_share and (self.metric_unit == "percent" or self.max_score == 100) else 1.0
 
 
-class _Row(ForeignObject):
+class _EeeRow(ForeignObject):
     """One item under one metric."""
 
     name: Text = Field(alias="evaluation_name")
@@ -175,9 +175,9 @@ class _Row(ForeignObject):
     metadata: dict[str, str] | None = None
 
 
-class _Log(ForeignObject):
+class _EeeLog(ForeignObject):
     schema_version: OptionalText = None
-    model: _Model = Field(alias="model_info")
+    model: _EeeModel = Field(alias="model_info")
     results: list[_Result] = Field(alias="evaluation_results", min_length=1)
     evaluated: OptionalText = Field(None, alias="evaluation_timestamp")
     library: OptionalText = inner("eval_library.name", None)
@@ -190,7 +190,7 @@ class _Notes(ForeignObject):
     notes: Annotated[Json[list[str]] | None, _Unsure] = None
 
 
-def _model(log: _Log) -> tuple[str, str | None, dict[str, Any]]:
+def _model(log: _EeeLog) -> tuple[str, str | None, dict[str, Any]]:
     """Name of the model, name of its scheme if the file says so, and the rest of the head of its records."""
     facts = _Facts.model_validate(log.model.details)
     model, scheme = log.model.id, facts.precision
@@ -238,7 +238,7 @@ def _scores(results: _Results) -> dict[str, float | None]:
     return found
 
 
-def _items(file: ForeignFile, log: _Log) -> dict[str, list[dict[str, Any]]]:
+def _items(file: ForeignFile, log: _EeeLog) -> dict[str, list[dict[str, Any]]]:
     """The items of each (sub)task, from the file of samples; an item that was answered several times has no score."""
     samples = file.beside(f"{file.path.stem}_samples.jsonl")
     if not samples.path.is_file():
@@ -246,7 +246,7 @@ def _items(file: ForeignFile, log: _Log) -> dict[str, list[dict[str, Any]]]:
     by_id = {result.id: result for result in log.results if result.id}
     by_name = {result.name: result for result in log.results}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for _, row in samples.rows(_Row):
+    for _, row in samples.rows(_EeeRow):
         result = by_id.get(row.result_id) if row.result_id else by_name.get(row.name)
         if result is None:
             continue
@@ -261,7 +261,7 @@ def _items(file: ForeignFile, log: _Log) -> dict[str, list[dict[str, Any]]]:
 
 
 def _record(
-    task: str, results: _Results, parts: Mapping[str, _Results], log: _Log, items: Mapping[str, list[dict[str, Any]]]
+    task: str, results: _Results, parts: Mapping[str, _Results], log: _EeeLog, items: Mapping[str, list[dict[str, Any]]]
 ) -> ImportedRecord:
     """A task and, if it is a group, its subtasks."""
     marked = (metric for metric, result in results.items() if _facts(result).headline == "true")
@@ -345,7 +345,7 @@ class EveryEvalEver(Importer):
         """One record per task that is not a subtask of another one in the file."""
         for document in file.objects():
             self._validate(file, document)
-            log = file.validate(_Log, document)
+            log = file.validate(_EeeLog, document)
             tasks: dict[str, _Results] = {}
             parts: dict[str, dict[str, _Results]] = {}
             for number, result in enumerate(log.results):

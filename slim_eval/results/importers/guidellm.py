@@ -63,7 +63,7 @@ class _Strategy(ForeignObject):
     rampup_duration: Any = None
 
 
-class _Request(ForeignObject):
+class _GuidellmRequest(ForeignObject):
     ttft_s: Seconds = Field(None, alias="time_to_first_token_ms")
     tpot_s: Seconds = Field(None, alias="inter_token_latency_ms")
     prompt_tokens: Count | None = None
@@ -89,7 +89,7 @@ class _Times(ForeignObject):
     p99: Seconds = inner("percentiles.p99", None)
 
 
-class _Tokens(ForeignObject):
+class _GuidellmTokens(ForeignObject):
     mean: Measured | None = None
     min: Measured | None = None
     max: Measured | None = None
@@ -115,11 +115,11 @@ class _Benchmark(ForeignObject):
     errored: Count | None = _either(
         "metrics.request_totals.errored", "request_totals.errored", "run_stats.requests_made.errored"
     )
-    prompts: _Tokens = inner("metrics.prompt_token_count.successful", _Tokens.model_construct())
-    outputs: _Tokens = inner("metrics.output_token_count.successful", _Tokens.model_construct())
+    prompts: _GuidellmTokens = inner("metrics.prompt_token_count.successful", _GuidellmTokens.model_construct())
+    outputs: _GuidellmTokens = inner("metrics.output_token_count.successful", _GuidellmTokens.model_construct())
     ttft: _Times | None = inner("metrics.time_to_first_token_ms.successful", None)
     tpot: _Times | None = inner("metrics.inter_token_latency_ms.successful", None)
-    requests: list[_Request] | None = inner("requests.successful", None)
+    requests: list[_GuidellmRequest] | None = inner("requests.successful", None)
     start_time: Measured | None = None
     end_time: Measured | None = None
     last_end: Measured | None = inner("scheduler_metrics.request_end_time", None)  # of any request
@@ -134,7 +134,7 @@ class _Benchmark(ForeignObject):
             return self.end_time - self.start_time
         return self.stated_duration
 
-    def measured(self) -> list[_Request]:
+    def measured(self) -> list[_GuidellmRequest]:
         """The requests that lie within the measured time; all that are listed if the report does not contain times."""
         start, end = self.start_time, self.end_time
         return [
@@ -145,7 +145,7 @@ class _Benchmark(ForeignObject):
         ]
 
 
-class _Report(ForeignObject):
+class _GuidellmReport(ForeignObject):
     version: Count | None = inner("metadata.version", None)  # None: guidellm 0.3 or older
     guidellm_version: OptionalText = inner("metadata.guidellm_version", None)
     backend: Any = inner("args.backend", None)  # version 1 only
@@ -181,7 +181,7 @@ class Guidellm(Importer):
     def read(self, file: ForeignFile) -> Iterator[ImportedRecord]:
         """One record per benchmark."""
         for document in file.objects():
-            report = file.validate(_Report, document)
+            report = file.validate(_GuidellmReport, document)
             if report.version is None and document.get("metadata") is not None:
                 raise file.error("metadata.version", "is missing")
             unmeasured = [*file.unmeasured]
@@ -190,7 +190,7 @@ class Guidellm(Importer):
                 yield _record(report, benchmark)
 
 
-def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
+def _record(report: _GuidellmReport, run: _Benchmark) -> ImportedRecord:
     strategy, count, outputs = run.strategy, run.successful, run.outputs
     backend = run.backend or (report.backend if isinstance(report.backend, str) else None)
     rate = strategy.streams if strategy.type == "concurrent" else strategy.rate
@@ -263,7 +263,7 @@ def _record(report: _Report, run: _Benchmark) -> ImportedRecord:
     )  # fmt: skip
 
 
-def _throughput(report: _Report, run: _Benchmark) -> tuple[float | None, str]:
+def _throughput(report: _GuidellmReport, run: _Benchmark) -> tuple[float | None, str]:
     """Output tokens of the requests that end within the measured time, over that time; None and why if unknown."""
     end, listed = run.end_time, run.requests or []
     if run.duration is None or run.duration <= 0:

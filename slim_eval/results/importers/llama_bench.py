@@ -72,7 +72,7 @@ _FROM_TEXT = BeforeValidator(_number)
 _Count = Annotated[Count, _FROM_TEXT]
 
 
-class _Test(ForeignObject):
+class _LlamaTest(ForeignObject):
     n_prompt: _Count
     n_gen: _Count
     n_depth: _Count = 0
@@ -135,10 +135,10 @@ class LlamaBench(Importer):
         documents = list(file.objects())
         if any("" in document for document in documents):
             raise file.error("", "contains a row with more columns than the first line names")
-        yield from (_record(file, file.validate(_Test, document), document) for document in documents)
+        yield from (_record(file, file.validate(_LlamaTest, document), document) for document in documents)
 
 
-def _record(file: ForeignFile, test: _Test, document: Mapping[str, Any]) -> ImportedRecord:
+def _record(file: ForeignFile, test: _LlamaTest, document: Mapping[str, Any]) -> ImportedRecord:
     if not test.n_prompt and not test.n_gen:
         raise file.error("n_gen", "is 0, as is 'n_prompt': nothing was measured")
     walls = [nanoseconds / 1e9 for nanoseconds in test.samples_ns]

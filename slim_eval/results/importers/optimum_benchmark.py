@@ -50,7 +50,7 @@ _SIXTEEN_BIT = {"float16", "bfloat16", "half"}
 _PASSED_ON = ("engine_args", "llm_kwargs", "serving_args")
 
 
-class _Latency(ForeignObject):
+class _OptimumLatency(ForeignObject):
     mean: Positive
     values: list[Positive] = Field(default_factory=list)
 
@@ -61,11 +61,11 @@ class _Memory(ForeignObject):
 
 
 class _Phase(ForeignObject):
-    latency: _Latency | None = None
+    latency: _OptimumLatency | None = None
     memory: _Memory | None = None
 
 
-class _Report(ForeignObject):
+class _OptimumReport(ForeignObject):
     load_model: _Phase | None = None
     prefill: _Phase | None = None
     decode: _Phase | None = None
@@ -101,7 +101,7 @@ class OptimumBenchmark(Importer):
     def detects(self, file: ForeignFile) -> bool:
         """By the phases of its report."""
         report = file.fields.get("report", file.fields)
-        phases = [report.get(name) for name in _Report.model_fields] if isinstance(report, dict) else []
+        phases = [report.get(name) for name in _OptimumReport.model_fields] if isinstance(report, dict) else []
         kinds = {"latency", "memory", "throughput", "energy", "efficiency"}
         return any(isinstance(phase, dict) and kinds & phase.keys() for phase in phases)
 
@@ -115,7 +115,7 @@ class OptimumBenchmark(Importer):
             settings = dict(config) if isinstance(config, dict) else {}
             if "scenario" not in settings and isinstance(settings.get("benchmark"), dict):
                 settings["scenario"] = settings["benchmark"]  # before 0.3
-            measured = file.validate(_Report, report, "report")
+            measured = file.validate(_OptimumReport, report, "report")
             yield _record(file, measured, file.validate(_Config, settings, "config"), _options(settings))
 
 
@@ -129,7 +129,7 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _record(file: ForeignFile, report: _Report, config: _Config, options: Mapping[str, Any]) -> ImportedRecord:
+def _record(file: ForeignFile, report: _OptimumReport, config: _Config, options: Mapping[str, Any]) -> ImportedRecord:
     prefill = report.prefill.latency if report.prefill is not None else None
     decode = report.decode.latency if report.decode is not None else None
     if prefill is None:
@@ -204,7 +204,7 @@ def _record(file: ForeignFile, report: _Report, config: _Config, options: Mappin
     )  # fmt: skip
 
 
-def _peak_memory(report: _Report) -> tuple[float | None, str | None]:
+def _peak_memory(report: _OptimumReport) -> tuple[float | None, str | None]:
     """Peak of the process in MiB over the phases, and where it was read: on the GPU, else in RAM."""
     memories = [phase.memory for phase in (report.prefill, report.decode) if phase is not None]
     for key in ("max_process_vram", "max_ram"):

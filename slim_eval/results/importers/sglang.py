@@ -82,7 +82,7 @@ class _Run(ForeignObject):
     accept_length: Measured | None = None
 
 
-class _Requests(ForeignObject):
+class _SglangRequests(ForeignObject):
     """What ``--output-details`` adds: one entry per request; one that failed has an error and no output."""
 
     input_lens: list[Count]
@@ -180,7 +180,7 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int) -> 
     """The requests that succeeded; none without ``--output-details``, or if a time of one is unknown."""
     if document.get("ttfts") is None:
         return []
-    run = file.validate(_Requests, document)
+    run = file.validate(_SglangRequests, document)
     columns: dict[str, Sequence[Any]]
     columns = {"input_lens": run.input_lens, "output_lens": run.output_lens, "itls": run.itls, "errors": run.errors}
     for key, values in columns.items():

@@ -120,7 +120,7 @@ class _Sidecar(ForeignObject):
     values: list[Measured] = inner("metric.benchmark_values")
 
 
-class _Latency(ForeignObject):
+class _VllmLatency(ForeignObject):
     model_id: OptionalText = None
     latencies: list[Positive] = Field(min_length=1)
     avg_latency: Measured
@@ -171,7 +171,7 @@ class _Serve(ForeignObject):
         return value
 
 
-class _Requests(ForeignObject):
+class _VllmRequests(ForeignObject):
     """What ``serve --save-detailed`` adds: one entry per request. Older versions write no latencies."""
 
     ttfts: list[Measured | None]
@@ -199,7 +199,7 @@ def _offline(file: ForeignFile, document: Mapping[str, Any]) -> ImportedRecord:
     """``latency`` and ``throughput``: iterations, each of a batch."""
     engine: str | None = "vllm"
     if "avg_latency" in document:
-        latency = file.validate(_Latency, document)
+        latency = file.validate(_VllmLatency, document)
         command, model, walls = "latency", latency.model_id, latency.latencies
         arguments = _arguments(file, walls)
         batch = arguments.batch_size or file.config.batch_size or 0
@@ -365,7 +365,7 @@ def _samples(file: ForeignFile, document: Mapping[str, Any], completed: int | No
     """The requests that succeeded; none without ``--save-detailed``, or if a time of one is unknown."""
     if document.get("ttfts") is None:
         return []
-    run = file.validate(_Requests, document)
+    run = file.validate(_VllmRequests, document)
     columns = {"input_lens": run.input_lens, "output_lens": run.output_lens, "errors": run.errors}
     columns |= {"itls": run.itls} if run.latencies is None else {"latencies": run.latencies}
     for key, values in columns.items():

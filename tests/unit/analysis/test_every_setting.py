@@ -14,7 +14,7 @@ import pytest
 
 from slim_eval.analysis.caveats import EMULATED, SETTING
 from slim_eval.analysis.comparability import SETTINGS, Setting, comparable_groups, obstacles
-from slim_eval.analysis.compare.comparison import Verdict, compare
+from slim_eval.analysis.compare.comparison import MetricVerdict, compare
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.noise_floor import noise_floor
 from slim_eval.analysis.findings import find
@@ -205,7 +205,7 @@ def test_compare_and_its_gate_decide_nothing(setting: Setting, make_variant: Mak
         condition = "quiz_drop>1pp"
     else:
         (row,) = (each for each in found.metrics if each.metric.key == metric.key)
-        assert row.verdict is Verdict.NOT_COMPARABLE
+        assert row.verdict is MetricVerdict.NOT_COMPARABLE
         condition = f"{metric.key}>5%"
     (parsed,) = parse([condition], ["quiz"])
     assert decide(parsed, found).decision is Decision.UNDECIDED

@@ -9,7 +9,7 @@ import pytest
 
 from slim_eval.analysis.caveats import ENGINES_DIFFER, INEXACT, find_caveats
 from slim_eval.analysis.comparability import obstacles
-from slim_eval.analysis.compare.comparison import Verdict, compare
+from slim_eval.analysis.compare.comparison import MetricVerdict, compare
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.findings import find
 from slim_eval.analysis.pareto.frontier import Objective, find_frontiers, frontier
@@ -77,7 +77,7 @@ def test_its_speed_is_that_of_the_hardware(pair: list[Variant]) -> None:
     base, this = pair
     assert obstacles(TPOT, this, base) == []
     (row,) = (each for each in compare(base, this, 1.0).metrics if each.metric is TPOT)
-    assert row.verdict is not Verdict.NOT_COMPARABLE
+    assert row.verdict is not MetricVerdict.NOT_COMPARABLE
 
 
 def test_every_table_says_so_with_the_size_of_the_error(pair: list[Variant]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slim_eval.analysis.caveats import BUSY_HOST, INVALID
-from slim_eval.analysis.compare.comparison import Verdict, compare
+from slim_eval.analysis.compare.comparison import MetricVerdict, compare
 from slim_eval.analysis.compare.gate import Decision, decide, parse
 from slim_eval.analysis.compare.noise_floor import within_noise
 from slim_eval.analysis.compare.repeats import noise_record
@@ -58,13 +58,13 @@ def test_only_what_the_window_decided_is_refused(pair: list[Variant]) -> None:
 def test_compare_and_a_gate_decide_nothing(pair: list[Variant]) -> None:
     found = compare(*pair, 1.0)
     (row,) = (each for each in found.metrics if each.metric is TPOT)
-    assert (row.verdict, row.ratio, row.b) == (Verdict.NOT_COMPARABLE, None, 0.001)
+    assert (row.verdict, row.ratio, row.b) == (MetricVerdict.NOT_COMPARABLE, None, 0.001)
     assert REASON in str(row.reason)
     for condition in ("tpot_s>5%", "tokens_per_second<-5%"):
         (parsed,) = parse([condition], [])
         assert decide(parsed, found).decision is Decision.UNDECIDED
     (energy,) = (each for each in found.metrics if each.metric is J_PER_TOKEN)
-    assert energy.verdict is not Verdict.NOT_COMPARABLE
+    assert energy.verdict is not MetricVerdict.NOT_COMPARABLE
 
 
 def test_no_speed_up_is_reported_and_the_reason_is(pair: list[Variant]) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from slim_eval.analysis.compare.comparison import (
     MetricComparison,
+    MetricVerdict,
     VariantComparison,
-    Verdict,
     compare,
 )
 from slim_eval.analysis.compare.noise_floor import noise_floor
@@ -45,9 +45,9 @@ def of(comparison: VariantComparison, key: str) -> MetricComparison:
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-@pytest.mark.parametrize(("slowdown", "verdict"), [(1.03, Verdict.WORSE), (0.97, Verdict.BETTER)])
+@pytest.mark.parametrize(("slowdown", "verdict"), [(1.03, MetricVerdict.WORSE), (0.97, MetricVerdict.BETTER)])
 def test_a_planted_change_of_three_percent_is_called(
-    variant_of: Callable[..., Variant], seed: int, slowdown: float, verdict: Verdict
+    variant_of: Callable[..., Variant], seed: int, slowdown: float, verdict: MetricVerdict
 ) -> None:
     made = compare(variant_of("fp16", 0.01), variant_of("int8", 0.01 * slowdown, seed=seed), 1.0)
     tpot = of(made, "tpot_s")
@@ -60,7 +60,7 @@ def test_a_planted_change_of_three_percent_is_called(
 def test_a_planted_change_of_nothing_is_called_one_time_in_twenty_at_most(variant_of: Callable[..., Variant]) -> None:
     base = variant_of("fp16", 0.01, seed=1000)
     called = sum(
-        of(compare(base, variant_of("int8", 0.01, seed=seed), 1.0), "tpot_s").verdict is not Verdict.UNDECIDED
+        of(compare(base, variant_of("int8", 0.01, seed=seed), 1.0), "tpot_s").verdict is not MetricVerdict.UNDECIDED
         for seed in range(40)
     )
     assert called <= 6  # 2 expected; more than 6 of 40 would be rare
@@ -80,18 +80,18 @@ def test_throughput_and_wall_time_are_each_others_inverse(variant_of: Callable[.
 def test_constant_times_have_an_interval_of_no_width(variant_of: Callable[..., Variant]) -> None:
     same = compare(variant_of("fp16", 0.01, jitter=0.0), variant_of("int8", 0.01, jitter=0.0), 1.0)
     assert of(same, "tpot_s").interval == pytest.approx((1.0, 1.0))
-    assert of(same, "tpot_s").verdict is Verdict.UNDECIDED
+    assert of(same, "tpot_s").verdict is MetricVerdict.UNDECIDED
     slower = compare(variant_of("fp16", 0.01, jitter=0.0), variant_of("int8", 0.0101, jitter=0.0), 1.0)
-    assert of(slower, "tpot_s").verdict is Verdict.WORSE
+    assert of(slower, "tpot_s").verdict is MetricVerdict.WORSE
 
 
 def test_other_lengths_are_confounded_and_throughput_says_what_is_left(make_variant: MakeCell) -> None:
     numbers = {"mean_latency_s": 0.1, "tokens_per_second": 640.0, "output_tokens": 64.0}
     made = compare(make_variant(), make_variant(precision="int8", performance=numbers), 1.0)
     latency, speed = of(made, "mean_latency_s"), of(made, "tokens_per_second")
-    assert (latency.verdict, latency.gain) == (Verdict.CONFOUNDED, pytest.approx(2.0))
+    assert (latency.verdict, latency.gain) == (MetricVerdict.CONFOUNDED, pytest.approx(2.0))
     assert latency.reason == "64.0 against 100.0 output tokens per request: different work"
-    assert (speed.verdict, speed.gain) == (Verdict.NO_INTERVAL, pytest.approx(1.28))
+    assert (speed.verdict, speed.gain) == (MetricVerdict.NO_INTERVAL, pytest.approx(1.28))
 
 
 @pytest.mark.parametrize(
@@ -107,20 +107,20 @@ def test_other_settings_are_not_compared(make_variant: MakeCell, head: dict[str,
     made = compare(base, make_variant(precision="int8", head={"kernels": "native"} | head), 1.0)
     for key in ("tpot_s", "joules_per_output_token"):
         found = of(made, key)
-        assert (found.verdict, found.ratio, found.interval) == (Verdict.NOT_COMPARABLE, None, None)
+        assert (found.verdict, found.ratio, found.interval) == (MetricVerdict.NOT_COMPARABLE, None, None)
         assert said in (found.reason or "")
 
 
 def test_invalid_energy_is_not_compared(make_variant: MakeCell) -> None:
     energy = {"valid": False, "invalid_reasons": ("throttled",)}
     found = of(compare(make_variant(), make_variant(precision="int8", energy=energy), 1.0), "joules_per_output_token")
-    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert found.verdict is MetricVerdict.NOT_COMPARABLE
     assert "throttled" in (found.reason or "")
 
 
 def test_what_one_side_did_not_measure_is_said(make_variant: MakeCell) -> None:
     found = of(compare(make_variant(), make_variant(precision="int8", performance={"tpot_s": None}), 1.0), "tpot_s")
-    assert (found.verdict, found.b, found.reason) == (Verdict.NOT_COMPARABLE, None, "measured on one side only")
+    assert (found.verdict, found.b, found.reason) == (MetricVerdict.NOT_COMPARABLE, None, "measured on one side only")
 
 
 def test_recorded_intervals_serve_where_there_are_no_samples(make_variant: MakeCell) -> None:
@@ -130,14 +130,14 @@ def test_recorded_intervals_serve_where_there_are_no_samples(make_variant: MakeC
         for precision, joules in (("fp16", 0.5), ("int8", 0.4))
     ]  # fmt: skip
     found = of(compare(*variants, 1.0), "joules_per_output_token")
-    assert found.verdict is Verdict.BETTER
+    assert found.verdict is MetricVerdict.BETTER
     assert found.interval == pytest.approx((0.8 * (1 - 0.0141), 0.8 * (1 + 0.0142)), rel=1e-3)
 
 
 def test_sizes_are_exact(make_variant: MakeCell) -> None:
     made = compare(make_variant(), make_variant(precision="int8", head={"model_size_gb": 2.0}), 1.0)
-    assert (of(made, "model_size_gb").verdict, of(made, "model_size_gb").gain) == (Verdict.BETTER, 2.0)
-    assert of(made, "weights_gb").verdict is Verdict.SAME
+    assert (of(made, "model_size_gb").verdict, of(made, "model_size_gb").gain) == (MetricVerdict.BETTER, 2.0)
+    assert of(made, "weights_gb").verdict is MetricVerdict.SAME
 
 
 def test_a_difference_below_the_noise_floor_is_noise(variant_of: Callable[..., Variant]) -> None:
@@ -149,12 +149,12 @@ def test_a_difference_below_the_noise_floor_is_noise(variant_of: Callable[..., V
     )  # fmt: skip
     write_noise(base.directory.parent, record)
     found = of(compare(base, variant, 1.0), "tpot_s")
-    assert (found.verdict, found.floor) == (Verdict.NOISE, 0.05)
+    assert (found.verdict, found.floor) == (MetricVerdict.NOISE, 0.05)
     assert of(compare(base, variant, 1.0), "tokens_per_second").floor is None
     write_noise(base.directory.parent, record.model_copy(update={"batch_size": 1}))
     assert noise_floor(base) is None
     assert noise_floor(variant) is None
-    assert of(compare(base, variant, 1.0), "tpot_s").verdict is Verdict.WORSE
+    assert of(compare(base, variant, 1.0), "tpot_s").verdict is MetricVerdict.WORSE
 
 
 def test_the_floor_of_a_task_widens_its_drop(make_variant: MakeCell) -> None:
@@ -176,13 +176,16 @@ def test_the_floor_of_a_task_widens_its_drop(make_variant: MakeCell) -> None:
 def test_runs_of_other_lengths_do_not_compare_the_energy_of_a_whole_run(make_variant: MakeCell) -> None:
     longer = {"energy_joules": 5000.0, "num_runs": 100}
     found = of(compare(make_variant(), make_variant(precision="int8", energy=longer), 1.0), "energy_joules")
-    assert (found.verdict, found.reason) == (Verdict.NOT_COMPARABLE, "requests 100 against 20")
+    assert (found.verdict, found.reason) == (MetricVerdict.NOT_COMPARABLE, "requests 100 against 20")
 
 
 def test_times_that_still_drifted_are_not_compared(variant_of: Callable[..., Variant]) -> None:
     drifting = variant_of("int8", 0.011, changed={"warmup_stable": False})
     found = of(compare(variant_of("fp16", 0.01), drifting, 1.0), "tpot_s")
-    assert (found.verdict, found.reason) == (Verdict.NOT_COMPARABLE, "times still drifted when they were measured")
+    assert (found.verdict, found.reason) == (
+        MetricVerdict.NOT_COMPARABLE,
+        "times still drifted when they were measured",
+    )
 
 
 def test_a_task_that_one_side_lacks_is_refused(make_variant: MakeCell) -> None:

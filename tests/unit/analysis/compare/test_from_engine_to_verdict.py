@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slim_eval.analysis.compare.comparison import Verdict, compare
+from slim_eval.analysis.compare.comparison import MetricVerdict, compare
 from slim_eval.benchmarks import performance
 from slim_eval.config import PerformanceConfig
 from slim_eval.results.records import PerformanceMetrics
@@ -50,7 +50,7 @@ def test_a_planted_slowdown_of_three_percent_is_called(measured: Callable[..., V
     made = compare(measured("fp16", 1.0, seed), measured("int8", 1.03, 100 + seed), 1.0)
     verdicts = {each.metric.key: each.verdict for each in made.metrics}
     for key in ("ttft_s", "tpot_s", "e2e_latency_s", "mean_latency_s", "tokens_per_second"):
-        assert verdicts[key] is Verdict.WORSE, key
+        assert verdicts[key] is MetricVerdict.WORSE, key
 
 
 @pytest.mark.large
@@ -59,4 +59,4 @@ def test_a_planted_slowdown_of_nothing_is_not_called(measured: Callable[..., Var
     for seed in range(20):
         made = compare(measured("fp16", 1.0, seed), measured("int8", 1.0, 100 + seed), 1.0)
         verdicts.append(next(each.verdict for each in made.metrics if each.metric.key == "tpot_s"))
-    assert verdicts.count(Verdict.UNDECIDED) >= 16  # 19 expected: the interval misses once in twenty
+    assert verdicts.count(MetricVerdict.UNDECIDED) >= 16  # 19 expected: the interval misses once in twenty

@@ -448,8 +448,8 @@ class QuantizationConfig(Config):
     max_sequence_length: int = setting(2048, "Maximum length of a calibration sample, in tokens.", ge=8)
     group_size: int | None = setting(
         None,
-        "Input columns that share a scale, for schemes with groups; the largest of 128, 64 and 32 that fits every "
-        "layer by default.",
+        "Input columns that share a scale, for integer schemes with groups; the largest of 128, 64 and 32 that fits "
+        "every layer by default.",
         ge=1,
     )
     skip_unfit: bool = setting(False, "Leave layers in 16 bit into which the group size does not fit.")

@@ -196,7 +196,7 @@ class _Watched:
 
     def begin(self) -> None:
         """Show that it begins, and what of it is done already; a variant that is submitted again has begun before."""
-        self._raise_if_cancelled()
+        self.go_on()
         if self.begun:
             return
         self.begun, variant = True, self.variant
@@ -211,7 +211,9 @@ class _Watched:
 
     def show(self, event: messages.Event) -> None:
         """Show an event of its worker."""
-        self._raise_if_cancelled()  # the job may have started while the others were being cancelled
+        self.go_on()  # the job may have started while the others were being cancelled
+        if isinstance(event, messages.Kept):  # on disk, for whoever continues
+            return
         if isinstance(event, messages.Finished) and event.stage in self.variant.benchmarks:
             self.finished.add(event.stage)
         self.display.handle(self.variant.name, event)
@@ -222,7 +224,7 @@ class _Watched:
 
     def fail(self, stage: str, cause: str, remedy: str, names: Sequence[str]) -> None:
         """Record a failed stage: an error file for each record that it would have written."""
-        self._raise_if_cancelled()  # a job that was stopped with the run has not failed
+        self.go_on()  # a job that was stopped with the run has not failed
         variant = self.variant
         self.failures.append(Failure(variant.name, stage, cause, remedy, variant.directory / results.RUN_LOG))
         for name in names:
@@ -243,9 +245,10 @@ class _Watched:
                 self._note(f"{name}: could not record the failure: {system_error(error)}")
         self.show(messages.Failed(stage=stage, cause=cause, remedy=remedy))
 
+    def go_on(self) -> None:
+        """Raise `CancelledError` if the run is ending: another thread was interrupted or failed."""
+        if self.cancelled.is_set():
+            raise CancelledError
+
     def _note(self, text: str) -> None:
         self.show(messages.Note(text=text))
-
-    def _raise_if_cancelled(self) -> None:
-        if self.cancelled.is_set():  # the run is ending: another thread was interrupted or failed
-            raise CancelledError

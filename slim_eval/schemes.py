@@ -8,7 +8,7 @@ the package because both the config and the figures need it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -22,6 +22,8 @@ INEXACT_KERNELS = "inexact"
 
 #: Ending of a scheme's name: keys and values of the cache in 8-bit floating point. `recognise` writes it too.
 KV8 = "+kv8"
+#: Beginning of the name of a checkpoint with layers in several formats, as `recognise` writes it: ``mixed-w4a16-w8a8``.
+_MIXED = "mixed-"
 #: Beginning of the name of a scheme whose recipe is a file of the user's own: ``recipe:w4a16-mine``.
 RECIPE_FILE = "recipe:"
 
@@ -66,10 +68,10 @@ class Recipe:
         return replace(self, name=f"{self.name.removesuffix(')')}+KV8)", kv_cache=True, needs_calibration=True)
 
     def fitting(self, widths: Mapping[str, int]) -> int | None:
-        """The group size for layers of these input widths: the largest that fits all; its own if none does."""
-        sizes = (self.group_size, *self.smaller_groups)
-        fits = (size for size in sizes if size and all(width % size == 0 for width in widths.values()))
-        return next(fits, self.group_size)
+        """The group size for layers of these input widths: the largest that fits all that any of its sizes fits."""
+        sizes = [size for size in (self.group_size, *self.smaller_groups) if size]
+        # Smaller sizes divide the larger ones: the largest size with the fewest misfits.
+        return min(sizes, key=lambda size: sum(width % size > 0 for width in widths.values()), default=None)
 
     def misfits(self, widths: Mapping[str, int]) -> list[str]:
         """The modules, of those with these input widths, into which the group size does not fit, with their width."""
@@ -105,11 +107,20 @@ class Kernel:
         """What an engine needs to run both."""
         lowest = [each.min_capability for each in (self, other) if each.min_capability is not None]
         ends = [each.end_capability for each in (self, other) if each.end_capability is not None]
-        return replace(
-            self,
+        known = [set(each.dtypes) for each in (self, other) if each.dtypes]
+        cpu_dtypes = None
+        if self.cpu_dtypes is not None or other.cpu_dtypes is not None:
+            cpu_dtypes = {**(self.cpu_dtypes or {}), **(other.cpu_dtypes or {})}
+            # The other kernel's types hold on CPUs with the instructions that it needs.
+            plain = [each for each in (self, other) if each.cpu_dtypes is None and each.cpu_flag and each.dtypes]
+            cpu_dtypes |= {str(each.cpu_flag): each.dtypes for each in plain}
+        return Kernel(
             min_capability=max(lowest, default=None),
             end_capability=min(ends, default=None),
             cpu_flag=self.cpu_flag or other.cpu_flag,
+            exact_with=self.exact_with or other.exact_with,
+            dtypes=tuple(sorted(set.intersection(*known), reverse=True)) if known else (),
+            cpu_dtypes=cpu_dtypes,
             on_cpu=self.on_cpu and other.on_cpu,
         )
 
@@ -318,6 +329,8 @@ def scheme_of(name: str) -> Scheme:
     own = SCHEMES.get(format_) or next((each for each in SCHEMES.values() if each.label.casefold() == format_), None)
     if own is None and re.fullmatch(r"w[48]a16(-asym)?", format_):
         own = SCHEMES.get("int4")  # vLLM has one family of kernels for integer weights alone
+    if own is None and format_.startswith(_MIXED):
+        own = Scheme("", "", 16, kernels=_of_parts(format_.removeprefix(_MIXED).split("-")))
     own = own or Scheme("", "", 16, kernels=_OF_OTHER_TOOLS if re.search(r"awq|gptq", format_) else {})
     if KV8 in name:
         own = own.with_kv8()
@@ -331,6 +344,15 @@ def scheme_of(name: str) -> Scheme:
         colour=colour,
         marker=marker,
     )
+
+
+def _of_parts(parts: Sequence[str]) -> dict[str, Kernel]:
+    """What each engine needs for a checkpoint with layers in several formats: all that their kernels need."""
+    found: dict[str, Kernel] = {}
+    for kernels in (scheme_of(part).kernels for part in parts):
+        for engine, kernel in kernels.items():
+            found[engine] = kernel.along_with(found[engine]) if engine in found else kernel
+    return found
 
 
 def as_is_name(own: str) -> str:

@@ -399,6 +399,8 @@ def _altered(record: AccuracyRecord) -> str:
         parts.append(f"{record.truncated_requests:,} prompts were cut from the left to the context window{window}")
     if record.prompts_without_turns:
         parts.append(f"{record.prompts_without_turns:,} prompts lack a turn that the chat template drops")
+    if record.unfinished_thoughts:
+        parts.append(f"{record.unfinished_thoughts:,} answers ended within their thought, and were scored as they are")
     return " and ".join(parts)
 
 

@@ -236,6 +236,7 @@ def _run(
 ) -> Measurement:
     loaded = _load(task, config, seed)
     from lm_eval.evaluator import evaluate
+    from lm_eval.models.utils import postprocess_generated_text
 
     model, window = engine.lm_eval_model(batch_size), engine.max_model_len
     parts = loaded["tasks"].values()
@@ -246,14 +247,14 @@ def _run(
                 lm_eval_tasks.require_room(part.task_name, part.config.generation_kwargs, window, default=length)
             except UsageError as error:
                 raise BenchmarkError(error.cause, error.remedy) from error
-    template = None
+    template, thoughts = None, None
     if config.apply_chat_template:
         text = model.chat_template(True)
         if not text:
             raise BenchmarkError("the model's tokenizer has no chat template", _NO_TEMPLATE)
         if hasattr(model, "tokenizer"):
             try:
-                prompts.switch(model, text, config.thinking)
+                thoughts = prompts.switch(model, text, config.thinking, postprocess_generated_text)
             except UsageError as error:
                 raise BenchmarkError(error.cause, error.remedy) from error
         elif config.thinking is not None:
@@ -274,7 +275,7 @@ def _run(
     )
     duration_s = time.perf_counter() - start
     unread = ENGINES[engine.name].capabilities.lm_eval_unread if engine.name in ENGINES else 0
-    asked = _Asked(window, prompts.truncated_requests(model, parts, window, unread), template)
+    asked = _Asked(window, prompts.truncated_requests(model, parts, window, unread), template, thoughts)
     measured = _measurement(task, output, config, batch_size, duration_s, asked)
     if engine.dtype in _SIXTEEN_BIT and (ties := tied(measured.samples)):
         # Not the sum of log-probabilities, which is in float32: the outputs of the last layer are of 16 bit.
@@ -299,6 +300,7 @@ class _Asked:
     window: int  # context window in tokens
     cut: int | None  # see `prompts.truncated_requests`
     template: prompts.ChatTemplate | None  # that wrote them; None without one
+    thoughts: prompts.Thoughts | None  # before the answers; None without any
 
 
 def _longest(docs: Any, total: int, most: int) -> list[int]:
@@ -466,6 +468,7 @@ def _measurement(
         max_model_len=asked.window,
         truncated_requests=asked.cut,
         prompts_without_turns=0 if asked.template is None else asked.template.prompts,
+        unfinished_thoughts=None if asked.thoughts is None else asked.thoughts.cut,
         metrics=metrics,
         subtasks=subtasks,
         task_versions=dict(output["versions"]),
@@ -482,6 +485,7 @@ def _measurement(
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notes.append(f"{task}: few-shot examples are fixed by the task ({', '.join(others[:3])}{more})")
     notes += prompts.notes(task, asked.cut, asked.window, asked.template)
+    notes += [] if asked.thoughts is None else asked.thoughts.notes(task)
     return Measurement(record, tuple(samples), tuple(notes))
 
 

@@ -23,6 +23,7 @@ from slim_eval.models.source import Frozen, ModelSource
 from slim_eval.power import Gpu
 from slim_eval.results.records import RECORD_CLASSES, Measurement, Metadata, ObservedMetrics, Record
 from slim_eval.utils import slug
+from slim_eval.utils.host import HostWindow
 from slim_eval.utils.registry import Registry
 
 NO_NUMBERS = "its record contains no numbers"
@@ -78,6 +79,15 @@ class BenchmarkContext(Generic[OptionsT]):
     def seed(self) -> int:
         """The seed of the run."""
         return self.config.seed
+
+    def host_window(self) -> HostWindow | None:
+        """What watches the host while something is measured; None if the engine is a server that others started.
+
+        Its work on this machine would count as that of other processes, and on another machine nothing is seen of it.
+        """
+        if not getattr(self.engine, "is_ours", True):
+            return None
+        return HostWindow(self.config.host.max_contention, on_gpu=bool(self.gpus))
 
 
 class Benchmark(ABC, Generic[OptionsT, RecordT]):

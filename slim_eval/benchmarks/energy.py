@@ -53,7 +53,7 @@ class Energy(base.Benchmark[EnergyConfig, EnergyRecord]):
         options = context.options
         meter = open_meter(options.source, context.gpus, options.sampling_interval_s)
         workload, seed = context.config.performance, context.seed
-        window = HostWindow(context.config.host.max_contention, on_gpu=bool(context.gpus))
+        window = context.host_window()
         return run(context.engine, options, workload, meter, context.progress, seed=seed, window=window)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:

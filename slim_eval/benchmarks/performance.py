@@ -59,7 +59,7 @@ class Performance(base.Benchmark[PerformanceConfig, PerformanceRecord]):
         """Measure; see the function `run`."""
         engine, options, seed = context.engine, context.options, context.seed
         bandwidth = memory_bandwidth(gpu_facts(context.gpus))
-        window = HostWindow(context.config.host.max_contention, on_gpu=bool(context.gpus))
+        window = context.host_window()
         return run(engine, options, context.progress, memory_bandwidth_gb_s=bandwidth, seed=seed, window=window)
 
     def settings(self, config: RunConfig, stage: str, device: str | None) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """The prompts of lm-eval's tasks as a model reads them: chat template, thinking, and the room in its context window.
 
 lm-eval's adapters differ: the one for vLLM passes ``enable_thinking=None`` if it was not set, which some templates read
-as off, the one for Transformers nothing; and only the one for vLLM ignores a task's stop sequences inside a thought.
-Here both render one way and stop at one place.
+as off, the one for Transformers nothing; only the one for vLLM ignores a task's stop sequences inside a thought; the
+one for an API knows no thoughts. Here all render one way and stop at one place.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from slim_eval.benchmarks import lm_eval_tasks
 from slim_eval.config import Thinking
 from slim_eval.errors import UsageError
+
+#: The answer in a generated text, given stop sequences and what ends a thought.
+AnswerOf = Callable[[str, "list[str] | str | None", str], str]
 
 #: What ends a thought, in the templates of models that think: the first that occurs in a template counts.
 _ENDS = ("</think>", "</seed:think>", "[/THINK]", "</thinking>")
@@ -37,19 +41,69 @@ def require_switch(template: str, thinking: Thinking | None, where: str = "") ->
     return end
 
 
-def switch(model: Any, template: str, thinking: Thinking | None) -> None:
+def switch(model: Any, template: str, thinking: Thinking | None, answer_of: AnswerOf) -> Thoughts | None:
     """Make lm-eval's adapter `model` render chat prompts with thinking on, off, or as the template does by default.
+
+    Args:
+        model: The adapter.
+        template: Its chat template.
+        thinking: What the user asked for.
+        answer_of: lm-eval's ``postprocess_generated_text``.
+
+    Returns:
+        What counts the thoughts in its answers; None under a template that shows none, and with thinking off.
 
     Raises:
         UsageError: See `require_switch`.
     """
-    if (end := require_switch(template, thinking)) is not None:
-        model.think_end_token = end
-        if type(model).__name__ == "HFLM":
-            _stop_after_the_thought(model)
+    end = require_switch(template, thinking)
     model.apply_chat_template = lambda history, add_generation_prompt=True: render(
         model.tokenizer, history, thinking, add_generation_prompt=add_generation_prompt
     )
+    shown = end or next((end for end in _ENDS if end in template), None)
+    if shown is None or thinking is Thinking.OFF:
+        return None
+    return Thoughts(model, shown, answer_of if end is not None else None)
+
+
+class Thoughts:
+    """The thoughts before the answers of lm-eval's adapter: removed as lm-eval does it, and counted.
+
+    With `answer_of` they are removed: the model generates past a task's stop sequences, which occur inside thoughts,
+    and the answer is cut at them afterwards. An answer without the end of its thought is scored as it is.
+    """
+
+    def __init__(self, model: Any, end: str, answer_of: AnswerOf | None) -> None:
+        self._generate, self._end, self._answer_of = model.generate_until, end, answer_of
+        self.ended = self.unfinished = 0  # answers with the end of a thought, and without
+        model.generate_until = self._answers
+
+    def _answers(self, asked: Sequence[Any], **options: Any) -> list[str]:
+        if self._answer_of is not None:
+            whole = [replace(each, arguments=(each.args[0], {**each.args[1], "until": []})) for each in asked]
+            texts = self._generate(whole, **options)
+        else:
+            texts = self._generate(asked, **options)
+        has_end = [self._end in text for text in texts]
+        self.ended, self.unfinished = self.ended + sum(has_end), self.unfinished + has_end.count(False)
+        if self._answer_of is None:
+            return list(texts)
+        stops = (each.args[1].get("until") for each in asked)
+        return [self._answer_of(text, stop, self._end) for text, stop in zip(texts, stops, strict=True)]
+
+    @property
+    def cut(self) -> int | None:
+        """Answers that ended within their thought; None if the template's default decides whether the model thinks."""
+        return None if self._answer_of is None else self.unfinished
+
+    def notes(self, task: str) -> list[str]:
+        """What a reader must know about them."""
+        if self._answer_of is None:
+            told = f"{self.ended:,} answers contain a thought, which is scored with them: use --thinking on or off"
+            return [f"{task}: {told}"] if self.ended else []
+        told = f"{self.unfinished:,} of {self.ended + self.unfinished:,} answers end before their thought does"
+        remedy = "they are scored as they are; copy the task with a larger max_gen_toks (--include-path)"
+        return [f"{task}: {told}: {remedy}"] if self.unfinished else []
 
 
 def render(
@@ -68,20 +122,6 @@ def render(
         return rendered(list(history))
     except jinja2.exceptions.TemplateError:
         return rendered([turn for turn in history if turn["role"] != "system"])
-
-
-def _stop_after_the_thought(model: Any) -> None:
-    """Let Transformers generate past a task's stop sequences, which occur inside thoughts; lm-eval cuts afterwards.
-
-    Its adapter for vLLM does so by itself.
-    """
-    generate = model._model_generate  # noqa: SLF001 - lm-eval has no option for this
-    end = model.tok_decode(model.eot_token_id, skip_special_tokens=False)
-
-    def whole(context: Any, max_length: int, stop: Sequence[str], **options: Any) -> Any:
-        return generate(context, max_length, [end], **options)
-
-    model._model_generate = whole  # noqa: SLF001
 
 
 class ChatTemplate:

@@ -87,8 +87,8 @@ class Serving(base.Benchmark[ServingConfig, ServingRecord]):
         }
 
     def batch_size(self, config: RunConfig, stage: str) -> int:
-        """Most requests in flight; of a rate it is not known."""
-        return max(config.serving.concurrency, default=1)
+        """Most requests in flight; of a rate it is not known, and is that of an automatic sweep."""
+        return max(config.serving.concurrency, default=config.serving.max_concurrency)
 
     def flaw(self, record: ServingRecord, config: RunConfig) -> str:
         """A sweep without its end, a level that is missing or invalid: those are measured, the others stay."""

@@ -195,6 +195,8 @@ def check_gpus(facts: Facts) -> Iterator[CheckResult]:
         text = f"{gpu.name}, {sizes}, compute capability {_dotted(capability) if capability else 'unknown'}"
         yield CheckResult(f"GPU {gpu.index}", OK, text)
         name = f"GPU {gpu.index} energy"
+        if gpu.slices:
+            continue  # in MIG mode its energy is not that of a model; a warning above says so
         if found.has_counter:
             yield CheckResult(name, OK, "NVML's energy counter")
         elif found.has_power:

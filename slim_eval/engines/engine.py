@@ -7,12 +7,14 @@ file, here or in a plugin: ``ENGINES.register(MyEngine())``. Nothing here import
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from slim_eval import power
 from slim_eval.config import AUTO_ENGINE, Dtype, EngineConfig
 from slim_eval.errors import INSTALL, EngineError, MissingPackageError, unknown_name
 from slim_eval.models.source import ConfigFacts
@@ -221,6 +223,17 @@ def cpu_computes_in(dtype: str, flags: frozenset[str]) -> bool:
     return not flags or not _COMPUTES_IN[dtype].isdisjoint(flags)
 
 
+#: The compute capability of CUDA from which on GPUs compute in bfloat16.
+_BFLOAT16_FROM = (8, 0)
+
+
+def _gpu_computes_in_bfloat16() -> bool:
+    """Whether the first visible GPU of this machine does; yes if that is not known."""
+    gpus = power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    known = (each.compute_capability for each in power.gpu_capabilities(gpus))
+    return all(capability is None or capability >= _BFLOAT16_FROM for capability in known)
+
+
 class EngineType(Protocol):
     """An engine that ``--engine`` can name. Subclass it; importing the subclass must not import the engine's packages.
 
@@ -319,10 +332,13 @@ class EngineType(Protocol):
     def dtype_obstacle(self, scheme: Scheme, asked: Dtype) -> str | None:
         """The reason why a kernel of this engine cannot compute in a type on this machine; None if it can."""
         kernel = scheme.kernels.get(self.name, Kernel())
-        if asked is Dtype.AUTO or not kernel.dtypes:
+        if asked is Dtype.AUTO or not (kernel.dtypes or asked is Dtype.BFLOAT16):
             return None
         platform = self.platform()
         on_cpu = platform.kind == "cpu"
+        if asked is Dtype.BFLOAT16 and platform.capability is not None and platform.capability < _BFLOAT16_FROM:
+            capability = ".".join(map(str, platform.capability))
+            return f"{self.label} computes in bfloat16 from compute capability 8.0 on, this GPU has {capability}"
         known = kernel.known_dtypes(platform.cpu_flags if on_cpu else None)
         # Emulation is the same on every device; native kernels of other devices than CPUs and CUDA's are not known.
         is_unknown = platform.kind == "other" and self.quantized_kernels == "native"
@@ -336,7 +352,7 @@ class EngineType(Protocol):
 
         That is the model's own 16-bit type, or one that the kernel of the scheme takes on this CPU. On a CPU without
         instructions for it, it is float32, which contains both 16-bit types, unless the kernel of the scheme, or of a
-        checkpoint that another tool quantized, needs 16 bit.
+        checkpoint that another tool quantized, needs 16 bit. A GPU that does not compute in bfloat16 gets float16.
 
         Args:
             asked: What the user asked for.
@@ -347,7 +363,8 @@ class EngineType(Protocol):
         if asked is not Dtype.AUTO:
             return str(asked.value)
         if not on_cpu:
-            return facts.dtype
+            needs_float16 = facts.dtype == Dtype.BFLOAT16.value and not _gpu_computes_in_bfloat16()
+            return Dtype.FLOAT16.value if needs_float16 else facts.dtype
         flags = cpu_flags()
         known = scheme.kernels.get(self.name, Kernel()).known_dtypes(flags)
         own = facts.dtype if not known or facts.dtype in known else known[0]

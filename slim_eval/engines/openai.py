@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,11 @@ from slim_eval.engines.engine import (
 from slim_eval.engines.prompt_logprobs import Echo, ForcedDecoding
 from slim_eval.engines.server import MODEL, PORT, Endpoint, Server
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
+from slim_eval.engines.vllm import INEXACT_NOTE, VLLM, int8_kernel_error
 from slim_eval.errors import EngineError, UsageError
 from slim_eval.models import gguf, loading
-from slim_eval.schemes import DEFAULT_BASELINE
+from slim_eval.models.source import describe
+from slim_eval.schemes import DEFAULT_BASELINE, INEXACT_KERNELS
 
 if TYPE_CHECKING:
     from slim_eval.models.source import ModelSource
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 #: Environment variables with the key of an API; the first that is set counts.
 KEYS = ("OPENAI_API_KEY", "SLIM_EVAL_API_KEY")
 #: In options of a ready-made server: what the run needs.
-_CONTEXT, _PARALLEL = "{context}", "{parallel}"
+_CONTEXT, _TOGETHER, _PARALLEL = "{context}", "{together}", "{parallel}"
+#: Tokens for which requests at once have room on average in a cache that they share; one alone may fill the window.
+_SHARED_ROOM = 1024
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,25 @@ class ReadyMade:
 SERVERS = {
     "llama.cpp": ReadyMade(
         package="xllamacpp", extra="gguf", on_cpu_alone=True, gguf_alone=True, module="slim_eval.engines.llamacpp",
-        options=("--context", _CONTEXT, "--parallel", _PARALLEL),
+        options=("--context", _TOGETHER, "--parallel", _PARALLEL),
     ),
     # Not ``vllm serve``: that command fails in vLLM's CPU build, whose distribution has another name.
     "vllm": ReadyMade(
         package="vllm", extra="all", module="vllm.entrypoints.openai.api_server",
-        options=("--host", "127.0.0.1", "--max-model-len", _CONTEXT, "--max-num-seqs", _PARALLEL,
-                 "--no-enable-prefix-caching"),
+        options=("--host", "127.0.0.1", "--max-model-len", _CONTEXT, "--no-enable-prefix-caching",
+                 "--generation-config", "vllm"),
     ),
 }  # fmt: skip
-#: Fields that other servers than OpenAI's know; those that refuse a field do without. Each request of a benchmark does
-#: its own work: no reuse of what an earlier one computed.
-_EXTRAS: dict[str, Callable[[], Any]] = {"cache_prompt": lambda: False, "cache_salt": lambda: uuid.uuid4().hex}
+#: Without them a server may take the penalties of the model's own generation config, and answers differ from those of
+#: engines in this process.
+_NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+#: Fields that not every server knows; those that refuse a field do without. Each request of a benchmark does its own
+#: work: no reuse of what an earlier one computed.
+_EXTRAS: dict[str, Callable[[], Any]] = {
+    "cache_prompt": lambda: False,
+    "cache_salt": lambda: uuid.uuid4().hex,
+    **{field: partial(float, value) for field, value in _NO_PENALTIES.items()},
+}
 _STALL_S = 600.0  # without a byte of an answer; a batch may wait long for its first token
 
 
@@ -110,10 +121,14 @@ class OpenAi(EngineType):
 
     def load(self, request: LoadRequest) -> OpenAiEngine:
         """Reach the endpoint, or start the server on the checkpoint; see `EngineType.load`."""
-        config, started = request.config, None
+        config, started, runs_vllm = request.config, None, False
         if config.base_url is not None:
             endpoint = running_endpoint(config.base_url, config.served_model, [request.model])
         else:
+            if runs_vllm := config.server == VLLM.name:  # what its own engine refuses, this one does
+                trust = config.trust_remote_code
+                architecture = describe(request.checkpoint).architecture
+                loading.require_weights(request.checkpoint, architecture, trust_remote_code=trust)
             started = Server(
                 server_command(request),
                 model=str(request.checkpoint),
@@ -124,6 +139,9 @@ class OpenAi(EngineType):
             endpoint = started.endpoint
         engine = OpenAiEngine(request, endpoint, started)
         try:
+            if runs_vllm and VLLM.serves_inexactly(request.checkpoint):
+                engine.kernels, engine.kernel_error = INEXACT_KERNELS, int8_kernel_error(request.checkpoint)
+                engine.add_note(INEXACT_NOTE)
             engine.negotiate()
         except BaseException:
             engine.close()
@@ -157,6 +175,8 @@ def require_endpoint(config: EngineConfig, sources: Sequence[ModelSource], preci
         EngineError: The server is down, refuses, or does not serve a model.
     """
     OPENAI.check(config)
+    if (made := SERVERS.get(config.server or "")) is not None and made.gguf_alone:
+        _require_gguf(str(config.server), sources)
     if config.base_url is None:
         return
     if len(precisions) > 1:
@@ -169,6 +189,13 @@ def require_endpoint(config: EngineConfig, sources: Sequence[ModelSource], preci
         running_endpoint(config.base_url, asked, [source.name])
 
 
+def _require_gguf(name: str, sources: Sequence[ModelSource]) -> None:
+    for source in sources:
+        if source.file is None and not gguf.is_gguf(source.config_dir):
+            cause = f"--server {name} serves GGUF files alone, and {source.name} is not one"
+            raise UsageError(cause, "give a GGUF file, or a repository of them")
+
+
 def server_command(request: LoadRequest) -> list[str]:
     """The words of the server's command, with the model and the port still to be filled in."""
     asked = str(request.config.server)
@@ -177,7 +204,9 @@ def server_command(request: LoadRequest) -> list[str]:
     made = SERVERS[asked]
     if made.gguf_alone and not gguf.is_gguf(request.checkpoint):
         raise EngineError(f"{request.checkpoint} is not a GGUF file", f"{asked} serves GGUF files alone: give one")
-    values = {_CONTEXT: str(request.max_model_len), _PARALLEL: str(request.parallel)}
+    window = request.max_model_len
+    together = max(window, min(window, _SHARED_ROOM) * request.parallel)
+    values = {_CONTEXT: str(window), _TOGETHER: str(together), _PARALLEL: str(request.parallel)}
     words = [values.get(word, word) for word in made.command]
     for name, value in request.config.engine_args.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -189,7 +218,8 @@ class OpenAiEngine:
 
     name = "openai"
     dtype: str | None = None  # an API does not tell
-    kernels: str | None = None
+    kernels: str | None = None  # known of vLLM's alone, where they are wrong on this machine
+    kernel_error: float | None = None
 
     def __init__(self, request: LoadRequest, endpoint: Endpoint, started: Server | None) -> None:
         self.load_time_s = 0.0 if started is None else started.load_time_s
@@ -234,6 +264,11 @@ class OpenAiEngine:
         if answer.output_tokens is None or answer.prompt_tokens is None:
             cause = f"{self.endpoint.base_url} does not count tokens (usage) at the end of a stream"
             raise EngineError(cause, "use a server that knows stream_options.include_usage")
+
+    @property
+    def no_penalties(self) -> dict[str, float]:
+        """The fields of a greedy answer without penalties, as far as the server takes them."""
+        return {field: value for field, value in _NO_PENALTIES.items() if field in self._extras}
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Stream all prompts at once, one request each; see `Engine.generate`."""

@@ -82,6 +82,10 @@ class CompletionsAPI(LocalCompletionsAPI):  # type: ignore[misc]
 
         return way.loglikelihoods(pairs, self._concurrent_requests, done)
 
+    def _create_payload(self, *args: Any, **options: Any) -> Any:
+        payload = super()._create_payload(*args, **options)
+        return {**self._engine.no_penalties, **payload} if options.get("generate") else payload
+
     def generate_until(self, asked: Any, **options: Any) -> Any:
         """Answers of the model, up to a stop sequence."""
         return self._translated(super().generate_until, asked, **options)

@@ -63,6 +63,7 @@ _REPACKED = (
 )
 _INEXACT = "vLLM's int8 kernel saturates on a CPU without VNNI: its products differ from the scheme's"
 _USE_TRANSFORMERS = "speed is valid; measure accuracy with --engine transformers in another --output-dir"
+INEXACT_NOTE = f"{_INEXACT}: {_USE_TRANSFORMERS}"
 #: Class of an object that multiplies quantized matrices: ``MarlinLinearKernel``, in older versions ``Fp8LinearOp``.
 _KERNEL = re.compile(r"Kernel$|LinearOp$")
 _ROWS = 64  # of activations with which the kernel's error is measured
@@ -77,7 +78,7 @@ class Vllm(EngineType):
     modules = ("torch", "transformers", "vllm")
     settings = frozenset({"dtype", "gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
     auto_rank = 0
-    capabilities = Capabilities(serving=True)
+    capabilities = Capabilities(serving=True, lm_eval_unread=-1)  # a prompt leaves room for the token it must ask for
     #: vLLM's own kernels read them; the others need the packages that Transformers needs.
     own_formats = frozenset({
         "awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "mxfp4", "quark", "auto-round",
@@ -156,20 +157,10 @@ class Vllm(EngineType):
         loading.require_weights(request.checkpoint, facts.architecture, trust_remote_code=config.trust_remote_code)
         arguments = {
             "model": str(request.checkpoint),
-            "dtype": dtype,
-            "max_model_len": request.max_model_len,
-            "seed": request.seed,
-            "tensor_parallel_size": config.tensor_parallel_size,
-            # Its GPUs are in this machine; in a task of a Ray cluster it would otherwise use Ray to start them.
-            **({"distributed_executor_backend": "mp"} if config.tensor_parallel_size > 1 else {}),
-            "enforce_eager": config.enforce_eager,
-            "trust_remote_code": config.trust_remote_code,
             "disable_log_stats": False,  # the times of each request come with the statistics
             "enable_prefix_caching": True,
             "worker_extension_cls": f"{MemoryProbe.__module__}.{MemoryProbe.__qualname__}",
-            **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
-            **config.further_args,
-            **served.served_with.get(self.name, {}),
+            **_arguments(request, facts, dtype),
         }
 
         def start(share: float) -> Any:
@@ -190,15 +181,13 @@ class Vllm(EngineType):
         fitted = memory.start_with_less(
             start, share, _clear_failed_start, lambda: memory.situation(weights, count, on_cpu=on_cpu), least
         )
-        # Also a checkpoint that came quantized: what counts is that it has int8 weights.
-        is_inexact = self.is_inexact(scheme("int8"), self.platform()) and _int8_weight(request.checkpoint) is not None
         again = functools.partial(start, fitted.share)
-        return VllmEngine(fitted, request, again, on_cpu=on_cpu, is_inexact=is_inexact)
+        return VllmEngine(fitted, request, again, on_cpu=on_cpu, is_inexact=self.serves_inexactly(request.checkpoint))
 
     def serve(self, request: LoadRequest) -> VllmServer:
         """Start vLLM's OpenAI-compatible server on a checkpoint, without a cache of prefixes; see `EngineType.serve`.
 
-        It gets the arguments that `load` gives the engine, as options of the server.
+        It gets the `_arguments` that `load` gives the engine, as options of the server.
         """
         config, kind = request.config, self.platform().kind
         on_cpu = kind == "cpu"
@@ -214,27 +203,44 @@ class Vllm(EngineType):
             memory.require_in_ram(weights, _ENGINE_GB, cpu_kv_cache_gb())
         elif kind == "cuda":
             memory.require_on_gpus(weights, config.tensor_parallel_size)
-        options: dict[str, Any] = {
-            "dtype": dtype,
-            "max_model_len": request.max_model_len,
-            "seed": request.seed,
-            "tensor_parallel_size": config.tensor_parallel_size,
+        options = {
             "gpu_memory_utilization": config.gpu_memory_utilization,
-            "enforce_eager": config.enforce_eager,
-            "trust_remote_code": config.trust_remote_code,
             "enable_prefix_caching": False,
-            **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
-            **config.further_args,
+            **_arguments(request, facts, dtype),
         }
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--port", PORT]
         server = Server(
             [*command, "--host", "127.0.0.1", *_flags(options)], model=str(request.checkpoint), environment=variables
         )
-        is_inexact = self.is_inexact(scheme("int8"), self.platform()) and _int8_weight(request.checkpoint) is not None
+        is_inexact = self.serves_inexactly(request.checkpoint)
         return VllmServer(server, request, dtype, on_cpu=on_cpu, is_inexact=is_inexact)
 
+    def serves_inexactly(self, checkpoint: Path) -> bool:
+        """Whether it has int8 weights, quantized here or elsewhere, and the kernel for them is wrong here."""
+        return self.is_inexact(scheme("int8"), self.platform()) and _int8_weight(checkpoint) is not None
 
-VLLM = ENGINES.register(Vllm())
+
+VLLM = Vllm()
+ENGINES.register(VLLM)
+
+
+def _arguments(request: LoadRequest, facts: ConfigFacts, dtype: str) -> dict[str, Any]:
+    """What vLLM is told of a checkpoint, in this process or as a server: also what its scheme is served with."""
+    config = request.config
+    return {
+        "dtype": dtype,
+        "max_model_len": request.max_model_len,
+        "seed": request.seed,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        # Its GPUs are in this machine; in a task of a Ray cluster it would otherwise use Ray to start them.
+        **({"distributed_executor_backend": "mp"} if config.tensor_parallel_size > 1 else {}),
+        "enforce_eager": config.enforce_eager,
+        "trust_remote_code": config.trust_remote_code,
+        "generation_config": "vllm",  # its end tokens only: clients of a server do not set every penalty of a model
+        **({} if "load_format" in config.engine_args else _loader_options(request.checkpoint, facts)),
+        **config.further_args,
+        **scheme_of(request.precision).served_with.get(VLLM.name, {}),
+    }
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
@@ -265,7 +271,7 @@ class VllmServer:
         self.max_model_len = request.max_model_len
         self.kernels = INEXACT_KERNELS if is_inexact else "native"
         self.kernel_error = int8_kernel_error(request.checkpoint) if is_inexact else None
-        self.notes: tuple[str, ...] = (f"{_INEXACT}: {_USE_TRANSFORMERS}",) if is_inexact else ()
+        self.notes: tuple[str, ...] = (INEXACT_NOTE,) if is_inexact else ()
         self._server, self._request = server, request
         server.__enter__()
         self.endpoint, self.load_time_s = server.endpoint, server.load_time_s

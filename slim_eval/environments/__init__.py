@@ -268,16 +268,16 @@ def _make(environment: Environment, show: Show) -> None:
         _install([*command, str(folder)], environment, show)
     # Every package is in the list: nothing is left to resolve.
     wanted = ["--no-deps", "--requirement", str(environment.requirements)]
-    if uv is None and environment.kind == "cpu":
-        show("pip may take torch's CUDA build, which is larger and works as well; uv takes the CPU build", done=True)
     if uv:
-        command = [uv, "pip", "install", "--python", str(python)]
-        if environment.kind == "cpu" and not any(name in os.environ for name in _UV_SOURCES):
-            wanted += ["--torch-backend", "cpu"]
+        installer, command = [uv, "pip"], ["install", "--python", str(python)]
     else:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
-        command = [*pip, "install", "--no-compile"]
-    _install([*command, *wanted], environment, show)
+        installer = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+        command = ["install", "--no-compile"]
+    if environment.kind == "cpu" and uv and not any(name in os.environ for name in _UV_SOURCES):
+        wanted += ["--torch-backend", "cpu"]
+    elif environment.kind == "cpu":
+        _require_cpu_build(environment, [*installer, *command] if uv else installer, show, by_uv=bool(uv))
+    _install([*installer, *command, *wanted], environment, show)
     # Compiled modules are made here: the first import takes longest.
     imports = "; ".join(f"import {name}" for name in _IMPORTS[environment.stage])
     _install([str(python), "-c", imports], environment, show)
@@ -285,15 +285,45 @@ def _make(environment: Environment, show: Show) -> None:
     (folder / _READY).write_text(json.dumps(ready), encoding="utf-8")
 
 
+def _require_cpu_build(environment: Environment, command: list[str], show: Show, *, by_uv: bool) -> None:
+    """Fail before gigabytes come if torch would be a CUDA build: the libraries that it imports are not in the list.
+
+    On Linux on x86-64 a plain index has no other. Only indexes and metadata are read: `pip install --dry-run` would
+    download the package itself.
+    """
+    pin = re.search(r"^torch==(\S+)", environment.requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    if pin is None or any(environment.folder.glob("lib/python*/site-packages/torch-*+cpu.dist-info")):
+        return
+    if by_uv:
+        text = _install([*command, "--dry-run", "--no-deps", pin[0]], environment, show)
+        if (found := re.search(r"^ \+ torch==(\S+)", text, re.MULTILINE)) is None:  # it is there already
+            return
+        taken = found[1]
+        remedy = "set UV_TORCH_BACKEND=cpu, or UV_FIND_LINKS to a folder that has the CPU build"
+    else:
+        text = _install([*command, "index", "versions", "torch"], environment, show)
+        listed = re.findall(r"[^\s,]+", text.partition("Available versions:")[2].partition("\n")[0])
+        # Newest first, and with a local part before one without: pip takes the first that fits.
+        taken = next((version for version in listed if version.partition("+")[0] == pin[1]), "")
+        remedy = (
+            "set PIP_EXTRA_INDEX_URL to torch's index of CPU builds, or PIP_FIND_LINKS to a folder that has the CPU "
+            "build, or install uv, which finds it (pip install uv)"
+        )
+    if not taken.endswith("+cpu"):
+        would = f"would install torch {taken}" if taken else f"finds no torch {pin[1]}"
+        cause = f"setup: {'uv' if by_uv else 'pip'} {would}, and {environment.stage} needs its CPU build {pin[1]}+cpu"
+        raise SlimEvalError(cause, remedy)
+
+
 class _InstallError(Exception):
     """An installer failed; the text says why."""
 
 
-def _install(command: list[str], environment: Environment, show: Show) -> None:
-    """Run a command that makes a part of an environment. A SlimEvalError if it fails."""
+def _install(command: list[str], environment: Environment, show: Show) -> str:
+    """Run a command that makes a part of an environment; what it printed. A SlimEvalError if it fails."""
     log = environment.folder.with_name(f"{environment.folder.name}.log")
     try:
-        _run(command, log, environment.folder, environment.stage, show)
+        return _run(command, log, environment.folder, environment.stage, show)
     except _InstallError as error:
         raise SlimEvalError(
             f"setup: the environment that {environment.stage}s could not be made: {error}",
@@ -303,8 +333,8 @@ def _install(command: list[str], environment: Environment, show: Show) -> None:
 
 def _run(
     command: list[str], log: Path, folder: Path, what: str, show: Show, extra: Mapping[str, str] | None = None
-) -> None:
-    """Run an installer that fills a folder; its output goes to a log. An `_InstallError` if it fails."""
+) -> str:
+    """Run an installer that fills a folder; its output, which goes to a log. An `_InstallError` if it fails."""
     # The environment is not to see packages of this one, nor pip a virtual environment that is active.
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     variables |= extra or {}
@@ -330,6 +360,7 @@ def _run(
                 process.wait()
     if status != 0:
         raise _InstallError(_reason(log, begin))
+    return log.read_bytes()[begin:].decode("utf-8", errors="replace")
 
 
 def _reason(log: Path, begin: int) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +16,7 @@ from slim_eval.utils import environment, write_text
 
 _LOCK = ".lock"
 _OWNER = ".lock.json"
+_STEP_S = 0.5  # of waiting, after which a run that was cancelled stops to wait
 
 
 @contextmanager
@@ -28,15 +29,23 @@ def lock_folders(folders: Iterable[Path]) -> Iterator[None]:
         yield
 
 
-def wait_for_lock(path: Path, note: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Lock a file or folder that will be written; while another process writes it, wait, and name it by `note`."""
+def wait_for_lock(
+    path: Path, note: Callable[[str], None], go_on: Callable[[], None] = lambda: None
+) -> AbstractContextManager[None]:
+    """Lock a file or folder that will be written; while another process writes it, wait, and name it by `note`.
+
+    `go_on` is called again and again meanwhile, and may raise to end the waiting: an interrupt reaches only the main
+    thread.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = (path.with_name(f".{path.name}{ending}") for ending in (_LOCK, _OWNER))
-    return _lock(lock, owner, f"{path} is being written", note)
+    return _lock(lock, owner, f"{path} is being written", note, go_on)
 
 
 @contextmanager
-def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None) -> Iterator[None]:
+def _lock(
+    lock: Path, owner: Path, what: str, note: Callable[[str], None] | None, go_on: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold a lock; if another process has it, wait for it after a note, or without `note` raise `BusyError`."""
     file_lock = FileLock(lock)
     try:
@@ -51,7 +60,10 @@ def _lock(lock: Path, owner: Path, what: str, note: Callable[[str], None] | None
             remedy = "wait until that process ends, or choose another --output-dir"
             raise BusyError(f"{what} by {process}", remedy) from None
         note(f"{what} by {process}: waiting for it")
-        file_lock.acquire()
+        while not file_lock.is_locked:
+            go_on()
+            with suppress(Timeout):
+                file_lock.acquire(timeout=_STEP_S)
     try:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": environment.now()}
         write_text(owner, json.dumps(me) + "\n")

@@ -149,6 +149,13 @@ class Finished(_Message):
     path: Path | None = None
 
 
+class Kept(_Message):
+    """What is measured so far of a stage that goes on is on disk; a rerun continues it."""
+
+    event: Literal["kept"] = "kept"
+    stage: str
+
+
 class Failed(_Message):
     """A stage failed for a known reason; the stages after it still run."""
 
@@ -174,7 +181,7 @@ class Note(_Message):
     text: str
 
 
-Event = Annotated[Started | Advanced | Finished | Failed | Chosen | Note, Field(discriminator="event")]
+Event = Annotated[Started | Advanced | Kept | Finished | Failed | Chosen | Note, Field(discriminator="event")]
 
 # Read a job or an event from JSON; a text that is not one raises `pydantic.ValidationError`.
 parse_job: Callable[[str], Job] = TypeAdapter(Job).validate_json

@@ -122,9 +122,14 @@ class PlannedVariant:
 
 
 def _quantize_request(config: RunConfig, source: models.ModelSource, precision: str) -> cache.QuantizeRequest:
-    recipe, asked = scheme_of(precision).recipe, config.quantization.group_size
+    recipe, asked = scheme_of(precision).recipe, config.quantization
+    size, all_fit = None, False
+    if recipe is not None and recipe.group_size is not None:
+        known = cache.converted(source, config.quantized_models_dir)
+        size, all_fit = checkpoint_checks.grouping(known, recipe, asked.group_size, skip_unfit=asked.skip_unfit)
     return cache.QuantizeRequest(
-        group_size=None if recipe is None else checkpoint_checks.group_size(source, recipe, asked),
+        group_size=size,
+        all_fit=all_fit,
         source=source,
         precision=precision,
         directory=config.quantized_models_dir,

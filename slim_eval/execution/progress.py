@@ -414,7 +414,7 @@ class LiveDisplay(Display):
             if variant in self._stages:
                 bar, _ = self._stages[variant]
                 self._progress.update(bar, completed=event.done, total=event.total, unit=event.unit)
-        elif not isinstance(event, messages.Chosen):
+        elif not isinstance(event, (messages.Chosen, messages.Kept)):
             before = self._stages.pop(variant, None)
             if before is not None:
                 self._progress.remove_task(before[0])

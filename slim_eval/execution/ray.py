@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +107,52 @@ class _Refusal:
         return (UsageError if self.usage else SlimEvalError)(self.cause, self.remedy)
 
 
+@dataclass(frozen=True)
+class _Need:
+    """What each task requests of its node: decided once, since a cluster may lose its GPUs while tasks ask for one."""
+
+    gpus: int  # 0: the cluster had none, and variants take CPUs
+    cpus: int
+    accelerator: str | None
+
+    @classmethod
+    def of(cls, nodes: Sequence[_Node], config: RunConfig) -> _Need:
+        """What variants need on the nodes that there are."""
+        size, wanted = config.engine.tensor_parallel_size, config.machines.accelerator
+        if wanted is None and size == 1 and not any(node.gpus for node in nodes):
+            return cls(0, min((node.cpus for node in nodes if node.cpus), default=1), None)
+        return cls(size, 1, wanted)
+
+    def nodes(self, ray: ModuleType) -> list[_Node]:
+        """The nodes that can run a variant; a `UsageError` at once if none ever can."""
+        nodes = _nodes(ray)
+        if usable := [node for node in nodes if self.places(node)]:
+            return usable
+        count, unit = (self.gpus, "GPU") if self.gpus else (self.cpus, "CPU")
+        what = f"{count} {unit}{'s' if count > 1 else ''}"
+        what += f" of type {self.accelerator}" if self.accelerator else ""
+        listed = ", ".join(
+            f"{node.name}: {node.gpus if self.gpus else node.cpus} {unit}s"
+            + (f" of type {node.accelerator}" if node.accelerator else "")
+            for node in nodes[:8]
+        ) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else "")
+        cause = f"no node of the Ray cluster has {what} for a variant ({listed or 'it has no nodes'})"
+        remedy = "add a node (`ray start --address …`)"
+        raise UsageError(cause, f"change --tensor-parallel-size or --accelerator, or {remedy}" if self.gpus else remedy)
+
+    def places(self, node: _Node) -> int:
+        """How many variants a node can run at the same time."""
+        if self.accelerator not in (None, node.accelerator):
+            return 0
+        return min(node.cpus, node.gpus // self.gpus) if self.gpus else node.cpus // self.cpus
+
+    def options(self) -> dict[str, Any]:
+        """The same as options of a task of Ray."""
+        options: dict[str, Any] = {"max_retries": 0, "scheduling_strategy": "SPREAD", "num_cpus": self.cpus}
+        options |= {"num_gpus": self.gpus} if self.gpus else {}
+        return {**options, "label_selector": {_ACCELERATOR: self.accelerator}} if self.accelerator else options
+
+
 class RayExecutor(Cluster):
     """Runs variants on the nodes of a Ray cluster."""
 
@@ -134,7 +180,8 @@ class RayExecutor(Cluster):
         if own:
             _join(ray, config.machines.ray_address or "auto")
         try:
-            nodes = _require_nodes(ray, config)
+            need = _Need.of(_nodes(ray), config)
+            nodes = need.nodes(ray)
             _require_same_software(ray, nodes)
             with _token(config.output_dir) as outputs, _token(config.quantized_models_dir) as checkpoints:
                 environment = {
@@ -143,7 +190,7 @@ class RayExecutor(Cluster):
                     if key.startswith("SLIM_EVAL_") and key not in _DRIVER_ONLY
                 }
                 setting = _Setting(Path.cwd(), outputs, checkpoints, environment, dict(recipe_files.texts()))
-                yield RayMachines(ray, config, nodes, setting)
+                yield RayMachines(ray, config, need, nodes, setting)
         finally:
             if own:
                 ray.shutdown()  # Ray ends the tasks of this process, and they their workers
@@ -155,27 +202,33 @@ EXECUTORS.register(RayExecutor())
 class RayMachines(Machines):
     """The nodes of a Ray cluster."""
 
-    def __init__(self, ray: ModuleType, config: RunConfig, nodes: Sequence[_Node], setting: _Setting) -> None:
-        self._ray, self._config, self._setting = ray, config, setting
+    def __init__(
+        self, ray: ModuleType, config: RunConfig, need: _Need, nodes: Sequence[_Node], setting: _Setting
+    ) -> None:
+        self._ray, self._config, self._need, self._setting = ray, config, need, setting
         self._retries = config.machines.max_retries
         self._cancelled = False
         self._following: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = set()
         self._lock = threading.Lock()  # of the two
-        options = _task_options(config, nodes)
+        options = need.options()
         # Each new remote function would be sent to the cluster anew.
         self._check = ray.remote(_check).options(num_returns="streaming", **options)
         self._task = ray.remote(_work).options(num_returns="streaming", **options)
         lost = ray.exceptions
         self._node_lost = (lost.NodeDiedError, lost.WorkerCrashedError, lost.OutOfMemoryError, lost.ObjectLostError,
                            lost.LocalRayletDiedError)  # fmt: skip
-        size = max(1, config.engine.tensor_parallel_size)
-        places = sum(node.gpus // size for node in nodes) if "num_gpus" in options else len(nodes)
-        self.parallel = min(_MOST_SUBMITTED, _LOOKAHEAD * places)
+        places = [need.places(node) for node in nodes]
+        self.parallel = min(_MOST_SUBMITTED, _LOOKAHEAD * sum(places))
         kinds = sorted({node.accelerator or "unknown" for node in nodes if node.gpus})
         if len(kinds) > 1:
             self.notes = (
                 f"the cluster has GPUs of several types ({', '.join(kinds)}): speed and energy are not compared "
                 "between them; --accelerator TYPE chooses one",
+            )
+        elif not need.gpus and max(places) > 1:
+            self.notes = (
+                f"a variant holds {need.cpus} CPUs, as many as the smallest node of the Ray cluster has; a larger one "
+                f"runs up to {max(places)} at the same time",
             )
 
     def check(self, config: RunConfig, variants: Sequence[PlannedVariant]) -> plan.Checked:
@@ -202,11 +255,12 @@ class RayMachines(Machines):
         """Wait until a task has begun; say so if others use the cluster, and stop if no node is left for it."""
         began, is_told = time.monotonic(), False
         while not self._ray.wait([stream], timeout=_LOOK_AGAIN_S)[0]:
-            _require_nodes(self._ray, self._config)
+            self._need.nodes(self._ray)
             if not is_told and time.monotonic() - began > _PATIENCE_S:
                 is_told = True
                 with open_display(self._config.display) as display:
-                    display.note("waiting for a node of the Ray cluster: all GPUs may be in use")
+                    what = "GPUs" if self._need.gpus else "CPUs"
+                    display.note(f"waiting for a node of the Ray cluster: all {what} may be in use")
 
     def run(self, variant: PlannedVariant, watcher: Watcher) -> None:
         """Do a variant on one node; on another one if that dies."""
@@ -241,7 +295,7 @@ class RayMachines(Machines):
 
     def _attempt(self, seen: _Seen) -> None:
         variant = seen.variant
-        stream = self._task.remote(_for_travel(variant), self._setting)
+        stream = self._task.remote(_for_travel(variant), self._setting, _to_continue(variant))
         with RunLog(variant.directory / results.RUN_LOG, seen.watcher.chatter) as log:
             try:
                 asyncio.run(self._follow(stream, seen, log))
@@ -274,7 +328,7 @@ class RayMachines(Machines):
     def _require_a_node(self, stream: Any) -> None:
         """A task for which no node is left would wait for ever."""
         try:
-            _require_nodes(self._ray, self._config)
+            self._need.nodes(self._ray)
         except UsageError as error:
             self._ray.cancel(stream)
             raise _NoNodeError(error.cause) from error
@@ -319,6 +373,7 @@ class _Files:
 
     stage: str
     files: dict[str, bytes]
+    is_complete: bool = True  # or of a stage that goes on
 
 
 _Told = _Began | _Line | _Failure | _Files | messages.Event
@@ -352,6 +407,8 @@ class _Seen:
             try:
                 results.receive_record(self.variant.directory, told.stage, told.files)
             except OSError as error:
+                if not told.is_complete:  # the complete one may find more space
+                    return
                 cause = f"the record could not be written: {system_error(error)}"
                 self._ended.add(told.stage)
                 self.watcher.fail(told.stage, cause, "free some space, and run the command again", [told.stage])
@@ -372,16 +429,25 @@ class _Seen:
 class _Reporter:
     """The watcher of a variant on its node."""
 
-    def __init__(self, variant: PlannedVariant, told: queue.SimpleQueue[_Told | None], *, travels: bool) -> None:
-        self._variant, self._told, self._travels = variant, told, travels
+    def __init__(
+        self,
+        variant: PlannedVariant,
+        told: queue.SimpleQueue[_Told | None],
+        cancelled: threading.Event,
+        *,
+        travels: bool,
+    ) -> None:
+        self._variant, self._told, self._cancelled, self._travels = variant, told, cancelled, travels
 
     def begin(self) -> None:
         """Told before."""
 
     def show(self, event: messages.Event) -> None:
         """Pass on an event, and before that the record that it announces."""
-        if self._travels and isinstance(event, messages.Finished) and event.stage in self._variant.benchmarks:
-            self._told.put(_Files(event.stage, results.record_files(self._variant.directory, event.stage)))
+        records = self._variant.benchmarks if self._travels else {}
+        if isinstance(event, (messages.Kept, messages.Finished)) and event.stage in records:
+            files = results.record_files(self._variant.directory, event.stage)
+            self._told.put(_Files(event.stage, files, isinstance(event, messages.Finished)))
         self._told.put(event)
 
     def chatter(self, line: str) -> None:
@@ -392,15 +458,23 @@ class _Reporter:
         """Pass on a failure."""
         self._told.put(_Failure(stage, cause, remedy, tuple(names)))
 
+    def go_on(self) -> None:
+        """Raise `CancelledError` if the task is ending."""
+        if self._cancelled.is_set():
+            raise CancelledError
 
-def _work(variant: PlannedVariant, setting: _Setting) -> Iterator[list[_Told]]:
-    """The task of a variant: what its watcher is told, in batches."""
+
+def _work(
+    variant: PlannedVariant, setting: _Setting, earlier: Mapping[str, Mapping[str, bytes]]
+) -> Iterator[list[_Told]]:
+    """The task of a variant, which adds to records of `earlier`: what its watcher is told, in batches."""
     _settle(setting)
+    cancelled = threading.Event()
     told: queue.SimpleQueue[_Told | None] = queue.SimpleQueue()
     runner = LocalExecutor()
     yield [_Began(socket.gethostname())]
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(_work_here, variant, setting, runner, told)
+        work = pool.submit(_work_here, variant, setting, earlier, runner, told, cancelled)
         try:
             ended = False
             while not ended:
@@ -412,11 +486,17 @@ def _work(variant: PlannedVariant, setting: _Setting) -> Iterator[list[_Told]]:
                 yield [each for each in batch if each is not None]
             work.result()  # raises what nobody expected
         finally:
+            cancelled.set()
             runner.cancel()
 
 
 def _work_here(
-    variant: PlannedVariant, setting: _Setting, runner: LocalExecutor, told: queue.SimpleQueue[_Told | None]
+    variant: PlannedVariant,
+    setting: _Setting,
+    earlier: Mapping[str, Mapping[str, bytes]],
+    runner: LocalExecutor,
+    told: queue.SimpleQueue[_Told | None],
+    cancelled: threading.Event,
 ) -> None:
     scratch: Path | None = None
     try:
@@ -426,7 +506,9 @@ def _work_here(
         if not shared:
             own = replace(own, directory=scratch / variant.directory.name)
             own.directory.mkdir()
-        reporter = _Reporter(own, told, travels=not shared)
+            for stage, files in earlier.items():
+                results.receive_record(own.directory, stage, files)
+        reporter = _Reporter(own, told, cancelled, travels=not shared)
         size = variant.config.engine.tensor_parallel_size
         gpus = power.resolve_gpus(0, size, os.environ.get("CUDA_VISIBLE_DEVICES"))
         environment = {turns.FOLDER: str(turns.of_this_machine())}
@@ -510,6 +592,17 @@ def _for_travel(variant: PlannedVariant) -> PlannedVariant:
     return replace(variant, directory=variant.directory.absolute(), config=_plain(variant.config))
 
 
+def _to_continue(variant: PlannedVariant) -> dict[str, dict[str, bytes]]:
+    """Stage -> the files of its record, of those that are added to: a node may not see them."""
+    if variant.config.force:
+        return {}
+    return {
+        stage: results.record_files(variant.directory, stage)
+        for stage in variant.todo
+        if variant.benchmarks[stage].resumes and results.record_path(variant.directory, stage).is_file()
+    }
+
+
 def _join(ray: ModuleType, address: str) -> None:
     """Become a driver of the cluster; a `SlimEvalError` says why that is not possible."""
     host, colon, port = address.rpartition(":")
@@ -556,35 +649,6 @@ def _nodes(ray: ModuleType) -> list[_Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
-
-
-def _require_nodes(ray: ModuleType, config: RunConfig) -> list[_Node]:
-    """The nodes that can run a variant; a `UsageError` at once if none ever can."""
-    nodes, size, wanted = _nodes(ray), config.engine.tensor_parallel_size, config.machines.accelerator
-    if wanted is None and size == 1 and not any(node.gpus for node in nodes):
-        usable = [node for node in nodes if node.cpus]
-        what = "CPUs"
-    else:
-        usable = [node for node in nodes if node.cpus and node.gpus >= size and wanted in (None, node.accelerator)]
-        what = f"{size} GPU{'s' if size > 1 else ''}" + (f" of type {wanted}" if wanted else "")
-    if usable:
-        return usable
-    listed = ", ".join(
-        f"{node.name}: {node.gpus} GPUs" + (f" of type {node.accelerator}" if node.accelerator else "")
-        for node in nodes[:8]
-    ) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else "")
-    cause = f"no node of the Ray cluster has {what} for a variant ({listed or 'it has no nodes'})"
-    raise UsageError(cause, "change --tensor-parallel-size or --accelerator, or add a node (`ray start --address …`)")
-
-
-def _task_options(config: RunConfig, nodes: Sequence[_Node]) -> dict[str, Any]:
-    """What a task requests of Ray. On a cluster without GPUs a variant takes every CPU of a node."""
-    options: dict[str, Any] = {"max_retries": 0, "scheduling_strategy": "SPREAD"}
-    if not any(node.gpus for node in nodes):
-        return {**options, "num_cpus": min(node.cpus for node in nodes)}
-    options |= {"num_cpus": 1, "num_gpus": config.engine.tensor_parallel_size}
-    wanted = config.machines.accelerator
-    return {**options, "label_selector": {_ACCELERATOR: wanted}} if wanted else options
 
 
 def _require_same_software(ray: ModuleType, nodes: Sequence[_Node]) -> None:

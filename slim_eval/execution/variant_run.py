@@ -42,6 +42,9 @@ class Watcher(Protocol):
     def fail(self, stage: str, cause: str, remedy: str, names: Sequence[str]) -> None:
         """A stage failed, and with it the records of these names."""
 
+    def go_on(self) -> None:
+        """Asked from time to time while another process has a lock that the variant needs."""
+
 
 def system_error(error: OSError) -> str:
     """An error of the system in words, with its file."""
@@ -105,7 +108,7 @@ class VariantRun:
             return source
         conversion = cache.conversion(source, config.quantized_models_dir)
         folder = conversion.folder
-        with locks.wait_for_lock(folder, self._note):
+        with locks.wait_for_lock(folder, self._note, self.watcher.go_on):
             if conversion.is_done:
                 self._show(messages.Finished(stage="convert", path=folder))
             else:
@@ -128,7 +131,8 @@ class VariantRun:
         """Download a model; of several variants that share the hub's cache, one does."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # into a cache that cannot be written, nothing is downloaded
-                stack.enter_context(locks.wait_for_lock(hub.download_place(job.source.name), self._note))
+                place = hub.download_place(job.source.name)
+                stack.enter_context(locks.wait_for_lock(place, self._note, self.watcher.go_on))
             return self._make("download", job)
 
     def _quantize(self, source: models.ModelSource) -> Path:
@@ -138,7 +142,7 @@ class VariantRun:
             return source.path
         config = self.variant.config
         request = self.variant.quantize_request(source)
-        with locks.wait_for_lock(cache.checkpoint_directory(request), self._note):
+        with locks.wait_for_lock(cache.checkpoint_directory(request), self._note, self.watcher.go_on):
             try:
                 checkpoint = cache.cached(request)
                 if checkpoint is not None:

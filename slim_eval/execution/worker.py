@@ -309,6 +309,7 @@ def _record(
 
     def keep(measurement: Measurement) -> None:
         write(measurement)
+        emit(messages.Kept(stage=stage))
 
     context = BenchmarkContext(
         cast(Engine, engine),  # a `ServedEngine` for a benchmark that asks for one
@@ -317,7 +318,7 @@ def _record(
         gpus,
         stage,
         progress,
-        _earlier(job, stage, own.get("fingerprint")) if benchmark.resumes else None,
+        _earlier(job, stage, own.get("measured_with"), emit) if benchmark.resumes else None,
         keep,
     )
     is_quiet = benchmark.needs_quiet and not job.config.machines.share_node
@@ -331,8 +332,11 @@ def _record(
     return written
 
 
-def _earlier(job: messages.MeasureJob, stage: str, fingerprint: str | None) -> Earlier | None:
-    """What an earlier run of the same settings left of a stage; None with ``--force``."""
+def _earlier(job: messages.MeasureJob, stage: str, now: fingerprints.Settings | None, emit: _Emit) -> Earlier | None:
+    """What an earlier run of the same settings left of a stage; None with ``--force``.
+
+    A run on whichever machine is free only knows here that another device left it.
+    """
     path = record_path(job.directory, stage)
     if job.config.force or not path.is_file():
         return None
@@ -340,7 +344,11 @@ def _earlier(job: messages.MeasureJob, stage: str, fingerprint: str | None) -> E
         record, samples = read_record(path), read_samples(job.directory, stage)
     except ResultFileError:
         return None
-    if isinstance(record, ErrorRecord) or fingerprint is None or record.fingerprint != fingerprint:
+    if isinstance(record, ErrorRecord) or record.measured_with is None or now is None:
+        return None
+    if differences := fingerprints.differences(fingerprints.of_record(record, now), now):
+        what = f"{stage} is measured from the start, without what is recorded"
+        emit(messages.Note(text=f"{what}: {'; '.join(differences)}"))
         return None
     return Earlier(record, samples)
 
@@ -387,21 +395,25 @@ def _metadata(
     parameters = None if source is None else source.num_parameters
     made = cache.read_record(job.checkpoint) if (job.checkpoint / cache.RECORD_FILE).is_file() else None
     groups = None if made is None else made.settings.get("group_size")
+    served = None if source is None else models.describe(job.checkpoint)
+    if served is not None and made is None and job.checkpoint != job.source:
+        own_method = served.scheme or served.quantization  # made elsewhere: by which method, only its files say
+    else:
+        own_method = own  # of a checkpoint that came quantized
     head = Metadata(
         schema_version=1,
         model=job.model,
         base_model=job.base_model or (None if own else job.model),
         baseline=DEFAULT_BASELINE,
         precision=job.precision,
-        # Of a checkpoint that came quantized, its own method.
-        quantization_scheme=own or job.quantization_scheme,
+        quantization_scheme=own_method or job.quantization_scheme,
         adapter=job.adapter,
         group_size=groups,
         low_bit_share=_low_bit_share(job, source) if made is None else made.low_bit_share,
         source_grid_bits=job.source_grid_bits,
         num_parameters=parameters,
         num_parameters_b=None if parameters is None else parameters / 1e9,
-        model_size_gb=None if source is None else models.describe(job.checkpoint).language_bytes / GIB,
+        model_size_gb=None if served is None else served.language_bytes / GIB,
         revision=job.revision,
         engine=engine.name,
         engine_version=engine.version,

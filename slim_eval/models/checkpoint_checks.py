@@ -224,9 +224,10 @@ def linear_inputs(tensors: Tensors, facts: ConfigFacts, recipe: Recipe) -> dict[
 def _configuration(checkpoint: Checkpoint) -> Iterator[Finding]:
     facts = checkpoint.facts
     if facts.not_causal is not None:
+        kind = facts.architecture or facts.model_type
         yield Finding(
-            f"{checkpoint.name} is {facts.not_causal} ({facts.architecture}), not a causal language model",
-            "give a model whose architecture is for text generation, such as LlamaForCausalLM",
+            f"{checkpoint.name} is {facts.not_causal} ({kind}), not a causal language model",
+            "give a model that was trained for text generation, such as a LlamaForCausalLM",
         )
 
 
@@ -482,22 +483,26 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def group_size(source: ModelSource, recipe: Recipe, asked: int | None = None) -> int | None:
-    """The group size of a recipe for a model: what was asked for, else the largest that fits every layer.
+def grouping(
+    source: ModelSource, recipe: Recipe, asked: int | None = None, *, skip_unfit: bool = False
+) -> tuple[int | None, bool]:
+    """The group size of a recipe for a model, and with `skip_unfit` whether it is known to fit every layer.
 
-    None if the recipe has no groups, or if the shapes of the model's layers are not known yet.
+    It is what was asked for, else what `Recipe.fitting` finds; None if the recipe has no groups, or if the shapes of
+    the model's layers are not known yet. What is part of a format, as in nvfp4, is not changed.
     """
-    if recipe.file is not None:  # it says itself, and --group-size is for the other schemes
-        return recipe.group_size
-    if recipe.group_size is None or asked is not None:
-        return recipe.group_size and asked
+    size = asked if recipe.smaller_groups else recipe.group_size
+    if recipe.group_size is None or (size is not None and not skip_unfit):
+        return size, False
     checkpoint = Checkpoint(source, Use())
     try:
         if not checkpoint.tensors or checkpoint.facts.is_quantized:
-            return None
+            return size, False
     except UsageError:  # of the checks, which report it
-        return None
-    return recipe.fitting(linear_inputs(checkpoint.tensors, checkpoint.facts, recipe))
+        return size, False
+    widths = linear_inputs(checkpoint.tensors, checkpoint.facts, recipe)
+    size = size or recipe.fitting(widths)
+    return size, not recipe.with_groups(size).misfits(widths)
 
 
 def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -515,18 +520,18 @@ def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
         if not widths and "Linear" in own.targets:
             cause = f"{checkpoint.name} has no {' or '.join(own.targets)} layer to quantize to {precision}"
             yield Finding(cause, remedy, precision=precision)
-        if own.group_size and use.group_size:
-            recipe = replace(own.with_groups(use.group_size), smaller_groups=())
-        else:
-            recipe = own.with_groups(own.fitting(widths))
-        if misfits := recipe.misfits(widths):
-            if use.skip_unfit and len(misfits) < len(widths):
-                cause = f"{precision}: {len(misfits)} of {len(widths)} layers stay in 16 bit, e.g. {misfits[0]}"
-                yield Finding(cause, is_refusal=False, precision=precision)
-                continue
-            yield Finding(misfit(checkpoint.name, recipe, misfits, len(widths)), remedy, precision=precision)
-        elif recipe.group_size != own.group_size and use.group_size is None:
-            first = own.misfits(widths)[0]
+        asked = use.group_size if own.smaller_groups else None
+        tried = replace(own.with_groups(asked), smaller_groups=()) if asked else own
+        recipe = own.with_groups(asked or own.fitting(widths))
+        misfits = recipe.misfits(widths)
+        if misfits and not (use.skip_unfit and len(misfits) < len(widths)):
+            yield Finding(misfit(checkpoint.name, tried, misfits, len(widths)), remedy, precision=precision)
+            continue
+        if misfits:
+            cause = f"{precision}: {len(misfits)} of {len(widths)} layers stay in 16 bit, e.g. {misfits[0]}"
+            yield Finding(cause, is_refusal=False, precision=precision)
+        if recipe.group_size != own.group_size and asked is None:
+            first = next(each for each in own.misfits(widths) if each not in misfits)
             cause = f"{precision}: groups of {recipe.group_size} columns, because {own.group_size} does not fit {first}"
             yield Finding(cause, is_refusal=False, precision=precision)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ FAILURES = (ValueError, RuntimeError, OSError, ImportError, KeyError, EOFError, 
 
 _EXPERTS_LACK = "lacks weights of experts, which would be random"
 _POSITIONS = 16  # whose logits are in float32 at a time
-_MATCHING = "use a checkpoint that matches the architecture in its config.json"
+#: Masks of causal attention, which old versions saved with the weights of GPT-J, GPT-Neo and others. Transformers
+#: ignores them for GPT-2 and GPT-NeoX alone.
+_MASK = re.compile(r"(^|\.)attn\.(attention\.)?(masked_)?bias$")
+#: The remedy if weights do not match.
+MATCHING = "use a checkpoint that matches the architecture in its config.json"
 
 
 def reason(error: BaseException) -> str:
@@ -56,18 +61,29 @@ def load(checkpoint: Path, *, kind: Any = None, **options: Any) -> Any:
             if is_gguf:
                 raise
             if names := experts.odd_ones(checkpoint):  # it cannot fuse experts of different kinds
-                raise SlimEvalError(f"{checkpoint}: {_EXPERTS_LACK}: {_shown(names)}", _MATCHING) from error
+                raise SlimEvalError(f"{checkpoint}: {_EXPERTS_LACK}: {_shown(names)}", MATCHING) from error
             raise
+    if (told := mismatch(info)) is not None:
+        if not is_gguf and (odd := experts.odd_ones(checkpoint)):
+            told = f"{_EXPERTS_LACK}: {_shown(odd)}"
+        raise SlimEvalError(f"{checkpoint}: {told}", MATCHING)
+    return model.eval()
+
+
+def mismatch(info: Mapping[str, Any]) -> str | None:
+    """How the weights of a checkpoint differ from those of its model, by what Transformers says of the loading.
+
+    None if they do not: Transformers names no keys that the model's class ignores, and masks do not count.
+    """
     for key, words in (
         ("missing_keys", "lacks weights of the model, which would be random"),
         ("mismatched_keys", "contains weights of another shape than the model's"),
         ("unexpected_keys", "contains weights that the model does not have"),
     ):
-        if names := sorted(str(found[0] if isinstance(found, tuple) else found) for found in info.get(key) or ()):
-            if not is_gguf and (odd := experts.odd_ones(checkpoint)):
-                words, names = _EXPERTS_LACK, odd
-            raise SlimEvalError(f"{checkpoint}: {words}: {_shown(names)}", _MATCHING)
-    return model.eval()
+        found = (str(each[0] if isinstance(each, tuple) else each) for each in info.get(key) or ())
+        if names := sorted(name for name in found if key != "unexpected_keys" or not _MASK.search(name)):
+            return f"{words}: {_shown(names)}"
+    return None
 
 
 def tokenizer(source: ModelSource, *, trust_remote_code: bool) -> Any:

@@ -68,8 +68,8 @@ def convert(
 
     Raises:
         UsageError: `final` contains something else.
-        SlimEvalError: The files are damaged, contain more than tensors or too few of them, or Transformers cannot load
-            or save the model.
+        SlimEvalError: The files are damaged, contain more than tensors or others than the model's, or Transformers
+            cannot load or save the model.
         MissingPackageError: torch or transformers is not installed.
     """
     assert source.pickled is not None
@@ -81,11 +81,10 @@ def convert(
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             source.pickled, dtype="auto", use_safetensors=False, weights_only=True, output_loading_info=True,
-            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        if missing := sorted(found["missing_keys"]):
-            cause = f"{len(missing)} tensors are missing in the pickled weights of {source.name!r}, e.g. {missing[0]}"
-            raise SlimEvalError(cause, "download the model again")
+        if (told := loading.mismatch(found)) is not None:
+            raise SlimEvalError(f"the pickled checkpoint {source.name!r} {told}", loading.MATCHING)
         save(model, final, like=source.pickled, identity=identity, progress=progress)
     except (*loading.FAILURES, pickle.UnpicklingError) as error:
         if any(isinstance(each, pickle.UnpicklingError) for each in causes(error)):

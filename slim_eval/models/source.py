@@ -35,6 +35,8 @@ ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 #: How ModelOpt quantized a checkpoint; older versions of it say it nowhere else.
 PRODUCER_FILE = "hf_quant_config.json"
+#: The parts of a model of sentence-transformers, which its configuration does not show.
+_MODULES_FILE = "modules.json"
 #: The weights of a checkpoint without an index, and the index of one with several files.
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -48,14 +50,29 @@ _SAMPLE_BLOCKS = 64
 #: Ending of an architecture's name -> what such a model is. Its class has other weights than a causal language model.
 _OTHER_HEADS: dict[str, str | None] = {
     "ForMaskedLM": "an encoder", "ForSequenceClassification": "a classifier", "ForTokenClassification": "a classifier",
+    "ForPreTraining": "an encoder", "ForNextSentencePrediction": "an encoder",
     "ForQuestionAnswering": "a question-answering model", "ForMultipleChoice": "a multiple-choice model",
     "RewardModel": "a reward model", "LMHeadModel": None, "Model": "a model without a language-model head",
 }  # fmt: skip
+#: Model types whose attention is bidirectional unless the configuration says `is_decoder`; Transformers only warns, for
+#: those of them that can be causal at all.
+_ENCODERS = frozenset({
+    "albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2",
+    "distilbert", "electra", "ernie", "esm", "funnel", "longformer", "megatron-bert", "mobilebert", "modernbert",
+    "mpnet", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
 #: Modality -> what the names of its parts contain, in a configuration and in a file of weights.
 MODALITIES = {"vision": re.compile("vision|visual"), "audio": re.compile("audio")}
-#: What the names of the weights contain that text does not need: other modalities, and what connects them to it.
+#: Layers that predict further tokens at once, as Transformers' classes name them in _keys_to_ignore_on_load_unexpected:
+#: neither Transformers nor, without speculative decoding, vLLM loads them.
+_NEVER_LOADED = r"(?:^|\.)mtp(?:_layers)?\."
+#: What the names of the weights contain that text does not need: other modalities, what connects them to it, and what
+#: is never loaded.
 OTHER_PARTS = re.compile(
-    "|".join([*(modality.pattern for modality in MODALITIES.values()), "image", "multi_modal", "mm_proj", "connector"])
+    "|".join(
+        [*(each.pattern for each in MODALITIES.values()), "image", "multi_modal", "mm_proj", "connector", _NEVER_LOADED]
+    )
 )
 _MAX_POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
@@ -178,6 +195,7 @@ def resolve(
     # and nowhere else, that they are quantized.
     if not read_json(config).get("quantization_config"):
         optional_file(name, PRODUCER_FILE, config.parent.name)
+    optional_file(name, _MODULES_FILE, config.parent.name)
     return ModelSource(name=name, kind="hub", config_dir=config.parent, revision=config.parent.name)
 
 
@@ -393,11 +411,14 @@ def describe_config(folder: Path) -> ConfigFacts:
                 "head_size": count(merged, "head_dim") or (width // heads if width and heads else None),
             }
         other = next((kind for head, kind in _OTHER_HEADS.items() if str(architectures[0]).endswith(head)), None)
+        if other is None and config.get("model_type") in _ENCODERS and not config.get("is_decoder"):
+            other = "an encoder"
         other = "an encoder-decoder" if config.get("is_encoder_decoder") else other
         own_code = "AutoModelForCausalLM" in (config.get("auto_map") or {})  # its class may have any name
+        other = None if own_code else other
         return ConfigFacts(
             architecture=architectures[0],
-            not_causal=None if own_code else other,
+            not_causal="an embedding model" if _pools(folder) else other,
             model_type=config.get("model_type"),
             dtype="float16" if str(stated).removeprefix("torch.") in ("float16", "half") else "bfloat16",
             dtype_stated=stated is not None,
@@ -418,6 +439,15 @@ def describe_config(folder: Path) -> ConfigFacts:
         )
     except (AttributeError, TypeError, LookupError, ValidationError) as error:
         raise UsageError(f"{folder / CONFIG_FILE}: not a model configuration", "download the model again") from error
+
+
+def _pools(folder: Path) -> bool:
+    """Whether sentence-transformers makes one vector of a text by this model, whatever its architecture is."""
+    modules: Any = None
+    with suppress(OSError, ValueError):
+        modules = safe_json.read_json(folder / _MODULES_FILE)
+    parts = modules if isinstance(modules, list) else []
+    return any(isinstance(part, dict) and str(part.get("type")).endswith("Pooling") for part in parts)
 
 
 def describe(folder: Path) -> CheckpointFacts:
@@ -589,7 +619,7 @@ def parameters(tensors: Tensors, tied: bool) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the floating-point tensors of the language part, tied ones once.
 
     Masks and position ids, which old files have, are not counted. Parts for images and sound are not either: an engine
-    may load them or not, and llm-compressor may write them or not.
+    may load them or not, and llm-compressor may write them or not. Layers that predict further tokens are not loaded.
     """
     return {
         name: shape

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from slim_eval.errors import MissingPackageError
+from slim_eval.errors import BenchmarkError, MissingPackageError, SlimEvalError
 from slim_eval.power.gpus import Gpu
 from slim_eval.power.meter import METERS, EnergyReading, EnergySource, Meter, PowerSample, window_reasons
 
@@ -153,7 +153,11 @@ def _mean_power(rows: Sequence[tuple[float, float]], shortest_s: float) -> tuple
     return tuple(samples)
 
 
-def _obstacle(gpus: Sequence[Gpu]) -> MissingPackageError | None:
+def _obstacle(gpus: Sequence[Gpu]) -> SlimEvalError | None:
+    for gpu in gpus:
+        if gpu.parent is not None:  # CodeCarbon reads the power of the whole GPU, with all its slices
+            cause = f"{gpu.name} is a MIG slice, and CodeCarbon reads power only of the whole GPU, with all its slices"
+            return BenchmarkError(cause, "measure energy on a GPU without MIG; --energy-source none skips it")
     try:
         from codecarbon import OfflineEmissionsTracker  # noqa: F401
         from codecarbon.output_methods.base_output import OutputMethod  # noqa: F401  # new in 3.3

@@ -20,13 +20,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slim_eval.config import QuantizationConfig
 from slim_eval.errors import QuantizationError, UsageError
-from slim_eval.models import pickles
+from slim_eval.models import experts, pickles
 from slim_eval.models.publish import QUANTIZATION_RECORD
-from slim_eval.models.source import CONFIG_FILE, Frozen, ModelSource, describe, fingerprint, small_files_hash
+from slim_eval.models.source import (
+    CONFIG_FILE,
+    CheckpointFacts,
+    Frozen,
+    ModelSource,
+    describe,
+    facts_of,
+    fingerprint,
+    small_files_hash,
+)
 from slim_eval.quantization.calibration import content_hash, local_path
 from slim_eval.quantization.fidelity import Fidelity
 from slim_eval.quantization.written import Written
-from slim_eval.schemes import KV8, SCHEMES, Recipe, SchemeName, scheme
+from slim_eval.schemes import KV8, SCHEMES, Recipe, SchemeName, bits_of, scheme
 from slim_eval.utils import files_hash, full_name, safe_json, short_name, slug
 from slim_eval.utils.redaction import redact, redact_all
 
@@ -47,6 +56,7 @@ SETTINGS = frozenset({
 })  # fmt: skip
 RECORD_FILE = QUANTIZATION_RECORD
 _REQUANTIZE = "--requantize creates it again"
+_OTHER_PLACE = "move it away, or set --quantized-models-dir"
 
 
 class QuantizeRequest(Frozen):
@@ -60,6 +70,7 @@ class QuantizeRequest(Frozen):
     trust_remote_code: bool = False
     models: tuple[str, ...] = ()  # all models of the run, so that two with the same short name get separate folders
     group_size: int | None = None  # that fits the model's layers; None for the recipe's own
+    all_fit: bool = False  # whether it is known to fit every layer: `skip_unfit` then changes nothing
 
     @property
     def recipe(self) -> Recipe:
@@ -137,7 +148,7 @@ def settings(request: QuantizeRequest) -> dict[str, Any]:
         "ignore": recipe.ignore,
         # Both came later: records without them were made with the recipe's own size, which fitted.
         **({} if recipe.group_size == own.group_size else {"group_size": recipe.group_size}),
-        **({"skip_unfit": True} if config.skip_unfit and own.group_size else {}),
+        **({"skip_unfit": True} if config.skip_unfit and own.group_size and not request.all_fit else {}),
     }
     if recipe.needs_calibration:
         path = local_path(config.calibration_dataset)
@@ -172,6 +183,14 @@ def conversion(source: ModelSource, directory: Path) -> pickles.Conversion:
     return pickles.conversion(directory, source.name, identity(source))
 
 
+def converted(source: ModelSource, directory: Path) -> ModelSource:
+    """A model with its finished conversion as its checkpoint, whose headers can be read; the same without one."""
+    if source.path is not None or source.base is not None or source.kind == "endpoint":
+        return source
+    found = conversion(source, directory)
+    return source.model_copy(update={"path": found.folder}) if found.is_done else source
+
+
 def foreign(request: QuantizeRequest) -> Path | None:
     """The folder of a checkpoint that was made elsewhere and that `cached` would return; None without one."""
     folder = checkpoint_directory(request)
@@ -188,28 +207,29 @@ def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
     """The requested checkpoint from the cache; None if it must be made.
 
     Raises:
-        UsageError: It was made with other settings, or its folder contains something else.
+        UsageError: It was made with other settings or from another model, or its folder contains something else.
         QuantizationError: It is damaged.
     """
     folder = checkpoint_directory(request)
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / CONFIG_FILE).is_file():
-        raise UsageError(f"{folder} exists and contains no checkpoint", "move it away, or set --quantized-models-dir")
+        raise UsageError(f"{folder} exists and contains no checkpoint", _OTHER_PLACE)
     if request.config.requantize:
         return None
     if not (folder / RECORD_FILE).exists():
         facts = describe(folder)
         if not facts.is_quantized:
             cause = f"{folder} contains an unquantized checkpoint"
-            raise UsageError(cause, "move it away, or set --quantized-models-dir")
+            raise UsageError(cause, _OTHER_PLACE)
+        _require_asked(folder, facts, request)
         note = f"{folder} has no {RECORD_FILE}: made elsewhere ({facts.quantization}), with unknown settings"
         return QuantizedCheckpoint(path=folder, record=None, reused=True, notes=(note,))
     record, asked = read_record(folder), settings(request)
-    differing = []
+    differing, same = [], {"skip_unfit"} if request.config.skip_unfit or not _skipped(record) else set[str]()
     for name in dict.fromkeys([*asked, *record.settings]):
         then, now = record.settings.get(name), asked.get(name)
-        if then != now:
+        if then != now and name not in same:
             # Of a hash the first 12 digits are shown.
             shown = [f"{str(value)[:19]}…" if str(value).startswith("sha256:") else value for value in (then, now)]
             differing.append(f"{name}: cached {shown[0]}, requested {shown[1]}")
@@ -227,6 +247,32 @@ def cached(request: QuantizeRequest) -> QuantizedCheckpoint | None:
             f"{folder} contains {size} bytes of weights, not the {record.bytes_on_disk} that were written", _REQUANTIZE
         )
     return QuantizedCheckpoint(path=folder, record=record, reused=True, notes=record.notes)
+
+
+def _require_asked(folder: Path, facts: CheckpointFacts, request: QuantizeRequest) -> None:
+    """Refuse a checkpoint made elsewhere whose configuration says that it is of another scheme or another model."""
+    asked, own = scheme(request.precision), facts_of(request.source)
+    found = str(facts.scheme).partition("+")[0]
+    weights, activations = bits_of(found)
+    # Weights of 16 bit are those of a recipe with several formats.
+    if weights is not None and asked.weight_bits < 16:
+        is_same = (weights, activations) == (asked.weight_bits, asked.activation_bits)
+        if not is_same or ("fp" in found) != ("FP" in asked.label.partition("+")[0]):
+            cause = f"{folder} contains a checkpoint in {facts.scheme}, which is not {asked.name} ({asked.label})"
+            raise UsageError(cause, _OTHER_PLACE)
+    for what, there, here in (
+        ("architecture", facts.architecture, own.architecture),
+        ("vocabulary", facts.vocabulary, own.vocabulary),
+    ):
+        if None not in (there, here) and there != here:
+            cause = f"{folder} was not made from {request.source.name!r}: its {what} is {there}, not {here}"
+            raise UsageError(cause, _OTHER_PLACE)
+
+
+def _skipped(record: QuantizationRecord) -> bool:
+    """Whether layers may have been left in 16 bit by `skip_unfit`, which older versions recorded without any too."""
+    patterns = {*(record.settings.get("ignore") or ()), *experts.ROUTERS}
+    return bool(record.settings.get("skip_unfit")) and not patterns.issuperset(record.recipe.get("ignore") or ())
 
 
 def made(folder: Path) -> QuantizedCheckpoint:

@@ -27,6 +27,9 @@ _REMEDY = (
     "a row is an object with `text`, `messages` (a list of role and content), `conversations` (ShareGPT), "
     "`instruction` and `output` (Alpaca), or `prompt` and `response`"
 )
+#: Keys of a row for what is asked, all of which are joined, and for the answer, of which the first counts.
+_QUESTIONS = ("instruction", "input", "context", "prompt", "question")
+_ANSWERS = ("output", "response", "completion", "answer")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -108,18 +111,40 @@ def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The conversation of a row, as chat templates read it; None if it has none of the known forms.
 
     Known are `messages` (also as a JSON string), ShareGPT's `conversations`, Alpaca's `instruction`, `input` and
-    `output`, and a prompt with its response. Turns of another form raise a TypeError, KeyError, ValueError or
-    AttributeError.
+    `output`, Dolly's `context`, and a prompt with its response, which may be messages too; `system` may precede any of
+    them. Turns of another form raise a TypeError, KeyError, ValueError or AttributeError.
     """
     if found := row.get("messages") or row.get("conversations"):
-        return [_turn(turn) for turn in (json.loads(found) if isinstance(found, str) else found)]
+        return _after_system(row, [_turn(turn) for turn in (json.loads(found) if isinstance(found, str) else found)])
     if isinstance(row.get("text"), str):
         return None
-    asked = "\n\n".join(str(row[key]) for key in ("instruction", "input", "prompt", "question") if row.get(key))
-    answer = next((row[key] for key in ("output", "response", "completion", "answer") if row.get(key)), None)
-    if asked and answer is not None:
-        return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(answer)}]
-    return [] if "messages" in row or "conversations" in row else None
+    asked, answers = _given(row, _QUESTIONS), _given(row, _ANSWERS)
+    if asked and answers:
+        return _after_system(row, [*_said("user", asked), *_said("assistant", answers[:1])])
+    is_known = row.keys() & set(_QUESTIONS) and row.keys() & set(_ANSWERS)
+    return [] if is_known or "messages" in row or "conversations" in row else None
+
+
+def _given(row: Mapping[str, Any], keys: Sequence[str]) -> list[Any]:
+    """The values of a row that are not empty, in the order of the keys."""
+    found = (row.get(key) for key in keys)
+    return [value for value in found if value is not None and value != [] and str(value).strip()]
+
+
+def _said(role: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """The turns of one side: one with all texts, and those of values that are messages."""
+    texts = [str(value) for value in values if not isinstance(value, (list, dict))]
+    lists = [value if isinstance(value, list) else [value] for value in values if isinstance(value, (list, dict))]
+    made = [{"role": role, "content": "\n\n".join(texts)}] if texts else []
+    return [*made, *(_turn(turn) for turns in lists for turn in turns)]
+
+
+def _after_system(row: Mapping[str, Any], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation with the `system` of its row as the first turn, unless it has one of its own."""
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip() or any(turn["role"] == "system" for turn in turns):
+        return turns
+    return [{"role": "system", "content": system}, *turns]
 
 
 def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,8 +128,10 @@ def _make(
         except loading.FAILURES as error:
             cause = f"llm-compressor cannot split the experts of {facts.architecture}: {loading.reason(error)}"
             raise QuantizationError(cause, "measure this model at 16 bit") from error
+    ignored = recipe.ignore
     recipe, layers = _layers_to_quantize(model, request, recipe)
-    request = request.model_copy(update={"group_size": recipe.group_size})
+    all_fit = recipe.ignore == ignored
+    request = request.model_copy(update={"group_size": recipe.group_size, "all_fit": all_fit})
     stage(recipe.name if calibration is None else f"{recipe.name} on {len(calibration.token_ids)} samples")
     warnings += _oneshot(model, tokenizer, calibration, recipe, layers, progress)
     stage("writing the checkpoint")
@@ -229,7 +231,9 @@ def _layers_to_quantize(
         recipe = recipe.with_groups(recipe.fitting(widths))
     misfits = recipe.misfits(widths)
     if misfits and (len(misfits) == len(layers) or not request.config.skip_unfit):
-        cause = checkpoint_checks.misfit(name, recipe, misfits, len(layers))
+        own = cache.recipe_of(request.precision)
+        tried = replace(recipe, smaller_groups=()) if request.config.group_size else own
+        cause = checkpoint_checks.misfit(name, tried, misfits, len(layers))
         raise QuantizationError(cause, "measure this model with other schemes, or see --skip-unfit")
     unfit = [layer for layer, width in widths.items() if misfits and recipe.group_size and width % recipe.group_size]
     fitting = {layer: module for layer, module in layers.items() if layer not in unfit}

@@ -89,6 +89,8 @@ def of_text(stem: str, text: str, where: str, python: Path | None = None) -> Sch
     label = " ".join((first.upper(), *rest))
     methods = " + ".join(name.removesuffix("Modifier") for name, _ in modifiers)
     targets = [target for group in groups.values() for target in _listed(group.get("targets") or "Linear")]
+    ignore = [each for options in quantizing for each in _listed(options.get("ignore"))]
+    _require_patterns((*targets, *ignore), where)
     served = scheme_of(f"int8{KV8}").served_with if held_cache else {}
     return Scheme(
         f"{RECIPE_FILE}{stem}",
@@ -104,11 +106,21 @@ def of_text(stem: str, text: str, where: str, python: Path | None = None) -> Sch
             kv_cache=held_cache is not None,
             needs_calibration=any(_needs_data(name, options, _groups([options])) for name, options in modifiers),
             targets=tuple(dict.fromkeys(targets)),
-            ignore=tuple(dict.fromkeys(each for options in quantizing for each in _listed(options.get("ignore")))),
+            ignore=tuple(dict.fromkeys(ignore)),
         ),
         kernels=scheme_of(formats).kernels,
         served_with=served,
     )
+
+
+def _require_patterns(names: Iterable[str], where: str) -> None:
+    """Refuse, with a UsageError, a name of modules that begins with ``re:`` and is not a regular expression."""
+    for name in names:
+        try:
+            re.compile(name.removeprefix("re:") if name.startswith("re:") else "")
+        except re.error as error:
+            cause = f"recipe {where}: {name!r} is not a regular expression: {error}"
+            raise UsageError(cause, "write it as in Python, e.g. re:.*lm_head") from error
 
 
 def _replace(made: Scheme, alias: str = "") -> None:

@@ -45,7 +45,7 @@ MODEL_DETAILS = (
 )  # fmt: skip
 SETTING_DETAILS = (
     "limit", "batch_size", "thinking", "apply_chat_template", "max_model_len", "truncated_requests",
-    "prompts_without_turns",
+    "prompts_without_turns", "unfinished_thoughts",
 )  # fmt: skip
 #: Arguments of generation: lm-eval's name -> the schema's.
 _GENERATION = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_gen_toks": "max_tokens"}

@@ -310,6 +310,7 @@ class AccuracyMetrics(Metrics):
     max_model_len: int | None = None  # context window in tokens
     truncated_requests: int | None = None  # whose prompt was cut to fit the window; None in older and imported records
     prompts_without_turns: int | None = None  # that lack a turn which the chat template drops; None likewise
+    unfinished_thoughts: int | None = None  # answers that ended within their thought; None without --thinking on
     metrics: dict[str, float | None] = Field(default_factory=dict)  # every metric and stderr that lm-eval reports
     # Name -> metrics, num_items, num_fewshot; of a subgroup also its subtasks; in a group without a metric of its own
     # also `listed` and `filters`, as in `metrics.headline_metric`, and `higher_is_better` by metric.

@@ -136,7 +136,8 @@ def record_files(directory: Path, name: str) -> dict[str, bytes]:
 
 def receive_record(directory: Path, name: str, files: Mapping[str, bytes]) -> Path:
     """Write the files of a record that another machine made. Clears an earlier error."""
-    (directory / f"{slug(name)}{_SAMPLES_SUFFIX}").unlink(missing_ok=True)
+    if (samples := f"{slug(name)}{_SAMPLES_SUFFIX}") not in files:
+        (directory / samples).unlink(missing_ok=True)
     for file, content in files.items():
         with atomic_path(directory / Path(file).name) as temporary:
             temporary.write_bytes(content)

@@ -479,8 +479,8 @@ def test_a_disturbed_window_ends_in_its_state_and_in_no_number(
     assert {key: metrics[key] for key in HEADLINE} == dict.fromkeys(HEADLINE)
     assert metrics["intervals"] == {}
     assert (metrics["valid"], metrics["energy_source"]) == (False, source)
-    assert len(metrics["invalid_reasons"]) == 1
-    assert metrics["invalid_reasons"][0].startswith(reason)
+    # On a busy machine the samples of a window this short may also disagree with the counter.
+    assert len([each for each in metrics["invalid_reasons"] if each.startswith(reason)]) == 1
     if source == "nvml":  # half a window is not even evidence
         assert (metrics["energy_joules_integral"], metrics["max_power_watts"]) == (None, None)
     else:

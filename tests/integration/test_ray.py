@@ -182,6 +182,36 @@ def test_a_variant_whose_node_dies_is_done_on_another_one(cluster: Cluster, tmp_
     assert not [event for event in events(again.stderr) if event.get("stage") == "performance"]
 
 
+def test_levels_of_a_node_that_died_stay_and_a_far_node_adds_to_them(cluster: Cluster, tmp_path: Path) -> None:
+    """The node does not see the output directory: what is measured of a stage travels in both directions."""
+    shutil.copytree(MODEL_DIR, tmp_path / "m")
+    server = json.dumps({"prefill_s": 0.01, "itl_s": 0.005})
+    own = {"labels": {"ray.io/accelerator-type": "T4"}, "env_vars": {"FAR_NODE": "1", "INSTANT_SERVER": server}}
+    doomed = cluster.add_node(**NODE, **own)
+    args = ("--models", "./m", "--tasks", "serving", "--serving-duration", "2", "--input-len", "8", "--output-len", "8",
+            "--energy-source", "none", "--accelerator", "T4")  # fmt: skip
+    file = tmp_path / "outputs/m/m_fp16/serving.json"
+    with begin(cluster, tmp_path, *args, "--concurrency", "1 2 4 8 16 32 64") as process:
+        end = time.monotonic() + 120
+        while not file.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        cluster.remove_node(doomed, allow_graceful=False)
+        text = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, text
+    kept = json.loads(file.read_text())["levels"]
+    assert 1 <= len(kept) < 7
+    node = cluster.add_node(**NODE, **own)
+    try:
+        again = ray_run(cluster, tmp_path, *args, "--concurrency", "3")
+    finally:
+        cluster.remove_node(node)
+    assert again.returncode == 0, again.stderr
+    levels = json.loads(file.read_text())["levels"]
+    assert "concurrency-3" in {level["label"] for level in levels}
+    assert [level for level in levels if level["label"] != "concurrency-3"] == kept
+    assert {row["level"] for row in read_samples(file.parent, "serving")} >= {level["label"] for level in levels}
+
+
 def nodes_by_process(cluster: Cluster) -> dict[int, Any]:
     """Process of Ray on each node -> the node."""
     return {node.all_processes["raylet"][0].process.pid: node for node in cluster.list_all_nodes()}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from slim_eval.benchmarks.prompts import switch
+from slim_eval.benchmarks.prompts import AnswerOf, Thoughts, switch
 from slim_eval.config import Thinking
 from slim_eval.engines.vllm import distribution_named_vllm
 from slim_eval.errors import UsageError
@@ -24,6 +24,8 @@ TEMPLATES = {
 }  # fmt: skip
 HISTORY = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "1 + 1?"}]
 
+ANSWER_OF = cast(AnswerOf, None)  # of tests that generate nothing
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
@@ -37,7 +39,6 @@ def adapters(template: str) -> list[Any]:
         model.tokenizer = make_tokenizer()
         model.tokenizer.chat_template = template
         model.hf_chat_template, model.chat_template_args, model.enable_thinking = None, {}, None
-        model.tok_decode, model.__dict__["eot_token_id"] = (lambda *_, **__: "<end>"), 0
     return made
 
 
@@ -48,12 +49,9 @@ def adapters(template: str) -> list[Any]:
 def test_both_adapters_render_one_prompt(template: str, thinking: Thinking | None, skipped: bool) -> None:
     models = adapters(template)
     for model in models:
-        switch(model, template, thinking)
+        switch(model, template, thinking, ANSWER_OF)
     texts = {model.apply_chat_template(HISTORY) for model in models}
     assert texts == {"<system>Be short.<user>1 + 1?<a>" + (SKIP if skipped else "")}
-    assert {getattr(model, "think_end_token", None) for model in models} == {
-        "</think>" if thinking is Thinking.ON else None
-    }
     assert {model.apply_chat_template(HISTORY, add_generation_prompt=False) for model in models} == {
         "<system>Be short.<user>1 + 1?"
     }
@@ -69,17 +67,55 @@ def test_system_turns_that_a_template_refuses_are_left_out_on_both() -> None:
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TURNS
     models = adapters(template + "{% endif %}")
     for model in models:
-        switch(model, template, None)
+        switch(model, template, None, ANSWER_OF)
     assert {model.apply_chat_template(HISTORY) for model in models} == {"<user>1 + 1?<a>"}
 
 
-def test_transformers_generates_past_stop_sequences_inside_a_thought() -> None:
+def answered(model: Any, thinking: Thinking | None, texts: list[str]) -> tuple[Thoughts | None, list[str], list[Any]]:
+    """What counts the thoughts of an adapter that generates these texts, its answers, and the stops that it got."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.utils import postprocess_generated_text
+
+    stops: list[Any] = []
+
+    def generate(requests: Any, **_: Any) -> list[str]:
+        stops.extend(each.args[1]["until"] for each in requests)
+        return texts
+
+    model.generate_until = generate
+    thoughts = switch(model, TEMPLATES["unless false"], thinking, postprocess_generated_text)
+    asked = [Instance("generate_until", {}, (f"{n} + 1?", {"until": ["\n\n"]}), n) for n in range(len(texts))]
+    answers = model.generate_until(asked)
+    assert all(each.args[1] == {"until": ["\n\n"]} for each in asked), "the requests of lm-eval stay as they are"
+    return thoughts, answers, stops
+
+
+TEXTS = ["First:\n\n7?</think>\n8\n\nQuestion", "Well:\n\n7 or 9", "</think>5"]
+
+
+def test_every_adapter_stops_after_the_thought_and_counts_those_without_an_end() -> None:
+    for model in adapters(TEMPLATES["unless false"]):
+        thoughts, answers, stops = answered(model, Thinking.ON, TEXTS)
+        assert answers == ["8", "Well:", "5"]
+        assert stops == [[], [], []]
+        assert thoughts is not None
+        assert (thoughts.cut, thoughts.ended) == (1, 2)
+        assert thoughts.notes("quiz")[0].startswith(
+            "quiz: 1 of 3 answers end before their thought does: they are scored"
+        )
+
+
+def test_thoughts_that_nobody_asked_for_are_told_and_stay() -> None:
     model = adapters(TEMPLATES["unless false"])[0]
-    asked: list[list[str]] = []
-    model._model_generate = lambda context, max_length, stop, **options: asked.append(stop)
-    switch(model, TEMPLATES["unless false"], Thinking.ON)
-    model._model_generate(context=None, max_length=9, stop=["\n\n", "<end>"], attention_mask=None)
-    assert asked == [["<end>"]]
+    thoughts, answers, stops = answered(model, None, TEXTS)
+    assert (answers, stops) == (TEXTS, [["\n\n"]] * 3)
+    assert thoughts is not None
+    assert thoughts.cut is None
+    assert thoughts.notes("quiz") == [
+        "quiz: 2 answers contain a thought, which is scored with them: use --thinking on or off"
+    ]
+    thoughts, answers, stops = answered(model, Thinking.OFF, TEXTS)
+    assert (thoughts, answers, stops) == (None, TEXTS, [["\n\n"]] * 3)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +128,4 @@ def test_transformers_generates_past_stop_sequences_inside_a_thought() -> None:
 )
 def test_a_template_without_the_switch_refuses_it(template: str, thinking: Thinking, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
-        switch(adapters(template)[0], template, thinking)
+        switch(adapters(template)[0], template, thinking, ANSWER_OF)

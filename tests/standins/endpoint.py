@@ -165,7 +165,8 @@ class StandIn:
         tokens = prompt if isinstance(prompt, list) else [ord(letter) for letter in prompt]
         if isinstance(prompt, list) and self.fault == "text-only":
             return web.json_response({"error": {"message": "prompt must be a string"}}, status=400)
-        if self.fault == "strict" and (unknown := {"ignore_eos", "cache_salt", "cache_prompt"} & body.keys()):
+        foreign = {"ignore_eos", "cache_salt", "cache_prompt", "repetition_penalty"}
+        if self.fault == "strict" and (unknown := foreign & body.keys()):
             return web.json_response({"error": {"message": f"Unknown parameter: {min(unknown)}"}}, status=400)
         if body.get("echo") and (self.slots or self.fault == "echo-refused"):
             return web.json_response({"error": {"message": "echo is not supported"}}, status=400)

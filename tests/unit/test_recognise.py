@@ -469,4 +469,11 @@ def test_it_runs_on_the_kernels_of_the_same_formats() -> None:
     assert scheme_of("w4a16 g128").kernels == scheme_of("int4").kernels
     assert scheme_of("w4a16-awq g128").kernels == {"vllm": Kernel(dtypes=("float16", "bfloat16"))}
     assert scheme_of("bnb-nf4").kernels == {}
+    mixed = scheme_of("mixed-w4a16-w8a8").kernels["vllm"]
+    assert (mixed.min_capability, mixed.end_capability, mixed.cpu_flag) == ((7, 5), (10, 0), "avx512f")
+    assert mixed.exact_with == scheme_of("int8").kernels["vllm"].exact_with
+    known = [mixed.known_dtypes(frozenset(flags)) for flags in ({"avx2"}, {"avx512f"}, {"avx512f", "amx_tile"})]
+    assert known == [(), ("float16", "bfloat16"), ("bfloat16",)]
+    assert mixed.known_dtypes(None) == ("float16", "bfloat16")
+    assert scheme_of("mixed-w4a16-fp8 g64").kernels["vllm"].on_cpu is False
     assert scheme_of("fp8+kv8").kv_cache_bits == 8

@@ -139,3 +139,23 @@ def test_order_and_unknown_names() -> None:
     assert find("int9+kv8") is find("+kv8") is None
     with pytest.raises(UsageError, match="unknown precision 'as-is\\+kv8'"):
         scheme("as-is+kv8")
+
+
+@pytest.mark.parametrize(
+    ("widths", "size", "misfits"),
+    [
+        ((256, 512), 128, []),
+        ((256, 576), 64, []),
+        ((256, 576, 96), 32, []),
+        ((256, 576, 80), 64, ["2 (80)"]),
+        ((80, 100), 128, ["0 (80)", "1 (100)"]),
+    ],
+)
+def test_the_group_size_is_the_largest_that_fits_what_can_be_fitted(
+    widths: tuple[int, ...], size: int, misfits: list[str]
+) -> None:
+    recipe = scheme("int4").recipe
+    assert recipe is not None
+    found = {str(number): width for number, width in enumerate(widths)}
+    assert recipe.fitting(found) == size
+    assert recipe.with_groups(size).misfits(found) == misfits

@@ -371,6 +371,7 @@ def _task_row(study: Study, metric: Metric, variant: Variant, record: AccuracyRe
         "limit": words(everything if limit is None else limit),
         "prompts cut": _altered(record.truncated_requests),
         "prompts without a turn": _altered(record.prompts_without_turns),
+        "unfinished thoughts": _altered(record.unfinished_thoughts),
         "chat template": words(None if template is None else "yes" if template else "no"),
         "version": words(record.task_versions.get(metric.key)),
         "metric": words(record.metric),

@@ -51,11 +51,12 @@ _RESULT_COLUMNS = (
     "energy_joules", "energy_joules_net", "energy_kwh", "joules_per_output_token", "energy_per_query_j",
     "avg_power_watts", "duration_seconds", "energy_source", "valid", "performance_valid",
 )  # fmt: skip
-_ALTERED = ("truncated_requests", "prompts_without_turns")  # counts of prompts, shown if one is not 0
+#: Counts of prompts and answers, shown if one is not 0.
+_ALTERED = ("truncated_requests", "prompts_without_turns", "unfinished_thoughts")
 _TASK_COLUMNS = ("", "_stderr", "_metric", "_num_items", "_num_fewshot")
 _COUNTS = (
     "kv_cache_tokens", "batch_size", "num_runs", "num_items", "_num_fewshot", "num_parameters",
-    "_truncated_requests", "_prompts_without_turns",
+    "_truncated_requests", "_prompts_without_turns", "_unfinished_thoughts",
     "num_left_out", "num_clusters", "lost", "gained", "items_needed",
 )  # fmt: skip
 _PAIRED_COLUMNS = (

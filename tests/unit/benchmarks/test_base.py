@@ -148,3 +148,15 @@ def test_a_name_that_cannot_name_a_file_is_refused(name: str, monkeypatch: pytes
         BENCHMARKS.register(Toy())
     assert "performance" in BENCHMARKS
     assert name not in BENCHMARKS
+
+
+def test_the_host_is_watched_unless_others_started_the_server() -> None:
+    def window(is_ours: bool | None) -> object:
+        engine = PlannedEngine()
+        if is_ours is not None:
+            engine.is_ours = is_ours  # type: ignore[attr-defined]
+        return BenchmarkContext(engine, PerformanceConfig(), RunConfig(models="demo"), (), "performance").host_window()
+
+    assert window(None) is not None, "an engine in this process"
+    assert window(True) is not None
+    assert window(False) is None, "the server's work would count as that of other processes"

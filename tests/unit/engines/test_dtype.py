@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slim_eval import engines
+from slim_eval import engines, power
 from slim_eval.config import Dtype, EngineConfig
 from slim_eval.engines import Platform, engine
 from slim_eval.engines.memory import served_bytes
@@ -157,6 +157,27 @@ def test_auto_is_a_type_that_the_kernel_takes(own: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(engine, "cpu_flags", lambda: AVX512 | {"amx_tile"})  # no instructions for either type
     assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of("int8"), on_cpu=True) == "bfloat16"
     assert VLLM.computing_dtype(Dtype.AUTO, facts(own), scheme_of("fp16"), on_cpu=True) == "float32"
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"),
+                                                      (None, "bfloat16")])  # fmt: skip
+def test_a_gpu_without_bfloat16_computes_in_float16(
+    capability: tuple[int, int] | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = power.Gpu(0, "GPU-a", "Card", 1024.0, "1")
+    able = power.GpuCapabilities(gpu, None, capability, has_counter=True, has_power=True, driver_cuda=None)
+    monkeypatch.setattr(power, "resolve_gpus", lambda *_: (gpu,))
+    monkeypatch.setattr(power, "gpu_capabilities", lambda _: (able,))
+    monkeypatch.setattr(VLLM, "platform", lambda: Platform("cuda", capability))
+    for member in (VLLM, TRANSFORMERS):
+        assert member.computing_dtype(Dtype.AUTO, facts("bfloat16"), scheme("fp16"), on_cpu=False) == expected
+        assert member.computing_dtype(Dtype.AUTO, facts("float16"), scheme("fp16"), on_cpu=False) == "float16"
+    if expected == "float16":
+        with pytest.raises(EngineError, match=r"vLLM computes in bfloat16 from compute capability 8.0 on"):
+            engines.choose("vllm", "fp16", Dtype.BFLOAT16)
+    else:
+        assert engines.choose("vllm", "fp16", Dtype.BFLOAT16).name == "vllm"
 
 
 @pytest.mark.parametrize(

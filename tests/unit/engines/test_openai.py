@@ -94,6 +94,22 @@ def test_what_a_server_does_not_know_is_left_out_and_said() -> None:
         stand_in.requests.clear()
         engine.generate(["Hello"], max_new_tokens=3)
         assert not {"ignore_eos", "cache_salt", "cache_prompt"} & stand_in.requests[0].keys()
+        assert set(engine.no_penalties) <= {"presence_penalty", "frequency_penalty"}  # OpenAI has these
+
+
+def test_answers_of_tasks_and_benchmarks_have_no_penalties() -> None:
+    """A server may take those of the model's own generation config, as vLLM's does, where a request sets none."""
+    stand_in = StandIn()
+    expected = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    with engine_of(stand_in) as engine:
+        stand_in.requests.clear()
+        engine.generate(["Hello"], max_new_tokens=2)
+        model = engine.lm_eval_model(1)
+        payload = model._create_payload(["Hello"], generate=True, gen_kwargs={"until": ["."], "max_gen_toks": 4})
+        scored = model._create_payload(["Hello"], generate=False)
+    for sent in (stand_in.requests[0], payload):
+        assert {key: sent[key] for key in expected} == expected
+    assert not expected.keys() & scored.keys()
 
 
 def test_without_a_tokenizer_text_is_measured_and_accuracy_refused() -> None:
@@ -151,7 +167,8 @@ def test_a_ready_made_server_gets_what_the_run_needs() -> None:
     config = EngineConfig(engine="openai", server="vllm", engine_args={"dtype": "float32", "enforce_eager": True})
     words = server_command(LoadRequest(NOWHERE, config, 512, parallel=4))
     assert words[words.index("--max-model-len") + 1] == "512"
-    assert words[words.index("--max-num-seqs") + 1] == "4"
+    assert "--max-num-seqs" not in words  # its own: as many as fit
+    assert words[words.index("--generation-config") + 1] == "vllm"
     assert words[-3:] == ["--dtype", "float32", "--enforce-eager"]
     llama = EngineConfig(engine="openai", server="llama.cpp")
     with pytest.raises(EngineError, match="not a GGUF file"):

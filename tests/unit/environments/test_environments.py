@@ -40,12 +40,12 @@ def test_what_a_cpu_gets_is_what_the_tests_run_with(path: Path) -> None:
     assert {name: version for name, version in _pins(path).items() if tested.get(name, version) != version} == {}
 
 
-def _wheel(folder: Path, name: str) -> None:
+def _wheel(folder: Path, name: str, version: str = "1.0") -> None:
     folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}.py", "")
-        info = f"{name}-1.0.dist-info"
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        info = f"{name}-{version}.dist-info"
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -100,17 +100,7 @@ def test_interrupted_failed_finished_repeated_and_removed(
     made = set_up("cpu", note)
     assert (made.serve, made.quantize) == (serve.python, quantize.python)
     set_up("cpu", note)
-    hint = "pip may take torch's CUDA build, which is larger and works as well; uv takes the CPU build"
-    assert seen == [
-        hint,
-        "serve: made",
-        hint,
-        "serve: ready",
-        hint,
-        "quantize: made",
-        "serve: ready",
-        "quantize: ready",
-    ]
+    assert seen == ["serve: made", "serve: ready", "quantize: made", "serve: ready", "quantize: ready"]
 
     assert environments.remembered() == made
     config = environments.complete(RunConfig(models="demo", serve_python=Path("/mine")))
@@ -131,6 +121,81 @@ def test_interrupted_failed_finished_repeated_and_removed(
     assert "GiB are free again" in capsys.readouterr().out
     assert not list((tmp_path / "home" / "environments").glob("*"))
     assert environments.remembered() is None
+
+
+@pytest.fixture
+def with_torch(wheels: Path, tmp_path: Path) -> Path:
+    """`wheels`, where a list has torch."""
+    with (tmp_path / "lists" / "cpu-serve.txt").open("a") as requirements:
+        requirements.write("torch==2.13.0\n")
+    return wheels
+
+
+def in_silence(text: str, *, done: bool = True) -> None:
+    """A `Show`."""
+
+
+@pytest.mark.large
+def test_pip_downloads_nothing_if_torch_would_be_a_cuda_build(
+    with_torch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (serve, _), wheels = environments.environments("cpu"), with_torch
+    _wheel(wheels, "torch", "2.14.0+cpu")  # another version
+    for version in ("2.13.0", "2.13.0+cu130"):
+        _wheel(wheels, "torch", version)
+        with pytest.raises(SlimEvalError, match=re.escape(f"pip would install torch {version}, and serve needs")) as no:
+            set_up("cpu", in_silence)
+        assert "PIP_EXTRA_INDEX_URL" in no.value.remedy
+        assert not list(serve.folder.glob("lib/python*/site-packages/served*"))
+    (wheels / "torch-2.13.0+cu130-py3-none-any.whl").unlink()
+    _wheel(wheels, "torch", "2.13.0+cpu")
+    _wheel(wheels, "quantized")
+    set_up("cpu", in_silence)
+    assert len(list(serve.folder.glob("lib/python*/site-packages/torch-2.13.0+cpu.dist-info"))) == 1
+    # What is installed needs no index.
+    (serve.folder / "slim-eval.json").unlink()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels / "gone"))
+    set_up("cpu", in_silence)
+
+
+UV = """#!/bin/sh
+echo "$@" >> {calls}
+case "$*" in
+    venv*) for folder; do :; done; exec {python} -m venv --without-pip "$folder" ;;
+    *--dry-run*) printf 'Would install 1 package\\n + torch=={torch}\\n' >&2 ;;
+    *) exit 3 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "torch", "words", "last"),
+    [
+        ({"UV_INDEX_URL": "file:///mirror"}, "2.13.0", "uv would install torch 2.13.0, and serve needs", "--dry-run"),
+        ({"UV_INDEX_URL": "file:///mirror"}, "2.13.0+cpu", "could not be made", "--requirement"),
+        ({}, "2.13.0", "could not be made", "--torch-backend cpu"),
+    ],
+)
+def test_uv_is_asked_which_torch_it_takes_if_a_user_names_the_index(
+    variables: dict[str, str],
+    torch: str,
+    words: str,
+    last: str,
+    with_torch: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uv, calls = tmp_path / "uv", tmp_path / "calls"
+    uv.write_text(UV.format(calls=calls, python=sys.executable, torch=torch))
+    uv.chmod(0o755)
+    monkeypatch.setattr(environments.shutil, "which", lambda _: str(uv))
+    for name in environments._UV_SOURCES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SlimEvalError, match=words):
+        set_up("cpu", in_silence)
+    assert last in calls.read_text().splitlines()[-1]
 
 
 def test_two_at_a_time_are_refused(wheels: Path, tmp_path: Path) -> None:

@@ -6,12 +6,20 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
+from slim_eval import evaluator
 from slim_eval.errors import BusyError
-from slim_eval.execution import locks
+from slim_eval.execution import locks, plan
+from slim_eval.execution.executor import LocalExecutor
+from slim_eval.execution.variant_run import VariantRun
+from slim_eval.quantization.cache import checkpoint_directory
+from tests.unit.execution.test_resume import config
 
 HOLD = """
 import sys, time
@@ -75,6 +83,28 @@ def test_who_waits_says_for_whom_and_goes_on_when_it_is_free(tmp_path: Path) -> 
     assert f"{path} is being written by process {process.pid}" in text
     assert text.endswith("waiting for it")
     assert not path.exists()
+
+
+def test_a_variant_in_a_thread_stops_to_wait_when_the_run_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `--gpus`, where an interrupt reaches the main thread alone, which then waits for the others."""
+    monkeypatch.chdir(tmp_path)
+    (variant,), _ = plan.lay_out(config(precision="int8"))
+    path, cancelled, waits = checkpoint_directory(variant.quantize_request(variant.source)), Event(), Event()
+    display = SimpleNamespace(begin=print, handle=lambda _, event: waits.set() if "waiting" in event.text else None)
+    watched = evaluator._Watched(variant, (1, 1), display, cancelled)  # type: ignore[arg-type]
+    log = tmp_path / "run.log"
+    with holder(f"wait_for_lock(Path({str(path.absolute())!r}), print)") as process, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(VariantRun(variant, watched, LocalExecutor(), (), log, log).execute)
+        try:
+            assert waits.wait(20)
+            cancelled.set()
+            with pytest.raises(CancelledError):
+                done.result(2)
+        finally:
+            process.kill()
+    assert watched.failures == []
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:

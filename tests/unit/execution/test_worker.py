@@ -11,15 +11,23 @@ from typing import Any
 
 import pytest
 
-from slim_eval import power
+from slim_eval import models, power
+from slim_eval.benchmarks.base import BENCHMARKS, BenchmarkContext
 from slim_eval.config import RunConfig
 from slim_eval.demo import MODEL_DIR
 from slim_eval.engines import ENGINES, EngineType, LoadRequest
 from slim_eval.engines.agreement import Reference
 from slim_eval.errors import BenchmarkError, UsageError
 from slim_eval.execution import messages, worker
-from slim_eval.results.records import PerformanceRecord
-from slim_eval.results.store import RECEIPT, Variant, read_samples
+from slim_eval.results.records import (
+    Measurement,
+    Metadata,
+    PerformanceRecord,
+    ServingLevel,
+    ServingMetrics,
+    ServingRecord,
+)
+from slim_eval.results.store import RECEIPT, Variant, read_samples, record_path, write_record
 from tests.standins.engine import PlannedEngine
 
 
@@ -94,6 +102,76 @@ def test_a_checkpoint_that_came_quantized_is_never_its_own_baseline(
     assert (variant.precision, variant.baseline) == (precision, "fp16")
     assert head["base_model"] == (base if quantization else "acme/tiny")
     assert variant.is_baseline is (quantization is None)
+
+
+def test_a_checkpoint_made_elsewhere_is_not_said_to_be_made_by_our_method(tmp_path: Path) -> None:
+    source, checkpoint = tmp_path / "model", tmp_path / "model_int8"
+    shutil.copytree(MODEL_DIR, source)
+    shutil.copytree(MODEL_DIR, checkpoint)
+    content = json.loads((checkpoint / "config.json").read_text())
+    content |= {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": 128}}
+    (checkpoint / "config.json").write_text(json.dumps(content))
+    job = messages.MeasureJob(
+        model="acme/tiny", revision=None, source=source, checkpoint=checkpoint, precision="int8",
+        quantization_scheme="GPTQ (W8A8)", stages=("performance",), directory=tmp_path, max_model_len=64,
+        config=RunConfig(models="acme/tiny"),
+    )  # fmt: skip
+    head = worker._metadata(job, PlannedEngine(), "asked for", ())
+    assert head["quantization_scheme"] == models.describe(checkpoint).scheme
+    assert "GPTQ (W8A8)" not in str(head["quantization_scheme"])
+    assert (head["precision"], head["base_model"]) == ("int8", "acme/tiny")
+
+
+def serving_job(folder: Path, device: str, **options: Any) -> tuple[messages.MeasureJob, dict[str, Any]]:
+    """A job with a record of one level made on an A100, and the settings with which it would go on."""
+    then = {"device": "A100", "seed": 1}
+    level = ServingLevel(label="concurrency-1", load="concurrency")
+    head = {"schema_version": 1, "benchmark": "serving", "model": "m", "precision": "fp16", "engine": "vllm"}
+    write_record(folder, ServingRecord(**head, measured_with=then, levels=(level,)), [{"level": "x"}])
+    job = messages.MeasureJob(
+        model="m", revision=None, source=folder, checkpoint=folder, precision="fp16", quantization_scheme="FP16",
+        stages=("serving",), directory=folder, max_model_len=64, config=RunConfig(models="m", **options),
+    )  # fmt: skip
+    return job, {**then, "device": device}
+
+
+def test_what_another_device_left_is_not_dropped_without_a_word(tmp_path: Path) -> None:
+    events: list[Any] = []
+    job, now = serving_job(tmp_path, "A100")
+    earlier = worker._earlier(job, "serving", now, events.append)
+    assert earlier is not None
+    assert earlier.samples == [{"level": "x"}]
+    assert events == []
+    job, now = serving_job(tmp_path, "H100")
+    assert worker._earlier(job, "serving", now, events.append) is None
+    (note,) = events
+    assert note.text == (
+        "serving is measured from the start, without what is recorded: device: recorded with A100, requested H100"
+    )
+    job, now = serving_job(tmp_path, "H100", force=True)
+    assert worker._earlier(job, "serving", now, events.append) is None
+    assert len(events) == 1
+
+
+def test_each_level_that_is_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = ServingLevel(label="concurrency-1", load="concurrency")
+    measurement = Measurement(metrics=ServingMetrics(levels=(level,)), samples=())
+    benchmark = BENCHMARKS["serving"]
+
+    def run(context: BenchmarkContext[Any]) -> Measurement:
+        context.keep(measurement)
+        assert record_path(tmp_path, "serving").is_file()
+        return measurement
+
+    monkeypatch.setattr(benchmark, "run", run)
+    job, _ = serving_job(tmp_path, "A100", host={"wait_quiet_s": 0})
+    head = Metadata(schema_version=1, model="m", precision="fp16", engine="vllm").model_dump()
+    loaded = worker._Loaded(PlannedEngine(), (), None, head)
+    events: list[Any] = []
+    progress = worker._progress("serving", events.append)
+    worker._record(job, "serving", benchmark, loaded, progress, events.append)
+    assert [event for event in events if isinstance(event, messages.Kept)] == [messages.Kept(stage="serving")]
+    assert messages.parse_event(messages.Kept(stage="serving").model_dump_json()) == messages.Kept(stage="serving")
 
 
 @pytest.mark.parametrize("is_another_model", [False, True])

@@ -20,7 +20,7 @@ from slim_eval.errors import SlimEvalError, UsageError
 from slim_eval.models import architectures, checkpoint_checks
 from slim_eval.models.checkpoint_checks import Finding, Use
 from slim_eval.models.source import ConfigFacts, read_header
-from slim_eval.schemes import Recipe
+from slim_eval.schemes import Recipe, scheme
 
 QUANTIZING = Use(precisions=("fp16", "int8", "int4"), to_quantize=("int8", "int4"))
 
@@ -410,6 +410,52 @@ def test_each_quantized_width_is_a_multiple_of_the_group_size(
     assert "multiples of 128; 1 of 2 layers do not comply" in asked.cause
     assert look(demo, replace(use, group_size=16)) == []
     assert look(demo, Use(precisions=("fp16", "int8"), to_quantize=("int8",))) == []
+
+
+def test_the_group_size_is_for_the_layers_that_any_size_fits(demo: Path) -> None:
+    (demo / "tokenizer.json").unlink()
+    configure(demo, tie_word_embeddings=False, num_hidden_layers=1)
+    tensors = {f"model.layers.0.{width}.weight": ((4, width), None) for width in (80, 256, 576)}
+    write_weights(demo / "model.safetensors", {"lm_head.weight": ((4, 100), None), **tensors})
+    use = Use(to_quantize=("int4",))
+    refused = only(demo, use)
+    assert refused.is_refusal
+    assert "multiples of 128 or 64 or 32; 1 of 3 layers do not comply, e.g. model.layers.0.80 (80)" in refused.cause
+    assert [finding.cause for finding in look(demo, replace(use, skip_unfit=True))] == [
+        "int4: 1 of 3 layers stay in 16 bit, e.g. model.layers.0.80 (80)",
+        "int4: groups of 64 columns, because 128 does not fit model.layers.0.576 (576)",
+    ]
+    source, recipe = models.resolve(str(demo)), scheme("int4").recipe
+    assert recipe is not None
+    assert checkpoint_checks.grouping(source, recipe, skip_unfit=True) == (64, False)
+    write_weights(demo / "model.safetensors", {"model.layers.0.mlp.weight": ((4, 576), None)})
+    assert checkpoint_checks.grouping(source, recipe, skip_unfit=True) == (64, True)
+
+
+def test_a_size_that_is_part_of_the_format_is_not_asked_for(demo: Path) -> None:
+    (demo / "tokenizer.json").unlink()
+    configure(demo, tie_word_embeddings=False, num_hidden_layers=1)
+    tensors = {"lm_head.weight": ((4, 100), None), "model.layers.0.mlp.weight": ((4, 96), None)}
+    write_weights(demo / "model.safetensors", tensors)
+    assert look(demo, Use(to_quantize=("nvfp4", "mxfp4"), group_size=64)) == []
+    for name, size in (("nvfp4", 16), ("mxfp4", 32), ("int4", 64)):
+        recipe = scheme(name).recipe
+        assert recipe is not None
+        assert checkpoint_checks.grouping(models.resolve(str(demo)), recipe, 64)[0] == size
+
+
+def test_layers_that_are_never_loaded_have_no_width(demo: Path) -> None:
+    (demo / "tokenizer.json").unlink()
+    configure(demo, tie_word_embeddings=False, num_hidden_layers=1)
+    tensors = {"lm_head": 128, "model.layers.0.mlp": 128, "mtp.layers.0.mlp": 80}
+    write_weights(demo / "model.safetensors", {f"{name}.weight": ((4, width), None) for name, width in tensors.items()})
+    assert look(demo, Use(to_quantize=("int4",))) == []
+
+
+def test_an_encoder_without_an_architecture_is_called_by_its_type(demo: Path) -> None:
+    edit(demo / "config.json", lambda config: config.pop("architectures"))
+    configure(demo, model_type="bert")
+    assert f"{demo} is an encoder (bert), not a causal language model" in only(demo).cause
 
 
 def test_a_model_without_linear_layers(demo: Path) -> None:

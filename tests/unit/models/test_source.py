@@ -90,6 +90,8 @@ def test_configuration_facts(checkpoint: Callable[..., Path], config: dict[str, 
         ({"a": ("BF16", [4, 8]), "b": ("F32", [3])}, {}, 35),
         ({"mask": ("BOOL", [8, 8]), "ids": ("I64", [8]), "a": ("F16", [2, 2])}, {}, 4),
         ({"a": ("F32", [5]), "rotary.inv_freq": ("F32", [32])}, {}, 5),
+        ({"a": ("F32", [5]), "mtp.layers.0.w": ("F32", [9]), "model.mtp.fc.w": ("F32", [9])}, {}, 5),
+        ({"a": ("F32", [5]), "model.mtp_layers.0.w": ("F32", [9])}, {}, 5),
         ({"m.embed_tokens.weight": ("BF16", [10, 4]), "lm_head.weight": ("BF16", [10, 4])}, {}, 80),
         (
             {"m.embed_tokens.weight": ("BF16", [10, 4]), "lm_head.weight": ("BF16", [10, 4])},
@@ -127,7 +129,10 @@ def test_sizes_are_of_the_language_part_at_16_bit(
         "lm_head.weight": (embedding, [4, 2]),
         **({"model.layers.0.mlp.up_proj.weight_scale": ("BF16", [2, 1])} if quantized else {}),
     }
-    other = ("vision_tower.layers.0.weight", "model.visual.blocks.0.weight", "multi_modal_projector.linear.weight")
+    other = (
+        "vision_tower.layers.0.weight", "model.visual.blocks.0.weight", "multi_modal_projector.linear.weight",
+        "mtp.layers.0.mlp.up_proj.weight",
+    )  # fmt: skip
     facts = [
         models.describe(checkpoint(each, **config)) for each in (tensors, tensors | dict.fromkeys(other, ("BF16", [9])))
     ]
@@ -288,6 +293,7 @@ _FILES = {
         "README.md": b"---\nbase_model: org/good\n---\n",
         "model.safetensors": b"weights",
     },
+    "org/Embedding": {"config.json": json.dumps(CONFIG).encode(), "modules.json": b'[{"type": "a.Pooling"}]'},
     "org/pickled": {"config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"x"},
 }
 
@@ -363,7 +369,11 @@ from slim_eval.execution.plan import base_model_of
 for name, revision in json.loads(sys.argv[1]):
     try:
         source = models.resolve(name, revision)
-        told = {"scheme": models.describe_config(source.config_dir).scheme, "base": base_model_of(source)}
+        facts = models.describe_config(source.config_dir)
+        if facts.not_causal:
+            print(json.dumps({"not_causal": facts.not_causal}))
+            continue
+        told = {"scheme": facts.scheme, "base": base_model_of(source)}
         answer = fetch(source).model_dump(mode="json")
         answer |= told
         answer["files"] = sorted(str(p.relative_to(answer["path"])) for p in Path(answer["path"]).rglob("*"))
@@ -444,6 +454,12 @@ def test_a_quantized_model_of_the_hub_says_what_it_is_before_its_weights_are_fet
     assert (cached["scheme"], cached["base"]) == ("nvfp4", "org/good")
 
 
+def test_an_embedding_model_of_the_hub_says_so_before_its_weights_are_fetched(
+    answers: dict[str, dict[str, Any]],
+) -> None:
+    assert answers["org/Embedding"] == {"not_causal": "an embedding model"}
+
+
 @pytest.mark.large
 def test_without_a_hub(answers: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     with socket.socket() as unused:
@@ -519,6 +535,14 @@ def test_what_goes_wrong_on_the_way_is_told_apart(error: OSError, says: str) -> 
         ({"architectures": ["ChatGLMModel"], "auto_map": {"AutoModelForCausalLM": "modeling_chatglm.Chat"}}, None),
         ({"architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}, "an encoder-decoder"),
         ({"architectures": ["BertForMaskedLM"]}, "an encoder"),
+        ({"architectures": ["BertForPreTraining"]}, "an encoder"),
+        ({"architectures": ["BertForNextSentencePrediction"]}, "an encoder"),
+        ({"architectures": ["BertLMHeadModel"], "model_type": "bert"}, "an encoder"),
+        ({"architectures": ["RobertaForCausalLM"], "model_type": "roberta", "is_decoder": False}, "an encoder"),
+        ({"architectures": ["BertLMHeadModel"], "model_type": "bert", "is_decoder": True}, None),
+        ({"model_type": "xlm-roberta"}, "an encoder"),
+        ({"model_type": "mobilebert"}, "an encoder"),
+        ({"model_type": "llama"}, None),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "a classifier"),
         ({"architectures": ["Qwen3Model"]}, "a model without a language-model head"),
         ({"architectures": ["InternLM2ForRewardModel"]}, "a reward model"),
@@ -527,3 +551,23 @@ def test_what_goes_wrong_on_the_way_is_told_apart(error: OSError, says: str) -> 
 def test_models_that_are_not_causal_are_recognised(tmp_path: Path, config: dict[str, Any], kind: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert models.describe_config(tmp_path).not_causal == kind
+
+
+@pytest.mark.parametrize(
+    ("modules", "kind"),
+    [
+        (
+            [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}],
+            True,
+        ),
+        ([{"type": "sentence_transformers.models.Transformer"}], False),
+        ({"type": "Pooling"}, False),
+        (["Pooling"], False),
+    ],
+)
+def test_a_model_of_sentence_transformers_is_no_language_model(
+    checkpoint: Callable[..., Path], modules: object, kind: bool
+) -> None:
+    folder = checkpoint(architectures=["Qwen3ForCausalLM"])
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert models.describe_config(folder).not_causal == ("an embedding model" if kind else None)

@@ -312,3 +312,10 @@ def test_idle_power_with_another_process_at_work_is_unknown(monkeypatch: pytest.
     disturbed = ConstantMeter()
     disturbed.foreign = (1,)
     assert disturbed.idle_power_watts(0.01) is None
+
+
+@pytest.mark.parametrize("source", ["nvml", "codecarbon"])
+def test_the_energy_of_a_mig_slice_is_refused_by_name(source: str) -> None:
+    part = power.Gpu(0, "MIG-a", "A100 MIG 1", 10240.0, "1", parent="GPU-a")
+    with pytest.raises(BenchmarkError, match=r"A100 MIG 1 is a MIG slice, and .* power only of the whole GPU"):
+        power.open_meter(source, [part], 0.1)

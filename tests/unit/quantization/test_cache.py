@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slim_eval.config import QuantizationConfig
+from slim_eval.config import QuantizationConfig, RunConfig
 from slim_eval.errors import QuantizationError, UsageError
+from slim_eval.execution import plan
+from slim_eval.models import experts, pickles
 from slim_eval.models.publish import new_checkpoint, recover
 from slim_eval.models.source import ModelSource, resolve
 from slim_eval.quantization import cache
@@ -154,12 +157,100 @@ def test_a_local_model_and_its_data_are_known_by_content(tmp_path: Path, monkeyp
         cached(asked(data))
 
 
-def test_a_checkpoint_made_elsewhere_is_used_with_a_warning(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "Tiny_int8")
-    found = cached(request(tmp_path))
+def elsewhere(folder: Path, precision: str, **config: Any) -> QuantizeRequest:
+    """A request for a scheme, in whose folder there is a checkpoint with this configuration and no record."""
+    source = resolve(str(checkpoint(folder / "Tiny", quantized=False)))
+    made = checkpoint(folder / f"Tiny_{precision}") / "config.json"
+    made.write_text(json.dumps({**json.loads(made.read_text()), **config}))
+    own = folder / "Tiny" / "config.json"
+    own.write_text(json.dumps({**json.loads(own.read_text()), "vocab_size": 9}))
+    return request(folder, source, precision=precision)
+
+
+def formats(bits: int, activations: dict[str, Any] | None, kind: str = "int") -> dict[str, Any]:
+    group = {"weights": {"num_bits": bits, "type": kind, "symmetric": True}, "input_activations": activations}
+    return {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}}
+
+
+INT8 = {"num_bits": 8, "type": "int", "dynamic": True}
+AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+
+
+@pytest.mark.parametrize(
+    ("precision", "config"),
+    [("int8", {}), ("int8", {**formats(8, INT8), "vocab_size": 9}), ("int4", AWQ), ("int4", formats(4, None))],
+)
+def test_a_checkpoint_made_elsewhere_is_used_with_a_warning(
+    tmp_path: Path, precision: str, config: dict[str, Any]
+) -> None:
+    found = cached(elsewhere(tmp_path, precision, **config))
     assert found is not None
     assert found.record is None
-    assert "made elsewhere (compressed-tensors)" in found.notes[0]
+    assert "made elsewhere (" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "config", "words"),
+    [
+        ("int8", formats(4, None), r"in w4a16, which is not int8 \(W8A8\)"),
+        ("int8", AWQ, r"in w4a16-awq g128, which is not int8 \(W8A8\)"),
+        ("int8", formats(8, None), r"in w8a16, which is not int8 \(W8A8\)"),
+        ("int8", formats(8, {**INT8, "type": "float"}, "float"), r"in fp8, which is not int8 \(W8A8\)"),
+        ("int4", formats(8, INT8), r"in w8a8, which is not int4 \(W4A16\)"),
+        ("int8", {"architectures": ["Qwen2ForCausalLM"]}, "its architecture is Qwen2ForCausalLM, not Llama"),
+        ("int8", {"vocab_size": 8}, "its vocabulary is 8, not 9"),
+    ],
+)
+def test_a_checkpoint_made_elsewhere_of_another_scheme_or_model_is_refused(
+    tmp_path: Path, precision: str, config: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words) as refused:
+        cached(elsewhere(tmp_path, precision, **config))
+    assert "--quantized-models-dir" in refused.value.remedy
+
+
+def test_layers_that_fit_need_no_skipping(tmp_path: Path) -> None:
+    skipping = QuantizationConfig(skip_unfit=True)
+    usual = request(tmp_path, precision="int4")
+    asked = usual.model_copy(update={"config": skipping})
+    assert settings(asked)["skip_unfit"] is True
+    assert settings(asked.model_copy(update={"all_fit": True})) == settings(usual)
+    publish(usual)
+    assert cached(asked) is not None
+    assert cached(asked.model_copy(update={"all_fit": True})) is not None
+
+
+@pytest.mark.parametrize("skipped", [(), ("model.layers.0.mlp.down_proj",)])
+def test_an_older_record_says_skip_although_all_layers_fit(tmp_path: Path, skipped: tuple[str, ...]) -> None:
+    usual = request(tmp_path, precision="int4")
+    asked = usual.model_copy(update={"config": QuantizationConfig(skip_unfit=True)})
+    recipe = cache.recipe_record(replace(asked.recipe, ignore=(*asked.recipe.ignore, *experts.ROUTERS, *skipped)))
+    publish(asked, recipe=recipe)
+    assert cached(asked) is not None
+    if skipped:
+        with pytest.raises(UsageError, match="skip_unfit: cached True, requested None"):
+            cached(usual)
+    else:
+        assert cached(usual) is not None
+
+
+def test_a_finished_conversion_tells_the_group_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is repeated: the weights are still pickled, and have no header."""
+    monkeypatch.chdir(tmp_path)
+    folder = checkpoint(tmp_path / "Old", quantized=False)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "tokenizer.json").write_text("{}")
+    config = RunConfig(models=str(folder), precision="int4", allow_pickle=True)
+
+    def planned() -> int | None:
+        (variant,) = plan.lay_out(config)[0]
+        return variant.quantize_request(variant.source).group_size
+
+    assert planned() is None
+    made = cache.conversion(resolve(str(folder), allow_pickle=True), config.quantized_models_dir)
+    write_safetensors(checkpoint(made.folder, quantized=False) / "model.safetensors", {"a.weight": ("BF16", [2, 576])})
+    (made.folder / "conversion.json").write_text(json.dumps(pickles.conversion_record(made.folder, made.identity)))
+    assert planned() == 64
 
 
 @pytest.mark.parametrize("requantize", [False, True])

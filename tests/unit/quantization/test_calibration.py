@@ -77,6 +77,14 @@ SAID = "<|user|>hi</s><|assistant|>yo</s>"
         ({"instruction": "h", "input": "i", "output": "yo"}, "<|user|>h\n\ni</s><|assistant|>yo</s>"),
         ({"prompt": "hi", "response": "yo"}, SAID),
         ({"prompt": "hi", "completion": "yo", "messages": None}, SAID),
+        ({"prompt": [TURNS[0]], "completion": [TURNS[1]]}, SAID),
+        ({"prompt": [TURNS[0]], "completion": "yo"}, SAID),
+        ({"instruction": "h", "context": "i", "response": "yo"}, "<|user|>h\n\ni</s><|assistant|>yo</s>"),
+        ({"instruction": "h", "context": "", "response": "yo"}, "<|user|>h</s><|assistant|>yo</s>"),
+        ({"question": "hi", "answer": 0}, "<|user|>hi</s><|assistant|>0</s>"),
+        ({"system": "be", "prompt": "hi", "response": "yo"}, f"<|system|>be</s>{SAID}"),
+        ({"system": "be", "messages": TURNS}, f"<|system|>be</s>{SAID}"),
+        ({"system": "be", "messages": [{"role": "system", "content": "do"}, *TURNS]}, f"<|system|>do</s>{SAID}"),
         ({"text": "whole", "instruction": "hi", "output": "yo"}, "whole"),
         (
             {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, TURNS[1]]},
@@ -103,6 +111,14 @@ def test_texts_are_cut_and_empty_rows_left_out(tokenizer: Any, lines: Callable[.
     tokens = sum(map(len, calibration.token_ids))
     said = f"2 usable samples, {tokens} tokens in all; 512 were requested"
     assert any(said in note for note in calibration.notes)
+
+
+@pytest.mark.parametrize("key", ["output", "response", "completion", "answer"])
+@pytest.mark.parametrize("answer", ["", " ", None, []])
+def test_a_row_without_an_answer_is_left_out(
+    tokenizer: Any, lines: Callable[..., str], key: str, answer: object
+) -> None:
+    assert texts(tokenizer, lines({"instruction": "hi", key: answer}, {"prompt": "hi", key: "yo"})) == [SAID]
 
 
 def test_the_seed_alone_decides_which_rows(tokenizer: Any, lines: Callable[..., str]) -> None:

@@ -182,3 +182,11 @@ def test_a_modifier_without_a_list_of_what_it_ignores_is_accepted() -> None:
     )
     made = Recipe(name="mine (W8A8)", scheme="", file=text)
     assert [list(modifier.ignore) for modifier in modifiers_of(made)] == [list(made.ignore)] * 2
+
+
+@pytest.mark.parametrize("pattern", ["ignore: ['re:*lm_head']", "targets: ['re:*lm_head']"])
+def test_a_pattern_that_is_none_is_refused_where_the_file_is_read(pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"recipe mine.yaml: 're:\*lm_head' is not a regular expression") as caught:
+        of_text("mine", recipe(f"GPTQModifier: {{scheme: W4A16, {pattern}}}"), "mine.yaml")
+    assert "\n" not in caught.value.cause
+    assert "re:.*lm_head" in caught.value.remedy

@@ -37,6 +37,7 @@ class Recipe:
     modifier: str = "GPTQModifier"  # class name of llm-compressor's modifier, in whichever module this version has it
     group_size: int | None = None  # input columns that share a scale; None for one scale per output channel
     smaller_groups: tuple[int, ...] = ()  # sizes to take instead where that one does not fit, the largest first
+    has_fixed_groups: bool = False  # whether the group size is part of the number format
     format: str | None = None  # of the weights on disk, as compressed-tensors names it; None for what it would choose
     transform: str | None = None  # modifier that changes the weights first, e.g. SmoothQuantModifier; None without one
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the modifier, which JSON can represent
@@ -260,11 +261,11 @@ for _member in (
     Scheme("int4-rtn", "W4A16", 4, colour="#8FDDC4", marker="P", kernels=_INT4,
            recipe=_rounded("RTN", "W4A16", **_GROUPS)),
     Scheme("nvfp4", "W4A4-NVFP4", 4, activation_bits=4, colour="#CC79A7", marker="8", kernels=_FP4,
-           recipe=_rounded("RTN", "NVFP4", needs_calibration=True, group_size=16)),
+           recipe=_rounded("RTN", "NVFP4", needs_calibration=True, group_size=16, has_fixed_groups=True)),
     Scheme("nvfp4a16", "W4A16-NVFP4", 4, colour="#9C4F7A", marker="H", kernels=_WEIGHTS_FP4,
-           recipe=_rounded("RTN", "NVFP4A16", group_size=16)),
+           recipe=_rounded("RTN", "NVFP4A16", group_size=16, has_fixed_groups=True)),
     Scheme("mxfp4", "W4A4-MXFP4", 4, activation_bits=4, colour="#E3A9C9", marker="D", kernels=_FP4,
-           recipe=_rounded("RTN", "MXFP4", group_size=32)),
+           recipe=_rounded("RTN", "MXFP4", group_size=32, has_fixed_groups=True)),
     *(
         # vLLM quantizes the linear layers while it loads a 16-bit checkpoint. Its methods that only quantize experts
         # are not here: of a model without experts they would leave everything in 16 bit.

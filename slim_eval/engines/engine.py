@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -227,9 +228,9 @@ def cpu_computes_in(dtype: str, flags: frozenset[str]) -> bool:
 _BFLOAT16_FROM = (8, 0)
 
 
-def _gpu_computes_in_bfloat16() -> bool:
-    """Whether the first visible GPU of this machine does; yes if that is not known."""
-    gpus = power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+@cache
+def _compute_in_bfloat16(gpus: tuple[power.Gpu, ...]) -> bool:
+    """Whether these GPUs do; yes if that is not known."""
     known = (each.compute_capability for each in power.gpu_capabilities(gpus))
     return all(capability is None or capability >= _BFLOAT16_FROM for capability in known)
 
@@ -247,6 +248,7 @@ class EngineType(Protocol):
     settings: frozenset[str] = frozenset()  # fields of `EngineConfig` that this engine reads but others may not
     capabilities: Capabilities = Capabilities()
     quantized_kernels: Literal["native", "emulated"] = "native"  # emulated: arithmetic is imitated in 16 bit
+    emulates_bfloat16: bool = True  # whether it computes in bfloat16 also on GPUs that do not
     is_fallback: bool = False
     auto_rank: int | None = None  # None if it must be named
     #: Formats of quantized checkpoints, as ``quant_method`` names them, that it reads without Transformers' packages;
@@ -347,24 +349,37 @@ class EngineType(Protocol):
         where = " on this CPU" if on_cpu else ""
         return f"{self.label} computes {scheme.label} in {' or '.join(known)}{where}, not in {asked.value}"
 
-    def computing_dtype(self, asked: Dtype, facts: ConfigFacts, scheme: Scheme, *, on_cpu: bool) -> str:
+    def computing_dtype(
+        self,
+        asked: Dtype,
+        facts: ConfigFacts,
+        scheme: Scheme,
+        *,
+        on_cpu: bool,
+        gpus: Sequence[power.Gpu] | None = None,
+    ) -> str:
         """The data type of activations and unquantized weights: what was asked for or, with ``auto``, what fits.
 
         That is the model's own 16-bit type, or one that the kernel of the scheme takes on this CPU. On a CPU without
         instructions for it, it is float32, which contains both 16-bit types, unless the kernel of the scheme, or of a
-        checkpoint that another tool quantized, needs 16 bit. A GPU that does not compute in bfloat16 gets float16.
+        checkpoint that another tool quantized, needs 16 bit. A GPU that does not compute in bfloat16 gets float16,
+        unless the engine emulates it there.
 
         Args:
             asked: What the user asked for.
             facts: Those of the checkpoint, or of the model that it will be made from.
             scheme: The scheme that is served.
             on_cpu: Whether the engine computes on the CPU.
+            gpus: Those that it computes on; None for the first visible one.
         """
         if asked is not Dtype.AUTO:
             return str(asked.value)
         if not on_cpu:
-            needs_float16 = facts.dtype == Dtype.BFLOAT16.value and not _gpu_computes_in_bfloat16()
-            return Dtype.FLOAT16.value if needs_float16 else facts.dtype
+            if self.emulates_bfloat16 or facts.dtype != Dtype.BFLOAT16.value:
+                return facts.dtype
+            if gpus is None:
+                gpus = power.resolve_gpus(0, 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            return facts.dtype if _compute_in_bfloat16(tuple(gpus)) else Dtype.FLOAT16.value
         flags = cpu_flags()
         known = scheme.kernels.get(self.name, Kernel()).known_dtypes(flags)
         own = facts.dtype if not known or facts.dtype in known else known[0]

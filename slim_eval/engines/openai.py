@@ -49,6 +49,7 @@ KEYS = ("OPENAI_API_KEY", "SLIM_EVAL_API_KEY")
 _CONTEXT, _TOGETHER, _PARALLEL = "{context}", "{together}", "{parallel}"
 #: Tokens for which requests at once have room on average in a cache that they share; one alone may fill the window.
 _SHARED_ROOM = 1024
+_CACHE_SHARE = 0.25  # of the memory that is free, at most
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,11 @@ def server_command(request: LoadRequest) -> list[str]:
         raise EngineError(f"{request.checkpoint} is not a GGUF file", f"{asked} serves GGUF files alone: give one")
     window = request.max_model_len
     together = max(window, min(window, _SHARED_ROOM) * request.parallel)
+    if made.gguf_alone and (token_bytes := gguf.read(request.checkpoint).kv_bytes_per_token):
+        import psutil
+
+        # The cache is allocated while the model loads, whether or not so many requests come.
+        together = max(window, min(together, int(psutil.virtual_memory().available * _CACHE_SHARE / token_bytes)))
     values = {_CONTEXT: str(window), _TOGETHER: str(together), _PARALLEL: str(request.parallel)}
     words = [values.get(word, word) for word in made.command]
     for name, value in request.config.engine_args.items():

@@ -77,6 +77,7 @@ class Vllm(EngineType):
     label = "vLLM"
     modules = ("torch", "transformers", "vllm")
     settings = frozenset({"dtype", "gpu_memory_utilization", "tensor_parallel_size", "enforce_eager"})
+    emulates_bfloat16 = False  # it refuses it
     auto_rank = 0
     capabilities = Capabilities(serving=True, lm_eval_unread=-1)  # a prompt leaves room for the token it must ask for
     #: vLLM's own kernels read them; the others need the packages that Transformers needs.

@@ -81,7 +81,7 @@ def forecast(
         # An engine that emulates quantized kernels unpacks the weights.
         emulated = engine is not None and ENGINES[engine].quantized_kernels == "emulated"
         likely = engines_for(own.engine.engine)[0].name
-        width = memory.float_bytes(variant.dtypes(on_cpu=gpus is not None and not gpus).get(likely, facts.dtype))
+        width = memory.float_bytes(variant.dtypes(gpus).get(likely, facts.dtype))
         if cached is not None and not emulated:
             weights = float(memory.served_bytes(cached.path, "float32" if width == 4 else facts.dtype))
         elif gguf.is_gguf(variant.source.config_dir):

@@ -109,6 +109,8 @@ def of_record(record: Record, now: Mapping[str, Any]) -> Settings:
         then.pop("dtype", None)
     if "device" not in now:
         then.pop("device", None)
+    if "skip_unfit" not in now and record.low_bit_share == 1:
+        then.pop("skip_unfit", None)  # versions up to 0.2 recorded the option where every layer fitted, too
     return then
 
 

@@ -88,7 +88,7 @@ class PlannedVariant:
         # What computes for a remote endpoint is known by its address alone.
         is_remote = self.config.engine.remote_url is not None
         device = None if gpus is None or is_remote else fingerprints.device_name(gpus)
-        dtypes = {} if gpus is None else self.dtypes(on_cpu=not gpus)
+        dtypes = {} if gpus is None else self.dtypes(gpus)
         stages = fingerprints.stage_settings(
             self.config, max_model_len=self.max_model_len, device=device, dtypes=dtypes
         )
@@ -99,8 +99,12 @@ class PlannedVariant:
             for stage, settings in stages.items()
         }
 
-    def dtypes(self, *, on_cpu: bool) -> dict[str, str]:
-        """Engine -> the data type in which it would compute; empty if only weights that are not here name it."""
+    def dtypes(self, gpus: Sequence[power.Gpu] | None) -> dict[str, str]:
+        """Engine -> the data type in which it would compute; empty if only weights that are not here name it.
+
+        No GPUs stand for the CPU; None for GPUs that are not known yet.
+        """
+        on_cpu = gpus is not None and not gpus
         asked, served = self.config.engine.asked_dtype, scheme_of(self.precision)
         facts = models.facts_of(self.source)
         if not facts.dtype_stated and asked is Dtype.AUTO:
@@ -109,7 +113,10 @@ class PlannedVariant:
             except UsageError:
                 return {}
         known = {name: engine for name, engine in ENGINES.items() if engine.capabilities.dtype}
-        return {name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu) for name, engine in known.items()}
+        return {
+            name: engine.computing_dtype(asked, facts, served, on_cpu=on_cpu, gpus=gpus or ())
+            for name, engine in known.items()
+        }
 
     def recorded_as(self, source: models.ModelSource) -> str:
         """`quantization_scheme` of its records, with the group size if that is not the scheme's own."""

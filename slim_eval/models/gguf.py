@@ -49,6 +49,13 @@ class Header:
     base_model: str | None  # on the hub
 
     @property
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes of a 16-bit cache of keys and values per token; None if the header does not determine it."""
+        if self.layers is None or self.kv_heads is None or self.head_size is None:
+            return None
+        return 2 * 2 * self.layers * self.kv_heads * self.head_size
+
+    @property
     def note(self) -> str:
         """What the file really contains, for its records: small models often have other types than their name says."""
         kinds = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in self.tensor_types.items())

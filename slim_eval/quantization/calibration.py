@@ -132,11 +132,18 @@ def _given(row: Mapping[str, Any], keys: Sequence[str]) -> list[Any]:
 
 
 def _said(role: str, values: Sequence[Any]) -> list[dict[str, Any]]:
-    """The turns of one side: one with all texts, and those of values that are messages."""
-    texts = [str(value) for value in values if not isinstance(value, (list, dict))]
-    lists = [value if isinstance(value, list) else [value] for value in values if isinstance(value, (list, dict))]
-    made = [{"role": role, "content": "\n\n".join(texts)}] if texts else []
-    return [*made, *(_turn(turn) for turns in lists for turn in turns)]
+    """The turns of one side: one with all texts, and those of values that are messages.
+
+    Of a list of texts, which are answers that all hold, the first counts; other structures are no part of what is said.
+    """
+    texts, turns = list[str](), list[dict[str, Any]]()
+    for value in values:
+        each = value if isinstance(value, list) else [value]
+        if each and all(isinstance(turn, Mapping) and turn.keys() & {"role", "from"} for turn in each):
+            turns += map(_turn, each)
+        elif each and not isinstance(each[0], (Mapping, list)):
+            texts.append(str(each[0]))
+    return [*([{"role": role, "content": "\n\n".join(texts)}] if texts else []), *turns]
 
 
 def _after_system(row: Mapping[str, Any], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

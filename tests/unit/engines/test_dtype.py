@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,17 @@ def test_a_gpu_without_bfloat16_computes_in_float16(
     gpu = power.Gpu(0, "GPU-a", "Card", 1024.0, "1")
     able = power.GpuCapabilities(gpu, None, capability, has_counter=True, has_power=True, driver_cuda=None)
     monkeypatch.setattr(power, "resolve_gpus", lambda *_: (gpu,))
-    monkeypatch.setattr(power, "gpu_capabilities", lambda _: (able,))
+    monkeypatch.setattr(power, "gpu_capabilities", lambda gpus: (able,) if gpus else ())
     monkeypatch.setattr(VLLM, "platform", lambda: Platform("cuda", capability))
-    for member in (VLLM, TRANSFORMERS):
-        assert member.computing_dtype(Dtype.AUTO, facts("bfloat16"), scheme("fp16"), on_cpu=False) == expected
-        assert member.computing_dtype(Dtype.AUTO, facts("float16"), scheme("fp16"), on_cpu=False) == "float16"
+    engine._compute_in_bfloat16.cache_clear()
+    for gpus in (None, (gpu,)):
+        of = partial(VLLM.computing_dtype, Dtype.AUTO, scheme=scheme("fp16"), on_cpu=False, gpus=gpus)
+        assert (of(facts("bfloat16")), of(facts("float16"))) == (expected, "float16")
+        # torch emulates it on any GPU, and some models overflow in float16.
+        emulated = TRANSFORMERS.computing_dtype(Dtype.AUTO, facts(), scheme("fp16"), on_cpu=False, gpus=gpus)
+        assert emulated == "bfloat16"
+    assert VLLM.computing_dtype(Dtype.AUTO, facts(), scheme("fp16"), on_cpu=False, gpus=()) == "bfloat16"
+    engine._compute_in_bfloat16.cache_clear()
     if expected == "float16":
         with pytest.raises(EngineError, match=r"vLLM computes in bfloat16 from compute capability 8.0 on"):
             engines.choose("vllm", "fp16", Dtype.BFLOAT16)

@@ -59,7 +59,7 @@ def test_a_server_of_a_plain_scheme_gets_nothing_more(tmp_path: Path, monkeypatc
     assert not {"--kv-cache-dtype", "--quantization"}.intersection(words)
 
 
-def test_a_ready_made_server_takes_as_many_requests_as_a_sweep_sends() -> None:
+def test_a_ready_made_server_takes_as_many_requests_as_a_sweep_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     def requests(**serving: Any) -> int:
         return Serving().batch_size(RunConfig(models="demo", serving=serving), "serving")  # type: ignore[arg-type]
 
@@ -68,11 +68,16 @@ def test_a_ready_made_server_takes_as_many_requests_as_a_sweep_sends() -> None:
     assert requests(concurrency="1 8") == 8
     assert requests(request_rate="0.5 2") == 64
     config = EngineConfig(engine="openai", server="llama.cpp")
+    header = SimpleNamespace(kv_bytes_per_token=2**10)
+    monkeypatch.setattr(openai.gguf, "read", lambda _: header)
     for window, parallel, together in ((8192, 1, 8192), (2048, 8, 8192), (8192, 64, 65536), (512, 4, 2048)):
         request = LoadRequest(Path("model.gguf"), config, window, parallel=parallel)
         words = server_command(request)
         assert words[words.index("--context") + 1] == str(together)
         assert words[words.index("--parallel") + 1] == str(parallel)
+    header.kv_bytes_per_token = 2**40  # more than there is: one window must do
+    words = server_command(LoadRequest(Path("model.gguf"), config, 512, parallel=64))
+    assert words[words.index("--context") + 1] == "512"
 
 
 def test_a_server_of_gguf_files_is_not_asked_for_anything_else() -> None:

@@ -483,3 +483,12 @@ def test_records_of_other_weights_in_that_folder_are_not_taken_for_it(came_quant
     make(older, "performance", settings | {"weights": "sha256:0"}, model=variant.source.name, quantization_scheme="awq")
     with pytest.raises(UsageError, match="weights"):
         survey(came_quantized)
+
+
+@pytest.mark.parametrize(("share", "is_same"), [(1.0, True), (0.97, False), (None, False)])
+def test_an_option_that_left_nothing_out_is_no_setting(share: float | None, is_same: bool) -> None:
+    """Versions up to 0.2 recorded ``--skip-unfit`` also where every layer fitted."""
+    head = {"schema_version": 1, "model": "m", "precision": "int4", "low_bit_share": share}
+    record = PerformanceRecord(**head, measured_with={"skip_unfit": True})
+    assert ("skip_unfit" not in fingerprints.of_record(record, {})) is is_same
+    assert fingerprints.of_record(record, {"skip_unfit": True})["skip_unfit"] is True

@@ -442,6 +442,8 @@ def test_a_size_that_is_part_of_the_format_is_not_asked_for(demo: Path) -> None:
         recipe = scheme(name).recipe
         assert recipe is not None
         assert checkpoint_checks.grouping(models.resolve(str(demo)), recipe, 64)[0] == size
+    of_a_plugin = Recipe("GPTQ (W8A16)", "W8A16", group_size=128)
+    assert checkpoint_checks.grouping(models.resolve(str(demo)), of_a_plugin, 64)[0] == 64
 
 
 def test_layers_that_are_never_loaded_have_no_width(demo: Path) -> None:

@@ -163,7 +163,7 @@ def elsewhere(folder: Path, precision: str, **config: Any) -> QuantizeRequest:
     made = checkpoint(folder / f"Tiny_{precision}") / "config.json"
     made.write_text(json.dumps({**json.loads(made.read_text()), **config}))
     own = folder / "Tiny" / "config.json"
-    own.write_text(json.dumps({**json.loads(own.read_text()), "vocab_size": 9}))
+    own.write_text(json.dumps({**json.loads(own.read_text()), "vocab_size": 9, "model_type": "llama"}))
     return request(folder, source, precision=precision)
 
 
@@ -178,7 +178,13 @@ AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 1
 
 @pytest.mark.parametrize(
     ("precision", "config"),
-    [("int8", {}), ("int8", {**formats(8, INT8), "vocab_size": 9}), ("int4", AWQ), ("int4", formats(4, None))],
+    [
+        ("int8", {}),
+        ("int8", {**formats(8, INT8), "vocab_size": 9}),
+        ("int8", {"vocab_size": 64, "architectures": ["LLaMAForCausalLM"]}),  # padded, and an older spelling
+        ("int4", AWQ),
+        ("int4", formats(4, None)),
+    ],
 )
 def test_a_checkpoint_made_elsewhere_is_used_with_a_warning(
     tmp_path: Path, precision: str, config: dict[str, Any]
@@ -197,7 +203,7 @@ def test_a_checkpoint_made_elsewhere_is_used_with_a_warning(
         ("int8", formats(8, None), r"in w8a16, which is not int8 \(W8A8\)"),
         ("int8", formats(8, {**INT8, "type": "float"}, "float"), r"in fp8, which is not int8 \(W8A8\)"),
         ("int4", formats(8, INT8), r"in w8a8, which is not int4 \(W4A16\)"),
-        ("int8", {"architectures": ["Qwen2ForCausalLM"]}, "its architecture is Qwen2ForCausalLM, not Llama"),
+        ("int8", {"model_type": "qwen2"}, "its architecture is qwen2, not llama"),
         ("int8", {"vocab_size": 8}, "its vocabulary is 8, not 9"),
     ],
 )

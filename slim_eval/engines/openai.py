@@ -34,7 +34,6 @@ from slim_eval.engines.engine import (
 from slim_eval.engines.prompt_logprobs import Echo, ForcedDecoding
 from slim_eval.engines.server import MODEL, PORT, Endpoint, Server
 from slim_eval.engines.streaming import Completion, CompletionRequest, ErrorKind, StreamingClient
-from slim_eval.engines.vllm import INEXACT_NOTE, VLLM, int8_kernel_error
 from slim_eval.errors import EngineError, UsageError
 from slim_eval.models import gguf, loading
 from slim_eval.models.source import describe
@@ -122,11 +121,13 @@ class OpenAi(EngineType):
 
     def load(self, request: LoadRequest) -> OpenAiEngine:
         """Reach the endpoint, or start the server on the checkpoint; see `EngineType.load`."""
+        from slim_eval.engines import vllm  # late: engines are listed in the order in which they are imported
+
         config, started, runs_vllm = request.config, None, False
         if config.base_url is not None:
             endpoint = running_endpoint(config.base_url, config.served_model, [request.model])
         else:
-            if runs_vllm := config.server == VLLM.name:  # what its own engine refuses, this one does
+            if runs_vllm := config.server == vllm.VLLM.name:  # what its own engine refuses, this one does
                 trust = config.trust_remote_code
                 architecture = describe(request.checkpoint).architecture
                 loading.require_weights(request.checkpoint, architecture, trust_remote_code=trust)
@@ -140,9 +141,9 @@ class OpenAi(EngineType):
             endpoint = started.endpoint
         engine = OpenAiEngine(request, endpoint, started)
         try:
-            if runs_vllm and VLLM.serves_inexactly(request.checkpoint):
-                engine.kernels, engine.kernel_error = INEXACT_KERNELS, int8_kernel_error(request.checkpoint)
-                engine.add_note(INEXACT_NOTE)
+            if runs_vllm and vllm.VLLM.serves_inexactly(request.checkpoint):
+                engine.kernels, engine.kernel_error = INEXACT_KERNELS, vllm.int8_kernel_error(request.checkpoint)
+                engine.add_note(vllm.INEXACT_NOTE)
             engine.negotiate()
         except BaseException:
             engine.close()

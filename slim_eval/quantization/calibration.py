@@ -134,7 +134,7 @@ def _given(row: Mapping[str, Any], keys: Sequence[str]) -> list[Any]:
 def _said(role: str, values: Sequence[Any]) -> list[dict[str, Any]]:
     """The turns of one side: one with all texts, and those of values that are messages.
 
-    Of a list of texts, which are answers that all hold, the first counts; other structures are no part of what is said.
+    Of a list of texts, which are answers that all hold, the first counts; other structures are left out.
     """
     texts, turns = list[str](), list[dict[str, Any]]()
     for value in values:

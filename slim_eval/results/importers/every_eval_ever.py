@@ -100,6 +100,7 @@ class _Settings(ForeignObject):
     max_model_len: _Whole = None
     truncated_requests: _Whole = None
     prompts_without_turns: _Whole = None
+    unfinished_thoughts: _Whole = None
 
 
 class _Score(ForeignObject):

@@ -113,7 +113,7 @@ def test_vllm_as_a_ready_made_server_has_the_guards_of_the_engine(
     started = SimpleNamespace(endpoint=None)
     monkeypatch.setattr(openai, "Server", lambda *_, **__: SimpleNamespace(__enter__=lambda: started))
     monkeypatch.setattr(openai, "OpenAiEngine", Standing)
-    monkeypatch.setattr(openai, "int8_kernel_error", lambda _: 0.1)
+    monkeypatch.setattr(vllm, "int8_kernel_error", lambda _: 0.1)
     for is_inexact in (True, False):
         monkeypatch.setattr(VLLM, "serves_inexactly", lambda _, told=is_inexact: told)
         engine = OPENAI.load(request)

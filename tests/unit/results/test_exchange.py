@@ -37,6 +37,7 @@ FULL = {
     "intervals": {"accuracy": (0.3, 0.9)}, "num_items": 24, "num_fewshot": 5, "limit": 0.5, "batch_size": 8,
     "thinking": "off", "apply_chat_template": False, "max_model_len": 512, "truncated_requests": 0,
     "prompts_without_turns": 3,
+    "unfinished_thoughts": 4,
     "metrics": {"acc_norm,none": 0.625, "acc_norm_stderr,none": 0.1, "acc,none": 0.5, "word_perplexity,none": 12.5},
     "subtasks": {
         "group_a": {"acc,none": 0.25, "acc_stderr,none": 0.1, "num_items": 8, "num_fewshot": 5},

@@ -68,6 +68,10 @@ class Recipe:
         """The recipe that also calibrates the scales of an FP8 KV cache."""
         return replace(self, name=f"{self.name.removesuffix(')')}+KV8)", kv_cache=True, needs_calibration=True)
 
+    def changed_groups(self, asked: int | None) -> int | None:
+        """The group size that was asked for, where it applies: not without groups, nor if they belong to the format."""
+        return None if self.group_size is None or self.has_fixed_groups else asked
+
     def fitting(self, widths: Mapping[str, int]) -> int | None:
         """The group size for layers of these input widths: the largest that fits all that any of its sizes fits."""
         sizes = [size for size in (self.group_size, *self.smaller_groups) if size]

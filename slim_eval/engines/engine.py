@@ -339,8 +339,8 @@ class EngineType(Protocol):
         platform = self.platform()
         on_cpu = platform.kind == "cpu"
         if asked is Dtype.BFLOAT16 and platform.capability is not None and platform.capability < _BFLOAT16_FROM:
-            capability = ".".join(map(str, platform.capability))
-            return f"{self.label} computes in bfloat16 from compute capability 8.0 on, this GPU has {capability}"
+            lowest, own = (".".join(map(str, each)) for each in (_BFLOAT16_FROM, platform.capability))
+            return f"{self.label} computes in bfloat16 from compute capability {lowest} on, this GPU has {own}"
         known = kernel.known_dtypes(platform.cpu_flags if on_cpu else None)
         # Emulation is the same on every device; native kernels of other devices than CPUs and CUDA's are not known.
         is_unknown = platform.kind == "other" and self.quantized_kernels == "native"

@@ -127,7 +127,7 @@ class OpenAi(EngineType):
         if config.base_url is not None:
             endpoint = running_endpoint(config.base_url, config.served_model, [request.model])
         else:
-            if runs_vllm := config.server == vllm.VLLM.name:  # what its own engine refuses, this one does
+            if runs_vllm := config.server == vllm.VLLM.name:  # it is refused what vLLM's own engine refuses
                 trust = config.trust_remote_code
                 architecture = describe(request.checkpoint).architecture
                 loading.require_weights(request.checkpoint, architecture, trust_remote_code=trust)

@@ -491,7 +491,7 @@ def grouping(
     It is what was asked for, else what `Recipe.fitting` finds; None if the recipe has no groups, or if the shapes of
     the model's layers are not known yet. What is part of a format, as in nvfp4, is not changed.
     """
-    size = recipe.group_size if recipe.has_fixed_groups else asked
+    size = recipe.group_size if recipe.has_fixed_groups else recipe.changed_groups(asked)
     if recipe.group_size is None or (size is not None and not skip_unfit):
         return size, False
     checkpoint = Checkpoint(source, Use())
@@ -520,7 +520,7 @@ def _widths(checkpoint: Checkpoint) -> Iterator[Finding]:
         if not widths and "Linear" in own.targets:
             cause = f"{checkpoint.name} has no {' or '.join(own.targets)} layer to quantize to {precision}"
             yield Finding(cause, remedy, precision=precision)
-        asked = None if own.has_fixed_groups or own.group_size is None else use.group_size
+        asked = own.changed_groups(use.group_size)
         tried = replace(own.with_groups(asked), smaller_groups=()) if asked else own
         recipe = own.with_groups(asked or own.fitting(widths))
         misfits = recipe.misfits(widths)

@@ -442,8 +442,9 @@ def test_a_size_that_is_part_of_the_format_is_not_asked_for(demo: Path) -> None:
         recipe = scheme(name).recipe
         assert recipe is not None
         assert checkpoint_checks.grouping(models.resolve(str(demo)), recipe, 64)[0] == size
-    of_a_plugin = Recipe("GPTQ (W8A16)", "W8A16", group_size=128)
-    assert checkpoint_checks.grouping(models.resolve(str(demo)), of_a_plugin, 64)[0] == 64
+    of_a_plugin, without = Recipe("GPTQ (W8A16)", "W8A16", group_size=128), Recipe("GPTQ (W8A8)", "W8A8")
+    for recipe, size in ((of_a_plugin, 64), (without, None)):
+        assert checkpoint_checks.grouping(models.resolve(str(demo)), recipe, 64)[0] == size
 
 
 def test_layers_that_are_never_loaded_have_no_width(demo: Path) -> None:

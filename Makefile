@@ -50,7 +50,8 @@ docs: $(DOCS_READY)  ## Build the documentation's site into site/; a warning or 
 setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm-eval and the tools
 
 # Processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or more
-# threads than cores, would wait for each other. The third process of `test` works while another waits for a hub or a meter.
+# threads than cores, would wait for each other. `test` has twice as many processes as a machine of two cores: many of its
+# tests wait, for a hub, a meter, a node that dies.
 check test: export OMP_NUM_THREADS = 1
 check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 
@@ -63,7 +64,7 @@ check: setup  ## Run ruff, mypy, the import rules and the unit tests, without th
 
 test: setup $(DOCS_READY)  ## Run every check and every test; continuous integration runs this
 	@$(BESIDE) types docs lint browser
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --no-loadscope-reorder
 
 browser:  # Chromium, for the tests of report.html; without it they are skipped with a reason
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -164,6 +164,8 @@ class Vllm(EngineType):
             **_arguments(request, facts, dtype),
         }
 
+        processes = _ProcessesFromNow()
+
         def start(share: float) -> Any:
             log = LogTail()
             try:
@@ -180,10 +182,11 @@ class Vllm(EngineType):
         elif kind == "cuda":
             memory.require_on_gpus(weights, count)
         fitted = memory.start_with_less(
-            start, share, _clear_failed_start, lambda: memory.situation(weights, count, on_cpu=on_cpu), least
+            start, share, processes.clear, lambda: memory.situation(weights, count, on_cpu=on_cpu), least
         )
         again = functools.partial(start, fitted.share)
-        return VllmEngine(fitted, request, again, on_cpu=on_cpu, is_inexact=self.serves_inexactly(request.checkpoint))
+        is_inexact = self.serves_inexactly(request.checkpoint)
+        return VllmEngine(fitted, request, again, processes, on_cpu=on_cpu, is_inexact=is_inexact)
 
     def serve(self, request: LoadRequest) -> VllmServer:
         """Start vLLM's OpenAI-compatible server on a checkpoint, without a cache of prefixes; see `EngineType.serve`.
@@ -419,6 +422,7 @@ class VllmEngine:
         fitted: memory.Fitted,
         request: LoadRequest,
         start_again: Callable[[], Any],
+        processes: _ProcessesFromNow,
         *,
         on_cpu: bool,
         is_inexact: bool = False,
@@ -442,7 +446,7 @@ class VllmEngine:
         names: list[list[str]] = self._llm.collective_rpc("slim_eval_kernels")
         self.quantized_kernel = tuple(sorted({name for worker in names for name in worker})) or None
         self._request, self._start_again, self._ran_out = request, start_again, False
-        self._log, self._processes = LogTail(), _engine_processes()
+        self._log, self._from_now, self._processes = LogTail(), processes, processes.found()
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
@@ -527,9 +531,9 @@ class VllmEngine:
         """
         if self._ran_out:
             self.close()
-            _clear_failed_start()
+            self._from_now.clear()
             self._llm, self._ran_out = self._start_again(), False
-            self._log, self._processes = LogTail(), _engine_processes()
+            self._log, self._processes = LogTail(), self._from_now.found()
         model = TranslatingLLM(self._loaded(), _failures(), self._stopped)
         with distribution_named_vllm(self.version):
             from lm_eval.models import vllm_causallms
@@ -645,8 +649,8 @@ def distribution_named_vllm(version: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-def _engine_processes() -> list[Any]:
-    """VLLM's processes below this one. Python's resource tracker does not belong to them and outlives the engine."""
+def _children() -> list[Any]:
+    """The processes below this one, without Python's resource tracker, which outlives an engine."""
     import psutil
 
     found = []
@@ -657,18 +661,31 @@ def _engine_processes() -> list[Any]:
     return found
 
 
+class _ProcessesFromNow:
+    """VLLM's processes: those below this one that were not there before vLLM was started.
+
+    A program that loads an engine in its own process may have others below it.
+    """
+
+    def __init__(self) -> None:
+        self._before = frozenset(_children())
+
+    def found(self) -> list[Any]:
+        """Those of now. Of a process that has died, what it had started is no longer below this one."""
+        return [process for process in _children() if process not in self._before]
+
+    def clear(self) -> None:
+        """Free what an engine that did not start, or failed, left behind, before the next try."""
+        _end(self.found())
+        memory.empty_caches()
+
+
 def _end(processes: Sequence[Any]) -> None:
     """Wait for processes that were told to stop; kill those that do not exit within 15 s."""
     import psutil
 
     for process in psutil.wait_procs(processes, timeout=15.0)[1]:
         process.kill()
-
-
-def _clear_failed_start() -> None:
-    """Free what an engine that did not start left behind, before the next try."""
-    _end(_engine_processes())
-    memory.empty_caches()
 
 
 # --- Failures ---

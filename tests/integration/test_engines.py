@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,11 +74,14 @@ def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iter
     except EngineError as error:
         pytest.skip(error.cause)
     config = EngineConfig(enforce_eager=name == "vllm", dtype="bfloat16")  # on every CPU
-    loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
-    yield loaded
-    own = list(getattr(loaded, "_processes", ()))
-    loaded.close()
-    assert [process for process in own if process.is_running()] == []
+    # Whoever loads an engine may have other processes of its own.
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
+        yield loaded
+        own = list(getattr(loaded, "_processes", ()))
+        loaded.close()
+        assert [process for process in own if process.is_running()] == []
+        assert other.poll() is None
     with pytest.raises(EngineError, match="closed"):
         loaded.generate([PROMPT], max_new_tokens=1)
 

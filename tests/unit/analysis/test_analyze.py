@@ -193,6 +193,15 @@ def test_the_published_results_are_drawn(published: Path, tmp_path: Path) -> Non
     assert {path.name for path in report.paths} >= FILES | PLOTS
 
 
+def test_the_committed_analysis_is_that_of_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`slim-eval analyze --input-dir outputs/published-a100 --output-dir analysis_results/published-a100`."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    analyze(AnalysisConfig(input_dir=Path("outputs/published-a100"), output_dir=tmp_path, plots=False))
+    for name in sorted(FILES - {"report.html"}):  # which shows figures
+        committed = Path("analysis_results/published-a100", name)
+        assert (tmp_path / name).read_text() == committed.read_text(), f"{name}: write it again"
+
+
 def test_the_published_results_are_analysed_without_a_problem(published: Path, tmp_path: Path) -> None:
     report = analyze(AnalysisConfig(input_dir=published, output_dir=tmp_path, plots=False))
     assert (report.num_variants, report.problems) == (13, ())

@@ -50,8 +50,8 @@ docs: $(DOCS_READY)  ## Build the documentation's site into site/; a warning or 
 setup: $(READY)  ## Set up .venv for development: both engines, quantization, lm-eval and the tools
 
 # Processes with one thread each: starting an engine is mostly imports, which use one core. Threads bound to cores, or more
-# threads than cores, would wait for each other. `test` has twice as many processes as a machine of two cores: many of its
-# tests wait, for a hub, a meter, a node that dies.
+# threads than cores, would wait for each other. `test` runs four processes, also on two cores: many of its tests only wait,
+# for a hub, a meter or a node that dies.
 check test: export OMP_NUM_THREADS = 1
 check test: export VLLM_CPU_OMP_THREADS_BIND = nobind
 

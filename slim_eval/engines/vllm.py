@@ -164,10 +164,11 @@ class Vllm(EngineType):
             **_arguments(request, facts, dtype),
         }
 
-        processes = _ProcessesFromNow()
+        processes = _StartedProcesses()
 
         def start(share: float) -> Any:
             log = LogTail()
+            processes.begin()
             try:
                 return LLM(**arguments, gpu_memory_utilization=share)
             except _failures() as error:
@@ -422,7 +423,7 @@ class VllmEngine:
         fitted: memory.Fitted,
         request: LoadRequest,
         start_again: Callable[[], Any],
-        processes: _ProcessesFromNow,
+        processes: _StartedProcesses,
         *,
         on_cpu: bool,
         is_inexact: bool = False,
@@ -446,7 +447,8 @@ class VllmEngine:
         names: list[list[str]] = self._llm.collective_rpc("slim_eval_kernels")
         self.quantized_kernel = tuple(sorted({name for worker in names for name in worker})) or None
         self._request, self._start_again, self._ran_out = request, start_again, False
-        self._log, self._from_now, self._processes = LogTail(), processes, processes.found()
+        # Found now: of a process that dies later, what it had started would no longer be below this one.
+        self._log, self._started, self._processes = LogTail(), processes, processes.found()
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int, ignore_eos: bool = True) -> list[Generation]:
         """Generate greedily for all prompts at once; see `Engine.generate`."""
@@ -531,9 +533,9 @@ class VllmEngine:
         """
         if self._ran_out:
             self.close()
-            self._from_now.clear()
+            memory.empty_caches()
             self._llm, self._ran_out = self._start_again(), False
-            self._log, self._processes = LogTail(), self._from_now.found()
+            self._log, self._processes = LogTail(), self._started.found()
         model = TranslatingLLM(self._loaded(), _failures(), self._stopped)
         with distribution_named_vllm(self.version):
             from lm_eval.models import vllm_causallms
@@ -649,33 +651,35 @@ def distribution_named_vllm(version: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-def _children() -> list[Any]:
-    """The processes below this one, without Python's resource tracker, which outlives an engine."""
-    import psutil
+class _StartedProcesses:
+    """The processes that vLLM started: those below this one since `begin`, with what they started themselves.
 
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if not any("resource_tracker" in part for part in process.cmdline()):
-                found.append(process)
-    return found
-
-
-class _ProcessesFromNow:
-    """VLLM's processes: those below this one that were not there before vLLM was started.
-
-    A program that loads an engine in its own process may have others below it.
+    A program that loads an engine may have other children, and they may start some: they are none of vLLM's. Children
+    that another thread starts while vLLM loads cannot be told apart.
     """
 
     def __init__(self) -> None:
-        self._before = frozenset(_children())
+        self._before: frozenset[Any] = frozenset()
+
+    def begin(self) -> None:
+        """VLLM starts next: what runs now belongs to somebody else."""
+        import psutil
+
+        self._before = frozenset(psutil.Process().children())
 
     def found(self) -> list[Any]:
-        """Those of now. Of a process that has died, what it had started is no longer below this one."""
-        return [process for process in _children() if process not in self._before]
+        """Those that run now, without Python's resource tracker, which outlives an engine."""
+        import psutil
+
+        found = []
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if child not in self._before and not any("resource_tracker" in part for part in child.cmdline()):
+                    found += [child, *child.children(recursive=True)]
+        return found
 
     def clear(self) -> None:
-        """Free what an engine that did not start, or failed, left behind, before the next try."""
+        """Free what an engine that did not start left behind, before the next try."""
         _end(self.found())
         memory.empty_caches()
 
@@ -685,7 +689,8 @@ def _end(processes: Sequence[Any]) -> None:
     import psutil
 
     for process in psutil.wait_procs(processes, timeout=15.0)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has just exited
+            process.kill()
 
 
 # --- Failures ---

@@ -74,14 +74,22 @@ def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Iter
     except EngineError as error:
         pytest.skip(error.cause)
     config = EngineConfig(enforce_eager=name == "vllm", dtype="bfloat16")  # on every CPU
-    # Whoever loads an engine may have other processes of its own.
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
-        yield loaded
-        own = list(getattr(loaded, "_processes", ()))
-        loaded.close()
-        assert [process for process in own if process.is_running()] == []
-        assert other.poll() is None
+    # Whoever loads an engine may have other processes, which start some while it loads.
+    script = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", script]) as other:
+        try:
+            loaded = engines.ENGINES[decision.name].load(LoadRequest(checkpoints[precision], config, MAX_MODEL_LEN))
+            yield loaded
+            own, others = list(getattr(loaded, "_processes", ())), psutil.Process(other.pid).children()
+            assert bool(own) is (decision.name == "vllm")
+            assert len(others) == 1
+            assert not {other.pid, others[0].pid} & {process.pid for process in own}
+            loaded.close()
+            assert [process for process in own if process.is_running()] == []
+            assert psutil.wait_procs([psutil.Process(other.pid), *others], timeout=0.5)[0] == []
+        finally:
+            for process in [*psutil.Process(other.pid).children(), other]:
+                process.kill()
     with pytest.raises(EngineError, match="closed"):
         loaded.generate([PROMPT], max_new_tokens=1)
 

@@ -654,15 +654,15 @@ def distribution_named_vllm(version: str) -> Iterator[None]:
 class _StartedProcesses:
     """The processes that vLLM started: those below this one since `begin`, with what they started themselves.
 
-    A program that loads an engine may have other children, and they may start some: they are none of vLLM's. Children
-    that another thread starts while vLLM loads cannot be told apart.
+    A program that loads an engine may have other children, which may start some of their own: those do not count.
+    Children that another thread starts while vLLM loads count as vLLM's.
     """
 
     def __init__(self) -> None:
         self._before: frozenset[Any] = frozenset()
 
     def begin(self) -> None:
-        """VLLM starts next: what runs now belongs to somebody else."""
+        """Call it before vLLM starts: what runs then does not count."""
         import psutil
 
         self._before = frozenset(psutil.Process().children())

@@ -12,6 +12,7 @@ from slim_eval.demo import TASKS
 from slim_eval.results.store import read_samples
 from tests.commands import DTYPE, ON_A_BUSY_HOST, Run, run_command
 
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 RECORDS = ("performance", "energy", *TASKS)
 
 
@@ -58,7 +59,7 @@ def test_no_engine_process_survives(vllm_run: Run) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+@needs_vllm
 def test_vllms_server_answers_like_vllm_in_process(vllm_run: Run, tmp_path: Path) -> None:
     """One variant through the API and one in process: the same scores, item by item."""
     common = (
@@ -91,7 +92,7 @@ def test_vllms_server_answers_like_vllm_in_process(vllm_run: Run, tmp_path: Path
                 assert item["loglikelihoods"] == pytest.approx(twin["loglikelihoods"], abs=0.01)
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+@needs_vllm
 def test_vllms_server_is_measured_under_load(tmp_path: Path) -> None:
     process = run_command(
         "run", "--models", "demo", "--engine", "vllm", "--enforce-eager", "--tasks", "serving", "--concurrency", "1 4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -104,7 +105,12 @@ def test_an_engine_that_ran_out_is_started_again_for_the_next_try(
     with pytest.raises(EngineError, match=r"vLLM stopped: CUDA out of memory"):
         first.model.generate([])
     assert StandInLLM.started == [0.8, 0.49]
-    second = engine.lm_eval_model(2)
+    with subprocess.Popen(["sleep", "600"]) as other:  # of the program that loaded the engine
+        second = engine.lm_eval_model(2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.2)
+        assert engine._processes == []
+        other.kill()
     assert StandInLLM.started == [0.8, 0.49, 0.49], "with the share that fitted, and once"
     assert first.model.closed
     assert not second.model.closed
